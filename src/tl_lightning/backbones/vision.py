@@ -1,0 +1,216 @@
+"""Pretrained picture backbones from torchvision and timm, through their own loaders and caches."""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tl_lightning.errors import CheckpointError, ConfigError, nearest
+from tl_lightning.types import InputSpec
+
+__all__ = ["TimmBackbone", "TorchvisionBackbone", "read_weights"]
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors`` or a torch file, without executing any code in it.
+
+    Raises:
+        CheckpointError: If the file is missing, unreadable, or holds something else.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(
+            f"no weights file at backbone.weights={path}; "
+            "type the path of a .pth, .pt or .safetensors file"
+        )
+    try:
+        state: Any = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # torch and safetensors raise many kinds for a bad file
+        raise CheckpointError(
+            f"cannot read backbone.weights={path}: {type(error).__name__}; it must be a "
+            "safetensors file or a torch file that holds tensors only"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(torch.is_tensor(v) for v in state.values()):
+        raise CheckpointError(f"backbone.weights={path} holds no state dict of tensors")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _load(net: nn.Module, path: str, classifier: str) -> None:
+    """Load a file into ``net``; only the old classifier (under ``classifier``) may be left over."""
+    state = read_weights(path)
+    own = net.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    missing = [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]
+    if missing:
+        raise CheckpointError(
+            f"backbone.weights={path} does not fit this backbone: {len(missing)} of {len(own)} "
+            f"tensors are missing or of another shape, such as {missing[0]}"
+        )
+    alien = [k for k in state if k not in own and not k.startswith(classifier)]
+    if alien:
+        raise CheckpointError(
+            f"backbone.weights={path} does not fit this backbone: it also holds {alien[0]} "
+            f"and {len(alien) - 1} more tensors that the backbone has no place for"
+        )
+    net.load_state_dict(fitting, strict=False)
+
+
+class TorchvisionBackbone(nn.Module):
+    """Any classification network of torchvision without its last linear layer.
+
+    Args:
+        name: torchvision's name, such as ``resnet18``.
+        pretrained: Whether to start from pretrained weights.
+        tag: Which of torchvision's weights, such as ``IMAGENET1K_V1`` or ``DEFAULT``.
+        weights: A file with the weights instead, or None.
+        lr_factor: How fast it learns relative to new layers.
+
+    Raises:
+        ConfigError: If torchvision has no such network or weights.
+        CheckpointError: If the weights can be neither found nor downloaded, or do not fit.
+    """
+
+    def __init__(
+        self, *, name: str, pretrained: bool, tag: str, weights: str | None, lr_factor: float
+    ) -> None:
+        super().__init__()
+        from torchvision import models
+
+        names = [n for n in models.list_models(module=models)]
+        if name not in names:
+            raise ConfigError(
+                f"torchvision has no network backbone.name={name}; {nearest(name, names)}"
+            )
+        entries = models.get_model_weights(name)
+        if tag not in [*entries.__members__, "DEFAULT"]:
+            raise ConfigError(
+                f"{name} has no weights backbone.tag={tag}; {nearest(tag, entries.__members__)}"
+            )
+        entry = entries[tag] if tag in entries.__members__ else entries.DEFAULT
+        self.lr_factor = lr_factor
+        self.input_spec = _torchvision_spec(entry)
+        # Inception is built with its auxiliary classifier, which its weights hold and we drop.
+        extra = {"aux_logits": True, "init_weights": True} if name == "inception_v3" else {}
+        net = models.get_model(name, weights=None, **extra)
+        if pretrained and weights is None:
+            net.load_state_dict(_fetch(entry, name))
+        if name in ("inception_v3", "googlenet"):
+            net.aux_logits = False
+            net.AuxLogits = None
+            net.transform_input = False
+        classifier, self.out_features = _drop_classifier(net)
+        if weights is not None:
+            _load(net, weights, classifier)
+        self.net = net
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` to ``(B, D)``."""
+        out: Tensor = self.net(inputs)
+        return out.flatten(1)
+
+
+def _fetch(entry: Any, name: str) -> Mapping[str, Any]:
+    try:
+        state: Mapping[str, Any] = entry.get_state_dict(progress=True, check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        raise CheckpointError(
+            f"no pretrained weights for backbone {name}: downloading failed ({error}); fetch "
+            f"{entry.url} elsewhere and put it at {place}, or type backbone.weights=<file>, or "
+            "backbone.pretrained=false to start from random weights"
+        ) from error
+    return state
+
+
+def _torchvision_spec(entry: Any) -> InputSpec:
+    preset = entry.transforms()
+    size, shorter = preset.crop_size[0], preset.resize_size[0]
+    return InputSpec(
+        size=size,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+        crop_pct=size / shorter,
+    )
+
+
+def _drop_classifier(net: nn.Module) -> tuple[str, int]:
+    """Replace the last linear layer by the identity; return its name and its input width."""
+    last = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear)][-1:]
+    if not last:
+        raise ConfigError(f"{type(net).__name__} ends in no linear layer; use another backbone.name")
+    path, layer = last[0]
+    parent = net.get_submodule(path.rpartition(".")[0])
+    setattr(parent, path.rpartition(".")[2], nn.Identity())
+    return path, layer.in_features
+
+
+class TimmBackbone(nn.Module):
+    """Any network of timm, pooled, without its classifier.
+
+    Args:
+        name: timm's name, such as ``tf_efficientnet_lite0`` or ``vit_small_patch16_224``.
+        pretrained: Whether to start from pretrained weights.
+        weights: A file with the weights instead, or None.
+        lr_factor: How fast it learns relative to new layers.
+
+    Raises:
+        ConfigError: If timm has no such network.
+        CheckpointError: If the weights can be neither found nor downloaded, or do not fit.
+    """
+
+    def __init__(
+        self, *, name: str, pretrained: bool, weights: str | None, lr_factor: float
+    ) -> None:
+        super().__init__()
+        import timm
+
+        if not timm.is_model(name.split(".")[0]):
+            raise ConfigError(
+                f"timm has no network backbone.name={name}; {nearest_timm(name, timm.list_models())}"
+            )
+        self.lr_factor = lr_factor
+        try:
+            net = timm.create_model(name, pretrained=pretrained and weights is None, num_classes=0)
+        except Exception as error:  # the hub client raises its own kinds for a missing network
+            raise CheckpointError(
+                f"no pretrained weights for backbone {name}: {type(error).__name__}: "
+                f"{str(error).splitlines()[0]}; fetch them elsewhere and type "
+                "backbone.weights=<file>, or backbone.pretrained=false to start from random weights"
+            ) from error
+        if weights is not None:
+            _load(net, weights, net.default_cfg.get("classifier", "classifier"))
+        config = timm.data.resolve_model_data_config(net)
+        self.input_spec = InputSpec(
+            size=int(config["input_size"][-1]),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=str(config["interpolation"]),
+            crop_pct=float(config["crop_pct"]),
+        )
+        self.out_features = int(getattr(net, "head_hidden_size", None) or net.num_features)
+        self.net = net
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` to ``(B, D)``."""
+        out: Tensor = self.net(inputs)
+        return out
+
+
+def nearest_timm(name: str, names: list[str]) -> str:
+    """Return a hint for a misspelt timm name; the whole list would fill screens."""
+    hint = nearest(name, names)
+    return hint if hint.startswith("did") else "timm.list_models() lists them"

@@ -1,0 +1,119 @@
+"""Which model is kept, and how its file reaches the disk whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from tl_lightning.errors import CheckpointError, TrainingError
+
+__all__ = ["SELECTIONS", "AtomicCheckpointIO", "Selection", "SelectionCheckpoint"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A rule that picks the epoch whose model is kept and tested.
+
+    Attributes:
+        monitor: The logged value, or None for the last epoch.
+        mode: Whether large or small values win.
+        needs_target: Whether target pictures (never labels) are needed.
+        uses_target_labels: Whether the rule peeks; only ``oracle`` does.
+        words: What the report says of it.
+    """
+
+    monitor: str | None
+    mode: Literal["min", "max"]
+    needs_target: bool
+    uses_target_labels: bool
+    words: str
+
+
+SELECTIONS = {
+    "source_val": Selection(
+        "source/val/acc", "max", False, False, "highest accuracy on labelled source validation"
+    ),
+    "im": Selection(
+        "target/val/im", "max", True, False, "highest information maximisation, target unlabelled"
+    ),
+    "entropy": Selection(
+        "target/val/entropy", "min", True, False, "lowest prediction entropy, target unlabelled"
+    ),
+    "last": Selection(None, "max", False, False, "the last epoch"),
+    "oracle": Selection(
+        "target/val/acc", "max", True, True, "highest accuracy on target validation: USES LABELS"
+    ),
+}
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint under a temporary name beside its place, sync it, then rename it.
+
+    Lightning writes to ``$TMPDIR`` and moves: across file systems that is a copy, and a kill or a
+    full disk leaves half a file under the final name.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Save ``checkpoint`` so that ``path`` holds the old file or the whole new one."""
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        try:
+            with open(draft, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, place)
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(place.parent).free // 2**20
+            raise CheckpointError(
+                f"cannot write checkpoint {place}: {error} ({free} MiB free there); make room and "
+                "resume, or set hydra.run.dir to another disk; earlier checkpoints are intact"
+            ) from error
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+class SelectionCheckpoint(ModelCheckpoint):
+    """Keep the model that the selection rule picks, under the rule's name, and the last one.
+
+    Args:
+        dirpath: Folder of the run's checkpoints.
+        selection: Name of the rule.
+        every_n_epochs: How often a model may be kept.
+    """
+
+    # The file name keeps the rule; "=" would make it unusable on a Hydra command line.
+    CHECKPOINT_EQUALS_CHAR = "_"
+
+    def __init__(self, *, dirpath: str, selection: str, every_n_epochs: int) -> None:
+        rule = SELECTIONS[selection]
+        super().__init__(
+            dirpath=dirpath,
+            filename=f"{selection}-epoch{{epoch:03d}}",
+            auto_insert_metric_name=False,
+            monitor=rule.monitor,
+            mode=rule.mode,
+            save_top_k=1,
+            save_last=True,
+            save_on_exception=True,
+            every_n_epochs=every_n_epochs,
+            enable_version_counter=False,
+        )
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Save on an interruption, but never a model whose loss is broken or a disk that is full."""
+        if not isinstance(exception, TrainingError | CheckpointError):
+            super().on_exception(trainer, pl_module, exception)

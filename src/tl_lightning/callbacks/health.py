@@ -1,0 +1,199 @@
+"""Is the adversary alive? Confusion is success, a dead discriminator is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tl_lightning.adapters.base import Adapter
+from tl_lightning.errors import TrainingError
+
+__all__ = ["Health", "probe_accuracy", "proxy_a_distance"]
+
+
+def probe_accuracy(source: NDArray[np.float32], target: NDArray[np.float32], seed: int) -> float:
+    """Return the accuracy of a fresh linear probe that tells source from target features.
+
+    A logistic regression learns on half of the samples and is measured on the other half, with
+    both domains cut to the same size so that chance is 0.5.
+
+    Args:
+        source: ``(N_s, D)``.
+        target: ``(N_t, D)``.
+        seed: Of the cut and the halves.
+
+    >>> rng = np.random.default_rng(0)
+    >>> a = rng.normal(size=(200, 4)).astype(np.float32)
+    >>> probe_accuracy(a, a + 10, seed=0)
+    1.0
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(seed)
+    n = min(len(source), len(target))
+    half = n // 2
+    parts = [domain[rng.permutation(len(domain))[:n]] for domain in (source, target)]
+    labels = np.repeat([1, 0], half)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200, C=0.1))
+    probe.fit(np.concatenate([part[:half] for part in parts]), labels)
+    held_out = np.concatenate([part[n - half :] for part in parts])
+    return float(probe.score(held_out, labels))
+
+
+def proxy_a_distance(accuracy: float) -> float:
+    """Return ``2 (1 - 2 error)``, the proxy A-distance of Ben-David et al. (2007), at least 0.
+
+    >>> proxy_a_distance(1.0), proxy_a_distance(0.5), proxy_a_distance(0.4)
+    (2.0, 0.0, 0.0)
+    """
+    return max(0.0, 2.0 * (1.0 - 2.0 * (1.0 - accuracy)))
+
+
+class Health(L.Callback):
+    """Log domain accuracy, A-distance, output spread, gradient norms; warn of a dead adversary.
+
+    The warning is given when the method pulls (lambda > 0) in ``patience`` checks on end while its
+    discriminator sits at chance although a fresh probe on the same features still separates the
+    domains above ``separable``, or while the discriminator's output is constant. Lambda 0 is no
+    fault, and neither is a discriminator at chance on features that a probe cannot separate.
+
+    Args:
+        every_n_epochs: Epochs between two checks (each fits a small logistic regression).
+        every_n_steps: Steps between two gradient norms.
+        samples: Validation pictures a domain that are looked at.
+        chance: A domain accuracy closer to 0.5 than this counts as chance.
+        separable: Probe accuracy above which the domains are still separable.
+        constant: Standard deviation of the discriminator's probability below this is constant.
+        patience: Checks on end before the warning.
+        stop: Whether the warning is an error.
+        seed: The run's seed, for the probe.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_epochs: int,
+        every_n_steps: int,
+        samples: int,
+        chance: float,
+        separable: float,
+        constant: float,
+        patience: int,
+        stop: bool,
+        seed: int,
+    ) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+        self.samples = samples
+        self.chance = chance
+        self.separable = separable
+        self.constant = constant
+        self.patience = patience
+        self.stop = stop
+        self.seed = seed
+        self.bad: dict[str, int] = {}
+        self.warned: set[str] = set()
+        self.features: list[list[Tensor]] = [[], []]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts of bad checks."""
+        return {"bad": dict(self.bad), "warned": sorted(self.warned)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.bad = dict(state_dict["bad"])
+        self.warned = set(state_dict["warned"])
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+    ) -> None:
+        """Log the norm of each parameter group's gradient."""
+        if trainer.global_step % self.every_n_steps:
+            return
+        for group in optimizer.param_groups:
+            norms = [p.grad.detach().norm() for p in group["params"] if p.grad is not None]
+            if norms:
+                pl_module.log(f"health/grad_{group['name']}", torch.stack(norms).norm())
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first ``samples`` features of each domain."""
+        kept = self.features[dataloader_idx]
+        if self._due(trainer) and sum(map(len, kept)) < self.samples:
+            kept.append(outputs["features"])
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Probe the features of both domains and judge each method's discriminator."""
+        source, target = (torch.cat(part) if part else torch.empty(0) for part in self.features)
+        self.features = [[], []]
+        if not self._due(trainer) or min(len(source), len(target)) < 20:
+            return
+        accuracy = probe_accuracy(source.cpu().numpy(), target.cpu().numpy(), self.seed)
+        # Each rank probes its own share; the mean is what is logged and judged.
+        accuracy = float(trainer.strategy.reduce(torch.tensor(accuracy), reduce_op="mean"))
+        pl_module.log("health/probe_acc", accuracy)
+        pl_module.log("health/a_distance", proxy_a_distance(accuracy))
+        adapters: Any = getattr(pl_module, "adapters", {})
+        for name, adapter in adapters.items():
+            self._judge(trainer, pl_module, name, adapter, (source, target), accuracy)
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        return not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0
+
+    def _judge(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        name: str,
+        adapter: Adapter,
+        features: tuple[Tensor, Tensor],
+        probe: float,
+    ) -> None:
+        logits = [adapter.domain_logits(part) for part in features]
+        if logits[0] is None or logits[1] is None:
+            return
+        source, target = logits[0].float(), logits[1].float()
+        right = 0.5 * ((source > 0).float().mean() + (target <= 0).float().mean())
+        spread = torch.cat([source, target]).sigmoid().std()
+        reduced = trainer.strategy.reduce(torch.stack([right, spread]), reduce_op="mean")
+        accuracy, spread_value = (float(value) for value in reduced)
+        module.log(f"health/{name}_domain_acc", accuracy)
+        module.log(f"health/{name}_spread", spread_value)
+        pulls = adapter.strength(float(getattr(module, "progress", 0.0))) > 0
+        fault = self._fault(accuracy, spread_value, probe) if pulls else ""
+        self.bad[name] = self.bad.get(name, 0) + 1 if fault else 0
+        if self.bad[name] >= self.patience and name not in self.warned:
+            self.warned.add(name)
+            message = f"{name}: {fault} in {self.patience} checks on end (adapter.{name}.max_lambda)"
+            if self.stop:
+                raise TrainingError(f"{message}; callbacks.health.stop=false goes on regardless")
+            rank_zero_warn(message, category=HealthWarning)
+
+    def _fault(self, accuracy: float, spread: float, probe: float) -> str:
+        if spread < self.constant:
+            return f"the discriminator's output is constant (standard deviation {spread:.1e})"
+        if abs(accuracy - 0.5) < self.chance and probe > self.separable:
+            return (
+                f"the discriminator is at chance ({accuracy:.2f}) but a fresh probe separates the "
+                f"domains ({probe:.2f}): it is dead, not confused"
+            )
+        return ""
+
+
+class HealthWarning(UserWarning):
+    """The adversary of a method looks dead."""

@@ -1,0 +1,165 @@
+"""Every fault of a configuration at once, in sentences, before any data is touched."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Literal, get_args, get_origin
+
+from tl_lightning.errors import nearest
+
+__all__ = ["ALLOWED", "check_nodes", "find_class", "fits"]
+
+#: Packages whose classes a configuration may build; a configuration is code, and one read from a
+#: checkpoint is somebody else's.
+ALLOWED = ("tl_lightning", "torch", "torchvision", "lightning", "timm", "torchmetrics")
+
+_PRIVATE = {"_target_", "_partial_", "_convert_", "_recursive_"}
+
+
+def find_class(target: str, where: str, allowed: Sequence[str] = ALLOWED) -> tuple[Any, str]:
+    """Return the class named ``target`` and no fault, or None and the fault."""
+    package = target.split(".")[0]
+    if package not in allowed:
+        return None, (
+            f"{where}._target_={target} is outside the allowed packages "
+            f"({', '.join(allowed)}); type allow=[{package}] if you trust it"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        return None, f"{where}._target_={target} cannot be imported: {error}"
+    if not inspect.isclass(found):
+        names = [n for n, m in vars(import_module(module)).items() if inspect.isclass(m)]
+        return None, f"{where}._target_={target} is no class; {nearest(name, names)}"
+    return found, ""
+
+
+def check_nodes(
+    config: Mapping[str, Any], given: Mapping[str, set[str]], allowed: Sequence[str] = ALLOWED
+) -> list[str]:
+    """Bind every node that has a ``_target_`` to its class's signature; return all faults.
+
+    Args:
+        config: The resolved configuration as plain containers.
+        given: Arguments that code passes by itself, by the node's path (``adapter.*`` matches
+            every node directly below ``adapter``).
+        allowed: Packages whose classes may be built.
+    """
+    faults: list[str] = []
+    for path, node in _nodes(config, ""):
+        cls, fault = find_class(str(node["_target_"]), path, allowed)
+        if fault:
+            faults.append(fault)
+            continue
+        parent = path.rpartition(".")[0]
+        passed = given.get(path, given.get(f"{parent}.*", set()))
+        faults += _check_node(path, node, cls, passed)
+    return faults
+
+
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from _nodes(value, f"{path}.{key}" if path else str(key))
+
+
+def _check_node(path: str, node: Mapping[str, Any], cls: Any, passed: set[str]) -> list[str]:
+    parameters, open_ended = _parameters(cls)
+    keys = {key for key in node if key not in _PRIVATE}
+    faults = []
+    if not open_ended:
+        faults += [
+            f"{path}.{key} is not a setting of {cls.__name__}; {nearest(key, set(parameters) - passed)}"
+            for key in sorted(keys - set(parameters))
+        ]
+    for name, (parameter, hint) in parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        if name in node:
+            if not fits(node[name], hint):
+                faults.append(
+                    f"{path}.{name}={node[name]} is not {_words(hint)}; type {path}.{name}=<value>"
+                )
+        elif required and name not in passed and not node.get("_partial_"):
+            faults.append(f"{path}.{name} is missing; {cls.__name__} needs it")
+    return faults
+
+
+def _parameters(cls: Any) -> tuple[dict[str, tuple[inspect.Parameter, Any]], bool]:
+    """Return the constructor's parameters with their type hints, through ``**kwargs`` to bases."""
+    found: dict[str, tuple[inspect.Parameter, Any]] = {}
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if init is None:
+            continue
+        try:
+            hints = typing.get_type_hints(init)
+        except Exception:  # a foreign class may name types that exist for its type checker only
+            hints = {}
+        variadic = False
+        for parameter in list(inspect.signature(init).parameters.values())[1:]:
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                variadic = True
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                found.setdefault(parameter.name, (parameter, hints.get(parameter.name, Any)))
+        if not variadic:
+            return found, False
+    return found, True
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a plain YAML value may be passed where ``hint`` is declared.
+
+    >>> fits("abc", float), fits(1, float), fits(True, int), fits(None, int | None)
+    (False, True, False, True)
+    >>> fits([1, 2], Sequence[int]), fits(["a"], Sequence[int])
+    (True, False)
+    """
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is None or hint is type(None):
+        return value is None
+    base = origin or hint
+    if not inspect.isclass(base):
+        return True
+    if issubclass(base, Mapping):
+        return isinstance(value, Mapping)
+    if base is not str and issubclass(base, Sequence | set | frozenset):
+        inner = args[0] if args else Any
+        return isinstance(value, list | tuple) and all(fits(item, inner) for item in value)
+    return isinstance(value, base)
+
+
+def _words(hint: Any) -> str:
+    """Say a type as a user would."""
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    if hint in names:
+        return names[hint]
+    if hint is None or hint is type(None):
+        return "null"
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        plain = [a for a in args if a in names or a is type(None) or get_origin(a) is not None]
+        return " or ".join(_words(arg) for arg in plain or args)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin is not None and args:
+        return f"a list of {_words(args[0])}" if issubclass(origin, Sequence) else "a mapping"
+    return getattr(hint, "__name__", str(hint))

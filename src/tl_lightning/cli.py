@@ -1,0 +1,217 @@
+"""The commands. Imports what is slow (torch, Lightning) only once the configuration stands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from tl_lightning.errors import ConfigError, TransferError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["CONF", "compose", "evaluate", "register_resolvers", "report", "train"]
+
+_HERE = Path(__file__).resolve().parent
+#: A wheel carries conf/ inside the package; an editable install reads the repository's.
+CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf"
+
+#: Jobs of this process's sweep that ended with an error of the user's.
+_failed: list[str] = []
+
+
+def run_id() -> str:
+    """Return one id for this command, the same in every rank that it starts.
+
+    A time stamp taken anew by each rank would give each its own folder.
+    """
+    for name in ("TL_RUN_ID", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        if os.environ.get(name, "none") != "none":
+            return os.environ[name]
+    os.environ["TL_RUN_ID"] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    return os.environ["TL_RUN_ID"]
+
+
+def _bar() -> dict[str, Any] | None:
+    """Return a progress bar's node where a person is watching."""
+    if not sys.stderr.isatty():
+        return None
+    return {"_target_": "lightning.pytorch.callbacks.RichProgressBar"}
+
+
+def register_resolvers() -> None:
+    """Make ``${tl_run_id:}`` and ``${tl_bar:}`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("tl_run_id", run_id, replace=True)
+    OmegaConf.register_new_resolver("tl_bar", _bar, replace=True)
+
+
+register_resolvers()
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Return the training configuration for the given overrides, outside of a Hydra job."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", overrides=list(overrides))
+
+
+def train() -> None:
+    """Train, choose, test and report; see ``conf/train.yaml``."""
+    _train()
+    if _failed:
+        print(f"{len(_failed)} job(s) of the sweep failed; see its table", file=sys.stderr)
+        sys.exit(1)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def _train(cfg: DictConfig) -> float | None:
+    """Run one job."""
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    try:
+        return _job(cfg, folder, sweeping=settings.mode == RunMode.MULTIRUN)
+    except TransferError as error:
+        _complain(error)
+        if settings.mode == RunMode.MULTIRUN:
+            _failed.append(str(error))
+            _note_failure(folder, _sentence(error), list(settings.overrides.task))
+            return None
+        _remove_untouched(folder)
+        sys.exit(error.exit_code)
+
+
+def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
+    from tl_lightning.brackets import fit_with_baselines
+
+    found = fit_with_baselines(cfg, folder, sweeping)
+    if not found:  # not the first rank
+        return None
+    from tl_lightning.report.page import write_page
+    from tl_lightning.sweeps import print_run
+
+    page = write_page(folder)
+    print_run(found, page)
+    return found["selection"]["value"] or 0.0
+
+
+def _sentence(error: BaseException) -> str:
+    """Return an error's own words, also when a loader's worker has wrapped them in a traceback."""
+    text = str(error)
+    mark = f"{type(error).__name__}: "
+    return text.rsplit(mark, 1)[1].strip() if "Original Traceback" in text else text
+
+
+def _complain(error: TransferError) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    lines = error.faults if isinstance(error, ConfigError) else [_sentence(error)]
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+
+
+def _note_failure(folder: Path, words: str, overrides: list[str]) -> None:
+    from tl_lightning.report.schema import write_json
+
+    write_json(folder / "failed.json", {"error": words, "overrides": overrides})
+
+
+def _remove_untouched(folder: Path) -> None:
+    """Remove a run folder that holds nothing but what Hydra put there before the job began."""
+    if all(item.name == ".hydra" or item.suffix == ".log" for item in folder.iterdir()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain_command(work: Callable[[list[str]], None], usage: str) -> None:
+    """Run a command that is not a Hydra job: help, one clear error, an honest exit code."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(usage)
+        sys.exit(0 if arguments else 2)
+    try:
+        work(arguments)
+    except TransferError as error:
+        _complain(error)
+        sys.exit(error.exit_code)
+
+
+def evaluate() -> None:
+    """Test a checkpoint: ``tl-evaluate checkpoint=<file> [data=<name> data.root=... trainer=...]``."""
+    _plain_command(
+        _evaluate,
+        "usage: evaluate.py checkpoint=<file.ckpt> [data=<name>] [data.<key>=<value> ...]\n"
+        "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
+        "Tests the checkpoint on its own data, or on other data with the same classes.",
+    )
+
+
+def _evaluate(arguments: list[str]) -> None:
+    given = dict(item.split("=", 1) for item in arguments if "=" in item)
+    alien = [a for a in arguments if a.split("=")[0].split(".")[0] not in _EVALUATE_KEYS]
+    if alien or "checkpoint" not in given:
+        words = f"{alien[0]} is no option; {nearest(alien[0], _EVALUATE_KEYS)}" if alien else ""
+        raise ConfigError(words or "checkpoint is missing; type checkpoint=<file.ckpt>")
+    from tl_lightning import pipeline
+    from tl_lightning.sweeps import print_metrics
+
+    checkpoint = given.pop("checkpoint")
+    parts = {
+        name: _part(name, checkpoint, [f"{k}={v}" for k, v in given.items()])
+        for name in ("data", "trainer")
+    }
+    found = pipeline.evaluate(checkpoint, parts["data"], parts["trainer"])
+    print_metrics(found["metrics"], title=f"{checkpoint} on {found['data']}")
+
+
+_EVALUATE_KEYS = ("checkpoint", "data", "trainer")
+
+
+def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | None:
+    """Return the node ``name`` as asked for, or None for the checkpoint's own."""
+    own = [o for o in overrides if o.split("=")[0].split(".")[0] == name]
+    if not own:
+        return None
+    if any(o.startswith(f"{name}=") for o in own):
+        node = OmegaConf.to_container(compose(own)[name], resolve=True)
+    else:
+        from tl_lightning.pipeline import load
+
+        stored: Any = load(checkpoint).hparams
+        base = OmegaConf.create({name: stored["config"][name]})
+        OmegaConf.set_struct(base, True)
+        changes = OmegaConf.from_dotlist(own)
+        for key in changes[name]:
+            if key not in base[name]:
+                raise ConfigError(f"{name}.{key} is no setting; {nearest(key, base[name])}")
+        node = OmegaConf.to_container(OmegaConf.merge(base, changes)[name])
+    return dict(node) if isinstance(node, Mapping) else None
+
+
+def report() -> None:
+    """Write a run's page or a sweep's table anew: ``tl-report <folder>``."""
+    _plain_command(
+        _report,
+        "usage: report.py <run folder or sweep folder>\n"
+        "Writes the page of a run, or the table of all runs below a folder.",
+    )
+
+
+def _report(arguments: list[str]) -> None:
+    from tl_lightning.sweeps import report_folder
+
+    report_folder(Path(arguments[0].removeprefix("sweep=").removeprefix("run=")))
+
+
+def console() -> Console:
+    """Return a console that does not break tables when the output is a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140)

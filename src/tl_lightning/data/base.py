@@ -1,0 +1,218 @@
+"""The base of every data module: splits, domains, labels and loaders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from tl_lightning.data.dataset import (
+    ArrayDataset,
+    Domain,
+    EvalDataset,
+    FileDataset,
+    Split,
+    collate,
+)
+from tl_lightning.data.sampler import DomainSampler, EvalSampler
+from tl_lightning.data.transforms import Augment, eval_transform, resize_pixels, train_transform
+from tl_lightning.errors import DataError
+from tl_lightning.types import InputSpec
+
+__all__ = ["TransferData"]
+
+DOMAINS = ("source", "target")
+
+
+class TransferData(L.LightningDataModule):
+    """Owns what is shown to the model, and what is not.
+
+    A dataset is a subclass with :meth:`domains`; everything else is here. Training and validation
+    batches of the target carry no labels at all, so that no loss, metric or checkpoint rule can
+    peek; only testing (and ``selection=oracle``, which says so wherever its figure stands) does.
+
+    Args:
+        name: The dataset's name in reports.
+        batch_size: Samples of each domain a training batch and rank.
+        eval_batch_size: Samples a validation or test batch and rank.
+        steps_per_epoch: Batches an epoch, or None for one pass over the larger domain.
+        num_workers: Loader processes for pictures on disk; pictures in memory need none.
+        augment: ``none``, ``light`` or ``standard``, for training pictures on disk.
+        seed: The run's seed: orders and augmentation, never the splits.
+        pin_memory: Whether batches are copied to page-locked memory (for a GPU).
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        batch_size: int,
+        eval_batch_size: int,
+        steps_per_epoch: int | None,
+        num_workers: int,
+        augment: Augment,
+        seed: int,
+        pin_memory: bool,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.num_workers = num_workers
+        self.augment = augment
+        self.seed = seed
+        self.pin_memory = pin_memory
+        self.train_on: tuple[str, ...] = DOMAINS
+        self.val_labels: tuple[str, ...] = ("source",)
+        self.spec: InputSpec | None = None
+        self.found: dict[str, Domain] = {}
+
+    # -- what a dataset says ---------------------------------------------------------------
+    def domains(self) -> Mapping[str, Domain]:
+        """Return ``source`` and, unless there is none, ``target``. Reads lists, not pictures."""
+        raise NotImplementedError
+
+    # -- what every dataset shares ---------------------------------------------------------
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of the source; labels of every domain index these."""
+        return self.found["source"].classes
+
+    def discover(self) -> None:
+        """Find the pictures and check that training can start; raises DataError if not."""
+        if self.found:
+            return
+        found = dict(self.domains())
+        for role, domain in found.items():
+            for split in ("train", "val", "test"):
+                if len(getattr(domain, split)) == 0:
+                    raise DataError(
+                        f"{role} ({domain.name}) has no pictures for {split}; "
+                        f"add some, or change data.{role} or data.val_fraction"
+                    )
+            if len(domain.train) < self.batch_size:
+                raise DataError(
+                    f"{role} ({domain.name}) has {len(domain.train)} training pictures, fewer than "
+                    f"data.batch_size={self.batch_size}; type data.batch_size={len(domain.train)} "
+                    "or less"
+                )
+        self.found = found
+
+    def attach(
+        self, spec: InputSpec, train_on: tuple[str, ...], val_labels: tuple[str, ...]
+    ) -> None:
+        """Tell the data what the model needs: the picture's form, domains, labels in validation."""
+        self.spec = spec
+        self.train_on = train_on
+        self.val_labels = val_labels
+
+    @property
+    def num_batches(self) -> int:
+        """Batches an epoch and rank: the same for every model, so that methods compare."""
+        if self.steps_per_epoch is not None:
+            return self.steps_per_epoch
+        world = self.trainer.world_size if self.trainer is not None else 1
+        largest = max(len(domain.train) for domain in self.found.values())
+        return max(1, largest // (self.batch_size * world))
+
+    @property
+    def roles(self) -> list[str]:
+        """The domains present, source first."""
+        return [role for role in DOMAINS if role in self.found]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of pictures by ``domain/split``."""
+        return {
+            f"{role}/{split}": len(getattr(self.found[role], split))
+            for role in self.roles
+            for split in ("train", "val", "test")
+        }
+
+    def fingerprint(self) -> str:
+        """Return a hash of the names (or pixels) of every picture by domain and split."""
+        digest = hashlib.sha256()
+        for role in self.roles:
+            for name in ("train", "val", "test"):
+                split: Split = getattr(self.found[role], name)
+                digest.update(f"{role}/{name}/{len(split)}".encode())
+                digest.update("\n".join(split.names).encode())
+                if isinstance(split.pictures, np.ndarray):
+                    digest.update(np.ascontiguousarray(split.pictures).tobytes())
+        return digest.hexdigest()
+
+    def setup(self, stage: str) -> None:
+        """Find the data (Lightning calls this on every rank)."""
+        self.discover()
+
+    # -- loaders -----------------------------------------------------------------------------
+    def train_dataloader(self) -> dict[str, DataLoader[Any]]:
+        """Return one loader a domain that trains; target batches hold no labels."""
+        trainer = self.trainer
+        assert trainer is not None
+        # Batches done in all epochs so far: a resumed run goes on at exactly this place.
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        epoch, start = divmod(done, self.num_batches)
+        loaders = {}
+        for role in self.train_on:
+            split = self.found[role].train
+            dataset = self._dataset(split if role == "source" else split.without_labels(), True)
+            sampler = DomainSampler(
+                size=len(split),
+                batch_size=self.batch_size,
+                num_batches=self.num_batches,
+                seed=self.seed,
+                domain=DOMAINS.index(role),
+                rank=trainer.global_rank,
+                world=trainer.world_size,
+                epoch=epoch,
+                start=start,
+            )
+            loaders[role] = self._loader(dataset, self.batch_size, sampler)
+        return loaders
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Return the validation loaders, source first; the target's hold no labels."""
+        return [
+            self._eval_loader(
+                self.found[role].val
+                if role in self.val_labels
+                else self.found[role].val.without_labels()
+            )
+            for role in self.roles
+        ]
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Return the test loaders with labels, source first."""
+        return [self._eval_loader(self.found[role].test) for role in self.roles]
+
+    def _eval_loader(self, split: Split) -> DataLoader[Any]:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        sampler = EvalSampler(size=len(split), rank=rank, world=world)
+        return self._loader(EvalDataset(self._dataset(split, False)), self.eval_batch_size, sampler)
+
+    def _dataset(self, split: Split, train: bool) -> FileDataset | ArrayDataset:
+        assert self.spec is not None, "attach() comes before the loaders"
+        if isinstance(split.pictures, np.ndarray):
+            pixels = resize_pixels(split.pictures, self.spec)
+            return ArrayDataset(Split(pixels, split.labels, split.names))
+        transform = train_transform(self.spec, self.augment) if train else eval_transform(self.spec)
+        return FileDataset(split, transform)
+
+    def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
+        inner = dataset.dataset if isinstance(dataset, EvalDataset) else dataset
+        workers = 0 if isinstance(inner, ArrayDataset) else self.num_workers
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=self.pin_memory,
+            persistent_workers=workers > 0,
+        )

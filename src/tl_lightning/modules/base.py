@@ -1,0 +1,202 @@
+"""The loop that every model shares: the step, the metrics, the parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MetricCollection
+
+from tl_lightning.data.seeds import mix
+from tl_lightning.schedules import Schedule
+from tl_lightning.tasks.classification import Classification
+from tl_lightning.types import Backbone, Batch, Terms
+from tl_lightning.validators.unlabelled import UnlabelledScores
+
+__all__ = ["DOMAINS", "TransferModule"]
+
+DOMAINS = ("source", "target")
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+
+
+class TransferModule(L.LightningModule):
+    """A backbone, a task and the loop around them; a model says only which losses it has.
+
+    Args:
+        name: What reports call this model.
+        backbone: From normalised pictures to features.
+        task: From features to logits and loss.
+        optimizer: Builds the optimizer from named parameter groups with their learning rates.
+        lr: Learning rate of new layers; the backbone learns at ``lr * backbone.lr_factor``.
+        schedule: From progress to a factor on every learning rate.
+        seed: The run's seed, for the random numbers of each step.
+        channels_last: Whether pictures are laid out with channels last (faster for convolutions).
+        saved: Plain values that a checkpoint needs to rebuild itself: ``config``, ``classes``.
+    """
+
+    #: Domains whose batches the training step takes.
+    train_on: ClassVar[tuple[str, ...]] = ("source",)
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        backbone: Backbone,
+        task: Classification,
+        optimizer: OptimizerFactory,
+        lr: float,
+        schedule: Schedule,
+        seed: int,
+        channels_last: bool,
+        saved: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        assert isinstance(backbone, nn.Module)
+        self.name = name
+        self.backbone = backbone
+        self.task = task
+        self.make_optimizer = optimizer
+        self.lr = lr
+        self.schedule = schedule
+        self.seed = seed
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.progress = 0.0
+        # Plain dicts, lists and numbers only: a checkpoint loads under weights_only=True.
+        self.save_hyperparameters(saved)
+        spec = backbone.input_spec
+        shape = (1, -1, 1, 1)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(shape), persistent=False)
+        stages = [f"{role}_{stage}" for role in DOMAINS for stage in ("val", "test")]
+        self.scores = nn.ModuleDict(
+            {name: task.metrics(prefix=name.replace("_", "/") + "/") for name in stages}
+        )
+        self.unlabelled = UnlabelledScores(task.num_classes)
+
+    # -- what a model says -------------------------------------------------------------------
+    def losses(self, batch: dict[str, Batch]) -> Terms:
+        """Return the named loss terms of one training step; their sum is minimised."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
+        """Return every parameter once, by group name, with the group's factor on ``lr``."""
+        factor = self.backbone.lr_factor
+        return {
+            "backbone": (list(self.backbone.parameters()), factor),
+            "head": (list(self.task.parameters()), 1.0),
+        }
+
+    def extract(self, inputs: Tensor) -> Tensor:
+        """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``."""
+        out: Tensor = self.backbone(self.normalise(inputs))
+        return out
+
+    # -- what every model shares -------------------------------------------------------------
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Scale uint8 pictures to [0, 1] and normalise them as the backbone expects."""
+        scaled = inputs.to(self.mean.dtype).div(255.0).sub(self.mean).div(self.std)
+        return scaled.contiguous(memory_format=self.layout)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return class logits ``(B, K)`` of uint8 pictures ``(B, 3, H, W)``."""
+        logits: Tensor = self.task(self.extract(inputs))[1]
+        return logits
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed this step by its place in the run, so that a resumed run draws the same numbers."""
+        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
+        done = self.trainer.num_training_batches * self.current_epoch + batch_idx
+        self.progress = min(1.0, done / total)
+
+    def training_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Any]:
+        """Add up the loss terms."""
+        terms = self.losses(batch)
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        size = len(batch["source"]["index"])
+        shown = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self._record({"train/loss": loss.detach(), **shown}, size)
+        return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
+
+    def _record(self, values: dict[str, Any], size: int) -> None:
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+
+    def validation_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Score a batch of one domain: by its labels where it has any, else without."""
+        return self._evaluate(batch, DOMAINS[dataloader_idx], "val")
+
+    def test_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Score a batch of one domain by its labels."""
+        return self._evaluate(batch, DOMAINS[dataloader_idx], "test")
+
+    def _evaluate(self, batch: Batch, role: str, stage: str) -> dict[str, Tensor]:
+        features, logits = self.task(self.extract(batch["inputs"]))
+        real = batch["index"] >= 0
+        features, logits = features[real].float(), logits[real].float()
+        out = {"features": features, "logits": logits, "index": batch["index"][real]}
+        if "labels" in batch:
+            labels = batch["labels"][real]
+            out["labels"] = labels
+            if len(labels):
+                self._scores(role, stage).update(logits, labels)
+        if role == "target" and stage == "val" and len(logits):
+            self.unlabelled.update(logits)
+        return out
+
+    def _scores(self, role: str, stage: str) -> MetricCollection:
+        metrics = self.scores[f"{role}_{stage}"]
+        assert isinstance(metrics, MetricCollection)
+        return metrics
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the epoch's validation gave."""
+        self._log_scores("val")
+        if self.unlabelled.update_called:
+            for name, value in self.unlabelled.compute().items():
+                self.log(f"target/val/{name}", value)
+        self.unlabelled.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        for role in DOMAINS:
+            metrics = self._scores(role, stage)
+            if any(metric.update_called for metric in metrics.values()):
+                self.log_dict(metrics.compute())
+            metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Put every parameter that may learn into a named group from the first step on."""
+        groups = []
+        for name, (parameters, factor) in self.parameter_groups().items():
+            learning = [p for p in parameters if p.requires_grad]
+            if learning:
+                groups.append({"params": learning, "lr": self.lr * factor, "name": name})
+        optimizer = self.make_optimizer(groups)
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        rate = LambdaLR(optimizer, lambda step: self.schedule(min(1.0, step / total)))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": rate, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store this run's progress: weights of adversarial terms depend on it."""
+        checkpoint["progress"] = self.progress
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the stored progress."""
+        self.progress = float(checkpoint["progress"])

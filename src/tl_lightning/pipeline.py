@@ -1,0 +1,391 @@
+"""The whole, top to bottom: check a configuration, build it, fit it, load what it left.
+
+The only file that knows Hydra's instantiate; everything below takes typed arguments.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig, OmegaConf
+
+from tl_lightning import results
+from tl_lightning.callbacks.checkpoint import SELECTIONS, AtomicCheckpointIO, SelectionCheckpoint
+from tl_lightning.callbacks.collect import Collect
+from tl_lightning.callbacks.lines import EpochLines
+from tl_lightning.checks import ALLOWED, check_nodes, find_class
+from tl_lightning.data.base import TransferData
+from tl_lightning.data.seeds import mix
+from tl_lightning.errors import CheckpointError, ConfigError, nearest
+from tl_lightning.modules.base import TransferModule
+from tl_lightning.runtime import auto_precision, gathered_warnings, quiet, rank, single_job_argv
+from tl_lightning.tasks.classification import Classification
+
+__all__ = ["Parts", "build", "build_data", "build_module", "check", "evaluate", "fit", "load"]
+
+Config = dict[str, Any]
+
+#: What the code passes to a node besides its own keys.
+_GIVEN = {
+    "model": {"backbone", "task", "optimizer", "lr", "schedule", "seed", "channels_last", "saved",
+              "adapters"},
+    "head": {"in_features", "num_classes"},
+    "adapter.*": {"in_features", "num_classes"},
+    "optimizer": {"params"},
+    "logger.*": {"save_dir"},
+}  # fmt: skip
+
+
+@dataclass
+class Parts:
+    """What a configuration builds."""
+
+    data: TransferData
+    module: TransferModule
+    trainer: L.Trainer
+    collect: Collect
+
+
+def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
+    """Return the configuration as plain containers, or raise all of its faults at once.
+
+    Touches no data and no network.
+
+    Raises:
+        ConfigError: Lists every fault found.
+    """
+    config: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    config = copy.deepcopy(dict(config))
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    faults = _top_level_faults(config) + _device_faults(config["trainer"])
+    config = _resolve_auto(config)
+    faults += check_nodes(config, _GIVEN, allowed)
+    if not faults:
+        faults = _pair_faults(config)
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _top_level_faults(config: Config) -> list[str]:
+    faults = []
+    if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
+        faults.append(f"seed={config['seed']} is not a whole number; type seed=0")
+    if config["selection"] not in SELECTIONS:
+        hint = nearest(str(config["selection"]), SELECTIONS)
+        faults.append(f"selection={config['selection']} is no rule; {hint}")
+    bracket = config["bracket"]
+    known = {"source_only", "joint_bn"}
+    if bracket != "auto" and not (isinstance(bracket, list) and set(bracket) <= known):
+        faults.append(
+            f"bracket={bracket} is neither auto nor a list; type bracket=[source_only,joint_bn]"
+        )
+    if config["channels_last"] not in ("auto", True, False):
+        faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
+    return faults
+
+
+def _pair_faults(config: Config) -> list[str]:
+    """Return what is wrong between parts that are right by themselves."""
+    faults = []
+    model, _ = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])
+    name, needs = config["model"]["name"], model.train_on
+    target = config["data"].get("target")
+    if "target" in needs and target is None:
+        faults.append(
+            f"model={name} adapts to a target, but data.target=null; type data.target.root=<folder>"
+            " or leave data.target as the data set has it, or type model=source_only"
+        )
+    rule = SELECTIONS[config["selection"]]
+    if rule.needs_target and target is None:
+        faults.append(
+            f"selection={config['selection']} scores target pictures, but data.target=null; "
+            "type selection=source_val"
+        )
+    if config["adapter"] and "target" not in needs:
+        names = ",".join(config["adapter"])
+        faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")
+    if config["trainer"].get("devices") not in (1, "1") and config["bracket"] not in ("auto", []):
+        faults.append(
+            "bracket runs several trainings in one process, which several devices cannot; "
+            "type -m model=source_only,joint_bn,... instead, and bracket=[]"
+        )
+    return faults
+
+
+def _device_faults(trainer: Config) -> list[str]:
+    accelerator, devices = trainer["accelerator"], trainer["devices"]
+    present = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and not present:
+        return [
+            f"trainer.accelerator={accelerator} with trainer.devices={devices}, but this machine "
+            "has no GPU that torch can use; type trainer=cpu or trainer=auto"
+        ]
+    if accelerator in ("gpu", "cuda") and isinstance(devices, int) and devices > present:
+        return [
+            f"trainer.devices={devices}, but this machine has {present} GPU(s); "
+            f"type trainer.devices={present}"
+        ]
+    return []
+
+
+def _resolve_auto(config: Config) -> Config:
+    """Replace every ``auto`` that depends on the machine, so that the report says what was run."""
+    trainer = config["trainer"]
+    if trainer["accelerator"] == "auto":
+        trainer["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
+    if trainer["precision"] == "auto":
+        trainer["precision"] = auto_precision(trainer["accelerator"])
+    if config["channels_last"] == "auto":
+        config["channels_last"] = trainer["precision"] == "bf16-mixed"
+    if "pin_memory" in config["data"]:
+        config["data"]["pin_memory"] = trainer["accelerator"] == "gpu"
+    return config
+
+
+def build_data(config: Config) -> TransferData:
+    """Build the data module; it has not looked at the disk yet."""
+    data: TransferData = instantiate(config["data"], _convert_="all")
+    return data
+
+
+def build_module(
+    config: Config, classes: tuple[str, ...], pretrained: bool = True
+) -> TransferModule:
+    """Build the model for the given classes.
+
+    Args:
+        config: A checked configuration.
+        classes: Class names in the order of the labels.
+        pretrained: False where a checkpoint will be loaded anyway: nothing is downloaded then.
+    """
+    seed = config["seed"]
+    node = dict(config["backbone"])
+    if not pretrained:
+        node |= {key: value for key, value in _UNTRAINED.items() if key in node}
+    # Every part starts from its own seed: another discriminator leaves the backbone as it was.
+    torch.manual_seed(mix(seed, 1))
+    backbone = instantiate(node, _convert_="all")
+    torch.manual_seed(mix(seed, 2))
+    sizes = {"num_classes": len(classes)}
+    head = instantiate(
+        config["head"], in_features=backbone.out_features, **sizes, _convert_="all"
+    )
+    task = Classification(head=head, label_smoothing=config["label_smoothing"], **sizes)
+    extra: Config = {}
+    if config["model"]["_target_"].endswith("DomainAdaptation") or config["adapter"]:
+        extra["adapters"] = {}
+        for number, (name, adapter) in enumerate(config["adapter"].items()):
+            torch.manual_seed(mix(seed, 3, number))
+            extra["adapters"][name] = instantiate(
+                adapter, in_features=head.out_features, **sizes, _convert_="all"
+            )
+    # Partial first: instantiate would build the nodes inside "saved" as well.
+    model = instantiate(config["model"], _partial_=True, _convert_="all")
+    module: TransferModule = model(
+        backbone=backbone,
+        task=task,
+        optimizer=instantiate(config["optimizer"], _partial_=True, _convert_="all"),
+        lr=config["optimizer"]["lr"],
+        schedule=instantiate(config["scheduler"], _convert_="all"),
+        seed=seed,
+        channels_last=config["channels_last"],
+        saved={"config": config, "classes": list(classes)},
+        **extra,
+    )
+    return module
+
+
+_UNTRAINED = {"pretrained": False, "weights": None}
+
+
+def build(config: Config, run_dir: Path) -> Parts:
+    """Build everything that a checked configuration describes; the data has been looked at.
+
+    Raises:
+        DataError: If the data is not what the configuration says.
+        CheckpointError: If pretrained weights can be neither found nor downloaded.
+    """
+    data = build_data(config)
+    data.discover()
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    module = build_module(config, data.classes)
+    labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
+    data.attach(module.backbone.input_spec, module.train_on, labels)
+    collect = Collect(**config["report"])
+    callbacks: list[L.Callback] = [
+        SelectionCheckpoint(
+            dirpath=str(run_dir / "checkpoints"),
+            selection=config["selection"],
+            **config["checkpoint"],
+        ),
+        *(instantiate(node, _convert_="all") for node in config["callbacks"].values() if node),
+        collect,
+    ]
+    node = dict(config["trainer"])
+    node["enable_progress_bar"] = any("ProgressBar" in type(c).__name__ for c in callbacks)
+    if not node["enable_progress_bar"]:
+        callbacks.append(EpochLines())
+    loggers = [instantiate(n, save_dir=str(run_dir)) for n in config["logger"].values() if n]
+    trainer = instantiate(
+        node,
+        default_root_dir=str(run_dir),
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,  # our own samplers deal to ranks
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        _convert_="object",
+    )
+    return Parts(data, module, trainer, collect)
+
+
+def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "") -> Config:
+    """Train, choose by the selection rule, test the chosen model, write the report.
+
+    Args:
+        cfg: The composed configuration.
+        run_dir: The run's folder; everything is written below it.
+        baseline_of: Name of the adapted run that this one stands beside, if any.
+
+    Returns:
+        The report, as in ``report.json``; an empty mapping on ranks other than 0.
+    """
+    started = time.monotonic()
+    quiet()
+    config = check(cfg)
+    warned: list[str] = []
+    with gathered_warnings(warned), single_job_argv():
+        parts = build(config, run_dir)
+        begun = time.monotonic()
+        try:
+            parts.trainer.fit(
+                parts.module, datamodule=parts.data, ckpt_path=_resume(config, run_dir)
+            )
+        except SIGTERMException:
+            raise SystemExit(143) from None  # Lightning would end with 0 here
+        if parts.trainer.interrupted:
+            raise KeyboardInterrupt
+        fitted = time.monotonic()
+        chosen = _chosen(parts.trainer)
+        parts.trainer.test(
+            parts.module, datamodule=parts.data, ckpt_path=str(chosen), verbose=False
+        )
+        ended = time.monotonic()
+    if rank() != 0:
+        return {}
+    timing = {"total_s": ended - started, "fit_s": fitted - begun, "test_s": ended - fitted}
+    return results.write_run(
+        run_dir, config, parts, chosen, warned, timing=timing, baseline_of=baseline_of or None
+    )
+
+
+def _resume(config: Config, run_dir: Path) -> str | None:
+    """Return the checkpoint to go on from, or None for a fresh start."""
+    wish = config["resume"]
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if wish in (None, False):
+        return None
+    if wish == "auto":
+        return str(last) if last.is_file() else None
+    place = Path(wish)
+    found = place / "checkpoints" / "last.ckpt" if place.is_dir() else place
+    if not found.is_file():
+        raise CheckpointError(
+            f"nothing to resume at resume={wish}: no {found}; type resume=auto with hydra.run.dir "
+            "set to the run's folder, or resume=null"
+        )
+    return str(found)
+
+
+def _chosen(trainer: L.Trainer) -> Path:
+    checkpoint: Any = trainer.checkpoint_callback
+    return Path(checkpoint.best_model_path or checkpoint.last_model_path)
+
+
+def load(checkpoint: str | Path) -> TransferModule:
+    """Rebuild a trained model from the configuration inside its checkpoint, in evaluation mode.
+
+    Nothing in the file is executed (``weights_only=True``), and its configuration builds classes
+    of the allowed packages only.
+
+    Raises:
+        CheckpointError: If the file is missing, broken or not one of ours.
+        ConfigError: If its configuration names anything that may not be built.
+    """
+    stored = _read(Path(checkpoint))
+    saved = stored["hyper_parameters"]
+    config: Config = saved["config"]
+    faults = check_nodes(config, _GIVEN, ALLOWED)
+    if faults:
+        raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
+    module = build_module(config, tuple(saved["classes"]), pretrained=False)
+    module.load_state_dict(stored["state_dict"])
+    return module.eval()
+
+
+def _read(path: Path) -> Config:
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at checkpoint={path}; type the path of a .ckpt file below a run's "
+            "checkpoints/"
+        )
+    try:
+        stored: Config = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken archive raises many kinds
+        raise CheckpointError(
+            f"checkpoint={path} is broken or holds more than tensors and plain values "
+            f"({type(error).__name__}); use another of the run's checkpoints"
+        ) from error
+    if not isinstance(stored, dict) or "config" not in stored.get("hyper_parameters", {}):
+        raise CheckpointError(
+            f"checkpoint={path} was not written by tl_lightning; for plain weights type "
+            "backbone.weights=<file>"
+        )
+    return stored
+
+
+def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None) -> Config:
+    """Test a checkpoint; on its own data with its own settings, the run's own test figures.
+
+    Args:
+        checkpoint: A ``.ckpt`` file of ours.
+        data: A data node to test on instead of the checkpoint's own.
+        trainer: A trainer node instead of the checkpoint's own.
+
+    Returns:
+        ``{"metrics": {...}, "data": name, "classes": [...]}``.
+    """
+    quiet()
+    module = load(checkpoint)
+    saved: Any = module.hparams
+    config = copy.deepcopy(dict(saved["config"]))
+    config["data"] = data or config["data"]
+    config["trainer"] = trainer or config["trainer"]
+    config = check(config)
+    found = build_data(config)
+    found.discover()
+    if list(found.classes) != list(saved["classes"]):
+        raise ConfigError(
+            f"checkpoint={checkpoint} knows the classes {', '.join(saved['classes'][:5])}, ..., "
+            f"data={found.name} has {', '.join(found.classes[:5])}, ...; test on data with the "
+            "same classes"
+        )
+    found.attach(module.backbone.input_spec, module.train_on, ("source",))
+    tester = instantiate(
+        config["trainer"], logger=False, enable_checkpointing=False, enable_model_summary=False,
+        enable_progress_bar=False, use_distributed_sampler=False, _convert_="object",
+    )  # fmt: skip
+    tester.test(module, datamodule=found, verbose=False)
+    metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
+    return {"metrics": metrics, "data": found.name, "classes": list(found.classes)}

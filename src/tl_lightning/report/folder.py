@@ -1,0 +1,155 @@
+"""What a finished run leaves beside its report: the curves and the predictions."""
+
+from __future__ import annotations
+
+import csv
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tl_lightning.errors import DataError
+
+__all__ = ["Curves", "Predictions", "Series", "read_curves", "read_predictions"]
+
+Array = NDArray[Any]
+Curves = dict[str, "Series"]
+
+
+class Series(NamedTuple):
+    """One logged column without its empty cells; the three arrays have one length.
+
+    Attributes:
+        epoch: Epoch of each value, counted from 0 as Lightning does; NaN where unknown.
+        step: Optimizer step of each value.
+        value: The logged values.
+    """
+
+    epoch: Array
+    step: Array
+    value: Array
+
+    def per_epoch(self) -> tuple[Array, Array]:
+        """Return the epochs and the mean of the finite values logged in each.
+
+        >>> Series(np.array([0, 0, 1]), np.array([1, 2, 3]), np.array([1.0, 3.0, 5.0])).per_epoch()
+        (array([0, 1]), array([2., 5.]))
+        """
+        known = np.isfinite(self.epoch) & np.isfinite(self.value)
+        epochs, index = np.unique(self.epoch[known], return_inverse=True)
+        total = np.bincount(index, weights=self.value[known], minlength=len(epochs))
+        return epochs, total / np.maximum(np.bincount(index, minlength=len(epochs)), 1)
+
+
+def read_curves(path: str | Path) -> Curves:
+    """Read a ``metrics.csv`` of Lightning's CSVLogger; empty when there is no such file.
+
+    Rows without an epoch (a learning-rate monitor writes such) take that of the next row that
+    has one.
+
+    Raises:
+        DataError: If a cell is not a number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as handle:
+        rows = [
+            {key: _number(cell, key, path, line) for key, cell in row.items() if key and cell}
+            for line, row in enumerate(csv.DictReader(handle), start=2)
+        ]
+    _fill_epochs(rows)
+    names = dict.fromkeys(key for row in rows for key in row if key not in ("epoch", "step"))
+    return {name: _series([row for row in rows if name in row], name) for name in names}
+
+
+def _number(cell: str, column: str, path: Path, line: int) -> float:
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{path}, line {line}: column {column!r} holds {cell!r} where a number was expected. "
+            "Mend the cell or delete the line; the page can then be written again with tl-report"
+        ) from None
+
+
+def _fill_epochs(rows: list[dict[str, float]]) -> None:
+    following = math.nan
+    for row in reversed(rows):
+        following = row.setdefault("epoch", following)
+
+
+def _series(rows: list[dict[str, float]], name: str) -> Series:
+    columns = ([row.get(key, math.nan) for row in rows] for key in ("epoch", "step", name))
+    return Series(*(np.asarray(column, dtype=float) for column in columns))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The arrays of ``predictions.npz`` and the names of the classes.
+
+    Attributes:
+        arrays: ``{domain}_true`` (N,), ``{domain}_pred`` (N,), ``features_before`` (M, 2), ...
+        classes: Class names by index.
+    """
+
+    arrays: dict[str, Array]
+    classes: list[str]
+
+    def pair(self, domain: str) -> tuple[Array, Array] | None:
+        """Return (true, predicted) of the labelled items of a domain, or None when absent."""
+        true, pred = self.arrays.get(f"{domain}_true"), self.arrays.get(f"{domain}_pred")
+        if true is None or pred is None or not np.any(true >= 0):
+            return None
+        return true[true >= 0], pred[true >= 0]
+
+    def confusion(self, domain: str) -> Array | None:
+        """Return the counts (C, C), rows true and columns predicted, or None when absent."""
+        pair = self.pair(domain)
+        if pair is None:
+            return None
+        size = self.num_classes
+        return np.bincount(pair[0] * size + pair[1], minlength=size * size).reshape(size, size)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes: named, or at least as many as any index asks for."""
+        largest = (
+            int(array.max()) + 1
+            for key, array in self.arrays.items()
+            if key.endswith(("_true", "_pred", "_label")) and array.size
+        )
+        return max([len(self.classes), *largest])
+
+    def name(self, index: int) -> str:
+        """Return the name of a class, or its index when it has none."""
+        return self.classes[index] if 0 <= index < len(self.classes) else str(index)
+
+
+def read_predictions(path: str | Path, classes: list[str]) -> Predictions:
+    """Read a ``predictions.npz``; holds no array when there is no such file.
+
+    Args:
+        path: The file.
+        classes: Class names by index.
+
+    Raises:
+        DataError: If the file is broken or needs pickle.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return Predictions({}, classes)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} cannot be read as a numpy archive of plain arrays ({error}): it was cut short "
+            "or written by something else. Delete it and write the page again with tl-report, "
+            "or run the evaluation again"
+        ) from error
+    return Predictions(arrays, classes)

@@ -1,0 +1,130 @@
+"""One self-contained HTML page a run: what came out, how it was chosen, and why to believe it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tl_lightning.report import figures
+from tl_lightning.report.canvas import SOURCE, TARGET
+from tl_lightning.report.context import describe
+from tl_lightning.report.folder import Array, Predictions, read_curves, read_predictions
+from tl_lightning.report.schema import read_report, write_bytes, write_text
+
+__all__ = ["fill", "inline", "write_page"]
+
+EXAMPLES, THUMBNAIL = 24, 112
+
+
+def write_page(run_dir: Path) -> Path:
+    """Write ``report.html`` and ``figures/*.png`` of a finished run.
+
+    Reads ``report.json``, and ``metrics.csv``, ``predictions.npz`` and ``bracket/*/report.json``
+    where they are. The page holds its pictures and asks nothing of a network.
+
+    Args:
+        run_dir: The run's folder.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        DataError: If ``report.json`` is missing, or one of the files is broken.
+    """
+    run_dir = Path(run_dir)
+    report = read_report(run_dir)
+    curves = read_curves(run_dir / "metrics.csv")
+    classes = [str(name) for name in (report.get("dataset") or {}).get("classes") or []]
+    predictions = read_predictions(run_dir / "predictions.npz", classes)
+    pictures = figures.learning_curves(curves, report.get("selection"))
+    panels = list(pictures)
+    pictures |= _prediction_figures(predictions)
+    for name, png in pictures.items():
+        write_bytes(run_dir / "figures" / f"{name}.png", png)
+    values = describe(report, predictions, run_dir) | {
+        "panels": panels,
+        "pictures": {name: inline(png) for name, png in pictures.items()},
+        "examples": {domain: _examples(predictions, domain) for domain in ("target", "source")},
+    }
+    return write_text(run_dir / "report.html", fill("run.html.j2", values))
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    loader = PackageLoader("tl_lightning.report", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["minus"] = lambda text: str(text).replace("-", "\N{MINUS SIGN}")
+    return environment
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """Return a template of this package filled with ``values``, which are escaped."""
+    colours = {"source_colour": SOURCE, "target_colour": TARGET}
+    return _environment().get_template(template).render(**colours, **values)
+
+
+def inline(png: bytes) -> str:
+    """Return a PNG as an address that carries its own bytes.
+
+    >>> inline(b"")
+    'data:image/png;base64,'
+    """
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _prediction_figures(predictions: Predictions) -> dict[str, bytes]:
+    """Return every figure that the predictions allow, by file name."""
+    pictures: dict[str, bytes] = {}
+    names = [predictions.name(index) for index in range(predictions.num_classes)]
+    accuracies: dict[str, Array] = {}
+    for domain in ("source", "target"):
+        counts = predictions.confusion(domain)
+        if counts is not None:
+            title = f"{domain.capitalize()}: share of each true class, in %"
+            pictures[f"confusion_{domain}"] = figures.confusion_matrix(counts, names, title)
+            accuracies[domain] = figures.class_accuracy(counts)
+        gallery = figures.example_gallery(predictions, domain, EXAMPLES)
+        if gallery is not None:
+            pictures[f"examples_{domain}"] = gallery
+    if accuracies:
+        pictures["per_class"] = figures.per_class(accuracies, names)
+    return pictures | figures.features(predictions)
+
+
+def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:
+    """Return the example pictures of a domain as small inline PNGs with what was said of them."""
+    arrays = predictions.arrays
+    pictures = arrays.get(f"examples_{domain}")
+    if pictures is None:
+        return []
+    true, pred = arrays[f"examples_{domain}_true"], arrays[f"examples_{domain}_pred"]
+    return [
+        {
+            "picture": inline(_thumbnail(pictures[index])),
+            "true": predictions.name(int(true[index])),
+            "pred": predictions.name(int(pred[index])),
+            "right": bool(true[index] == pred[index]),
+            "tiny": max(pictures[index].shape) < THUMBNAIL,
+        }
+        for index in range(min(len(pictures), EXAMPLES))
+    ]
+
+
+def _thumbnail(picture: Array) -> bytes:
+    """Return the PNG of a picture (h, w, 3), made smaller where it is large."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()

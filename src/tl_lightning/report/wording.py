@@ -1,0 +1,124 @@
+"""How figures and rules are put into words, alike on the page, in tables and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = [
+    "BASELINES",
+    "RULES",
+    "duration",
+    "flatten",
+    "metric_value",
+    "percent",
+    "points",
+    "seeds_range",
+    "seeds_text",
+    "uses_target_labels",
+]
+
+BASELINES = {"source_only": "source-only", "joint_bn": "joint batch norm"}
+"""Runs that every adapted figure is held against, and how they are called in a sentence."""
+
+RULES = {
+    "source_val": "best validation accuracy on the source; no target label was used",
+    "entropy": "lowest entropy of the predictions on the target; no target label was used",
+    "im": "information maximisation on the target; no target label was used",
+    "snd": "soft neighbourhood density on the target; no target label was used",
+    "dev": "deep embedded validation; no target label was used",
+    "last": "the last epoch; nothing was compared",
+    "oracle": "best accuracy on labelled target data",
+}
+
+FRACTIONS = frozenset({"acc", "accuracy", "precision", "recall", "f1", "auroc", "top5", "top5_acc"})
+METRICS = {"acc": "accuracy", "f1": "F1", "auroc": "AUROC", "top5_acc": "top-5 accuracy"}
+
+
+def uses_target_labels(selection: Mapping[str, Any]) -> bool:
+    """Return whether the model was chosen with target labels, which makes a figure a bound."""
+    return bool(selection.get("uses_target_labels")) or selection.get("rule") == "oracle"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as a percentage with one decimal.
+
+    >>> percent(0.6128), percent(None)
+    ('61.3 %', '–')
+    """
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """Return a difference of fractions in signed points; what rounds to zero has no minus.
+
+    >>> points(0.175), points(-0.0001)
+    ('+17.5', '+0.0')
+    """
+    text = f"{100 * value:+.1f}"
+    return "+0.0" if text == "-0.0" else text
+
+
+def metric_value(name: str, value: Any) -> str:
+    """Return a metric as text: a percentage if it is a share, else four digits.
+
+    >>> metric_value("acc", 0.5), metric_value("loss", 0.5), metric_value("loss", None)
+    ('50.0 %', '0.5', 'not finite')
+    """
+    if not isinstance(value, (int, float)):
+        return "not finite" if value is None else str(value)
+    return percent(value) if name.rsplit("/", 1)[-1] in FRACTIONS else f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person says them.
+
+    >>> duration(7.25), duration(61.2), duration(7384)
+    ('7.2 s', '1 min 1 s', '2 h 3 min')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def seeds_text(count: int, paired: bool = False) -> str:
+    """Return a number of seeds with its noun.
+
+    >>> seeds_text(1), seeds_text(5, paired=True)
+    ('1 seed', '5 paired seeds')
+    """
+    return f"{count} {'paired ' if paired else ''}seed{'' if count == 1 else 's'}"
+
+
+def seeds_range(seeds: Iterable[int]) -> str:
+    """Return seeds with runs of three and more closed up.
+
+    >>> seeds_range([0, 1, 2, 3, 7, 9, 10])
+    '0-3, 7, 9, 10'
+    """
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    texts = [f"{r[0]}-{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return ", ".join(texts)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as dotted keys, as they are typed on the command line.
+
+    >>> flatten({"adapter": {"dann": {"max_lambda": 0.1}}, "seed": 0})
+    {'adapter.dann.max_lambda': 0.1, 'seed': 0}
+    """
+    if not isinstance(config, Mapping) or not config:
+        return {prefix: config} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

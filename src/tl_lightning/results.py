@@ -1,0 +1,90 @@
+"""From a finished run to its files: ``report.json``, ``predictions.npz``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.report.schema import SCHEMA, write_json
+from tl_lightning.runtime import versions
+
+if TYPE_CHECKING:
+    from tl_lightning.pipeline import Parts
+
+__all__ = ["group_of", "write_run"]
+
+#: Keys that say where, when and beside what a run was made, not what it computes.
+_CIRCUMSTANCES = ("seed", "bracket", "resume", "allow", "report", "logger", "callbacks", "checkpoint")
+
+
+def group_of(config: dict[str, Any]) -> str:
+    """Return a short hash that runs share when they differ by their seed only."""
+    kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
+    kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def write_run(
+    run_dir: Path,
+    config: dict[str, Any],
+    parts: Parts,
+    chosen: Path,
+    warned: list[str],
+    *,
+    timing: dict[str, float],
+    baseline_of: str | None,
+) -> dict[str, Any]:
+    """Write ``predictions.npz`` and ``report.json`` into ``run_dir``; return the report."""
+    trainer, data = parts.trainer, parts.data
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    steps = int(trainer.global_step)
+    stored = torch.load(chosen, map_location="cpu", weights_only=True)
+    rule = SELECTIONS[config["selection"]]
+    checkpoint: Any = trainer.checkpoint_callback
+    score = checkpoint.best_model_score
+    report = {
+        "schema": SCHEMA,
+        "kind": "run",
+        "status": "finished",
+        "name": config["model"]["name"],
+        "data": data.name,
+        "seed": config["seed"],
+        "group": group_of(config),
+        "baseline_of": baseline_of,
+        "selection": {
+            "rule": config["selection"],
+            "words": rule.words,
+            "uses_target_labels": rule.uses_target_labels,
+            "monitor": rule.monitor,
+            "value": None if score is None else float(score),
+            "epoch": int(stored["epoch"]),
+            "checkpoint": os.path.relpath(chosen, run_dir),
+        },
+        "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
+        "notes": [f"{role}: {d.note}" for role, d in data.found.items() if d.note],
+        "warnings": warned,
+        "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
+        "versions": versions(),
+        "device": f"{config['trainer']['accelerator']}, {config['trainer']['precision']}",
+        "forward": config["model"].get("forward", "source only"),
+        "dataset": {
+            "classes": list(data.classes),
+            "counts": data.counts(),
+            "fingerprint": data.fingerprint(),
+        },
+        "config": config,
+    }
+    arrays = run_dir / "predictions.npz"
+    draft = arrays.with_suffix(".tmp.npz")
+    np.savez_compressed(draft, **parts.collect.arrays())  # type: ignore[arg-type]
+    os.replace(draft, arrays)
+    write_json(run_dir / "report.json", report)
+    return report

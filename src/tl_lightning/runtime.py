@@ -1,0 +1,132 @@
+"""The process around a run: ranks, devices, signals, what other libraries print."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+__all__ = [
+    "auto_precision",
+    "gathered_warnings",
+    "quiet",
+    "rank",
+    "single_job_argv",
+    "versions",
+]
+
+_LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+_PACKAGES = ("tl_lightning", "torch", "torchvision", "lightning", "torchmetrics", "timm",
+             "hydra-core", "scikit-learn", "numpy")  # fmt: skip
+
+# What Lightning says that is no fault of the user's: each with its reason.
+_NOISE = (
+    "does not have many workers",  # pictures in memory need none
+    "The number of training batches",  # short epochs are intended
+    "Checkpoint directory .* exists and is not empty",  # resumed runs
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
+    "The `srun` command is available",  # having SLURM installed is no fault
+    "Experiment logs directory .* exists",  # resumed runs append
+    "Starting from v1.9.0, `tensorboardX`",
+)
+
+
+def rank() -> int:
+    """Return this process's rank, before and after the ranks are connected."""
+    if dist.is_available() and dist.is_initialized():
+        return int(dist.get_rank())
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def auto_precision(accelerator: str) -> str:
+    """Return ``bf16-mixed`` where the device computes in bfloat16 natively, else ``32-true``."""
+    if accelerator in ("gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability()[0] >= 8 else "32-true"
+    if accelerator == "cpu":
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return "bf16-mixed" if native else "32-true"
+    return "32-true"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def quiet() -> None:
+    """Stop Lightning from logging twice under Hydra, and from advertising."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=f".*{message}")
+
+
+@contextlib.contextmanager
+def gathered_warnings(into: list[str]) -> Iterator[None]:
+    """Show warnings as ever and also keep each one's words once, for the report."""
+    shown = warnings.showwarning
+
+    def show(message: Any, category: Any, *args: Any, **kwargs: Any) -> None:
+        words = str(message)
+        if words not in into:
+            into.append(words)
+            if args and isinstance(args[0], str):
+                print(f"warning: {words}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
+@contextlib.contextmanager
+def single_job_argv() -> Iterator[None]:
+    """Let Lightning's relaunched ranks run this one job of a sweep, in this job's own folder.
+
+    Lightning starts the other ranks with this process's whole command line. Under ``-m`` each of
+    them would start a sweep of its own, with other values, and train on them in one process group.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import read_write
+
+    if not HydraConfig.initialized():
+        yield
+        return
+    hydra = HydraConfig.get()
+    argv, saved = sys.argv[:], {name: os.environ.get(name) for name in _LAUNCH_VARIABLES}
+    sweeping = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
+    if sweeping:
+        sys.argv = [argv[0], *hydra.overrides.task, "hydra.mode=RUN"]
+        node = HydraConfig.instance().cfg
+        assert node is not None
+        with read_write(node.hydra.run):
+            node.hydra.run.dir = hydra.runtime.output_dir
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if sweeping and dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()  # or the next job would wait for this one's ranks
+        for name, value in saved.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

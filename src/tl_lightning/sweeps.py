@@ -1,0 +1,84 @@
+"""What is printed and written after a run and after a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.table import Table
+
+from tl_lightning.errors import DataError
+
+__all__ = ["SweepTables", "print_metrics", "print_run", "report_folder"]
+
+
+class SweepTables(Callback):
+    """Write the table of a sweep when its last job ends; note the jobs that failed."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Leave a note in the folder of a job that ended with an exception."""
+        if job_return.status != JobStatus.FAILED:
+            return
+        from tl_lightning.report.schema import write_json
+
+        folder = Path(config.hydra.runtime.output_dir)
+        words = f"{type(job_return._return_value).__name__}: {job_return._return_value}"
+        note = {"error": words, "overrides": list(config.hydra.overrides.task)}
+        write_json(folder / "failed.json", note)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the sweep's table."""
+        report_folder(Path(config.hydra.sweep.dir))
+
+
+def report_folder(folder: Path) -> None:
+    """Write the page of a run folder, or the table of all runs below a folder, and print it.
+
+    Raises:
+        DataError: If the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder at {folder}; type the path of a run's or a sweep's folder")
+    from tl_lightning.cli import console
+    from tl_lightning.report.page import write_page
+    from tl_lightning.report.schema import read_report
+    from tl_lightning.report.sweep import collect, render, summarise, write_sweep
+
+    if (folder / "report.json").is_file():
+        print_run(read_report(folder), write_page(folder))
+        return
+    page = write_sweep(folder)
+    render(summarise(collect(folder)), console())
+    print(f"page: {page}")
+
+
+def print_run(report: Mapping[str, Any], page: Path) -> None:
+    """Print a run's test figures and where its page lies."""
+    selection = report["selection"]
+    title = f"{report['name']} on {report['data']}, seed {report['seed']}"
+    print_metrics(report["metrics"], title=title)
+    peeks = "  USES TARGET LABELS" if selection["uses_target_labels"] else ""
+    print(f"selected by {selection['rule']}: {selection['words']} (epoch {selection['epoch']}){peeks}")
+    for note in report["notes"]:
+        print(f"note: {note}")
+    print(f"page: {page}")
+
+
+def print_metrics(metrics: Mapping[str, float], title: str) -> None:
+    """Print test metrics, a row a domain."""
+    from tl_lightning.cli import console
+
+    table = Table(title=title, title_justify="left")
+    columns = ("acc", "precision", "recall", "f1")
+    table.add_column("domain")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for role in ("source", "target"):
+        if f"{role}/test/acc" in metrics:
+            values = (metrics[f"{role}/test/{column}"] for column in columns)
+            table.add_row(f"{role} test", *(f"{100 * value:.1f} %" for value in values))
+    console().print(table)

@@ -1,0 +1,86 @@
+"""Heads: from a backbone's features to class scores, with an optional bottleneck on the way."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "Activation", "Head", "activation"]
+
+Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu", "elu", "identity"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "identity": nn.Identity,
+}
+
+
+def activation(name: Activation) -> nn.Module:
+    """Return a fresh activation module by its usual name.
+
+    >>> activation("tanh")
+    Tanh()
+    """
+    return ACTIVATIONS[name]()
+
+
+class Head(nn.Module):
+    """``features (B, D) -> (bottleneck features (B, D'), logits (B, K))``.
+
+    The adapters see what the classifier sees: the bottleneck's output where there is one, else the
+    backbone's features themselves.
+
+    Args:
+        in_features: ``D``, from the backbone.
+        num_classes: ``K``.
+        bottleneck: Width of a Linear-BatchNorm-activation layer before the classifier, or None
+            (256 is usual in the adaptation literature).
+        width: Hidden width of the classifier, or None for a linear classifier.
+        activation: Between the layers.
+        dropout: Before the last layer.
+
+    >>> import torch
+    >>> head = Head(in_features=8, num_classes=3, bottleneck=4, width=None,
+    ...             activation="tanh", dropout=0.0)
+    >>> [tuple(out.shape) for out in head(torch.zeros(2, 8))]
+    [(2, 4), (2, 3)]
+    """
+
+    def __init__(
+        self,
+        *,
+        in_features: int,
+        num_classes: int,
+        bottleneck: int | None,
+        width: int | None,
+        activation: Activation,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        act = ACTIVATIONS[activation]
+        self.bottleneck: nn.Module = nn.Identity()
+        self.out_features = in_features
+        if bottleneck is not None:
+            layers = [nn.Linear(in_features, bottleneck), nn.BatchNorm1d(bottleneck), act()]
+            self.bottleneck = nn.Sequential(*layers)
+            self.out_features = bottleneck
+        parts: list[nn.Module] = []
+        last = self.out_features
+        if width is not None:
+            parts += [nn.Linear(last, width), act()]
+            last = width
+        if dropout > 0:
+            parts.append(nn.Dropout(dropout))
+        self.classifier = nn.Sequential(*parts, nn.Linear(last, num_classes))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features that adapters see, and the logits."""
+        bottled = self.bottleneck(features)
+        return bottled, self.classifier(bottled)

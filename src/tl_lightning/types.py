@@ -1,0 +1,99 @@
+"""The words of the house.
+
+Shapes: ``B`` pictures in a batch, ``C`` channels, ``H`` x ``W`` pixels, ``D`` features, ``K``
+classes. Pictures travel to the device as ``uint8`` ``(B, C, H, W)`` and are scaled and normalised
+there with the backbone's own mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NotRequired, Protocol, TypedDict
+
+from torch import Tensor, nn
+
+__all__ = ["Backbone", "Batch", "Context", "InputSpec", "Terms", "View", "Views"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a backbone expects of a picture; transforms take it from here.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Mean of each channel, subtracted after scaling to [0, 1].
+        std: Standard deviation of each channel.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
+        crop_pct: Share of the resized picture's side that the centre crop keeps in evaluation.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float = 0.875
+
+
+class Batch(TypedDict):
+    """One domain's batch.
+
+    ``labels`` is absent, not hidden, where the domain is unlabelled. ``index`` is the position in
+    the split, or -1 for a sample that only fills up the last batch of a rank.
+    """
+
+    inputs: Tensor
+    index: Tensor
+    labels: NotRequired[Tensor]
+
+
+@dataclass
+class View:
+    """What an adapter sees of one domain in one step.
+
+    Attributes:
+        features: ``(B, D)``, the features the classifier sees (after the bottleneck).
+        logits: ``(B, K)``.
+        labels: ``(B,)`` class indices, or None: always None for an unlabelled domain.
+    """
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an adapter may know of the run besides its views.
+
+    Attributes:
+        progress: Fraction of this run done, in [0, 1].
+        step: Number of batches done in this run.
+        log: ``log(name, value)`` records a diagnostic scalar.
+    """
+
+    progress: float
+    step: int
+    log: Callable[[str, Tensor | float], None]
+
+
+Views = Mapping[str, View]
+Terms = dict[str, Tensor]
+
+
+class Backbone(Protocol):
+    """A network from pictures to features; any ``nn.Module`` with these members.
+
+    Attributes:
+        out_features: Width ``D`` of the features.
+        input_spec: What it expects of a picture.
+        lr_factor: How fast it learns relative to new layers (0.1 is usual for pretrained ones).
+    """
+
+    out_features: int
+    input_spec: InputSpec
+    lr_factor: float
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Map normalised pictures ``(B, C, H, W)`` to features ``(B, D)``."""
+        ...

@@ -18,7 +18,6 @@ from tl_lightning.data.download import download, extract
 from tl_lightning.data.folder import check_signatures, class_folders, find_root, scan_classes
 from tl_lightning.data.layout import Layout, read_layout, split_of
 from tl_lightning.data.shift import SyntheticShift
-from tl_lightning.data.transforms import Augment
 from tl_lightning.errors import DataError, nearest
 
 __all__ = ["Dogs", "fetch", "read_dogs"]
@@ -30,6 +29,7 @@ ARCHIVES = {
     "images.tar": (793_579_520, "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58"),
 }
 ELSEWHERE = "another mirror of Stanford Dogs (its images.tar and lists.tar)"
+SHIFT_KEYS = {"blur", "brightness", "saturation", "tint", "noise", "seed"}
 FOLDERS = ("dogs", "stanford_dogs", "StanfordDogs", "stanford-dogs")
 WHAT = (
     "Stanford Dogs (Images/<class>/*.jpg with or without train_list.mat and test_list.mat, "
@@ -45,14 +45,6 @@ class Dogs(TransferData):
     target's test pictures are the test pictures under the same shift.
 
     Args:
-        name: See :class:`TransferData`, as for all that is not listed here.
-        batch_size: See there.
-        eval_batch_size: See there.
-        steps_per_epoch: See there.
-        num_workers: See there.
-        augment: See there.
-        seed: See there.
-        pin_memory: See there.
         root: The dataset's folder or the one above it.
         download: Whether to fetch the official archives (757 MB) if ``root`` does not hold it.
         val_fraction: Share of the training pictures held out for validation, where the folder
@@ -60,35 +52,20 @@ class Dogs(TransferData):
         source: ``{root}``: another folder than ``root`` for the source, or null.
         target: ``{root, shift}``: a real folder of the same classes, or null and the arguments of
             :class:`SyntheticShift`; or None for no target.
+        kwargs: As in :class:`TransferData`.
     """
 
     def __init__(
         self,
         *,
-        name: str,
-        batch_size: int,
-        eval_batch_size: int,
-        steps_per_epoch: int | None,
-        num_workers: int,
-        augment: Augment,
-        seed: int,
-        pin_memory: bool,
         root: str,
         download: bool,
         val_fraction: float,
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            name=name,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            steps_per_epoch=steps_per_epoch,
-            num_workers=num_workers,
-            augment=augment,
-            seed=seed,
-            pin_memory=pin_memory,
-        )
+        super().__init__(**kwargs)
         _only("data.source", source, {"root"})
         _only("data.target", target or {}, {"root", "shift"})
         self.root = root
@@ -146,6 +123,7 @@ class Dogs(TransferData):
                 "exactly like the source; type data.target.root=/a/folder, give data.target.shift "
                 "its keys, or type data.target=null for no target"
             )
+        _only("data.target.shift", arguments, SHIFT_KEYS, every=True)
         shift = SyntheticShift(**arguments)
         first, second = layout.with_test().halves()
         source = self._domain("dogs", first)
@@ -242,7 +220,10 @@ def _is_any(folder: Path) -> bool:
     return _is_dataset(folder) or (len(inner) > 1 and not any(map(_is_dataset, inner)))
 
 
-def _only(key: str, given: Mapping[str, Any], known: set[str]) -> None:
+def _only(key: str, given: Mapping[str, Any], known: set[str], every: bool = False) -> None:
     for name in given:
         if name not in known:
             raise DataError(f"{key} has no key {name!r}; {nearest(str(name), known)}")
+    lacking = sorted(known - set(given))
+    if every and lacking:
+        raise DataError(f"{key} lacks {', '.join(lacking)}; type {key}.{lacking[0]}=<value>")

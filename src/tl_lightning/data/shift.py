@@ -54,14 +54,14 @@ class SyntheticShift:
     ) -> None:
         parts = {"blur": blur, "brightness": brightness, "saturation": saturation, "noise": noise}
         for name, value in parts.items():
-            if not (math.isfinite(value) and value >= 0):
+            if not _usable(value):
                 raise DataError(
                     f"a synthetic shift's {name} must be a number of at least 0, got {value}; "
                     f"type data.target.shift.{name}={1.0 if 'ness' in name else 0.0}"
                 )
-        if len(tint) != 3 or not all(math.isfinite(gain) and gain >= 0 for gain in tint):
+        if not isinstance(tint, Sequence) or len(tint) != 3 or not all(map(_usable, tint)):
             raise DataError(
-                f"a synthetic shift's tint must be three gains of at least 0, got {list(tint)}; "
+                f"a synthetic shift's tint must be three gains of at least 0, got {tint}; "
                 "type data.target.shift.tint=[1.0,1.0,1.0]"
             )
         self.blur = blur
@@ -107,6 +107,11 @@ class SyntheticShift:
             f"brightness x{self.brightness:g}, saturation x{self.saturation:g}, tint {tint}, "
             f"noise {100 * self.noise:g}%, seed {self.seed}"
         )
+
+
+def _usable(value: object) -> bool:
+    # From the command line anything may come, words as well.
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
 def _blur(picture: Tensor, sigma: float) -> Tensor:

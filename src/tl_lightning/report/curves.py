@@ -132,7 +132,7 @@ def _draw(panel: Panel, lines: dict[str, Series], by_epoch: bool, chosen: Any) -
         axes.set_xlabel("epoch" if by_epoch else "step")
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
         axes.yaxis.set_major_formatter("{x:g} %") if panel.unit == "%" else None
-        _title(axes, panel.title, len(axes.get_legend_handles_labels()[1]))
+        _title(axes, panel.title, keyed=panel.unit == "%")
 
     return picture(3.9, 2.7, draw, constrained=False)
 
@@ -158,12 +158,14 @@ def _mark(axes: Any, epoch: float, written: bool) -> None:
                       ha="left" if right else "right", fontsize=7.5, color=INK)  # fmt: skip
 
 
-def _title(axes: Any, title: str, lines: int) -> None:
-    """Set the heading, and a legend between it and the plot where there is more than one line."""
-    columns = min(lines, 4)
-    rows = -(-lines // columns)
-    axes.set_title(title, pad=6 + (11 * rows + 3 if lines > 1 else 0))
-    if lines > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2,
-                    borderpad=0.1, handlelength=1.2, columnspacing=1.0, labelspacing=0.25,
-                    handletextpad=0.4)  # fmt: skip
+def _title(axes: Any, title: str, keyed: bool) -> None:
+    """Set the heading, and between it and the plot a legend; headings of a row are level."""
+    lines = len(axes.get_legend_handles_labels()[1])
+    rows = -(-lines // 4)
+    axes.set_title(title, pad=9 + 11 * max(rows, 1))
+    if keyed or lines > 1:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=min(lines, 4), borderaxespad=0.2,
+            borderpad=0.1, handlelength=1.2, columnspacing=1.0, labelspacing=0.25,
+            handletextpad=0.4,
+        )  # fmt: skip

@@ -229,8 +229,10 @@ def example_gallery(predictions: Predictions, domain: str, limit: int = 24) -> b
                 words = [
                     short(predictions.name(int(item)), 12) for item in (true[index], pred[index])
                 ]
-                axes.set_title("✓ " + words[0] if right else f"✗ {words[1]}\nis {words[0]}",
-                               fontsize=6.5, loc="center", weight="normal", y=-0.05, va="top",
-                               color=INK if right else TARGET)  # fmt: skip
+                said = "✓ " + words[0] if right else f"✗ {words[1]}\nis {words[0]}"
+                axes.text(
+                    0, -0.05, said, transform=axes.transAxes, va="top", fontsize=6.5,
+                    color=INK if right else TARGET,
+                )  # fmt: skip
 
     return picture(7.6, 0.4 + 1.2 * rows, draw)

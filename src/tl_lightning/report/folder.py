@@ -144,7 +144,8 @@ def read_predictions(path: str | Path, classes: list[str]) -> Predictions:
     if not path.is_file():
         return Predictions({}, classes)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since numpy leaves the file open when it turns out to be no archive.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(

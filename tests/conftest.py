@@ -1,0 +1,41 @@
+"""What every test shares: a tiny configuration, real data if it is there, one thread."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("TL_REAL_DATA", REPO.parent / "shared" / "data"))
+
+torch.set_num_threads(1)
+
+#: A run of a second: small pictures, a small net, six steps.
+TINY = [
+    "data=digits",
+    "data.size=16",
+    "data.batch_size=16",
+    "data.steps_per_epoch=3",
+    "data.target_copies=1",
+    "backbone.size=16",
+    "backbone.widths=[4,8]",
+    "backbone.features=16",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=2",
+    "trainer.deterministic=true",
+    "channels_last=false",
+    "report.samples=60",
+    "report.examples=4",
+]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real data, or skip."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real data at TL_REAL_DATA={REAL}")
+    return REAL

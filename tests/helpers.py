@@ -1,0 +1,49 @@
+"""Small helpers of the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from tl_lightning.cli import compose
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    """Return the resolved configuration for the tiny run plus overrides."""
+    from conftest import TINY
+
+    plain: Any = OmegaConf.to_container(compose([*TINY, *overrides]), resolve=True)
+    return plain
+
+
+def command(
+    script: str, arguments: Sequence[str], cwd: Path, timeout: float = 200, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one of scripts/ as a user would, from another folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    environment.pop("TL_RUN_ID", None)
+    return subprocess.run(
+        [sys.executable, str(REPO / "scripts" / f"{script}.py"), *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict in a checkpoint."""
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], but: str = "\0") -> bool:
+    """Return whether two state dicts are equal bit for bit, leaving out names with ``but``."""
+    left, right = ({k: v for k, v in x.items() if but not in k} for x in (a, b))
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)

@@ -1,0 +1,151 @@
+"""The check of a configuration: every fault at once, with the nearest valid names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import pytest
+import torch
+from conftest import REPO
+from helpers import config
+
+from tl_lightning import pipeline
+from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits
+from tl_lightning.cli import compose
+from tl_lightning.errors import ConfigError
+
+
+def faults(*overrides: str, **changes) -> str:
+    cfg = config(*overrides)
+    for path, value in changes.items():
+        node = cfg
+        *parents, last = path.split("__")
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    with pytest.raises(ConfigError) as caught:
+        pipeline.check(cfg)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fine"),
+    [
+        (1, float, True), ("abc", float, False), (True, float, False), (1.5, int, False),
+        (None, int | None, True), ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False),
+        (True, Literal[1], False), ([1, 2], list[int], True), (["x"], Sequence[int], False),
+        ("x", Sequence[int], False), ({}, Mapping[str, int], True), ([], Mapping, False),
+        ("x", float | torch.Tensor, False), ({"_target_": "x"}, int, True), ("x", str, True),
+    ],
+)  # fmt: skip
+def test_fits(value, hint, fine) -> None:
+    assert fits(value, hint) is fine
+
+
+def test_a_text_for_a_number_is_named() -> None:
+    assert "optimizer.lr=abc is not a number" in faults(optimizer__lr="abc")
+
+
+def test_all_faults_at_once() -> None:
+    words = faults(optimizer__lr="abc", head__dropout="no", seed="x", selection="sorce_val")
+    assert words.count("\n") == 3
+    assert "head.dropout=no is not a number" in words
+    assert "seed=x is not a whole number; type seed=0" in words
+    assert "did you mean 'source_val'?" in words
+
+
+def test_unknown_setting_names_the_nearest() -> None:
+    cfg = config()
+    cfg["head"]["dropuot"] = 0.1
+    with pytest.raises(ConfigError, match=r"head.dropuot is not a setting of Head; did you mean 'drop"):
+        pipeline.check(cfg)
+
+
+def test_missing_setting() -> None:
+    cfg = config()
+    del cfg["head"]["dropout"]
+    with pytest.raises(ConfigError, match=r"head.dropout is missing; Head needs it"):
+        pipeline.check(cfg)
+
+
+def test_dann_without_a_target_stops_before_data() -> None:
+    assert "model=dann adapts to a target, but data.target=null" in faults("data.target=null")
+
+
+def test_selection_without_a_target() -> None:
+    words = faults("data.target=null", "model=source_only", "selection=im")
+    assert "selection=im scores target pictures, but data.target=null" in words
+
+
+def test_adapter_on_a_model_that_takes_none() -> None:
+    words = faults("model=source_only", "adapter=[dann]")
+    assert "model=source_only takes no adapter, got [dann]" in words
+
+
+def test_gpu_on_a_machine_without() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    words = faults("trainer=gpu", "trainer.devices=7")
+    assert "trainer.devices=7, but this machine has no GPU" in words
+
+
+def test_bracket_words() -> None:
+    assert "type bracket=[source_only,joint_bn]" in faults("bracket=[oracle]")
+    words = faults("bracket=[joint_bn]", "trainer.devices=2")
+    assert "several devices cannot" in words
+
+
+def test_channels_last_words() -> None:
+    assert "channels_last=7 is neither auto nor true or false" in faults(channels_last=7)
+
+
+@pytest.mark.parametrize("target", ["os.system", "builtins.open", "subprocess.run"])
+def test_classes_outside_the_allowed_packages_are_refused(target: str) -> None:
+    found, fault = find_class(target, "model")
+    assert found is None
+    assert "is outside the allowed packages" in fault
+
+
+@pytest.mark.parametrize("target", ["torch.load", "torch.hub.load", "torch.nope"])
+def test_what_is_no_class_is_refused(target: str) -> None:
+    assert "is no class" in find_class(target, "model")[1]
+
+
+def test_module_that_cannot_be_imported() -> None:
+    assert "cannot be imported" in find_class("torch.nn.nope.Nope", "model")[1]
+
+
+def test_allowing_a_package() -> None:
+    node = {"x": {"_target_": "collections.Counter"}}
+    assert "allow=[collections]" in check_nodes(node, {})[0]
+    assert check_nodes(node, {}, [*ALLOWED, "collections"]) == []
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (REPO / "conf" / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"{group}={name}"
+        for group in ("backbone", "head", "model", "optimizer", "scheduler", "data")
+        for name in choices(group)
+    ]
+    + ["trainer=cpu", "trainer=ddp", "logger=csv", "logger=tensorboard"],
+)
+def test_every_choice_in_conf_passes_the_check(override: str) -> None:
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(compose([override]), resolve=True)
+    pipeline.check(plain)
+
+
+def test_auto_is_resolved_to_what_was_run() -> None:
+    from omegaconf import OmegaConf
+
+    checked = pipeline.check(OmegaConf.to_container(compose([]), resolve=True))
+    assert checked["trainer"]["precision"] != "auto"
+    assert checked["trainer"]["accelerator"] in ("cpu", "gpu")
+    assert checked["channels_last"] in (True, False)

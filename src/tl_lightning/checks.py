@@ -72,6 +72,7 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _check_node(path: str, node: Mapping[str, Any], cls: Any, passed: set[str]) -> list[str]:
     parameters, open_ended = _parameters(cls)
+    direct = inspect.signature(cls.__init__).parameters
     keys = {key for key in node if key not in _PRIVATE}
     faults = []
     if not open_ended:
@@ -80,7 +81,9 @@ def _check_node(path: str, node: Mapping[str, Any], cls: Any, passed: set[str]) 
             for key in sorted(keys - set(parameters))
         ]
     for name, (parameter, hint) in parameters.items():
-        required = parameter.default is inspect.Parameter.empty
+        # A foreign class may fill in what its base requires; ours pass it on.
+        own = cls.__module__.startswith("tl_lightning.") or name in direct
+        required = own and parameter.default is inspect.Parameter.empty
         if name in node:
             if not fits(node[name], hint):
                 faults.append(

@@ -34,6 +34,7 @@ _NOISE = (
     "The number of training batches",  # short epochs are intended
     "Checkpoint directory .* exists and is not empty",  # resumed runs
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
+    "your dataloader is not resumable",  # ours are: our sampler goes on at the exact sample
     "The `srun` command is available",  # having SLURM installed is no fault
     "Experiment logs directory .* exists",  # resumed runs append
     "Starting from v1.9.0, `tensorboardX`",

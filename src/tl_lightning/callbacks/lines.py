@@ -15,6 +15,10 @@ SHOWN = ("train/loss", "source/val/acc", "target/val/im", "health/a_distance")
 class EpochLines(L.Callback):
     """Print the epoch's main figures."""
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, also of an epoch resumed in its middle."""
+        self.started = time.monotonic()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self.started = time.monotonic()

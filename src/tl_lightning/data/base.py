@@ -18,6 +18,7 @@ from tl_lightning.data.dataset import (
     Split,
     collate,
 )
+from tl_lightning.data.pixels import PixelAugment
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
 from tl_lightning.data.transforms import Augment, eval_transform, resize_pixels, train_transform
 from tl_lightning.errors import DataError
@@ -69,6 +70,7 @@ class TransferData(L.LightningDataModule):
         self.pin_memory = pin_memory
         self.train_on: tuple[str, ...] = DOMAINS
         self.val_labels: tuple[str, ...] = ("source",)
+        self.pixel_augment: PixelAugment | None = None
         self.spec: InputSpec | None = None
         self.found: dict[str, Domain] = {}
 
@@ -200,7 +202,8 @@ class TransferData(L.LightningDataModule):
         assert self.spec is not None, "attach() comes before the loaders"
         if isinstance(split.pictures, np.ndarray):
             pixels = resize_pixels(split.pictures, self.spec)
-            return ArrayDataset(Split(pixels, split.labels, split.names))
+            fitted = Split(pixels, split.labels, split.names)
+            return ArrayDataset(fitted, self.pixel_augment if train else None)
         transform = train_transform(self.spec, self.augment) if train else eval_transform(self.spec)
         return FileDataset(split, transform)
 

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from tl_lightning.data.pixels import PixelAugment
 from tl_lightning.errors import DataError
 
 __all__ = ["ArrayDataset", "Domain", "FileDataset", "Split", "collate", "open_picture"]
@@ -128,9 +129,11 @@ class ArrayDataset(Dataset[dict[str, Any]]):
 
     Args:
         split: Its ``pictures`` are pixels ``(N, H, W, 3)`` uint8, already of the backbone's size.
+        augment: Changes a batch by its samples' seeds; None in evaluation.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, augment: PixelAugment | None = None) -> None:
+        self.augment = augment
         pixels = np.ascontiguousarray(np.asarray(split.pictures).transpose(0, 3, 1, 2))
         self.inputs = torch.from_numpy(pixels)
         self.labels = None if split.labels is None else torch.from_numpy(split.labels.copy())
@@ -144,7 +147,10 @@ class ArrayDataset(Dataset[dict[str, Any]]):
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """Return one batch for the given ``(index, seed)`` pairs."""
         index = torch.tensor([key[0] for key in keys])
-        batch = {"inputs": self.inputs[index], "index": index}
+        inputs = self.inputs[index]
+        if self.augment is not None:
+            inputs = self.augment(inputs, [key[1] for key in keys])
+        batch = {"inputs": inputs, "index": index}
         if self.labels is not None:
             batch["labels"] = self.labels[index]
         return batch

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.blend import blend, enlarge
 from tl_lightning.data.dataset import Domain, Split
+from tl_lightning.data.pixels import PixelAugment
 
 __all__ = ["Digits"]
 
@@ -34,6 +35,8 @@ class Digits(TransferData):
         size: Height and width of the pictures in pixels.
         sharpness: Steepness of the strokes' edges after enlarging.
         scale: Pixels of the photograph averaged into one pixel of the patch, along each side.
+        target_copies: Every unlabelled training digit stands over this many different patches.
+        pixels: Augmentation of training batches, the same for both domains.
         source: No settings; ``{}``.
         target: No settings; ``{}``, or None for the source alone.
         kwargs: As in :class:`TransferData`.
@@ -45,6 +48,8 @@ class Digits(TransferData):
         size: int,
         sharpness: float,
         scale: int,
+        target_copies: int,
+        pixels: Mapping[str, Any],
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
         **kwargs: Any,
@@ -53,6 +58,8 @@ class Digits(TransferData):
         self.size = size
         self.sharpness = sharpness
         self.scale = scale
+        self.target_copies = target_copies
+        self.pixel_augment = PixelAugment(**pixels)
         self.target = target
 
     def domains(self) -> dict[str, Domain]:
@@ -66,8 +73,19 @@ class Digits(TransferData):
         found = {"source": _domain("digits", grey, labels, places["source"])}
         if self.target is not None:
             photos = load_sample_images().images
-            blended = blend(digits, photos, seed=_SPLIT_SEED, scale=self.scale)
-            found["target"] = _domain("digits over photographs", blended, labels, places["target"])
+            copies = [
+                blend(digits, photos, seed=_SPLIT_SEED + copy, scale=self.scale)
+                for copy in range(self.target_copies)
+            ]
+            train = np.concatenate(
+                [places["target"]["train"] + copy * len(digits) for copy in range(len(copies))]
+            )
+            found["target"] = _domain(
+                "digits over photographs",
+                np.concatenate(copies),
+                np.tile(labels, len(copies)),
+                {**places["target"], "train": train},
+            )
         return found
 
 

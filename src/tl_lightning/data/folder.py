@@ -219,7 +219,8 @@ def find_root(
         DataError: If none is, listing every path tried.
     """
     base = Path(root).expanduser().absolute()
-    tried = [base, *(base / name for name in candidates)]
+    # normpath: a candidate may be ../name, and the error should show where that is.
+    tried = [Path(os.path.normpath(base / name)) for name in (".", *candidates)]
     for path in tried:
         if path.is_dir() and accepts(path):
             return path

@@ -37,10 +37,6 @@ class DigitSet:
     x_test: NDArray[np.uint8]
     y_test: NDArray[np.uint8]
 
-    def arrays(self) -> dict[str, NDArray[np.uint8]]:
-        """Return the four arrays by the names they have in an ``npz`` file."""
-        return {name: getattr(self, name) for name in IDX_FILES}
-
 
 def read_mnist(root: str | Path, download: bool) -> DigitSet:
     """Read MNIST from ``mnist.npz`` or the four idx files, raw or gzipped.
@@ -103,8 +99,12 @@ def read_usps(root: str | Path, download: bool) -> DigitSet:
     return _verified(folder, parts)
 
 
-def checked(path: Path) -> DigitSet:
+def checked(path: Path, channels: bool = False) -> DigitSet:
     """Read an ``npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
+
+    Args:
+        path: The file.
+        channels: Whether the pictures are coloured, ``(N, H, W, 3)``.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -120,15 +120,16 @@ def checked(path: Path) -> DigitSet:
             f"cannot read {path}: {error}; remove it and get another copy, or type "
             "data.root=/another/folder"
         ) from error
-    return _verified(path, parts)
+    return _verified(path, parts, channels)
 
 
-def _verified(path: Path, parts: dict[str, NDArray[np.uint8]]) -> DigitSet:
+def _verified(path: Path, parts: dict[str, NDArray[np.uint8]], channels: bool = False) -> DigitSet:
+    form = "(N, H, W, 3)" if channels else "(N, H, W)"
     faults = [f"{name} is missing" for name in IDX_FILES if name not in parts]
     for split in ("train", "test") if not faults else ():
         pixels, labels = parts[f"x_{split}"], parts[f"y_{split}"]
-        if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
-            faults.append(f"x_{split} is {pixels.dtype} {pixels.shape}, not uint8 (N, H, W)")
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 + channels:
+            faults.append(f"x_{split} is {pixels.dtype} {pixels.shape}, not uint8 {form}")
         if labels.shape != pixels.shape[:1] or not len(labels):
             faults.append(f"y_{split} has {labels.shape} labels for {pixels.shape} pictures")
         elif labels.min() < 0 or labels.max() > 9:

@@ -163,7 +163,7 @@ def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[1:3] == (SIZE, SIZE):
         return pixels
     moved = torch.nn.functional.interpolate(
-        torch.from_numpy(pixels)[:, None].float(), (SIZE, SIZE), mode="bilinear"
+        torch.tensor(pixels)[:, None].float(), (SIZE, SIZE), mode="bilinear"
     )
     enlarged: NDArray[np.uint8] = moved[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
     return enlarged
@@ -209,7 +209,7 @@ def _key(digits: DigitSet, photos: list[Path]) -> str:
 
 def _kept(path: Path) -> DigitSet | None:
     try:
-        return checked(path)
+        return checked(path, channels=True)
     except FileNotFoundError:
         return None
     except (DataError, OSError, ValueError, zipfile.BadZipFile):
@@ -218,9 +218,16 @@ def _kept(path: Path) -> DigitSet | None:
 
 def _keep(path: Path, digits: DigitSet) -> None:
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, **digits.arrays())
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as folder:
+            whole = Path(folder) / path.name
+            np.savez(
+                whole,
+                x_train=digits.x_train,
+                y_train=digits.y_train,
+                x_test=digits.x_test,
+                y_test=digits.y_test,
+            )
+            os.replace(whole, path)
     except OSError as error:
         raise DataError(
             f"cannot keep the built MNIST-M in {path.parent}: {error.strerror}; make room there, "

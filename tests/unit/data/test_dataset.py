@@ -75,7 +75,9 @@ def test_a_broken_picture_is_named(tmp_path) -> None:
 
 def test_a_truncated_picture_is_named(tmp_path) -> None:
     path = tmp_path / "half.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        path
+    )
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(DataError, match=r"half\.jpg"):
         open_picture(path)

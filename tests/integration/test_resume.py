@@ -1,0 +1,61 @@
+"""A resumed run is the uninterrupted one, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import pytest
+from helpers import config, same, weights
+
+from tl_lightning import pipeline
+
+EXTRA = ("backbone.channel_dropout=0.2", "adapter.dann.dropout=0.3", "trainer.max_epochs=3")
+
+
+class Stop(Exception):
+    """Ends a run as a power cut would."""
+
+
+class StopAt(L.Callback):
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.place = (epoch, batch)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if (trainer.current_epoch, batch_idx) == self.place:
+            trainer.save_checkpoint(trainer.checkpoint_callback.dirpath + "/last.ckpt")
+            raise Stop
+
+
+@pytest.mark.parametrize("place", [(0, 1), (1, 0), (1, 2), (2, 1)])
+def test_resumed_equals_uninterrupted(place, tmp_path, monkeypatch) -> None:
+    whole = pipeline.fit(config(*EXTRA), tmp_path / "whole")
+    honest: Any = pipeline.build
+
+    def build(*arguments):
+        parts = honest(*arguments)
+        parts.trainer.callbacks.append(StopAt(*place))
+        return parts
+
+    monkeypatch.setattr(pipeline, "build", build)
+    with pytest.raises(Stop):
+        pipeline.fit(config(*EXTRA), tmp_path / "cut")
+    monkeypatch.setattr(pipeline, "build", honest)
+    resumed = pipeline.fit(config(*EXTRA, "resume=auto"), tmp_path / "cut")
+    last = "checkpoints/last.ckpt"
+    assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
+    assert resumed["metrics"] == whole["metrics"]
+
+
+def test_reruns_are_identical(tmp_path) -> None:
+    for name in ("a", "b"):
+        pipeline.fit(config(*EXTRA), tmp_path / name)
+    last = "checkpoints/last.ckpt"
+    assert same(weights(tmp_path / "a" / last), weights(tmp_path / "b" / last))
+
+
+def test_seed_zero_is_a_seed(tmp_path) -> None:
+    for seed in (0, 1):
+        pipeline.fit(config(f"seed={seed}"), tmp_path / str(seed))
+    last = "checkpoints/last.ckpt"
+    assert not same(weights(tmp_path / "0" / last), weights(tmp_path / "1" / last))

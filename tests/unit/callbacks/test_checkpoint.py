@@ -1,0 +1,97 @@
+"""Checkpoints reach the disk whole, and only good ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import config, weights
+
+from tl_lightning import pipeline
+from tl_lightning.callbacks.checkpoint import SELECTIONS, AtomicCheckpointIO
+from tl_lightning.errors import CheckpointError, TrainingError
+from tl_lightning.modules import FineTuning
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch) -> None:
+    place = tmp_path / "last.ckpt"
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"x": torch.ones(2)}, place)
+    before = place.read_bytes()
+
+    def half(obj, file):
+        file.write(b"half")
+        raise RuntimeError("unexpected pos: no space left")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*MiB free.*are intact"):
+        io.save_checkpoint({"x": torch.zeros(2)}, place)
+    assert place.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_only_oracle_uses_target_labels() -> None:
+    assert [name for name, rule in SELECTIONS.items() if rule.uses_target_labels] == ["oracle"]
+
+
+@pytest.mark.parametrize("rule", sorted(SELECTIONS))
+def test_the_rule_is_in_the_checkpoints_name_and_in_the_report(rule, tmp_path) -> None:
+    report = pipeline.fit(config(f"selection={rule}"), tmp_path)
+    chosen = report["selection"]
+    assert chosen["rule"] == rule
+    assert rule in chosen["checkpoint"] or rule == "last"
+    assert "=" not in chosen["checkpoint"]
+    assert (tmp_path / chosen["checkpoint"]).is_file()
+    assert chosen["uses_target_labels"] is (rule == "oracle")
+
+
+def test_checkpoint_holds_progress_and_plain_values_only(tmp_path) -> None:
+    pipeline.fit(config(), tmp_path)
+    stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 0 < stored["progress"] <= 1
+    assert stored["hyper_parameters"]["config"]["adapter"]["dann"]["max_lambda"] > 0
+    names = [g["name"] for g in stored["optimizer_states"][0]["param_groups"]]
+    assert names == ["backbone", "head", "dann"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_overwrites(tmp_path, monkeypatch) -> None:
+    honest = FineTuning.losses
+
+    def broken(self, batch):
+        terms = honest(self, batch)
+        return {"task": terms["task"] * float("nan")} if self.current_epoch == 1 else terms
+
+    monkeypatch.setattr(FineTuning, "losses", broken)
+    with pytest.raises(TrainingError, match=r"not finite at epoch 1, batch 0 \(task nan; learning"):
+        pipeline.fit(config("model=source_only"), tmp_path)
+    state = weights(tmp_path / "checkpoints" / "last.ckpt")
+    assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())
+
+
+def test_load_words(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint at checkpoint=.*below a run's"):
+        pipeline.load(tmp_path / "no.ckpt")
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"is broken or holds more than tensors"):
+        pipeline.load(broken)
+    alien = tmp_path / "alien.ckpt"
+    torch.save({"state_dict": {}}, alien)
+    with pytest.raises(CheckpointError, match=r"was not written by tl_lightning"):
+        pipeline.load(alien)
+
+
+def test_a_tampered_config_is_refused(tmp_path) -> None:
+    from tl_lightning.errors import ConfigError
+
+    report = pipeline.fit(config("trainer.max_epochs=1"), tmp_path)
+    path = tmp_path / report["selection"]["checkpoint"]
+    stored = torch.load(path, weights_only=True)
+    stored["hyper_parameters"]["config"]["head"]["_target_"] = "os.system"
+    torch.save(stored, path)
+    with pytest.raises(ConfigError, match=r"os\.system is outside the allowed packages"):
+        pipeline.load(path)
+
+
+def test_resume_words(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing to resume at resume=.*type resume=auto"):
+        pipeline.fit(config(f"resume={tmp_path}/nowhere"), tmp_path)

@@ -119,8 +119,9 @@ def extract(archive: Path, folder: Path, *, inside: str = "") -> Path:
             try:
                 _unpack(archive, unpacked)
             except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+                reason = f"{error}".partition("\n")[0]  # Tar lists every compression it has tried.
                 raise DataError(
-                    f"cannot unpack {archive}: {error}; remove it and try again, or unpack a good "
+                    f"cannot unpack {archive}: {reason}; remove it and try again, or unpack a good "
                     f"copy by hand to {folder}"
                 ) from error
             if not (unpacked / inside).is_dir():

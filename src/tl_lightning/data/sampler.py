@@ -59,6 +59,7 @@ class DomainSampler(Sampler[tuple[int, int]]):
         self.rank = rank
         self.world = world
         self.epoch = epoch
+        self.first_epoch = epoch
         self.start = start
 
     def set_epoch(self, epoch: int) -> None:
@@ -78,7 +79,8 @@ class DomainSampler(Sampler[tuple[int, int]]):
             )
             order += torch.randperm(self.size, generator=generator).tolist()
             passes += 1
-        start, self.start = self.start, 0
+        # Tied to the epoch, not to the first call: Lightning makes two iterators when it resumes.
+        start = self.start if self.epoch == self.first_epoch else 0
         for k in range(start * self.batch_size, len(self)):
             position = k * self.world + self.rank
             yield order[position], mix(self.seed, self.domain, self.epoch, position)

@@ -181,17 +181,20 @@ class TransferModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Put every parameter that may learn into a named group from the first step on."""
         groups = []
-        for name, (parameters, factor) in self.parameter_groups().items():
+        for name, (parameters, share) in self.parameter_groups().items():
             learning = [p for p in parameters if p.requires_grad]
             if learning:
-                groups.append({"params": learning, "lr": self.lr * factor, "name": name})
+                groups.append({"params": learning, "lr": self.lr * share, "name": name})
         optimizer = self.make_optimizer(groups)
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        rate = LambdaLR(optimizer, lambda step: self.schedule(min(1.0, step / total)))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": rate, "interval": "step"},
-        }
+
+        def factor(step: int) -> float:
+            # Asked for late: the estimate makes the loaders, and a resumed run must know its place
+            # by then, which it does not yet while the optimizers are made (step 0).
+            total = self.trainer.estimated_stepping_batches if step else 1
+            return self.schedule(min(1.0, step / total))
+
+        rate = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": rate}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store this run's progress: weights of adversarial terms depend on it."""

@@ -71,7 +71,7 @@ def test_lambda_zero_is_no_fault(tmp_path, monkeypatch) -> None:
 
 
 def test_what_is_logged(tmp_path) -> None:
-    run(tmp_path, "callbacks.health.patience=100")
+    run(tmp_path, "callbacks.health.patience=100", "trainer.log_every_n_steps=1")
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
     for name in ("health/probe_acc", "health/a_distance", "health/dann_domain_acc",
                  "health/dann_spread", "health/grad_backbone", "health/grad_dann",

@@ -127,7 +127,10 @@ def test_a_part_of_another_version_is_thrown_away(server, tmp_path):
 
 def test_a_connection_that_keeps_breaking(server, tmp_path):
     server.cuts = 99
-    words = r"cannot download http.*: the connection broke; [\d,]+ bytes are kept and the next attempt goes on there; get it from the moon and put it at .*/f$"
+    words = (
+        r"cannot download http.*: the connection broke; [\d,]+ bytes are kept and the next "
+        r"attempt goes on there; get it from the moon and put it at .*/f$"
+    )
     with pytest.raises(DataError, match=words):
         fetch(server, tmp_path / "f")
     server.cuts = 0
@@ -135,7 +138,10 @@ def test_a_connection_that_keeps_breaking(server, tmp_path):
 
 
 def test_a_wrong_checksum(server, tmp_path):
-    words = r"is not the expected file: sha256 [0-9a-f]{64}, expected 00; it was removed; get it from the moon and put it at .*/f$"
+    words = (
+        r"is not the expected file: sha256 [0-9a-f]{64}, expected 00; it was removed; "
+        r"get it from the moon and put it at .*/f$"
+    )
     with pytest.raises(DataError, match=words):
         fetch(server, tmp_path / "f", checksum="sha256:00")
     assert not (tmp_path / "f").exists()
@@ -160,7 +166,10 @@ def test_a_wrong_file_put_there_by_hand(server, tmp_path):
 @pytest.mark.parametrize(("status", "asked"), [(404, 1), (403, 1), (503, 4)])
 def test_a_dead_link(server, tmp_path, status, asked):
     server.status = status
-    words = rf"cannot download http.*/file\.bin: HTTP {status} .*; get it from the moon and put it at .*/f$"
+    words = (
+        rf"cannot download http.*/file\.bin: HTTP {status} .*; "
+        r"get it from the moon and put it at .*/f$"
+    )
     with pytest.raises(DataError, match=words):
         fetch(server, tmp_path / "f")
     assert len(server.asked) == asked
@@ -169,7 +178,7 @@ def test_a_dead_link(server, tmp_path, status, asked):
 def test_no_server_at_all(server, tmp_path):
     server.server_close()
     with pytest.raises(
-        DataError, match="cannot download http.*: URLError: .*; get it from the moon"
+        DataError, match=r"cannot download http.*: URLError: .*; get it from the moon"
     ):
         fetch(server, tmp_path / "f")
 

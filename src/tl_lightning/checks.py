@@ -76,8 +76,9 @@ def _check_node(path: str, node: Mapping[str, Any], cls: Any, passed: set[str]) 
     keys = {key for key in node if key not in _PRIVATE}
     faults = []
     if not open_ended:
+        settable = set(parameters) - passed
         faults += [
-            f"{path}.{key} is not a setting of {cls.__name__}; {nearest(key, set(parameters) - passed)}"
+            f"{path}.{key} is not a setting of {cls.__name__}; {nearest(key, settable)}"
             for key in sorted(keys - set(parameters))
         ]
     for name, (parameter, hint) in parameters.items():

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,7 @@ def _plain_command(work: Callable[[list[str]], None], usage: str) -> None:
 
 
 def evaluate() -> None:
-    """Test a checkpoint: ``tl-evaluate checkpoint=<file> [data=<name> data.root=... trainer=...]``."""
+    """Test a checkpoint: ``tl-evaluate checkpoint=<file> [data=<name> data.root=...]``."""
     _plain_command(
         _evaluate,
         "usage: evaluate.py checkpoint=<file.ckpt> [data=<name>] [data.<key>=<value> ...]\n"
@@ -179,20 +179,20 @@ def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | 
     own = [o for o in overrides if o.split("=")[0].split(".")[0] == name]
     if not own:
         return None
+    node: Any
     if any(o.startswith(f"{name}=") for o in own):
         node = OmegaConf.to_container(compose(own)[name], resolve=True)
     else:
         from tl_lightning.pipeline import load
 
         stored: Any = load(checkpoint).hparams
-        base = OmegaConf.create({name: stored["config"][name]})
-        OmegaConf.set_struct(base, True)
-        changes = OmegaConf.from_dotlist(own)
-        for key in changes[name]:
-            if key not in base[name]:
-                raise ConfigError(f"{name}.{key} is no setting; {nearest(key, base[name])}")
-        node = OmegaConf.to_container(OmegaConf.merge(base, changes)[name])
-    return dict(node) if isinstance(node, Mapping) else None
+        base: Any = OmegaConf.create(stored["config"][name])
+        changes: Any = OmegaConf.from_dotlist(own)[name]
+        for key in changes:
+            if key not in base:
+                raise ConfigError(f"{name}.{key} is no setting; {nearest(key, base)}")
+        node = OmegaConf.to_container(OmegaConf.merge(base, changes))
+    return dict(node)
 
 
 def report() -> None:

@@ -1,4 +1,4 @@
-"""The errors a user can mend: each says what was wrong, what was got, where it is set, what to type.
+"""The errors a user can mend: what was wrong, what was got, where it is set, what to type.
 
 A :class:`TransferError` is shown as one sentence without a traceback; anything else is a defect of
 ours and keeps its traceback.

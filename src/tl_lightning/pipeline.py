@@ -63,8 +63,8 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: Lists every fault found.
     """
-    config: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
-    config = copy.deepcopy(dict(config))
+    plain: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    config: Config = copy.deepcopy(dict(plain))
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     faults = _top_level_faults(config) + _device_faults(config["trainer"])
     config = _resolve_auto(config)
@@ -177,9 +177,7 @@ def build_module(
     backbone = instantiate(node, _convert_="all")
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
-    head = instantiate(
-        config["head"], in_features=backbone.out_features, **sizes, _convert_="all"
-    )
+    head = instantiate(config["head"], in_features=backbone.out_features, **sizes, _convert_="all")
     task = Classification(head=head, label_smoothing=config["label_smoothing"], **sizes)
     extra: Config = {}
     if config["model"]["_target_"].endswith("DomainAdaptation") or config["adapter"]:

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["group_of", "write_run"]
 
 #: Keys that say where, when and beside what a run was made, not what it computes.
-_CIRCUMSTANCES = ("seed", "bracket", "resume", "allow", "report", "logger", "callbacks", "checkpoint")
+_CIRCUMSTANCES = (
+    "seed",
+    "bracket",
+    "resume",
+    "allow",
+    "report",
+    "logger",
+    "callbacks",
+    "checkpoint",
+)
 
 
 def group_of(config: dict[str, Any]) -> str:

@@ -116,7 +116,7 @@ def single_job_argv() -> Iterator[None]:
     sweeping = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     if sweeping:
         sys.argv = [argv[0], *hydra.overrides.task, "hydra.mode=RUN"]
-        node = HydraConfig.instance().cfg
+        node: Any = HydraConfig.instance().cfg
         assert node is not None
         with read_write(node.hydra.run):
             node.hydra.run.dir = hydra.runtime.output_dir

@@ -62,7 +62,9 @@ def print_run(report: Mapping[str, Any], page: Path) -> None:
     title = f"{report['name']} on {report['data']}, seed {report['seed']}"
     print_metrics(report["metrics"], title=title)
     peeks = "  USES TARGET LABELS" if selection["uses_target_labels"] else ""
-    print(f"selected by {selection['rule']}: {selection['words']} (epoch {selection['epoch']}){peeks}")
+    print(
+        f"selected by {selection['rule']}: {selection['words']} (epoch {selection['epoch']}){peeks}"
+    )
     for note in report["notes"]:
         print(f"note: {note}")
     print(f"page: {page}")

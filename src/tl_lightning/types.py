@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NotRequired, Protocol, TypedDict
 
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["Backbone", "Batch", "Context", "InputSpec", "Terms", "View", "Views"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import config, same, weights
 
+from helpers import config, same, weights
 from tl_lightning import pipeline
 from tl_lightning.adapters.dann import DANN, dann_loss, reverse_gradient
 from tl_lightning.schedules import sigmoid_ramp
@@ -23,7 +23,9 @@ def dann(**knobs) -> DANN:
 def views(requires_grad=True):
     g = torch.Generator().manual_seed(1)
     parts = [torch.randn(n, 6, generator=g, requires_grad=requires_grad) for n in (5, 7)]
-    return {r: View(f, torch.zeros(len(f), 3)) for r, f in zip(("source", "target"), parts, strict=True)}
+    return {
+        r: View(f, torch.zeros(len(f), 3)) for r, f in zip(("source", "target"), parts, strict=True)
+    }
 
 
 def context(progress):

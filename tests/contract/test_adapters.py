@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from conftest import REPO
 from helpers import config, same, weights
-
 from tl_lightning import pipeline
 from tl_lightning.data.digits import Digits
 from tl_lightning.types import Context, View

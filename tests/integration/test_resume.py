@@ -6,8 +6,8 @@ from typing import Any
 
 import lightning as L
 import pytest
-from helpers import config, same, weights
 
+from helpers import config, same, weights
 from tl_lightning import pipeline
 
 EXTRA = ("backbone.channel_dropout=0.2", "adapter.dann.dropout=0.3", "trainer.max_epochs=3")

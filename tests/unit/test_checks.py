@@ -7,9 +7,9 @@ from typing import Literal
 
 import pytest
 import torch
+
 from conftest import REPO
 from helpers import config
-
 from tl_lightning import pipeline
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits
 from tl_lightning.cli import compose
@@ -58,7 +58,9 @@ def test_all_faults_at_once() -> None:
 def test_unknown_setting_names_the_nearest() -> None:
     cfg = config()
     cfg["head"]["dropuot"] = 0.1
-    with pytest.raises(ConfigError, match=r"head.dropuot is not a setting of Head; did you mean 'drop"):
+    with pytest.raises(
+        ConfigError, match=r"head.dropuot is not a setting of Head; did you mean 'drop"
+    ):
         pipeline.check(cfg)
 
 

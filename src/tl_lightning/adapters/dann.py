@@ -39,7 +39,7 @@ def reverse_gradient(x: Tensor, scale: float) -> Tensor:
     >>> x.grad.tolist()
     [-0.5, -0.5]
     """
-    out: Tensor = _Reverse.apply(x, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = _Reverse.apply(x, scale)
     return out
 
 

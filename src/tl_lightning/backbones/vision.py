@@ -89,7 +89,7 @@ class TorchvisionBackbone(nn.Module):
         super().__init__()
         from torchvision import models
 
-        names = [n for n in models.list_models(module=models)]
+        names = list(models.list_models(module=models))
         if name not in names:
             raise ConfigError(
                 f"torchvision has no network backbone.name={name}; {nearest(name, names)}"
@@ -151,7 +151,9 @@ def _drop_classifier(net: nn.Module) -> tuple[str, int]:
     """Replace the last linear layer by the identity; return its name and its input width."""
     last = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear)][-1:]
     if not last:
-        raise ConfigError(f"{type(net).__name__} ends in no linear layer; use another backbone.name")
+        raise ConfigError(
+            f"{type(net).__name__} ends in no linear layer; use another backbone.name"
+        )
     path, layer = last[0]
     parent = net.get_submodule(path.rpartition(".")[0])
     setattr(parent, path.rpartition(".")[2], nn.Identity())
@@ -180,7 +182,8 @@ class TimmBackbone(nn.Module):
 
         if not timm.is_model(name.split(".")[0]):
             raise ConfigError(
-                f"timm has no network backbone.name={name}; {nearest_timm(name, timm.list_models())}"
+                f"timm has no network backbone.name={name}; "
+                f"{nearest_timm(name, timm.list_models())}"
             )
         self.lr_factor = lr_factor
         try:

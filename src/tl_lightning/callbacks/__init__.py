@@ -1,0 +1,1 @@
+"""When things happen in a run."""

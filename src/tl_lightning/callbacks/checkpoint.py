@@ -114,6 +114,6 @@ class SelectionCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save on an interruption, but never a model whose loss is broken or a disk that is full."""
+        """Save on an interruption, but never a broken model, nor on a full disk."""
         if not isinstance(exception, TrainingError | CheckpointError):
             super().on_exception(trainer, pl_module, exception)

@@ -179,7 +179,9 @@ class Health(L.Callback):
         self.bad[name] = self.bad.get(name, 0) + 1 if fault else 0
         if self.bad[name] >= self.patience and name not in self.warned:
             self.warned.add(name)
-            message = f"{name}: {fault} in {self.patience} checks on end (adapter.{name}.max_lambda)"
+            message = (
+                f"{name}: {fault} in {self.patience} checks on end (adapter.{name}.max_lambda)"
+            )
             if self.stop:
                 raise TrainingError(f"{message}; callbacks.health.stop=false goes on regardless")
             rank_zero_warn(message, category=HealthWarning)

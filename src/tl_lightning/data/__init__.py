@@ -1,0 +1,1 @@
+"""Data sets, domains, samples and their order."""

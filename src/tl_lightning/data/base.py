@@ -20,7 +20,7 @@ from tl_lightning.data.dataset import (
 )
 from tl_lightning.data.pixels import PixelAugment
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
-from tl_lightning.data.transforms import Augment, eval_transform, resize_pixels, train_transform
+from tl_lightning.data.transforms import Augment, resize_pixels, train_transform
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
@@ -42,7 +42,8 @@ class TransferData(L.LightningDataModule):
         eval_batch_size: Samples a validation or test batch and rank.
         steps_per_epoch: Batches an epoch, or None for one pass over the larger domain.
         num_workers: Loader processes for pictures on disk; pictures in memory need none.
-        augment: ``none``, ``light`` or ``standard``, for training pictures on disk.
+        augment: Of training pictures: ``none``, or for pictures on disk ``light`` or ``standard``,
+            or for pictures in memory ``{shift, contrast, invert}`` (:class:`PixelAugment`).
         seed: The run's seed: orders and augmentation, never the splits.
         pin_memory: Whether batches are copied to page-locked memory (for a GPU).
     """
@@ -55,7 +56,7 @@ class TransferData(L.LightningDataModule):
         eval_batch_size: int,
         steps_per_epoch: int | None,
         num_workers: int,
-        augment: Augment,
+        augment: Augment | Mapping[str, Any],
         seed: int,
         pin_memory: bool,
     ) -> None:
@@ -70,7 +71,6 @@ class TransferData(L.LightningDataModule):
         self.pin_memory = pin_memory
         self.train_on: tuple[str, ...] = DOMAINS
         self.val_labels: tuple[str, ...] = ("source",)
-        self.pixel_augment: PixelAugment | None = None
         self.spec: InputSpec | None = None
         self.found: dict[str, Domain] = {}
 
@@ -91,6 +91,13 @@ class TransferData(L.LightningDataModule):
             return
         found = dict(self.domains())
         for role, domain in found.items():
+            in_memory = isinstance(domain.train.pictures, np.ndarray)
+            if self.augment != "none" and in_memory == isinstance(self.augment, str):
+                kind = "pictures in memory take {shift:1,contrast:0.5,invert:0.5}"
+                raise DataError(
+                    f"data.augment={self.augment} does not fit {role} ({domain.name}): {kind} or "
+                    "none, pictures on disk none, light or standard"
+                )
             for split in ("train", "val", "test"):
                 if len(getattr(domain, split)) == 0:
                     raise DataError(
@@ -157,8 +164,8 @@ class TransferData(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         # Batches done in all epochs so far: a resumed run goes on at exactly this place.
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        epoch, start = divmod(done, self.num_batches)
+        total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        epoch, start = divmod(total.processed, self.num_batches)
         loaders = {}
         for role in self.train_on:
             split = self.found[role].train
@@ -203,9 +210,10 @@ class TransferData(L.LightningDataModule):
         if isinstance(split.pictures, np.ndarray):
             pixels = resize_pixels(split.pictures, self.spec)
             fitted = Split(pixels, split.labels, split.names)
-            return ArrayDataset(fitted, self.pixel_augment if train else None)
-        transform = train_transform(self.spec, self.augment) if train else eval_transform(self.spec)
-        return FileDataset(split, transform)
+            changed = train and isinstance(self.augment, Mapping)
+            return ArrayDataset(fitted, PixelAugment(**self.augment) if changed else None)
+        preset = self.augment if train and isinstance(self.augment, str) else "none"
+        return FileDataset(split, train_transform(self.spec, preset))
 
     def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
         inner = dataset.dataset if isinstance(dataset, EvalDataset) else dataset

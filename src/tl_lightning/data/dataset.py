@@ -1,4 +1,4 @@
-"""From a split (paths or pixels) to samples. Pictures leave as ``uint8``; the device does the rest."""
+"""From a split (paths or pixels) to samples, as ``uint8``; the device does the rest."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.blend import blend, enlarge
 from tl_lightning.data.dataset import Domain, Split
-from tl_lightning.data.pixels import PixelAugment
 
 __all__ = ["Digits"]
 
@@ -35,8 +34,7 @@ class Digits(TransferData):
         size: Height and width of the pictures in pixels.
         sharpness: Steepness of the strokes' edges after enlarging.
         scale: Pixels of the photograph averaged into one pixel of the patch, along each side.
-        target_copies: Every unlabelled training digit stands over this many different patches.
-        pixels: Augmentation of training batches, the same for both domains.
+        target_copies: Every target digit stands over this many different patches.
         source: No settings; ``{}``.
         target: No settings; ``{}``, or None for the source alone.
         kwargs: As in :class:`TransferData`.
@@ -49,7 +47,6 @@ class Digits(TransferData):
         sharpness: float,
         scale: int,
         target_copies: int,
-        pixels: Mapping[str, Any],
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
         **kwargs: Any,
@@ -59,7 +56,6 @@ class Digits(TransferData):
         self.sharpness = sharpness
         self.scale = scale
         self.target_copies = target_copies
-        self.pixel_augment = PixelAugment(**pixels)
         self.target = target
 
     def domains(self) -> dict[str, Domain]:
@@ -77,14 +73,12 @@ class Digits(TransferData):
                 blend(digits, photos, seed=_SPLIT_SEED + copy, scale=self.scale)
                 for copy in range(self.target_copies)
             ]
-            train = np.concatenate(
-                [places["target"]["train"] + copy * len(digits) for copy in range(len(copies))]
-            )
+            offsets = len(digits) * np.arange(len(copies))[:, None]
             found["target"] = _domain(
                 "digits over photographs",
                 np.concatenate(copies),
                 np.tile(labels, len(copies)),
-                {**places["target"], "train": train},
+                {split: (offsets + at).ravel() for split, at in places["target"].items()},
             )
         return found
 

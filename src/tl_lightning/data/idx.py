@@ -111,11 +111,12 @@ def checked(path: Path, channels: bool = False) -> DigitSet:
         DataError: If it is broken.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: the library leaves the file open when it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             parts = {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"cannot read {path}: {error}; remove it and get another copy, or type "
             "data.root=/another/folder"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -212,7 +211,7 @@ def _kept(path: Path) -> DigitSet | None:
         return checked(path, channels=True)
     except FileNotFoundError:
         return None
-    except (DataError, OSError, ValueError, zipfile.BadZipFile):
+    except DataError:
         return None  # Damaged, for instance by a full disk: it is built again and replaced.
 
 

@@ -134,9 +134,7 @@ class TransferModule(L.LightningModule):
         """Score a batch of one domain: by its labels where it has any, else without."""
         return self._evaluate(batch, DOMAINS[dataloader_idx], "val")
 
-    def test_step(
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Score a batch of one domain by its labels."""
         return self._evaluate(batch, DOMAINS[dataloader_idx], "test")
 

@@ -1,0 +1,1 @@
+"""Scores that choose a model without target labels."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import config, weights
 
+from helpers import config, weights
 from tl_lightning import pipeline
 from tl_lightning.callbacks.checkpoint import SELECTIONS, AtomicCheckpointIO
 from tl_lightning.errors import CheckpointError, TrainingError

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import config
 
+from helpers import config
 from tl_lightning import pipeline
 from tl_lightning.adapters.dann import DANN
 from tl_lightning.callbacks.health import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import config
 from PIL import Image
 
+from helpers import config
 from tl_lightning import pipeline
 from tl_lightning.data.dataset import ArrayDataset, EvalDataset, FileDataset, Split, open_picture
 from tl_lightning.data.transforms import eval_transform, resize_pixels, train_transform

@@ -239,11 +239,11 @@ def test_unknown_and_lacking_keys(tmp_path):
         dogs(tmp_path, target={"root": None, "shft": SHIFT})
     with pytest.raises(DataError, match=r"data\.source has no key 'path'; valid: root"):
         dogs(tmp_path, source={"path": "x"})
+    shift = {key: value for key, value in SHIFT.items() if key not in ("noise", "seed")}
     split_folders(tmp_path)
     with pytest.raises(
         DataError, match=r"data\.target\.shift lacks noise, seed; type data\.target\."
     ):
-        shift = {key: value for key, value in SHIFT.items() if key not in ("noise", "seed")}
         found(tmp_path, target={"root": None, "shift": shift})
 
 

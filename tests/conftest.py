@@ -29,6 +29,7 @@ TINY = [
     "trainer.deterministic=true",
     "channels_last=false",
     "callbacks.health.patience=100",  # six steps teach a discriminator nothing
+    "bracket=auto",
     "report.samples=60",
     "report.examples=4",
 ]

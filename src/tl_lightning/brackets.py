@@ -20,16 +20,18 @@ _SOURCE_ONLY = {"_target_": "tl_lightning.modules.FineTuning", "name": "source_o
 def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
     """Return the names of the baselines that this job trains besides its own model.
 
-    ``bracket=auto`` adds ``joint_bn`` to an adapted model in a sweep that does not run it by
-    itself; on several devices it adds nothing, because each training starts its own processes.
+    ``bracket=auto`` adds ``joint_bn`` to an adapted model in a sweep; on several devices it adds
+    nothing, because each training starts processes of its own. What the sweep itself runs
+    (``model=source_only,dann``) is not run again beside each of its jobs.
     """
     if not config["adapter"]:
         return []
     if config["bracket"] != "auto":
-        return list(config["bracket"])
-    several = str(config["trainer"]["devices"]) != "1"
-    swept = any(word.startswith("model=") and "joint_bn" in word for word in sys.argv)
-    return ["joint_bn"] if sweeping and not several and not swept else []
+        names = list(config["bracket"])
+    else:
+        names = ["joint_bn"] if sweeping and str(config["trainer"]["devices"]) == "1" else []
+    swept = next((a for a in sys.argv if a.startswith("model=")), "") if sweeping else ""
+    return [name for name in names if name not in swept.removeprefix("model=").split(",")]
 
 
 def baseline(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The whole, top to bottom: check a configuration, build it, fit it, load what it left.
 
-The only file that knows Hydra's instantiate; everything below takes typed arguments.
+The only file that knows configuration nodes; everything below takes typed arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
@@ -152,9 +151,26 @@ def _resolve_auto(config: Config) -> Config:
     return config
 
 
+def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
+    """Build the class that a node names, from the node's keys and ``given``.
+
+    Hydra's own ``instantiate`` would hide our errors in its own, build the nodes that a checkpoint
+    carries as plain values, and call functions too.
+    """
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    cls, fault = find_class(node["_target_"], "configuration", allowed)
+    if fault:
+        raise ConfigError(fault)
+    keys = {key: value for key, value in node.items() if not key.startswith("_")}
+    for key, value in keys.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            keys[key] = make(value, config)
+    return cls(**keys, **given)
+
+
 def build_data(config: Config) -> TransferData:
     """Build the data module; it has not looked at the disk yet."""
-    data: TransferData = instantiate(config["data"], _convert_="all")
+    data: TransferData = make(config["data"], config)
     return data
 
 
@@ -174,27 +190,25 @@ def build_module(
         node |= {key: value for key, value in _UNTRAINED.items() if key in node}
     # Every part starts from its own seed: another discriminator leaves the backbone as it was.
     torch.manual_seed(mix(seed, 1))
-    backbone = instantiate(node, _convert_="all")
+    backbone = make(node, config)
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
-    head = instantiate(config["head"], in_features=backbone.out_features, **sizes, _convert_="all")
+    head = make(config["head"], config, in_features=backbone.out_features, **sizes)
     task = Classification(head=head, label_smoothing=config["label_smoothing"], **sizes)
     extra: Config = {}
     if config["model"]["_target_"].endswith("DomainAdaptation") or config["adapter"]:
         extra["adapters"] = {}
         for number, (name, adapter) in enumerate(config["adapter"].items()):
             torch.manual_seed(mix(seed, 3, number))
-            extra["adapters"][name] = instantiate(
-                adapter, in_features=head.out_features, **sizes, _convert_="all"
-            )
-    # Partial first: instantiate would build the nodes inside "saved" as well.
-    model = instantiate(config["model"], _partial_=True, _convert_="all")
-    module: TransferModule = model(
+            extra["adapters"][name] = make(adapter, config, in_features=head.out_features, **sizes)
+    module: TransferModule = make(
+        config["model"],
+        config,
         backbone=backbone,
         task=task,
-        optimizer=instantiate(config["optimizer"], _partial_=True, _convert_="all"),
+        optimizer=lambda groups: make(config["optimizer"], config, params=groups),
         lr=config["optimizer"]["lr"],
-        schedule=instantiate(config["scheduler"], _convert_="all"),
+        schedule=make(config["scheduler"], config),
         seed=seed,
         channels_last=config["channels_last"],
         saved={"config": config, "classes": list(classes)},
@@ -226,16 +240,17 @@ def build(config: Config, run_dir: Path) -> Parts:
             selection=config["selection"],
             **config["checkpoint"],
         ),
-        *(instantiate(node, _convert_="all") for node in config["callbacks"].values() if node),
+        *(make(node, config) for node in config["callbacks"].values() if node),
         collect,
     ]
     node = dict(config["trainer"])
     node["enable_progress_bar"] = any("ProgressBar" in type(c).__name__ for c in callbacks)
     if not node["enable_progress_bar"]:
         callbacks.append(EpochLines())
-    loggers = [instantiate(n, save_dir=str(run_dir)) for n in config["logger"].values() if n]
-    trainer = instantiate(
+    loggers = [make(n, config, save_dir=str(run_dir)) for n in config["logger"].values() if n]
+    trainer = make(
         node,
+        config,
         default_root_dir=str(run_dir),
         callbacks=callbacks,
         logger=loggers,
@@ -243,7 +258,6 @@ def build(config: Config, run_dir: Path) -> Parts:
         use_distributed_sampler=False,  # our own samplers deal to ranks
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        _convert_="object",
     )
     return Parts(data, module, trainer, collect)
 

@@ -210,8 +210,9 @@ class TransferData(L.LightningDataModule):
         if isinstance(split.pictures, np.ndarray):
             pixels = resize_pixels(split.pictures, self.spec)
             fitted = Split(pixels, split.labels, split.names)
-            changed = train and isinstance(self.augment, Mapping)
-            return ArrayDataset(fitted, PixelAugment(**self.augment) if changed else None)
+            if train and isinstance(self.augment, Mapping):
+                return ArrayDataset(fitted, PixelAugment(**self.augment))
+            return ArrayDataset(fitted)
         preset = self.augment if train and isinstance(self.augment, str) else "none"
         return FileDataset(split, train_transform(self.spec, preset))
 

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from layouts import BREEDS, class_folders, real_data, split_folders
+from tl_lightning.data.layout import TEST_FRACTION, read_layout
+from tl_lightning.errors import DataError
+
+
+def test_split_folders(tmp_path):
+    layout = read_layout(split_folders(tmp_path, train=8, test=4, val=2))
+    assert layout.classes == BREEDS
+    assert layout.val is not None
+    assert layout.test is not None
+    assert [len(split) for split in (layout.train, layout.val, layout.test)] == [24, 6, 12]
+    assert layout.train.names[0] == f"train/{BREEDS[0]}/n02085620_0.jpg"
+    assert sorted(layout.paths()) == sorted(tmp_path.rglob("*.jpg"))
+    train, val, test, note = layout.splits(0.5)
+    assert (len(train), len(val), len(test), note) == (24, 6, 12, "")
+
+
+def test_plain_folders_get_test_and_validation_by_hash(tmp_path):
+    layout = read_layout(class_folders(tmp_path, 10))
+    train, val, test, note = layout.splits(0.1)
+    assert [np.bincount(split.labels).tolist() for split in (train, val, test)] == [
+        [5, 5, 5],
+        [1, 1, 1],
+        [4, 4, 4],
+    ]
+    assert len({*train.names, *val.names, *test.names}) == 30
+    assert note.startswith(f"no official split was found: {TEST_FRACTION:.0%} of every class")
+
+
+def test_halves_share_nothing_but_the_test(tmp_path):
+    one, other = read_layout(split_folders(tmp_path, train=8, test=4, val=2)).halves()
+    assert not set(one.train.names) & set(other.train.names)
+    assert not set(one.val.names) & set(other.val.names)
+    assert (len(one.train), len(other.train), len(one.val), len(other.val)) == (12, 12, 3, 3)
+    assert one.test is other.test
+
+
+def test_labels_follow_the_source_by_name(tmp_path):
+    layout = read_layout(split_folders(tmp_path, val=2)).renumbered(
+        BREEDS[::-1], "data.target.root"
+    )
+    for split in (layout.train, layout.val, layout.test):
+        for name, label in zip(split.names, split.labels, strict=True):
+            assert name.split("/")[1] == layout.classes[label]
+
+
+def test_a_test_folder_that_lacks_a_class(tmp_path):
+    split_folders(tmp_path)
+    (tmp_path / "test" / BREEDS[1]).rename(tmp_path / "gone")
+    words = r"classes of .*/test differ: 3 expected, 2 found; missing: n02085782-Japanese_spaniel;"
+    with pytest.raises(DataError, match=words):
+        read_layout(tmp_path)
+
+
+def test_too_few_pictures_for_the_halves(tmp_path):
+    layout = read_layout(split_folders(tmp_path, train=1))
+    words = r"has 1 pictures: nothing is left after 1 are held out for halves"
+    with pytest.raises(DataError, match=words):
+        layout.halves()
+
+
+@pytest.mark.real
+def test_real_layout_is_read_whole():
+    layout = read_layout(real_data("dogs"))
+    assert np.bincount(layout.train.labels).tolist() == [25] * 120
+    assert layout.test is not None
+    assert np.bincount(layout.test.labels).tolist() == [15] * 120

@@ -282,7 +282,7 @@ def test_the_config_names_every_setting(tmp_path):
     data = instantiate(config.data, _convert_="all")
     data.discover()
     assert data.seed == 3
-    assert data.found["target"].note.startswith("synthetic shift: blur 1%")
+    assert data.found["target"].note.startswith("synthetic shift: blur 0.8% of")
 
 
 @pytest.mark.real

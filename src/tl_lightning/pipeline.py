@@ -394,10 +394,15 @@ def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None
             "same classes"
         )
     found.attach(module.backbone.input_spec, module.train_on, ("source",))
-    tester = instantiate(
-        config["trainer"], logger=False, enable_checkpointing=False, enable_model_summary=False,
-        enable_progress_bar=False, use_distributed_sampler=False, _convert_="object",
-    )  # fmt: skip
+    tester = make(
+        config["trainer"],
+        config,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+    )
     tester.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
     return {"metrics": metrics, "data": found.name, "classes": list(found.classes)}

@@ -103,7 +103,7 @@ def test_permuted_target_labels_change_nothing(name, tmp_path, monkeypatch) -> N
 
     monkeypatch.setattr(Digits, "domains", lying)
     lied = pipeline.fit(settings, tmp_path / "lied")
-    assert plain["metrics"]["target/test/acc"] != lied["metrics"]["target/test/acc"]
+    assert plain["metrics"] != lied["metrics"]  # the test does see the permuted labels
     assert plain["selection"] == lied["selection"]
     for file in (plain["selection"]["checkpoint"], "checkpoints/last.ckpt"):
         assert same(weights(tmp_path / "plain" / file), weights(tmp_path / "lied" / file))

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tl_lightning.data.base import spread
 from tl_lightning.modules.base import DOMAINS, TransferModule
 
 __all__ = ["Collect"]
@@ -23,16 +24,18 @@ class Collect(L.Callback):
     The labels of target test pictures are read only while testing, after the model was chosen.
 
     Args:
-        samples: Pictures a domain in the 2-D view.
-        examples: Pictures a domain in the gallery.
+        samples: Pictures a domain in the 2-D view, spread over the test split.
+        examples: Pictures a domain in the gallery, likewise.
     """
 
     def __init__(self, *, samples: int, examples: int) -> None:
         self.samples = samples
         self.examples = examples
-        self.before: dict[str, Tensor] = {}
-        self.parts: dict[str, list[dict[str, Tensor]]] = {}
-        self.pictures: dict[str, Tensor] = {}
+        self.before: dict[str, dict[int, Tensor]] = {}
+        self.after: dict[str, dict[int, Tensor]] = {}
+        self.pictures: dict[str, dict[int, Tensor]] = {}
+        self.scores: dict[str, dict[int, tuple[int, int, float]]] = {}
+        self.wanted: dict[str, tuple[set[int], set[int]]] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Extract features of the untrained (or pretrained) model from pictures, without labels."""
@@ -41,15 +44,22 @@ class Collect(L.Callback):
         training = pl_module.training
         pl_module.eval()
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            for role, loader in zip(data.roles, data.test_dataloader(), strict=True):
-                found: list[Tensor] = []
-                for batch in loader:
-                    inputs = batch["inputs"].to(pl_module.device)
-                    found.append(pl_module.task(pl_module.extract(inputs))[0].float().cpu())
-                    if sum(map(len, found)) >= self.samples:
-                        break
-                self.before[role] = torch.cat(found)[: self.samples]
+            for role in data.roles:
+                loader, places = data.sample_loader(role, self.samples)
+                found = [
+                    pl_module.task(pl_module.extract(batch["inputs"].to(pl_module.device)))[0]
+                    for batch in loader
+                ]
+                self.before[role] = dict(zip(places, torch.cat(found).float().cpu(), strict=True))
         pl_module.train(training)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose which test pictures are drawn: spread evenly, so that every class has some."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for role in data.roles:
+            size = len(data.found[role].test)
+            chosen = (spread(size, count) for count in (self.samples, self.examples))
+            self.wanted[role] = tuple(set(places) for places in chosen)  # type: ignore[assignment]
 
     def on_test_batch_end(
         self,
@@ -60,40 +70,54 @@ class Collect(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the batch's predictions on the CPU."""
+        """Keep the batch's predictions, and features and pictures of the chosen samples."""
         role = DOMAINS[dataloader_idx]
-        kept = self.parts.setdefault(role, [])
-        part = {name: value.cpu() for name, value in outputs.items()}
-        if sum(len(p["features"]) for p in kept if "features" in p) >= self.samples:
-            part.pop("features")
-        kept.append(part)
-        if role not in self.pictures:
-            self.pictures[role] = batch["inputs"][: self.examples].cpu()
+        drawn, shown = self.wanted[role]
+        index = outputs["index"].tolist()
+        confidence, predicted = outputs["logits"].softmax(1).max(1)
+        rows = zip(outputs["labels"].tolist(), predicted.tolist(), confidence.tolist(), strict=True)
+        self.scores.setdefault(role, {}).update(zip(index, rows, strict=True))
+        features = outputs["features"].cpu()
+        kept = {place: features[k] for k, place in enumerate(index) if place in drawn}
+        self.after.setdefault(role, {}).update(kept)
+        for k, place in enumerate(batch["index"].tolist()):
+            if place in shown:
+                self.pictures.setdefault(role, {})[place] = batch["inputs"][k].cpu()
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Bring together what every rank has seen."""
+        if trainer.world_size == 1:
+            return
+        for kept in (self.scores, self.after, self.pictures):
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, kept)
+            for part in parts:
+                for role, found in part.items():
+                    kept.setdefault(role, {}).update(found)
 
     def arrays(self) -> Arrays:
-        """Return this rank's predictions, 2-D features and examples under the report's names."""
+        """Return predictions, 2-D features and examples under the report's names."""
         out: Arrays = {}
-        after: dict[str, Tensor] = {}
-        for role, parts in self.parts.items():
-            confidence, predicted = torch.cat([p["logits"] for p in parts]).softmax(1).max(1)
-            true = torch.cat([p["labels"] for p in parts])
-            out[f"{role}_true"] = true.numpy()
-            out[f"{role}_pred"] = predicted.numpy()
-            out[f"{role}_confidence"] = confidence.numpy()
-            shown = self.pictures[role].permute(0, 2, 3, 1).contiguous().numpy()
-            out[f"examples_{role}"] = shown
-            out[f"examples_{role}_true"] = out[f"{role}_true"][: len(shown)]
-            out[f"examples_{role}_pred"] = out[f"{role}_pred"][: len(shown)]
-            after[role] = torch.cat([p["features"] for p in parts if "features" in p])
-            after[role] = after[role][: self.samples]
+        for role, scores in self.scores.items():
+            true, predicted, confidence = zip(*(scores[k] for k in sorted(scores)), strict=True)
+            out[f"{role}_true"] = np.array(true)
+            out[f"{role}_pred"] = np.array(predicted)
+            out[f"{role}_confidence"] = np.array(confidence, dtype=np.float32)
+            places = sorted(self.pictures[role])
+            pixels = torch.stack([self.pictures[role][k] for k in places])
+            out[f"examples_{role}"] = pixels.permute(0, 2, 3, 1).numpy()
+            out[f"examples_{role}_true"] = out[f"{role}_true"][places]
+            out[f"examples_{role}_pred"] = out[f"{role}_pred"][places]
         if self.before:
-            out["features_before"] = _plane([self.before[role] for role in after])
-            out["features_after"] = _plane(list(after.values()))
-            lengths = [len(part) for part in after.values()]
+            places_by = {role: sorted(kept) for role, kept in self.after.items()}
+            for when, kept in (("before", self.before), ("after", self.after)):
+                out[f"features_{when}"] = _plane(
+                    [torch.stack([kept[r][k] for k in places_by[r]]) for r in places_by]
+                )
+            lengths = [len(places) for places in places_by.values()]
             out["features_domain"] = np.repeat(np.arange(len(lengths)), lengths)
-            out["features_label"] = np.concatenate(
-                [out[f"{role}_true"][:n] for role, n in zip(after, lengths, strict=True)]
-            )
+            labels = [out[f"{role}_true"][places] for role, places in places_by.items()]
+            out["features_label"] = np.concatenate(labels)
         return out
 
 

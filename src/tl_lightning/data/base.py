@@ -24,9 +24,19 @@ from tl_lightning.data.transforms import Augment, resize_pixels, train_transform
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
-__all__ = ["TransferData"]
+__all__ = ["TransferData", "spread"]
 
 DOMAINS = ("source", "target")
+
+
+def spread(size: int, count: int) -> list[int]:
+    """Return at most ``count`` places spread evenly over ``size``.
+
+    >>> spread(10, 4), spread(2, 4)
+    ([0, 3, 6, 9], [0, 1])
+    """
+    places = np.linspace(0, size - 1, min(count, size)).round()
+    return [int(place) for place in np.unique(places)]
 
 
 class TransferData(L.LightningDataModule):
@@ -198,6 +208,17 @@ class TransferData(L.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Return the test loaders with labels, source first."""
         return [self._eval_loader(self.found[role].test) for role in self.roles]
+
+    def sample_loader(self, role: str, count: int) -> tuple[DataLoader[Any], list[int]]:
+        """Return a loader of ``count`` test pictures without labels, spread over the split.
+
+        Every rank gets all of them. Also returns their places in the split.
+        """
+        places = spread(len(self.found[role].test), count)
+        split = self.found[role].test.without_labels().subset(places)
+        sampler = EvalSampler(size=len(split))
+        dataset = EvalDataset(self._dataset(split, False))
+        return self._loader(dataset, self.eval_batch_size, sampler), places
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         trainer = self.trainer

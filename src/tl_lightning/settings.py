@@ -1,0 +1,126 @@
+"""A configuration before anything is built: every fault at once, every ``auto`` made plain."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.checks import ALLOWED, check_nodes, find_class
+from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.runtime import auto_precision
+
+__all__ = ["GIVEN", "Config", "check"]
+
+Config = dict[str, Any]
+
+#: What the code passes to a node besides its own keys.
+GIVEN = {
+    "model": {"backbone", "task", "optimizer", "lr", "schedule", "seed", "channels_last", "saved",
+              "adapters"},
+    "head": {"in_features", "num_classes"},
+    "adapter.*": {"in_features", "num_classes"},
+    "optimizer": {"params"},
+    "logger.*": {"save_dir"},
+}  # fmt: skip
+
+
+def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
+    """Return the configuration as plain containers, or raise all of its faults at once.
+
+    Touches no data and no network.
+
+    Raises:
+        ConfigError: Lists every fault found.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    config: Config = copy.deepcopy(dict(plain))
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    faults = _top_level_faults(config) + _device_faults(config["trainer"])
+    config = _resolve_auto(config)
+    faults += check_nodes(config, GIVEN, allowed)
+    if not faults:
+        faults = _pair_faults(config)
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _top_level_faults(config: Config) -> list[str]:
+    faults = []
+    if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
+        faults.append(f"seed={config['seed']} is not a whole number; type seed=0")
+    if config["selection"] not in SELECTIONS:
+        hint = nearest(str(config["selection"]), SELECTIONS)
+        faults.append(f"selection={config['selection']} is no rule; {hint}")
+    bracket = config["bracket"]
+    known = {"source_only", "joint_bn"}
+    if bracket != "auto" and not (isinstance(bracket, list) and set(bracket) <= known):
+        faults.append(
+            f"bracket={bracket} is neither auto nor a list; type bracket=[source_only,joint_bn]"
+        )
+    if config["channels_last"] not in ("auto", True, False):
+        faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
+    return faults
+
+
+def _pair_faults(config: Config) -> list[str]:
+    """Return what is wrong between parts that are right by themselves."""
+    faults = []
+    model, _ = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])
+    name, needs = config["model"]["name"], model.train_on
+    target = config["data"].get("target")
+    if "target" in needs and target is None:
+        faults.append(
+            f"model={name} adapts to a target, but data.target=null; type data.target.root=<folder>"
+            " or leave data.target as the data set has it, or type model=source_only"
+        )
+    rule = SELECTIONS[config["selection"]]
+    if rule.needs_target and target is None:
+        faults.append(
+            f"selection={config['selection']} scores target pictures, but data.target=null; "
+            "type selection=source_val"
+        )
+    if config["adapter"] and "target" not in needs:
+        names = ",".join(config["adapter"])
+        faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")
+    if config["trainer"].get("devices") not in (1, "1") and config["bracket"] not in ("auto", []):
+        faults.append(
+            "bracket runs several trainings in one process, which several devices cannot; "
+            "type -m model=source_only,joint_bn,... instead, and bracket=[]"
+        )
+    return faults
+
+
+def _device_faults(trainer: Config) -> list[str]:
+    accelerator, devices = trainer["accelerator"], trainer["devices"]
+    present = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and not present:
+        return [
+            f"trainer.accelerator={accelerator} with trainer.devices={devices}, but this machine "
+            "has no GPU that torch can use; type trainer=cpu or trainer=auto"
+        ]
+    if accelerator in ("gpu", "cuda") and isinstance(devices, int) and devices > present:
+        return [
+            f"trainer.devices={devices}, but this machine has {present} GPU(s); "
+            f"type trainer.devices={present}"
+        ]
+    return []
+
+
+def _resolve_auto(config: Config) -> Config:
+    """Replace every ``auto`` that depends on the machine, so that the report says what was run."""
+    trainer = config["trainer"]
+    if trainer["accelerator"] == "auto":
+        trainer["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
+    if trainer["precision"] == "auto":
+        trainer["precision"] = auto_precision(trainer["accelerator"])
+    if config["channels_last"] == "auto":
+        config["channels_last"] = trainer["precision"] == "bf16-mixed"
+    if "pin_memory" in config["data"]:
+        config["data"]["pin_memory"] = trainer["accelerator"] == "gpu"
+    return config

@@ -1,0 +1,66 @@
+"""Real pictures and real pretrained weights, a few steps of each model; skipped without them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPO
+from omegaconf import OmegaConf
+
+from tl_lightning import pipeline
+from tl_lightning.backbones.vision import TimmBackbone, TorchvisionBackbone
+from tl_lightning.cli import compose
+
+pytestmark = pytest.mark.real
+WEIGHTS = Path(os.environ.get("TORCH_HOME", REPO.parent / "shared" / "weights"))
+SHORT = [
+    "data.batch_size=8", "data.eval_batch_size=16", "data.steps_per_epoch=2", "data.num_workers=1",
+    "trainer=cpu", "trainer.max_epochs=1", "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=2", "report.samples=16", "report.examples=4",
+]  # fmt: skip
+
+
+@pytest.fixture
+def weights(monkeypatch) -> Path:
+    if not (WEIGHTS / "hub" / "checkpoints" / "mobilenet_v2-b0353104.pth").is_file():
+        pytest.skip(f"no pretrained weights at TORCH_HOME={WEIGHTS}")
+    monkeypatch.setenv("TORCH_HOME", str(WEIGHTS))
+    return WEIGHTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["dann", "feature_extraction", "fine_tuning"])
+def test_a_few_steps_on_real_dogs(model, real_data, weights, tmp_path) -> None:
+    root = real_data / "dogs"
+    plain = OmegaConf.to_container(
+        compose(
+            [f"model={model}", "data=dogs", f"data.root={root}", "backbone=mobilenet_v2", *SHORT]
+        ),
+        resolve=True,
+    )
+    report = pipeline.fit(plain, tmp_path)
+    assert any("synthetic shift" in note for note in report["notes"])
+    assert len(report["dataset"]["classes"]) == 120
+    assert json.loads((tmp_path / "report.json").read_text())["name"] == model
+
+
+def test_lite0_takes_its_own_normalisation(weights) -> None:
+    net = TimmBackbone(
+        name="tf_efficientnet_lite0", pretrained=True, lr_factor=0.1,
+        weights=str(weights / "tf_efficientnet_lite0.pth"),
+    )  # fmt: skip
+    assert (net.input_spec.mean, net.input_spec.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert net.out_features == 1280
+
+
+def test_mobilenet_finds_its_weights_without_a_download(weights) -> None:
+    args = {"name": "mobilenet_v2", "tag": "IMAGENET1K_V1", "weights": None, "lr_factor": 0.1}
+    torch.manual_seed(0)
+    a = TorchvisionBackbone(pretrained=True, **args)
+    torch.manual_seed(1)
+    b = TorchvisionBackbone(pretrained=True, **args)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,9 +16,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 __all__ = ["CONF", "compose", "evaluate", "register_resolvers", "report", "train"]
 
@@ -208,10 +205,3 @@ def _report(arguments: list[str]) -> None:
     from tl_lightning.sweeps import report_folder
 
     report_folder(Path(arguments[0].removeprefix("sweep=").removeprefix("run=")))
-
-
-def console() -> Console:
-    """Return a console that does not break tables when the output is a file."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)

@@ -192,7 +192,15 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
         return {}
     timing = {"total_s": ended - started, "fit_s": fitted - begun, "test_s": ended - fitted}
     return results.write_run(
-        run_dir, config, parts, chosen, warned, timing=timing, baseline_of=baseline_of or None
+        run_dir,
+        config,
+        chosen,
+        warned,
+        trainer=parts.trainer,
+        data=parts.data,
+        collect=parts.collect,
+        timing=timing,
+        baseline_of=baseline_of or None,
     )
 
 

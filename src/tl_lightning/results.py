@@ -6,17 +6,17 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 
 from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.collect import Collect
+from tl_lightning.data.base import TransferData
 from tl_lightning.report.schema import SCHEMA, write_json
 from tl_lightning.runtime import versions
-
-if TYPE_CHECKING:
-    from tl_lightning.pipeline import Parts
 
 __all__ = ["group_of", "write_run"]
 
@@ -44,15 +44,16 @@ def group_of(config: dict[str, Any]) -> str:
 def write_run(
     run_dir: Path,
     config: dict[str, Any],
-    parts: Parts,
     chosen: Path,
     warned: list[str],
     *,
+    trainer: L.Trainer,
+    data: TransferData,
+    collect: Collect,
     timing: dict[str, float],
     baseline_of: str | None,
 ) -> dict[str, Any]:
     """Write ``predictions.npz`` and ``report.json`` into ``run_dir``; return the report."""
-    trainer, data = parts.trainer, parts.data
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     steps = int(trainer.global_step)
     stored = torch.load(chosen, map_location="cpu", weights_only=True)
@@ -93,7 +94,7 @@ def write_run(
     }
     arrays = run_dir / "predictions.npz"
     draft = arrays.with_suffix(".tmp.npz")
-    np.savez_compressed(draft, **parts.collect.arrays())  # type: ignore[arg-type]
+    np.savez_compressed(draft, **collect.arrays())  # type: ignore[arg-type]
     os.replace(draft, arrays)
     write_json(run_dir / "report.json", report)
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,17 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from rich.console import Console
 from rich.table import Table
 
 from tl_lightning.errors import DataError
 
 __all__ = ["SweepTables", "print_metrics", "print_run", "report_folder"]
+
+
+def console() -> Console:
+    """Return a console that does not break tables when the output is a file."""
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 class SweepTables(Callback):
@@ -43,7 +50,6 @@ def report_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise DataError(f"no folder at {folder}; type the path of a run's or a sweep's folder")
-    from tl_lightning.cli import console
     from tl_lightning.report.page import write_page
     from tl_lightning.report.schema import read_report
     from tl_lightning.report.sweep import collect, render, summarise, write_sweep
@@ -72,8 +78,6 @@ def print_run(report: Mapping[str, Any], page: Path) -> None:
 
 def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     """Print test metrics, a row a domain."""
-    from tl_lightning.cli import console
-
     table = Table(title=title, title_justify="left")
     columns = ("acc", "precision", "recall", "f1")
     table.add_column("domain")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO
 from omegaconf import OmegaConf
 
+from conftest import REPO
 from tl_lightning import pipeline
 from tl_lightning.backbones.vision import TimmBackbone, TorchvisionBackbone
 from tl_lightning.cli import compose

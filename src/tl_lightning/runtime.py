@@ -35,6 +35,7 @@ _NOISE = (
     "Checkpoint directory .* exists and is not empty",  # resumed runs
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
     "your dataloader is not resumable",  # ours are: our sampler goes on at the exact sample
+    "in eval mode at the start of training",  # what is frozen is meant to be
     "The `srun` command is available",  # having SLURM installed is no fault
     "Experiment logs directory .* exists",  # resumed runs append
     "Starting from v1.9.0, `tensorboardX`",

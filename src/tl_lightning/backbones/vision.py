@@ -109,8 +109,10 @@ class TorchvisionBackbone(nn.Module):
             net.load_state_dict(_fetch(entry, name))
         if name in ("inception_v3", "googlenet"):
             net.aux_logits = False
-            net.AuxLogits = None
             net.transform_input = False
+            for auxiliary in ("AuxLogits", "aux1", "aux2"):
+                if hasattr(net, auxiliary):
+                    setattr(net, auxiliary, None)
         classifier, self.out_features = _drop_classifier(net)
         if weights is not None:
             _load(net, weights, classifier)

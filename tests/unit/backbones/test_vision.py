@@ -30,23 +30,26 @@ def timm(name: str = "resnet18", **changes) -> TimmBackbone:
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization of inception_v3")
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "vit_b_16", "inception_v3", "vgg11_bn"]
-)
-def test_torchvision_features_have_the_stated_width_in_train_and_eval(name: str) -> None:
-    net = torchvision(name)
-    size = net.input_spec.size
-    x = torch.zeros(2, 3, size, size)
-    with torch.no_grad():
-        assert net.train()(x).shape == (2, net.out_features)
-        assert net.eval()(x).shape == (2, net.out_features)
+    "name",
+    ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16", "inception_v3",
+     "vgg16_bn", "convnext_tiny", "densenet121", "googlenet"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
+@pytest.mark.parametrize("mode", [True, False])
+def test_torchvision_features_have_the_stated_width(name: str, mode: bool) -> None:
+    """On the meta device: shapes without arithmetic."""
+    with torch.device("meta"):
+        net = torchvision(name).train(mode)
+        size = net.input_spec.size
+        assert net(torch.zeros(2, 3, size, size)).shape == (2, net.out_features)
     assert not any(isinstance(m, nn.Linear) and m.out_features == 1000 for m in net.modules())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050"])
 def test_timm_features_have_the_stated_width(name: str) -> None:
     net = timm(name).eval()
-    size = net.input_spec.size
     with torch.no_grad():
+        size = net.input_spec.size
         assert net(torch.zeros(1, 3, size, size)).shape == (1, net.out_features)
 
 

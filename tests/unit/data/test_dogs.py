@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from layouts import (
     BREEDS,
@@ -273,13 +272,12 @@ def test_download_asks_for_both_archives(tmp_path, monkeypatch):
 
 
 def test_the_config_names_every_setting(tmp_path):
-    from hydra.utils import instantiate
+    from tl_lightning import pipeline
+    from tl_lightning.cli import compose
 
-    path = next(p / "conf" for p in module.Path(__file__).parents if (p / "conf").is_dir())
-    config = OmegaConf.create({"seed": 3, "data": OmegaConf.load(path / "data" / "dogs.yaml")})
-    config.data.root = str(split_folders(tmp_path, train=12))
-    config.data.batch_size = 4
-    data = instantiate(config.data, _convert_="all")
+    root = split_folders(tmp_path, train=12)
+    overrides = ["data=dogs", "seed=3", f"data.root={root}", "data.batch_size=4"]
+    data = pipeline.build_data(pipeline.check(compose(overrides)))
     data.discover()
     assert data.seed == 3
     assert data.found["target"].note.startswith("synthetic shift: blur 0.8% of")

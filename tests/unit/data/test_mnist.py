@@ -1,10 +1,8 @@
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from layouts import digits_npz, photos, real_data
 from tl_lightning.data import mnist
@@ -223,13 +221,11 @@ def test_download_of_the_photographs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["mnist_mnistm", "mnist_usps"])
 def test_the_config_names_every_setting(root, name):
-    from hydra.utils import instantiate
+    from tl_lightning import pipeline
+    from tl_lightning.cli import compose
 
-    path = next(p / "conf" for p in Path(__file__).parents if (p / "conf").is_dir())
-    config = OmegaConf.create({"seed": 3, "data": OmegaConf.load(path / "data" / f"{name}.yaml")})
-    config.data.root = str(root)
-    config.data.batch_size = 8
-    data = instantiate(config.data, _convert_="all")
+    overrides = [f"data={name}", f"data.root={root}", "data.batch_size=8"]
+    data = pipeline.build_data(pipeline.check(compose(overrides)))
     data.discover()
     assert data.counts()["source/val"] == 5
 

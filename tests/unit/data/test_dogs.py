@@ -280,7 +280,7 @@ def test_the_config_names_every_setting(tmp_path):
     data = pipeline.build_data(pipeline.check(compose(overrides)))
     data.discover()
     assert data.seed == 3
-    assert data.found["target"].note.startswith("synthetic shift: blur 0.8% of")
+    assert data.found["target"].note.startswith("synthetic shift: blur 0.4% of")
 
 
 @pytest.mark.real

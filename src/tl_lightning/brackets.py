@@ -20,18 +20,23 @@ _SOURCE_ONLY = {"_target_": "tl_lightning.modules.FineTuning", "name": "source_o
 def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
     """Return the names of the baselines that this job trains besides its own model.
 
-    ``bracket=auto`` adds ``joint_bn`` to an adapted model in a sweep; on several devices it adds
-    nothing, because each training starts processes of its own. What the sweep itself runs
-    (``model=source_only,dann``) is not run again beside each of its jobs.
+    ``bracket=auto`` adds ``joint_bn`` to an adapted model in a sweep. What the sweep itself runs
+    (``model=source_only,dann``) is not run again beside each of its jobs. On several devices there
+    are none, because each training starts processes of its own; a line says so.
     """
     if not config["adapter"]:
         return []
-    if config["bracket"] != "auto":
-        names = list(config["bracket"])
-    else:
-        names = ["joint_bn"] if sweeping and str(config["trainer"]["devices"]) == "1" else []
+    auto = ["joint_bn"] if sweeping else []
+    names = auto if config["bracket"] == "auto" else list(config["bracket"])
     swept = next((a for a in sys.argv if a.startswith("model=")), "") if sweeping else ""
-    return [name for name in names if name not in swept.removeprefix("model=").split(",")]
+    names = [name for name in names if name not in swept.removeprefix("model=").split(",")]
+    if names and str(config["trainer"]["devices"]) != "1":
+        print(
+            f"no baselines beside {config['model']['name']}: several devices train one model a "
+            f"process; type -m model={','.join(names)},{config['model']['name']} instead"
+        )
+        return []
+    return names
 
 
 def baseline(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -88,11 +88,6 @@ def _pair_faults(config: Config) -> list[str]:
     if config["adapter"] and "target" not in needs:
         names = ",".join(config["adapter"])
         faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")
-    if config["trainer"].get("devices") not in (1, "1") and config["bracket"] not in ("auto", []):
-        faults.append(
-            "bracket runs several trainings in one process, which several devices cannot; "
-            "type -m model=source_only,joint_bn,... instead, and bracket=[]"
-        )
     return faults
 
 

@@ -154,7 +154,8 @@ def _evaluate(arguments: list[str]) -> None:
     given = dict(item.split("=", 1) for item in arguments if "=" in item)
     alien = [a for a in arguments if a.split("=")[0].split(".")[0] not in _EVALUATE_KEYS]
     if alien or "checkpoint" not in given:
-        words = f"{alien[0]} is no option; {nearest(alien[0], _EVALUATE_KEYS)}" if alien else ""
+        key = alien[0].split("=")[0] if alien else ""
+        words = f"{key} is no option; {nearest(key, _EVALUATE_KEYS)}" if alien else ""
         raise ConfigError(words or "checkpoint is missing; type checkpoint=<file.ckpt>")
     from tl_lightning import pipeline
     from tl_lightning.sweeps import print_metrics

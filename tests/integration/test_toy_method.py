@@ -59,7 +59,7 @@ def test_two_files_make_a_method(tmp_path) -> None:
     metrics = next((tmp_path / "outputs").rglob("metrics.csv")).read_text()
     assert "train/foo" in metrics.splitlines()[0]
     contract = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/contract", "-k", "foo", "-q"],
+        [sys.executable, "-m", "pytest", "tests/contract", "-k", "foo"],
         cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert contract.returncode == 0, contract.stdout[-3000:]

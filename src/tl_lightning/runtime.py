@@ -76,6 +76,7 @@ def quiet() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Hydra shows INFO of everybody
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=f".*{message}")
 

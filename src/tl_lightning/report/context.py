@@ -132,8 +132,9 @@ def _advice(report: Mapping[str, Any], bracketed: bool) -> dict[str, str] | None
     """Say what is missing for the figure to mean something, and what to type."""
     if report.get("name") in BASELINES or report.get("baseline_of") or bracketed:
         return None
-    if _accuracy(report, "target") is None:
-        return None
+    adapted = (report.get("config") or {}).get("adapter", True)
+    if _accuracy(report, "target") is None or not adapted:
+        return None  # nothing was adapted: the model is its own baseline
     command = f"tl-train model={report.get('name')} data={report.get('data')}"
     return {
         "text": "There is no source-only baseline in this folder: a figure without it says little.",

@@ -230,7 +230,8 @@ def _remarks(rows: list[Row]) -> list[str]:
     notes = []
     if any(row.oracle for row in rows):
         notes.append("Rows marked * were chosen with target labels: upper bounds, not results.")
-    judged = sum(item.interval is not None for row in rows for item in row.comparisons.values())
+    intervals = [item.interval for row in rows for item in row.comparisons.values()]
+    judged = sum(found is not None and found.low is not None for found in intervals)
     if judged > 1:
         notes.append(
             f"Each interval is a 95 % one by itself; with {judged} comparisons some exclude zero "

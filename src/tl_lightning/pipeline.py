@@ -207,17 +207,22 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
 def _resume(config: Config, run_dir: Path) -> str | None:
     """Return the checkpoint to go on from, or None for a fresh start."""
     wish = config["resume"]
-    last = run_dir / "checkpoints" / "last.ckpt"
     if wish in (None, False):
         return None
-    if wish == "auto":
-        return str(last) if last.is_file() else None
-    place = Path(wish)
-    found = place / "checkpoints" / "last.ckpt" if place.is_dir() else place
+    place = run_dir if wish == "auto" else Path(wish)
+    found = place if place.is_file() else place / "checkpoints" / "last.ckpt"
     if not found.is_file():
+        if wish == "auto":
+            return None
         raise CheckpointError(
             f"nothing to resume at resume={wish}: no {found}; type resume=auto with hydra.run.dir "
             "set to the run's folder, or resume=null"
+        )
+    epoch, epochs = _read(found)["epoch"], config["trainer"]["max_epochs"]
+    if epochs is not None and epoch > epochs:
+        raise CheckpointError(
+            f"{found} has {epoch} epochs behind it, more than trainer.max_epochs={epochs}; "
+            f"type trainer.max_epochs={epoch + 1} or more"
         )
     return str(found)
 

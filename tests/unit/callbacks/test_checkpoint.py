@@ -95,3 +95,6 @@ def test_a_tampered_config_is_refused(tmp_path) -> None:
 def test_resume_words(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing to resume at resume=.*type resume=auto"):
         pipeline.fit(config(f"resume={tmp_path}/nowhere"), tmp_path)
+    pipeline.fit(config("trainer.max_epochs=3"), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"has 2 epochs behind it, more than trainer.max_ep"):
+        pipeline.fit(config("resume=auto", "trainer.max_epochs=1"), tmp_path / "run")

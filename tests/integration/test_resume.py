@@ -59,3 +59,18 @@ def test_seed_zero_is_a_seed(tmp_path) -> None:
         pipeline.fit(config(f"seed={seed}"), tmp_path / str(seed))
     last = "checkpoints/last.ckpt"
     assert not same(weights(tmp_path / "0" / last), weights(tmp_path / "1" / last))
+
+
+def test_a_start_that_fails_leaves_the_checkpoint_alone(tmp_path, monkeypatch) -> None:
+    pipeline.fit(config(), tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+
+    def broken(self) -> None:
+        raise RuntimeError("no")
+
+    connector = "lightning.pytorch.trainer.connectors.checkpoint_connector._CheckpointConnector"
+    monkeypatch.setattr(f"{connector}.restore_loops", broken)
+    with pytest.raises(RuntimeError, match="no"):
+        pipeline.fit(config("resume=auto", "trainer.max_epochs=4"), tmp_path)
+    assert last.read_bytes() == before

@@ -111,9 +111,19 @@ class SelectionCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+        self.began = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember that the run stands: only from here on is there anything worth saving."""
+        super().on_train_start(trainer, pl_module)
+        self.began = True
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save on an interruption, but never a broken model, nor on a full disk."""
-        if not isinstance(exception, TrainingError | CheckpointError):
+        """Save on an interruption, but never a broken model, a full disk or a failed start.
+
+        A start that fails while it restores a checkpoint would overwrite it with half of itself.
+        """
+        if self.began and not isinstance(exception, TrainingError | CheckpointError):
             super().on_exception(trainer, pl_module, exception)

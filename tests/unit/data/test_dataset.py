@@ -123,3 +123,18 @@ def test_a_domain_smaller_than_the_batch_is_an_error(tmp_path) -> None:
     with pytest.raises(DataError, match=r"fewer than data.batch_size=5000; type data.batch_size="):
         pipeline.fit(config("data.batch_size=5000"), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_augmentation_of_the_wrong_kind_is_named(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"data.augment=light does not fit source \(digits\)"):
+        pipeline.fit(config("data.augment=light"), tmp_path)
+
+
+def test_other_classes_than_the_checkpoints_are_refused(tmp_path, monkeypatch) -> None:
+    from tl_lightning.data.digits import Digits
+    from tl_lightning.errors import ConfigError
+
+    report = pipeline.fit(config("trainer.max_epochs=1"), tmp_path)
+    monkeypatch.setattr(Digits, "classes", tuple("abcdefghij"))
+    with pytest.raises(ConfigError, match=r"knows the classes 0, 1, .* has a, b, .*same classes"):
+        pipeline.evaluate(tmp_path / report["selection"]["checkpoint"], None, None)

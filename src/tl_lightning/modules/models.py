@@ -106,8 +106,3 @@ class DomainAdaptation(TransferModule):
             terms.update(adapter(views, ctx))
             self._record({f"{name}/{key}": value for key, value in diagnostics.items()}, size)
         return terms
-
-    def features(self, inputs: Tensor) -> Tensor:
-        """Return the features that the adapters see, of uint8 pictures."""
-        out: Tensor = self.task(self.extract(inputs))[0]
-        return out

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -18,6 +18,7 @@ from tl_lightning.data.dataset import (
     Split,
     collate,
 )
+from tl_lightning.data.folder import check_signatures
 from tl_lightning.data.pixels import PixelAugment
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
 from tl_lightning.data.transforms import Augment, resize_pixels, train_transform
@@ -84,6 +85,9 @@ class TransferData(L.LightningDataModule):
         self.spec: InputSpec | None = None
         self.found: dict[str, Domain] = {}
 
+    #: Which pretraining has seen these pictures, in words; empty if none is known to have.
+    overlap: ClassVar[str] = ""
+
     # -- what a dataset says ---------------------------------------------------------------
     def domains(self) -> Mapping[str, Domain]:
         """Return ``source`` and, unless there is none, ``target``. Reads lists, not pictures."""
@@ -100,27 +104,36 @@ class TransferData(L.LightningDataModule):
         if self.found:
             return
         found = dict(self.domains())
+        for fault in self.faults(found):
+            raise DataError(fault)
+        for role, domain in found.items():
+            if not isinstance(domain.train.pictures, np.ndarray):
+                own = f"data.{role}.root" if _own_root(self, role) else "data.root"
+                check_signatures(domain.paths(), setting=own)
+        self.found = found
+
+    def faults(self, found: Mapping[str, Domain]) -> Iterator[str]:
+        """Yield what keeps these domains from training: empty or too small splits, settings."""
         for role, domain in found.items():
             in_memory = isinstance(domain.train.pictures, np.ndarray)
             if self.augment != "none" and in_memory == isinstance(self.augment, str):
                 kind = "pictures in memory take {shift:1,contrast:0.5,invert:0.5}"
-                raise DataError(
+                yield (
                     f"data.augment={self.augment} does not fit {role} ({domain.name}): {kind} or "
                     "none, pictures on disk none, light or standard"
                 )
             for split in ("train", "val", "test"):
                 if len(getattr(domain, split)) == 0:
-                    raise DataError(
+                    yield (
                         f"{role} ({domain.name}) has no pictures for {split}; "
                         f"add some, or change data.{role} or data.val_fraction"
                     )
             if len(domain.train) < self.batch_size:
-                raise DataError(
+                yield (
                     f"{role} ({domain.name}) has {len(domain.train)} training pictures, fewer than "
                     f"data.batch_size={self.batch_size}; type data.batch_size={len(domain.train)} "
                     "or less"
                 )
-        self.found = found
 
     def attach(
         self, spec: InputSpec, train_on: tuple[str, ...], val_labels: tuple[str, ...]
@@ -249,3 +262,8 @@ class TransferData(L.LightningDataModule):
             pin_memory=self.pin_memory,
             persistent_workers=workers > 0,
         )
+
+
+def _own_root(data: TransferData, role: str) -> bool:
+    node = getattr(data, role, None)
+    return isinstance(node, Mapping) and node.get("root") is not None

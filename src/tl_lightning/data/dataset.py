@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from tl_lightning.data.pixels import PixelAugment
-from tl_lightning.errors import DataError
+from tl_lightning.data.reading import open_picture
 
-__all__ = ["ArrayDataset", "Domain", "FileDataset", "Split", "collate", "open_picture"]
+__all__ = ["ArrayDataset", "Domain", "FileDataset", "Split", "collate"]
 
 Transform = Callable[[Tensor], Tensor]
 Change = Callable[[Tensor, int], Tensor]
@@ -69,6 +68,7 @@ class Domain:
         classes: Class names; labels index them.
         train, val, test: The splits; no picture is in two of them.
         note: A sentence that the report must show (for instance "synthetic shift").
+        labelled: Of a target: the few training pictures that keep their labels, or None.
     """
 
     name: str
@@ -77,20 +77,16 @@ class Domain:
     val: Split
     test: Split
     note: str = ""
+    labelled: Split | None = None
 
+    def splits(self) -> dict[str, Split]:
+        """Return its splits by name."""
+        found = {"train": self.train, "val": self.val, "test": self.test}
+        return found if self.labelled is None else {**found, "labelled": self.labelled}
 
-def open_picture(path: Path) -> Tensor:
-    """Decode a picture to RGB ``(3, H, W)`` uint8; every failure names the file."""
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except FileNotFoundError as error:
-        raise DataError(f"picture {path} is gone: it was there when the run started") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(
-            f"cannot read picture {path}: {error}; mend or remove the file and start again"
-        ) from error
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    def paths(self) -> list[Path]:
+        """Return every file of every split once."""
+        return list(dict.fromkeys(Path(p) for s in self.splits().values() for p in s.pictures))
 
 
 class FileDataset(Dataset[dict[str, Any]]):

@@ -14,11 +14,13 @@ from tl_lightning.errors import DataError
 
 __all__ = [
     "EXTENSIONS",
+    "Complain",
     "check_signatures",
     "class_folders",
     "find_root",
     "halves_by_hash",
     "match_classes",
+    "refuse",
     "scan_classes",
     "split_by_hash",
 ]
@@ -41,6 +43,14 @@ SIGNATURES = (
 SHOWN = 5
 THREADS = 16
 
+#: What to do with a fault that leaves something to go on with: a run refuses, a check notes it.
+Complain = Callable[[str], None]
+
+
+def refuse(fault: str) -> None:
+    """Raise the fault as a DataError."""
+    raise DataError(fault)
+
 
 def class_folders(folder: Path) -> list[Path]:
     """Return the folders in ``folder`` that may be classes, by name; none if it is no folder."""
@@ -53,7 +63,9 @@ def class_folders(folder: Path) -> list[Path]:
     )
 
 
-def scan_classes(folder: Path, *, setting: str = "data.root") -> dict[str, list[Path]]:
+def scan_classes(
+    folder: Path, *, setting: str = "data.root", complain: Complain = refuse
+) -> dict[str, list[Path]]:
     """Return the pictures of every class folder in ``folder``, both sorted by name.
 
     Pictures are found by suffix, whatever its case; they are not opened (:func:`check_signatures`
@@ -62,9 +74,11 @@ def scan_classes(folder: Path, *, setting: str = "data.root") -> dict[str, list[
     Args:
         folder: Holds one folder a class.
         setting: The key that the error names.
+        complain: Called with the fault if there is only one class or one without pictures, which
+            is then left out.
 
     Raises:
-        DataError: If there are no class folders, only one, or one without pictures.
+        DataError: If there are no class folders.
     """
     found = {path.name: _pictures(path) for path in class_folders(folder)}
     if not found:
@@ -74,13 +88,14 @@ def scan_classes(folder: Path, *, setting: str = "data.root") -> dict[str, list[
         )
     empty = [name for name, pictures in found.items() if not pictures]
     if empty:
-        raise DataError(
+        complain(
             f"{len(empty)} of {len(found)} class folders in {folder} hold no pictures "
             f"({', '.join(sorted(EXTENSIONS))}): {_some(empty)}; fill or remove them, or type "
             f"{setting}=/another/folder"
         )
+        found = {name: pictures for name, pictures in found.items() if pictures}
     if len(found) == 1:
-        raise DataError(
+        complain(
             f"{folder} holds only one class folder, {next(iter(found))!r}; a classifier needs at "
             f"least two; add classes, or type {setting}=/another/folder"
         )
@@ -107,7 +122,11 @@ def check_signatures(paths: Sequence[Path], *, setting: str = "data.root") -> No
 
 
 def split_by_hash(
-    names: Sequence[str], labels: Sequence[int], fraction: float, salt: str
+    names: Sequence[str],
+    labels: Sequence[int],
+    fraction: float,
+    salt: str,
+    complain: Complain = refuse,
 ) -> tuple[list[int], list[int]]:
     """Hold out ``ceil(fraction * n)`` samples of every class, chosen by a hash of their names.
 
@@ -119,12 +138,14 @@ def split_by_hash(
         labels: Their classes.
         fraction: Share to hold out, in (0, 1).
         salt: Different salts give independent splits.
+        complain: Called with the fault if nothing would be left of a class; none of it is then
+            held out.
 
     Returns:
         Indices of the rest and of what is held out, both ascending.
 
     Raises:
-        DataError: If the fraction is out of range or nothing would be left of a class.
+        DataError: If the fraction is out of range.
 
     >>> rest, held = split_by_hash(["a/1", "a/2", "a/3", "b/1", "b/2"], [0, 0, 0, 1, 1], 0.5, "val")
     >>> len(rest), len(held), sorted(rest + held)
@@ -143,11 +164,12 @@ def split_by_hash(
         # 0.1 * 30 must not become 4 by a rounding error in the last bit.
         number = math.ceil(fraction * len(group) - 1e-9)
         if number >= len(group):
-            raise DataError(
+            complain(
                 f"the class of {names[group[0]]} has {len(group)} pictures: nothing is left after "
                 f"{number} are held out for {salt}; add pictures, remove the class, or set a "
                 "smaller data.val_fraction"
             )
+            continue
         group.sort(key=lambda index: (mix_text(salt + names[index]), names[index]))
         held += group[:number]
     chosen = set(held)
@@ -172,13 +194,14 @@ def match_classes(
     *,
     where: str = "the target",
     setting: str = "data.target.root",
+    complain: Complain = refuse,
 ) -> list[int]:
-    """Return the source's index of every target class, matched by name.
+    """Return the source's index of every target class, matched by name; -1 for an unknown one.
 
     Numbering each domain's folders by itself shifts every later index as soon as one is missing.
 
-    Raises:
-        DataError: If the two differ, with what is missing, what is extra and the nearest names.
+    If the two differ, ``complain`` is called with what is missing, what is extra and the nearest
+    names.
 
     >>> match_classes(["cat", "dog"], ["dog", "cat"])
     [1, 0]
@@ -187,13 +210,13 @@ def match_classes(
     missing = [name for name in source if name not in target]
     extra = [name for name in target if name not in source]
     if missing or extra:
-        raise DataError(
+        complain(
             f"the classes of {where} differ: {len(source)} expected, {len(target)} found; "
             f"missing: {_some(missing) or 'none'}; "
             f"extra: {_some([_with_nearest(name, missing) for name in extra]) or 'none'}; "
             f"rename or remove folders so that the names agree, or type {setting}=/another/folder"
         )
-    return [source.index(name) for name in target]
+    return [source.index(name) if name in source else -1 for name in target]
 
 
 def find_root(

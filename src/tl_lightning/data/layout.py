@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tl_lightning.data.dataset import Split
-from tl_lightning.data.folder import halves_by_hash, match_classes, scan_classes, split_by_hash
+from tl_lightning.data.folder import (
+    Complain,
+    halves_by_hash,
+    match_classes,
+    refuse,
+    scan_classes,
+    split_by_hash,
+)
+from tl_lightning.errors import nearest
 
-__all__ = ["TEST_FRACTION", "Layout", "read_layout", "split_of"]
-
-# Held out for testing where a folder has no test pictures of its own.
-TEST_FRACTION = 0.4
+__all__ = ["Layout", "pooled", "read_layout", "split_of"]
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,23 @@ class Layout:
         splits = [split for split in (self.train, self.val, self.test) if split is not None]
         return [Path(picture) for split in splits for picture in split.pictures]
 
-    def with_test(self) -> Layout:
-        """Return it with test pictures, taken from those for training if it has none."""
+    def with_test(self, fraction: float, complain: Complain = refuse) -> Layout:
+        """Return it with test pictures, ``fraction`` of those for training if it has none."""
         if self.test is not None:
             return self
-        train, test = _divide(self.train, TEST_FRACTION, "test")
+        train, test = _divide(self.train, fraction, "test", complain)
         note = (
-            f"no official split was found: {TEST_FRACTION:.0%} of every class, chosen by a hash of "
+            f"no official split was found: {fraction:.0%} of every class, chosen by a hash of "
             "the file names, are the test pictures"
         )
-        return replace(self, train=train, test=test, note=note)
+        return replace(self, train=train, test=test, note=_joined(self.note, note))
 
-    def splits(self, val_fraction: float) -> tuple[Split, Split, Split, str]:
-        """Return training, validation and test pictures and the note."""
-        whole = self.with_test()
-        assert whole.test is not None
-        train, val = whole.train, whole.val
-        if val is None:
-            train, val = _divide(train, val_fraction, "val")
-        return train, val, whole.test, whole.note
+    def with_val(self, fraction: float, complain: Complain = refuse) -> Layout:
+        """Return it with validation pictures, ``fraction`` of those for training if it has none."""
+        if self.val is not None:
+            return self
+        train, val = _divide(self.train, fraction, "val", complain)
+        return replace(self, train=train, val=val)
 
     def halves(self) -> tuple[Layout, Layout]:
         """Divide what is learned and chosen from in two disjoint halves; both keep the test."""
@@ -67,49 +70,132 @@ class Layout:
             one, other = replace(one, val=first), replace(other, val=second)
         return one, other
 
-    def renumbered(self, classes: Sequence[str], setting: str) -> Layout:
+    def whole(self) -> Split:
+        """Return the pictures of every split as one split."""
+        return _concatenated([s for s in (self.train, self.val, self.test) if s is not None])
+
+    def only(self, classes: Sequence[str], where: str, complain: Complain = refuse) -> Layout:
+        """Return it with these classes alone, in this order; complains of names it lacks."""
+        unknown = [name for name in classes if name not in self.classes]
+        if unknown:
+            complain(
+                f"data.classes names {unknown[0]!r}, which {where} does not have; "
+                f"{nearest(unknown[0], self.classes)}"
+            )
+        if len(set(classes)) < max(2, len(classes)):
+            complain(
+                f"data.classes={list(classes)} must name at least two classes, each once; "
+                "type data.classes=[one,other] or data.classes=null"
+            )
+        kept = [name for name in classes if name in self.classes]
+        order = [kept.index(name) if name in kept else -1 for name in self.classes]
+        return self._numbered(kept, order)
+
+    def renumbered(
+        self, classes: Sequence[str], setting: str, complain: Complain = refuse
+    ) -> Layout:
         """Return it with labels that index ``classes`` (the source's), matched by name."""
-        order = np.asarray(match_classes(classes, self.classes, setting=setting), dtype=np.int64)
+        order = match_classes(classes, self.classes, setting=setting, complain=complain)
+        return self._numbered(classes, order)
 
-        def renumber(split: Split) -> Split:
-            return replace(split, labels=order[split.labels])
-
+    def map(self, change: Callable[[Split], Split]) -> Layout:
+        """Return it with every split changed."""
         return replace(
             self,
-            classes=tuple(classes),
-            train=renumber(self.train),
-            val=None if self.val is None else renumber(self.val),
-            test=None if self.test is None else renumber(self.test),
+            train=change(self.train),
+            val=None if self.val is None else change(self.val),
+            test=None if self.test is None else change(self.test),
         )
 
+    def _numbered(self, classes: Sequence[str], order: Sequence[int]) -> Layout:
+        """Give label ``k`` the number ``order[k]``; pictures numbered -1 are left out."""
+        table = np.asarray(order, dtype=np.int64)
 
-def read_layout(root: Path, setting: str = "data.root") -> Layout:
+        def renumber(split: Split) -> Split:
+            labels = table[split.labels]
+            kept = replace(split, labels=labels)
+            return (
+                kept if (labels >= 0).all() else kept.subset(np.flatnonzero(labels >= 0).tolist())
+            )
+
+        return replace(self.map(renumber), classes=tuple(classes))
+
+
+def read_layout(root: Path, setting: str = "data.root", complain: Complain = refuse) -> Layout:
     """Read ``{train,val,test}/<class>/`` (``val`` and ``test`` may lack), or else ``<class>/``.
 
     Raises:
-        DataError: If classes are missing or empty, or the splits' classes differ.
+        DataError: If there are no class folders; ``complain`` decides on lesser faults: a class
+            without pictures, splits whose classes differ.
     """
     if not (root / "train").is_dir():
-        found = scan_classes(root, setting=setting)
+        found = scan_classes(root, setting=setting, complain=complain)
         return Layout(tuple(found), split_of(root, tuple(found), found))
     scanned = {
-        split: scan_classes(root / split, setting=setting)
+        split: scan_classes(root / split, setting=setting, complain=complain)
         for split in ("train", "val", "test")
         if (root / split).is_dir()
     }
     classes = tuple(scanned["train"])
     for split, found in scanned.items():
-        match_classes(classes, list(found), where=f"{root / split}", setting=setting)
+        match_classes(
+            classes, list(found), where=f"{root / split}", setting=setting, complain=complain
+        )
     parts = {split: split_of(root, classes, found) for split, found in scanned.items()}
     return Layout(classes, parts["train"], parts.get("val"), parts.get("test"))
 
 
 def split_of(root: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Split:
     """Return the split of these pictures by class, named relative to ``root``."""
-    paths = [path for name in classes for path in found[name]]
-    labels = np.repeat(np.arange(len(classes)), [len(found[name]) for name in classes])
+    by_class = [found.get(name, []) for name in classes]
+    paths = [path for pictures in by_class for path in pictures]
+    labels = np.repeat(np.arange(len(classes)), [len(pictures) for pictures in by_class])
     names = [path.relative_to(root).as_posix() for path in paths]
     return Split(paths, labels.astype(np.int64), names)
+
+
+def pooled(layouts: Mapping[str, Layout], complain: Complain = refuse) -> Layout:
+    """Return several domains of the same classes as one; names get the domain's in front."""
+    first = next(iter(layouts.values()))
+    if len(layouts) == 1:
+        return first
+    same = {
+        name: layout.map(
+            lambda split, name=name: replace(  # type: ignore[misc]
+                split, names=[f"{name}/{old}" for old in split.names]
+            )
+        ).renumbered(first.classes, f"the domain {name}", complain)
+        for name, layout in layouts.items()
+    }
+    parts = {
+        split: [getattr(layout, split) for layout in same.values()]
+        for split in ("train", "val", "test")
+    }
+    # A split that only some of the domains have would hold some of them only.
+    known = {split: all(p is not None for p in found) for split, found in parts.items()}
+    if not known["val"]:
+        parts["train"] += [p for p in parts["val"] if p is not None]
+    if not known["test"]:
+        parts["train"] += [p for p in parts["test"] if p is not None]
+    note = _joined(*dict.fromkeys(layout.note for layout in same.values()))
+    return Layout(
+        first.classes,
+        _concatenated(parts["train"]),
+        _concatenated(parts["val"]) if known["val"] else None,
+        _concatenated(parts["test"]) if known["test"] else None,
+        note,
+    )
+
+
+def _concatenated(splits: Sequence[Split]) -> Split:
+    pictures = [Path(picture) for split in splits for picture in split.pictures]
+    labels = np.concatenate([split.labels for split in splits])
+    names = [name for split in splits for name in split.names]
+    return Split(pictures, labels, names, splits[0].change)
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 def _keyed(split: Split) -> tuple[list[str], list[int]]:
@@ -118,8 +204,8 @@ def _keyed(split: Split) -> tuple[list[str], list[int]]:
     return ["/".join(name.split("/")[-2:]) for name in split.names], split.labels.tolist()
 
 
-def _divide(split: Split, fraction: float, salt: str) -> tuple[Split, Split]:
-    rest, held = split_by_hash(*_keyed(split), fraction, salt)
+def _divide(split: Split, fraction: float, salt: str, complain: Complain) -> tuple[Split, Split]:
+    rest, held = split_by_hash(*_keyed(split), fraction, salt, complain)
     return split.subset(rest), split.subset(held)
 
 

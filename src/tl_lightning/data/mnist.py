@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.blend import blend
-from tl_lightning.data.dataset import Domain, Split, open_picture
+from tl_lightning.data.dataset import Domain, Split
 from tl_lightning.data.download import download as fetch
 from tl_lightning.data.download import extract, locked
 from tl_lightning.data.folder import check_signatures, find_root
 from tl_lightning.data.idx import DigitSet, checked, read_mnist, read_usps
+from tl_lightning.data.reading import open_picture
 from tl_lightning.errors import DataError, nearest
 
 __all__ = ["MnistToMnistM", "MnistUsps"]

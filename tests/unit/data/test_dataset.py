@@ -9,7 +9,8 @@ from PIL import Image
 
 from helpers import config
 from tl_lightning import pipeline
-from tl_lightning.data.dataset import ArrayDataset, EvalDataset, FileDataset, Split, open_picture
+from tl_lightning.data.dataset import ArrayDataset, EvalDataset, FileDataset, Split
+from tl_lightning.data.reading import open_picture
 from tl_lightning.data.transforms import eval_transform, resize_pixels, train_transform
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec

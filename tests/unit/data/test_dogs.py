@@ -33,6 +33,9 @@ def dogs(root, target=SYNTHETIC, **kwargs):
         "root": str(root),
         "download": False,
         "val_fraction": 0.25,
+        "test_fraction": 0.4,
+        "classes": None,
+        "transductive": False,
         "source": {"root": None},
         "target": target,
     }
@@ -199,7 +202,7 @@ def test_classes_that_differ(tmp_path):
 
 def test_the_source_is_no_target(tmp_path):
     split_folders(tmp_path / "dogs")
-    words = r"data\.target\.root=.* is the source's own folder .*type another folder, or"
+    words = r"data.source and data.target both hold .*0\.jpg \(and 35 more\).*type another"
     with pytest.raises(DataError, match=words):
         found(tmp_path, target={"root": str(tmp_path / "dogs"), "shift": SHIFT})
 
@@ -213,7 +216,7 @@ def test_no_root_and_no_shift(tmp_path):
 def test_unknown_and_lacking_keys(tmp_path):
     with pytest.raises(DataError, match=r"data\.target has no key 'shft'; did you mean 'shift'\?"):
         dogs(tmp_path, target={"root": None, "shft": SHIFT})
-    with pytest.raises(DataError, match=r"data\.source has no key 'path'; valid: root"):
+    with pytest.raises(DataError, match=r"data\.source has no key 'path'; valid: domain, root"):
         dogs(tmp_path, source={"path": "x"})
     shift = {key: value for key, value in SHIFT.items() if key not in ("noise", "seed")}
     split_folders(tmp_path)
@@ -227,7 +230,7 @@ def test_files_that_are_no_pictures(tmp_path):
     split_folders(tmp_path)
     broken = picture(tmp_path / "train" / BREEDS[0] / "broken.jpg", 0)
     broken.write_text("404")
-    with pytest.raises(DataError, match=r"1 of 37 files are not pictures: .*/broken\.jpg \(begins"):
+    with pytest.raises(DataError, match=r"1 of 24 files are not pictures: .*/broken\.jpg \(begins"):
         found(tmp_path)
 
 

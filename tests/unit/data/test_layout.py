@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from layouts import BREEDS, class_folders, real_data, split_folders
-from tl_lightning.data.layout import TEST_FRACTION, read_layout
+from tl_lightning.data.layout import read_layout
 from tl_lightning.errors import DataError
 
 
@@ -14,20 +14,20 @@ def test_split_folders(tmp_path):
     assert [len(split) for split in (layout.train, layout.val, layout.test)] == [24, 6, 12]
     assert layout.train.names[0] == f"train/{BREEDS[0]}/n02085620_0.jpg"
     assert sorted(layout.paths()) == sorted(tmp_path.rglob("*.jpg"))
-    train, val, test, note = layout.splits(0.5)
-    assert (len(train), len(val), len(test), note) == (24, 6, 12, "")
+    assert layout.with_test(0.5).with_val(0.5) == layout
 
 
 def test_plain_folders_get_test_and_validation_by_hash(tmp_path):
     layout = read_layout(class_folders(tmp_path, 10))
-    train, val, test, note = layout.splits(0.1)
+    layout = layout.with_test(0.4).with_val(0.1)
+    train, val, test, note = layout.train, layout.val, layout.test, layout.note
     assert [np.bincount(split.labels).tolist() for split in (train, val, test)] == [
         [5, 5, 5],
         [1, 1, 1],
         [4, 4, 4],
     ]
     assert len({*train.names, *val.names, *test.names}) == 30
-    assert note.startswith(f"no official split was found: {TEST_FRACTION:.0%} of every class")
+    assert note.startswith("no official split was found: 40% of every class")
 
 
 def test_halves_share_nothing_but_the_test(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ TINY = [
     "report.samples=60",
     "report.examples=4",
 ]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is built out of the home folder; child processes inherit it."""
+    before = os.environ.get("TL_CACHE")
+    os.environ["TL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["TL_CACHE"]
+    else:
+        os.environ["TL_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from tl_lightning.errors import nearest
 
-__all__ = ["ALLOWED", "check_nodes", "find_class", "fits"]
+__all__ = ["ALLOWED", "check_nodes", "find_class", "fits", "words"]
 
 #: Packages whose classes a configuration may build; a configuration is code, and one read from a
 #: checkpoint is somebody else's.
@@ -88,7 +88,7 @@ def _check_node(path: str, node: Mapping[str, Any], cls: Any, passed: set[str]) 
         if name in node:
             if not fits(node[name], hint):
                 faults.append(
-                    f"{path}.{name}={node[name]} is not {_words(hint)}; type {path}.{name}=<value>"
+                    f"{path}.{name}={node[name]} is not {words(hint)}; type {path}.{name}=<value>"
                 )
         elif required and name not in passed and not node.get("_partial_"):
             faults.append(f"{path}.{name} is missing; {cls.__name__} needs it")
@@ -151,7 +151,7 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, base)
 
 
-def _words(hint: Any) -> str:
+def words(hint: Any) -> str:
     """Say a type as a user would."""
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     if hint in names:
@@ -161,9 +161,9 @@ def _words(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         plain = [a for a in args if a in names or a is type(None) or get_origin(a) is not None]
-        return " or ".join(_words(arg) for arg in plain or args)
+        return " or ".join(words(arg) for arg in plain or args)
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin is not None and args:
-        return f"a list of {_words(args[0])}" if issubclass(origin, Sequence) else "a mapping"
+        return f"a list of {words(args[0])}" if issubclass(origin, Sequence) else "a mapping"
     return getattr(hint, "__name__", str(hint))

@@ -23,6 +23,7 @@ from tl_lightning.callbacks.collect import Collect
 from tl_lightning.callbacks.lines import EpochLines
 from tl_lightning.checks import ALLOWED, check_nodes, find_class
 from tl_lightning.data.base import TransferData
+from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.modules.base import TransferModule
@@ -125,6 +126,7 @@ def build(config: Config, run_dir: Path) -> Parts:
     module = build_module(config, data.classes)
     labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
     data.attach(module.backbone.input_spec, module.train_on, labels)
+    data.cache(CacheSettings(**config["cache"]), config["trainer"]["max_epochs"] or 1000)
     collect = Collect(**config["report"])
     callbacks: list[L.Callback] = [
         SelectionCheckpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.callbacks.checkpoint import SELECTIONS
-from tl_lightning.checks import ALLOWED, check_nodes, find_class
+from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
+from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.runtime import auto_precision
 
@@ -63,6 +65,12 @@ def _top_level_faults(config: Config) -> list[str]:
         faults.append(
             f"bracket={bracket} is neither auto nor a list; type bracket=[source_only,joint_bn]"
         )
+    hints = typing.get_type_hints(CacheSettings)
+    faults += [
+        f"cache.{key}={value} is not {words(hints[key])}; type cache.{key}=<value>"
+        for key, value in config["cache"].items()
+        if not fits(value, hints[key])
+    ]
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
     return faults

@@ -10,24 +10,21 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
-from tl_lightning.data.dataset import (
-    ArrayDataset,
-    Domain,
-    EvalDataset,
-    FileDataset,
-    Split,
-    collate,
-)
-from tl_lightning.data.folder import check_signatures
-from tl_lightning.data.pixels import PixelAugment
+from tl_lightning.data.augment import Augment, Centre, augmentation
+from tl_lightning.data.cache import CacheSettings, PictureCache, worth_it
+from tl_lightning.data.dataset import ArrayDataset, Domain, EvalDataset, PictureDataset, Split
+from tl_lightning.data.decode import build_cache
+from tl_lightning.data.reading import shorter_side
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
-from tl_lightning.data.transforms import Augment, resize_pixels, train_transform
+from tl_lightning.data.serve import dataset_of, loader_of
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
 __all__ = ["TransferData", "spread"]
 
 DOMAINS = ("source", "target")
+#: Every stream of training batches; its number goes into its samples' seeds.
+STREAMS = (*DOMAINS, "target_labelled")
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -53,8 +50,8 @@ class TransferData(L.LightningDataModule):
         eval_batch_size: Samples a validation or test batch and rank.
         steps_per_epoch: Batches an epoch, or None for one pass over the larger domain.
         num_workers: Loader processes for pictures on disk; pictures in memory need none.
-        augment: Of training pictures: ``none``, or for pictures on disk ``light`` or ``standard``,
-            or for pictures in memory ``{shift, contrast, invert}`` (:class:`PixelAugment`).
+        augment: Of training pictures: a name, see :func:`augmentation`, or for small pictures
+            ``{shift, contrast, invert}``, see :class:`PixelAugment`.
         seed: The run's seed: orders and augmentation, never the splits.
         pin_memory: Whether batches are copied to page-locked memory (for a GPU).
     """
@@ -84,6 +81,9 @@ class TransferData(L.LightningDataModule):
         self.val_labels: tuple[str, ...] = ("source",)
         self.spec: InputSpec | None = None
         self.found: dict[str, Domain] = {}
+        self.caches: dict[str, PictureCache] = {}
+        #: Pictures left out because they cannot be read: a sentence each, by domain.
+        self.quarantined: dict[str, list[str]] = {}
 
     #: Which pretraining has seen these pictures, in words; empty if none is known to have.
     overlap: ClassVar[str] = ""
@@ -104,24 +104,19 @@ class TransferData(L.LightningDataModule):
         if self.found:
             return
         found = dict(self.domains())
-        for fault in self.faults(found):
-            raise DataError(fault)
-        for role, domain in found.items():
-            if not isinstance(domain.train.pictures, np.ndarray):
-                own = f"data.{role}.root" if _own_root(self, role) else "data.root"
-                check_signatures(domain.paths(), setting=own)
+        for screen in (lambda domains: domains, self.screened):
+            found = screen(found)
+            for fault in self.faults(found):
+                raise DataError(fault)
         self.found = found
+
+    def screened(self, found: dict[str, Domain]) -> dict[str, Domain]:
+        """Return the domains without what cannot be read, or refuse them."""
+        return found
 
     def faults(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield what keeps these domains from training: empty or too small splits, settings."""
         for role, domain in found.items():
-            in_memory = isinstance(domain.train.pictures, np.ndarray)
-            if self.augment != "none" and in_memory == isinstance(self.augment, str):
-                kind = "pictures in memory take {shift:1,contrast:0.5,invert:0.5}"
-                yield (
-                    f"data.augment={self.augment} does not fit {role} ({domain.name}): {kind} or "
-                    "none, pictures on disk none, light or standard"
-                )
             for split in ("train", "val", "test"):
                 if len(getattr(domain, split)) == 0:
                     yield (
@@ -140,8 +135,28 @@ class TransferData(L.LightningDataModule):
     ) -> None:
         """Tell the data what the model needs: the picture's form, domains, labels in validation."""
         self.spec = spec
+        self.changes = augmentation(spec, self.augment)
         self.train_on = train_on
         self.val_labels = val_labels
+
+    def cache(self, settings: CacheSettings, epochs: int) -> None:
+        """Decode the pictures on disk once, or find them decoded; ``epochs`` will train.
+
+        Raises:
+            DataError: If a picture cannot be read or the disk cannot hold them.
+        """
+        assert self.spec is not None, "attach() comes before the cache"
+        on_disk = {
+            role: domain
+            for role, domain in self.found.items()
+            if not isinstance(domain.train.pictures, np.ndarray)
+        }
+        paths = [path for domain in on_disk.values() for path in domain.paths()]
+        shorter = settings.shorter or shorter_side(self.spec)
+        if paths and worth_it(paths, shorter, settings, epochs):
+            for role, domain in on_disk.items():
+                name = f"{self.name}-{domain.name}"
+                self.caches[role] = build_cache(domain.whole(), name, shorter, self.spec, settings)
 
     @property
     def num_batches(self) -> int:
@@ -190,15 +205,14 @@ class TransferData(L.LightningDataModule):
         total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         epoch, start = divmod(total.processed, self.num_batches)
         loaders = {}
-        for role in self.train_on:
-            split = self.found[role].train
-            dataset = self._dataset(split if role == "source" else split.without_labels(), True)
+        for role, split in self.training_splits().items():
+            dataset = self._dataset(role, split, train=True)
             sampler = DomainSampler(
                 size=len(split),
                 batch_size=self.batch_size,
                 num_batches=self.num_batches,
                 seed=self.seed,
-                domain=DOMAINS.index(role),
+                domain=STREAMS.index(role),
                 rank=trainer.global_rank,
                 world=trainer.world_size,
                 epoch=epoch,
@@ -207,20 +221,41 @@ class TransferData(L.LightningDataModule):
             loaders[role] = self._loader(dataset, self.batch_size, sampler)
         return loaders
 
+    def training_splits(self) -> dict[str, Split]:
+        """Return what trains: the source, the target without labels, its few labelled pictures."""
+        splits = {"source": self.found["source"].train}
+        if "target" in self.train_on:
+            splits["target"] = self.found["target"].train.without_labels()
+        labelled = self.found["target"].labelled if "target" in self.found else None
+        return splits if labelled is None else {**splits, "target_labelled": labelled}
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Finish the augmentation of training batches where they are, on the device."""
+        if "index" not in batch:  # a batch of each domain
+            return {
+                role: self.on_after_batch_transfer(part, dataloader_idx)
+                for role, part in batch.items()
+            }
+        seeds = batch.pop("seeds", None)
+        if seeds is not None:
+            batch["inputs"] = self.changes.finish(batch["inputs"], seeds.tolist())
+        return batch
+
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Return the validation loaders, source first; the target's hold no labels."""
         return [
             self._eval_loader(
+                role,
                 self.found[role].val
                 if role in self.val_labels
-                else self.found[role].val.without_labels()
+                else self.found[role].val.without_labels(),
             )
             for role in self.roles
         ]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Return the test loaders with labels, source first."""
-        return [self._eval_loader(self.found[role].test) for role in self.roles]
+        return [self._eval_loader(role, self.found[role].test) for role in self.roles]
 
     def sample_loader(self, role: str, count: int) -> tuple[DataLoader[Any], list[int]]:
         """Return a loader of ``count`` test pictures without labels, spread over the split.
@@ -230,40 +265,23 @@ class TransferData(L.LightningDataModule):
         places = spread(len(self.found[role].test), count)
         split = self.found[role].test.without_labels().subset(places)
         sampler = EvalSampler(size=len(split))
-        dataset = EvalDataset(self._dataset(split, False))
+        dataset = EvalDataset(self._dataset(role, split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler), places
 
-    def _eval_loader(self, split: Split) -> DataLoader[Any]:
+    def _eval_loader(self, role: str, split: Split) -> DataLoader[Any]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EvalSampler(size=len(split), rank=rank, world=world)
-        return self._loader(EvalDataset(self._dataset(split, False)), self.eval_batch_size, sampler)
+        dataset = EvalDataset(self._dataset(role, split, train=False))
+        return self._loader(dataset, self.eval_batch_size, sampler)
 
-    def _dataset(self, split: Split, train: bool) -> FileDataset | ArrayDataset:
+    def _dataset(self, role: str, split: Split, train: bool) -> PictureDataset | ArrayDataset:
         assert self.spec is not None, "attach() comes before the loaders"
-        if isinstance(split.pictures, np.ndarray):
-            pixels = resize_pixels(split.pictures, self.spec)
-            fitted = Split(pixels, split.labels, split.names)
-            if train and isinstance(self.augment, Mapping):
-                return ArrayDataset(fitted, PixelAugment(**self.augment))
-            return ArrayDataset(fitted)
-        preset = self.augment if train and isinstance(self.augment, str) else "none"
-        return FileDataset(split, train_transform(self.spec, preset))
+        cache = self.caches.get(role.removesuffix("_labelled"))
+        if not train:
+            return dataset_of(split, self.spec, Centre(self.spec), cache)
+        seeded = bool(self.changes.batch)
+        return dataset_of(split, self.spec, self.changes.geometry, cache, seeded)
 
     def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
-        inner = dataset.dataset if isinstance(dataset, EvalDataset) else dataset
-        workers = 0 if isinstance(inner, ArrayDataset) else self.num_workers
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=self.pin_memory,
-            persistent_workers=workers > 0,
-        )
-
-
-def _own_root(data: TransferData, role: str) -> bool:
-    node = getattr(data, role, None)
-    return isinstance(node, Mapping) and node.get("root") is not None
+        return loader_of(dataset, batch_size, sampler, self.num_workers, self.pin_memory)

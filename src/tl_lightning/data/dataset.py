@@ -1,7 +1,8 @@
-"""From a split (paths or pixels) to samples, as ``uint8``; the device does the rest."""
+"""From a split (paths or pixels) to batches, as ``uint8``; the device does the rest."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +12,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.nn import functional
+from torch.utils.data import Dataset, get_worker_info
 
-from tl_lightning.data.pixels import PixelAugment
-from tl_lightning.data.reading import open_picture
+from tl_lightning.data.augment import Geometry
+from tl_lightning.data.reading import fitted, open_picture
+from tl_lightning.data.seeds import mix_text
+from tl_lightning.types import InputSpec
 
-__all__ = ["ArrayDataset", "Domain", "FileDataset", "Split", "collate"]
+__all__ = [
+    "ArrayDataset",
+    "Domain",
+    "PictureDataset",
+    "Reader",
+    "Split",
+    "SplitReader",
+    "collate",
+    "resize_pixels",
+]
 
-Transform = Callable[[Tensor], Tensor]
 Change = Callable[[Tensor, int], Tensor]
 
 
@@ -30,7 +42,8 @@ class Split:
         pictures: Paths, or pixels ``(N, H, W, 3)`` uint8.
         labels: ``(N,)`` class indices, or None where there are none.
         names: A stable name of each picture, relative to the domain's root.
-        change: A fixed change of every picture (a synthetic shift): ``change(picture, seed)``.
+        change: A fixed change of every picture (a synthetic shift): ``change(picture, key)``, the
+            key from its name.
     """
 
     pictures: Sequence[Path] | NDArray[np.uint8]
@@ -86,50 +99,98 @@ class Domain:
 
     def paths(self) -> list[Path]:
         """Return every file of every split once."""
-        return list(dict.fromkeys(Path(p) for s in self.splits().values() for p in s.pictures))
+        return [Path(path) for path in self.whole().pictures]
+
+    def whole(self) -> Split:
+        """Return the files of every split once, without labels."""
+        found = {
+            name: path
+            for split in self.splits().values()
+            for name, path in zip(split.names, split.pictures, strict=True)
+        }
+        return Split(list(found.values()), None, list(found), self.train.change)
 
 
-class FileDataset(Dataset[dict[str, Any]]):
-    """Pictures on disk: decode, shift, transform with this sample's own random numbers.
+#: From a place in a split to its picture ``(3, H, W)`` uint8.
+Reader = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class SplitReader:
+    """Reads the pictures of a split where nothing is cached.
 
     Args:
-        split: Its ``pictures`` are paths.
-        transform: From uint8 ``(3, H, W)`` to uint8 ``(3, size, size)``; may draw from torch's
-            global generator, which is seeded for each sample and restored afterwards.
+        split: Its ``pictures`` are paths or pixels.
+        shorter: The shorter side that serves, or None for pictures as large as they are.
+        spec: What the backbone expects.
     """
 
-    def __init__(self, split: Split, transform: Transform) -> None:
-        self.split = split
-        self.transform = transform
+    split: Split
+    shorter: int | None
+    spec: InputSpec
+
+    def __call__(self, place: int) -> Tensor:
+        """Return the picture at a place; raises DataError naming the file if it cannot be read."""
+        pictures = self.split.pictures
+        if isinstance(pictures, np.ndarray):
+            picture = torch.from_numpy(pictures[place]).permute(2, 0, 1)
+        else:
+            picture = open_picture(Path(pictures[place]), self.shorter)
+        if self.split.change is not None:
+            picture = self.split.change(picture, mix_text(self.split.names[place]))
+        return picture if self.shorter is None else fitted(picture, self.shorter, self.spec)
+
+
+class PictureDataset(Dataset[dict[str, Any]]):
+    """Pictures of any size, cropped to the backbone's, a batch at a time.
+
+    Args:
+        split: Labels and number of the pictures.
+        read: Gives a picture by its place in the split.
+        geometry: Crops them.
+        size: The backbone's, in pixels.
+        seeded: Whether batches carry their samples' seeds, for what is drawn on the device.
+    """
+
+    def __init__(
+        self, split: Split, read: Reader, geometry: Geometry, size: int, seeded: bool = False
+    ) -> None:
+        self.read = read
+        self.geometry = geometry
+        self.size = size
+        self.seeded = seeded
+        self.length = len(split)
+        self.labels = None if split.labels is None else torch.from_numpy(split.labels.copy())
 
     def __len__(self) -> int:
-        return len(self.split)
+        return self.length
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        index, seed = key
-        path = self.split.pictures[index]
-        picture = open_picture(Path(path))
-        if self.split.change is not None:
-            picture = self.split.change(picture, index)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            picture = self.transform(picture)
-        sample: dict[str, Any] = {"inputs": picture, "index": index}
-        if self.split.labels is not None:
-            sample["labels"] = int(self.split.labels[index])
-        return sample
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """Return one batch for the given ``(index, seed)`` pairs."""
+        index, seeds = [key[0] for key in keys], [key[1] for key in keys]
+        out = _shared((len(keys), self.size, self.size, 3))
+        self.geometry([self.read(place) for place in index], seeds, out)
+        batch = {"inputs": out.permute(0, 3, 1, 2), "index": torch.tensor(index)}
+        if self.seeded:
+            batch["seeds"] = torch.tensor(seeds)
+        if self.labels is not None:
+            batch["labels"] = self.labels[batch["index"]]
+        return batch
 
 
 class ArrayDataset(Dataset[dict[str, Any]]):
-    """Pictures in memory, fetched a whole batch at a time (small pictures, many steps).
+    """Small pictures in memory, all of the backbone's size: a batch is one look-up.
 
     Args:
         split: Its ``pictures`` are pixels ``(N, H, W, 3)`` uint8, already of the backbone's size.
-        augment: Changes a batch by its samples' seeds; None in evaluation.
+        seeded: As in :class:`PictureDataset`.
     """
 
-    def __init__(self, split: Split, augment: PixelAugment | None = None) -> None:
-        self.augment = augment
+    def __init__(self, split: Split, seeded: bool = False) -> None:
+        self.seeded = seeded
         pixels = np.ascontiguousarray(np.asarray(split.pictures).transpose(0, 3, 1, 2))
         self.inputs = torch.from_numpy(pixels)
         self.labels = None if split.labels is None else torch.from_numpy(split.labels.copy())
@@ -143,10 +204,9 @@ class ArrayDataset(Dataset[dict[str, Any]]):
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """Return one batch for the given ``(index, seed)`` pairs."""
         index = torch.tensor([key[0] for key in keys])
-        inputs = self.inputs[index]
-        if self.augment is not None:
-            inputs = self.augment(inputs, [key[1] for key in keys])
-        batch = {"inputs": inputs, "index": index}
+        batch = {"inputs": self.inputs[index], "index": index}
+        if self.seeded:
+            batch["seeds"] = torch.tensor([key[1] for key in keys])
         if self.labels is not None:
             batch["labels"] = self.labels[index]
         return batch
@@ -155,7 +215,7 @@ class ArrayDataset(Dataset[dict[str, Any]]):
 class EvalDataset(Dataset[dict[str, Any]]):
     """Marks the samples that only fill up a rank's last batch with ``index`` -1."""
 
-    def __init__(self, dataset: FileDataset | ArrayDataset) -> None:
+    def __init__(self, dataset: PictureDataset | ArrayDataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -163,16 +223,36 @@ class EvalDataset(Dataset[dict[str, Any]]):
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """Return one batch for the given ``(index, valid)`` pairs."""
-        seeded = [(index, 0) for index, _ in keys]
-        if isinstance(self.dataset, ArrayDataset):
-            batch = self.dataset.__getitems__(seeded)
-        else:
-            batch = default_collate([self.dataset[key] for key in seeded])
+        batch = self.dataset.__getitems__([(index, 0) for index, _ in keys])
         valid = torch.tensor([bool(v) for _, v in keys])
         batch["index"] = torch.where(valid, batch["index"], -1)
         return batch
 
 
 def collate(samples: Any) -> Any:
-    """Leave a batch fetched whole as it is, stack samples fetched one by one."""
-    return samples if isinstance(samples, dict) else default_collate(samples)
+    """Leave a batch as it is: every dataset here fetches it whole."""
+    return samples
+
+
+def resize_pixels(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Resize pixels ``(N, H, W, 3)`` held in memory to the backbone's size; a no-op if they fit."""
+    if pixels.shape[1:3] == (spec.size, spec.size):
+        return pixels
+    out = np.empty((len(pixels), spec.size, spec.size, 3), dtype=np.uint8)
+    for start in range(0, len(pixels), 1024):
+        chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 1024]))
+        moved: Tensor = chunk.permute(0, 3, 1, 2).float()
+        mode = "bicubic" if spec.interpolation == "bicubic" else "bilinear"
+        size = (spec.size, spec.size)
+        moved = functional.interpolate(moved, size, mode=mode, antialias=True)
+        rounded = moved.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        out[start : start + 1024] = rounded.numpy()
+    return out
+
+
+def _shared(shape: tuple[int, ...]) -> Tensor:
+    """Return an empty uint8 tensor; in a worker, in memory that the main process sees as it is."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

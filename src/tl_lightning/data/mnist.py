@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.blend import blend
+from tl_lightning.data.cache import cache_root
 from tl_lightning.data.dataset import Domain, Split
 from tl_lightning.data.download import download as fetch
 from tl_lightning.data.download import extract, locked
@@ -170,17 +171,11 @@ def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 # -- MNIST-M ----------------------------------------------------------------------------------
-def cache_folder() -> Path:
-    """Return where built arrays are kept: ``$TL_CACHE``, or else ``~/.cache/tl_lightning``."""
-    given = os.environ.get("TL_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "tl_lightning"
-
-
 def _read_mnistm(root: Path, download: bool) -> tuple[DigitSet, int]:
     """Return MNIST-M, built once, and the number of photographs it is made of."""
     digits = read_mnist(root, download)
     photos = _find_photos(root, download)
-    path = cache_folder() / f"mnistm-{_key(digits, photos)}.npz"
+    path = cache_root() / f"mnistm-{_key(digits, photos)}.npz"
     with locked(path):  # One process builds; the others wait for it.
         if (kept := _kept(path)) is not None:
             return kept, len(photos)

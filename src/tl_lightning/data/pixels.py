@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from tl_lightning.data.seeds import mix
+
 __all__ = ["PixelAugment", "uniforms"]
 
 
-def uniforms(seeds: Sequence[int], count: int) -> NDArray[np.float64]:
+def uniforms(seeds: Sequence[int], count: int, salt: int = 0) -> NDArray[np.float64]:
     """Return ``(N, count)`` numbers in [0, 1), row ``i`` a function of ``seeds[i]`` alone.
+
+    Another ``salt`` gives other numbers for the same seeds.
 
     Splitmix64 as a counter-based generator (Steele, Lea and Flood 2014, OOPSLA): no state, so a
     sample gets the same numbers in any batch, worker or rank.
@@ -23,6 +27,8 @@ def uniforms(seeds: Sequence[int], count: int) -> NDArray[np.float64]:
     True
     """
     state = np.asarray(seeds, dtype=np.uint64)[:, None]
+    if salt:
+        state = state ^ np.uint64(mix(salt))
     steps = np.arange(1, count + 1, dtype=np.uint64)[None, :]
     with np.errstate(over="ignore"):
         x = state + steps * np.uint64(0x9E3779B97F4A7C15)
@@ -49,7 +55,7 @@ class PixelAugment:
 
     def __call__(self, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the changed pictures, uint8 ``(B, C, H, W)`` as they came."""
-        draws = torch.from_numpy(uniforms(seeds, 5)).float()
+        draws = torch.from_numpy(uniforms(seeds, 5)).float().to(pictures.device)
         if self.shift:
             pictures = self._moved(pictures, draws[:, :2])
         if self.invert:
@@ -67,7 +73,11 @@ class PixelAugment:
         s = self.shift
         padded = functional.pad(pictures.float(), (s, s, s, s), mode="replicate").to(torch.uint8)
         corner = (draws * (2 * s + 1)).long()
-        rows = (corner[:, :1] + torch.arange(height)).view(n, 1, height, 1)
-        columns = (corner[:, 1:] + torch.arange(width)).view(n, 1, 1, width)
-        sample = torch.arange(n).view(n, 1, 1, 1)
-        return padded[sample, torch.arange(channels).view(1, -1, 1, 1), rows, columns]
+
+        def count(number: int) -> Tensor:
+            return torch.arange(number, device=pictures.device)
+
+        rows = (corner[:, :1] + count(height)).view(n, 1, height, 1)
+        columns = (corner[:, 1:] + count(width)).view(n, 1, 1, width)
+        sample = count(n).view(n, 1, 1, 1)
+        return padded[sample, count(channels).view(1, -1, 1, 1), rows, columns]

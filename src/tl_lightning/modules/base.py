@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 from tl_lightning.data.seeds import mix
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
-from tl_lightning.types import Backbone, Batch, Terms
+from tl_lightning.types import Backbone, Batch, Terms, View
 from tl_lightning.validators.unlabelled import UnlabelledScores
 
 __all__ = ["DOMAINS", "TransferModule"]
@@ -41,6 +41,8 @@ class TransferModule(L.LightningModule):
 
     #: Domains whose batches the training step takes.
     train_on: ClassVar[tuple[str, ...]] = ("source",)
+    #: ``joint`` puts all domains through the backbone in one batch, ``separate`` one by one.
+    forward_mode: Literal["joint", "separate"] = "joint"
     mean: Tensor
     std: Tensor
 
@@ -99,6 +101,33 @@ class TransferModule(L.LightningModule):
         return out
 
     # -- what every model shares -------------------------------------------------------------
+    def views(self, batch: dict[str, Batch]) -> dict[str, View]:
+        """Return features and logits of each domain that trains, and the labels where it has any.
+
+        The few labelled pictures of a target are a view of their own, ``target_labelled``.
+        """
+        roles = [role for role in (*self.train_on, "target_labelled") if role in batch]
+        pictures = [batch[role]["inputs"] for role in roles]
+        if self.forward_mode == "joint" and len(roles) > 1:
+            features, logits = self.task(self.extract(torch.cat(pictures)))
+            sizes = [len(part) for part in pictures]
+            parts = list(zip(features.split(sizes), logits.split(sizes), strict=True))
+        else:
+            parts = [self.task(self.extract(part)) for part in pictures]
+        return {
+            role: View(*part, labels=batch[role].get("labels"))
+            for role, part in zip(roles, parts, strict=True)
+        }
+
+    def task_terms(self, views: dict[str, View]) -> Terms:
+        """Return the task's loss on every view that has labels."""
+        names = {"source": "task", "target_labelled": "task_labelled"}
+        return {
+            names[role]: self.task.loss(view.logits, view.labels)
+            for role, view in views.items()
+            if view.labels is not None
+        }
+
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale uint8 pictures to [0, 1] and normalise them as the backbone expects."""
         scaled = inputs.to(self.mean.dtype).div(255.0).sub(self.mean).div(self.std)

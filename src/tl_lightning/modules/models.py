@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tl_lightning.adapters.base import Adapter
 from tl_lightning.modules.base import TransferModule
-from tl_lightning.types import Batch, Context, Terms, View
+from tl_lightning.types import Batch, Context, Terms
 
 __all__ = ["DomainAdaptation", "FeatureExtraction", "FineTuning"]
 
@@ -19,10 +19,8 @@ class FineTuning(TransferModule):
     """Everything learns, from the labelled source alone (also the baseline ``source_only``)."""
 
     def losses(self, batch: dict[str, Batch]) -> Terms:
-        """Return the task's loss on the source."""
-        source = batch["source"]
-        _, logits = self.task(self.extract(source["inputs"]))
-        return {"task": self.task.loss(logits, source["labels"])}
+        """Return the task's loss on what has labels."""
+        return self.task_terms(self.views(batch))
 
 
 class FeatureExtraction(FineTuning):
@@ -78,27 +76,11 @@ class DomainAdaptation(TransferModule):
         own = {name: (list(m.parameters()), 1.0) for name, m in self.adapters.items()}
         return {**super().parameter_groups(), **own}
 
-    def views(self, batch: dict[str, Batch]) -> dict[str, View]:
-        """Return what the adapters see of the step: features and logits of each domain."""
-        pictures = [batch[role]["inputs"] for role in self.train_on]
-        if self.forward_mode == "joint":
-            features, logits = self.task(self.extract(torch.cat(pictures)))
-            sizes = [len(part) for part in pictures]
-            parts = list(zip(features.split(sizes), logits.split(sizes), strict=True))
-        else:
-            parts = [self.task(self.extract(part)) for part in pictures]
-        return {
-            role: View(*part, labels=batch[role].get("labels"))
-            for role, part in zip(self.train_on, parts, strict=True)
-        }
-
     def losses(self, batch: dict[str, Batch]) -> Terms:
         """Return the task's loss on the source and the adapters' terms."""
         views = self.views(batch)
-        labels = views["source"].labels
-        assert labels is not None
-        terms = {"task": self.task.loss(views["source"].logits, labels)}
-        size = len(labels)
+        terms = self.task_terms(views)
+        size = len(views["source"].logits)
         for name, adapter in self.adapters.items():
             diagnostics: dict[str, Any] = {}
             ctx = Context(self.progress, self.global_step, diagnostics.__setitem__)

@@ -36,6 +36,7 @@ def dogs(root, target=SYNTHETIC, **kwargs):
         "test_fraction": 0.4,
         "classes": None,
         "transductive": False,
+        "on_error": "stop",
         "source": {"root": None},
         "target": target,
     }

@@ -103,7 +103,7 @@ def test_mnistm_is_built_once(root, cache, monkeypatch):
 def test_the_cache_is_below_home_by_default(tmp_path, monkeypatch):
     monkeypatch.delenv("TL_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert mnist.cache_folder() == tmp_path / ".cache" / "tl_lightning"
+    assert mnist.cache_root() == tmp_path / ".cache" / "tl_lightning"
 
 
 def test_a_cache_that_cannot_be_written(root, cache, monkeypatch):

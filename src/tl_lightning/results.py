@@ -37,6 +37,7 @@ def group_of(config: dict[str, Any]) -> str:
     """Return a short hash that runs share when they differ by their seed only."""
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
+    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in ("images", "shorter")}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -79,7 +80,7 @@ def write_run(
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
         "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
-        "notes": [f"{role}: {d.note}" for role, d in data.found.items() if d.note],
+        "notes": data.notes(),
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),
@@ -89,6 +90,8 @@ def write_run(
             "classes": list(data.classes),
             "counts": data.counts(),
             "fingerprint": data.fingerprint(),
+            "quarantined": data.quarantined,
+            "cached": {role: len(cache) for role, cache in data.caches.items()},
         },
         "config": config,
     }

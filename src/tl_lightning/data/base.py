@@ -23,6 +23,7 @@ from tl_lightning.types import InputSpec
 __all__ = ["TransferData", "spread"]
 
 DOMAINS = ("source", "target")
+SHOWN = 5
 #: Every stream of training batches; its number goes into its samples' seeds.
 STREAMS = (*DOMAINS, "target_labelled")
 
@@ -171,6 +172,17 @@ class TransferData(L.LightningDataModule):
     def roles(self) -> list[str]:
         """The domains present, source first."""
         return [role for role in DOMAINS if role in self.found]
+
+    def notes(self) -> list[str]:
+        """Return what the report must say of the data, a sentence each."""
+        found = [f"{role}: {self.found[role].note}" for role in self.roles if self.found[role].note]
+        for role, faults in self.quarantined.items():
+            more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+            found.append(
+                f"{role}: {len(faults)} pictures that cannot be read were left out: "
+                f"{', '.join(faults[:SHOWN])}{more}"
+            )
+        return found
 
     def counts(self) -> dict[str, int]:
         """Return the number of pictures by ``domain/split``."""

@@ -7,12 +7,40 @@ import gzip
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog")
+
+
+#: A synthetic shift's keys.
+SHIFT = {"blur": 0.02, "brightness": 0.5, "saturation": 0.5, "tint": [1.0, 1.0, 1.0]}
+SHIFT |= {"noise": 0.0, "seed": 0}
+
+
+def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
+    """Return what every data set of files needs, for a few pictures."""
+    settings = {
+        "name": "tiny",
+        "batch_size": 2,
+        "eval_batch_size": 4,
+        "steps_per_epoch": None,
+        "num_workers": 0,
+        "augment": "light",
+        "seed": 0,
+        "pin_memory": False,
+        "root": str(root),
+        "val_fraction": 0.25,
+        "test_fraction": 0.4,
+        "classes": None,
+        "transductive": False,
+        "source": {"root": None, "domain": None},
+        "target": None,
+    }
+    return {**settings, **changed}
 
 
 def real_data(*parts: str) -> Path:

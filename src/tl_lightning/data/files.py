@@ -40,12 +40,15 @@ class FileData(TransferData):
             list of several); None where the data set has no such thing.
         target: ``{root, domain, labelled_per_class, shift}``, or None for no target.
             ``labelled_per_class`` training pictures of every class keep their labels (0: none);
-            ``shift`` holds the arguments of :class:`SyntheticShift`.
+            ``shift`` holds the arguments of :class:`SyntheticShift`. Keys may lack.
         kwargs: As in :class:`TransferData`.
     """
 
     #: Whether ``source.domain`` and ``target.domain`` mean something.
     has_domains: ClassVar[bool] = False
+    #: Whether a ``target`` that names nothing means no target, so that ``data.target.root=...``
+    #: can be typed (Hydra refuses a key below null) where most users have no second domain.
+    target_optional: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -75,7 +78,14 @@ class FileData(TransferData):
         self.only_classes = classes
         self.transductive = transductive
         self.source = source
-        self.target = target
+        self.target = None if self.no_target(target) else target
+
+    @classmethod
+    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
+        """Return whether these settings of ``target`` mean that there is none."""
+        if target is None:
+            return True
+        return cls.target_optional and not any(target.get(key) for key in TARGET_KEYS)
 
     # -- what a data set says ----------------------------------------------------------------
     def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:

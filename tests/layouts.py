@@ -83,6 +83,42 @@ def split_folders(
     return root
 
 
+def domain_folders(
+    root: Path,
+    domains: Sequence[str] = ("art_painting", "photo", "sketch"),
+    number: int = 10,
+    classes: Sequence[str] = ("dog", "horse", "house"),
+    level: str = "",
+) -> Path:
+    """Write ``root/<domain>/<class>/``, as PACS; ``level="images"`` is Office-31's."""
+    for place, domain in enumerate(domains):
+        class_folders(root / domain / level, number, classes, 100 * place)
+    return root
+
+
+def domainnet(root: Path, domains: Sequence[str] = ("clipart", "real")) -> Path:
+    """Write domains with the lists that DomainNet has: 3 of 4 pictures a class for training."""
+    domain_folders(root, domains, 4, ("aircraft_carrier", "zebra"))
+    for domain in domains:
+        lines: dict[str, list[str]] = {"train": [], "test": []}
+        for label, folder in enumerate(sorted((root / domain).iterdir())):
+            for index, path in enumerate(sorted(folder.iterdir())):
+                split = "test" if index == 3 else "train"
+                lines[split].append(f"{path.relative_to(root).as_posix()} {label}\n")
+        for split, listed in lines.items():
+            (root / f"{domain}_{split}.txt").write_text("".join(listed))
+    return root
+
+
+def visda(root: Path) -> Path:
+    """Write ``train/`` and ``validation/`` with a class named train, and VisDA's lists."""
+    domain_folders(root, ("train", "validation"), 10, ("bus", "train", "truck"))
+    for domain in ("train", "validation"):
+        names = [p.relative_to(root / domain) for p in sorted((root / domain).rglob("*.jpg"))]
+        (root / domain / "image_list.txt").write_text("".join(f"{name} 0\n" for name in names))
+    return root
+
+
 def official_dogs(root: Path, train: int = 8, test: int = 4, lists: str | None = "lists") -> Path:
     """Write ``Images/<nWNID-Breed>/`` and the lists as MATLAB files, as Stanford ships them."""
     from scipy.io import savemat

@@ -119,6 +119,13 @@ def visda(root: Path) -> Path:
     return root
 
 
+def table(path: Path, rows: Sequence[Sequence[Any]], mark: str = ",", start: str = "") -> Path:
+    """Write a table of texts; the first row names the columns."""
+    lines = "".join(mark.join(map(str, row)) + "\n" for row in rows)
+    path.write_text(start + lines, encoding="utf-8")
+    return path
+
+
 def official_dogs(root: Path, train: int = 8, test: int = 4, lists: str | None = "lists") -> Path:
     """Write ``Images/<nWNID-Breed>/`` and the lists as MATLAB files, as Stanford ships them."""
     from scipy.io import savemat

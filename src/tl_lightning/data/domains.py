@@ -82,7 +82,8 @@ class DomainFolders(FileData):
     def _way(self) -> str:
         if not self.elsewhere:
             return ""
-        return f"get it from {self.elsewhere} and put its domains in {Path(self.root) / self.name}"
+        place = Path(self.root) / str(self.name)
+        return f"get it from {self.elsewhere} and put its domains in {place}"
 
 
 def asked_domains(
@@ -91,7 +92,7 @@ def asked_domains(
     valid: Sequence[str],
     places: Mapping[str, Any],
     where: str,
-    names: Callable[[str], set[str]] = lambda name: {name},
+    names: Callable[[str], set[str]] = lambda name: {_plain(name)},
     otherwise: str = "",
 ) -> list[str]:
     """Return which of ``places`` were asked for, in the order asked.
@@ -183,7 +184,7 @@ def _listed(path: Path, lists: Mapping[str, Path], setting: str, complain: Compl
     }
     splits = []
     seen: set[str] = set()
-    for split, file in lists.items():
+    for file in lists.values():
         listed = _read_list(file)
         absent = [name for name in listed if name not in there]
         if absent:

@@ -114,12 +114,11 @@ class FileData(TransferData):
         if self.target.get("root") is None and self.target.get("domain") is None:
             return self._synthetic(name, layout, self.target.get("shift"))
         target_name, target = self._read("target", self.target)
-        if set(layout.paths()) & set(target.paths()):
+        if shared := sorted(set(layout.paths()) & set(target.paths())):
             self.complain(
-                f"data.source and data.target both hold {target.paths()[0]} (and "
-                f"{len(set(layout.paths()) & set(target.paths())) - 1} more): the same pictures "
-                "in both domains; type another data.target.root or data.target.domain, or leave "
-                "both null for a synthetic shift"
+                f"data.source and data.target both hold {shared[0]} (and {len(shared) - 1} more): "
+                "the same pictures in both domains; type another data.target.root or "
+                "data.target.domain, or leave both null for a synthetic shift"
             )
         setting = "data.target.domain" if self.has_domains else "data.target.root"
         target = target.renumbered(layout.classes, setting, self.complain)

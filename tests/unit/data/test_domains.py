@@ -206,9 +206,7 @@ def test_spellings(tmp_path):
         assert found(tmp_path, source=name)["source"].name == "Real World"
     domain_folders(tmp_path, ("real_world",))
     assert found(tmp_path, source="real_world")["source"].name == "real_world"
-    with pytest.raises(
-        DataError, match=r"=RealWorld may be any of Real World, real_world in .*; t"
-    ):
+    with pytest.raises(DataError, match=r"=RealWorld may be any of Real World, real_world in "):
         found(tmp_path, source="RealWorld")
     words = r'type data\.source\.domain="Real World"$'
     with pytest.raises(DataError, match=words):
@@ -226,9 +224,7 @@ def test_classes_that_differ(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(
-        DataError, match=r"<domain>/<class>/\*\.jpg not found with data\.root=.*ht/"
-    ):
+    with pytest.raises(DataError, match=r"<domain>/<class>/\*\.jpg not found with data\.root="):
         found(class_folders(tmp_path, 2), source="dog")
 
 
@@ -247,9 +243,7 @@ def test_pacs_that_is_not_there(tmp_path):
     words = re.escape(
         "pacs ({photo, art_painting, cartoon, sketch}/<class>/*.jpg) not found with data.root="
     )
-    with pytest.raises(
-        DataError, match=rf"{words}.*/PACS \(absent\).*or get it from https://.* and"
-    ):
+    with pytest.raises(DataError, match=rf"{words}.*/PACS \(absent\).*or get it from https://"):
         configured("pacs", tmp_path)
 
 

@@ -109,8 +109,8 @@ class _Cifar(FileData):
             train, test = (self.official(str(folder.parent), train=part) for part in (True, False))
         except RuntimeError as error:
             raise DataError(
-                f"{folder} lacks a batch, or one's checksum is not the official one; remove {folder} and type "
-                f"data.download=true, or {setting}=/another/folder"
+                f"{folder} lacks a batch, or one's checksum is not the official one; remove it and "
+                f"type data.download=true, or {setting}=/another/folder"
             ) from error
         classes = tuple(str(name) for name in train.classes)
         return Layout(classes, _split("train", train, classes), None, _split("test", test, classes))

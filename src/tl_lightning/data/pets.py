@@ -119,9 +119,9 @@ def read_pets(root: Path, setting: str = "data.root", complain: Complain = refus
         absent = [name for name in listed if name not in there]
         if absent:
             complain(
-                f"{len(absent)} of {len(listed)} pictures of {path} are not in "
-                f"{root / 'images'}: {', '.join(absent[:5])}; unpack images.tar.gz again, or remove "
-                f"annotations/ for a split by hash, or type {setting}=/another/folder"
+                f"{len(absent)} of {len(listed)} pictures of {path} are not in {root / 'images'}: "
+                f"{', '.join(absent[:5])}; unpack images.tar.gz again, or remove annotations/ for "
+                f"a split by hash, or type {setting}=/another/folder"
             )
         both = [name for name in listed if name in seen]
         if both:

@@ -77,9 +77,12 @@ def _pair_faults(config: Config) -> list[str]:
     if "target" in needs and target is None:
         data, _ = find_class(config["data"]["_target_"], "data", [*ALLOWED, *config["allow"]])
         key = "domain=<name>" if getattr(data, "has_domains", False) else "root=<folder>"
+        # Where a data set starts without a target there is none to leave as it is.
+        optional = getattr(data, "target_optional", False)
+        own = "" if optional else " or leave data.target as the data set has it,"
         faults.append(
             f"model={name} adapts to a target, but data.target=null; type data.target.{key}"
-            " or leave data.target as the data set has it, or type model=source_only"
+            f"{own} or type model=source_only"
         )
     rule = SELECTIONS[config["selection"]]
     if rule.needs_target and target is None:

@@ -11,7 +11,7 @@ from tl_lightning.data.folder import Complain, class_folders, find_root, refuse,
 from tl_lightning.data.layout import Layout, pooled, read_layout, split_of
 from tl_lightning.errors import DataError, nearest
 
-__all__ = ["DomainFolders", "asked_domains", "read_domain", "refuse_shared"]
+__all__ = ["DomainFolders", "asked_domains", "is_domain", "read_domain", "refuse_shared"]
 
 
 class DomainFolders(FileData):
@@ -48,7 +48,7 @@ class DomainFolders(FileData):
             root, self.folders, self._what(), self._accepts, setting=setting, otherwise=self._way()
         )
         places = {path.name: path for path in class_folders(found)}
-        valid = [name for name, path in places.items() if _is_domain(path)]
+        valid = [name for name, path in places.items() if is_domain(path)]
         names = asked_domains(
             node.get("domain"), f"data.{role}.domain", valid, places, str(found), self._names
         )
@@ -65,7 +65,7 @@ class DomainFolders(FileData):
         if self.known:
             spellings = {name for domain in self.known for name in self._names(domain)}
             inner = [path for path in inner if _plain(path.name) in spellings]
-        return any(map(_is_domain, inner))
+        return any(map(is_domain, inner))
 
     def _names(self, folder: str) -> set[str]:
         """Return all names, spelled plainly, of the domain in a folder of this name."""
@@ -226,7 +226,7 @@ def _read_list(path: Path) -> list[str]:
     return names
 
 
-def _is_domain(folder: Path) -> bool:
+def is_domain(folder: Path) -> bool:
     """Return whether pictures stand in class folders in there (or in images/ or train/)."""
     inner = class_folders(folder)
     deeper = [

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from helpers import REPO
-from layouts import BREEDS, SHIFT, class_folders, file_settings, split_folders
+from layouts import BREEDS, SHIFT, class_folders, domain_folders, file_settings, split_folders
 from tl_lightning import settings
 from tl_lightning.cli import compose
 from tl_lightning.data.class_folder import ClassFolders
@@ -115,6 +115,19 @@ def test_nothing_there(tmp_path):
         found(tmp_path / "a", target={"root": "/nowhere"})
 
 
+def test_domains_in_place_of_classes(tmp_path):
+    domain_folders(tmp_path / "set")
+    words = (
+        r"/set holds no classes but folders of them: art_painting, photo, sketch; type data=domains "
+        r"data\.source\.domain=art_painting, or data\.root=.*/set/art_painting$"
+    )
+    with pytest.raises(DataError, match=words):
+        found(tmp_path / "set")
+    class_folders(tmp_path / "a", 10)
+    with pytest.raises(DataError, match=r"or data\.target\.root=.*/set/art_painting$"):
+        found(tmp_path / "a", target={"root": str(tmp_path / "set")})
+
+
 def test_a_domain_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"data\.source\.domain=photo, but data=tiny has one domai"):
         found(tmp_path, source={"domain": "photo"})
@@ -123,7 +136,7 @@ def test_a_domain_is_refused(tmp_path):
 def test_an_empty_target_is_none_in_the_configuration(tmp_path):
     config = settings.check(compose(["data=folder", "model=fine_tuning", "data.root=/x"]))
     assert config["data"]["target"] is None
-    with pytest.raises(ConfigError, match=r"data\.target=null; type data\.target\.root=<folder>"):
+    with pytest.raises(ConfigError, match=r"data\.target\.root=<folder> or type model=source_only"):
         settings.check(compose(["data=folder", "model=dann"]))
     config = settings.check(compose(["data=folder", "model=dann", "data.target.root=/x"]))
     assert config["data"]["target"]["root"] == "/x"

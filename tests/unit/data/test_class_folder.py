@@ -118,8 +118,8 @@ def test_nothing_there(tmp_path):
 def test_domains_in_place_of_classes(tmp_path):
     domain_folders(tmp_path / "set")
     words = (
-        r"/set holds no classes but folders of them: art_painting, photo, sketch; type data=domains "
-        r"data\.source\.domain=art_painting, or data\.root=.*/set/art_painting$"
+        r"/set holds no classes but folders of them: art_painting, photo, sketch; type "
+        r"data=domains data\.source\.domain=art_painting, or data\.root=.*/set/art_painting$"
     )
     with pytest.raises(DataError, match=words):
         found(tmp_path / "set")

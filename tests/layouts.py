@@ -4,15 +4,50 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
+import io
 import os
-from collections.abc import Sequence
+import pickle
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog")
+
+
+#: A synthetic shift's keys.
+SHIFT = {"blur": 0.02, "brightness": 0.5, "saturation": 0.5, "tint": [1.0, 1.0, 1.0]}
+SHIFT |= {"noise": 0.0, "seed": 0}
+
+
+def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
+    """Return what every data set of files needs, for a few pictures."""
+    settings = {
+        "name": "tiny",
+        "batch_size": 2,
+        "eval_batch_size": 4,
+        "steps_per_epoch": None,
+        "num_workers": 0,
+        "augment": "light",
+        "seed": 0,
+        "pin_memory": False,
+        "root": str(root),
+        "val_fraction": 0.25,
+        "test_fraction": 0.4,
+        "classes": None,
+        "transductive": False,
+        "source": {"root": None, "domain": None},
+        "target": None,
+    }
+    return {**settings, **changed}
 
 
 def real_data(*parts: str) -> Path:
@@ -53,6 +88,127 @@ def split_folders(
             class_folders(root / split, number, classes, start)
         start += number
     return root
+
+
+def domain_folders(
+    root: Path,
+    domains: Sequence[str] = ("art_painting", "photo", "sketch"),
+    number: int = 10,
+    classes: Sequence[str] = ("dog", "horse", "house"),
+    level: str = "",
+) -> Path:
+    """Write ``root/<domain>/<class>/``, as PACS; ``level="images"`` is Office-31's."""
+    for place, domain in enumerate(domains):
+        class_folders(root / domain / level, number, classes, 100 * place)
+    return root
+
+
+def domainnet(root: Path, domains: Sequence[str] = ("clipart", "real")) -> Path:
+    """Write domains with the lists that DomainNet has: 3 of 4 pictures a class for training."""
+    domain_folders(root, domains, 4, ("aircraft_carrier", "zebra"))
+    for domain in domains:
+        lines: dict[str, list[str]] = {"train": [], "test": []}
+        for label, folder in enumerate(sorted((root / domain).iterdir())):
+            for index, path in enumerate(sorted(folder.iterdir())):
+                split = "test" if index == 3 else "train"
+                lines[split].append(f"{path.relative_to(root).as_posix()} {label}\n")
+        for split, listed in lines.items():
+            (root / f"{domain}_{split}.txt").write_text("".join(listed))
+    return root
+
+
+def visda(root: Path) -> Path:
+    """Write ``train/`` and ``validation/`` with a class named train, and VisDA's lists."""
+    domain_folders(root, ("train", "validation"), 10, ("bus", "train", "truck"))
+    for domain in ("train", "validation"):
+        names = [p.relative_to(root / domain) for p in sorted((root / domain).rglob("*.jpg"))]
+        (root / domain / "image_list.txt").write_text("".join(f"{name} 0\n" for name in names))
+    return root
+
+
+def table(path: Path, rows: Sequence[Sequence[Any]], mark: str = ",", start: str = "") -> Path:
+    """Write a table of texts; the first row names the columns."""
+    lines = "".join(mark.join(map(str, row)) + "\n" for row in rows)
+    path.write_text(start + lines, encoding="utf-8")
+    return path
+
+
+def cifar_batches(root: Path, official: Any, patch: pytest.MonkeyPatch, number: int = 6) -> Path:
+    """Write CIFAR's batches for Python, and let torchvision expect these checksums."""
+    folder = root / official.base_folder
+    folder.mkdir(parents=True)
+    coarse = official.meta["key"] == "fine_label_names"
+    names = [f"class_{label:02d}" for label in range(100 if coarse else 10)]
+    for kind in ("train_list", "test_list"):
+        listed = []
+        for place, (file, _) in enumerate(getattr(official, kind)):
+            labels = list(range(len(names))) * number
+            rng = np.random.default_rng(place + 100 * (kind == "test_list"))
+            pixels = rng.integers(0, 256, (len(labels), 3072), dtype=np.uint8)
+            key = "fine_labels" if coarse else "labels"
+            content = pickle.dumps({"data": pixels, key: labels})
+            (folder / file).write_bytes(content)
+            listed.append([file, hashlib.md5(content).hexdigest()])
+        patch.setattr(official, kind, listed)
+    content = pickle.dumps({official.meta["key"]: names})
+    (folder / official.meta["filename"]).write_bytes(content)
+    patch.setattr(official, "meta", {**official.meta, "md5": hashlib.md5(content).hexdigest()})
+    return folder
+
+
+BREEDS_OF_PETS = ("Abyssinian", "american_bulldog", "yorkshire_terrier")
+
+
+def pets(root: Path, train: int = 8, test: int = 4, lists: bool = True) -> Path:
+    """Write ``images/`` and ``annotations/`` as the Oxford-IIIT Pet archives hold them."""
+    lines: dict[str, list[str]] = {"trainval": [], "test": []}
+    for label, breed in enumerate(BREEDS_OF_PETS):
+        for index in range(train + test):
+            name = f"{breed}_{index + 1}"
+            picture(root / "images" / f"{name}.jpg", 1000 * label + index)
+            lines["trainval" if index < train else "test"].append(f"{name} {label + 1} 1 1\n")
+    (root / "images" / f"{BREEDS_OF_PETS[0]}_100.mat").write_bytes(b"MATLAB")
+    if lists:
+        (root / "annotations").mkdir()
+        for split, listed in lines.items():
+            (root / "annotations" / f"{split}.txt").write_text(
+                "#Image CLASS-ID\n" + "".join(listed)
+            )
+    return root
+
+
+@contextmanager
+def served(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Serve files by name on the loopback address, and give its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = files.get(self.path.lstrip("/"))
+            if content is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def archive(folder: Path) -> bytes:
+    """Return a folder as a ``.tar.gz`` that holds it by its name."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        tar.add(folder, arcname=folder.name)
+    return content.getvalue()
 
 
 def official_dogs(root: Path, train: int = 8, test: int = 4, lists: str | None = "lists") -> Path:

@@ -43,7 +43,7 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     config: Config = copy.deepcopy(dict(plain))
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     faults = _top_level_faults(config) + _device_faults(config["trainer"])
-    config = _resolve_auto(config)
+    config = _resolve_target(_resolve_auto(config), allowed)
     faults += check_nodes(config, GIVEN, allowed)
     if not faults:
         faults = _pair_faults(config)
@@ -83,9 +83,14 @@ def _pair_faults(config: Config) -> list[str]:
     name, needs = config["model"]["name"], model.train_on
     target = config["data"].get("target")
     if "target" in needs and target is None:
+        data, _ = find_class(config["data"]["_target_"], "data", [*ALLOWED, *config["allow"]])
+        key = "domain=<name>" if getattr(data, "has_domains", False) else "root=<folder>"
+        # Where a data set starts without a target there is none to leave as it is.
+        optional = getattr(data, "target_optional", False)
+        own = "" if optional else " or leave data.target as the data set has it,"
         faults.append(
-            f"model={name} adapts to a target, but data.target=null; type data.target.root=<folder>"
-            " or leave data.target as the data set has it, or type model=source_only"
+            f"model={name} adapts to a target, but data.target=null; type data.target.{key}"
+            f"{own} or type model=source_only"
         )
     rule = SELECTIONS[config["selection"]]
     if rule.needs_target and target is None:
@@ -126,4 +131,14 @@ def _resolve_auto(config: Config) -> Config:
         config["channels_last"] = trainer["precision"] == "bf16-mixed"
     if "pin_memory" in config["data"]:
         config["data"]["pin_memory"] = trainer["accelerator"] == "gpu"
+    return config
+
+
+def _resolve_target(config: Config, allowed: list[str]) -> Config:
+    """Replace a target that names nothing by null where the data set means that by it."""
+    data = config["data"]
+    cls, _ = find_class(str(data.get("_target_")), "data", allowed)
+    target = data.get("target")
+    if isinstance(target, Mapping) and hasattr(cls, "no_target") and cls.no_target(target):
+        data["target"] = None
     return config

@@ -44,12 +44,15 @@ class FileData(TransferData):
             list of several); None where the data set has no such thing.
         target: ``{root, domain, labelled_per_class, shift}``, or None for no target.
             ``labelled_per_class`` training pictures of every class keep their labels (0: none);
-            ``shift`` holds the arguments of :class:`SyntheticShift`.
+            ``shift`` holds the arguments of :class:`SyntheticShift`. Keys may lack.
         kwargs: As in :class:`TransferData`.
     """
 
     #: Whether ``source.domain`` and ``target.domain`` mean something.
     has_domains: ClassVar[bool] = False
+    #: Whether a ``target`` that names nothing means no target, so that ``data.target.root=...``
+    #: can be typed (Hydra refuses a key below null) where most users have no second domain.
+    target_optional: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -81,7 +84,14 @@ class FileData(TransferData):
         self.only_classes = classes
         self.transductive = transductive
         self.source = source
-        self.target = target
+        self.target = None if self.no_target(target) else target
+
+    @classmethod
+    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
+        """Return whether these settings of ``target`` mean that there is none."""
+        if target is None:
+            return True
+        return cls.target_optional and not any(target.get(key) for key in TARGET_KEYS)
 
     # -- what a data set says ----------------------------------------------------------------
     def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
@@ -124,12 +134,11 @@ class FileData(TransferData):
         if self.target.get("root") is None and self.target.get("domain") is None:
             return self._synthetic(name, layout, self.target.get("shift"))
         target_name, target = self._read("target", self.target)
-        if set(layout.paths()) & set(target.paths()):
+        if shared := sorted(set(layout.paths()) & set(target.paths())):
             self.complain(
-                f"data.source and data.target both hold {target.paths()[0]} (and "
-                f"{len(set(layout.paths()) & set(target.paths())) - 1} more): the same pictures "
-                "in both domains; type another data.target.root or data.target.domain, or leave "
-                "both null for a synthetic shift"
+                f"data.source and data.target both hold {shared[0]} (and {len(shared) - 1} more): "
+                "the same pictures in both domains; type another data.target.root or "
+                "data.target.domain, or leave both null for a synthetic shift"
             )
         setting = "data.target.domain" if self.has_domains else "data.target.root"
         target = target.renumbered(layout.classes, setting, self.complain)

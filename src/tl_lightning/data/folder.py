@@ -20,6 +20,7 @@ __all__ = [
     "find_root",
     "halves_by_hash",
     "match_classes",
+    "picture_files",
     "refuse",
     "scan_classes",
     "split_by_hash",
@@ -80,7 +81,7 @@ def scan_classes(
     Raises:
         DataError: If there are no class folders.
     """
-    found = {path.name: _pictures(path) for path in class_folders(folder)}
+    found = {path.name: picture_files(path) for path in class_folders(folder)}
     if not found:
         raise DataError(
             f"{folder} holds no class folders; expected {folder}/<class>/<picture>.jpg; "
@@ -255,7 +256,8 @@ def find_root(
     )
 
 
-def _pictures(folder: Path) -> list[Path]:
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures right in a folder, by suffix, sorted by name."""
     # scandir once a class: is_file() on 20,000 paths would be a system call each.
     with os.scandir(folder) as entries:
         names = [

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tl_lightning.data.dataset import Split
 from tl_lightning.data.folder import (
     Complain,
+    class_folders,
     halves_by_hash,
     match_classes,
     refuse,
@@ -20,6 +22,9 @@ from tl_lightning.data.folder import (
 from tl_lightning.errors import nearest
 
 __all__ = ["Layout", "pooled", "read_layout", "split_of"]
+
+#: Names that a split's folder may have.
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,14 @@ class Layout:
     note: str = ""
 
     def paths(self) -> list[Path]:
-        """Return every picture of every split."""
+        """Return every file of every split; none of what is held in memory."""
         splits = [split for split in (self.train, self.val, self.test) if split is not None]
-        return [Path(picture) for split in splits for picture in split.pictures]
+        return [
+            Path(picture)
+            for split in splits
+            if not isinstance(split.pictures, np.ndarray)
+            for picture in split.pictures
+        ]
 
     def with_test(self, fraction: float, complain: Complain = refuse) -> Layout:
         """Return it with test pictures, ``fraction`` of those for training if it has none."""
@@ -124,25 +134,45 @@ class Layout:
 def read_layout(root: Path, setting: str = "data.root", complain: Complain = refuse) -> Layout:
     """Read ``{train,val,test}/<class>/`` (``val`` and ``test`` may lack), or else ``<class>/``.
 
+    ``valid/`` and ``validation/`` will do for ``val/``. A folder ``train`` of pictures among other
+    classes is the class of that name: trains are on rails in VisDA and CIFAR-100.
+
     Raises:
         DataError: If there are no class folders; ``complain`` decides on lesser faults: a class
             without pictures, splits whose classes differ.
     """
-    if not (root / "train").is_dir():
+    if not _has_splits(root):
         found = scan_classes(root, setting=setting, complain=complain)
         return Layout(tuple(found), split_of(root, tuple(found), found))
+    places = {
+        split: [root / name for name in names if (root / name).is_dir()]
+        for split, names in SPLITS.items()
+    }
+    if len(places["val"]) > 1:
+        complain(
+            f"{root} holds {' and '.join(place.name for place in places['val'])}, which are all "
+            f"validation pictures; keep one of them, or type {setting}=/another/folder"
+        )
     scanned = {
-        split: scan_classes(root / split, setting=setting, complain=complain)
-        for split in ("train", "val", "test")
-        if (root / split).is_dir()
+        split: scan_classes(found[0], setting=setting, complain=complain)
+        for split, found in places.items()
+        if found
     }
     classes = tuple(scanned["train"])
     for split, found in scanned.items():
         match_classes(
-            classes, list(found), where=f"{root / split}", setting=setting, complain=complain
+            classes, list(found), where=f"{places[split][0]}", setting=setting, complain=complain
         )
     parts = {split: split_of(root, classes, found) for split, found in scanned.items()}
     return Layout(classes, parts["train"], parts.get("val"), parts.get("test"))
+
+
+def _has_splits(root: Path) -> bool:
+    """Return whether ``root/train`` is a split, rather than a class or absent."""
+    if class_folders(root / "train"):
+        return True
+    known = {name for names in SPLITS.values() for name in names}
+    return (root / "train").is_dir() and {path.name for path in class_folders(root)} <= known
 
 
 def split_of(root: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Split:
@@ -188,7 +218,9 @@ def pooled(layouts: Mapping[str, Layout], complain: Complain = refuse) -> Layout
 
 
 def _concatenated(splits: Sequence[Split]) -> Split:
-    pictures = [Path(picture) for split in splits for picture in split.pictures]
+    held = [split.pictures for split in splits if isinstance(split.pictures, np.ndarray)]
+    pictures: Any = [Path(picture) for split in splits for picture in split.pictures if not held]
+    pictures = np.concatenate(held) if held else pictures
     labels = np.concatenate([split.labels for split in splits])
     names = [name for split in splits for name in split.names]
     return Split(pictures, labels, names, splits[0].change)

@@ -1,0 +1,130 @@
+"""The rows of a table file as texts, each with the place it stands at."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_lightning.errors import DataError
+
+__all__ = ["Row", "read_rows"]
+
+DELIMITERS = (",", ";", "\t", "|")
+PARQUET = (".parquet", ".pq")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: ``line 3`` of a text (or ``row 3`` of Parquet), and its cells by column."""
+
+    place: str
+    cells: dict[str, str]
+
+
+def read_rows(
+    path: Path, delimiter: str | None, wanted: Sequence[str]
+) -> tuple[list[str], list[Row]]:
+    """Read a table's columns and rows; blank lines are skipped.
+
+    Args:
+        path: Parquet by its suffix, or else text in UTF-8, with or without a byte-order mark.
+        delimiter: One character, or None for the one that fits the first line.
+        wanted: Columns that the first line is expected to hold, to tell the delimiter by.
+
+    Raises:
+        DataError: If it is not there, broken, or a row has another number of cells.
+    """
+    if not path.is_file():
+        state = "a folder" if path.is_dir() else "absent"
+        raise DataError(f"data.table={path} is {state}; type data.table=/my/list.csv")
+    if path.suffix.lower() in PARQUET:
+        return _read_parquet(path)
+    if delimiter is not None and len(delimiter) != 1:
+        raise DataError(
+            f"data.delimiter={delimiter!r} must be one character; type data.delimiter=null to "
+            "have it seen in the first line"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot read the table {path}: {error}; save it as text in UTF-8"
+        ) from error
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if not first:
+        raise DataError(f"the table {path} is empty; its first line must name the columns")
+    return _read_text(path, text, delimiter or _delimiter(path, first, wanted))
+
+
+def _delimiter(path: Path, first: str, wanted: Sequence[str]) -> str:
+    """Return the delimiter that makes the most of the wanted columns, then the most columns."""
+    if path.suffix.lower() in (".tsv", ".tab"):
+        return "\t"
+
+    def merit(mark: str) -> tuple[int, int]:
+        cells = [cell.strip() for cell in next(csv.reader([first], delimiter=mark))]
+        return len(set(cells) & set(wanted)), len(cells)
+
+    return max(DELIMITERS, key=merit)
+
+
+def _read_text(path: Path, text: str, delimiter: str) -> tuple[list[str], list[Row]]:
+    # Not splitlines(), which also ends lines at characters that a file's name may hold.
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    rows = []
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = [cell.strip() for cell in cells]
+                _check_header(path, header)
+                continue
+            if len(cells) != len(header):
+                raise DataError(
+                    f"line {reader.line_num} of {path} has {len(cells)} cells, but line 1 names "
+                    f"{len(header)} columns ({', '.join(header)}); mend the line, put cells that "
+                    f"hold {delimiter!r} in double quotes, or type data.delimiter=<character>"
+                )
+            place = f"line {reader.line_num}"
+            rows.append(Row(place, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        raise DataError(
+            f"line {reader.line_num} of {path} cannot be read: {error}; mend its quotes"
+        ) from error
+    return header, rows
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[Row]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise DataError(
+            f"data.table={path} needs the package pyarrow to be read; type "
+            "pip install 'tl_lightning[parquet]', or save the table as CSV"
+        ) from error
+    try:
+        table: Any = parquet.read_table(path)
+    except (OSError, ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"cannot read the table {path}: {reason}; write it again, or save it as CSV"
+        ) from error
+    header = [str(name) for name in table.column_names]
+    _check_header(path, header)
+    rows = [
+        Row(f"row {number}", {name: "" if row[name] is None else str(row[name]) for name in header})
+        for number, row in enumerate(table.to_pylist(), 1)
+    ]
+    return header, rows
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} has two columns named {twice[0]!r}; rename one of them")

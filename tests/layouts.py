@@ -44,6 +44,7 @@ def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
         "test_fraction": 0.4,
         "classes": None,
         "transductive": False,
+        "on_error": "stop",
         "source": {"root": None, "domain": None},
         "target": None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = ["augmentation_sheet"]
 
 Pixels = NDArray[np.uint8]
 ROWS, DRAWN = 4, 6
+_WORDNET = re.compile(r"^n\d{8}[-_]")  # ImageNet's class ids say nothing to people
 
 
 def augmentation_sheet(data: TransferData, spec: InputSpec) -> bytes:
@@ -50,7 +52,7 @@ def augmentation_sheet(data: TransferData, spec: InputSpec) -> bytes:
                 axes.grid(visible=False)
                 for side in axes.spines.values():
                     side.set_visible(False)
-            name = short(classes[label], 14) if label >= 0 else ""
+            name = short(_WORDNET.sub("", classes[label]), 14)
             line[0].set_ylabel(f"{role}\n{name}", color=colour, fontsize=7.5)
             height, width = shown[0].shape[:2]
             line[0].set_xlabel(f"{width} x {height}", color=MUTED, fontsize=6.5)
@@ -67,6 +69,7 @@ def _shown(data: TransferData, split: Split, spec: InputSpec) -> list[tuple[int,
     training = dataset_of(split, spec, changes.geometry, None)
     stored = SplitReader(split, None, spec)
     found = []
+    assert split.labels is not None
     for place in spread(len(split), ROWS):
         seeds = [mix(data.seed, place, epoch) for epoch in range(DRAWN)]
         keys = [(place, seed) for seed in seeds]
@@ -74,8 +77,7 @@ def _shown(data: TransferData, split: Split, spec: InputSpec) -> list[tuple[int,
         evaluated = plain.__getitems__([(place, 0)])["inputs"]
         whole = torch.cat([evaluated, drawn])
         pictures = [stored(place), *whole]
-        label = -1 if split.labels is None else int(split.labels[place])
-        found.append((label, [_pixels(shown) for shown in pictures]))
+        found.append((int(split.labels[place]), [_pixels(shown) for shown in pictures]))
     return found
 
 

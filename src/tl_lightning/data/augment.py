@@ -291,7 +291,7 @@ def augmentation(spec: InputSpec, augment: Augment | Mapping[str, Any]) -> Augme
         return Augmentation(crop, (Colour(jitter=0.4),))
     if augment == "strong":
         erase = Erase(probability=0.25, spec=spec)
-        return Augmentation(crop, (Colour(jitter=0.8, hue=0.2, gray=0.2), erase))
+        return Augmentation(crop, (Colour(jitter=0.5, hue=0.1, gray=0.2), erase))
     from torchvision.transforms import v2
 
     policy = v2.RandAugment() if augment == "randaugment" else v2.TrivialAugmentWide()

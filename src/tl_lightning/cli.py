@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
 
-__all__ = ["CONF", "compose", "evaluate", "register_resolvers", "report", "train"]
+__all__ = ["CONF", "check_data", "compose", "evaluate", "register_resolvers", "report", "train"]
 
 _HERE = Path(__file__).resolve().parent
 #: A wheel carries conf/ inside the package; an editable install reads the repository's.
@@ -206,3 +208,65 @@ def _report(arguments: list[str]) -> None:
     from tl_lightning.sweeps import report_folder
 
     report_folder(Path(arguments[0].removeprefix("sweep=").removeprefix("run=")))
+
+
+def check_data() -> None:
+    """Look at the data before training: ``tl-check-data data=<name> data.root=...``."""
+    try:
+        _plain_command(
+            _check_data,
+            "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
+            "                     [any other setting of train.py ...]\n"
+            "Looks at every picture and prints one report: counts, broken files, duplicates, leaks.\n"
+            "Exit code 0: training can start; 1: it would stop; 2: a wrong command line.",
+        )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # a thread in the middle of a large picture would hold up a plain exit
+
+
+_CHECK_KEYS = {"format": ("table", "json")}
+
+
+def _check_data(arguments: list[str]) -> None:
+    chosen = {key: choices[0] for key, choices in _CHECK_KEYS.items()}
+    overrides = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in _CHECK_KEYS:
+            overrides.append(argument)
+            continue
+        if value not in _CHECK_KEYS[key]:
+            hint = nearest(value, _CHECK_KEYS[key])
+            raise ConfigError(f"{key}={value} is no {key} of a check; {hint}")
+        chosen[key] = value
+    config = _composed(overrides, _CHECK_KEYS)
+    from tl_lightning import pipeline
+    from tl_lightning.checking.progress import watched
+    from tl_lightning.checking.show import render
+    from tl_lightning.checking.survey import survey
+    from tl_lightning.sweeps import console
+
+    data = pipeline.build_data(pipeline.check(config))
+    with watched() as progress:
+        found = survey(data, progress)
+    if chosen["format"] == "json":
+        print(json.dumps(found))
+    else:
+        render(found, console())
+    sys.exit(0 if found["may_start"] else 1)
+
+
+def _composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
+    """Return the training configuration; what Hydra refuses becomes one sentence."""
+    try:
+        return compose(overrides)
+    except HydraException as error:
+        node: Any = compose([])
+        known = [*others, *node]
+        for argument in overrides:
+            path = argument.split("=")[0].lstrip("+~").split("@")[0].replace("/", ".").split(".")
+            if path[0] not in known:
+                raise ConfigError(f"{path[0]} is no setting; {nearest(path[0], known)}") from error
+        words = " ".join(str(error).split("Config search path")[0].split())
+        raise ConfigError(f"{words}; every setting: train.py --help") from error

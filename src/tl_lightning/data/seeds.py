@@ -34,4 +34,7 @@ def mix_text(text: str) -> int:
     >>> mix_text("a") == mix_text("a"), mix_text("a") == mix_text("b")
     (True, False)
     """
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big")
+        >> 1
+    )

@@ -95,7 +95,8 @@ def _candidates(
 
 def _distance(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.int64]:
     different = np.ascontiguousarray(left ^ right).view(np.uint16).reshape(-1, 4)
-    return _BITS[different].sum(axis=1, dtype=np.int64)
+    distance: NDArray[np.int64] = _BITS[different].sum(axis=1, dtype=np.int64)
+    return distance
 
 
 def grouped(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.dataset import Domain
-from tl_lightning.data.folder import refuse
+from tl_lightning.data.folder import Complain, refuse
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.seeds import mix_text
 from tl_lightning.data.shift import SyntheticShift
@@ -60,7 +60,7 @@ class FileData(TransferData):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.complain = refuse
+        self.complain: Complain = refuse
         _only("data.source", source, SOURCE_KEYS)
         _only("data.target", target or {}, TARGET_KEYS)
         for role, node in (("source", source), ("target", target or {})):

@@ -217,7 +217,7 @@ def check_data() -> None:
             _check_data,
             "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
             "                     [any other setting of train.py ...]\n"
-            "Looks at every picture and prints one report: counts, broken files, duplicates, leaks.\n"
+            "Looks at every picture and reports counts, broken files, duplicates and leaks.\n"
             "Exit code 0: training can start; 1: it would stop; 2: a wrong command line.",
         )
     except KeyboardInterrupt:
@@ -243,9 +243,8 @@ def _check_data(arguments: list[str]) -> None:
     config = _composed(overrides, _CHECK_KEYS)
     from tl_lightning import pipeline
     from tl_lightning.checking.progress import watched
-    from tl_lightning.checking.show import render
+    from tl_lightning.checking.show import console, render
     from tl_lightning.checking.survey import survey
-    from tl_lightning.sweeps import console
 
     data = pipeline.build_data(pipeline.check(config))
     with watched() as progress:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tl_lightning.checking.kinds import ERROR, KINDS, NOTE, PAIRS, WARNING
 
-__all__ = ["render", "verdict"]
+__all__ = ["console", "render", "verdict"]
 
 #: Files named of a kind; ``format=json`` names all.
 SHOWN = 5
 #: Classes up to which each has a row.
 FEW = 20
 STYLES = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
+
+
+def console() -> Console:
+    """Return the terminal, or 100 columns where the output is a file."""
+    fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=100 if fixed else None)
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -36,35 +42,35 @@ def verdict(found: Mapping[str, Any]) -> str:
     return f"training would stop: {_number(found['errors'], 'error')} ({warnings})"
 
 
-def render(found: Mapping[str, Any], console: Console) -> None:
+def render(found: Mapping[str, Any], out: Console) -> None:
     """Print a survey.
 
     Args:
         found: As :func:`tl_lightning.checking.survey.survey` gives it.
-        console: Where to.
+        out: Where to.
     """
     domains = found["domains"]
     if domains:
-        console.print(_table(domains))
+        out.print(_table(domains))
         for role, domain in domains.items():
-            console.print(Text(_balance(role, domain)))
+            out.print(Text(_balance(role, domain)))
     if found["sizes"]:
         sizes = (f"{side} {s['min']} / {s['median']} / {s['max']}"
                  for side, s in found["sizes"].items())  # fmt: skip
-        console.print(Text(f"{found['examined']:,} files, pixels (min / median / max): "
+        out.print(Text(f"{found['examined']:,} files, pixels (min / median / max): "
                            + ", ".join(sizes)))  # fmt: skip
-    for domain in domains.values():
-        if domain["note"]:
-            console.print(Text(domain["note"], style="dim"))
-    console.print()
+    for note in dict.fromkeys(domain["note"] for domain in domains.values() if domain["note"]):
+        out.print(Text(note, style="dim"))
+    out.print()
     base = _base(found)
     if base:
-        console.print(Text(f"files below {base}", style="dim"))
+        out.print(Text(f"files below {base}", style="dim"))
     for part in _problems(found, base):
-        console.print(part)
+        # A path is left whole, however narrow the terminal: it will be copied.
+        out.print(part, soft_wrap=isinstance(part, Text))
     style = "bold green" if found["may_start"] else "bold red"
     seconds = Text(f"  {found['seconds']:.1f} s", style="dim")
-    console.print(Text(verdict(found), style=style).append_text(seconds))
+    out.print(Text(verdict(found), style=style).append_text(seconds))
 
 
 # -- counts --------------------------------------------------------------------------------------
@@ -117,26 +123,25 @@ def _balance(role: str, domain: Mapping[str, Any]) -> str:
 # -- problems ------------------------------------------------------------------------------------
 def _problems(found: Mapping[str, Any], base: str) -> list[RenderableType]:
     """Return what was found, the gravest first."""
-    parts: list[tuple[str, RenderableType]] = []
-    parts += [(ERROR, _line(ERROR, fault)) for fault in found["faults"]]
+    parts: list[tuple[str, list[RenderableType]]] = []
+    parts += [(ERROR, [_line(ERROR, fault)]) for fault in found["faults"]]
     for kind, items in found["files"].items():
         level = found["levels"][kind]
         names = [_file(item, base) for item in items[:SHOWN]]
         head = f"{_number(len(items), 'file')}: {KINDS[kind].words}"
         parts.append((level, _listed(level, head, names, len(items))))
-    for kind in PAIRS:
+    for kind, pair in PAIRS.items():
         groups = [group for group in found["duplicates"] if group["kind"] == kind]
         if groups:
             names = [_copies(group, base) for group in groups[:SHOWN]]
-            head = f"{_number(len(groups), 'group')} of copies: {PAIRS[kind].words}"
-            parts.append((PAIRS[kind].level, _listed(PAIRS[kind].level, head, names, len(groups))))
-    parts += [
-        (remark["level"], _line(remark["level"], remark["text"])) for remark in found["remarks"]
-    ]
+            head = f"{_number(len(groups), 'time')}: {pair.words}"
+            parts.append((pair.level, _listed(pair.level, head, names, len(groups))))
+    parts += [(r["level"], [_line(r["level"], r["text"])]) for r in found["remarks"]]
     if found["overlap"]:
-        parts.append((NOTE, _line(NOTE, found["overlap"])))
+        parts.append((NOTE, [_line(NOTE, found["overlap"])]))
     order = list(STYLES)
-    return [part for _, part in sorted(parts, key=lambda pair: order.index(pair[0]))]
+    parts.sort(key=lambda part: order.index(part[0]))
+    return [line for _, lines in parts for line in lines]
 
 
 def _line(level: str, text: str) -> RenderableType:
@@ -147,22 +152,21 @@ def _line(level: str, text: str) -> RenderableType:
     return grid
 
 
-def _listed(level: str, head: str, names: Sequence[Text], total: int) -> RenderableType:
-    parts: list[RenderableType] = [_line(level, head)]
-    parts += [Padding(name, (0, 0, 0, 10)) for name in names]
+def _listed(level: str, head: str, names: Sequence[Text], total: int) -> list[RenderableType]:
+    lines = [Text(" " * 10).append_text(name) for name in names]
     if total > len(names):
-        more = f"... and {total - len(names):,} more; format=json names all"
-        parts.append(Padding(Text(more, style="dim"), (0, 0, 0, 10)))
-    return Group(*parts)
+        more = f"          ... and {total - len(names):,} more; format=json names all"
+        lines.append(Text(more, style="dim"))
+    return [_line(level, head), *lines]
 
 
 def _file(item: Mapping[str, str], base: str) -> Text:
-    text = Text(_below(item["path"], base), overflow="fold")
+    text = Text(_below(item["path"], base))
     return text.append(f"  {item['detail']}", style="dim") if item["detail"] else text
 
 
 def _copies(group: Mapping[str, Any], base: str) -> Text:
-    text = Text(overflow="fold")
+    text = Text()
     for item in group["paths"][:3]:
         text.append(" = " if text else "").append(_below(item["path"], base))
         text.append(f" [{', '.join(item['places'])}]", style="dim")

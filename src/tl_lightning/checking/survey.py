@@ -64,9 +64,8 @@ def survey(data: TransferData, progress: Progress | None = None) -> dict[str, An
     levels = {kind: KINDS[kind].level for kind in files}
     remarks = _remarks(found) + _skipped(files, levels, len(paths), getattr(data, "on_error", ""))
     pairs = _duplicates(places, findings) + _duplicates_in_memory(found, places)
-    names = [
-        name for domain in found.values() for s in domain.splits().values() for name in s.names
-    ]
+    splits = [split for domain in found.values() for split in domain.splits().values()]
+    names = [name for split in splits for name in split.names]
     counted = [(levels[kind], len(items)) for kind, items in files.items()]
     counted += [(pair["level"], 1) for pair in pairs] + [(r["level"], 1) for r in remarks]
     errors = len(faults) + sum(number for level, number in counted if level == ERROR)

@@ -12,8 +12,9 @@ __all__ = ["passed_over"]
 
 #: Suffixes of pictures that no layout here takes up.
 OTHER_FORMATS = frozenset(
-    ".gif .heic .heif .hif .avif .jxl .jp2 .j2k .jfif .jpe .jpg_large .apng .tga .psd .svg .eps "
-    ".pgm .pbm .pnm .dds .exr .hdr .ico .raw .dng .cr2 .cr3 .nef .arw .orf .rw2".split()
+    {".gif", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".apng"}
+    | {".tga", ".psd", ".svg", ".eps", ".pgm", ".pbm", ".pnm", ".dds", ".exr", ".hdr", ".ico"}
+    | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
 )
 SPLIT_FOLDERS = frozenset({"train", "val", "test", "Images"})
 

@@ -168,11 +168,11 @@ def _file(item: Mapping[str, str], base: str) -> Text:
 def _copies(group: Mapping[str, Any], base: str) -> Text:
     text = Text()
     for item in group["paths"][:3]:
-        text.append(" = " if text else "").append(_below(item["path"], base))
-        text.append(f" [{', '.join(item['places'])}]", style="dim")
+        text.append("\n" + " " * 10 + "= " if text else "").append(_below(item["path"], base))
+        text.append(f"  {', '.join(item['places'])}", style="dim")
     if len(group["paths"]) > 3:
         text.append(f" and {len(group['paths']) - 3} more", style="dim")
-    return text.append("  same bytes" if group["exact"] else "  looks the same", style="dim")
+    return text.append("; same bytes" if group["exact"] else "; looks the same", style="dim")
 
 
 def _base(found: Mapping[str, Any]) -> str:

@@ -261,11 +261,28 @@ def _composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
     try:
         return compose(overrides)
     except HydraException as error:
-        node: Any = compose([])
-        known = [*others, *node]
-        for argument in overrides:
-            path = argument.split("=")[0].lstrip("+~").split("@")[0].replace("/", ".").split(".")
-            if path[0] not in known:
-                raise ConfigError(f"{path[0]} is no setting; {nearest(path[0], known)}") from error
+        data = [item for item in overrides if item.startswith("data=")]
+        for item in overrides:
+            fault = _unknown(item, data, others)
+            if fault:
+                raise ConfigError(fault) from error
         words = " ".join(str(error).split("Config search path")[0].split())
         raise ConfigError(f"{words}; every setting: train.py --help") from error
+
+
+def _unknown(override: str, data: list[str], others: Iterable[str]) -> str:
+    """Return which part of an override's key is no setting of the chosen data; empty if none."""
+    key = override.split("=")[0].lstrip("~").split("@")[0].replace("/", ".")
+    try:
+        node: Any = compose(data)
+    except HydraException:  # no such data: Hydra's own words list what there is
+        return ""
+    done = ""
+    for part in [] if key.startswith("+") else key.split("."):
+        if not OmegaConf.is_dict(node):
+            return ""
+        if part not in node:
+            known = [*map(str, node), *([] if done else others)]
+            return f"{done}{part} is no setting; {nearest(part, known)}"
+        node, done = node[part], f"{done}{part}."
+    return ""

@@ -18,9 +18,9 @@ __all__ = ["Place", "alike", "grouped", "judge", "same"]
 DISTANCE = 3
 #: More bands than bits that may differ: two such hashes agree in at least one band entirely.
 BANDS = DISTANCE + 1
-#: Thumbnails of two copies: mean absolute difference in gray levels of 255, and correlation. Of 240
-#: photographs, paintings and sketches, halved and written again as JPEG of quality 60, the worst had
-#: 1.9 and 0.994; two sketches of one guitar have 2.3 and 0.98.
+#: Thumbnails of two copies: mean absolute difference in gray levels of 255, and correlation. Of
+#: 240 photographs, paintings and sketches, halved and written again as JPEG of quality 60, the
+#: worst had 1.9 and 0.994; two sketches of one guitar have 2.3 and 0.98.
 DIFFERENCE = 4.0
 CORRELATION = 0.99
 #: Standard deviation in gray levels below which a thumbnail says nothing.

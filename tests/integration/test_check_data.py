@@ -76,14 +76,23 @@ def test_pictures_in_memory(tmp_path):
 
 
 CASES = {
-    "typo in a format": (["data=digits", "format=jsno"], "format=jsno is no format of a check; did"),
-    "typo in a name": (["data=digits", "fromat=json"], "fromat is no setting; did you mean 'format'"),
-    "typo in a key": (["data=digits", "data.sise=1"], "data.sise is no setting; did you mean 'size'?"),
-    "no such data": (["data=dgos"], "Could not find 'data/dgos' Available options in 'data': digits"),
+    "typo in a format": (
+        ["format=jsno"],
+        "format=jsno is no format of a check; did you mean 'json'",
+    ),
+    "typo in a name": (["fromat=json"], "fromat is no setting; did you mean 'format'"),
+    "typo in a key": (["data.sise=1"], "data.sise is no setting; did you mean 'size'?"),
+    "no such data": (
+        ["data=dgos"],
+        "Could not find 'data/dgos' Available options in 'data': digits",
+    ),
     "no value": (["data"], "missing EQUAL"),
-    "no target": (["data=dogs", "data.target=null"], "model=dann adapts to a target"),
-    "key inside": (["data=dogs", "+data.source.rot=1"], "data.source has no key 'rot'; did you mean"),
-}  # fmt: skip
+    "no target": (["data.target=null"], "model=dann adapts to a target"),
+    "unknown to a source": (
+        ["data=dogs", "+data.source.rot=1"],
+        "data.source has no key 'rot'; did",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", sorted(CASES))

@@ -225,7 +225,9 @@ def check_data() -> None:
         os._exit(130)  # a thread in the middle of a large picture would hold up a plain exit
 
 
-_CHECK_KEYS = {"format": ("table", "json")}
+#: What is the check's own, with its choices, the default first; all else goes to the training
+#: configuration.
+_CHECK_KEYS: dict[str, tuple[str, ...]] = {"format": ("table", "json")}
 
 
 def _check_data(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -248,8 +249,9 @@ def _check_data(arguments: list[str]) -> None:
     from tl_lightning.checking.show import console, render
     from tl_lightning.checking.survey import survey
 
-    data = pipeline.build_data(pipeline.check(config))
-    with watched() as progress:
+    # Whatever else has something to say (a download) says it on stderr: stdout is the report's.
+    with contextlib.redirect_stdout(sys.stderr), watched() as progress:
+        data = pipeline.build_data(pipeline.check(config))
         found = survey(data, progress)
     if chosen["format"] == "json":
         print(json.dumps(found))

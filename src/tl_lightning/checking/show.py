@@ -53,7 +53,8 @@ def render(found: Mapping[str, Any], out: Console) -> None:
     if domains:
         out.print(_table(domains))
         for role, domain in domains.items():
-            out.print(Text(_balance(role, domain)))
+            if domain["classes"]:
+                out.print(Text(_balance(role, domain)))
     if found["sizes"]:
         sizes = (f"{side} {s['min']} / {s['median']} / {s['max']}"
                  for side, s in found["sizes"].items())  # fmt: skip

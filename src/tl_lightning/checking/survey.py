@@ -57,6 +57,7 @@ def survey(data: TransferData, progress: Progress | None = None) -> dict[str, An
         faults += data.faults(found)
     except DataError as error:  # nothing to go on with
         faults.append(str(error))
+    faults = list(dict.fromkeys(map(printable, faults)))
     places = _places(found)
     paths = [key for key in places if isinstance(key, Path)]
     findings = _examine(paths, progress)
@@ -75,7 +76,7 @@ def survey(data: TransferData, progress: Progress | None = None) -> dict[str, An
         "may_start": errors == 0,
         "errors": errors,
         "warnings": sum(number for level, number in counted if level == WARNING),
-        "faults": [printable(fault) for fault in dict.fromkeys(faults)],
+        "faults": faults,
         "domains": {role: _counts(domain) for role, domain in found.items()},
         "files": files,
         "levels": levels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -293,3 +294,34 @@ def test_unpaired_pictures_are_decoded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or original(file))
     found = both(two_domains(tmp_path))
     assert len(opened) == found["examined"] == 54
+
+
+NOTHING_LEFT = {
+    "unknown classes": (["data.classes=[x,y]"], "data.classes names 'x', which the source"),
+    "too many labelled": (["data.target.labelled_per_class=9"], "labelled_per_class=9, but class"),
+    "a share of two": (["data.val_fraction=2"], "must lie between 0 and 1, got 2"),
+    "one domain twice": (["data.target.root=${data.root}"], "the same pictures in both domains"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(NOTHING_LEFT))
+def test_faults_that_leave_little_are_shown_all_the_same(case, tmp_path):
+    overrides, words = NOTHING_LEFT[case]
+    found = both(two_domains(tmp_path), *overrides)
+    assert found["may_start"] is False
+    assert any(words in fault for fault in found["faults"])
+    text = " ".join(shown(found).split())
+    assert words in text
+    assert "training would stop" in text
+
+
+def test_class_names_that_no_terminal_expects(tmp_path):
+    """Not UTF-8, or like rich's own markup."""
+    names = ("[red]cat", os.fsdecode(b"caf\xe9"))
+    class_folders(tmp_path / "train", 6, names)
+    class_folders(tmp_path / "test", 2, names, start=6)
+    found = survey(dogs(tmp_path, "data.target=null"))
+    assert len(found["files"]["bad_name"]) == 8
+    assert list(found["domains"]["source"]["classes"]) == ["[red]cat", "caf\\xe9"]
+    assert "[red]cat" in shown(found)
+    json.dumps(found).encode()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tl_lightning.data.folder import EXTENSIONS, IGNORED, signature_fault
+from tl_lightning.data.folder import EXTENSIONS, IGNORED, class_folders, signature_fault
 
 __all__ = ["passed_over"]
 
@@ -22,14 +22,20 @@ SPLIT_FOLDERS = frozenset({"train", "val", "test", "Images"})
 def passed_over(paths: Sequence[Path]) -> Iterator[tuple[str, Path, str]]:
     """Yield kind, path and detail of what looks like a picture near ``paths`` but is not of them.
 
-    Looks into the class folders (the parents of ``paths``), everything below them, and the one or
-    two folders above them.
+    Looks into the class folders (the parents of ``paths``, and folders beside them without any
+    picture that is read), everything below them, and the one or two folders above them.
     """
     known = set(paths)
     classes = sorted({path.parent for path in paths})
     for folder in classes:
         yield from _class_folder(folder, known)
     above = {folder.parent for folder in classes}
+    for folder in sorted(path for parent in above for path in class_folders(parent)):
+        if folder not in classes:
+            others = list(_class_folder(folder, known))
+            # A class that was not asked for is no fault; one of unread formats alone is.
+            if not any(kind == "unlisted" for kind, _, _ in others):
+                yield from others
     above |= {folder.parent for folder in above if folder.name in SPLIT_FOLDERS}
     for folder in sorted(above - set(classes)):
         for entry in _entries(folder):

@@ -154,3 +154,12 @@ def test_a_picture_without_a_suffix_is_named_and_other_files_are_not(tmp_path):
         (known.parent / name).write_text("text")
     (known.parent / "pipe").symlink_to("nowhere")
     assert list(passed_over([known])) == [("ignored_format", bare, "no suffix")]
+
+
+def test_a_class_of_unread_formats_alone_is_named_and_one_not_asked_for_is_not(tmp_path):
+    known = picture(tmp_path / "train" / "cat" / "a.jpg", 0)
+    picture(tmp_path / "train" / "dog" / "a.jpg", 1)
+    phone = tmp_path / "train" / "fox" / "a.heic"
+    phone.parent.mkdir()
+    phone.touch()
+    assert list(passed_over([known])) == [("ignored_format", phone, ".heic")]

@@ -129,7 +129,7 @@ def test_an_interrupt_ends_at_once(tmp_path):
         "from tl_lightning import cli\n"
         "from tl_lightning.checking import survey\n"
         "def slow(path):\n"
-        "    print('begun', flush=True)\n"
+        "    print('begun', file=sys.__stdout__, flush=True)\n"
         "    time.sleep(60)\n"
         "survey.examine = slow\n"
         f"sys.argv = ['check_data.py', *{roots(tmp_path)!r}]\n"

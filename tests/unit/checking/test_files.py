@@ -14,6 +14,8 @@ from layouts import picture, planted_faults, png_chunk
 from tl_lightning.checking.files import examine, quiet_decoders
 from tl_lightning.checking.kinds import BROKEN, KINDS
 from tl_lightning.checking.walk import passed_over
+from tl_lightning.data.reading import open_picture
+from tl_lightning.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,15 @@ def test_every_kind_is_found_and_no_other(planted, kind):
     assert (finding.size is not None) == (finding.phash is not None) == decoded
     assert len(finding.thumbnail) == 256 * decoded
     assert len(finding.digest) == 32
+
+
+@pytest.mark.parametrize("kind", OF_ONE_FILE)
+def test_broken_is_what_training_cannot_read(planted, kind):
+    if kind in BROKEN:
+        with pytest.raises(DataError, match="cannot read picture"):
+            open_picture(planted[kind])
+    else:
+        assert open_picture(planted[kind]).shape[0] == 3
 
 
 def test_details_say_what_was_got(planted):

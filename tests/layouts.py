@@ -8,8 +8,11 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
+import struct
 import tarfile
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,13 +72,18 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (24, 20)) -> Path:
 
 
 def class_folders(
-    folder: Path, number: int, classes: Sequence[str] = BREEDS, start: int = 0
+    folder: Path,
+    number: int,
+    classes: Sequence[str] = BREEDS,
+    start: int = 0,
+    seed: int = 0,
+    size: tuple[int, int] = (24, 20),
 ) -> Path:
     """Write ``folder/<class>/<id>_<n>.jpg``."""
     for label, name in enumerate(classes):
         for index in range(start, start + number):
             file = f"{name.split('-')[0]}_{index}.jpg"
-            picture(folder / name / file, seed=1000 * label + index)
+            picture(folder / name / file, seed + 1000 * label + index, size)
     return folder
 
 
@@ -300,3 +308,80 @@ def photos(folder: Path, number: int = 3) -> Path:
     for index in range(number):
         picture(folder / f"{index}.jpg", index, (48, 36) if index % 2 else (36, 48))
     return folder
+
+
+def two_domains(root: Path, size: tuple[int, int] = (48, 40)) -> Path:
+    """Write ``root/{source,target}/{train,test}/<class>/`` without a fault."""
+    for seed, role in ((0, "source"), (50_000, "target")):
+        class_folders(root / role / "train", 6, seed=seed, size=size)
+        class_folders(root / role / "test", 3, start=6, seed=seed, size=size)
+    return root
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    """Return one chunk of a PNG file."""
+    body = name + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def planted_faults(root: Path) -> dict[str, Path]:
+    """Write two domains with one fault of nearly every kind; return the file at fault by kind.
+
+    A kind in two ways has its second under ``<kind>/<how>``.
+    """
+    two_domains(root)
+    train = root / "source" / "train"
+    own, other = train / BREEDS[0], train / BREEDS[1]
+    target = root / "target" / "test" / BREEDS[0]
+    first = own / "n02085620_0.jpg"
+    rng = np.random.default_rng(99_999)
+    planted: dict[str, Path] = {}
+
+    def new(kind: str, path: Path) -> Path:
+        planted[kind] = path
+        return path
+
+    def noise(mode: str) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).convert(mode)
+
+    new("empty", own / "empty.jpg").touch()
+    new("not_a_picture", own / "text.jpg").write_text("<html>404 not found</html>")
+    new("truncated", own / "half.jpg").write_bytes(first.read_bytes()[: first.stat().st_size // 2])
+    head = struct.pack(">IIBBBBB", 20_000, 18_000, 1, 0, 0, 0, 0)
+    new("enormous", own / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", b"")
+    )
+    new("bad_name", Path(os.fsdecode(os.fsencode(own) + b"/caf\xe9.png")))
+    noise("RGB").save(planted["bad_name"])
+    new("no_file", own / "folder.jpg").mkdir()
+    new("no_file/link", own / "dangling.jpg").symlink_to(root / "gone.jpg")
+    new("ignored_format", own / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    noise("P").save(new("ignored_format/gif", own / "old.gif"))
+    noise("RGB").save(new("outside", train / "beside.png"))
+    (own / "more").mkdir()
+    noise("RGB").save(new("outside/deeper", own / "more" / "deep.png"))
+    noise("CMYK").save(new("cmyk", own / "print.jpg"))
+    deep = rng.integers(0, 65536, (40, 48), dtype=np.uint16)
+    Image.fromarray(deep).save(new("sixteen_bit", own / "microscope.png"))
+    frames = [noise("RGB"), noise("RGB")]
+    frames[0].save(new("animated", own / "pages.tif"), save_all=True, append_images=frames[1:])
+    noise("RGB").resize((16, 16)).save(new("tiny", own / "icon.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise("RGB").save(new("exif_rotated", own / "phone.jpg"), exif=exif)
+    noise("RGB").save(new("suffix_lies", own / "really_png.jpg"), format="PNG")
+    clear = noise("RGBA")
+    clear.putalpha(Image.fromarray(rng.integers(0, 256, (40, 48), dtype=np.uint8)))
+    clear.save(new("transparent", own / "clear.png"))
+    noise("L").save(new("grayscale", own / "gray.png"))
+    shutil.copy(first, new("two_classes", other / "other_label.jpg"))
+    shutil.copy(
+        own / "n02085620_1.jpg",
+        new("across_splits", root / "source" / "test" / BREEDS[0] / "again.jpg"),
+    )
+    with Image.open(other / "n02085782_2.jpg") as seen:
+        seen.save(new("across_domains", target.parent / BREEDS[1] / "seen.png"))
+    shutil.copy(target / "n02085620_6.jpg", new("within", target / "twice.jpg"))
+    for split in ("train", "test"):  # the target calls a class by another name
+        (root / "target" / split / BREEDS[2]).rename(root / "target" / split / "n02085936-Maltese")
+    return planted

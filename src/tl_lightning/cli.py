@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
 
-__all__ = ["CONF", "compose", "evaluate", "register_resolvers", "report", "train"]
+__all__ = ["CONF", "check_data", "compose", "evaluate", "register_resolvers", "report", "train"]
 
 _HERE = Path(__file__).resolve().parent
 #: A wheel carries conf/ inside the package; an editable install reads the repository's.
@@ -206,3 +209,84 @@ def _report(arguments: list[str]) -> None:
     from tl_lightning.sweeps import report_folder
 
     report_folder(Path(arguments[0].removeprefix("sweep=").removeprefix("run=")))
+
+
+def check_data() -> None:
+    """Look at the data before training: ``tl-check-data data=<name> data.root=...``."""
+    try:
+        _plain_command(
+            _check_data,
+            "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
+            "                     [any other setting of train.py ...]\n"
+            "Looks at every picture and reports counts, broken files, duplicates and leaks.\n"
+            "Exit code 0: training can start; 1: it would stop; 2: a wrong command line.",
+        )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # a thread in the middle of a large picture would hold up a plain exit
+
+
+#: What is the check's own, with its choices, the default first; all else goes to the training
+#: configuration.
+_CHECK_KEYS: dict[str, tuple[str, ...]] = {"format": ("table", "json")}
+
+
+def _check_data(arguments: list[str]) -> None:
+    chosen = {key: choices[0] for key, choices in _CHECK_KEYS.items()}
+    overrides = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in _CHECK_KEYS:
+            overrides.append(argument)
+            continue
+        if value not in _CHECK_KEYS[key]:
+            hint = nearest(value, _CHECK_KEYS[key])
+            raise ConfigError(f"{key}={value} is no {key} of a check; {hint}")
+        chosen[key] = value
+    config = _composed(overrides, _CHECK_KEYS)
+    from tl_lightning import pipeline
+    from tl_lightning.checking.progress import watched
+    from tl_lightning.checking.show import console, render
+    from tl_lightning.checking.survey import survey
+
+    # Whatever else has something to say (a download) says it on stderr: stdout is the report's.
+    with contextlib.redirect_stdout(sys.stderr), watched() as progress:
+        data = pipeline.build_data(pipeline.check(config))
+        found = survey(data, progress)
+    if chosen["format"] == "json":
+        print(json.dumps(found))
+    else:
+        render(found, console())
+    sys.exit(0 if found["may_start"] else 1)
+
+
+def _composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
+    """Return the training configuration; what Hydra refuses becomes one sentence."""
+    try:
+        return compose(overrides)
+    except HydraException as error:
+        data = [item for item in overrides if item.startswith("data=")]
+        for item in overrides:
+            fault = _unknown(item, data, others)
+            if fault:
+                raise ConfigError(fault) from error
+        words = " ".join(str(error).split("Config search path")[0].split())
+        raise ConfigError(f"{words}; every setting: train.py --help") from error
+
+
+def _unknown(override: str, data: list[str], others: Iterable[str]) -> str:
+    """Return which part of an override's key is no setting of the chosen data; empty if none."""
+    key = override.split("=")[0].lstrip("~").split("@")[0].replace("/", ".")
+    try:
+        node: Any = compose(data)
+    except HydraException:  # no such data: Hydra's own words list what there is
+        return ""
+    done = ""
+    for part in [] if key.startswith("+") else key.split("."):
+        if not OmegaConf.is_dict(node):
+            return ""
+        if part not in node:
+            known = [*map(str, node), *([] if done else others)]
+            return f"{done}{part} is no setting; {nearest(part, known)}"
+        node, done = node[part], f"{done}{part}."
+    return ""

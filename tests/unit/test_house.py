@@ -19,9 +19,9 @@ SOURCE = REPO / "src" / "tl_lightning"
 
 #: What each room may import from; errors, types, schedules and runtime are open to all.
 RANKS = {
-    "data": 0, "backbones": 0, "report": 0, "tasks": 1, "adapters": 2, "validators": 2,
-    "modules": 3, "callbacks": 4, "settings": 5, "results": 5, "pipeline": 6, "brackets": 7,
-    "sweeps": 7, "cli": 8, "tables": 9,
+    "data": 0, "backbones": 0, "report": 0, "checking": 1, "tasks": 1, "adapters": 2,
+    "validators": 2, "modules": 3, "callbacks": 4, "settings": 5, "results": 5, "pipeline": 6,
+    "brackets": 7, "sweeps": 7, "cli": 8, "tables": 9,
 }  # fmt: skip
 
 
@@ -38,6 +38,11 @@ def test_imports_run_one_way(room: str) -> None:
     for path in (SOURCE / room).rglob("*.py"):
         for other in imported(path) & RANKS.keys():
             assert RANKS[other] <= RANKS[room], f"{path.name} of {room} imports {other}"
+
+
+def test_checking_knows_the_data_alone() -> None:
+    for path in (SOURCE / "checking").glob("*.py"):
+        assert imported(path) <= {"checking", "data", "errors"}, path.name
 
 
 def test_adapters_know_no_lightning() -> None:

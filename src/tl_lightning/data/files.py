@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.dataset import Domain
-from tl_lightning.data.folder import check_signatures, refuse
+from tl_lightning.data.folder import Complain, check_signatures, refuse
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.quarantine import without_unreadable
 from tl_lightning.data.seeds import mix_text
@@ -68,7 +68,7 @@ class FileData(TransferData):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.complain = refuse
+        self.complain: Complain = refuse
         self.on_error = on_error
         _only("data.source", source, SOURCE_KEYS)
         _only("data.target", target or {}, TARGET_KEYS)

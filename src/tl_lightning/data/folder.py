@@ -23,6 +23,7 @@ __all__ = [
     "picture_files",
     "refuse",
     "scan_classes",
+    "signature_fault",
     "split_by_hash",
 ]
 
@@ -276,6 +277,15 @@ def _signature_fault(path: Path) -> str:
             start = file.read(12)
     except OSError as error:
         return error.strerror or str(error)
+    return signature_fault(start)
+
+
+def signature_fault(start: bytes) -> str:
+    """Return why a file with these first 12 bytes is no picture; empty if it may be one.
+
+    >>> signature_fault(b"BM..."), signature_fault(b""), signature_fault(b"hello")
+    ('', '0 bytes', "begins with b'hello'")
+    """
     if not start:
         return "0 bytes"
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"

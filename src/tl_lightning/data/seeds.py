@@ -34,4 +34,5 @@ def mix_text(text: str) -> int:
     >>> mix_text("a") == mix_text("a"), mix_text("a") == mix_text("b")
     (True, False)
     """
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    encoded = text.encode(errors="surrogateescape")  # a file's name need not be UTF-8
+    return int.from_bytes(hashlib.sha256(encoded).digest()[:8], "big") >> 1

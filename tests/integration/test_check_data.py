@@ -1,0 +1,149 @@
+"""The check as a user types it, from another folder."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import REPO
+from helpers import command
+from layouts import planted_faults, split_folders, two_domains
+
+SOURCE_ONLY = ["model=source_only", "data=dogs", "data.batch_size=4"]
+
+
+def check(cwd, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return command("check_data", arguments, cwd, COLUMNS="100", PYTHONIOENCODING="utf-8")
+
+
+def roots(root) -> list[str]:
+    return [*SOURCE_ONLY, f"data.root={root / 'source'}", f"data.target.root={root / 'target'}"]
+
+
+def test_every_planted_fault_is_named_and_training_would_stop(tmp_path):
+    planted = planted_faults(tmp_path / "data")
+    assert len(planted) >= 12
+    away = tmp_path / "away"
+    away.mkdir()
+    done = check(away, *roots(tmp_path / "data"))
+    assert done.returncode == 1, done.stderr
+    for path in planted.values():
+        name = str(path.relative_to(tmp_path / "data")).replace("\udce9", "\\xe9")
+        assert name in done.stdout
+    assert "did you mean n02085936-Maltese_dog?" in " ".join(done.stdout.split())
+    assert "training would stop: 6 errors" in done.stdout
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not list(away.iterdir())
+
+
+def test_json_is_one_object_and_names_all(tmp_path):
+    planted = planted_faults(tmp_path)
+    done = check(tmp_path, *roots(tmp_path), "format=json")
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found["schema"] == 1
+    assert found["may_start"] is False
+    assert {key.split("/")[0] for key in planted} == (
+        found["files"].keys() | {group["kind"] for group in found["duplicates"]}
+    )
+    assert found["domains"]["source"]["splits"]["test"] == 10
+    assert found["overlap"].startswith("pretraining overlap: Stanford Dogs")
+    assert found["seconds"] < 60
+
+
+def test_a_clean_folder_may_start_with_and_without_a_target(tmp_path):
+    two_domains(tmp_path)
+    done = check(tmp_path, *roots(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "training can start" in done.stdout
+    assert "warning" not in done.stdout
+    root = split_folders(tmp_path / "other")
+    done = check(tmp_path, *SOURCE_ONLY, f"data.root={root}", "data.target=null")
+    assert done.returncode == 0, done.stderr
+
+
+def test_pictures_in_memory(tmp_path):
+    done = check(tmp_path, "data=digits", "format=json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["domains"]["source"]["splits"] == {"train": 539, "val": 180, "test": 179}
+    assert found["files"] == {}
+
+
+CASES = {
+    "typo in a format": (
+        ["format=jsno"],
+        "format=jsno is no format of a check; did you mean 'json'",
+    ),
+    "typo in a name": (["fromat=json"], "fromat is no setting; did you mean 'format'"),
+    "typo in a key": (["data.sise=1"], "data.sise is no setting; did you mean 'size'?"),
+    "no such data": (
+        ["data=dgos"],
+        "Could not find 'data/dgos' Available options in 'data': digits",
+    ),
+    "no value": (["data"], "missing EQUAL"),
+    "no target": (["data.target=null"], "model=dann adapts to a target"),
+    "unknown to a source": (
+        ["data=dogs", "+data.source.rot=1"],
+        "data.source has no key 'rot'; did",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_a_wrong_command_line_is_a_sentence(case, tmp_path):
+    arguments, words = CASES[case]
+    done = check(tmp_path, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_folder_is_a_fault_of_the_data(tmp_path):
+    done = check(tmp_path, "data=dogs", f"data.root={tmp_path / 'nowhere'}", "format=json")
+    assert done.returncode == 1, done.stderr
+    assert (
+        f"not found with data.root={tmp_path / 'nowhere'}" in json.loads(done.stdout)["faults"][0]
+    )
+
+
+def test_help(tmp_path):
+    done = check(tmp_path, "--help")
+    assert done.returncode == 0
+    assert "usage: check_data.py data=<name>" in done.stdout
+    assert check(tmp_path).returncode == 2
+
+
+def test_an_interrupt_ends_at_once(tmp_path):
+    """Although a thread is in the middle of a picture that would take a minute."""
+    two_domains(tmp_path)
+    code = (
+        "import sys, time\n"
+        "from tl_lightning import cli\n"
+        "from tl_lightning.checking import survey\n"
+        "def slow(path):\n"
+        "    print('begun', file=sys.__stdout__, flush=True)\n"
+        "    time.sleep(60)\n"
+        "survey.examine = slow\n"
+        f"sys.argv = ['check_data.py', *{roots(tmp_path)!r}]\n"
+        "cli.check_data()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=50)
+    assert process.returncode == 130, errors
+    assert errors.strip() == "interrupted"
+    assert time.monotonic() - started < 30

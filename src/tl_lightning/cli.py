@@ -217,8 +217,10 @@ def check_data() -> None:
         _plain_command(
             _check_data,
             "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
+            "                     [show=findings|augmentations]\n"
             "                     [any other setting of train.py ...]\n"
-            "Looks at every picture and reports counts, broken files, duplicates and leaks.\n"
+            "Looks at every picture and reports counts, broken files, duplicates and leaks;\n"
+            "show=augmentations draws instead what training is shown of some, as a PNG.\n"
             "Exit code 0: training can start; 1: it would stop; 2: a wrong command line.",
         )
     except KeyboardInterrupt:
@@ -228,7 +230,10 @@ def check_data() -> None:
 
 #: What is the check's own, with its choices, the default first; all else goes to the training
 #: configuration.
-_CHECK_KEYS: dict[str, tuple[str, ...]] = {"format": ("table", "json")}
+_CHECK_KEYS: dict[str, tuple[str, ...]] = {
+    "format": ("table", "json"),
+    "show": ("findings", "augmentations"),
+}
 
 
 def _check_data(arguments: list[str]) -> None:
@@ -245,19 +250,35 @@ def _check_data(arguments: list[str]) -> None:
         chosen[key] = value
     config = _composed(overrides, _CHECK_KEYS)
     from tl_lightning import pipeline
-    from tl_lightning.checking.progress import watched
     from tl_lightning.checking.show import console, render
     from tl_lightning.checking.survey import survey
 
+    if chosen["show"] == "augmentations":
+        print(f"contact sheet: {_write_sheet(config)}")
+        return
     # Whatever else has something to say (a download) says it on stderr: stdout is the report's.
-    with contextlib.redirect_stdout(sys.stderr), watched() as progress:
+    with contextlib.redirect_stdout(sys.stderr):
         data = pipeline.build_data(pipeline.check(config))
-        found = survey(data, progress)
+        found = survey(data)
     if chosen["format"] == "json":
         print(json.dumps(found))
     else:
         render(found, console())
     sys.exit(0 if found["may_start"] else 1)
+
+
+def _write_sheet(config: DictConfig) -> Path:
+    """Write what the model is shown of a few pictures into this folder; return the file."""
+    from tl_lightning import pipeline
+    from tl_lightning.checking.sheet import augmentation_sheet
+    from tl_lightning.report.schema import write_bytes
+
+    checked = pipeline.check(config)
+    data = pipeline.build_data(checked)
+    data.discover()
+    module = pipeline.build_module(checked, data.classes, pretrained=False)
+    place = Path(f"augmentations-{data.name}.png").absolute()
+    return write_bytes(place, augmentation_sheet(data, module.backbone.input_spec))
 
 
 def _composed(overrides: list[str], others: Iterable[str]) -> DictConfig:

@@ -80,7 +80,7 @@ def write_run(
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
         "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
-        "notes": data.notes(),
+        "notes": data.notes(bool(config["backbone"].get("pretrained"))),
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),

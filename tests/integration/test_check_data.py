@@ -84,7 +84,7 @@ CASES = {
     "typo in a key": (["data.sise=1"], "data.sise is no setting; did you mean 'size'?"),
     "no such data": (
         ["data=dgos"],
-        "Could not find 'data/dgos' Available options in 'data': digits",
+        "Could not find 'data/dgos' Available options in 'data': cifar10",
     ),
     "no value": (["data"], "missing EQUAL"),
     "no target": (["data.target=null"], "model=dann adapts to a target"),
@@ -147,3 +147,19 @@ def test_an_interrupt_ends_at_once(tmp_path):
     assert process.returncode == 130, errors
     assert errors.strip() == "interrupted"
     assert time.monotonic() - started < 30
+
+
+def test_a_contact_sheet_is_drawn_where_one_stands(tmp_path):
+    from PIL import Image
+
+    split_folders(tmp_path / "dogs", train=8)
+    done = check(
+        tmp_path, *SOURCE_ONLY, f"data.root={tmp_path / 'dogs'}", "backbone=tiny_cnn",
+        "data.augment=strong", "show=augmentations",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sheet = tmp_path / "augmentations-dogs.png"
+    assert str(sheet) in done.stdout
+    with Image.open(sheet) as drawn:
+        assert drawn.size[0] == 2000
+        assert len(drawn.convert("RGB").getcolors(1 << 24)) > 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -22,25 +22,21 @@ from tl_lightning.data.base import TransferData
 from tl_lightning.data.dataset import Domain
 from tl_lightning.data.files import FileData
 from tl_lightning.data.overlap import pretraining_overlap
+from tl_lightning.data.progress import advancing
+from tl_lightning.data.quarantine import LIMIT
 from tl_lightning.errors import DataError
 
-__all__ = ["SKIPPED_SHARE", "survey"]
+__all__ = ["survey"]
 
 #: Training pictures of the largest class for one of the smallest, above which it is warned of.
 IMBALANCE = 10
-#: Share of broken files up to which ``data.on_error=skip`` goes on without them.
-SKIPPED_SHARE = 0.01
-
-#: Called with how many files are done, of how many.
-Progress = Callable[[int, int], None]
 
 
-def survey(data: TransferData, progress: Progress | None = None) -> dict[str, Any]:
+def survey(data: TransferData) -> dict[str, Any]:
     """Look at all pictures of a data module that has not looked at the disk yet.
 
     Args:
         data: The data; its ``complain`` is replaced, so it is no good for training afterwards.
-        progress: Called while files are examined.
 
     Returns:
         Plain values, ready for JSON: ``may_start``, ``errors`` and ``warnings`` (how many),
@@ -60,7 +56,7 @@ def survey(data: TransferData, progress: Progress | None = None) -> dict[str, An
     faults = list(dict.fromkeys(map(printable, faults)))
     places = _places(found)
     paths = [key for key in places if isinstance(key, Path)]
-    findings = _examine(paths, progress)
+    findings = _examine(paths)
     files = _by_kind(findings, walk.passed_over(paths))
     levels = {kind: KINDS[kind].level for kind in files}
     remarks = _remarks(found) + _skipped(files, levels, len(paths), getattr(data, "on_error", ""))
@@ -147,16 +143,15 @@ def _remarks(found: Mapping[str, Domain]) -> list[dict[str, str]]:
 
 
 # -- the files -----------------------------------------------------------------------------------
-def _examine(paths: Sequence[Path], progress: Progress | None) -> list[Finding]:
+def _examine(paths: Sequence[Path]) -> list[Finding]:
     Image.init()  # once: threads would race to load the decoders
     findings = []
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
-        with quiet_decoders():
+        with quiet_decoders(), advancing(f"looking at {len(paths):,} pictures", len(paths)) as on:
             for finding in pool.map(examine, paths):
                 findings.append(finding)
-                if progress is not None:
-                    progress(len(findings), len(paths))
+                on(1)
     finally:  # after Ctrl-C nothing that waits is begun
         pool.shutdown(wait=False, cancel_futures=True)
     return findings
@@ -177,8 +172,8 @@ def _skipped(
     broken = {item["path"] for kind in BROKEN for item in files.get(kind, [])}
     if on_error != "skip" or not broken:
         return []
-    limit = f"{SKIPPED_SHARE:.0%} that data.on_error=skip allows"
-    if len(broken) > SKIPPED_SHARE * total:
+    limit = f"{LIMIT:.0%} that data.on_error=skip allows"
+    if len(broken) > LIMIT * total:
         text = f"{len(broken)} of {total} files are broken, more than the {limit}"
         return [{"level": NOTE, "text": text}]
     levels.update({kind: WARNING for kind in BROKEN if kind in levels})

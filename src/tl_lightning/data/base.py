@@ -14,6 +14,7 @@ from tl_lightning.data.augment import Augment, Centre, augmentation
 from tl_lightning.data.cache import CacheSettings, PictureCache, worth_it
 from tl_lightning.data.dataset import ArrayDataset, Domain, EvalDataset, PictureDataset, Split
 from tl_lightning.data.decode import build_cache
+from tl_lightning.data.overlap import pretraining_overlap
 from tl_lightning.data.reading import shorter_side
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
 from tl_lightning.data.serve import dataset_of, loader_of
@@ -124,7 +125,7 @@ class TransferData(L.LightningDataModule):
                         f"{role} ({domain.name}) has no pictures for {split}; "
                         f"add some, or change data.{role} or data.val_fraction"
                     )
-            if len(domain.train) < self.batch_size:
+            if 0 < len(domain.train) < self.batch_size:
                 yield (
                     f"{role} ({domain.name}) has {len(domain.train)} training pictures, fewer than "
                     f"data.batch_size={self.batch_size}; type data.batch_size={len(domain.train)} "
@@ -173,9 +174,17 @@ class TransferData(L.LightningDataModule):
         """The domains present, source first."""
         return [role for role in DOMAINS if role in self.found]
 
-    def notes(self) -> list[str]:
-        """Return what the report must say of the data, a sentence each."""
+    def notes(self, pretrained: bool) -> list[str]:
+        """Return what the report must say of the data, a sentence each.
+
+        Args:
+            pretrained: Whether the backbone has learned from other pictures before.
+        """
         found = [f"{role}: {self.found[role].note}" for role in self.roles if self.found[role].note]
+        names = [name for domain in self.found.values() for name in domain.train.names]
+        overlap = pretraining_overlap(names, self.overlap) if pretrained else ""
+        if overlap:
+            found.append(overlap)
         for role, faults in self.quarantined.items():
             more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
             found.append(
@@ -199,7 +208,7 @@ class TransferData(L.LightningDataModule):
             for name in ("train", "val", "test"):
                 split: Split = getattr(self.found[role], name)
                 digest.update(f"{role}/{name}/{len(split)}".encode())
-                digest.update("\n".join(split.names).encode())
+                digest.update("\n".join(split.names).encode(errors="surrogateescape"))
                 if isinstance(split.pictures, np.ndarray):
                     digest.update(np.ascontiguousarray(split.pictures).tobytes())
         return digest.hexdigest()

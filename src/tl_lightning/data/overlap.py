@@ -34,7 +34,4 @@ def pretraining_overlap(names: Sequence[str], known: str) -> str:
             f"{100 * named / len(names):.0f} % of the files are named as ImageNet's "
             "(n02085620_10074.jpg)"
         )
-    return (
-        f"pretraining overlap: {reason}; ImageNet backbones have seen these pictures; "
-        "results are stamped so"
-    )
+    return f"pretraining overlap: {reason}; ImageNet backbones have seen these pictures"

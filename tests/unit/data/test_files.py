@@ -171,7 +171,7 @@ def test_transductive_trains_and_tests_on_all_of_the_target(root, tmp_path) -> N
     parts = pipeline.build(pipeline.check(dogs(root, *arguments)), tmp_path)
     domain = parts.data.found["target"]
     assert len(domain.train) == len(domain.test) == 3 * 14
-    assert "transductive" in parts.data.notes()[0]
+    assert "transductive" in parts.data.notes(pretrained=False)[0]
     few = dogs(root, *arguments, "data.target.labelled_per_class=2")
     domain = pipeline.build(pipeline.check(few), tmp_path).data.found["target"]
     assert not set(domain.labelled.names) & {*domain.train.names, *domain.test.names}
@@ -224,3 +224,9 @@ def test_the_report_says_what_was_cached(root, tmp_path) -> None:
     assert report["dataset"]["cached"]["source"] == sum(
         n for k, n in counts.items() if k.startswith("source")
     )
+
+
+def test_what_pretraining_has_seen_is_stamped(root, tmp_path) -> None:
+    data = pipeline.build(pipeline.check(dogs(root)), tmp_path).data
+    assert "pretraining overlap: Stanford Dogs" in " ".join(data.notes(pretrained=True))
+    assert "overlap" not in " ".join(data.notes(pretrained=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 import zlib
 from pathlib import Path
 
@@ -43,11 +42,8 @@ def open_picture(path: Path, shorter: int | None = None) -> Tensor:
         DataError: If the file is gone or no whole picture; names it.
     """
     try:
-        with warnings.catch_warnings():
-            # Large or oddly tagged pictures that decode all the same are no fault.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                pixels = decode(picture, shorter)
+        with Image.open(path) as picture:
+            pixels = decode(picture, shorter)
     except FileNotFoundError as error:
         raise DataError(f"picture {path} is gone: it was there when the run started") from error
     except UNREADABLE as error:

@@ -31,7 +31,17 @@ from tl_lightning.runtime import gathered_warnings, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, Config, check
 from tl_lightning.tasks.classification import Classification
 
-__all__ = ["Parts", "build", "build_data", "build_module", "check", "evaluate", "fit", "load"]
+__all__ = [
+    "Parts",
+    "build",
+    "build_data",
+    "build_module",
+    "check",
+    "evaluate",
+    "fit",
+    "load",
+    "read_checkpoint",
+]
 
 
 @dataclass
@@ -220,7 +230,7 @@ def _resume(config: Config, run_dir: Path) -> str | None:
             f"nothing to resume at resume={wish}: no {found}; type resume=auto with hydra.run.dir "
             "set to the run's folder, or resume=null"
         )
-    epoch, epochs = _read(found)["epoch"], config["trainer"]["max_epochs"]
+    epoch, epochs = read_checkpoint(found)["epoch"], config["trainer"]["max_epochs"]
     if epochs is not None and epoch > epochs:
         raise CheckpointError(
             f"{found} has {epoch} epochs behind it, more than trainer.max_epochs={epochs}; "
@@ -244,7 +254,7 @@ def load(checkpoint: str | Path) -> TransferModule:
         CheckpointError: If the file is missing, broken or not one of ours.
         ConfigError: If its configuration names anything that may not be built.
     """
-    stored = _read(Path(checkpoint))
+    stored = read_checkpoint(Path(checkpoint))
     saved = stored["hyper_parameters"]
     config: Config = saved["config"]
     faults = check_nodes(config, GIVEN, ALLOWED)
@@ -255,7 +265,12 @@ def load(checkpoint: str | Path) -> TransferModule:
     return module.eval()
 
 
-def _read(path: Path) -> Config:
+def read_checkpoint(path: Path) -> Config:
+    """Return what a checkpoint of ours holds, without executing anything in it.
+
+    Raises:
+        CheckpointError: If the file is missing, broken or not one of ours.
+    """
     if not path.is_file():
         raise CheckpointError(
             f"no checkpoint at checkpoint={path}; type the path of a .ckpt file below a run's "

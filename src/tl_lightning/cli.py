@@ -184,7 +184,7 @@ def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | 
     if any(o.startswith(f"{name}=") for o in own):
         node = OmegaConf.to_container(compose(own)[name], resolve=True)
     else:
-        from tl_lightning.pipeline import read_checkpoint
+        from tl_lightning.callbacks.checkpoint import read_checkpoint
 
         stored: Any = read_checkpoint(Path(checkpoint))["hyper_parameters"]
         base: Any = OmegaConf.create(stored["config"][name])

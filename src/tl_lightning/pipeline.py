@@ -18,7 +18,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from tl_lightning import results
-from tl_lightning.callbacks.checkpoint import AtomicCheckpointIO, SelectionCheckpoint
+from tl_lightning.callbacks.checkpoint import (
+    AtomicCheckpointIO,
+    SelectionCheckpoint,
+    read_checkpoint,
+)
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.callbacks.lines import EpochLines
 from tl_lightning.checks import ALLOWED, check_nodes, find_class
@@ -40,7 +44,6 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
-    "read_checkpoint",
 ]
 
 
@@ -263,32 +266,6 @@ def load(checkpoint: str | Path) -> TransferModule:
     module = build_module(config, tuple(saved["classes"]), pretrained=False)
     module.load_state_dict(stored["state_dict"])
     return module.eval()
-
-
-def read_checkpoint(path: Path) -> Config:
-    """Return what a checkpoint of ours holds, without executing anything in it.
-
-    Raises:
-        CheckpointError: If the file is missing, broken or not one of ours.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at checkpoint={path}; type the path of a .ckpt file below a run's "
-            "checkpoints/"
-        )
-    try:
-        stored: Config = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken archive raises many kinds
-        raise CheckpointError(
-            f"checkpoint={path} is broken or holds more than tensors and plain values "
-            f"({type(error).__name__}); use another of the run's checkpoints"
-        ) from error
-    if not isinstance(stored, dict) or "config" not in stored.get("hyper_parameters", {}):
-        raise CheckpointError(
-            f"checkpoint={path} was not written by tl_lightning; for plain weights type "
-            "backbone.weights=<file>"
-        )
-    return stored
 
 
 def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None) -> Config:

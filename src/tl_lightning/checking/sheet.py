@@ -34,6 +34,7 @@ def augmentation_sheet(data: TransferData, spec: InputSpec) -> bytes:
         data: Has been discovered.
         spec: What the backbone expects.
     """
+    data.browse()
     rows = [
         (role, name, shown)
         for role in data.roles

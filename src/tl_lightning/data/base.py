@@ -160,6 +160,9 @@ class TransferData(L.LightningDataModule):
                 name = f"{self.name}-{domain.name}"
                 self.caches[role] = build_cache(domain.whole(), name, shorter, self.spec, settings)
 
+    def browse(self) -> None:
+        """Raise DataError if the pictures cannot be looked at one by one."""
+
     @property
     def num_batches(self) -> int:
         """Batches an epoch and rank: the same for every model, so that methods compare."""
@@ -228,8 +231,8 @@ class TransferData(L.LightningDataModule):
         loaders = {}
         for role, split in self.training_splits().items():
             dataset = self._dataset(role, split, train=True)
-            sampler = DomainSampler(
-                size=len(split),
+            sampler = self._sampler(
+                split,
                 batch_size=self.batch_size,
                 num_batches=self.num_batches,
                 seed=self.seed,
@@ -241,6 +244,9 @@ class TransferData(L.LightningDataModule):
             )
             loaders[role] = self._loader(dataset, self.batch_size, sampler)
         return loaders
+
+    def _sampler(self, split: Split, **place: Any) -> DomainSampler:
+        return DomainSampler(size=len(split), **place)
 
     def training_splits(self) -> dict[str, Split]:
         """Return what trains: the source, the target without labels, its few labelled pictures."""
@@ -283,11 +289,15 @@ class TransferData(L.LightningDataModule):
 
         Every rank gets all of them. Also returns their places in the split.
         """
-        places = spread(len(self.found[role].test), count)
+        places = self.sample_places(self.found[role].test, count)
         split = self.found[role].test.without_labels().subset(places)
         sampler = EvalSampler(size=len(split))
         dataset = EvalDataset(self._dataset(role, split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler), places
+
+    def sample_places(self, split: Split, count: int) -> list[int]:
+        """Return the places of at most ``count`` samples, spread over the split."""
+        return spread(len(split), count)
 
     def _eval_loader(self, role: str, split: Split) -> DataLoader[Any]:
         trainer = self.trainer

@@ -289,15 +289,15 @@ class TransferData(L.LightningDataModule):
 
         Every rank gets all of them. Also returns their places in the split.
         """
-        places = self.sample_places(self.found[role].test, count)
+        places = self.sample_places(role, count)
         split = self.found[role].test.without_labels().subset(places)
         sampler = EvalSampler(size=len(split))
         dataset = EvalDataset(self._dataset(role, split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler), places
 
-    def sample_places(self, split: Split, count: int) -> list[int]:
-        """Return the places of at most ``count`` samples, spread over the split."""
-        return spread(len(split), count)
+    def sample_places(self, role: str, count: int) -> list[int]:
+        """Return the places of at most ``count`` test pictures, spread over the split."""
+        return spread(len(self.found[role].test), count)
 
     def _eval_loader(self, role: str, split: Split) -> DataLoader[Any]:
         trainer = self.trainer

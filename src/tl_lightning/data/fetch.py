@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -75,6 +76,8 @@ def _fetch(remote: str, path: Path) -> None:
         # Made anew for every file: a client must not be shared with forked loader processes.
         get_downloader(folder, str(path.parent), []).download_file(remote, str(path))
     except Exception as error:  # every service has its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # no fault of the address
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"cannot fetch {remote}: {reason}; see that it is there and that you may read it"

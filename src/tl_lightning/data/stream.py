@@ -43,6 +43,8 @@ class StreamData(TransferData):
 
     #: A target without a url is no target, see :class:`FileData`.
     target_optional: ClassVar[bool] = True
+    #: What to type for a target.
+    target_key: ClassVar[str] = "url=<folder or address>"
 
     def __init__(
         self,
@@ -197,9 +199,9 @@ class StreamData(TransferData):
                 digest.update(f"{role}/{name}/{len(shards)}/{shards.digest}".encode())
         return digest.hexdigest()
 
-    def sample_places(self, split: Split, count: int) -> list[int]:
+    def sample_places(self, role: str, count: int) -> list[int]:
         """Return the places of samples from at most ``window`` chunks: the others stay unread."""
-        shards = _shards(split)
+        shards = _shards(self.found[role].test)
         chunks = spread(len(shards.counts), self.window)
         inside = [
             place

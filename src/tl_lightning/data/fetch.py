@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ __all__ = ["SCHEMES", "ChunkFiles", "fetched_text", "is_remote", "litdata"]
 SCHEMES = ("s3://", "gs://", "azure://", "hf://", "r2://", "local:")
 #: Chunks that are fetched at a time.
 THREADS = 8
+#: Seconds after which a fetch that has not ended never will: its process was killed.
+ABANDONED = 6 * 3600
 #: Times that a chunk may be evicted by another process between being fetched and being opened.
 PATIENCE = 20
 
@@ -152,7 +155,7 @@ class ChunkFiles:
                 return
             with locked(self.root / "room"):
                 self._make_room(size)
-            draft = Path(tempfile.mkdtemp(suffix=".tmp", dir=self.folder))
+                draft = Path(tempfile.mkdtemp(suffix=f"-{size}.tmp", dir=self.folder))
             try:
                 _fetch(f"{self.url}/{path.name}", draft / path.name)
                 got = (draft / path.name).stat().st_size
@@ -172,12 +175,19 @@ class ChunkFiles:
 
     def _make_room(self, size: int) -> None:
         """Remove what was read longest ago until so many bytes more stay within the limit."""
-        found = []
-        for path in self.root.glob("*/*.bin"):
+        found, coming = [], 0
+        for path in self.root.glob("*/*"):
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
-                found.append((stat.st_mtime_ns, stat.st_size, path))
-        used = sum(own for _, own, _ in found)
+                if path.suffix == ".bin":
+                    found.append((stat.st_mtime_ns, stat.st_size, path))
+                elif path.suffix != ".tmp":
+                    continue
+                elif time.time() - stat.st_mtime > ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    coming += int(path.stem.rpartition("-")[2])
+        used = coming + sum(own for _, own, _ in found)
         for _, own, path in sorted(found):
             if used + size <= self.limit:
                 return

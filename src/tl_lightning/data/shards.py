@@ -26,8 +26,8 @@ from tl_lightning.types import InputSpec
 
 __all__ = ["KEYS", "Shards", "StreamDataset", "StreamSplit", "opened"]
 
-#: What a sample must hold; its name is for people.
-KEYS = ("image", "label")
+#: What a sample must hold, and of which of litdata's kinds; its name is for people.
+KEYS = {"image": "bytes", "label": "str"}
 
 
 @dataclass(frozen=True)
@@ -148,15 +148,24 @@ def opened(url: str, number: Mapping[str, int], root: Path, limit: int, digest: 
         names = [str(chunk["filename"]) for chunk in chunks]
         sizes = [int(chunk["chunk_bytes"]) for chunk in chunks]
         counts = [int(chunk["chunk_size"]) for chunk in chunks]
-    except (ValueError, KeyError, TypeError) as error:
+        coded = {key: config[key] for key in ("compression", "encryption")}
+        kinds = {} if any(coded.values()) else _kinds(config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{url}/index.json is none of litdata's: {error!r}") from error
-    for key in ("compression", "encryption"):
-        if config.get(key):
+    for key, value in coded.items():
+        if value:
             raise DataError(
-                f"{url} is written with {key}={config[key]}, which single samples cannot be read "
-                f"from; write it without (encoded pictures hardly shrink)"
+                f"{url} is written with {key}={value}, which single samples cannot be read from; "
+                "write it without (encoded pictures hardly shrink)"
             )
-    _check_keys(url, config)
+    for key, kind in KEYS.items():
+        if kinds.get(key) != kind:
+            held = ", ".join(f"{name}: {own}" for name, own in kinds.items())
+            raise DataError(
+                f"the samples of {url} have no {key!r} of kind {kind} (they hold "
+                f"{held or config['data_format']}); write "
+                "{'image': encoded bytes, 'label': class name, 'name': any text}"
+            )
     own = hashlib.sha256(json.dumps([chunks, config], sort_keys=True).encode()).hexdigest()
     if is_remote(url):
         # By content: chunks of an older stream at the same address are never taken for these.
@@ -169,20 +178,12 @@ def opened(url: str, number: Mapping[str, int], root: Path, limit: int, digest: 
     return Shards(files, counts, config, number, digest or own)
 
 
-def _check_keys(url: str, config: Mapping[str, Any]) -> None:
+def _kinds(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the kind of every value of a sample by its key; empty if a sample is no plain dict."""
     spec = _reader(config)._config["data_spec"]
-    found = dict(zip(spec.context, config["data_format"], strict=True)) if _flat(spec) else {}
-    for key, kind in zip(KEYS, ("bytes", "str"), strict=True):
-        if found.get(key) != kind:
-            held = ", ".join(f"{k}: {v}" for k, v in found.items()) or config["data_format"]
-            raise DataError(
-                f"the samples of {url} have no {key!r} of kind {kind} (they hold {held}); write "
-                "{'image': encoded bytes, 'label': class name, 'name': any text}"
-            )
-
-
-def _flat(spec: Any) -> bool:
-    return isinstance(spec.context, list) and all(c.is_leaf() for c in spec.children_specs)
+    if not isinstance(spec.context, list) or not all(c.is_leaf() for c in spec.children_specs):
+        return {}
+    return dict(zip(spec.context, config["data_format"], strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -434,7 +434,9 @@ def test_a_split_is_missing(made, tmp_path):
     refused(r"photo/val holds no index\.json: a stream has the folders train", tmp_path / "photo")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"chunks": [{}], "config": {}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"chunks": [{}], "config": {}}', '{"chunks": [], "config": {}}']
+)
 def test_a_broken_index(made, tmp_path, text):
     (copied(made, tmp_path) / "val" / "index.json").write_text(text)
     refused(r"photo/val/index\.json is none of litdata's: ", tmp_path / "photo")

@@ -21,15 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from tl_lightning.errors import ConfigError, TransferError, nearest
 
 __all__ = [
-    "CONF",
-    "check_data",
-    "compose",
-    "evaluate",
-    "make_stream",
-    "register_resolvers",
-    "report",
-    "train",
-]
+    "CONF", "check_data", "compose", "composed", "evaluate", "plain_command", "register_resolvers",
+    "report", "train",
+]  # fmt: skip
 
 _HERE = Path(__file__).resolve().parent
 #: A wheel carries conf/ inside the package; an editable install reads the repository's.
@@ -139,7 +133,7 @@ def _remove_untouched(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _plain_command(work: Callable[[list[str]], None], usage: str) -> None:
+def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
     """Run a command that is not a Hydra job: help, one clear error, an honest exit code."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -154,7 +148,7 @@ def _plain_command(work: Callable[[list[str]], None], usage: str) -> None:
 
 def evaluate() -> None:
     """Test a checkpoint: ``tl-evaluate checkpoint=<file> [data=<name> data.root=...]``."""
-    _plain_command(
+    plain_command(
         _evaluate,
         "usage: evaluate.py checkpoint=<file.ckpt> [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
@@ -207,7 +201,7 @@ def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | 
 
 def report() -> None:
     """Write a run's page or a sweep's table anew: ``tl-report <folder>``."""
-    _plain_command(
+    plain_command(
         _report,
         "usage: report.py <run folder or sweep folder>\n"
         "Writes the page of a run, or the table of all runs below a folder.",
@@ -223,7 +217,7 @@ def _report(arguments: list[str]) -> None:
 def check_data() -> None:
     """Look at the data before training: ``tl-check-data data=<name> data.root=...``."""
     try:
-        _plain_command(
+        plain_command(
             _check_data,
             "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
             "                     [show=findings|augmentations]\n"
@@ -257,7 +251,7 @@ def _check_data(arguments: list[str]) -> None:
             hint = nearest(value, _CHECK_KEYS[key])
             raise ConfigError(f"{key}={value} is no {key} of a check; {hint}")
         chosen[key] = value
-    config = _composed(overrides, _CHECK_KEYS)
+    config = composed(overrides, _CHECK_KEYS)
     from tl_lightning import pipeline
     from tl_lightning.checking.show import console, render
     from tl_lightning.checking.survey import survey
@@ -276,45 +270,6 @@ def _check_data(arguments: list[str]) -> None:
     sys.exit(0 if found["may_start"] else 1)
 
 
-def make_stream() -> None:
-    """Write a data set as streams: ``tl-make-stream data=<name> data.root=... out=<folder>``."""
-    _plain_command(
-        _make_stream,
-        "usage: make_stream.py data=<name> [data.root=<folder>] out=<folder> [chunk_mb=64]\n"
-        "                      [any other setting of train.py ...]\n"
-        "Writes <out>/<domain>/{train,val,test}/ for data=stream: the files' own bytes in\n"
-        "chunks of about chunk_mb megabytes. Look at the data first: check_data.py.",
-    )
-
-
-#: What is the writer's own; all else goes to the training configuration.
-_STREAM_KEYS = ("out", "chunk_mb")
-
-
-def _make_stream(arguments: list[str]) -> None:
-    pairs = [argument.partition("=") for argument in arguments]
-    own = {key: value for key, _, value in pairs if key in _STREAM_KEYS}
-    others = [argument for argument in arguments if argument.partition("=")[0] not in own]
-    if not own.get("out"):
-        raise ConfigError("out is missing; type out=/a/folder/for/the/shards")
-    size = own.get("chunk_mb", "64")
-    try:
-        megabytes = float(size)
-    except ValueError:
-        megabytes = 0.0
-    if not 0 < megabytes <= 4000:  # litdata's offsets in a chunk have 32 bits
-        raise ConfigError(f"chunk_mb={size} is no size above 0 and up to 4000; type chunk_mb=64")
-    if not any(other.startswith("model=") for other in others):
-        others.append("model=source_only")  # a model that adapts would insist on a target
-    config = _composed(others, _STREAM_KEYS)
-    from tl_lightning import pipeline
-    from tl_lightning.data.stream_writer import write_streams
-
-    data = pipeline.build_data(pipeline.check(config))
-    for folder in write_streams(data, Path(own["out"]).expanduser(), int(1e6 * megabytes)):
-        print(f"stream: {folder}")
-
-
 def _write_sheet(config: DictConfig) -> Path:
     """Write what the model is shown of a few pictures into this folder; return the file."""
     from tl_lightning import pipeline
@@ -329,7 +284,7 @@ def _write_sheet(config: DictConfig) -> Path:
     return write_bytes(place, augmentation_sheet(data, module.backbone.input_spec))
 
 
-def _composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
+def composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
     """Return the training configuration; what Hydra refuses becomes one sentence."""
     try:
         return compose(overrides)

@@ -12,7 +12,7 @@ import torch
 
 from helpers import config, same, weights
 from layouts import SHIFT, domain_folders, file_settings
-from tl_lightning import cli, pipeline
+from tl_lightning import cli, pipeline, streams
 from tl_lightning.checking.sheet import augmentation_sheet
 from tl_lightning.checking.survey import survey
 from tl_lightning.data.augment import Centre
@@ -582,7 +582,7 @@ def test_adapting_without_a_target_says_what_to_type(made):
 # -- the writer ----------------------------------------------------------------------------------
 def command(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["make_stream.py", *map(str, arguments)])
-    cli.make_stream()
+    streams.make_stream()
 
 
 def test_the_command_writes_what_train_reads(engine, tmp_path, monkeypatch, capsys):

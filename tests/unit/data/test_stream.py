@@ -1,5 +1,7 @@
 import json
 import os
+import pickle
+import shutil
 import sys
 import time
 from collections import Counter
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from helpers import config, same, weights
-from layouts import SHIFT, domain_folders, file_settings
+from layouts import SHIFT, domain_folders, file_settings, served
 from tl_lightning import cli, pipeline, streams
 from tl_lightning.checking.sheet import augmentation_sheet
 from tl_lightning.checking.survey import survey
@@ -352,6 +354,32 @@ def test_fetched_once_where_there_is_room(made, tmp_path, monkeypatch):
     assert sorted(fetched) == sorted(data.found["source"].train.shards.files.sizes)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bucket(made, tmp_path, monkeypatch, workers):
+    photo = made / "shards" / "photo"
+    held = {f"b/{p.relative_to(photo.parent)}": p for p in photo.rglob("*") if p.is_file()}
+    # Its other client speaks to encrypted addresses only.
+    monkeypatch.setattr("litdata.streaming.downloader._OBSTORE_AVAILABLE", False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with served({name: path.read_bytes() for name, path in held.items()}) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        data = ready(stream("s3://b/photo", cache_dir=str(tmp_path)))
+        shown = batches(data, workers=workers)
+        refused(r"cannot fetch s3://b/absent/classes\.json: .*404.*; see that", "s3://b/absent")
+    for got, want in zip(shown, batches(ready(stream(photo))), strict=True):
+        assert torch.equal(got["inputs"], want["inputs"])
+        assert torch.equal(got["labels"], want["labels"])
+
+
+def test_loader_processes_may_be_spawned(made):
+    dataset = both(made)._dataset("source", both(made).found["source"].train, train=True)
+    before = dataset.__getitems__([(1, 2)])
+    after = pickle.loads(pickle.dumps(dataset)).__getitems__([(1, 2)])
+    assert torch.equal(before["inputs"], after["inputs"])
+
+
 def test_a_fetch_that_was_killed_is_cleared_away(made, tmp_path):
     data = ready(stream(f"local:{made}/shards/photo", cache_dir=str(tmp_path)))
     shards = data.found["source"].train.shards
@@ -383,8 +411,6 @@ def test_chunks_that_vanish_as_fast_as_they_come(made, tmp_path, monkeypatch):
 # -- errors --------------------------------------------------------------------------------------
 def copied(made, tmp_path):
     """Return a copy of photo's stream that a test may damage."""
-    import shutil
-
     return Path(shutil.copytree(made / "shards" / "photo", tmp_path / "photo"))
 
 
@@ -461,8 +487,6 @@ def test_chunks_that_cannot_be_read_singly(made, tmp_path, key):
     ],
 )
 def test_samples_of_another_kind(made, tmp_path, sample, key, kind):
-    import shutil
-
     from litdata.streaming.writer import BinaryWriter
 
     folder = copied(made, tmp_path) / "train"

@@ -47,3 +47,23 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], but: str = "\0"
     """Return whether two state dicts are equal bit for bit, leaving out names with ``but``."""
     left, right = ({k: v for k, v in x.items() if but not in k} for x in (a, b))
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+#: Two epochs of two steps on pictures of a few pixels.
+SMALL = (
+    "data.batch_size=4", "data.eval_batch_size=8", "data.steps_per_epoch=2", "data.num_workers=0",
+    "data.augment=light", "trainer.max_epochs=2",
+)  # fmt: skip
+
+
+def file_config(root: Path, *overrides: str) -> dict[str, Any]:
+    """Return a tiny run on files in the layout of dogs below ``root``, plus overrides."""
+    plain = config()
+    arguments = ["data=dogs", f"data.root={root}", "backbone=tiny_cnn", *SMALL, *overrides]
+    found: Any = OmegaConf.to_container(compose(arguments), resolve=True)
+    epochs = found["trainer"]["max_epochs"]
+    for key in ("trainer", "backbone", "channels_last", "callbacks", "report"):
+        found[key] = plain[key]
+    found["trainer"]["max_epochs"] = epochs
+    found["bracket"] = []
+    return found

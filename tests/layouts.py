@@ -40,6 +40,7 @@ def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
         "steps_per_epoch": None,
         "num_workers": 0,
         "augment": "light",
+        "mix": {"mixup": 0.0, "cutmix": 0.0},
         "seed": 0,
         "pin_memory": False,
         "root": str(root),

@@ -187,9 +187,9 @@ def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | 
     if any(o.startswith(f"{name}=") for o in own):
         node = OmegaConf.to_container(compose(own)[name], resolve=True)
     else:
-        from tl_lightning.pipeline import load
+        from tl_lightning.callbacks.checkpoint import read_checkpoint
 
-        stored: Any = load(checkpoint).hparams
+        stored: Any = read_checkpoint(Path(checkpoint))["hyper_parameters"]
         base: Any = OmegaConf.create(stored["config"][name])
         changes: Any = OmegaConf.from_dotlist(own)[name]
         for key in changes:

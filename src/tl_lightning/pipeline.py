@@ -18,7 +18,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from tl_lightning import results
-from tl_lightning.callbacks.checkpoint import AtomicCheckpointIO, SelectionCheckpoint
+from tl_lightning.callbacks.checkpoint import (
+    AtomicCheckpointIO,
+    SelectionCheckpoint,
+    read_checkpoint,
+)
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.callbacks.lines import EpochLines
 from tl_lightning.checks import ALLOWED, check_nodes, find_class
@@ -31,7 +35,16 @@ from tl_lightning.runtime import gathered_warnings, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, Config, check
 from tl_lightning.tasks.classification import Classification
 
-__all__ = ["Parts", "build", "build_data", "build_module", "check", "evaluate", "fit", "load"]
+__all__ = [
+    "Parts",
+    "build",
+    "build_data",
+    "build_module",
+    "check",
+    "evaluate",
+    "fit",
+    "load",
+]
 
 
 @dataclass
@@ -220,7 +233,7 @@ def _resume(config: Config, run_dir: Path) -> str | None:
             f"nothing to resume at resume={wish}: no {found}; type resume=auto with hydra.run.dir "
             "set to the run's folder, or resume=null"
         )
-    epoch, epochs = _read(found)["epoch"], config["trainer"]["max_epochs"]
+    epoch, epochs = read_checkpoint(found)["epoch"], config["trainer"]["max_epochs"]
     if epochs is not None and epoch > epochs:
         raise CheckpointError(
             f"{found} has {epoch} epochs behind it, more than trainer.max_epochs={epochs}; "
@@ -244,7 +257,7 @@ def load(checkpoint: str | Path) -> TransferModule:
         CheckpointError: If the file is missing, broken or not one of ours.
         ConfigError: If its configuration names anything that may not be built.
     """
-    stored = _read(Path(checkpoint))
+    stored = read_checkpoint(Path(checkpoint))
     saved = stored["hyper_parameters"]
     config: Config = saved["config"]
     faults = check_nodes(config, GIVEN, ALLOWED)
@@ -253,27 +266,6 @@ def load(checkpoint: str | Path) -> TransferModule:
     module = build_module(config, tuple(saved["classes"]), pretrained=False)
     module.load_state_dict(stored["state_dict"])
     return module.eval()
-
-
-def _read(path: Path) -> Config:
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at checkpoint={path}; type the path of a .ckpt file below a run's "
-            "checkpoints/"
-        )
-    try:
-        stored: Config = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken archive raises many kinds
-        raise CheckpointError(
-            f"checkpoint={path} is broken or holds more than tensors and plain values "
-            f"({type(error).__name__}); use another of the run's checkpoints"
-        ) from error
-    if not isinstance(stored, dict) or "config" not in stored.get("hyper_parameters", {}):
-        raise CheckpointError(
-            f"checkpoint={path} was not written by tl_lightning; for plain weights type "
-            "backbone.weights=<file>"
-        )
-    return stored
 
 
 def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None) -> Config:

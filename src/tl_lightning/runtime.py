@@ -77,6 +77,9 @@ def quiet() -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Hydra shows INFO of everybody
+    # Large or oddly tagged pictures that decode all the same are no fault. Not around each decode:
+    # the filters are the process's, and threads would overwrite one another's.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=f".*{message}")
 

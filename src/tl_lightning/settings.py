@@ -99,6 +99,12 @@ def _pair_faults(config: Config) -> list[str]:
             f"selection={config['selection']} scores target pictures, but data.target=null; "
             "type selection=source_val"
         )
+    mixed = [name for name, alpha in config["data"]["mix"].items() if alpha]
+    if config["adapter"] and mixed:
+        faults.append(
+            f"data.mix.{mixed[0]} makes shares of labels, which adapters cannot take; "
+            f"type data.mix.{mixed[0]}=0, or a model without adapters"
+        )
     if config["adapter"] and "target" not in needs:
         names = ",".join(config["adapter"])
         faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")

@@ -38,8 +38,9 @@ class InputSpec:
 class Batch(TypedDict):
     """One domain's batch.
 
-    ``labels`` is absent, not hidden, where the domain is unlabelled. ``index`` is the position in
-    the split, or -1 for a sample that only fills up the last batch of a rank.
+    ``labels`` are class indices ``(B,)``, or shares ``(B, K)`` after mixing; they are absent, not
+    hidden, where the domain is unlabelled. ``index`` is the position in the split, or -1 for a
+    sample that only fills up the last batch of a rank.
     """
 
     inputs: Tensor

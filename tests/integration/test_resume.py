@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 import pytest
 
-from helpers import config, same, weights
+from helpers import config, file_config, same, weights
+from layouts import split_folders
 from tl_lightning import pipeline
 
 EXTRA = ("backbone.channel_dropout=0.2", "adapter.dann.dropout=0.3", "trainer.max_epochs=3")
@@ -42,6 +43,35 @@ def test_resumed_equals_uninterrupted(place, tmp_path, monkeypatch) -> None:
         pipeline.fit(config(*EXTRA), tmp_path / "cut")
     monkeypatch.setattr(pipeline, "build", honest)
     resumed = pipeline.fit(config(*EXTRA, "resume=auto"), tmp_path / "cut")
+    last = "checkpoints/last.ckpt"
+    assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
+    assert resumed["metrics"] == whole["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", ["off", "decoded"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_in_mid_epoch_on_files_equals_uninterrupted(
+    images, workers, tmp_path, monkeypatch
+) -> None:
+    root = split_folders(tmp_path / "dogs", train=20, test=8)
+    settings = (
+        f"cache.images={images}", f"data.num_workers={workers}", "data.augment=strong",
+        "data.steps_per_epoch=3", "data.target.labelled_per_class=2",
+    )  # fmt: skip
+    whole = pipeline.fit(file_config(root, *settings), tmp_path / "whole")
+    honest: Any = pipeline.build
+
+    def build(*arguments):
+        parts = honest(*arguments)
+        parts.trainer.callbacks.append(StopAt(1, 0))
+        return parts
+
+    monkeypatch.setattr(pipeline, "build", build)
+    with pytest.raises(Stop):
+        pipeline.fit(file_config(root, *settings), tmp_path / "cut")
+    monkeypatch.setattr(pipeline, "build", honest)
+    resumed = pipeline.fit(file_config(root, *settings, "resume=auto"), tmp_path / "cut")
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
     assert resumed["metrics"] == whole["metrics"]

@@ -15,7 +15,13 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tl_lightning.errors import CheckpointError, TrainingError
 
-__all__ = ["SELECTIONS", "AtomicCheckpointIO", "Selection", "SelectionCheckpoint"]
+__all__ = [
+    "SELECTIONS",
+    "AtomicCheckpointIO",
+    "Selection",
+    "SelectionCheckpoint",
+    "read_checkpoint",
+]
 
 
 @dataclass(frozen=True)
@@ -127,3 +133,29 @@ class SelectionCheckpoint(ModelCheckpoint):
         """
         if self.began and not isinstance(exception, TrainingError | CheckpointError):
             super().on_exception(trainer, pl_module, exception)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint of ours holds, without executing anything in it.
+
+    Raises:
+        CheckpointError: If the file is missing, broken or not one of ours.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at checkpoint={path}; type the path of a .ckpt file below a run's "
+            "checkpoints/"
+        )
+    try:
+        stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken archive raises many kinds
+        raise CheckpointError(
+            f"checkpoint={path} is broken or holds more than tensors and plain values "
+            f"({type(error).__name__}); use another of the run's checkpoints"
+        ) from error
+    if not isinstance(stored, dict) or "config" not in stored.get("hyper_parameters", {}):
+        raise CheckpointError(
+            f"checkpoint={path} was not written by tl_lightning; for plain weights type "
+            "backbone.weights=<file>"
+        )
+    return stored

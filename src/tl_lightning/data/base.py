@@ -14,29 +14,21 @@ from tl_lightning.data.augment import Augment, Centre, augmentation
 from tl_lightning.data.cache import CacheSettings, PictureCache, worth_it
 from tl_lightning.data.dataset import ArrayDataset, Domain, EvalDataset, PictureDataset, Split
 from tl_lightning.data.decode import build_cache
+from tl_lightning.data.mixing import Mixing
 from tl_lightning.data.overlap import pretraining_overlap
 from tl_lightning.data.reading import shorter_side
-from tl_lightning.data.sampler import DomainSampler, EvalSampler
+from tl_lightning.data.sampler import DomainSampler, EvalSampler, spread
+from tl_lightning.data.seeds import mix as mix_seeds
 from tl_lightning.data.serve import dataset_of, loader_of
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
-__all__ = ["TransferData", "spread"]
+__all__ = ["TransferData"]
 
 DOMAINS = ("source", "target")
 SHOWN = 5
 #: Every stream of training batches; its number goes into its samples' seeds.
 STREAMS = (*DOMAINS, "target_labelled")
-
-
-def spread(size: int, count: int) -> list[int]:
-    """Return at most ``count`` places spread evenly over ``size``.
-
-    >>> spread(10, 4), spread(2, 4)
-    ([0, 3, 6, 9], [0, 1])
-    """
-    places = np.linspace(0, size - 1, min(count, size)).round()
-    return [int(place) for place in np.unique(places)]
 
 
 class TransferData(L.LightningDataModule):
@@ -54,6 +46,8 @@ class TransferData(L.LightningDataModule):
         num_workers: Loader processes for pictures on disk; pictures in memory need none.
         augment: Of training pictures: a name, see :func:`augmentation`, or for small pictures
             ``{shift, contrast, invert}``, see :class:`PixelAugment`.
+        mix: ``{mixup: alpha}``, ``{cutmix: alpha}`` or both, for the source, see
+            :class:`Mixing`.
         seed: The run's seed: orders and augmentation, never the splits.
         pin_memory: Whether batches are copied to page-locked memory (for a GPU).
     """
@@ -67,6 +61,7 @@ class TransferData(L.LightningDataModule):
         steps_per_epoch: int | None,
         num_workers: int,
         augment: Augment | Mapping[str, Any],
+        mix: Mapping[str, Any],
         seed: int,
         pin_memory: bool,
     ) -> None:
@@ -77,6 +72,7 @@ class TransferData(L.LightningDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
         self.augment = augment
+        self.mix = mix
         self.seed = seed
         self.pin_memory = pin_memory
         self.train_on: tuple[str, ...] = DOMAINS
@@ -138,6 +134,7 @@ class TransferData(L.LightningDataModule):
         """Tell the data what the model needs: the picture's form, domains, labels in validation."""
         self.spec = spec
         self.changes = augmentation(spec, self.augment)
+        self.mixing = Mixing(self.mix, len(self.classes))
         self.train_on = train_on
         self.val_labels = val_labels
 
@@ -258,15 +255,19 @@ class TransferData(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Finish the augmentation of training batches where they are, on the device."""
-        if "index" not in batch:  # a batch of each domain
-            return {
-                role: self.on_after_batch_transfer(part, dataloader_idx)
-                for role, part in batch.items()
-            }
+        for role, part in batch.items() if "source" in batch else ():
+            self._finish(role, part)
+        return batch
+
+    def _finish(self, role: str, batch: Any) -> None:
         seeds = batch.pop("seeds", None)
         if seeds is not None:
-            batch["inputs"] = self.changes.finish(batch["inputs"], seeds.tolist())
-        return batch
+            drawn = seeds.tolist()
+            batch["inputs"] = self.changes.finish(batch["inputs"], drawn)
+            if self.mixing and role == "source":
+                batch["inputs"], batch["labels"] = self.mixing(
+                    batch["inputs"], batch["labels"], mix_seeds(*drawn)
+                )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Return the validation loaders, source first; the target's hold no labels."""
@@ -311,7 +312,7 @@ class TransferData(L.LightningDataModule):
         cache = self.caches.get(role.removesuffix("_labelled"))
         if not train:
             return dataset_of(split, self.spec, Centre(self.spec), cache)
-        seeded = bool(self.changes.batch)
+        seeded = bool(self.changes.batch) or bool(self.mixing)
         return dataset_of(split, self.spec, self.changes.geometry, cache, seeded)
 
     def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zlib
 from pathlib import Path
 
@@ -87,11 +86,8 @@ def open_bytes(content: bytes, where: str, shorter: int | None = None) -> Tensor
 
 
 def _opened(source: Path | io.BytesIO, shorter: int | None) -> NDArray[np.uint8]:
-    with warnings.catch_warnings():
-        # Large or oddly tagged pictures that decode all the same are no fault.
-        warnings.simplefilter("ignore")
-        with Image.open(source) as picture:
-            return decode(picture, shorter)
+    with Image.open(source) as picture:
+        return decode(picture, shorter)
 
 
 def decode(picture: Image.Image, shorter: int | None = None) -> NDArray[np.uint8]:

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
 from tl_lightning.data.seeds import mix
 
-__all__ = ["ChunkSampler", "DomainSampler", "EvalSampler"]
+__all__ = ["ChunkSampler", "DomainSampler", "EvalSampler", "spread"]
 
 
 class DomainSampler(Sampler[tuple[int, int]]):
@@ -141,3 +142,13 @@ class EvalSampler(Sampler[tuple[int, int]]):
         for k in range(len(self)):
             position = k * self.world + self.rank
             yield min(position, self.size - 1), int(position < self.size)
+
+
+def spread(size: int, count: int) -> list[int]:
+    """Return at most ``count`` places spread evenly over ``size``.
+
+    >>> spread(10, 4), spread(2, 4)
+    ([0, 3, 6, 9], [0, 1])
+    """
+    places = np.linspace(0, size - 1, min(count, size)).round()
+    return [int(place) for place in np.unique(places)]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tl_lightning.data.augment import Centre
-from tl_lightning.data.base import TransferData, spread
+from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings, cache_root
 from tl_lightning.data.dataset import ArrayDataset, Domain, PictureDataset, Split
 from tl_lightning.data.fetch import fetched_text, is_remote, litdata
-from tl_lightning.data.sampler import ChunkSampler, DomainSampler
+from tl_lightning.data.sampler import ChunkSampler, DomainSampler, spread
 from tl_lightning.data.shards import Shards, StreamDataset, StreamSplit, opened
 from tl_lightning.errors import DataError, nearest
 
@@ -217,7 +217,7 @@ class StreamData(TransferData):
         assert self.spec is not None, "attach() comes before the loaders"
         if not train:
             return StreamDataset(_shards(split), self.spec, Centre(self.spec))
-        seeded = bool(self.changes.batch)
+        seeded = bool(self.changes.batch) or bool(self.mixing)
         return StreamDataset(_shards(split), self.spec, self.changes.geometry, seeded)
 
 

@@ -28,6 +28,7 @@ def dogs(root, target=SYNTHETIC, **kwargs):
         "steps_per_epoch": None,
         "num_workers": 0,
         "augment": "light",
+        "mix": {"mixup": 0.0, "cutmix": 0.0},
         "seed": 0,
         "pin_memory": False,
         "root": str(root),

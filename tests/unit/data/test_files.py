@@ -9,35 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import config, same, weights
+from helpers import file_config as dogs
+from helpers import same, weights
 from layouts import BREEDS, split_folders
 from tl_lightning import pipeline
 from tl_lightning.data import quarantine
 from tl_lightning.data.quarantine import unreadable, without_unreadable
 from tl_lightning.errors import ConfigError, DataError
-
-SMALL = (
-    "data.batch_size=4", "data.eval_batch_size=8", "data.steps_per_epoch=2", "data.num_workers=0",
-    "data.augment=light", "trainer.max_epochs=2",
-)  # fmt: skip
-
-
-def dogs(root, *overrides):
-    """Return a run of two epochs on a few pictures, with a net that takes 16 x 16 pixels."""
-    plain = config("backbone=tiny_cnn", *overrides[:0])
-    from omegaconf import OmegaConf
-
-    from tl_lightning.cli import compose
-
-    other = OmegaConf.to_container(
-        compose(["data=dogs", f"data.root={root}", "backbone=tiny_cnn", *SMALL, *overrides]),
-        resolve=True,
-    )
-    for key in ("trainer", "backbone", "channels_last", "callbacks", "report"):
-        kept = {"max_epochs": 2} if key == "trainer" else {}
-        other[key] = {**plain[key], **kept} if isinstance(plain[key], dict) else plain[key]
-    other["bracket"] = []
-    return other
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def build(cls, root, **kwargs):
         "steps_per_epoch": None,
         "num_workers": 0,
         "augment": "none",
+        "mix": {"mixup": 0.0, "cutmix": 0.0},
         "seed": 0,
         "pin_memory": False,
         "root": str(root),

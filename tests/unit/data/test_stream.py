@@ -59,6 +59,7 @@ def files(root, **changed):
 def stream(source, target=None, **changed):
     given = {"name": "tiny", "batch_size": 2, "eval_batch_size": 4, "steps_per_epoch": None}
     given |= {"num_workers": 0, "augment": "light", "seed": 0, "pin_memory": False}
+    given |= {"mix": {"mixup": 0.0, "cutmix": 0.0}}
     given |= {"classes": None, "window": 2, "cache_gb": 1, "cache_dir": None}
     given |= {"source": {"url": None if source is None else str(source)}}
     given |= {"target": None if target is None else {"url": str(target)}}
@@ -133,13 +134,17 @@ def test_batches_equal_those_of_the_files(made, train):
         assert got["index"].tolist() == [place for place, _ in keys]
 
 
-def test_a_batch_equals_the_files_with_seeds_for_the_device(made):
-    data = both(made, augment="standard")
-    plain = ready(files(made / "files", augment="standard"))
+@pytest.mark.parametrize(
+    "setting", [{"augment": "standard"}, {"mix": {"mixup": 0.5, "cutmix": 0.0}}]
+)
+def test_a_batch_equals_the_files_with_seeds_for_the_device(made, setting):
+    data = both(made, **setting)
+    plain = ready(files(made / "files", **setting))
     split = plain.found["source"].train
     got = data._dataset("source", data.found["source"].train, True).__getitems__([(2, 5)])
     want = plain._dataset("source", split, True).__getitems__([(order(split)[2], 5)])
     assert got.keys() == want.keys()
+    assert "seeds" in got
     assert torch.equal(got["inputs"], want["inputs"])
 
 

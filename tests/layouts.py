@@ -192,15 +192,20 @@ def served(files: Mapping[str, bytes]) -> Iterator[str]:
     """Serve files by name on the loopback address, and give its own."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_HEAD(self) -> bytes | None:
             content = files.get(self.path.lstrip("/"))
             if content is None:
                 self.send_error(404)
-                return
+                return None
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            return content
+
+        def do_GET(self) -> None:
+            content = self.do_HEAD()
+            if content is not None:
+                self.wfile.write(content)
 
         def log_message(self, *args: Any) -> None:
             pass

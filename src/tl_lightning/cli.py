@@ -20,7 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
 
-__all__ = ["CONF", "check_data", "compose", "evaluate", "register_resolvers", "report", "train"]
+__all__ = [
+    "CONF", "check_data", "compose", "composed", "evaluate", "plain_command", "register_resolvers",
+    "report", "train",
+]  # fmt: skip
 
 _HERE = Path(__file__).resolve().parent
 #: A wheel carries conf/ inside the package; an editable install reads the repository's.
@@ -130,7 +133,7 @@ def _remove_untouched(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _plain_command(work: Callable[[list[str]], None], usage: str) -> None:
+def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
     """Run a command that is not a Hydra job: help, one clear error, an honest exit code."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -145,7 +148,7 @@ def _plain_command(work: Callable[[list[str]], None], usage: str) -> None:
 
 def evaluate() -> None:
     """Test a checkpoint: ``tl-evaluate checkpoint=<file> [data=<name> data.root=...]``."""
-    _plain_command(
+    plain_command(
         _evaluate,
         "usage: evaluate.py checkpoint=<file.ckpt> [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
@@ -198,7 +201,7 @@ def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | 
 
 def report() -> None:
     """Write a run's page or a sweep's table anew: ``tl-report <folder>``."""
-    _plain_command(
+    plain_command(
         _report,
         "usage: report.py <run folder or sweep folder>\n"
         "Writes the page of a run, or the table of all runs below a folder.",
@@ -214,7 +217,7 @@ def _report(arguments: list[str]) -> None:
 def check_data() -> None:
     """Look at the data before training: ``tl-check-data data=<name> data.root=...``."""
     try:
-        _plain_command(
+        plain_command(
             _check_data,
             "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
             "                     [show=findings|augmentations]\n"
@@ -248,7 +251,7 @@ def _check_data(arguments: list[str]) -> None:
             hint = nearest(value, _CHECK_KEYS[key])
             raise ConfigError(f"{key}={value} is no {key} of a check; {hint}")
         chosen[key] = value
-    config = _composed(overrides, _CHECK_KEYS)
+    config = composed(overrides, _CHECK_KEYS)
     from tl_lightning import pipeline
     from tl_lightning.checking.show import console, render
     from tl_lightning.checking.survey import survey
@@ -281,7 +284,7 @@ def _write_sheet(config: DictConfig) -> Path:
     return write_bytes(place, augmentation_sheet(data, module.backbone.input_spec))
 
 
-def _composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
+def composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
     """Return the training configuration; what Hydra refuses becomes one sentence."""
     try:
         return compose(overrides)

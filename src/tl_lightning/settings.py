@@ -84,7 +84,8 @@ def _pair_faults(config: Config) -> list[str]:
     target = config["data"].get("target")
     if "target" in needs and target is None:
         data, _ = find_class(config["data"]["_target_"], "data", [*ALLOWED, *config["allow"]])
-        key = "domain=<name>" if getattr(data, "has_domains", False) else "root=<folder>"
+        usual = "domain=<name>" if getattr(data, "has_domains", False) else "root=<folder>"
+        key = getattr(data, "target_key", usual)
         # Where a data set starts without a target there is none to leave as it is.
         optional = getattr(data, "target_optional", False)
         own = "" if optional else " or leave data.target as the data set has it,"

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_lightning.data.base import spread
 from tl_lightning.modules.base import DOMAINS, TransferModule
 
 __all__ = ["Collect"]
@@ -57,8 +56,7 @@ class Collect(L.Callback):
         """Choose which test pictures are drawn: spread evenly, so that every class has some."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for role in data.roles:
-            size = len(data.found[role].test)
-            chosen = (spread(size, count) for count in (self.samples, self.examples))
+            chosen = (data.sample_places(role, n) for n in (self.samples, self.examples))
             self.wanted[role] = tuple(set(places) for places in chosen)  # type: ignore[assignment]
 
     def on_test_batch_end(

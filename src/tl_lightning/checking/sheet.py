@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.data.augment import augmentation
-from tl_lightning.data.base import TransferData, spread
+from tl_lightning.data.base import TransferData
 from tl_lightning.data.dataset import Split, SplitReader
+from tl_lightning.data.sampler import spread
 from tl_lightning.data.seeds import mix
 from tl_lightning.data.serve import dataset_of
 from tl_lightning.report.canvas import INK, MUTED, SOURCE, TARGET, picture, short
@@ -34,6 +35,7 @@ def augmentation_sheet(data: TransferData, spec: InputSpec) -> bytes:
         data: Has been discovered.
         spec: What the backbone expects.
     """
+    data.browse()
     rows = [
         (role, name, shown)
         for role in data.roles

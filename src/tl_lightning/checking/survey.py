@@ -43,6 +43,7 @@ def survey(data: TransferData) -> dict[str, Any]:
         ``faults`` (sentences), ``domains``, ``files`` by kind, ``levels`` of those kinds,
         ``duplicates``, ``sizes``, ``remarks``, ``overlap``, ``seconds``.
     """
+    data.browse()
     started = time.monotonic()
     faults: list[str] = []
     found: Mapping[str, Domain] = {}

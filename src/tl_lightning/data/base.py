@@ -17,28 +17,18 @@ from tl_lightning.data.decode import build_cache
 from tl_lightning.data.mixing import Mixing
 from tl_lightning.data.overlap import pretraining_overlap
 from tl_lightning.data.reading import shorter_side
-from tl_lightning.data.sampler import DomainSampler, EvalSampler
+from tl_lightning.data.sampler import DomainSampler, EvalSampler, spread
 from tl_lightning.data.seeds import mix as mix_seeds
 from tl_lightning.data.serve import dataset_of, loader_of
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
-__all__ = ["TransferData", "spread"]
+__all__ = ["TransferData"]
 
 DOMAINS = ("source", "target")
 SHOWN = 5
 #: Every stream of training batches; its number goes into its samples' seeds.
 STREAMS = (*DOMAINS, "target_labelled")
-
-
-def spread(size: int, count: int) -> list[int]:
-    """Return at most ``count`` places spread evenly over ``size``.
-
-    >>> spread(10, 4), spread(2, 4)
-    ([0, 3, 6, 9], [0, 1])
-    """
-    places = np.linspace(0, size - 1, min(count, size)).round()
-    return [int(place) for place in np.unique(places)]
 
 
 class TransferData(L.LightningDataModule):
@@ -167,6 +157,9 @@ class TransferData(L.LightningDataModule):
                 name = f"{self.name}-{domain.name}"
                 self.caches[role] = build_cache(domain.whole(), name, shorter, self.spec, settings)
 
+    def browse(self) -> None:
+        """Raise DataError if the pictures cannot be looked at one by one."""
+
     @property
     def num_batches(self) -> int:
         """Batches an epoch and rank: the same for every model, so that methods compare."""
@@ -235,8 +228,8 @@ class TransferData(L.LightningDataModule):
         loaders = {}
         for role, split in self.training_splits().items():
             dataset = self._dataset(role, split, train=True)
-            sampler = DomainSampler(
-                size=len(split),
+            sampler = self._sampler(
+                split,
                 batch_size=self.batch_size,
                 num_batches=self.num_batches,
                 seed=self.seed,
@@ -248,6 +241,9 @@ class TransferData(L.LightningDataModule):
             )
             loaders[role] = self._loader(dataset, self.batch_size, sampler)
         return loaders
+
+    def _sampler(self, split: Split, **place: Any) -> DomainSampler:
+        return DomainSampler(size=len(split), **place)
 
     def training_splits(self) -> dict[str, Split]:
         """Return what trains: the source, the target without labels, its few labelled pictures."""
@@ -294,11 +290,15 @@ class TransferData(L.LightningDataModule):
 
         Every rank gets all of them. Also returns their places in the split.
         """
-        places = spread(len(self.found[role].test), count)
+        places = self.sample_places(role, count)
         split = self.found[role].test.without_labels().subset(places)
         sampler = EvalSampler(size=len(split))
         dataset = EvalDataset(self._dataset(role, split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler), places
+
+    def sample_places(self, role: str, count: int) -> list[int]:
+        """Return the places of at most ``count`` test pictures, spread over the split."""
+        return spread(len(self.found[role].test), count)
 
     def _eval_loader(self, role: str, split: Split) -> DataLoader[Any]:
         trainer = self.trainer

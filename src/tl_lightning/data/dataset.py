@@ -172,13 +172,19 @@ class PictureDataset(Dataset[dict[str, Any]]):
         """Return one batch for the given ``(index, seed)`` pairs."""
         index, seeds = [key[0] for key in keys], [key[1] for key in keys]
         out = _shared((len(keys), self.size, self.size, 3))
-        self.geometry([self.read(place) for place in index], seeds, out)
+        pictures, labels = self.fetch(index)
+        self.geometry(pictures, seeds, out)
         batch = {"inputs": out.permute(0, 3, 1, 2), "index": torch.tensor(index)}
         if self.seeded:
             batch["seeds"] = torch.tensor(seeds)
-        if self.labels is not None:
-            batch["labels"] = self.labels[batch["index"]]
+        if labels is not None:
+            batch["labels"] = labels
         return batch
+
+    def fetch(self, places: Sequence[int]) -> tuple[list[Tensor], Tensor | None]:
+        """Return the pictures at these places and, where there are any, their labels."""
+        labels = None if self.labels is None else self.labels[torch.tensor(places)]
+        return [self.read(place) for place in places], labels
 
 
 class ArrayDataset(Dataset[dict[str, Any]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -16,7 +17,15 @@ from torch.nn import functional
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
-__all__ = ["UNREADABLE", "decode", "fitted", "open_picture", "resized", "shorter_side"]
+__all__ = [
+    "UNREADABLE",
+    "decode",
+    "fitted",
+    "open_bytes",
+    "open_picture",
+    "resized",
+    "shorter_side",
+]
 
 #: What decoders raise for a file that is no picture or only a part of one: nearly everything.
 #: A defect of ours would hide among these, so nothing but decoding stands inside the ``try``.
@@ -42,8 +51,7 @@ def open_picture(path: Path, shorter: int | None = None) -> Tensor:
         DataError: If the file is gone or no whole picture; names it.
     """
     try:
-        with Image.open(path) as picture:
-            pixels = decode(picture, shorter)
+        pixels = _opened(path, shorter)
     except FileNotFoundError as error:
         raise DataError(f"picture {path} is gone: it was there when the run started") from error
     except UNREADABLE as error:
@@ -53,6 +61,33 @@ def open_picture(path: Path, shorter: int | None = None) -> Tensor:
             "type data.on_error=skip to leave such files out"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def open_bytes(content: bytes, where: str, shorter: int | None = None) -> Tensor:
+    """Decode a picture that is in memory, as :func:`open_picture` does one in a file.
+
+    Args:
+        content: What a file would hold.
+        where: Names it in errors.
+        shorter: As in :func:`open_picture`.
+
+    Raises:
+        DataError: If it is no whole picture.
+    """
+    try:
+        pixels = _opened(io.BytesIO(content), shorter)
+    except UNREADABLE as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"cannot read picture {where}: {reason}; make the shards again without it "
+            "(scripts/check_data.py finds such files)"
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _opened(source: Path | io.BytesIO, shorter: int | None) -> NDArray[np.uint8]:
+    with Image.open(source) as picture:
+        return decode(picture, shorter)
 
 
 def decode(picture: Image.Image, shorter: int | None = None) -> NDArray[np.uint8]:

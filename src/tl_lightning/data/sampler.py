@@ -8,14 +8,17 @@ the uninterrupted one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
+from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
 from tl_lightning.data.seeds import mix
 
-__all__ = ["DomainSampler", "EvalSampler"]
+__all__ = ["ChunkSampler", "DomainSampler", "EvalSampler", "spread"]
 
 
 class DomainSampler(Sampler[tuple[int, int]]):
@@ -70,20 +73,54 @@ class DomainSampler(Sampler[tuple[int, int]]):
         return self.num_batches * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        needed = len(self) * self.world
-        order: list[int] = []
-        passes = 0
-        while len(order) < needed:
-            generator = torch.Generator().manual_seed(
-                mix(self.seed, self.domain, self.epoch, -1, passes)
-            )
-            order += torch.randperm(self.size, generator=generator).tolist()
-            passes += 1
         # Tied to the epoch, not to the first call: Lightning makes two iterators when it resumes.
         start = self.start if self.epoch == self.first_epoch else 0
-        for k in range(start * self.batch_size, len(self)):
-            position = k * self.world + self.rank
-            yield order[position], mix(self.seed, self.domain, self.epoch, position)
+        first, last = start * self.batch_size * self.world + self.rank, len(self) * self.world
+        places = islice(self._passes(), first, last, self.world)
+        for position, index in zip(range(first, last, self.world), places, strict=True):
+            yield index, mix(self.seed, self.domain, self.epoch, position)
+
+    def _passes(self) -> Iterator[int]:
+        """Yield the samples of the epoch for all ranks, one pass after the other."""
+        for number in count():
+            yield from self.order(mix(self.seed, self.domain, self.epoch, -1, number))
+
+    def order(self, seed: int) -> Iterable[int]:
+        """Return the order of one pass: every sample once, a function of the seed alone."""
+        generator = torch.Generator().manual_seed(seed)
+        found: list[int] = torch.randperm(self.size, generator=generator).tolist()
+        return found
+
+
+class ChunkSampler(DomainSampler):
+    """Walks a domain that lies in chunks so that few of them are needed at a time.
+
+    A pass walks all chunks in a fresh permutation, ``window`` chunks at a time, and shuffles the
+    samples of each window. All else is :class:`DomainSampler`'s.
+
+    Args:
+        chunks: Number of samples in every chunk.
+        window: Chunks that are shuffled together.
+        kwargs: As in :class:`DomainSampler`, but for ``size``.
+    """
+
+    def __init__(self, *, chunks: Sequence[int], window: int, **kwargs: Any) -> None:
+        super().__init__(size=sum(chunks), **kwargs)
+        self.window = window
+        self.counts = torch.tensor(chunks, dtype=torch.int64)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def order(self, seed: int) -> Iterator[int]:
+        """Yield the order of one pass, a window at a time: a stream may be too long for a list."""
+        generator = torch.Generator().manual_seed(seed)
+        chunks = torch.randperm(len(self.counts), generator=generator)
+        for first in range(0, len(chunks), self.window):
+            window = chunks[first : first + self.window]
+            starts, counts = self.starts[window].tolist(), self.counts[window].tolist()
+            inside = torch.cat(
+                [torch.arange(s, s + n) for s, n in zip(starts, counts, strict=True)]
+            )
+            yield from inside[torch.randperm(len(inside), generator=generator)].tolist()
 
 
 class EvalSampler(Sampler[tuple[int, int]]):
@@ -105,3 +142,13 @@ class EvalSampler(Sampler[tuple[int, int]]):
         for k in range(len(self)):
             position = k * self.world + self.rank
             yield min(position, self.size - 1), int(position < self.size)
+
+
+def spread(size: int, count: int) -> list[int]:
+    """Return at most ``count`` places spread evenly over ``size``.
+
+    >>> spread(10, 4), spread(2, 4)
+    ([0, 3, 6, 9], [0, 1])
+    """
+    places = np.linspace(0, size - 1, min(count, size)).round()
+    return [int(place) for place in np.unique(places)]

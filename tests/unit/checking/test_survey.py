@@ -192,6 +192,9 @@ class InMemory:
     def __init__(self, domains):
         self.found = domains
 
+    def browse(self):
+        pass
+
     def domains(self):
         return self.found
 

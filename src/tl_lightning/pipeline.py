@@ -31,7 +31,7 @@ from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.modules.base import TransferModule
-from tl_lightning.runtime import gathered_warnings, quiet, rank, single_job_argv
+from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, Config, check
 from tl_lightning.tasks.classification import Classification
 
@@ -184,6 +184,7 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
     """
     started = time.monotonic()
     quiet()
+    keep_memory()
     config = check(cfg)
     warned: list[str] = []
     with gathered_warnings(warned), single_job_argv():
@@ -280,6 +281,7 @@ def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None
         ``{"metrics": {...}, "data": name, "classes": [...]}``.
     """
     quiet()
+    keep_memory()
     module = load(checkpoint)
     saved: Any = module.hparams
     config = copy.deepcopy(dict(saved["config"]))

@@ -106,14 +106,15 @@ class RandomCrop:
         high, wide = heights[:, None].astype(float), widths[:, None].astype(float)
         share = self.area + (1 - self.area) * draws[:, :_TRIES]
         ratio = np.exp((2 * draws[:, _TRIES : 2 * _TRIES] - 1) * np.log(4 / 3))
-        w = np.round(np.sqrt(share * high * wide * ratio)).clip(1)
-        h = np.round(np.sqrt(share * high * wide / ratio)).clip(1)
-        # The last resort stands behind the tries and always fits.
-        h = np.concatenate([h, np.minimum(high, np.round(wide * 4 / 3))], axis=1)
-        w = np.concatenate([w, np.minimum(wide, np.round(high * 4 / 3))], axis=1)
+        w = np.sqrt(share * high * wide * ratio)
+        h = np.sqrt(share * high * wide / ratio)
+        # The last resort stands behind the tries and always fits. Rounded only afterwards: a
+        # picture and its shrunk copy must take the same try.
+        h = np.concatenate([h, np.minimum(high, wide * 4 / 3)], axis=1)
+        w = np.concatenate([w, np.minimum(wide, high * 4 / 3)], axis=1)
         first = ((h <= high) & (w <= wide)).argmax(axis=1)
         rows = np.arange(len(first))
-        h, w = h[rows, first], w[rows, first]
+        h, w = (np.round(side[rows, first]).clip(1) for side in (h, w))
         corner = draws[:, -2:]
         centred = (first == _TRIES)[:, None]
         corner = np.where(centred, 0.5, corner)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
 import sys
@@ -21,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from tl_lightning.errors import ConfigError, TransferError, nearest
 
 __all__ = [
-    "CONF", "check_data", "compose", "composed", "evaluate", "plain_command", "register_resolvers",
+    "CONF", "compose", "composed", "evaluate", "plain_command", "register_resolvers",
     "report", "train",
 ]  # fmt: skip
 
@@ -82,6 +80,9 @@ def _train(cfg: DictConfig) -> float | None:
     folder = Path(settings.runtime.output_dir)
     try:
         return _job(cfg, folder, sweeping=settings.mode == RunMode.MULTIRUN)
+    except KeyboardInterrupt:
+        _say_interrupted(folder)
+        sys.exit(130)
     except TransferError as error:
         _complain(error)
         if settings.mode == RunMode.MULTIRUN:
@@ -104,6 +105,14 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     page = write_page(folder)
     print_run(found, page)
     return found["selection"]["value"] or 0.0
+
+
+def _say_interrupted(folder: Path) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        kept = (folder / "checkpoints" / "last.ckpt").is_file()
+        way_on = f"; go on with resume=auto hydra.run.dir={folder}" if kept else ""
+        print(f"interrupted{way_on}", file=sys.stderr, flush=True)
+        _remove_untouched(folder)
 
 
 def _sentence(error: BaseException) -> str:
@@ -212,76 +221,6 @@ def _report(arguments: list[str]) -> None:
     from tl_lightning.sweeps import report_folder
 
     report_folder(Path(arguments[0].removeprefix("sweep=").removeprefix("run=")))
-
-
-def check_data() -> None:
-    """Look at the data before training: ``tl-check-data data=<name> data.root=...``."""
-    try:
-        plain_command(
-            _check_data,
-            "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
-            "                     [show=findings|augmentations]\n"
-            "                     [any other setting of train.py ...]\n"
-            "Looks at every picture and reports counts, broken files, duplicates and leaks;\n"
-            "show=augmentations draws instead what training is shown of some, as a PNG.\n"
-            "Exit code 0: training can start; 1: it would stop; 2: a wrong command line.",
-        )
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        os._exit(130)  # a thread in the middle of a large picture would hold up a plain exit
-
-
-#: What is the check's own, with its choices, the default first; all else goes to the training
-#: configuration.
-_CHECK_KEYS: dict[str, tuple[str, ...]] = {
-    "format": ("table", "json"),
-    "show": ("findings", "augmentations"),
-}
-
-
-def _check_data(arguments: list[str]) -> None:
-    chosen = {key: choices[0] for key, choices in _CHECK_KEYS.items()}
-    overrides = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in _CHECK_KEYS:
-            overrides.append(argument)
-            continue
-        if value not in _CHECK_KEYS[key]:
-            hint = nearest(value, _CHECK_KEYS[key])
-            raise ConfigError(f"{key}={value} is no {key} of a check; {hint}")
-        chosen[key] = value
-    config = composed(overrides, _CHECK_KEYS)
-    from tl_lightning import pipeline
-    from tl_lightning.checking.show import console, render
-    from tl_lightning.checking.survey import survey
-
-    if chosen["show"] == "augmentations":
-        print(f"contact sheet: {_write_sheet(config)}")
-        return
-    # Whatever else has something to say (a download) says it on stderr: stdout is the report's.
-    with contextlib.redirect_stdout(sys.stderr):
-        data = pipeline.build_data(pipeline.check(config))
-        found = survey(data)
-    if chosen["format"] == "json":
-        print(json.dumps(found))
-    else:
-        render(found, console())
-    sys.exit(0 if found["may_start"] else 1)
-
-
-def _write_sheet(config: DictConfig) -> Path:
-    """Write what the model is shown of a few pictures into this folder; return the file."""
-    from tl_lightning import pipeline
-    from tl_lightning.checking.sheet import augmentation_sheet
-    from tl_lightning.report.schema import write_bytes
-
-    checked = pipeline.check(config)
-    data = pipeline.build_data(checked)
-    data.discover()
-    module = pipeline.build_module(checked, data.classes, pretrained=False)
-    place = Path(f"augmentations-{data.name}.png").absolute()
-    return write_bytes(place, augmentation_sheet(data, module.backbone.input_spec))
 
 
 def composed(overrides: list[str], others: Iterable[str]) -> DictConfig:

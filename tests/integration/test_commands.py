@@ -174,7 +174,8 @@ def test_two_ranks_equal_one_rank_with_the_doubled_batch(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_ends_with_143_and_resumes(tmp_path) -> None:
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends_with_its_status_and_resumes(sent, status, tmp_path) -> None:
     arguments = [*TINY, "trainer.max_epochs=400", "hydra.run.dir=run", "resume=auto"]
     process = subprocess.Popen(
         [sys.executable, str(REPO / "scripts" / "train.py"), *arguments],
@@ -184,9 +185,12 @@ def test_sigterm_saves_and_ends_with_143_and_resumes(tmp_path) -> None:
     deadline = time.monotonic() + 120
     while not last.is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sent)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, output
+    assert process.returncode == status, output
+    assert "Traceback" not in output
+    if sent == signal.SIGINT:
+        assert "interrupted; go on with resume=auto hydra.run.dir=" in output
     done_epochs = torch.load(last, weights_only=True)["epoch"]
     arguments[-3] = f"trainer.max_epochs={done_epochs + 2}"
     done = command("train", arguments, tmp_path)

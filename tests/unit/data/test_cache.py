@@ -71,7 +71,7 @@ def test_evaluation_from_the_cache_is_evaluation_from_the_files(split, settings,
 def test_training_differs_from_the_files_by_little_and_only_where_they_were_shrunk(
     tmp_path, settings
 ) -> None:
-    """A mean of 3 of 255 levels on soft pictures is the documented tolerance."""
+    """Soft pictures agree to 3 of 255 levels in the mean; docs/data.md has photographs."""
     spec, paths = InputSpec(128, (0.5,) * 3, (0.5,) * 3), []
     for k, size in enumerate([(600, 400), (120, 144)]):
         rng = np.random.default_rng(k)

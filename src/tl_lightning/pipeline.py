@@ -196,8 +196,10 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
             )
         except SIGTERMException:
             raise SystemExit(143) from None  # Lightning would end with 0 here
-        if parts.trainer.interrupted:
-            raise KeyboardInterrupt
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # and with 1 here, without a word
+                raise KeyboardInterrupt from None
+            raise
         fitted = time.monotonic()
         chosen = _chosen(parts.trainer)
         parts.trainer.test(

@@ -126,14 +126,14 @@ def test_an_interrupt_ends_at_once(tmp_path):
     two_domains(tmp_path)
     code = (
         "import sys, time\n"
-        "from tl_lightning import cli\n"
+        "from tl_lightning import surveys\n"
         "from tl_lightning.checking import survey\n"
         "def slow(path):\n"
         "    print('begun', file=sys.__stdout__, flush=True)\n"
         "    time.sleep(60)\n"
         "survey.examine = slow\n"
         f"sys.argv = ['check_data.py', *{roots(tmp_path)!r}]\n"
-        "cli.check_data()\n"
+        "surveys.check_data()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.data.download import download, extract
+from tl_lightning.data.download import download, extract, find_or_fetch
 from tl_lightning.data.files import FileData
 from tl_lightning.data.folder import Complain, class_folders, find_root, refuse, scan_classes
 from tl_lightning.data.layout import Layout, read_layout, split_of
@@ -54,19 +54,14 @@ class Dogs(FileData):
             what = f"{WHAT[:-1]}, or <class>/*.jpg)"
             found = find_root(root, FOLDERS, what, _is_any, setting=setting)
             return found.name, read_dogs(found, setting, self.complain)
-        try:
-            found = find_root(
-                root,
-                FOLDERS,
-                WHAT,
-                _is_dataset,
-                setting=setting,
-                otherwise="data.download=true to fetch 757 MB",
-            )
-        except DataError:
-            if not self.download:
-                raise
-            found = fetch(Path(root).expanduser() / "stanford_dogs")
+        found = find_or_fetch(
+            lambda way_out: find_root(
+                root, FOLDERS, WHAT, _is_dataset, setting=setting, otherwise=way_out
+            ),
+            lambda: fetch(Path(root).expanduser() / "stanford_dogs"),
+            wanted=self.download,
+            megabytes=757,
+        )
         return "dogs", read_dogs(found, setting, self.complain)
 
 

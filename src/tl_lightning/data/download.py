@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 
 from tl_lightning.errors import DataError
 
-__all__ = ["download", "extract", "locked"]
+__all__ = ["download", "extract", "find_or_fetch", "locked"]
 
 ATTEMPTS = 4
 PAUSE_S = 1.0
@@ -131,6 +131,28 @@ def extract(archive: Path, folder: Path, *, inside: str = "") -> Path:
                 )
             os.replace(unpacked / inside, folder)
     return folder
+
+
+def find_or_fetch(
+    find: Callable[[str], Path], fetch: Callable[[], Path], *, wanted: bool, megabytes: int
+) -> Path:
+    """Return what ``find`` finds, or else, if a download is ``wanted``, what ``fetch`` fetches.
+
+    Args:
+        find: Gets the words of the other way out for its error.
+        fetch: Downloads.
+        wanted: ``data.download``.
+        megabytes: How much that is.
+
+    Raises:
+        DataError: As ``find`` and ``fetch`` do.
+    """
+    try:
+        return find(f"data.download=true to fetch {megabytes} MB")
+    except DataError:
+        if not wanted:
+            raise
+    return fetch()
 
 
 def _unpack(archive: Path, folder: Path) -> None:

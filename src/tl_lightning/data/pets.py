@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.data.download import download as get
-from tl_lightning.data.download import extract
+from tl_lightning.data.download import extract, find_or_fetch
 from tl_lightning.data.files import FileData
 from tl_lightning.data.folder import Complain, class_folders, find_root, picture_files, refuse
 from tl_lightning.data.layout import Layout, read_layout, split_of
@@ -55,13 +55,14 @@ class Pets(FileData):
             what = f"{WHAT[:-1]}, or <class>/*.jpg)"
             found = find_root(root, FOLDERS, what, _is_any, setting=setting)
             return found.name, read_pets(found, setting, self.complain)
-        try:
-            way_out = "data.download=true to fetch 811 MB"
-            found = find_root(root, FOLDERS, WHAT, _is_dataset, setting=setting, otherwise=way_out)
-        except DataError:
-            if not self.download:
-                raise
-            found = fetch(Path(root).expanduser() / FOLDER)
+        found = find_or_fetch(
+            lambda way_out: find_root(
+                root, FOLDERS, WHAT, _is_dataset, setting=setting, otherwise=way_out
+            ),
+            lambda: fetch(Path(root).expanduser() / FOLDER),
+            wanted=self.download,
+            megabytes=811,
+        )
         return "pets", read_pets(found, setting, self.complain)
 
 

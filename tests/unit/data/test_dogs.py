@@ -4,7 +4,9 @@ import torch
 
 from layouts import (
     BREEDS,
+    SHIFT,
     class_folders,
+    file_settings,
     official_dogs,
     picture,
     real_data,
@@ -15,33 +17,12 @@ from tl_lightning.data.dogs import Dogs, fetch
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
-SHIFT = {"blur": 0.02, "brightness": 0.5, "saturation": 0.5, "tint": [1.0, 1.0, 1.0]}
-SHIFT |= {"noise": 0.0, "seed": 0}
 SYNTHETIC = {"root": None, "shift": SHIFT}
 
 
 def dogs(root, target=SYNTHETIC, **kwargs):
-    settings = {
-        "name": "dogs",
-        "batch_size": 2,
-        "eval_batch_size": 4,
-        "steps_per_epoch": None,
-        "num_workers": 0,
-        "augment": "light",
-        "mix": {"mixup": 0.0, "cutmix": 0.0},
-        "seed": 0,
-        "pin_memory": False,
-        "root": str(root),
-        "download": False,
-        "val_fraction": 0.25,
-        "test_fraction": 0.4,
-        "classes": None,
-        "transductive": False,
-        "on_error": "stop",
-        "source": {"root": None},
-        "target": target,
-    }
-    return Dogs(**{**settings, **kwargs})
+    settings = {"name": "dogs", "download": False, "source": {"root": None}, "target": target}
+    return Dogs(**file_settings(root, **{**settings, **kwargs}))
 
 
 def found(*args, **kwargs):

@@ -262,11 +262,10 @@ class TransferData(L.LightningDataModule):
     def _finish(self, role: str, batch: Any) -> None:
         seeds = batch.pop("seeds", None)
         if seeds is not None:
-            drawn = seeds.tolist()
-            batch["inputs"] = self.changes.finish(batch["inputs"], drawn)
+            batch["inputs"] = self.changes.finish(batch["inputs"], seeds)
             if self.mixing and role == "source":
                 batch["inputs"], batch["labels"] = self.mixing(
-                    batch["inputs"], batch["labels"], mix_seeds(*drawn)
+                    batch["inputs"], batch["labels"], mix_seeds(*seeds)
                 )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:

@@ -168,15 +168,15 @@ class PictureDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         return {name: value[0] for name, value in self.__getitems__([key]).items()}
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """Return one batch for the given ``(index, seed)`` pairs."""
         index, seeds = [key[0] for key in keys], [key[1] for key in keys]
         out = _shared((len(keys), self.size, self.size, 3))
         pictures, labels = self.fetch(index)
         self.geometry(pictures, seeds, out)
-        batch = {"inputs": out.permute(0, 3, 1, 2), "index": torch.tensor(index)}
+        batch: dict[str, Any] = {"inputs": out.permute(0, 3, 1, 2), "index": torch.tensor(index)}
         if self.seeded:
-            batch["seeds"] = torch.tensor(seeds)
+            batch["seeds"] = seeds  # a list: it stays with the host, where the draws are made
         if labels is not None:
             batch["labels"] = labels
         return batch
@@ -207,12 +207,12 @@ class ArrayDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         return {name: value[0] for name, value in self.__getitems__([key]).items()}
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """Return one batch for the given ``(index, seed)`` pairs."""
         index = torch.tensor([key[0] for key in keys])
-        batch = {"inputs": self.inputs[index], "index": index}
+        batch: dict[str, Any] = {"inputs": self.inputs[index], "index": index}
         if self.seeded:
-            batch["seeds"] = torch.tensor([key[1] for key in keys])
+            batch["seeds"] = [key[1] for key in keys]
         if self.labels is not None:
             batch["labels"] = self.labels[index]
         return batch
@@ -227,7 +227,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """Return one batch for the given ``(index, valid)`` pairs."""
         batch = self.dataset.__getitems__([(index, 0) for index, _ in keys])
         valid = torch.tensor([bool(v) for _, v in keys])

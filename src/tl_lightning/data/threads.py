@@ -80,4 +80,7 @@ class ThreadedLoader(DataLoader[Any]):
 
     def _fetch(self, keys: list[Any]) -> Any:
         batch = self.dataset.__getitems__(keys)  # type: ignore[attr-defined]
-        return {k: v.pin_memory() for k, v in batch.items()} if self.pin_memory else batch
+        if not self.pin_memory:
+            return batch
+        pinned = {k: v.pin_memory() for k, v in batch.items() if isinstance(v, torch.Tensor)}
+        return {**batch, **pinned}

@@ -124,14 +124,18 @@ def _check_disk(family: Path, needed: int, settings: CacheSettings) -> None:
 
 
 def _write(
-    folder: Path, split: Split, known: dict[int, Tensor], read: Any, stamps: NDArray[np.int64]
+    folder: Path,
+    split: Split,
+    known: dict[int, Tensor],
+    read: SplitReader,
+    stamps: NDArray[np.int64],
 ) -> None:
     """Write the pictures beside their final place, then give them their name."""
     draft = Path(tempfile.mkdtemp(suffix=".tmp", dir=folder.parent))
     shapes, faults = [], []
     try:
         with (draft / "pixels.bin").open("wb") as file:
-            for picture in _decoded(len(split), known, read, split):
+            for picture in _decoded(len(split), known, read):
                 if isinstance(picture, DataError):
                     faults.append(str(picture))
                     continue
@@ -162,7 +166,7 @@ def _write(
 
 
 def _decoded(
-    number: int, known: dict[int, Tensor], read: Any, split: Split
+    number: int, known: dict[int, Tensor], read: SplitReader
 ) -> Iterator[Tensor | DataError]:
     """Yield every picture in order, decoded by all cores a few ahead of the one written."""
     threads = os.cpu_count() or 1
@@ -171,10 +175,9 @@ def _decoded(
         if place in known:
             return known[place]
         try:
-            picture: Tensor = read(place)
+            return read(place)
         except DataError as error:
             return error
-        return picture
 
     text = f"decoding {number - len(known):,} pictures"
     with pool_of(threads) as pool, advancing(text, number) as advance:

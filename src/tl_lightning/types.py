@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NotRequired, Protocol, TypedDict
 
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Backbone", "Batch", "Context", "InputSpec", "Terms", "View", "Views"]
+__all__ = ["Backbone", "Batch", "Context", "InputSpec", "LayerGroup", "Terms", "View", "Views"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,24 @@ Views = Mapping[str, View]
 Terms = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class LayerGroup:
+    """Some neighbouring layers of a backbone, between input and output.
+
+    Attributes:
+        name: As the network calls them, such as ``layer4``; never ``head`` or ``backbone``.
+        modules: What goes into evaluation mode where the group is frozen.
+        parameters: Everything in it that can learn; no parameter is in two groups.
+        run: Maps the previous group's output to this one's, or None where the network is no chain
+            of its groups (then no group of that network has it).
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    parameters: tuple[nn.Parameter, ...]
+    run: Callable[[Tensor], Tensor] | None = None
+
+
 class Backbone(Protocol):
     """A network from pictures to features; any ``nn.Module`` with these members.
 
@@ -97,4 +115,8 @@ class Backbone(Protocol):
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Map normalised pictures ``(B, C, H, W)`` to features ``(B, D)``."""
+        ...
+
+    def layer_groups(self) -> list[LayerGroup]:
+        """Return its groups from input to output; they hold every parameter and buffer once."""
         ...

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from tl_lightning.errors import ConfigError, nearest
-from tl_lightning.types import InputSpec
+from tl_lightning.types import InputSpec, LayerGroup
 
 __all__ = ["ConvNet"]
 
@@ -127,3 +127,15 @@ class ConvNet(nn.Module):
         maps: Tensor = self.blocks(x)
         features: Tensor = self.neck(maps.flatten(1))
         return features
+
+    def layer_groups(self) -> list[LayerGroup]:
+        """Return one group a block, then the last layer with the flattening before it."""
+        groups = [
+            LayerGroup(f"block{k}", (block,), tuple(block.parameters()), block)
+            for k, block in enumerate(self.blocks)
+        ]
+        neck = self.neck
+        return [
+            *groups,
+            LayerGroup("neck", (neck,), tuple(neck.parameters()), lambda x: neck(x.flatten(1))),
+        ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -14,8 +13,8 @@ from tl_lightning.data.augment import Augment, Centre, augmentation
 from tl_lightning.data.cache import CacheSettings, PictureCache, worth_it
 from tl_lightning.data.dataset import ArrayDataset, Domain, EvalDataset, PictureDataset, Split
 from tl_lightning.data.decode import build_cache
+from tl_lightning.data.facts import DOMAINS, Facts
 from tl_lightning.data.mixing import Mixing
-from tl_lightning.data.overlap import pretraining_overlap
 from tl_lightning.data.reading import shorter_side
 from tl_lightning.data.sampler import DomainSampler, EvalSampler, spread
 from tl_lightning.data.seeds import mix as mix_seeds
@@ -25,13 +24,11 @@ from tl_lightning.types import InputSpec
 
 __all__ = ["TransferData"]
 
-DOMAINS = ("source", "target")
-SHOWN = 5
 #: Every stream of training batches; its number goes into its samples' seeds.
 STREAMS = (*DOMAINS, "target_labelled")
 
 
-class TransferData(L.LightningDataModule):
+class TransferData(Facts, L.LightningDataModule):
     """Owns what is shown to the model, and what is not.
 
     A dataset is a subclass with :meth:`domains`; everything else is here. Training and validation
@@ -82,9 +79,6 @@ class TransferData(L.LightningDataModule):
         self.caches: dict[str, PictureCache] = {}
         #: Pictures left out because they cannot be read: a sentence each, by domain.
         self.quarantined: dict[str, list[str]] = {}
-
-    #: Which pretraining has seen these pictures, in words; empty if none is known to have.
-    overlap: ClassVar[str] = ""
 
     # -- what a dataset says ---------------------------------------------------------------
     def domains(self) -> Mapping[str, Domain]:
@@ -168,50 +162,6 @@ class TransferData(L.LightningDataModule):
         world = self.trainer.world_size if self.trainer is not None else 1
         largest = max(len(domain.train) for domain in self.found.values())
         return max(1, largest // (self.batch_size * world))
-
-    @property
-    def roles(self) -> list[str]:
-        """The domains present, source first."""
-        return [role for role in DOMAINS if role in self.found]
-
-    def notes(self, pretrained: bool) -> list[str]:
-        """Return what the report must say of the data, a sentence each.
-
-        Args:
-            pretrained: Whether the backbone has learned from other pictures before.
-        """
-        found = [f"{role}: {self.found[role].note}" for role in self.roles if self.found[role].note]
-        names = [name for domain in self.found.values() for name in domain.train.names]
-        overlap = pretraining_overlap(names, self.overlap) if pretrained else ""
-        if overlap:
-            found.append(overlap)
-        for role, faults in self.quarantined.items():
-            more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-            found.append(
-                f"{role}: {len(faults)} pictures that cannot be read were left out: "
-                f"{', '.join(faults[:SHOWN])}{more}"
-            )
-        return found
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of pictures by ``domain/split``."""
-        return {
-            f"{role}/{split}": len(getattr(self.found[role], split))
-            for role in self.roles
-            for split in ("train", "val", "test")
-        }
-
-    def fingerprint(self) -> str:
-        """Return a hash of the names (or pixels) of every picture by domain and split."""
-        digest = hashlib.sha256()
-        for role in self.roles:
-            for name in ("train", "val", "test"):
-                split: Split = getattr(self.found[role], name)
-                digest.update(f"{role}/{name}/{len(split)}".encode())
-                digest.update("\n".join(split.names).encode(errors="surrogateescape"))
-                if isinstance(split.pictures, np.ndarray):
-                    digest.update(np.ascontiguousarray(split.pictures).tobytes())
-        return digest.hexdigest()
 
     def setup(self, stage: str) -> None:
         """Find the data (Lightning calls this on every rank)."""

@@ -95,6 +95,10 @@ class TransferModule(L.LightningModule):
             "head": (list(self.task.parameters()), 1.0),
         }
 
+    def frozen_depth(self) -> int:
+        """Return how many of the backbone's layer groups, from the input on, never learn."""
+        return 0
+
     def extract(self, inputs: Tensor) -> Tensor:
         """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``."""
         out: Tensor = self.backbone(self.normalise(inputs))

@@ -41,6 +41,10 @@ class FeatureExtraction(FineTuning):
         self.backbone.eval()
         return self
 
+    def frozen_depth(self) -> int:
+        """Return the number of all layer groups."""
+        return len(self.backbone.layer_groups())
+
     def extract(self, inputs: Tensor) -> Tensor:
         """Return features without a graph."""
         with torch.no_grad():

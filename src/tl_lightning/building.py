@@ -1,0 +1,153 @@
+"""From a checked configuration to its parts: data, model, trainer.
+
+Beside ``settings.py`` and ``pipeline.py`` the only file that knows configuration nodes; everything
+below takes typed arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from tl_lightning.callbacks.checkpoint import AtomicCheckpointIO, SelectionCheckpoint
+from tl_lightning.callbacks.collect import Collect
+from tl_lightning.callbacks.lines import EpochLines
+from tl_lightning.checks import ALLOWED, find_class
+from tl_lightning.data.base import TransferData
+from tl_lightning.data.cache import CacheSettings
+from tl_lightning.data.seeds import mix
+from tl_lightning.errors import ConfigError
+from tl_lightning.modules.base import TransferModule
+from tl_lightning.settings import Config
+from tl_lightning.tasks.classification import Classification
+
+__all__ = ["Parts", "build", "build_data", "build_module", "make"]
+
+
+@dataclass
+class Parts:
+    """What a configuration builds."""
+
+    data: TransferData
+    module: TransferModule
+    trainer: L.Trainer
+    collect: Collect
+
+
+def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
+    """Build the class that a node names, from the node's keys and ``given``.
+
+    Hydra's own ``instantiate`` would hide our errors in its own, build the nodes that a checkpoint
+    carries as plain values, and call functions too.
+    """
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    cls, fault = find_class(node["_target_"], "configuration", allowed)
+    if fault:
+        raise ConfigError(fault)
+    keys = {key: value for key, value in node.items() if not key.startswith("_")}
+    for key, value in keys.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            keys[key] = make(value, config)
+    return cls(**keys, **given)
+
+
+def build_data(config: Config) -> TransferData:
+    """Build the data module; it has not looked at the disk yet."""
+    data: TransferData = make(config["data"], config)
+    return data
+
+
+def build_module(
+    config: Config, classes: tuple[str, ...], pretrained: bool = True
+) -> TransferModule:
+    """Build the model for the given classes.
+
+    Args:
+        config: A checked configuration.
+        classes: Class names in the order of the labels.
+        pretrained: False where a checkpoint will be loaded anyway: nothing is downloaded then.
+    """
+    seed = config["seed"]
+    node = dict(config["backbone"])
+    if not pretrained:
+        node |= {key: value for key, value in _UNTRAINED.items() if key in node}
+    # Every part starts from its own seed: another discriminator leaves the backbone as it was.
+    torch.manual_seed(mix(seed, 1))
+    backbone = make(node, config)
+    torch.manual_seed(mix(seed, 2))
+    sizes = {"num_classes": len(classes)}
+    head = make(config["head"], config, in_features=backbone.out_features, **sizes)
+    task = Classification(head=head, label_smoothing=config["label_smoothing"], **sizes)
+    extra: Config = {}
+    if config["model"]["_target_"].endswith("DomainAdaptation") or config["adapter"]:
+        extra["adapters"] = {}
+        for number, (name, adapter) in enumerate(config["adapter"].items()):
+            torch.manual_seed(mix(seed, 3, number))
+            extra["adapters"][name] = make(adapter, config, in_features=head.out_features, **sizes)
+    module: TransferModule = make(
+        config["model"],
+        config,
+        backbone=backbone,
+        task=task,
+        optimizer=lambda groups: make(config["optimizer"], config, params=groups),
+        lr=config["optimizer"]["lr"],
+        schedule=make(config["scheduler"], config),
+        seed=seed,
+        channels_last=config["channels_last"],
+        saved={"config": config, "classes": list(classes)},
+        **extra,
+    )
+    return module
+
+
+_UNTRAINED = {"pretrained": False, "weights": None}
+
+
+def build(config: Config, run_dir: Path) -> Parts:
+    """Build everything that a checked configuration describes; the data has been looked at.
+
+    Raises:
+        DataError: If the data is not what the configuration says.
+        CheckpointError: If pretrained weights can be neither found nor downloaded.
+    """
+    data = build_data(config)
+    data.discover()
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    module = build_module(config, data.classes)
+    labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
+    data.attach(module.backbone.input_spec, module.train_on, labels)
+    data.cache(CacheSettings(**config["cache"]), config["trainer"]["max_epochs"] or 1000)
+    collect = Collect(**config["report"])
+    callbacks: list[L.Callback] = [
+        SelectionCheckpoint(
+            dirpath=str(run_dir / "checkpoints"),
+            selection=config["selection"],
+            **config["checkpoint"],
+        ),
+        *(make(node, config) for node in (config.get("callbacks") or {}).values() if node),
+        collect,
+    ]
+    node = dict(config["trainer"])
+    node["enable_progress_bar"] = any("ProgressBar" in type(c).__name__ for c in callbacks)
+    if not node["enable_progress_bar"]:
+        callbacks.append(EpochLines())
+    loggers = [
+        make(n, config, save_dir=str(run_dir)) for n in (config.get("logger") or {}).values() if n
+    ]
+    trainer = make(
+        node,
+        config,
+        default_root_dir=str(run_dir),
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,  # our own samplers deal to ranks
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    return Parts(data, module, trainer, collect)

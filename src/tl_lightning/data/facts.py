@@ -1,0 +1,69 @@
+"""What a report says of the data."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import ClassVar
+
+import numpy as np
+
+from tl_lightning.data.dataset import Domain, Split
+from tl_lightning.data.overlap import pretraining_overlap
+
+__all__ = ["DOMAINS", "Facts"]
+
+DOMAINS = ("source", "target")
+SHOWN = 5
+
+
+class Facts:
+    """The part of a data module that describes what it has found."""
+
+    #: Which pretraining has seen these pictures, in words; empty if none is known to have.
+    overlap: ClassVar[str] = ""
+    found: dict[str, Domain]
+    quarantined: dict[str, list[str]]
+
+    @property
+    def roles(self) -> list[str]:
+        """The domains present, source first."""
+        return [role for role in DOMAINS if role in self.found]
+
+    def notes(self, pretrained: bool) -> list[str]:
+        """Return what the report must say of the data, a sentence each.
+
+        Args:
+            pretrained: Whether the backbone has learned from other pictures before.
+        """
+        found = [f"{role}: {self.found[role].note}" for role in self.roles if self.found[role].note]
+        names = [name for domain in self.found.values() for name in domain.train.names]
+        overlap = pretraining_overlap(names, self.overlap) if pretrained else ""
+        if overlap:
+            found.append(overlap)
+        for role, faults in self.quarantined.items():
+            more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+            found.append(
+                f"{role}: {len(faults)} pictures that cannot be read were left out: "
+                f"{', '.join(faults[:SHOWN])}{more}"
+            )
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of pictures by ``domain/split``."""
+        return {
+            f"{role}/{split}": len(getattr(self.found[role], split))
+            for role in self.roles
+            for split in ("train", "val", "test")
+        }
+
+    def fingerprint(self) -> str:
+        """Return a hash of the names (or pixels) of every picture by domain and split."""
+        digest = hashlib.sha256()
+        for role in self.roles:
+            for name in ("train", "val", "test"):
+                split: Split = getattr(self.found[role], name)
+                digest.update(f"{role}/{name}/{len(split)}".encode())
+                digest.update("\n".join(split.names).encode(errors="surrogateescape"))
+                if isinstance(split.pictures, np.ndarray):
+                    digest.update(np.ascontiguousarray(split.pictures).tobytes())
+        return digest.hexdigest()

@@ -31,6 +31,7 @@ TINY = [
     "channels_last=false",
     "callbacks.health.patience=100",  # six steps teach a discriminator nothing
     "bracket=auto",
+    "checkpoint.min_seconds=0",
     "report.samples=60",
     "report.examples=4",
 ]

@@ -62,7 +62,7 @@ def file_config(root: Path, *overrides: str) -> dict[str, Any]:
     arguments = ["data=dogs", f"data.root={root}", "backbone=tiny_cnn", *SMALL, *overrides]
     found: Any = OmegaConf.to_container(compose(arguments), resolve=True)
     epochs = found["trainer"]["max_epochs"]
-    for key in ("trainer", "backbone", "channels_last", "callbacks", "report"):
+    for key in ("trainer", "backbone", "channels_last", "callbacks", "report", "checkpoint"):
         found[key] = plain[key]
     found["trainer"]["max_epochs"] = epochs
     found["bracket"] = []

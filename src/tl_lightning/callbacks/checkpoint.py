@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import lightning as L
@@ -97,12 +98,17 @@ class SelectionCheckpoint(ModelCheckpoint):
         dirpath: Folder of the run's checkpoints.
         selection: Name of the rule.
         every_n_epochs: How often a model may be kept.
+        min_seconds: Where the last epoch's model is wanted, epochs that end sooner than this after
+            the last write are not written, but for the last: an epoch on cached features is over
+            sooner than its checkpoint is on the disk.
     """
 
     # The file name keeps the rule; "=" would make it unusable on a Hydra command line.
     CHECKPOINT_EQUALS_CHAR = "_"
 
-    def __init__(self, *, dirpath: str, selection: str, every_n_epochs: int) -> None:
+    def __init__(
+        self, *, dirpath: str, selection: str, every_n_epochs: int, min_seconds: float
+    ) -> None:
         rule = SELECTIONS[selection]
         super().__init__(
             dirpath=dirpath,
@@ -118,11 +124,36 @@ class SelectionCheckpoint(ModelCheckpoint):
         )
 
         self.began = False
+        self.min_seconds = min_seconds
+        self.written = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember that the run stands: only from here on is there anything worth saving."""
         super().on_train_start(trainer, pl_module)
         self.began = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write, unless the last write was a moment ago."""
+        if not self._too_soon(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write, unless the last write was a moment ago."""
+        if not self._too_soon(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def _too_soon(self, trainer: L.Trainer) -> bool:
+        """Whether the first rank's clock says so; where models are compared, every one counts."""
+        epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+        ends = trainer.current_epoch + 1 == epochs or 0 < steps <= trainer.global_step
+        if self.monitor is not None or ends or trainer.should_stop:
+            return False
+        since = monotonic() - self.written
+        return bool(trainer.strategy.broadcast(since < self.min_seconds))
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self.written = monotonic()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

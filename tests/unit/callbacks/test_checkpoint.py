@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from helpers import config, weights
 from tl_lightning import pipeline
-from tl_lightning.callbacks.checkpoint import SELECTIONS, AtomicCheckpointIO
+from tl_lightning.callbacks import checkpoint
+from tl_lightning.callbacks.checkpoint import (
+    SELECTIONS,
+    AtomicCheckpointIO,
+    SelectionCheckpoint,
+)
 from tl_lightning.errors import CheckpointError, TrainingError
 from tl_lightning.modules import FineTuning
 
@@ -98,3 +104,31 @@ def test_resume_words(tmp_path) -> None:
     pipeline.fit(config("trainer.max_epochs=3"), tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"has 2 epochs behind it, more than trainer.max_ep"):
         pipeline.fit(config("resume=auto", "trainer.max_epochs=1"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("rule", "written"), [("last", [0, 3, 4]), ("source_val", [0, 1, 2, 3, 4])]
+)
+def test_short_epochs_are_not_each_written_but_the_last_is(
+    rule, written, tmp_path, monkeypatch
+) -> None:
+    seen = []
+    honest = SelectionCheckpoint._save_checkpoint
+
+    def note(self, trainer, filepath):
+        seen.append(trainer.current_epoch)
+        honest(self, trainer, filepath)
+
+    monkeypatch.setattr(SelectionCheckpoint, "_save_checkpoint", note)
+    monkeypatch.setattr(checkpoint, "monotonic", lambda: 100.0 + 4.0 * trained["epochs"])
+    trained = {"epochs": 0}
+
+    def tick(self, *_):
+        trained["epochs"] += 1
+
+    monkeypatch.setattr(FineTuning, "on_train_epoch_start", tick, raising=False)
+    monkeypatch.setattr(ModelCheckpoint, "check_monitor_top_k", lambda *_: True)
+    extra = (f"selection={rule}", "checkpoint.min_seconds=10", "trainer.max_epochs=5")
+    pipeline.fit(config("model=source_only", *extra), tmp_path)
+    assert list(dict.fromkeys(seen)) == written
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 4

@@ -58,7 +58,13 @@ def test_lite0_takes_its_own_normalisation(weights) -> None:
 
 
 def test_mobilenet_finds_its_weights_without_a_download(weights) -> None:
-    args = {"name": "mobilenet_v2", "tag": "IMAGENET1K_V1", "weights": None, "lr_factor": 0.1}
+    args = {
+        "name": "mobilenet_v2",
+        "tag": "IMAGENET1K_V1",
+        "weights": None,
+        "size": None,
+        "lr_factor": 0.1,
+    }
     torch.manual_seed(0)
     a = TorchvisionBackbone(pretrained=True, **args)
     torch.manual_seed(1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tl_lightning.backbones.groups import chain_of, groups_of
 from tl_lightning.errors import CheckpointError, ConfigError, nearest
-from tl_lightning.types import InputSpec
+from tl_lightning.types import InputSpec, LayerGroup
 
 __all__ = ["TimmBackbone", "TorchvisionBackbone", "read_weights"]
 
@@ -76,15 +79,24 @@ class TorchvisionBackbone(nn.Module):
         pretrained: Whether to start from pretrained weights.
         tag: Which of torchvision's weights, such as ``IMAGENET1K_V1`` or ``DEFAULT``.
         weights: A file with the weights instead, or None.
+        size: Height and width of the pictures in pixels, or None for what the weights were trained
+            with.
         lr_factor: How fast it learns relative to new layers.
 
     Raises:
-        ConfigError: If torchvision has no such network or weights.
+        ConfigError: If torchvision has no such network or weights, or it takes one size only.
         CheckpointError: If the weights can be neither found nor downloaded, or do not fit.
     """
 
     def __init__(
-        self, *, name: str, pretrained: bool, tag: str, weights: str | None, lr_factor: float
+        self,
+        *,
+        name: str,
+        pretrained: bool,
+        tag: str,
+        weights: str | None,
+        size: int | None,
+        lr_factor: float,
     ) -> None:
         super().__init__()
         from torchvision import models
@@ -102,6 +114,14 @@ class TorchvisionBackbone(nn.Module):
         entry = entries[tag] if tag in entries.__members__ else entries.DEFAULT
         self.lr_factor = lr_factor
         self.input_spec = _torchvision_spec(entry)
+        if size not in (None, self.input_spec.size):
+            if name.startswith(("vit_", "maxvit")):
+                raise ConfigError(
+                    f"{name} of torchvision takes pictures of {self.input_spec.size} pixels only, "
+                    f"got backbone.size={size}; type backbone.size=null, or backbone=timm "
+                    "backbone.name=<a vit of timm>"
+                )
+            self.input_spec = replace(self.input_spec, size=size)
         # Inception is built with its auxiliary classifier, which its weights hold and we drop.
         extra = {"aux_logits": True, "init_weights": True} if name == "inception_v3" else {}
         net = models.get_model(name, weights=None, **extra)
@@ -117,11 +137,37 @@ class TorchvisionBackbone(nn.Module):
         if weights is not None:
             _load(net, weights, classifier)
         self.net = net
+        self.name = name
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map ``(B, 3, H, W)`` to ``(B, D)``."""
         out: Tensor = self.net(inputs)
         return out.flatten(1)
+
+    def layer_groups(self) -> list[LayerGroup]:
+        """Return the layer groups under torchvision's names; see :func:`groups_of`."""
+        return _groups(self)
+
+
+#: How the networks met so far are joined, by what they are: found out once a process.
+_joins: dict[tuple[str, str, int], str | None] = {}
+
+
+def _groups(backbone: TorchvisionBackbone | TimmBackbone) -> list[LayerGroup]:
+    """Return a backbone's groups; whether they are a chain is tried out the first time."""
+    size = backbone.input_spec.size
+    key = (type(backbone).__name__, backbone.name, size)
+    if key not in _joins:
+        _joins[key] = chain_of(backbone.net, size)
+    groups = groups_of(backbone.net, _joins[key])
+    last = groups[-1]
+    if last.run is not None:
+        groups[-1] = replace(last, run=partial(_flat, last.run))
+    return groups
+
+
+def _flat(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return run(x).flatten(1)
 
 
 def _fetch(entry: Any, name: str) -> Mapping[str, Any]:
@@ -169,6 +215,8 @@ class TimmBackbone(nn.Module):
         name: timm's name, such as ``tf_efficientnet_lite0`` or ``vit_small_patch16_224``.
         pretrained: Whether to start from pretrained weights.
         weights: A file with the weights instead, or None.
+        size: Height and width of the pictures in pixels, or None for what the weights were trained
+            with; position embeddings are interpolated.
         lr_factor: How fast it learns relative to new layers.
 
     Raises:
@@ -177,7 +225,13 @@ class TimmBackbone(nn.Module):
     """
 
     def __init__(
-        self, *, name: str, pretrained: bool, weights: str | None, lr_factor: float
+        self,
+        *,
+        name: str,
+        pretrained: bool,
+        weights: str | None,
+        size: int | None,
+        lr_factor: float,
     ) -> None:
         super().__init__()
         import timm
@@ -189,7 +243,12 @@ class TimmBackbone(nn.Module):
             )
         self.lr_factor = lr_factor
         try:
-            net = timm.create_model(name, pretrained=pretrained and weights is None, num_classes=0)
+            net = timm.create_model(
+                name,
+                pretrained=pretrained and weights is None,
+                num_classes=0,
+                **_timm_size(name, size),
+            )
         except Exception as error:  # the hub client raises its own kinds for a missing network
             raise CheckpointError(
                 f"no pretrained weights for backbone {name}: {type(error).__name__}: "
@@ -200,7 +259,7 @@ class TimmBackbone(nn.Module):
             _load(net, weights, net.default_cfg.get("classifier", "classifier"))
         config = timm.data.resolve_model_data_config(net)
         self.input_spec = InputSpec(
-            size=int(config["input_size"][-1]),
+            size=size or int(config["input_size"][-1]),
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
             interpolation=str(config["interpolation"]),
@@ -208,11 +267,24 @@ class TimmBackbone(nn.Module):
         )
         self.out_features = int(getattr(net, "head_hidden_size", None) or net.num_features)
         self.net = net
+        self.name = name
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map ``(B, 3, H, W)`` to ``(B, D)``."""
         out: Tensor = self.net(inputs)
         return out
+
+    def layer_groups(self) -> list[LayerGroup]:
+        """Return the layer groups under timm's names; see :func:`groups_of`."""
+        return _groups(self)
+
+
+def _timm_size(name: str, size: int | None) -> dict[str, int]:
+    """Return what timm must know of the size: position embeddings are made for it."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name)
+    return {"img_size": size} if size and config and config.fixed_input_size else {}
 
 
 def nearest_timm(name: str, names: list[str]) -> str:

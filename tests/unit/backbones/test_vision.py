@@ -19,12 +19,12 @@ from tl_lightning.modules import TransferModule
 
 
 def torchvision(name: str = "resnet18", **changes) -> TorchvisionBackbone:
-    plain = {"pretrained": False, "tag": "DEFAULT", "weights": None, "lr_factor": 0.1}
+    plain = {"pretrained": False, "tag": "DEFAULT", "weights": None, "size": None, "lr_factor": 0.1}
     return TorchvisionBackbone(name=name, **{**plain, **changes})
 
 
 def timm(name: str = "resnet18", **changes) -> TimmBackbone:
-    plain = {"pretrained": False, "weights": None, "lr_factor": 0.1}
+    plain = {"pretrained": False, "weights": None, "size": None, "lr_factor": 0.1}
     return TimmBackbone(name=name, **{**plain, **changes})
 
 

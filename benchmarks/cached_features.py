@@ -1,0 +1,172 @@
+"""Feature extraction with cached features against the plain PyTorch loop, on one machine.
+
+    python benchmarks/cached_features.py /data/dogs
+
+The folder holds train/<class>/ and test/<class>/. Three things are timed, each in a process of its
+own and with an empty cache:
+
+plain    The loop as it is usually written: ImageFolder, torchvision's transforms, a DataLoader with
+         worker processes, float32, a frozen mobilenet_v2 that every picture passes in every epoch,
+         a linear head under Adam. Two epochs (the second is taken: workers and files are warm then)
+         are timed and scaled to all epochs. No augmentation, as in ours.
+command  `scripts/train.py model=feature_extraction`, start-up, extraction, training, test and page
+         included; `inside` is the same without start-up and page, as the report's timing has it.
+sweep    The same with eight heads in one `-m`.
+
+`inside` compares with the plain loop's training and validation epochs alone; its test and start-up
+count for `command` only. Accuracy: without augmentation the frozen features of a picture never
+change, so the plain loop's head is trained to the end on features taken once in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import models, transforms
+from torchvision.datasets import ImageFolder
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+HEADS = ["head=mlp", "head.activation=tanh,relu,sigmoid,gelu", "head.width=128,256"]
+
+
+def loader(folder: Path, workers: int, shuffle: bool) -> DataLoader:
+    steps = [
+        transforms.Resize(256),
+        transforms.CenterCrop(224),
+        transforms.ToTensor(),
+        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ]
+    data = ImageFolder(folder, transforms.Compose(steps))
+    return DataLoader(
+        data, batch_size=32, shuffle=shuffle, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+def frozen() -> nn.Module:
+    net = models.mobilenet_v2(weights="IMAGENET1K_V1")
+    net.classifier = nn.Identity()
+    for parameter in net.parameters():
+        parameter.requires_grad = False
+    return net.eval()
+
+
+def plain(args: argparse.Namespace) -> dict[str, float]:
+    """Time the plain loop's second epoch, and its test."""
+    net = frozen()
+    train = loader(args.root / "train", args.workers, True)
+    test = loader(args.root / "test", args.workers, False)
+    head = nn.Linear(1280, len(train.dataset.classes))
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+    for _ in range(2):
+        started = time.perf_counter()
+        for pictures, labels in train:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(net(pictures)), labels).backward()
+            optimizer.step()
+        epoch = time.perf_counter() - started
+    started = time.perf_counter()
+    with torch.no_grad():
+        right = sum(int((head(net(x)).argmax(1) == y).sum()) for x, y in test)
+    assert right >= 0
+    return {"epoch": epoch, "test": time.perf_counter() - started, "pictures": len(train.dataset)}
+
+
+def plain_accuracy(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Train the plain loop's head to the end, for each seed."""
+    net = frozen()
+    parts = []
+    with torch.no_grad():
+        for name in ("train", "test"):
+            found = [(net(x), y) for x, y in loader(args.root / name, args.workers, False)]
+            parts.append([torch.cat(part) for part in zip(*found, strict=True)])
+    (features, labels), (test, truth) = parts
+    accuracies = []
+    for seed in range(args.seeds):
+        torch.manual_seed(seed)
+        head = nn.Linear(1280, int(labels.max()) + 1)
+        optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+        for _ in range(args.epochs):
+            for rows in torch.randperm(len(labels)).split(32):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(head(features[rows]), labels[rows]).backward()
+                optimizer.step()
+        with torch.no_grad():
+            accuracies.append(float((head(test).argmax(1) == truth).float().mean()))
+    return {"accuracies": accuracies}
+
+
+def ours(args: argparse.Namespace, folder: Path, *overrides: str) -> float:
+    """Run the command with an empty cache; return its seconds."""
+    where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
+    command = [
+        sys.executable, str(SCRIPT), *overrides, "model=feature_extraction", "data=dogs",
+        f"data.root={args.root}", "data.target=null", "data.augment=none", "backbone=mobilenet_v2",
+        f"trainer.max_epochs={args.epochs}", f"{where}={folder}",
+    ]  # fmt: skip
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as cache:
+        subprocess.run(
+            command, check=True, env={**os.environ, "TL_CACHE": cache}, capture_output=True
+        )
+    return time.perf_counter() - started
+
+
+def child(args: argparse.Namespace, part: str) -> dict:
+    """Run one part of the plain loop in a process of its own; also return its seconds in all."""
+    started = time.perf_counter()
+    command = [sys.executable, __file__, str(args.root), "--part", part]
+    command += [f"--{key}={getattr(args, key)}" for key in ("epochs", "seeds", "workers")]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {**json.loads(text.splitlines()[-1]), "seconds": time.perf_counter() - started}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--part", choices=["plain", "accuracy"], help="(for its own processes)")
+    args = parser.parse_args()
+    args.root = args.root.resolve()
+    if args.part:
+        print(json.dumps(plain(args) if args.part == "plain" else plain_accuracy(args)))
+        return
+    slow = child(args, "plain")
+    inside_plain = args.epochs * slow["epoch"]
+    # Its start-up is what is left of the process's time: two epochs and the test taken away.
+    command_plain = inside_plain + max(0.0, slow["seconds"] - 2 * slow["epoch"])
+    rate = slow["pictures"] / slow["epoch"]
+    print(f"plain: {slow['epoch']:.1f} s an epoch ({rate:.0f} pictures/s)", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = []
+        for seed in range(args.seeds):
+            place = Path(folder) / str(seed)
+            seconds = ours(args, place, f"seed={seed}")
+            report = json.loads((place / "report.json").read_text())
+            runs.append((seconds, report["timing"]["total_s"], report["metrics"]))
+            print(f"ours, seed {seed}: {seconds:.1f} s, {runs[-1][1]:.1f} s inside", flush=True)
+        one = ours(args, Path(folder) / "one", "head=mlp")
+        heads = ours(args, Path(folder) / "heads", "-m", *HEADS)
+    theirs = child(args, "accuracy")["accuracies"]
+    found = [metrics["source/test/acc"] for *_, metrics in runs]
+    print(f"accuracy: plain {100 * mean(theirs):.2f}, ours {100 * mean(found):.2f}")
+    print(f"8 heads: {heads:.1f} s, one {one:.1f} s: {heads / one:.2f}x")
+    middle = sorted(runs)[len(runs) // 2]
+    print(f"inside {inside_plain / middle[1]:.1f}x")
+    print(f"command {command_plain / middle[0]:.1f}x")
+
+
+if __name__ == "__main__":
+    main()

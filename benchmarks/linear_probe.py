@@ -1,0 +1,81 @@
+"""A linear head of ours against scikit-learn's LogisticRegression on the same features.
+
+    python benchmarks/linear_probe.py /data/dogs backbone=mobilenet_v2 data=dogs
+    python benchmarks/linear_probe.py /data/cifar10 backbone=tf_efficientnet_lite0 data=cifar10
+
+Every further argument is a setting of `train.py`. The features come from `scripts/extract.py`, the
+head from `scripts/train.py experiment=linear_probe` with seeds 0, 1, 2. The strength of the
+penalty there is chosen by accuracy on the validation split, which it has for itself: it is
+the strongest linear classifier of this kind that can be had honestly. Test labels choose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from statistics import mean
+
+from safetensors.torch import load_file
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
+
+
+def run(script: str, arguments: list[str], cache: str) -> None:
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, "TL_CACHE": cache}, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
+
+
+def reference(folder: Path) -> tuple[float, float]:
+    """Return scikit-learn's penalty chosen on the validation split, and its test accuracy."""
+    parts = {}
+    for split in ("train", "val", "test"):
+        found = load_file(folder / f"source-{split}.safetensors")
+        parts[split] = (found["features"].float().numpy(), found["labels"].numpy())
+    best = (0.0, 0.0, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for penalty in PENALTIES:
+            model = LogisticRegression(C=penalty, max_iter=500).fit(*parts["train"])
+            best = max(best, (model.score(*parts["val"]), penalty, model.score(*parts["test"])))
+    return best[1], best[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    settings = [*args.settings, f"data.root={args.root.resolve()}"]
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        run("extract", [*settings, f"out={folder / 'features'}"], f"{folder}/cache")
+        penalty, theirs = reference(folder / "features")
+        found = []
+        for seed in range(args.seeds):
+            place = folder / str(seed)
+            extra = ["experiment=linear_probe", f"seed={seed}", f"hydra.run.dir={place}"]
+            run("train", [*settings, *extra], f"{folder}/cache")
+            report = json.loads((place / "report.json").read_text())
+            found.append(report["metrics"]["source/test/acc"])
+    figures = ", ".join(f"{100 * value:.2f}" for value in found)
+    print(f"{' '.join(args.settings)}")
+    print(f"  LogisticRegression(C={penalty:g}) {100 * theirs:.2f}")
+    print(f"  linear head {100 * mean(found):.2f} ({figures}): {100 * (mean(found) - theirs):+.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Layer groups hold everything once; where they are a chain, they are the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tl_lightning.backbones.small import ConvNet
+from tl_lightning.backbones.vision import TimmBackbone, TorchvisionBackbone
+from tl_lightning.errors import ConfigError
+
+
+def torchvision(name: str, size: int | None = 64) -> TorchvisionBackbone:
+    return TorchvisionBackbone(
+        name=name, pretrained=False, tag="DEFAULT", weights=None, size=size, lr_factor=0.1
+    )
+
+
+def timm(name: str, size: int | None = 64) -> TimmBackbone:
+    return TimmBackbone(name=name, pretrained=False, weights=None, size=size, lr_factor=0.1)
+
+
+def small(features: int | None) -> ConvNet:
+    return ConvNet(
+        size=16, widths=[4, 8], kernel_size=3, activation="relu", norm=True, channel_dropout=0.1,
+        features=features, mean=[0.5] * 3, std=[0.5] * 3, lr_factor=1.0,
+    )  # fmt: skip
+
+
+CHAINS = {
+    "torchvision": (
+        "resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "vgg11_bn",
+        "densenet121", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf",
+    ),
+    "timm": ("tf_efficientnet_lite0", "resnet18", "convnext_atto", "mobilenetv3_small_100"),
+}  # fmt: skip
+OTHERS = {"torchvision": ("vit_b_16",), "timm": ("vit_tiny_patch16_224",)}
+MAKE = {"torchvision": torchvision, "timm": timm}
+
+
+def cases(table):
+    return [(kind, name) for kind, names in table.items() for name in names]
+
+
+@pytest.mark.parametrize(("kind", "name"), [*cases(CHAINS), *cases(OTHERS)])
+def test_groups_hold_every_parameter_and_buffer_once(kind: str, name: str) -> None:
+    net = MAKE[kind](name, None if name == "vit_b_16" else 64)
+    groups = net.layer_groups()
+    held = [id(p) for group in groups for p in group.parameters]
+    assert len(set(held)) == len(held)
+    assert set(held) == {id(p) for p in net.parameters()}
+    buffers = {id(b) for group in groups for m in group.modules for b in m.buffers()}
+    assert buffers == {id(b) for b in net.buffers()}
+    assert all(group.parameters for group in groups)
+    assert len({group.name for group in groups}) == len(groups) > 4
+
+
+@pytest.mark.parametrize(("kind", "name"), cases(CHAINS))
+def test_the_chain_of_groups_is_the_network(kind: str, name: str) -> None:
+    net = MAKE[kind](name).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted = net(x)
+        for group in net.layer_groups():
+            x = group.run(x)
+    assert torch.equal(x, wanted)
+    assert x.shape == (2, net.out_features)
+
+
+@pytest.mark.parametrize(("kind", "name"), cases(OTHERS))
+def test_what_is_no_chain_says_so(kind: str, name: str) -> None:
+    net = MAKE[kind](name, None if name == "vit_b_16" else 64)
+    assert all(group.run is None for group in net.layer_groups())
+
+
+@pytest.mark.parametrize("features", [None, 5])
+def test_the_small_network_is_a_chain(features: int | None) -> None:
+    net = small(features).eval()
+    x = torch.randn(2, 3, 16, 16)
+    wanted = net(x)
+    for group in net.layer_groups():
+        x = group.run(x)
+    assert torch.equal(x, wanted)
+
+
+def test_looking_leaves_modes_as_they_were() -> None:
+    net = torchvision("resnet18").train()
+    net.net.layer1.eval()
+    before = {name: b.clone() for name, b in net.named_buffers()}
+    net.layer_groups()
+    assert net.training
+    assert not net.net.layer1[0].bn1.training
+    assert net.net.layer2[0].bn1.training
+    assert all(torch.equal(b, before[name]) for name, b in net.named_buffers())
+
+
+@pytest.mark.parametrize("make", [torchvision, timm])
+def test_names_are_the_networks_own(make) -> None:
+    names = [group.name for group in make("resnet18").layer_groups()]
+    assert names == ["conv1", "layer1", "layer2", "layer3", "layer4"]
+
+
+@pytest.mark.parametrize(
+    "net", [("torchvision", "resnet18"), ("timm", "resnet18"), ("timm", "vit_tiny_patch16_224")]
+)
+def test_pictures_of_another_size(net: tuple[str, str]) -> None:
+    backbone = MAKE[net[0]](net[1], 96).eval()
+    assert backbone.input_spec.size == 96
+    assert backbone(torch.zeros(1, 3, 96, 96)).shape == (1, backbone.out_features)
+
+
+def test_a_fixed_size_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"vit_b_16 .* takes pictures of 224 pixels only, got"):
+        torchvision("vit_b_16", 96)

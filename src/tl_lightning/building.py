@@ -23,6 +23,7 @@ from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import ConfigError
 from tl_lightning.modules.base import TransferModule
+from tl_lightning.own_weights import load_backbone
 from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification
 
@@ -73,12 +74,9 @@ def build_module(
         pretrained: False where a checkpoint will be loaded anyway: nothing is downloaded then.
     """
     seed = config["seed"]
-    node = dict(config["backbone"])
-    if not pretrained:
-        node |= {key: value for key, value in _UNTRAINED.items() if key in node}
     # Every part starts from its own seed: another discriminator leaves the backbone as it was.
     torch.manual_seed(mix(seed, 1))
-    backbone = make(node, config)
+    backbone = _backbone(config, pretrained)
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
     head = make(config["head"], config, in_features=backbone.out_features, **sizes)
@@ -108,6 +106,23 @@ def build_module(
 _UNTRAINED = {"pretrained": False, "weights": None}
 
 
+def _backbone(config: Config, pretrained: bool) -> Any:
+    """Build the backbone: with its published weights, with those of a run of ours, or with none."""
+    node = dict(config["backbone"])
+    own = node.pop("checkpoint", None)
+    own = own if pretrained else None  # a checkpoint that is about to be loaded has all weights
+    if own or not pretrained:
+        node |= {key: value for key, value in _UNTRAINED.items() if key in node}
+    backbone = make(node, config)
+    if own:
+        load_backbone(backbone, Path(own), config["backbone"])
+    return backbone
+
+
+def _compiler(wish: bool | str) -> dict[str, str]:
+    return {} if wish is True else {"backend": str(wish)}
+
+
 def build(config: Config, run_dir: Path) -> Parts:
     """Build everything that a checked configuration describes; the data has been looked at.
 
@@ -122,6 +137,9 @@ def build(config: Config, run_dir: Path) -> Parts:
     labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
     data.attach(module.backbone.input_spec, module.train_on, labels)
     data.cache(CacheSettings(**config["cache"]), config["trainer"]["max_epochs"] or 1000)
+    if config["compile"]:
+        # In place, so that the names of the weights stay as they are.
+        module.backbone.compile(**_compiler(config["compile"]))
     collect = Collect(**config["report"])
     callbacks: list[L.Callback] = [
         SelectionCheckpoint(

@@ -40,7 +40,10 @@ def find_class(target: str, where: str, allowed: Sequence[str] = ALLOWED) -> tup
 
 
 def check_nodes(
-    config: Mapping[str, Any], given: Mapping[str, set[str]], allowed: Sequence[str] = ALLOWED
+    config: Mapping[str, Any],
+    given: Mapping[str, set[str]],
+    allowed: Sequence[str] = ALLOWED,
+    taken: Mapping[str, set[str]] | None = None,
 ) -> list[str]:
     """Bind every node that has a ``_target_`` to its class's signature; return all faults.
 
@@ -49,6 +52,7 @@ def check_nodes(
         given: Arguments that code passes by itself, by the node's path (``adapter.*`` matches
             every node directly below ``adapter``).
         allowed: Packages whose classes may be built.
+        taken: Keys that code takes away before it builds the class, by the node's path.
     """
     faults: list[str] = []
     for path, node in _nodes(config, ""):
@@ -58,7 +62,8 @@ def check_nodes(
             continue
         parent = path.rpartition(".")[0]
         passed = given.get(path, given.get(f"{parent}.*", set()))
-        faults += _check_node(path, node, cls, passed)
+        kept = {key: v for key, v in node.items() if key not in (taken or {}).get(path, ())}
+        faults += _check_node(path, kept, cls, passed)
     return faults
 
 

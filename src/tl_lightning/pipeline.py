@@ -19,7 +19,7 @@ from tl_lightning.checks import ALLOWED, check_nodes
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
-from tl_lightning.settings import GIVEN, Config, check
+from tl_lightning.settings import GIVEN, TAKEN, Config, check
 
 __all__ = [
     "Parts",
@@ -126,7 +126,7 @@ def load(checkpoint: str | Path) -> TransferModule:
     stored = read_checkpoint(Path(checkpoint))
     saved = stored["hyper_parameters"]
     config: Config = saved["config"]
-    faults = check_nodes(config, GIVEN, ALLOWED)
+    faults = check_nodes(config, GIVEN, ALLOWED, TAKEN)
     if faults:
         raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
     module = build_module(config, tuple(saved["classes"]), pretrained=False)

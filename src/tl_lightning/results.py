@@ -42,6 +42,11 @@ def group_of(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def _start_note(config: dict[str, Any]) -> list[str]:
+    own = config["backbone"].get("checkpoint")
+    return [f"the backbone starts from {own}"] if own else []
+
+
 def write_run(
     run_dir: Path,
     config: dict[str, Any],
@@ -80,7 +85,7 @@ def write_run(
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
         "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
-        "notes": data.notes(bool(config["backbone"].get("pretrained"))),
+        "notes": [*data.notes(bool(config["backbone"].get("pretrained"))), *_start_note(config)],
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),

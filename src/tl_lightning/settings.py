@@ -16,7 +16,7 @@ from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.runtime import auto_precision
 
-__all__ = ["GIVEN", "Config", "check"]
+__all__ = ["GIVEN", "TAKEN", "Config", "check"]
 
 Config = dict[str, Any]
 
@@ -29,6 +29,9 @@ GIVEN = {
     "optimizer": {"params"},
     "logger.*": {"save_dir"},
 }  # fmt: skip
+
+#: What the code takes from a node before it builds the class.
+TAKEN = {"backbone": {"checkpoint"}}
 
 
 def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
@@ -44,7 +47,7 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     faults = _top_level_faults(config) + _device_faults(config["trainer"])
     config = _resolve_target(_resolve_auto(config), allowed)
-    faults += check_nodes(config, GIVEN, allowed)
+    faults += check_nodes(config, GIVEN, allowed, TAKEN)
     if not faults:
         faults = _pair_faults(config)
     if faults:
@@ -71,9 +74,23 @@ def _top_level_faults(config: Config) -> list[str]:
         for key, value in config["cache"].items()
         if not fits(value, hints[key])
     ]
+    own = config["backbone"].get("checkpoint")
+    if not (own is None or isinstance(own, str)):
+        faults.append(
+            f"backbone.checkpoint={own} is no path; type backbone.checkpoint=<run folder>"
+        )
+    if not isinstance(config["compile"], bool) and config["compile"] not in _compilers():
+        faults.append(
+            f"compile={config['compile']} is neither true nor false nor a backend of torch.compile "
+            f"({', '.join(_compilers())})"
+        )
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
     return faults
+
+
+def _compilers() -> list[str]:
+    return ["inductor", "cudagraphs", "aot_eager", "eager"]
 
 
 def _pair_faults(config: Config) -> list[str]:

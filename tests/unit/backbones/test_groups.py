@@ -10,14 +10,18 @@ from tl_lightning.backbones.vision import TimmBackbone, TorchvisionBackbone
 from tl_lightning.errors import ConfigError
 
 
-def torchvision(name: str, size: int | None = 64) -> TorchvisionBackbone:
+def torchvision(name: str, size: int | None = 64, again: bool = False) -> TorchvisionBackbone:
     return TorchvisionBackbone(
-        name=name, pretrained=False, tag="DEFAULT", weights=None, size=size, lr_factor=0.1
-    )
+        name=name, pretrained=False, tag="DEFAULT", weights=None, size=size,
+        grad_checkpointing=again, lr_factor=0.1,
+    )  # fmt: skip
 
 
-def timm(name: str, size: int | None = 64) -> TimmBackbone:
-    return TimmBackbone(name=name, pretrained=False, weights=None, size=size, lr_factor=0.1)
+def timm(name: str, size: int | None = 64, again: bool = False) -> TimmBackbone:
+    return TimmBackbone(
+        name=name, pretrained=False, weights=None, size=size, grad_checkpointing=again,
+        lr_factor=0.1,
+    )  # fmt: skip
 
 
 def small(features: int | None) -> ConvNet:
@@ -112,3 +116,44 @@ def test_pictures_of_another_size(net: tuple[str, str]) -> None:
 def test_a_fixed_size_is_refused_in_a_sentence() -> None:
     with pytest.raises(ConfigError, match=r"vit_b_16 .* takes pictures of 224 pixels only, got"):
         torchvision("vit_b_16", 96)
+
+
+def step(net, x):
+    """Return the loss's gradients, the buffers after a step, and the bytes kept for backward."""
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.nbytes)
+        return tensor
+
+    torch.manual_seed(3)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = net(x)
+    out.square().mean().backward()
+    gradients = {name: p.grad for name, p in net.named_parameters()}
+    return gradients, dict(net.named_buffers()), sum(kept)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_recomputing_changes_neither_gradients_nor_running_statistics(name: str) -> None:
+    plain, again = torchvision(name), torchvision(name, again=True)
+    again.load_state_dict(plain.state_dict())
+    x = torch.randn(4, 3, 64, 64)
+    (a, b, whole), (c, d, less) = step(plain.train(), x), step(again.train(), x)
+    assert all(torch.equal(a[key], c[key]) for key in a)
+    assert all(torch.equal(b[key], d[key]) for key in b)
+    assert less < 0.3 * whole
+
+
+def test_a_transformer_recomputes_by_itself() -> None:
+    plain, again = timm("vit_tiny_patch16_224"), timm("vit_tiny_patch16_224", again=True)
+    again.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    (a, _, whole), (c, _, less) = step(plain.train(), x), step(again.train(), x)
+    assert all(torch.allclose(a[key], c[key], atol=1e-7) for key in a)
+    assert less < 0.3 * whole
+
+
+def test_what_cannot_recompute_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"vit_b_16 is no chain of layers, so that backbone.grad"):
+        torchvision("vit_b_16", None, again=True)

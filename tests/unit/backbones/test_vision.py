@@ -12,19 +12,34 @@ from tl_lightning.backbones.vision import (
     TimmBackbone,
     TorchvisionBackbone,
     nearest_timm,
-    read_weights,
 )
+from tl_lightning.backbones.weights import read_weights
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.modules import TransferModule
 
+PLAIN = {"size": None, "grad_checkpointing": False}
+
 
 def torchvision(name: str = "resnet18", **changes) -> TorchvisionBackbone:
-    plain = {"pretrained": False, "tag": "DEFAULT", "weights": None, "size": None, "lr_factor": 0.1}
+    plain = {
+        "pretrained": False,
+        "tag": "DEFAULT",
+        "weights": None,
+        "size": None,
+        "grad_checkpointing": False,
+        "lr_factor": 0.1,
+    }
     return TorchvisionBackbone(name=name, **{**plain, **changes})
 
 
 def timm(name: str = "resnet18", **changes) -> TimmBackbone:
-    plain = {"pretrained": False, "weights": None, "size": None, "lr_factor": 0.1}
+    plain = {
+        "pretrained": False,
+        "weights": None,
+        "size": None,
+        "grad_checkpointing": False,
+        "lr_factor": 0.1,
+    }
     return TimmBackbone(name=name, **{**plain, **changes})
 
 

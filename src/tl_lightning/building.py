@@ -22,6 +22,7 @@ from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import ConfigError
+from tl_lightning.extraction import Plan, plan
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification
@@ -37,6 +38,7 @@ class Parts:
     module: TransferModule
     trainer: L.Trainer
     collect: Collect
+    features: Plan
 
 
 def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
@@ -121,7 +123,12 @@ def build(config: Config, run_dir: Path) -> Parts:
     module = build_module(config, data.classes)
     labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
     data.attach(module.backbone.input_spec, module.train_on, labels)
-    data.cache(CacheSettings(**config["cache"]), config["trainer"]["max_epochs"] or 1000)
+    settings = CacheSettings(**config["cache"])
+    numerics = {key: config["trainer"][key] for key in ("precision", "accelerator")}
+    features = plan(module, data, settings, numerics)
+    # Pictures that pass the network once are read once, or as often as they have views.
+    passes = (config["trainer"]["max_epochs"] or 1000) if features.mode == "off" else 1
+    data.cache(settings, max(passes, features.views or 1))
     collect = Collect(**config["report"])
     callbacks: list[L.Callback] = [
         SelectionCheckpoint(
@@ -150,4 +157,4 @@ def build(config: Config, run_dir: Path) -> Parts:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    return Parts(data, module, trainer, collect)
+    return Parts(data, module, trainer, collect, features)

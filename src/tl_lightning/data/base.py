@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -50,6 +50,9 @@ class TransferData(Facts, L.LightningDataModule):
         seed: The run's seed: orders and augmentation, never the splits.
         pin_memory: Whether batches are copied to page-locked memory (for a GPU).
     """
+
+    #: Whether what is computed of its pictures can be kept by their places in a split.
+    storable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -94,6 +94,9 @@ class FeatureLoader:
         sampler: Its seeds choose the view that a sample shows: seed modulo their number.
     """
 
+    #: Lightning looks for one to tell whether evaluation is shuffled.
+    batch_sampler = None
+
     def __init__(
         self,
         features: Features,

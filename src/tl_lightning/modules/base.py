@@ -158,7 +158,13 @@ class TransferModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step by its place in the run, so that a resumed run draws the same numbers."""
-        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        seed = mix(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        if self.device.type == "cpu":
+            # torch.manual_seed also notes, with a traceback each time, what every kind of device
+            # would have to do once it is used: a quarter of a step on stored features.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
         done = self.trainer.num_training_batches * self.current_epoch + batch_idx
         self.progress = min(1.0, done / total)

@@ -27,7 +27,7 @@ from tl_lightning.modules.base import TransferModule
 from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification
 
-__all__ = ["Parts", "build", "build_data", "build_module", "make"]
+__all__ = ["Parts", "build", "build_data", "build_module", "make", "plan_features"]
 
 
 @dataclass
@@ -110,6 +110,12 @@ def build_module(
 _UNTRAINED = {"pretrained": False, "weights": None}
 
 
+def plan_features(config: Config, module: TransferModule, data: TransferData) -> Plan:
+    """Decide what of a frozen network is run once."""
+    numerics = {key: config["trainer"][key] for key in ("precision", "accelerator")}
+    return plan(module, data, CacheSettings(**config["cache"]), numerics)
+
+
 def build(config: Config, run_dir: Path) -> Parts:
     """Build everything that a checked configuration describes; the data has been looked at.
 
@@ -123,12 +129,10 @@ def build(config: Config, run_dir: Path) -> Parts:
     module = build_module(config, data.classes)
     labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
     data.attach(module.backbone.input_spec, module.train_on, labels)
-    settings = CacheSettings(**config["cache"])
-    numerics = {key: config["trainer"][key] for key in ("precision", "accelerator")}
-    features = plan(module, data, settings, numerics)
+    features = plan_features(config, module, data)
     # Pictures that pass the network once are read once, or as often as they have views.
     passes = (config["trainer"]["max_epochs"] or 1000) if features.mode == "off" else 1
-    data.cache(settings, max(passes, features.views or 1))
+    data.cache(CacheSettings(**config["cache"]), max(passes, features.views or 1))
     collect = Collect(**config["report"])
     callbacks: list[L.Callback] = [
         SelectionCheckpoint(

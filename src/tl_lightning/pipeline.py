@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from tl_lightning import results
-from tl_lightning.building import Parts, build, build_data, build_module, make
+from tl_lightning.building import Parts, build, build_data, build_module, make, plan_features
 from tl_lightning.callbacks.checkpoint import read_checkpoint
 from tl_lightning.checks import ALLOWED, check_nodes
 from tl_lightning.errors import CheckpointError, ConfigError
@@ -32,6 +32,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "stored",
 ]
 
 
@@ -92,6 +93,18 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
         features=stored,
         baseline_of=baseline_of or None,
     )
+
+
+def stored(cfg: DictConfig | Mapping[str, Any], folder: Path) -> Parts:
+    """Build a configuration and store the features of its frozen backbone; nothing trains."""
+    quiet()
+    keep_memory()
+    config = check(cfg)
+    parts = build(config, folder)
+    parts.data.train_on = tuple(parts.data.roles)  # also what no head would train on
+    parts.features = plan_features(config, parts.module, parts.data)
+    fill(parts.features, parts.module, parts.data, parts.trainer)
+    return parts
 
 
 def _resume(config: Config, run_dir: Path) -> str | None:

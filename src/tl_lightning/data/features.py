@@ -71,7 +71,7 @@ class Features:
             return self.parts[0].index_select(0, rows)
         part = torch.searchsorted(self.ends, rows, right=True)
         out = torch.empty((len(rows), *self.parts[0].shape[1:]), dtype=self.parts[0].dtype)
-        for number in part.unique().tolist():
+        for number in sorted(set(part.tolist())):
             chosen = part == number
             start = int(self.ends[number]) - len(self.parts[number])
             out[chosen] = self.parts[number].index_select(0, rows[chosen] - start)
@@ -79,7 +79,7 @@ class Features:
 
 
 def _mapped(file: Path) -> Tensor:
-    with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
+    with safe_open(file, framework="pt") as opened:
         found: Tensor = opened.get_tensor("features")
     return found
 

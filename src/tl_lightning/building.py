@@ -22,7 +22,7 @@ from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import ConfigError
-from tl_lightning.extraction import Plan, plan
+from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification

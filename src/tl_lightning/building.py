@@ -22,12 +22,13 @@ from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import ConfigError
+from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.own_weights import load_backbone
 from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification
 
-__all__ = ["Parts", "build", "build_data", "build_module", "make"]
+__all__ = ["Parts", "build", "build_data", "build_module", "make", "plan_features"]
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Parts:
     module: TransferModule
     trainer: L.Trainer
     collect: Collect
+    features: Plan
 
 
 def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
@@ -123,6 +125,12 @@ def _compiler(wish: bool | str) -> dict[str, str]:
     return {} if wish is True else {"backend": str(wish)}
 
 
+def plan_features(config: Config, module: TransferModule, data: TransferData) -> Plan:
+    """Decide what of a frozen network is run once."""
+    numerics = {key: config["trainer"][key] for key in ("precision", "accelerator")}
+    return plan(module, data, CacheSettings(**config["cache"]), numerics)
+
+
 def build(config: Config, run_dir: Path) -> Parts:
     """Build everything that a checked configuration describes; the data has been looked at.
 
@@ -136,7 +144,10 @@ def build(config: Config, run_dir: Path) -> Parts:
     module = build_module(config, data.classes)
     labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
     data.attach(module.backbone.input_spec, module.train_on, labels)
-    data.cache(CacheSettings(**config["cache"]), config["trainer"]["max_epochs"] or 1000)
+    features = plan_features(config, module, data)
+    # Pictures that pass the network once are read once, or as often as they have views.
+    passes = (config["trainer"]["max_epochs"] or 1000) if features.mode == "off" else 1
+    data.cache(CacheSettings(**config["cache"]), max(passes, features.views or 1))
     if config["compile"]:
         # In place, so that the names of the weights stay as they are.
         module.backbone.compile(**_compiler(config["compile"]))
@@ -168,4 +179,4 @@ def build(config: Config, run_dir: Path) -> Parts:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    return Parts(data, module, trainer, collect)
+    return Parts(data, module, trainer, collect, features)

@@ -31,13 +31,15 @@ _CIRCUMSTANCES = (
     "callbacks",
     "checkpoint",
 )
+#: What of the cache changes what is learned.
+_OF_CACHE = ("images", "shorter", "features", "views")
 
 
 def group_of(config: dict[str, Any]) -> str:
     """Return a short hash that runs share when they differ by their seed only."""
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
-    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in ("images", "shorter")}
+    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -57,6 +59,7 @@ def write_run(
     data: TransferData,
     collect: Collect,
     timing: dict[str, float],
+    features: dict[str, dict[str, float]],
     baseline_of: str | None,
 ) -> dict[str, Any]:
     """Write ``predictions.npz`` and ``report.json`` into ``run_dir``; return the report."""
@@ -96,6 +99,7 @@ def write_run(
             "counts": data.counts(),
             "fingerprint": data.fingerprint(),
             "quarantined": data.quarantined,
+            "features": features,
             "cached": {role: len(cache) for role, cache in data.caches.items()},
         },
         "config": config,

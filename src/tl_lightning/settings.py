@@ -116,6 +116,7 @@ def _pair_faults(config: Config) -> list[str]:
             f"selection={config['selection']} scores target pictures, but data.target=null; "
             "type selection=source_val"
         )
+    faults += _feature_faults(config["cache"], config["data"], name)
     mixed = [name for name, alpha in config["data"]["mix"].items() if alpha]
     if config["adapter"] and mixed:
         faults.append(
@@ -125,6 +126,34 @@ def _pair_faults(config: Config) -> list[str]:
     if config["adapter"] and "target" not in needs:
         names = ",".join(config["adapter"])
         faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")
+    return faults
+
+
+def _feature_faults(cache: Config, data: Config, model: str) -> list[str]:
+    """Return why features cannot be stored as asked; what is frozen is known only once built."""
+    mode, views, augment = (cache.get("features"), cache.get("views"), data["augment"])
+    faults = []
+    if views is not None and views < 1:
+        faults.append(f"cache.views={views} is no number of views; type cache.views=8, or null")
+    elif views is not None and augment == "none":
+        faults.append(
+            f"cache.views={views}, but data.augment=none shows every picture alike; type "
+            "cache.views=null, or data.augment=light"
+        )
+    if mode not in ("full", "prefix"):
+        return faults
+    if views is None and augment != "none":
+        faults.append(
+            f"cache.features={mode} would show each picture alike in every epoch, but "
+            f"data.augment={augment}; type data.augment=none, or cache.views=8"
+        )
+    mixed = [name for name, alpha in data["mix"].items() if alpha]
+    if mixed:
+        faults.append(
+            f"cache.features={mode} with model={model} cannot mix pictures that it does not see, "
+            f"but data.mix.{mixed[0]}={data['mix'][mixed[0]]}; type data.mix.{mixed[0]}=0, or "
+            "cache.features=off"
+        )
     return faults
 
 

@@ -13,9 +13,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from tl_lightning.data.seeds import mix
+from tl_lightning.modules.means import Means
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
-from tl_lightning.types import Backbone, Batch, Terms, View
+from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
 from tl_lightning.validators.unlabelled import UnlabelledScores
 
 __all__ = ["DOMAINS", "TransferModule"]
@@ -70,6 +71,9 @@ class TransferModule(L.LightningModule):
         self.seed = seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.progress = 0.0
+        #: What features that stand for pictures still have to pass, see :meth:`extract`.
+        self.rest: tuple[LayerGroup, ...] = ()
+        self.means = Means()
         # Plain dicts, lists and numbers only: a checkpoint loads under weights_only=True.
         self.save_hyperparameters(saved)
         spec = backbone.input_spec
@@ -100,8 +104,18 @@ class TransferModule(L.LightningModule):
         return 0
 
     def extract(self, inputs: Tensor) -> Tensor:
-        """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``."""
-        out: Tensor = self.backbone(self.normalise(inputs))
+        """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``.
+
+        Anything but uint8 comes from the feature cache and has passed the layers before
+        ``self.rest`` already.
+        """
+        if inputs.dtype == torch.uint8:
+            out: Tensor = self.backbone(self.normalise(inputs))
+            return out
+        out = inputs.contiguous(memory_format=self.layout) if inputs.dim() == 4 else inputs
+        for group in self.rest:
+            assert group.run is not None
+            out = group.run(out)
         return out
 
     # -- what every model shares -------------------------------------------------------------
@@ -144,7 +158,13 @@ class TransferModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step by its place in the run, so that a resumed run draws the same numbers."""
-        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        seed = mix(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        if self.device.type == "cpu":
+            # torch.manual_seed also notes, with a traceback each time, what every kind of device
+            # would have to do once it is used: a quarter of a step on stored features.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
         done = self.trainer.num_training_batches * self.current_epoch + batch_idx
         self.progress = min(1.0, done / total)
@@ -159,7 +179,14 @@ class TransferModule(L.LightningModule):
         return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
 
     def _record(self, values: dict[str, Any], size: int) -> None:
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        self.means.add(values, size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the epoch's means with its last step: logging every step would cost more than it."""
+        last = batch_idx + 1 == self.trainer.num_training_batches
+        if last or self.global_step == self.trainer.max_steps:
+            means, size = self.means.take()
+            self.log_dict(means, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -230,7 +257,9 @@ class TransferModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store this run's progress: weights of adversarial terms depend on it."""
         checkpoint["progress"] = self.progress
+        checkpoint["means"] = self.means.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the stored progress."""
         self.progress = float(checkpoint["progress"])
+        self.means.load_state_dict(checkpoint.get("means", {}))

@@ -152,6 +152,7 @@ def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None
     config = copy.deepcopy(dict(saved["config"]))
     config["data"] = data or config["data"]
     config["trainer"] = trainer or config["trainer"]
+    config.pop("phases", None)  # nothing learns here, and this trainer's epochs mean nothing
     config = check(config)
     found = build_data(config)
     found.discover()

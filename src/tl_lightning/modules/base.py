@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from tl_lightning.data.seeds import mix
+from tl_lightning.modules.phases import Phases
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.types import Backbone, Batch, Terms, View
@@ -34,6 +36,9 @@ class TransferModule(L.LightningModule):
         optimizer: Builds the optimizer from named parameter groups with their learning rates.
         lr: Learning rate of new layers; the backbone learns at ``lr * backbone.lr_factor``.
         schedule: From progress to a factor on every learning rate.
+        phases: Which layers learn from which epoch on.
+        layer_decay: Layer group ``k`` of the ``n`` that hold parameters learns at ``lr *
+            backbone.lr_factor * layer_decay ** (n - 1 - k)`` (Clark et al., "ELECTRA", ICLR 2020).
         seed: The run's seed, for the random numbers of each step.
         channels_last: Whether pictures are laid out with channels last (faster for convolutions).
         saved: Plain values that a checkpoint needs to rebuild itself: ``config``, ``classes``.
@@ -43,6 +48,10 @@ class TransferModule(L.LightningModule):
     train_on: ClassVar[tuple[str, ...]] = ("source",)
     #: ``joint`` puts all domains through the backbone in one batch, ``separate`` one by one.
     forward_mode: Literal["joint", "separate"] = "joint"
+    #: Whether what learns may change from phase to phase.
+    takes_phases: ClassVar[bool] = True
+    #: What stays in evaluation mode because the current phase freezes it.
+    resting: tuple[nn.Module, ...] = ()
     mean: Tensor
     std: Tensor
 
@@ -55,6 +64,8 @@ class TransferModule(L.LightningModule):
         optimizer: OptimizerFactory,
         lr: float,
         schedule: Schedule,
+        phases: Phases,
+        layer_decay: float,
         seed: int,
         channels_last: bool,
         saved: dict[str, Any],
@@ -67,6 +78,9 @@ class TransferModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.lr = lr
         self.schedule = schedule
+        self.phases = phases
+        self.learns = phases.learning(backbone.layer_groups())
+        self.layer_decay = layer_decay
         self.seed = seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.progress = 0.0
@@ -89,15 +103,61 @@ class TransferModule(L.LightningModule):
 
     def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
         """Return every parameter once, by group name, with the group's factor on ``lr``."""
-        factor = self.backbone.lr_factor
+        return {**self._backbone_groups(), "head": (list(self.task.parameters()), 1.0)}
+
+    def _backbone_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
+        factor, decay = self.backbone.lr_factor, self.layer_decay
+        if not self.phases.steps and decay == 1.0:
+            return {"backbone": (list(self.backbone.parameters()), factor)}
+        holding = [group for group in self.backbone.layer_groups() if group.parameters]
         return {
-            "backbone": (list(self.backbone.parameters()), factor),
-            "head": (list(self.task.parameters()), 1.0),
+            f"backbone.{group.name}": (group.parameters, factor * decay ** (len(holding) - 1 - k))
+            for k, group in enumerate(holding)
         }
 
     def frozen_depth(self) -> int:
         """Return how many of the backbone's layer groups, from the input on, never learn."""
-        return 0
+        ever = frozenset[str]().union(*self.learns)
+        names = [group.name for group in self.backbone.layer_groups()]
+        return next((k for k, name in enumerate(names) if name in ever), len(names))
+
+    def enter_phase(self, epoch: int, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Let learn what the epoch's phase names, and freeze the rest.
+
+        Frozen means no gradient (so that neither momentum nor weight decay moves it), evaluation
+        mode, and buffers that stay. A pure function of the epoch.
+
+        Args:
+            epoch: Counted from 0.
+            groups: The optimizer's; what is in none of them never learns, and stays as it is.
+        """
+        number = self.phases.at(epoch)
+        for group in groups:
+            learns = self._group_learns(group["name"], number)
+            for parameter in group["params"]:
+                parameter.requires_grad_(learns)
+                if not learns:
+                    parameter.grad = None
+        now = self.learns[number]
+        layers = self.backbone.layer_groups()
+        resting = [m for group in layers if group.name not in now for m in group.modules]
+        if not any(group.name in now for group in layers):
+            resting = [self.backbone]
+        if "head" not in now:
+            resting += [child for name, child in self.named_children() if name != "backbone"]
+        self.resting = tuple(resting)
+        self.train()
+
+    def _group_learns(self, name: str, number: int) -> bool:
+        own = name.removeprefix("backbone.")
+        return name == "backbone" or (own if own != name else "head") in self.learns[number]
+
+    def train(self, mode: bool = True) -> TransferModule:
+        """Switch everything but what the current phase freezes."""
+        super().train(mode)
+        for module in self.resting:
+            module.eval()
+        return self
 
     def extract(self, inputs: Tensor) -> Tensor:
         """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``."""
@@ -217,15 +277,30 @@ class TransferModule(L.LightningModule):
             if learning:
                 groups.append({"params": learning, "lr": self.lr * share, "name": name})
         optimizer = self.make_optimizer(groups)
+        factors = [self._factor(group["name"]) for group in groups]
+        rate = {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": rate}
+
+    def _factor(self, name: str) -> Callable[[int], float]:
+        """Return the factor on a group's rate, by the step; 0 while the group is frozen."""
 
         def factor(step: int) -> float:
             # Asked for late: the estimate makes the loaders, and a resumed run must know its place
             # by then, which it does not yet while the optimizers are made (step 0).
-            total = self.trainer.estimated_stepping_batches if step else 1
-            return self.schedule(min(1.0, step / total))
+            per_epoch, total = 1, 1.0
+            if step:
+                trainer = self.trainer
+                total = trainer.estimated_stepping_batches
+                # An epoch's last batch steps even where it ends no full accumulation.
+                per_epoch = math.ceil(
+                    trainer.num_training_batches / trainer.accumulate_grad_batches
+                )
+            number, progress = self.phases.place(step, per_epoch, total)
+            if not self._group_learns(name, number):
+                return 0.0
+            return self.phases.rate(number, self.lr) * self.schedule(progress)
 
-        rate = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": rate}
+        return factor
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store this run's progress: weights of adversarial terms depend on it."""

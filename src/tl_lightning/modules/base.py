@@ -271,7 +271,7 @@ class TransferModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Put every parameter that may learn into a named group from the first step on."""
-        groups = []
+        groups: list[dict[str, Any]] = []
         for name, (parameters, share) in self.parameter_groups().items():
             learning = [p for p in parameters if p.requires_grad]
             if learning:

@@ -17,6 +17,7 @@ import torch
 from tl_lightning.callbacks.checkpoint import AtomicCheckpointIO, SelectionCheckpoint
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.callbacks.lines import EpochLines
+from tl_lightning.callbacks.phases import FollowPhases
 from tl_lightning.checks import ALLOWED, find_class
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings
@@ -24,6 +25,7 @@ from tl_lightning.data.seeds import mix
 from tl_lightning.errors import ConfigError
 from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.modules.base import TransferModule
+from tl_lightning.modules.phases import Phases
 from tl_lightning.own_weights import load_backbone
 from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification
@@ -97,12 +99,19 @@ def build_module(
         optimizer=lambda groups: make(config["optimizer"], config, params=groups),
         lr=config["optimizer"]["lr"],
         schedule=make(config["scheduler"], config),
+        **_phases(config),
         seed=seed,
         channels_last=config["channels_last"],
         saved={"config": config, "classes": list(classes)},
         **extra,
     )
     return module
+
+
+def _phases(config: Config) -> Config:
+    if "phases" not in config:  # a checkpoint from before there were any
+        return {"phases": Phases(schedule="run", steps=[]), "layer_decay": 1.0}
+    return {"phases": make(config["phases"], config), "layer_decay": config["layer_decay"]}
 
 
 _UNTRAINED = {"pretrained": False, "weights": None}
@@ -153,6 +162,7 @@ def build(config: Config, run_dir: Path) -> Parts:
         module.backbone.compile(**_compiler(config["compile"]))
     collect = Collect(**config["report"])
     callbacks: list[L.Callback] = [
+        *([FollowPhases()] if module.phases.steps else []),
         SelectionCheckpoint(
             dirpath=str(run_dir / "checkpoints"),
             selection=config["selection"],

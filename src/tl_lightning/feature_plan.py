@@ -109,7 +109,7 @@ def _divided(
     """Return the layer groups that run once and those that run in every step."""
     if isinstance(module, FeatureExtraction):
         return (), ()
-    groups, depth = tuple(module.backbone.layer_groups()), module.frozen_depth()
+    groups, depth = tuple(module.backbone.layer_groups(chain=True)), module.frozen_depth()
     if depth == len(groups):
         return (), ()
     learning = ", ".join(group.name for group in groups[depth:])

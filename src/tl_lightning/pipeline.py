@@ -175,6 +175,7 @@ def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None
     config["data"] = data or config["data"]
     config["trainer"] = trainer or config["trainer"]
     config["cache"] = {**config["cache"], "features": "off"}  # each picture is seen once
+    config.pop("phases", None)  # nothing learns here, and this trainer's epochs mean nothing
     config = check(config)
     found = build_data(config)
     found.discover()

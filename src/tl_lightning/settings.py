@@ -14,6 +14,7 @@ from tl_lightning.callbacks.checkpoint import SELECTIONS
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
 
 __all__ = ["GIVEN", "TAKEN", "Config", "check"]
@@ -22,8 +23,8 @@ Config = dict[str, Any]
 
 #: What the code passes to a node besides its own keys.
 GIVEN = {
-    "model": {"backbone", "task", "optimizer", "lr", "schedule", "seed", "channels_last", "saved",
-              "adapters"},
+    "model": {"backbone", "task", "optimizer", "lr", "schedule", "phases", "layer_decay", "seed",
+              "channels_last", "saved", "adapters"},
     "head": {"in_features", "num_classes"},
     "adapter.*": {"in_features", "num_classes"},
     "optimizer": {"params"},
@@ -49,10 +50,10 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     config = _resolve_target(_resolve_auto(config), allowed)
     faults += check_nodes(config, GIVEN, allowed, TAKEN)
     if not faults:
-        faults = _pair_faults(config)
+        faults = _pair_faults(config) + _phase_faults(config)
     if faults:
         raise ConfigError(faults)
-    return config
+    return _resolve_phases(config)
 
 
 def _top_level_faults(config: Config) -> list[str]:
@@ -84,6 +85,9 @@ def _top_level_faults(config: Config) -> list[str]:
             f"compile={config['compile']} is neither true nor false nor a backend of torch.compile "
             f"({', '.join(_compilers())})"
         )
+    decay = config.get("layer_decay", 1.0)
+    if not fits(decay, float) or not 0 < decay <= 1:
+        faults.append(f"layer_decay={decay} is not in (0, 1]; type layer_decay=0.75")
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
     return faults
@@ -155,6 +159,50 @@ def _feature_faults(cache: Config, data: Config, model: str) -> list[str]:
             "cache.features=off"
         )
     return faults
+
+
+def _phase_faults(config: Config) -> list[str]:
+    """Return what is wrong with the phases; names of layers are known only once they are built."""
+    steps = config.get("phases", {}).get("steps")
+    if not steps:
+        return []
+    trainer, strategy = config["trainer"], config["trainer"]["strategy"]
+    faults = step_faults(steps, trainer["max_epochs"], config["optimizer"]["lr"])
+    model, _ = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])
+    if not getattr(model, "takes_phases", True):
+        faults.append(
+            f"model={config['model']['name']} never lets its backbone learn, but phases.steps has "
+            f"{len(steps)} steps; type phases=none or model=fine_tuning"
+        )
+    if isinstance(strategy, Mapping):
+        follows = strategy.get("find_unused_parameters") is True
+    else:
+        follows = strategy in ("auto", *_STRATEGIES, *_STRATEGIES.values())
+    if not follows:
+        faults.append(
+            f"trainer.strategy={strategy} cannot follow phases, which change in mid-run what "
+            "learns; type trainer.strategy=ddp"
+        )
+    return faults
+
+
+# Plain DDP waits for gradients of what a phase has frozen.
+_STRATEGIES = {
+    name: f"{name}_find_unused_parameters_true"
+    for name in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
+}
+
+
+def _resolve_phases(config: Config) -> Config:
+    """Make fractions of the run whole epochs, and choose a strategy that follows phases."""
+    phases, trainer = config.get("phases", {}), config["trainer"]
+    if phases.get("steps"):
+        phases["steps"] = resolved_steps(phases["steps"], trainer["max_epochs"])
+        alone = str(trainer["devices"]) == "1" and trainer["num_nodes"] == 1
+        strategy = "ddp" if trainer["strategy"] == "auto" and not alone else trainer["strategy"]
+        if isinstance(strategy, str):
+            trainer["strategy"] = _STRATEGIES.get(strategy, strategy)
+    return config
 
 
 def _device_faults(trainer: Config) -> list[str]:

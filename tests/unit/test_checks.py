@@ -130,7 +130,7 @@ def choices(group: str) -> list[str]:
     "override",
     [
         f"{group}={name}"
-        for group in ("backbone", "head", "model", "optimizer", "scheduler", "data")
+        for group in ("backbone", "head", "model", "optimizer", "phases", "scheduler", "data")
         for name in choices(group)
     ]
     + ["trainer=cpu", "trainer=ddp", "logger=csv", "logger=tensorboard"],

@@ -45,15 +45,18 @@ class Network(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map normalised pictures ``(B, 3, H, W)`` to ``(B, D)``."""
         if self.recompute and self.training:
-            return recomputed(self.layer_groups(), inputs)
+            return recomputed(self.layer_groups(chain=True), inputs)
         out: Tensor = self.net(inputs)
         return out.flatten(1)
 
-    def layer_groups(self) -> list[LayerGroup]:
+    def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
         """Return the layer groups under the library's names; see :func:`groups_of`.
 
-        Whether they are a chain is tried out the first time.
+        Args:
+            chain: Whether ``run`` is wanted; that they are a chain is tried out the first time.
         """
+        if not chain:
+            return groups_of(self.net)
         size = self.input_spec.size
         key = (type(self).__name__, self.name, size)
         if key not in _joins:
@@ -66,7 +69,7 @@ class Network(nn.Module):
 
     def _can_recompute(self) -> bool:
         """Whether it is done here, by groups; a network that does it by itself is told to."""
-        if self.layer_groups()[-1].run is not None:
+        if self.layer_groups(chain=True)[-1].run is not None:
             return True
         if not hasattr(self.net, "set_grad_checkpointing"):
             raise ConfigError(

@@ -128,7 +128,7 @@ class ConvNet(nn.Module):
         features: Tensor = self.neck(maps.flatten(1))
         return features
 
-    def layer_groups(self) -> list[LayerGroup]:
+    def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
         """Return one group a block, then the last layer with the flattening before it."""
         groups = [
             LayerGroup(f"block{k}", (block,), tuple(block.parameters()), block)

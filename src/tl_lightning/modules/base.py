@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from tl_lightning.data.seeds import mix
+from tl_lightning.modules.learning import Learning, OptimizerFactory
 from tl_lightning.modules.means import Means
+from tl_lightning.modules.phases import Phases
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
@@ -22,10 +20,9 @@ from tl_lightning.validators.unlabelled import UnlabelledScores
 __all__ = ["DOMAINS", "TransferModule"]
 
 DOMAINS = ("source", "target")
-OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 
-class TransferModule(L.LightningModule):
+class TransferModule(Learning):
     """A backbone, a task and the loop around them; a model says only which losses it has.
 
     Args:
@@ -35,6 +32,9 @@ class TransferModule(L.LightningModule):
         optimizer: Builds the optimizer from named parameter groups with their learning rates.
         lr: Learning rate of new layers; the backbone learns at ``lr * backbone.lr_factor``.
         schedule: From progress to a factor on every learning rate.
+        phases: Which layers learn from which epoch on.
+        layer_decay: Layer group ``k`` of the ``n`` that hold parameters learns at ``lr *
+            backbone.lr_factor * layer_decay ** (n - 1 - k)`` (Clark et al., "ELECTRA", ICLR 2020).
         seed: The run's seed, for the random numbers of each step.
         channels_last: Whether pictures are laid out with channels last (faster for convolutions).
         saved: Plain values that a checkpoint needs to rebuild itself: ``config``, ``classes``.
@@ -44,6 +44,8 @@ class TransferModule(L.LightningModule):
     train_on: ClassVar[tuple[str, ...]] = ("source",)
     #: ``joint`` puts all domains through the backbone in one batch, ``separate`` one by one.
     forward_mode: Literal["joint", "separate"] = "joint"
+    #: Whether what learns may change from phase to phase.
+    takes_phases: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
 
@@ -56,6 +58,8 @@ class TransferModule(L.LightningModule):
         optimizer: OptimizerFactory,
         lr: float,
         schedule: Schedule,
+        phases: Phases,
+        layer_decay: float,
         seed: int,
         channels_last: bool,
         saved: dict[str, Any],
@@ -68,6 +72,9 @@ class TransferModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.lr = lr
         self.schedule = schedule
+        self.phases = phases
+        self.learns = phases.learning(backbone.layer_groups())
+        self.layer_decay = layer_decay
         self.seed = seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.progress = 0.0
@@ -90,18 +97,6 @@ class TransferModule(L.LightningModule):
     def losses(self, batch: dict[str, Batch]) -> Terms:
         """Return the named loss terms of one training step; their sum is minimised."""
         raise NotImplementedError
-
-    def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
-        """Return every parameter once, by group name, with the group's factor on ``lr``."""
-        factor = self.backbone.lr_factor
-        return {
-            "backbone": (list(self.backbone.parameters()), factor),
-            "head": (list(self.task.parameters()), 1.0),
-        }
-
-    def frozen_depth(self) -> int:
-        """Return how many of the backbone's layer groups, from the input on, never learn."""
-        return 0
 
     def extract(self, inputs: Tensor) -> Tensor:
         """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``.
@@ -235,24 +230,6 @@ class TransferModule(L.LightningModule):
             if any(metric.update_called for metric in metrics.values()):
                 self.log_dict(metrics.compute())
             metrics.reset()
-
-    def configure_optimizers(self) -> Any:
-        """Put every parameter that may learn into a named group from the first step on."""
-        groups = []
-        for name, (parameters, share) in self.parameter_groups().items():
-            learning = [p for p in parameters if p.requires_grad]
-            if learning:
-                groups.append({"params": learning, "lr": self.lr * share, "name": name})
-        optimizer = self.make_optimizer(groups)
-
-        def factor(step: int) -> float:
-            # Asked for late: the estimate makes the loaders, and a resumed run must know its place
-            # by then, which it does not yet while the optimizers are made (step 0).
-            total = self.trainer.estimated_stepping_batches if step else 1
-            return self.schedule(min(1.0, step / total))
-
-        rate = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": rate}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store this run's progress: weights of adversarial terms depend on it."""

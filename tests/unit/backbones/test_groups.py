@@ -65,7 +65,7 @@ def test_the_chain_of_groups_is_the_network(kind: str, name: str) -> None:
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         wanted = net(x)
-        for group in net.layer_groups():
+        for group in net.layer_groups(chain=True):
             x = group.run(x)
     assert torch.equal(x, wanted)
     assert x.shape == (2, net.out_features)
@@ -74,7 +74,7 @@ def test_the_chain_of_groups_is_the_network(kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), cases(OTHERS))
 def test_what_is_no_chain_says_so(kind: str, name: str) -> None:
     net = MAKE[kind](name, None if name == "vit_b_16" else 64)
-    assert all(group.run is None for group in net.layer_groups())
+    assert all(group.run is None for group in net.layer_groups(chain=True))
 
 
 @pytest.mark.parametrize("features", [None, 5])
@@ -82,7 +82,7 @@ def test_the_small_network_is_a_chain(features: int | None) -> None:
     net = small(features).eval()
     x = torch.randn(2, 3, 16, 16)
     wanted = net(x)
-    for group in net.layer_groups():
+    for group in net.layer_groups(chain=True):
         x = group.run(x)
     assert torch.equal(x, wanted)
 
@@ -91,7 +91,7 @@ def test_looking_leaves_modes_as_they_were() -> None:
     net = torchvision("resnet18").train()
     net.net.layer1.eval()
     before = {name: b.clone() for name, b in net.named_buffers()}
-    net.layer_groups()
+    net.layer_groups(chain=True)
     assert net.training
     assert not net.net.layer1[0].bn1.training
     assert net.net.layer2[0].bn1.training

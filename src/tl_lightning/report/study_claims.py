@@ -71,7 +71,7 @@ UNITS = {
     "epochs": (1.0, "+.1f", "epochs"),
     "test": (100.0, "+.1f", "points"),
     "target": (100.0, "+.1f", "points"),
-    "a_distance": (1.0, "+.2f", "in A-distance"),
+    "a_distance": (1.0, "+.2f", "in distance"),
 }
 
 
@@ -92,6 +92,23 @@ class Finding(NamedTuple):
     interval: Interval
     verdict: str
     sentence: str
+
+    def mean(self) -> str:
+        """Return the mean difference with its unit."""
+        scale, form, unit = UNITS[self.claim.figure]
+        return f"{_number(scale * self.interval.mean, form)} {unit}"
+
+    def span(self) -> str:
+        """Return the interval's ends, or nothing where there is none."""
+        scale, form, _ = UNITS[self.claim.figure]
+        low, high = self.interval.low, self.interval.high
+        if low is None or high is None:
+            return ""
+        return f"{_number(scale * low, form)} to {_number(scale * high, form)}"
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}".replace("-", "\N{MINUS SIGN}")
 
 
 def findings(runs: Sequence[Measured]) -> list[Finding]:
@@ -116,24 +133,23 @@ def _pairs(runs: Sequence[Measured], claim: Claim) -> list[float]:
 
 
 def _judge(claim: Claim, part: str, interval: Interval) -> Finding:
-    scale, form, unit = UNITS[claim.figure]
-    mean = f"{scale * interval.mean:{form}} {unit}"
-    seeds = seeds_text(interval.n, True)
+    verdict, why = "no clear difference", ""
     if interval.low is None or interval.high is None:
-        verdict = "no clear difference" if interval.n > 1 and not interval.mean else "no interval"
-        same = "one seed says nothing about spread" if interval.n == 1 else "the same in every seed"
-        words = f"{mean}, {seeds}: {same}"
+        if interval.n == 1 or interval.mean:
+            verdict = "no interval"
+        alone = interval.n == 1
+        why = ": one seed says nothing about spread" if alone else ": the same in every seed"
     else:
         ends = sorted(claim.sign * end for end in (interval.low, interval.high))
-        verdict = "no clear difference"
         if ends[0] > 0:
             verdict = "held"
         elif ends[1] < 0:
             verdict = "did not hold"
-        low, high = (f"{scale * end:{form}}" for end in (interval.low, interval.high))
-        words = f"{mean}, 95 % interval {low} to {high}, {seeds}"
+    found = Finding(claim, part, interval, verdict, "")
+    span = f", 95 % interval {found.span()}" if found.span() else ""
+    words = f"{found.mean()}{span}, {seeds_text(interval.n, True)}{why}"
     sentence = f"{claim.words}, {part}: {claim.first} minus {claim.second} {words}"
-    return Finding(claim, part, interval, verdict, sentence)
+    return found._replace(sentence=sentence)
 
 
 def paragraph(found: Sequence[Finding]) -> str:
@@ -163,9 +179,5 @@ def paragraph(found: Sequence[Finding]) -> str:
 
 
 def _short(item: Finding) -> str:
-    scale, form, unit = UNITS[item.claim.figure]
-    low, high = item.interval.low, item.interval.high
-    mean = f"{scale * item.interval.mean:{form}} {unit}"
-    if low is None or high is None:
-        return f"{item.part} ({mean})"
-    return f"{item.part} ({mean}, {scale * low:{form}} to {scale * high:{form}})"
+    ends = f", {item.span()}" if item.span() else ""
+    return f"{item.part} ({item.mean()}{ends})"

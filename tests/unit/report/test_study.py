@@ -35,7 +35,7 @@ def figured(*values: float) -> list[dict[str, float]]:
     ("tanh", "relu", "verdict", "words"),
     [
         ([0.95, 0.96, 0.97], [0.90, 0.91, 0.925], "held", r"\+4.8 points, 95 % interval \+4.1 to"),
-        ([0.90, 0.91, 0.925], [0.95, 0.96, 0.97], "did not hold", "-4.8 points, 95 % interval"),
+        ([0.90, 0.91, 0.925], [0.95, 0.96, 0.97], "did not hold", "−4.8 points, 95 % interval"),
         ([0.90, 0.96, 0.93], [0.93, 0.92, 0.95], "no clear difference", "3 paired seeds"),
         ([0.9, 0.9], [0.9, 0.9], "no clear difference", "the same in every seed"),
         ([0.75, 0.5], [0.5, 0.25], "no interval", "25.0 points, 2 paired seeds: the same in every"),
@@ -84,8 +84,8 @@ def test_one_paragraph_says_each_verdict_with_its_interval() -> None:
     assert text.startswith(
         "“Tanh is more accurate on test data than relu”: held in cnn (+4.8 points"
     )
-    assert "; did not hold in heads (-4.8 points, " in text
-    assert "; no clear difference in vectors (-0.3 points, " in text
+    assert "; did not hold in heads (−4.8 points, " in text
+    assert "; no clear difference in vectors (−0.3 points, " in text
     assert text.endswith("All of it from 3 seeds a comparison, on these tasks and with these "
                          "settings only.")  # fmt: skip
     assert "\n" not in text

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tl_lightning.cli import plain_command, run_id, train
 from tl_lightning.errors import ConfigError
+
+if TYPE_CHECKING:  # torch comes only once the arguments stand
+    from tl_lightning.activations import Activation
 
 __all__ = ["activation_study"]
 
@@ -23,7 +27,7 @@ def activation_study() -> None:
 
 
 #: What the sweep of conf/experiment/activation_study.yaml runs through, for the part without it.
-_ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
+_ACTIVATIONS: tuple[Activation, ...] = ("tanh", "relu", "sigmoid", "gelu")
 
 
 def _activation_study(arguments: list[str]) -> None:

@@ -26,7 +26,7 @@ from tl_lightning.tasks.head import Head
 
 __all__ = ["Task", "Vectors", "fit_vectors", "make_task"]
 
-FEATURES, WAVES, SIZES = 10, 4, (512, 512, 4096)
+FEATURES, WAVES, SIZES = 10, 4, [512, 512, 4096]
 #: How the network learns; the same for every activation.
 RECIPE = {"width": 64, "lr": 5e-3, "epochs": 120, "batch_size": 64}
 
@@ -63,7 +63,8 @@ def make_task(seed: int) -> Task:
     x = torch.randn(sum(SIZES), FEATURES, generator=g)
     f = torch.cos(x @ waves + phases).sum(1)
     y = (f > f.median()).long()
-    return Task(*(Vectors(*part) for part in zip(x.split(SIZES), y.split(SIZES), strict=True)))
+    parts = zip(torch.split(x, SIZES), torch.split(y, SIZES), strict=True)
+    return Task(*(Vectors(*part) for part in parts))
 
 
 def fit_vectors(activation: Activation, seed: int, folder: Path) -> float:
@@ -103,7 +104,7 @@ def _train(
 ) -> dict[str, float]:
     """Learn for one epoch; return the mean gradients of its steps."""
     order = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(seed))
-    batches = order.split(int(RECIPE["batch_size"]))
+    batches = torch.split(order, int(RECIPE["batch_size"]))
     total: dict[str, float] = {}
     for places in batches:
         optimizer.zero_grad()

@@ -11,6 +11,7 @@ from torch import nn
 from helpers import config, same, weights
 from tl_lightning import pipeline
 from tl_lightning.activations import Activation, activation
+from tl_lightning.callbacks import activations as callbacks
 from tl_lightning.callbacks.activations import Meter, counts, share, weight_gradients
 from tl_lightning.report.folder import read_curves
 
@@ -95,8 +96,9 @@ def test_the_mean_gradient_is_that_of_the_steps(tmp_path, monkeypatch) -> None:
     assert logged == pytest.approx([sum(seen[:3]) / 3, sum(seen[3:]) / 3], rel=1e-5)
 
 
-def test_the_figures_are_those_of_the_validation_pictures(tmp_path) -> None:
+def test_the_figures_are_those_of_the_validation_pictures(tmp_path, monkeypatch) -> None:
     """The last epoch's share, counted anew from the stored weights without hooks."""
+    monkeypatch.setattr(callbacks, "_MARGIN", 0.3)  # six steps saturate nothing
     cfg = config("model=source_only", "backbone.activation=tanh", *STUDY)
     pipeline.fit(cfg, tmp_path)
     module = pipeline.load(tmp_path / "checkpoints" / "last.ckpt")
@@ -108,7 +110,8 @@ def test_the_figures_are_those_of_the_validation_pictures(tmp_path) -> None:
         for batch in data.val_dataloader()[0]:
             maps = module.backbone.blocks[0](module.normalise(batch["inputs"]))
             outputs.append(maps[batch["index"] >= 0])
-    expected = float((torch.cat(outputs).abs() > 0.99).double().mean())
+    expected = float((torch.cat(outputs).abs() > 0.7).double().mean())
+    assert expected > 0.05
     with (tmp_path / "metrics.csv").open() as handle:
         cells = [row["activation/backbone.blocks.0.3/saturated"] for row in csv.DictReader(handle)]
     assert float([c for c in cells if c][-1]) == pytest.approx(expected, abs=1e-6)

@@ -17,7 +17,7 @@ from tl_lightning.tables import GROUPS, refreshed, sentence, table
 
 SOURCE = REPO / "src" / "tl_lightning"
 
-#: What each room may import from; errors, types, schedules and runtime are open to all.
+#: What each room may import from; errors, types, activations, schedules, runtime are open to all.
 RANKS = {
     "data": 0, "backbones": 0, "report": 0, "checking": 1, "tasks": 1, "adapters": 2,
     "validators": 2, "modules": 3, "callbacks": 4, "settings": 5, "results": 5, "feature_plan": 5,

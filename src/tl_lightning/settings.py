@@ -23,9 +23,11 @@ Config = dict[str, Any]
 #: What the code passes to a node besides its own keys.
 GIVEN = {
     "model": {"backbone", "task", "optimizer", "lr", "schedule", "seed", "channels_last", "saved",
-              "adapters"},
+              "adapters", "regularizers"},
     "head": {"in_features", "num_classes"},
+    "loss": {"num_classes", "class_counts"},
     "adapter.*": {"in_features", "num_classes"},
+    "regularizer.*": {"backbone", "task"},
     "optimizer": {"params"},
     "logger.*": {"save_dir"},
 }  # fmt: skip
@@ -46,7 +48,7 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     config = _resolve_target(_resolve_auto(config), allowed)
     faults += check_nodes(config, GIVEN, allowed)
     if not faults:
-        faults = _pair_faults(config)
+        faults = _range_faults(config, allowed) + _pair_faults(config)
     if faults:
         raise ConfigError(faults)
     return config
@@ -73,6 +75,17 @@ def _top_level_faults(config: Config) -> list[str]:
     ]
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
+    return faults
+
+
+def _range_faults(config: Config, allowed: list[str]) -> list[str]:
+    """Return which numbers of the loss and the regularisers are out of their ranges."""
+    loss, _ = find_class(config["loss"]["_target_"], "loss", allowed)
+    faults: list[str] = loss.faults(config["loss"]) if hasattr(loss, "faults") else []
+    for name, node in config["regularizer"].items():
+        where = f"regularizer.{name}"
+        cls, _ = find_class(node["_target_"], where, allowed)
+        faults += cls.faults(where, node) if hasattr(cls, "faults") else []
     return faults
 
 

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from tl_lightning.data.seeds import mix
+from tl_lightning.regularizers.base import Regularizer
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.types import Backbone, Batch, Terms, View
@@ -36,6 +37,7 @@ class TransferModule(L.LightningModule):
         schedule: From progress to a factor on every learning rate.
         seed: The run's seed, for the random numbers of each step.
         channels_last: Whether pictures are laid out with channels last (faster for convolutions).
+        regularizers: Further terms by name, added to every step's loss.
         saved: Plain values that a checkpoint needs to rebuild itself: ``config``, ``classes``.
     """
 
@@ -57,6 +59,7 @@ class TransferModule(L.LightningModule):
         schedule: Schedule,
         seed: int,
         channels_last: bool,
+        regularizers: dict[str, Regularizer],
         saved: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -64,6 +67,7 @@ class TransferModule(L.LightningModule):
         self.name = name
         self.backbone = backbone
         self.task = task
+        self.regularizers = nn.ModuleDict(regularizers)
         self.make_optimizer = optimizer
         self.lr = lr
         self.schedule = schedule
@@ -124,13 +128,16 @@ class TransferModule(L.LightningModule):
         }
 
     def task_terms(self, views: dict[str, View]) -> Terms:
-        """Return the task's loss on every view that has labels."""
+        """Return the task's loss on every view that has labels, and the regularisers' terms."""
         names = {"source": "task", "target_labelled": "task_labelled"}
-        return {
+        terms = {
             names[role]: self.task.loss(view.logits, view.labels)
             for role, view in views.items()
             if view.labels is not None
         }
+        for regularizer in self.regularizers.values():
+            terms.update(regularizer(views))
+        return terms
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale uint8 pictures to [0, 1] and normalise them as the backbone expects."""

@@ -80,9 +80,12 @@ def build_module(
     node = dict(config["backbone"])
     if not pretrained:
         node |= {key: value for key, value in _UNTRAINED.items() if key in node}
+    lora = node.pop("lora", None)
     # Every part starts from its own seed: another discriminator leaves the backbone as it was.
     torch.manual_seed(mix(seed, 1))
     backbone = make(node, config)
+    if lora:
+        make(lora, config).apply(backbone)
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
     head = make(config["head"], config, in_features=backbone.out_features, **sizes)

@@ -18,6 +18,8 @@ __all__ = ["ALLOWED", "check_nodes", "find_class", "fits", "words"]
 ALLOWED = ("tl_lightning", "torch", "torchvision", "lightning", "timm", "torchmetrics")
 
 _PRIVATE = {"_target_", "_partial_", "_convert_", "_recursive_"}
+#: Keys, by the node's path, that are taken out of it before its class is built.
+_TAKEN = {"backbone": {"lora"}}
 
 
 def find_class(target: str, where: str, allowed: Sequence[str] = ALLOWED) -> tuple[Any, str]:
@@ -73,7 +75,7 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _check_node(path: str, node: Mapping[str, Any], cls: Any, passed: set[str]) -> list[str]:
     parameters, open_ended = _parameters(cls)
     direct = inspect.signature(cls.__init__).parameters
-    keys = {key for key in node if key not in _PRIVATE}
+    keys = {key for key in node if key not in _PRIVATE | _TAKEN.get(path, set())}
     faults = []
     if not open_ended:
         settable = set(parameters) - passed

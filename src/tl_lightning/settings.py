@@ -79,13 +79,15 @@ def _top_level_faults(config: Config) -> list[str]:
 
 
 def _range_faults(config: Config, allowed: list[str]) -> list[str]:
-    """Return which numbers of the loss and the regularisers are out of their ranges."""
-    loss, _ = find_class(config["loss"]["_target_"], "loss", allowed)
-    faults: list[str] = loss.faults(config["loss"]) if hasattr(loss, "faults") else []
-    for name, node in config["regularizer"].items():
-        where = f"regularizer.{name}"
-        cls, _ = find_class(node["_target_"], where, allowed)
-        faults += cls.faults(where, node) if hasattr(cls, "faults") else []
+    """Return which settings are out of their range, as the classes that know it say."""
+    nodes = {"loss": config["loss"], "backbone.lora": config["backbone"].get("lora")}
+    for group in ("regularizer", "callbacks"):
+        nodes |= {f"{group}.{name}": node for name, node in (config.get(group) or {}).items()}
+    faults: list[str] = []
+    for where, node in nodes.items():
+        cls = find_class(node["_target_"], where, allowed)[0] if node else None
+        if hasattr(cls, "faults"):
+            faults += cls.faults(where, node)
     return faults
 
 
@@ -121,6 +123,19 @@ def _pair_faults(config: Config) -> list[str]:
     if config["adapter"] and "target" not in needs:
         names = ",".join(config["adapter"])
         faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")
+    start = ((config.get("callbacks") or {}).get("average") or {}).get("start_epoch", 0)
+    epochs = config["trainer"]["max_epochs"]
+    if epochs is not None and start >= epochs > 0:
+        faults.append(
+            f"callbacks.average.start_epoch={start} is after the last epoch of trainer.max_epochs="
+            f"{epochs} (counted from 0); type callbacks.average.start_epoch={epochs - 1} or less"
+        )
+    lora = config["backbone"].get("lora") or {}
+    if lora.get("rank") and config["model"]["_target_"].endswith(".FeatureExtraction"):
+        faults.append(
+            f"model={name} freezes the backbone and backbone.lora.rank={lora['rank']} would learn "
+            "in it; type model=fine_tuning or backbone.lora.rank=0"
+        )
     return faults
 
 

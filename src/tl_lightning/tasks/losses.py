@@ -74,7 +74,9 @@ class CrossEntropy(nn.Module):
         class_weights: ClassWeights,
     ) -> None:
         super().__init__()
-        faults = self.faults({"label_smoothing": label_smoothing, "class_weights": class_weights})
+        faults = self.faults(
+            "loss", {"label_smoothing": label_smoothing, "class_weights": class_weights}
+        )
         if faults:
             raise ConfigError(faults)
         self.label_smoothing = label_smoothing
@@ -82,7 +84,7 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weights", _resolve(class_weights, num_classes, class_counts))
 
     @classmethod
-    def faults(cls, knobs: Mapping[str, Any]) -> list[str]:
+    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with the settings, a sentence each."""
         found = []
         smoothing, weights = knobs["label_smoothing"], knobs["class_weights"]
@@ -139,15 +141,15 @@ class Focal(CrossEntropy):
             label_smoothing=label_smoothing,
             class_weights=class_weights,
         )
-        faults = self.faults({"label_smoothing": 0, "class_weights": None, "gamma": gamma})
+        faults = self.faults("loss", {"label_smoothing": 0, "class_weights": None, "gamma": gamma})
         if faults:
             raise ConfigError(faults)
         self.gamma = gamma
 
     @classmethod
-    def faults(cls, knobs: Mapping[str, Any]) -> list[str]:
+    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with the settings, a sentence each."""
-        found = super().faults(knobs)
+        found = super().faults(where, knobs)
         if knobs.get("gamma", 0) < 0:
             found.append(f"loss.gamma={knobs['gamma']} is below 0; type loss.gamma=2")
         return found

@@ -85,7 +85,7 @@ def _range_faults(config: Config, allowed: list[str]) -> list[str]:
         nodes |= {f"{group}.{name}": node for name, node in (config.get(group) or {}).items()}
     faults: list[str] = []
     for where, node in nodes.items():
-        cls = find_class(node["_target_"], where, allowed)[0] if node else None
+        cls: Any = find_class(node["_target_"], where, allowed)[0] if node else None
         if hasattr(cls, "faults"):
             faults += cls.faults(where, node)
     return faults

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class Regularizer(nn.Module):
             yield from (p for p in part.parameters() if p.requires_grad and p.ndim > 1)
 
 
-def squares(tensors: list[Tensor]) -> Tensor:
+def squares(tensors: Sequence[Tensor]) -> Tensor:
     """Return the sum of squares of all values, in float32.
 
     >>> squares([torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]).item()

@@ -6,7 +6,7 @@ below takes typed arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ def build_data(config: Config) -> TransferData:
 
 
 def build_module(
-    config: Config, classes: tuple[str, ...], pretrained: bool = True
+    config: Config,
+    classes: tuple[str, ...],
+    pretrained: bool = True,
+    class_counts: Sequence[int] | None = None,
 ) -> TransferModule:
     """Build the model for the given classes.
 
@@ -76,6 +79,7 @@ def build_module(
         config: A checked configuration.
         classes: Class names in the order of the labels.
         pretrained: False where a checkpoint will be loaded anyway: nothing is downloaded then.
+        class_counts: Source training pictures of each class, where the data are at hand.
     """
     seed = config["seed"]
     # Every part starts from its own seed: another discriminator leaves the backbone as it was.
@@ -84,13 +88,19 @@ def build_module(
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
     head = make(config["head"], config, in_features=backbone.out_features, **sizes)
-    task = Classification(head=head, label_smoothing=config["label_smoothing"], **sizes)
+    loss = make(config["loss"], config, class_counts=class_counts, **sizes)
+    task = Classification(head=head, loss=loss, **sizes)
     extra: Config = {}
     if config["model"]["_target_"].endswith("DomainAdaptation") or config["adapter"]:
         extra["adapters"] = {}
         for number, (name, adapter) in enumerate(config["adapter"].items()):
             torch.manual_seed(mix(seed, 3, number))
             extra["adapters"][name] = make(adapter, config, in_features=head.out_features, **sizes)
+    # Last of all, for some keep the weights that the run starts from.
+    regularizers = {
+        name: make(regularizer, config, backbone=backbone, task=task)
+        for name, regularizer in config["regularizer"].items()
+    }
     module: TransferModule = make(
         config["model"],
         config,
@@ -102,6 +112,7 @@ def build_module(
         **_phases(config),
         seed=seed,
         channels_last=config["channels_last"],
+        regularizers=regularizers,
         saved={"config": config, "classes": list(classes)},
         **extra,
     )
@@ -122,11 +133,14 @@ def _backbone(config: Config, pretrained: bool) -> Any:
     node = dict(config["backbone"])
     own = node.pop("checkpoint", None)
     own = own if pretrained else None  # a checkpoint that is about to be loaded has all weights
+    lora = node.pop("lora", None)
     if own or not pretrained:
         node |= {key: value for key, value in _UNTRAINED.items() if key in node}
     backbone = make(node, config)
     if own:
         load_backbone(backbone, Path(own), config["backbone"])
+    if lora:
+        make(lora, config).apply(backbone)
     return backbone
 
 
@@ -150,7 +164,7 @@ def build(config: Config, run_dir: Path) -> Parts:
     data = build_data(config)
     data.discover()
     L.seed_everything(config["seed"], workers=True, verbose=False)
-    module = build_module(config, data.classes)
+    module = build_module(config, data.classes, class_counts=data.class_counts())
     labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
     data.attach(module.backbone.input_spec, module.train_on, labels)
     features = plan_features(config, module, data)

@@ -40,6 +40,8 @@ def group_of(config: dict[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
+    # The one callback that changes the model.
+    kept["average"] = (config.get("callbacks") or {}).get("average")
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -93,6 +95,7 @@ def write_run(
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),
         "device": f"{config['trainer']['accelerator']}, {config['trainer']['precision']}",
+        "parameters": _parameters(trainer.lightning_module),
         "forward": config["model"].get("forward", "source only"),
         "dataset": {
             "classes": list(data.classes),
@@ -110,3 +113,9 @@ def write_run(
     os.replace(draft, arrays)
     write_json(run_dir / "report.json", report)
     return report
+
+
+def _parameters(module: L.LightningModule) -> dict[str, int]:
+    """Return how many numbers the model has, and how many of them learned at the run's end."""
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return {"all": sum(n for n, _ in sizes), "learning": sum(n for n, learns in sizes if learns)}

@@ -24,15 +24,17 @@ Config = dict[str, Any]
 #: What the code passes to a node besides its own keys.
 GIVEN = {
     "model": {"backbone", "task", "optimizer", "lr", "schedule", "phases", "layer_decay", "seed",
-              "channels_last", "saved", "adapters"},
+              "channels_last", "saved", "adapters", "regularizers"},
     "head": {"in_features", "num_classes"},
+    "loss": {"num_classes", "class_counts"},
     "adapter.*": {"in_features", "num_classes"},
+    "regularizer.*": {"backbone", "task"},
     "optimizer": {"params"},
     "logger.*": {"save_dir"},
 }  # fmt: skip
 
 #: What the code takes from a node before it builds the class.
-TAKEN = {"backbone": {"checkpoint"}}
+TAKEN = {"backbone": {"checkpoint", "lora"}}
 
 
 def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
@@ -50,7 +52,7 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     config = _resolve_target(_resolve_auto(config), allowed)
     faults += check_nodes(config, GIVEN, allowed, TAKEN)
     if not faults:
-        faults = _pair_faults(config) + _phase_faults(config)
+        faults = _range_faults(config, allowed) + _pair_faults(config) + _phase_faults(config)
     if faults:
         raise ConfigError(faults)
     return _resolve_phases(config)
@@ -97,6 +99,19 @@ def _compilers() -> list[str]:
     return ["inductor", "cudagraphs", "aot_eager", "eager"]
 
 
+def _range_faults(config: Config, allowed: list[str]) -> list[str]:
+    """Return which settings are out of their range, as the classes that know it say."""
+    nodes = {"loss": config["loss"], "backbone.lora": config["backbone"].get("lora")}
+    for group in ("regularizer", "callbacks"):
+        nodes |= {f"{group}.{name}": node for name, node in (config.get(group) or {}).items()}
+    faults: list[str] = []
+    for where, node in nodes.items():
+        cls: Any = find_class(node["_target_"], where, allowed)[0] if node else None
+        if hasattr(cls, "faults"):
+            faults += cls.faults(where, node)
+    return faults
+
+
 def _pair_faults(config: Config) -> list[str]:
     """Return what is wrong between parts that are right by themselves."""
     faults = []
@@ -130,6 +145,19 @@ def _pair_faults(config: Config) -> list[str]:
     if config["adapter"] and "target" not in needs:
         names = ",".join(config["adapter"])
         faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")
+    start = ((config.get("callbacks") or {}).get("average") or {}).get("start_epoch", 0)
+    epochs = config["trainer"]["max_epochs"]
+    if epochs is not None and start >= epochs > 0:
+        faults.append(
+            f"callbacks.average.start_epoch={start} is after the last epoch of trainer.max_epochs="
+            f"{epochs} (counted from 0); type callbacks.average.start_epoch={epochs - 1} or less"
+        )
+    lora = config["backbone"].get("lora") or {}
+    if lora.get("rank") and config["model"]["_target_"].endswith(".FeatureExtraction"):
+        faults.append(
+            f"model={name} freezes the backbone and backbone.lora.rank={lora['rank']} would learn "
+            "in it; type model=fine_tuning or backbone.lora.rank=0"
+        )
     return faults
 
 

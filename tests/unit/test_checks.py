@@ -130,9 +130,20 @@ def choices(group: str) -> list[str]:
     "override",
     [
         f"{group}={name}"
-        for group in ("backbone", "head", "model", "optimizer", "phases", "scheduler", "data")
+        for group in (
+            "backbone",
+            "head",
+            "loss",
+            "model",
+            "optimizer",
+            "phases",
+            "scheduler",
+            "callbacks",
+            "data",
+        )
         for name in choices(group)
     ]
+    + [f"regularizer=[{name}]" for name in choices("regularizer")]
     + ["trainer=cpu", "trainer=ddp", "logger=csv", "logger=tensorboard"],
 )
 def test_every_choice_in_conf_passes_the_check(override: str) -> None:

@@ -56,6 +56,14 @@ class Facts:
             for split in ("train", "val", "test")
         }
 
+    def class_counts(self) -> list[int] | None:
+        """Return the source's training pictures of each class, or None without labels."""
+        source = self.found["source"]
+        if source.train.labels is None:
+            return None
+        counts: list[int] = np.bincount(source.train.labels, minlength=len(source.classes)).tolist()
+        return counts
+
     def fingerprint(self) -> str:
         """Return a hash of the names (or pixels) of every picture by domain and split."""
         digest = hashlib.sha256()

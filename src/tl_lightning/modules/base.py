@@ -12,6 +12,7 @@ from tl_lightning.data.seeds import mix
 from tl_lightning.modules.learning import Learning, OptimizerFactory
 from tl_lightning.modules.means import Means
 from tl_lightning.modules.phases import Phases
+from tl_lightning.regularizers.base import Regularizer
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
@@ -37,6 +38,7 @@ class TransferModule(Learning):
             backbone.lr_factor * layer_decay ** (n - 1 - k)`` (Clark et al., "ELECTRA", ICLR 2020).
         seed: The run's seed, for the random numbers of each step.
         channels_last: Whether pictures are laid out with channels last (faster for convolutions).
+        regularizers: Further terms by name, added to every step's loss.
         saved: Plain values that a checkpoint needs to rebuild itself: ``config``, ``classes``.
     """
 
@@ -62,6 +64,7 @@ class TransferModule(Learning):
         layer_decay: float,
         seed: int,
         channels_last: bool,
+        regularizers: dict[str, Regularizer],
         saved: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -69,6 +72,7 @@ class TransferModule(Learning):
         self.name = name
         self.backbone = backbone
         self.task = task
+        self.regularizers = nn.ModuleDict(regularizers)
         self.make_optimizer = optimizer
         self.lr = lr
         self.schedule = schedule
@@ -133,13 +137,16 @@ class TransferModule(Learning):
         }
 
     def task_terms(self, views: dict[str, View]) -> Terms:
-        """Return the task's loss on every view that has labels."""
+        """Return the task's loss on every view that has labels, and the regularisers' terms."""
         names = {"source": "task", "target_labelled": "task_labelled"}
-        return {
+        terms = {
             names[role]: self.task.loss(view.logits, view.labels)
             for role, view in views.items()
             if view.labels is not None
         }
+        for regularizer in self.regularizers.values():
+            terms.update(regularizer(views))
+        return terms
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Scale uint8 pictures to [0, 1] and normalise them as the backbone expects."""

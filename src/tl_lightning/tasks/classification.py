@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -13,6 +12,7 @@ from torchmetrics.classification import (
 )
 
 from tl_lightning.tasks.head import Head
+from tl_lightning.tasks.losses import CrossEntropy
 
 __all__ = ["Classification"]
 
@@ -23,14 +23,14 @@ class Classification(nn.Module):
     Args:
         head: From features to logits.
         num_classes: ``K``.
-        label_smoothing: Share of the target mass spread over all classes.
+        loss: From logits and labels (or label shares) to a scalar.
     """
 
-    def __init__(self, *, head: Head, num_classes: int, label_smoothing: float) -> None:
+    def __init__(self, *, head: Head, num_classes: int, loss: CrossEntropy) -> None:
         super().__init__()
         self.head = head
         self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
+        self.loss_fn = loss
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the head's ``(features (B, D'), logits (B, K))``."""
@@ -38,10 +38,9 @@ class Classification(nn.Module):
         return out
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy in float32 whatever the precision of the forward."""
-        return functional.cross_entropy(
-            logits.float(), labels, label_smoothing=self.label_smoothing
-        )
+        """Return the loss of logits ``(B, K)`` in float32 whatever their precision."""
+        out: Tensor = self.loss_fn(logits, labels)
+        return out
 
     def metrics(self, prefix: str) -> MetricCollection:
         """Return accuracy (micro) and macro precision, recall and F1 under ``prefix``.

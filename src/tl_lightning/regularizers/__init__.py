@@ -1,0 +1,1 @@
+"""The regularisers: terms that hold weights or features back, one method a file."""

@@ -18,6 +18,7 @@ from tl_lightning.callbacks.checkpoint import read_checkpoint
 from tl_lightning.checks import ALLOWED, check_nodes
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.extraction import fill
+from tl_lightning.finder import with_found_rate
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, TAKEN, Config, check
@@ -53,6 +54,7 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
     config = check(cfg)
     warned: list[str] = []
     with gathered_warnings(warned), single_job_argv():
+        config = with_found_rate(config, run_dir)
         parts = build(config, run_dir)
         begun = time.monotonic()
         try:

@@ -48,7 +48,10 @@ def group_of(config: dict[str, Any]) -> str:
 
 def _start_note(config: dict[str, Any]) -> list[str]:
     own = config["backbone"].get("checkpoint")
-    return [f"the backbone starts from {own}"] if own else []
+    notes = [f"the backbone starts from {own}"] if own else []
+    if config["lr_find"]:
+        notes.append(f"optimizer.lr={config['optimizer']['lr']:.3g} was found by lr_find")
+    return notes
 
 
 def write_run(

@@ -90,6 +90,13 @@ def _top_level_faults(config: Config) -> list[str]:
     decay = config.get("layer_decay", 1.0)
     if not fits(decay, float) or not 0 < decay <= 1:
         faults.append(f"layer_decay={decay} is not in (0, 1]; type layer_decay=0.75")
+    if not isinstance(config["lr_find"], bool):
+        faults.append(f"lr_find={config['lr_find']} is neither true nor false")
+    if config["lr_find"] and str(config["trainer"]["devices"]) != "1":
+        faults.append(
+            f"lr_find=true tests on one device, but trainer.devices={config['trainer']['devices']}; "
+            "type trainer.devices=1 first, then optimizer.lr=<what it finds> without lr_find"
+        )
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
     return faults
@@ -256,6 +263,9 @@ def _resolve_auto(config: Config) -> Config:
         trainer["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
     if trainer["precision"] == "auto":
         trainer["precision"] = auto_precision(trainer["accelerator"])
+    if config["optimizer"].get("fused") == "auto":
+        # Under float16 it would unscale gradients by itself, and clipping is then refused.
+        config["optimizer"]["fused"] = not str(trainer["precision"]).startswith("16")
     if config["channels_last"] == "auto":
         config["channels_last"] = trainer["precision"] == "bf16-mixed"
     if "pin_memory" in config["data"]:

@@ -26,6 +26,8 @@ from tl_lightning.types import InputSpec
 
 __all__ = ["TransferData"]
 
+#: Samples of an evaluation batch of ready features.
+EVAL_FEATURES = 2048
 #: Every stream of training batches; its number goes into its samples' seeds.
 STREAMS = (*DOMAINS, "target_labelled")
 
@@ -272,7 +274,11 @@ class TransferData(Facts, L.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EvalSampler(size=len(split), rank=rank, world=world)
         if name in self.features:
-            return FeatureLoader(self.features[name], split.labels, self.eval_batch_size, sampler)
+            stored = self.features[name]
+            # Ready features of many pictures pass the head as quickly as those of a few.
+            many = EVAL_FEATURES if stored.flat else self.eval_batch_size
+            size = max(many, self.eval_batch_size)
+            return FeatureLoader(stored, split.labels, size, sampler)
         dataset = EvalDataset(self._dataset(name.partition("/")[0], split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler)
 

@@ -65,6 +65,11 @@ class Features:
         if int(self.ends[-1]) != self.number * self.views:
             raise ValueError(f"{folder} is not whole")
 
+    @property
+    def flat(self) -> bool:
+        """Whether they are what the head takes, not maps that layers have still to pass."""
+        return self.parts[0].dim() == 2
+
     def rows(self, rows: Tensor) -> Tensor:
         """Return the rows of these numbers ``(B,)``, as stored."""
         if len(self.parts) == 1:

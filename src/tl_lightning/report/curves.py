@@ -10,7 +10,7 @@ import numpy as np
 from tl_lightning.report.canvas import INK, LINES, MUTED, SOURCE, TARGET, picture
 from tl_lightning.report.folder import Array, Curves, Series
 
-__all__ = ["learning_curves"]
+__all__ = ["learning_curves", "rate_test"]
 
 MAX_LINES = 7
 
@@ -78,6 +78,33 @@ def learning_curves(curves: Curves, selection: Mapping[str, Any] | None = None) 
         if lines:
             pictures[name] = _draw(panel, lines, _last_epoch(curves) >= 2, chosen)
     return pictures
+
+
+def rate_test(found: Mapping[str, Any]) -> bytes:
+    """Return the PNG of a learning-rate range test, the rate that it found marked.
+
+    Args:
+        found: ``rates``, smoothed ``losses`` and ``lr``, as ``lr_find.json`` has them.
+    """
+    count = min(len(found["rates"]), len(found["losses"]))
+    rates, losses = (np.asarray(found[name][:count], dtype=float) for name in ("rates", "losses"))
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_axes((0.135, 0.155, 0.85, 0.62))
+        axes.plot(rates, losses, color=INK)
+        near = float(np.interp(np.log(found["lr"]), np.log(rates), losses))
+        axes.plot([found["lr"]], [near], "o", color=TARGET, markersize=5)
+        axes.annotate(
+            f"{found['lr']:.2g}", (found["lr"], near), xytext=(6, 6), textcoords="offset points",
+            fontsize=8, color=TARGET,
+        )  # fmt: skip
+        axes.set_xscale("log")
+        # Where it breaks down it would flatten all the rest.
+        axes.set_ylim(losses.min() - 0.05 * abs(losses.min()), 1.15 * losses[0])
+        axes.set_xlabel("learning rate of new layers")
+        _title(axes, "Loss while the rate grows", keyed=False)
+
+    return picture(3.9, 2.7, draw, constrained=False)
 
 
 def _last_epoch(curves: Curves) -> float:

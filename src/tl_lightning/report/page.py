@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tl_lightning.report import figures
 from tl_lightning.report.canvas import SOURCE, TARGET
 from tl_lightning.report.context import describe
+from tl_lightning.report.curves import rate_test
 from tl_lightning.report.folder import Array, Predictions, read_curves, read_predictions
 from tl_lightning.report.schema import read_report, write_bytes, write_text
 
@@ -43,6 +45,8 @@ def write_page(run_dir: Path) -> Path:
     classes = [str(name) for name in (report.get("dataset") or {}).get("classes") or []]
     predictions = read_predictions(run_dir / "predictions.npz", classes)
     pictures = figures.learning_curves(curves, report.get("selection"))
+    if (run_dir / "lr_find.json").is_file():
+        pictures["lr_find"] = rate_test(json.loads((run_dir / "lr_find.json").read_text()))
     panels = list(pictures)
     pictures |= _prediction_figures(predictions)
     for name, png in pictures.items():

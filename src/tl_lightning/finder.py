@@ -1,0 +1,160 @@
+"""A learning rate for this model and these data, by a range test before training.
+
+Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: the rate grows from step to
+step, and the loss falls fastest somewhat below the rate at which it would break down. The test runs
+on parts of its own, which are thrown away: training with the rate that it finds is training with
+that rate, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from tl_lightning.building import build, make
+from tl_lightning.errors import TrainingError
+from tl_lightning.extraction import fill
+from tl_lightning.report.schema import write_json
+from tl_lightning.settings import Config
+
+__all__ = ["RangeTest", "suggestion", "with_found_rate"]
+
+STEPS, LOWEST, HIGHEST = 100, 1e-7, 10.0
+#: The test ends where the smoothed loss is this many times the least so far.
+BROKEN = 4.0
+_SMOOTHING, _SKIPPED = 0.9, 10
+
+
+def with_found_rate(config: Config, run_dir: Path) -> Config:
+    """Return the configuration with ``optimizer.lr`` as found, if ``lr_find`` asks for it.
+
+    What was found stands in ``lr_find.json`` of the run's folder, from which a resumed run takes it.
+
+    Raises:
+        TrainingError: If the loss never falls.
+    """
+    if not config["lr_find"]:
+        return config
+    file = run_dir / "lr_find.json"
+    if config["resume"] is None or not file.is_file():
+        with isolate_rng():
+            found = _tested(config, run_dir)
+        write_json(file, found)
+        print(f"optimizer.lr={found['lr']:.3g} found by lr_find")
+    out = copy.deepcopy(config)
+    out["optimizer"]["lr"] = float(json.loads(file.read_text())["lr"])
+    return out
+
+
+def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
+    parts = build(config, run_dir)
+    fill(parts.features, parts.module, parts.data, parts.trainer)
+    test = RangeTest(config["optimizer"]["lr"])
+    node = {**config["trainer"], "max_epochs": 1000, "max_steps": STEPS, "limit_val_batches": 0}
+    trainer = make(
+        node,
+        config,
+        default_root_dir=str(run_dir),
+        callbacks=[test],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(parts.module, datamodule=parts.data)
+    return {
+        "lr": suggestion(test.rates, test.losses),
+        "rates": test.rates,
+        "losses": test.losses,
+        "rule": "where the smoothed loss falls fastest over the logarithm of the rate",
+    }
+
+
+class RangeTest(L.Callback):
+    """Let the rate grow evenly in its logarithm, and stop where the loss breaks down.
+
+    Every parameter group keeps its own share: the rate is that of new layers.
+
+    Args:
+        lr: The configuration's rate, which the groups' own are relative to.
+    """
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self.waiting: list[float] = []
+        self.average, self.least = 0.0, math.inf
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin with the first phase; the test never leaves it."""
+        module: Any = pl_module
+        if module.phases.steps:
+            module.enter_phase(0, trainer.optimizers[0].param_groups)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Gather losses between two optimizer steps, and judge them after the second."""
+        self.waiting.append(float(outputs["loss"]))
+        if trainer.global_step == len(self.rates) or not self.rates:
+            return
+        loss = sum(self.waiting) / len(self.waiting)
+        self.waiting = []
+        self.average = _SMOOTHING * self.average + (1 - _SMOOTHING) * loss
+        smooth = self.average / (1 - _SMOOTHING ** (len(self.losses) + 1))
+        self.losses.append(smooth)
+        self.least = min(self.least, smooth)
+        trainer.should_stop = not math.isfinite(smooth) or smooth > BROKEN * self.least
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+    ) -> None:
+        """Set the step's rate."""
+        share = len(self.rates) / (STEPS - 1)
+        self.rates.append(LOWEST * (HIGHEST / LOWEST) ** share)
+        for group in optimizer.param_groups:
+            group["lr"] = self.rates[-1] * group["initial_lr"] / self.lr
+
+
+def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Return the rate at which the loss falls fastest, over the logarithm of the rate.
+
+    The first steps are passed over, where the mean is of a few losses, and the last, where it
+    breaks.
+
+    Args:
+        rates: Growing, ``(N,)``.
+        losses: Smoothed, ``(N,)``.
+
+    Raises:
+        TrainingError: If it nowhere falls.
+
+    >>> rates = [10.0 ** (k / 10 - 5) for k in range(50)]
+    >>> losses = [2.0 - 1.5 / (1 + 10 ** (4 * (-2.5 - (k / 10 - 5)))) for k in range(50)]
+    >>> round(suggestion(rates, losses), 4)
+    0.0032
+    """
+    count = min(len(rates), len(losses))
+    x, y = np.log(np.asarray(rates[:count])), np.asarray(losses[:count])
+    keep = np.isfinite(y)
+    x, y = x[keep], y[keep]
+    last = int(np.argmin(y)) + 1
+    x, y = x[:last], y[:last]
+    slopes = np.gradient(y, x) if len(y) > _SKIPPED + 1 else np.zeros(0)
+    if not len(slopes) or slopes[_SKIPPED:].min() >= 0:
+        raise TrainingError(
+            f"lr_find saw no falling loss between {LOWEST:g} and {HIGHEST:g}; type lr_find=false "
+            "and optimizer.lr=<a rate>"
+        )
+    return float(np.exp(x[_SKIPPED + int(np.argmin(slopes[_SKIPPED:]))]))

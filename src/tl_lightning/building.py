@@ -17,16 +17,20 @@ import torch
 from tl_lightning.callbacks.checkpoint import AtomicCheckpointIO, SelectionCheckpoint
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.callbacks.lines import EpochLines
+from tl_lightning.callbacks.phases import FollowPhases
 from tl_lightning.checks import ALLOWED, find_class
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import ConfigError
+from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.modules.base import TransferModule
+from tl_lightning.modules.phases import Phases
+from tl_lightning.own_weights import load_backbone
 from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification
 
-__all__ = ["Parts", "build", "build_data", "build_module", "make"]
+__all__ = ["Parts", "build", "build_data", "build_module", "make", "plan_features"]
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Parts:
     module: TransferModule
     trainer: L.Trainer
     collect: Collect
+    features: Plan
 
 
 def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
@@ -77,15 +82,9 @@ def build_module(
         class_counts: Source training pictures of each class, where the data are at hand.
     """
     seed = config["seed"]
-    node = dict(config["backbone"])
-    if not pretrained:
-        node |= {key: value for key, value in _UNTRAINED.items() if key in node}
-    lora = node.pop("lora", None)
     # Every part starts from its own seed: another discriminator leaves the backbone as it was.
     torch.manual_seed(mix(seed, 1))
-    backbone = make(node, config)
-    if lora:
-        make(lora, config).apply(backbone)
+    backbone = _backbone(config, pretrained)
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
     head = make(config["head"], config, in_features=backbone.out_features, **sizes)
@@ -110,6 +109,7 @@ def build_module(
         optimizer=lambda groups: make(config["optimizer"], config, params=groups),
         lr=config["optimizer"]["lr"],
         schedule=make(config["scheduler"], config),
+        **_phases(config),
         seed=seed,
         channels_last=config["channels_last"],
         regularizers=regularizers,
@@ -119,7 +119,39 @@ def build_module(
     return module
 
 
+def _phases(config: Config) -> Config:
+    if "phases" not in config:  # a checkpoint from before there were any
+        return {"phases": Phases(schedule="run", steps=[]), "layer_decay": 1.0}
+    return {"phases": make(config["phases"], config), "layer_decay": config["layer_decay"]}
+
+
 _UNTRAINED = {"pretrained": False, "weights": None}
+
+
+def _backbone(config: Config, pretrained: bool) -> Any:
+    """Build the backbone: with its published weights, with those of a run of ours, or with none."""
+    node = dict(config["backbone"])
+    own = node.pop("checkpoint", None)
+    own = own if pretrained else None  # a checkpoint that is about to be loaded has all weights
+    lora = node.pop("lora", None)
+    if own or not pretrained:
+        node |= {key: value for key, value in _UNTRAINED.items() if key in node}
+    backbone = make(node, config)
+    if own:
+        load_backbone(backbone, Path(own), config["backbone"])
+    if lora:
+        make(lora, config).apply(backbone)
+    return backbone
+
+
+def _compiler(wish: bool | str) -> dict[str, str]:
+    return {} if wish is True else {"backend": str(wish)}
+
+
+def plan_features(config: Config, module: TransferModule, data: TransferData) -> Plan:
+    """Decide what of a frozen network is run once."""
+    numerics = {key: config["trainer"][key] for key in ("precision", "accelerator")}
+    return plan(module, data, CacheSettings(**config["cache"]), numerics)
 
 
 def build(config: Config, run_dir: Path) -> Parts:
@@ -135,9 +167,16 @@ def build(config: Config, run_dir: Path) -> Parts:
     module = build_module(config, data.classes, class_counts=data.class_counts())
     labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
     data.attach(module.backbone.input_spec, module.train_on, labels)
-    data.cache(CacheSettings(**config["cache"]), config["trainer"]["max_epochs"] or 1000)
+    features = plan_features(config, module, data)
+    # Pictures that pass the network once are read once, or as often as they have views.
+    passes = (config["trainer"]["max_epochs"] or 1000) if features.mode == "off" else 1
+    data.cache(CacheSettings(**config["cache"]), max(passes, features.views or 1))
+    if config["compile"]:
+        # In place, so that the names of the weights stay as they are.
+        module.backbone.compile(**_compiler(config["compile"]))
     collect = Collect(**config["report"])
     callbacks: list[L.Callback] = [
+        *([FollowPhases()] if module.phases.steps else []),
         SelectionCheckpoint(
             dirpath=str(run_dir / "checkpoints"),
             selection=config["selection"],
@@ -164,4 +203,4 @@ def build(config: Config, run_dir: Path) -> Parts:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    return Parts(data, module, trainer, collect)
+    return Parts(data, module, trainer, collect, features)

@@ -18,8 +18,6 @@ __all__ = ["ALLOWED", "check_nodes", "find_class", "fits", "words"]
 ALLOWED = ("tl_lightning", "torch", "torchvision", "lightning", "timm", "torchmetrics")
 
 _PRIVATE = {"_target_", "_partial_", "_convert_", "_recursive_"}
-#: Keys, by the node's path, that are taken out of it before its class is built.
-_TAKEN = {"backbone": {"lora"}}
 
 
 def find_class(target: str, where: str, allowed: Sequence[str] = ALLOWED) -> tuple[Any, str]:
@@ -42,7 +40,10 @@ def find_class(target: str, where: str, allowed: Sequence[str] = ALLOWED) -> tup
 
 
 def check_nodes(
-    config: Mapping[str, Any], given: Mapping[str, set[str]], allowed: Sequence[str] = ALLOWED
+    config: Mapping[str, Any],
+    given: Mapping[str, set[str]],
+    allowed: Sequence[str] = ALLOWED,
+    taken: Mapping[str, set[str]] | None = None,
 ) -> list[str]:
     """Bind every node that has a ``_target_`` to its class's signature; return all faults.
 
@@ -51,6 +52,7 @@ def check_nodes(
         given: Arguments that code passes by itself, by the node's path (``adapter.*`` matches
             every node directly below ``adapter``).
         allowed: Packages whose classes may be built.
+        taken: Keys that code takes away before it builds the class, by the node's path.
     """
     faults: list[str] = []
     for path, node in _nodes(config, ""):
@@ -60,7 +62,8 @@ def check_nodes(
             continue
         parent = path.rpartition(".")[0]
         passed = given.get(path, given.get(f"{parent}.*", set()))
-        faults += _check_node(path, node, cls, passed)
+        kept = {key: v for key, v in node.items() if key not in (taken or {}).get(path, ())}
+        faults += _check_node(path, kept, cls, passed)
     return faults
 
 
@@ -75,7 +78,7 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _check_node(path: str, node: Mapping[str, Any], cls: Any, passed: set[str]) -> list[str]:
     parameters, open_ended = _parameters(cls)
     direct = inspect.signature(cls.__init__).parameters
-    keys = {key for key in node if key not in _PRIVATE | _TAKEN.get(path, set())}
+    keys = {key for key in node if key not in _PRIVATE}
     faults = []
     if not open_ended:
         settable = set(parameters) - passed

@@ -31,17 +31,24 @@ _CIRCUMSTANCES = (
     "callbacks",
     "checkpoint",
 )
+#: What of the cache changes what is learned.
+_OF_CACHE = ("images", "shorter", "features", "views")
 
 
 def group_of(config: dict[str, Any]) -> str:
     """Return a short hash that runs share when they differ by their seed only."""
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
-    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in ("images", "shorter")}
+    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
     # The one callback that changes the model.
     kept["average"] = (config.get("callbacks") or {}).get("average")
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _start_note(config: dict[str, Any]) -> list[str]:
+    own = config["backbone"].get("checkpoint")
+    return [f"the backbone starts from {own}"] if own else []
 
 
 def write_run(
@@ -54,6 +61,7 @@ def write_run(
     data: TransferData,
     collect: Collect,
     timing: dict[str, float],
+    features: dict[str, dict[str, float]],
     baseline_of: str | None,
 ) -> dict[str, Any]:
     """Write ``predictions.npz`` and ``report.json`` into ``run_dir``; return the report."""
@@ -82,7 +90,7 @@ def write_run(
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
         "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
-        "notes": data.notes(bool(config["backbone"].get("pretrained"))),
+        "notes": [*data.notes(bool(config["backbone"].get("pretrained"))), *_start_note(config)],
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),
@@ -94,6 +102,7 @@ def write_run(
             "counts": data.counts(),
             "fingerprint": data.fingerprint(),
             "quarantined": data.quarantined,
+            "features": features,
             "cached": {role: len(cache) for role, cache in data.caches.items()},
         },
         "config": config,

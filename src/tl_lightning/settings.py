@@ -14,16 +14,17 @@ from tl_lightning.callbacks.checkpoint import SELECTIONS
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
 
-__all__ = ["GIVEN", "Config", "check"]
+__all__ = ["GIVEN", "TAKEN", "Config", "check"]
 
 Config = dict[str, Any]
 
 #: What the code passes to a node besides its own keys.
 GIVEN = {
-    "model": {"backbone", "task", "optimizer", "lr", "schedule", "seed", "channels_last", "saved",
-              "adapters", "regularizers"},
+    "model": {"backbone", "task", "optimizer", "lr", "schedule", "phases", "layer_decay", "seed",
+              "channels_last", "saved", "adapters", "regularizers"},
     "head": {"in_features", "num_classes"},
     "loss": {"num_classes", "class_counts"},
     "adapter.*": {"in_features", "num_classes"},
@@ -31,6 +32,9 @@ GIVEN = {
     "optimizer": {"params"},
     "logger.*": {"save_dir"},
 }  # fmt: skip
+
+#: What the code takes from a node before it builds the class.
+TAKEN = {"backbone": {"checkpoint", "lora"}}
 
 
 def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
@@ -46,12 +50,12 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     faults = _top_level_faults(config) + _device_faults(config["trainer"])
     config = _resolve_target(_resolve_auto(config), allowed)
-    faults += check_nodes(config, GIVEN, allowed)
+    faults += check_nodes(config, GIVEN, allowed, TAKEN)
     if not faults:
-        faults = _range_faults(config, allowed) + _pair_faults(config)
+        faults = _range_faults(config, allowed) + _pair_faults(config) + _phase_faults(config)
     if faults:
         raise ConfigError(faults)
-    return config
+    return _resolve_phases(config)
 
 
 def _top_level_faults(config: Config) -> list[str]:
@@ -73,9 +77,26 @@ def _top_level_faults(config: Config) -> list[str]:
         for key, value in config["cache"].items()
         if not fits(value, hints[key])
     ]
+    own = config["backbone"].get("checkpoint")
+    if not (own is None or isinstance(own, str)):
+        faults.append(
+            f"backbone.checkpoint={own} is no path; type backbone.checkpoint=<run folder>"
+        )
+    if not isinstance(config["compile"], bool) and config["compile"] not in _compilers():
+        faults.append(
+            f"compile={config['compile']} is neither true nor false nor a backend of torch.compile "
+            f"({', '.join(_compilers())})"
+        )
+    decay = config.get("layer_decay", 1.0)
+    if not fits(decay, float) or not 0 < decay <= 1:
+        faults.append(f"layer_decay={decay} is not in (0, 1]; type layer_decay=0.75")
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
     return faults
+
+
+def _compilers() -> list[str]:
+    return ["inductor", "cudagraphs", "aot_eager", "eager"]
 
 
 def _range_faults(config: Config, allowed: list[str]) -> list[str]:
@@ -114,6 +135,7 @@ def _pair_faults(config: Config) -> list[str]:
             f"selection={config['selection']} scores target pictures, but data.target=null; "
             "type selection=source_val"
         )
+    faults += _feature_faults(config["cache"], config["data"], name)
     mixed = [name for name, alpha in config["data"]["mix"].items() if alpha]
     if config["adapter"] and mixed:
         faults.append(
@@ -137,6 +159,78 @@ def _pair_faults(config: Config) -> list[str]:
             "in it; type model=fine_tuning or backbone.lora.rank=0"
         )
     return faults
+
+
+def _feature_faults(cache: Config, data: Config, model: str) -> list[str]:
+    """Return why features cannot be stored as asked; what is frozen is known only once built."""
+    mode, views, augment = (cache.get("features"), cache.get("views"), data["augment"])
+    faults = []
+    if views is not None and views < 1:
+        faults.append(f"cache.views={views} is no number of views; type cache.views=8, or null")
+    elif views is not None and augment == "none":
+        faults.append(
+            f"cache.views={views}, but data.augment=none shows every picture alike; type "
+            "cache.views=null, or data.augment=light"
+        )
+    if mode not in ("full", "prefix"):
+        return faults
+    if views is None and augment != "none":
+        faults.append(
+            f"cache.features={mode} would show each picture alike in every epoch, but "
+            f"data.augment={augment}; type data.augment=none, or cache.views=8"
+        )
+    mixed = [name for name, alpha in data["mix"].items() if alpha]
+    if mixed:
+        faults.append(
+            f"cache.features={mode} with model={model} cannot mix pictures that it does not see, "
+            f"but data.mix.{mixed[0]}={data['mix'][mixed[0]]}; type data.mix.{mixed[0]}=0, or "
+            "cache.features=off"
+        )
+    return faults
+
+
+def _phase_faults(config: Config) -> list[str]:
+    """Return what is wrong with the phases; names of layers are known only once they are built."""
+    steps = config.get("phases", {}).get("steps")
+    if not steps:
+        return []
+    trainer, strategy = config["trainer"], config["trainer"]["strategy"]
+    faults = step_faults(steps, trainer["max_epochs"], config["optimizer"]["lr"])
+    model, _ = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])
+    if not getattr(model, "takes_phases", True):
+        faults.append(
+            f"model={config['model']['name']} never lets its backbone learn, but phases.steps has "
+            f"{len(steps)} steps; type phases=none or model=fine_tuning"
+        )
+    if isinstance(strategy, Mapping):
+        follows = strategy.get("find_unused_parameters") is True
+    else:
+        follows = strategy in ("auto", *_STRATEGIES, *_STRATEGIES.values())
+    if not follows:
+        faults.append(
+            f"trainer.strategy={strategy} cannot follow phases, which change in mid-run what "
+            "learns; type trainer.strategy=ddp"
+        )
+    return faults
+
+
+# Plain DDP waits for gradients of what a phase has frozen.
+_STRATEGIES = {
+    name: f"{name}_find_unused_parameters_true"
+    for name in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
+}
+
+
+def _resolve_phases(config: Config) -> Config:
+    """Make fractions of the run whole epochs, and choose a strategy that follows phases."""
+    phases, trainer = config.get("phases", {}), config["trainer"]
+    if phases.get("steps"):
+        phases["steps"] = resolved_steps(phases["steps"], trainer["max_epochs"])
+        alone = str(trainer["devices"]) == "1" and trainer["num_nodes"] == 1
+        strategy = "ddp" if trainer["strategy"] == "auto" and not alone else trainer["strategy"]
+        if isinstance(strategy, str):
+            trainer["strategy"] = _STRATEGIES.get(strategy, strategy)
+    return config
 
 
 def _device_faults(trainer: Config) -> list[str]:

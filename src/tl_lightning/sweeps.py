@@ -52,6 +52,7 @@ def report_folder(folder: Path) -> None:
         raise DataError(f"no folder at {folder}; type the path of a run's or a sweep's folder")
     from tl_lightning.report.page import write_page
     from tl_lightning.report.schema import read_report
+    from tl_lightning.report.study import is_study, write_study
     from tl_lightning.report.sweep import collect, render, summarise, write_sweep
 
     if (folder / "report.json").is_file():
@@ -60,6 +61,8 @@ def report_folder(folder: Path) -> None:
     page = write_sweep(folder)
     render(summarise(collect(folder)), console())
     print(f"page: {page}")
+    if is_study(collect(folder)):
+        print(f"study: {write_study(folder)}")
 
 
 def print_run(report: Mapping[str, Any], page: Path) -> None:

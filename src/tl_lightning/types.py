@@ -90,8 +90,8 @@ class LayerGroup:
         name: As the network calls them, such as ``layer4``; never ``head`` or ``backbone``.
         modules: What goes into evaluation mode where the group is frozen.
         parameters: Everything in it that can learn; no parameter is in two groups.
-        run: Maps the previous group's output to this one's, or None where the network is no chain
-            of its groups (then no group of that network has it).
+        run: Maps the previous group's output to this one's; None where the network is no chain of
+            its groups (then no group of that network has it), or where nobody asked.
     """
 
     name: str
@@ -117,6 +117,10 @@ class Backbone(Protocol):
         """Map normalised pictures ``(B, C, H, W)`` to features ``(B, D)``."""
         ...
 
-    def layer_groups(self) -> list[LayerGroup]:
-        """Return its groups from input to output; they hold every parameter and buffer once."""
+    def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
+        """Return its groups from input to output; they hold every parameter and buffer once.
+
+        Args:
+            chain: Whether ``run`` is wanted too; finding out may take a forward of the network.
+        """
         ...

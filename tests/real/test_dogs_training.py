@@ -50,7 +50,8 @@ def test_a_few_steps_on_real_dogs(model, real_data, weights, tmp_path) -> None:
 
 def test_lite0_takes_its_own_normalisation(weights) -> None:
     net = TimmBackbone(
-        name="tf_efficientnet_lite0", pretrained=True, lr_factor=0.1,
+        name="tf_efficientnet_lite0", pretrained=True, size=None, grad_checkpointing=False,
+        lr_factor=0.1,
         weights=str(weights / "tf_efficientnet_lite0.pth"),
     )  # fmt: skip
     assert (net.input_spec.mean, net.input_spec.std) == ((0.5,) * 3, (0.5,) * 3)
@@ -63,6 +64,7 @@ def test_mobilenet_finds_its_weights_without_a_download(weights) -> None:
         "tag": "IMAGENET1K_V1",
         "weights": None,
         "size": None,
+        "grad_checkpointing": False,
         "lr_factor": 0.1,
     }
     torch.manual_seed(0)

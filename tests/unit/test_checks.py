@@ -136,6 +136,7 @@ def choices(group: str) -> list[str]:
             "loss",
             "model",
             "optimizer",
+            "phases",
             "scheduler",
             "callbacks",
             "data",

@@ -17,11 +17,12 @@ from tl_lightning.tables import GROUPS, refreshed, sentence, table
 
 SOURCE = REPO / "src" / "tl_lightning"
 
-#: What each room may import from; errors, types, schedules and runtime are open to all.
+#: What each room may import from; errors, types, activations, schedules, runtime are open to all.
 RANKS = {
     "data": 0, "backbones": 0, "report": 0, "checking": 1, "tasks": 1, "adapters": 2,
     "regularizers": 2, "validators": 2, "modules": 3, "callbacks": 4, "settings": 5, "results": 5,
-    "building": 6, "pipeline": 7, "brackets": 7, "sweeps": 7, "cli": 8, "tables": 9,
+    "feature_plan": 5, "own_weights": 5, "building": 6, "extraction": 6, "pipeline": 7,
+    "brackets": 7, "sweeps": 7, "cli": 8, "tables": 9,
 }  # fmt: skip
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tl_lightning.activations import Activation, activation
 from tl_lightning.adapters.base import Adapter
 from tl_lightning.schedules import sigmoid_ramp
-from tl_lightning.tasks.head import Activation, activation
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["DANN", "dann_loss", "reverse_gradient"]

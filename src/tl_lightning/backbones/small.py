@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.activations import MONOTONE, Activation
+from tl_lightning.activations import activation as make_activation
+from tl_lightning.errors import ConfigError
 from tl_lightning.types import InputSpec, LayerGroup
 
 __all__ = ["ConvNet"]
-
-# All of them never decrease, so that pooling before the activation gives the same values as after
-# it, on a quarter of the pixels.
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "elu": nn.ELU,
-    "leaky_relu": nn.LeakyReLU,
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-}
 
 
 class ConvNet(nn.Module):
@@ -36,7 +29,7 @@ class ConvNet(nn.Module):
         size: Height and width of the pictures in pixels.
         widths: Output channels of each block.
         kernel_size: Side of every convolution's kernel; odd, so that padding keeps the side.
-        activation: ``"relu"``, ``"tanh"``, ``"elu"`` or ``"leaky_relu"``.
+        activation: After every convolution and after the last linear layer.
         norm: Batch norm after every convolution (Ioffe and Szegedy, ICML 2015).
         channel_dropout: Probability that a channel of a block's output is dropped (Tompson et al.,
             CVPR 2015).
@@ -68,7 +61,7 @@ class ConvNet(nn.Module):
         size: int,
         widths: Sequence[int],
         kernel_size: int,
-        activation: str,
+        activation: Activation,
         norm: bool,
         channel_dropout: float,
         features: int | None,
@@ -78,11 +71,6 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         faults = []
-        if activation not in _ACTIVATIONS:
-            faults.append(
-                f"no activation {activation!r}: {nearest(activation, _ACTIVATIONS)}; "
-                "set backbone.activation=relu"
-            )
         if kernel_size < 1 or kernel_size % 2 == 0:
             faults.append(f"kernel_size must be odd, got {kernel_size}; set backbone.kernel_size=3")
         if not widths or size >> len(widths) < 1:
@@ -98,7 +86,6 @@ class ConvNet(nn.Module):
         if faults:
             raise ConfigError(faults)
 
-        act = _ACTIVATIONS[activation]
         self.lr_factor = lr_factor
         self.blocks = nn.Sequential()
         channels, side = len(mean), size
@@ -109,15 +96,16 @@ class ConvNet(nn.Module):
                 nn.Sequential(
                     conv,
                     nn.BatchNorm2d(width) if norm else nn.Identity(),
-                    nn.MaxPool2d(2),
-                    act(),
+                    *_pooled(activation),
                     nn.Dropout2d(channel_dropout),
                 )
             )
             channels, side = width, side // 2
         flat = channels * side * side
         self.neck = (
-            nn.Identity() if features is None else nn.Sequential(nn.Linear(flat, features), act())
+            nn.Identity()
+            if features is None
+            else nn.Sequential(nn.Linear(flat, features), make_activation(activation))
         )
         self.out_features = flat if features is None else features
         self.input_spec = InputSpec(size=size, mean=tuple(mean), std=tuple(std))
@@ -128,7 +116,7 @@ class ConvNet(nn.Module):
         features: Tensor = self.neck(maps.flatten(1))
         return features
 
-    def layer_groups(self) -> list[LayerGroup]:
+    def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
         """Return one group a block, then the last layer with the flattening before it."""
         groups = [
             LayerGroup(f"block{k}", (block,), tuple(block.parameters()), block)
@@ -139,3 +127,13 @@ class ConvNet(nn.Module):
             *groups,
             LayerGroup("neck", (neck,), tuple(neck.parameters()), lambda x: neck(x.flatten(1))),
         ]
+
+
+def _pooled(name: Activation) -> tuple[nn.Module, nn.Module]:
+    """Return activation and pooling in the cheaper order that gives the same values.
+
+    The largest of four values stays the largest under a function that never decreases, so pooling
+    first spares three quarters of the work.
+    """
+    pool, act = nn.MaxPool2d(2), make_activation(name)
+    return (pool, act) if name in MONOTONE else (act, pool)

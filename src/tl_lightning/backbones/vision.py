@@ -3,75 +3,23 @@
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from tl_lightning.backbones.groups import chain_of, groups_of
+from tl_lightning.backbones.network import Network
+from tl_lightning.backbones.weights import load_weights
 from tl_lightning.errors import CheckpointError, ConfigError, nearest
-from tl_lightning.types import InputSpec, LayerGroup
+from tl_lightning.types import InputSpec
 
-__all__ = ["TimmBackbone", "TorchvisionBackbone", "read_weights"]
-
-
-def read_weights(path: str) -> dict[str, Tensor]:
-    """Read a state dict from ``.safetensors`` or a torch file, without executing any code in it.
-
-    Raises:
-        CheckpointError: If the file is missing, unreadable, or holds something else.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise CheckpointError(
-            f"no weights file at backbone.weights={path}; "
-            "type the path of a .pth, .pt or .safetensors file"
-        )
-    try:
-        state: Any = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # torch and safetensors raise many kinds for a bad file
-        raise CheckpointError(
-            f"cannot read backbone.weights={path}: {type(error).__name__}; it must be a "
-            "safetensors file or a torch file that holds tensors only"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(torch.is_tensor(v) for v in state.values()):
-        raise CheckpointError(f"backbone.weights={path} holds no state dict of tensors")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+__all__ = ["TimmBackbone", "TorchvisionBackbone"]
 
 
-def _load(net: nn.Module, path: str, classifier: str) -> None:
-    """Load a file into ``net``; only the old classifier (under ``classifier``) may be left over."""
-    state = read_weights(path)
-    own = net.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    missing = [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]
-    if missing:
-        raise CheckpointError(
-            f"backbone.weights={path} does not fit this backbone: {len(missing)} of {len(own)} "
-            f"tensors are missing or of another shape, such as {missing[0]}"
-        )
-    alien = [k for k in state if k not in own and not k.startswith(classifier)]
-    if alien:
-        raise CheckpointError(
-            f"backbone.weights={path} does not fit this backbone: it also holds {alien[0]} "
-            f"and {len(alien) - 1} more tensors that the backbone has no place for"
-        )
-    net.load_state_dict(fitting, strict=False)
-
-
-class TorchvisionBackbone(nn.Module):
+class TorchvisionBackbone(Network):
     """Any classification network of torchvision without its last linear layer.
 
     Args:
@@ -81,6 +29,7 @@ class TorchvisionBackbone(nn.Module):
         weights: A file with the weights instead, or None.
         size: Height and width of the pictures in pixels, or None for what the weights were trained
             with.
+        grad_checkpointing: Whether activations are computed again in the backward pass.
         lr_factor: How fast it learns relative to new layers.
 
     Raises:
@@ -96,6 +45,7 @@ class TorchvisionBackbone(nn.Module):
         tag: str,
         weights: str | None,
         size: int | None,
+        grad_checkpointing: bool,
         lr_factor: float,
     ) -> None:
         super().__init__()
@@ -135,39 +85,8 @@ class TorchvisionBackbone(nn.Module):
                     setattr(net, auxiliary, None)
         classifier, self.out_features = _drop_classifier(net)
         if weights is not None:
-            _load(net, weights, classifier)
-        self.net = net
-        self.name = name
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map ``(B, 3, H, W)`` to ``(B, D)``."""
-        out: Tensor = self.net(inputs)
-        return out.flatten(1)
-
-    def layer_groups(self) -> list[LayerGroup]:
-        """Return the layer groups under torchvision's names; see :func:`groups_of`."""
-        return _groups(self)
-
-
-#: How the networks met so far are joined, by what they are: found out once a process.
-_joins: dict[tuple[str, str, int], str | None] = {}
-
-
-def _groups(backbone: TorchvisionBackbone | TimmBackbone) -> list[LayerGroup]:
-    """Return a backbone's groups; whether they are a chain is tried out the first time."""
-    size = backbone.input_spec.size
-    key = (type(backbone).__name__, backbone.name, size)
-    if key not in _joins:
-        _joins[key] = chain_of(backbone.net, size)
-    groups = groups_of(backbone.net, _joins[key])
-    last = groups[-1]
-    if last.run is not None:
-        groups[-1] = replace(last, run=partial(_flat, last.run))
-    return groups
-
-
-def _flat(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return run(x).flatten(1)
+            load_weights(net, weights, classifier)
+        self.take(net, name, grad_checkpointing)
 
 
 def _fetch(entry: Any, name: str) -> Mapping[str, Any]:
@@ -208,7 +127,7 @@ def _drop_classifier(net: nn.Module) -> tuple[str, int]:
     return path, layer.in_features
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Network):
     """Any network of timm, pooled, without its classifier.
 
     Args:
@@ -217,6 +136,7 @@ class TimmBackbone(nn.Module):
         weights: A file with the weights instead, or None.
         size: Height and width of the pictures in pixels, or None for what the weights were trained
             with; position embeddings are interpolated.
+        grad_checkpointing: Whether activations are computed again in the backward pass.
         lr_factor: How fast it learns relative to new layers.
 
     Raises:
@@ -231,6 +151,7 @@ class TimmBackbone(nn.Module):
         pretrained: bool,
         weights: str | None,
         size: int | None,
+        grad_checkpointing: bool,
         lr_factor: float,
     ) -> None:
         super().__init__()
@@ -256,7 +177,7 @@ class TimmBackbone(nn.Module):
                 "backbone.weights=<file>, or backbone.pretrained=false to start from random weights"
             ) from error
         if weights is not None:
-            _load(net, weights, net.default_cfg.get("classifier", "classifier"))
+            load_weights(net, weights, net.default_cfg.get("classifier", "classifier"))
         config = timm.data.resolve_model_data_config(net)
         self.input_spec = InputSpec(
             size=size or int(config["input_size"][-1]),
@@ -266,17 +187,7 @@ class TimmBackbone(nn.Module):
             crop_pct=float(config["crop_pct"]),
         )
         self.out_features = int(getattr(net, "head_hidden_size", None) or net.num_features)
-        self.net = net
-        self.name = name
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map ``(B, 3, H, W)`` to ``(B, D)``."""
-        out: Tensor = self.net(inputs)
-        return out
-
-    def layer_groups(self) -> list[LayerGroup]:
-        """Return the layer groups under timm's names; see :func:`groups_of`."""
-        return _groups(self)
+        self.take(net, name, grad_checkpointing)
 
 
 def _timm_size(name: str, size: int | None) -> dict[str, int]:

@@ -42,7 +42,8 @@ class Collect(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         training = pl_module.training
         pl_module.eval()
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        precision = trainer.precision_plugin.forward_context()
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(), precision:
             for role in data.roles:
                 loader, places = data.sample_loader(role, self.samples)
                 found = [
@@ -58,6 +59,10 @@ class Collect(L.Callback):
         for role in data.roles:
             chosen = (data.sample_places(role, n) for n in (self.samples, self.examples))
             self.wanted[role] = tuple(set(places) for places in chosen)  # type: ignore[assignment]
+            if f"{role}/test" in data.features:  # then test batches hold no pictures
+                loader, places = data.sample_loader(role, self.examples, pictures=True)
+                shown = torch.cat([batch["inputs"] for batch in loader])
+                self.pictures[role] = dict(zip(places, shown, strict=True))
 
     def on_test_batch_end(
         self,
@@ -79,7 +84,7 @@ class Collect(L.Callback):
         kept = {place: features[k] for k, place in enumerate(index) if place in drawn}
         self.after.setdefault(role, {}).update(kept)
         for k, place in enumerate(batch["index"].tolist()):
-            if place in shown:
+            if place in shown and batch["inputs"].dtype == torch.uint8:
                 self.pictures.setdefault(role, {})[place] = batch["inputs"][k].cpu()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,10 +25,13 @@ class EpochLines(L.Callback):
         """Start the clock."""
         self.started = time.monotonic()
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line."""
-        values = trainer.callback_metrics
+        # Asked for on every rank: the ranks' means are taken here, and one alone would wait.
+        self._print(trainer, trainer.callback_metrics)
+
+    @rank_zero_only
+    def _print(self, trainer: L.Trainer, values: Mapping[str, Any]) -> None:
         shown = "  ".join(f"{name} {float(values[name]):.3f}" for name in SHOWN if name in values)
         seconds = time.monotonic() - self.started
         total = trainer.max_epochs

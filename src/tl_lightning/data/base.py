@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from tl_lightning.data.augment import Augment, Centre, augmentation
@@ -14,6 +15,7 @@ from tl_lightning.data.cache import CacheSettings, PictureCache, worth_it
 from tl_lightning.data.dataset import ArrayDataset, Domain, EvalDataset, PictureDataset, Split
 from tl_lightning.data.decode import build_cache
 from tl_lightning.data.facts import DOMAINS, Facts
+from tl_lightning.data.features import FeatureLoader, Features
 from tl_lightning.data.mixing import Mixing
 from tl_lightning.data.reading import shorter_side
 from tl_lightning.data.sampler import DomainSampler, EvalSampler, spread
@@ -49,6 +51,9 @@ class TransferData(Facts, L.LightningDataModule):
         pin_memory: Whether batches are copied to page-locked memory (for a GPU).
     """
 
+    #: Whether what is computed of its pictures can be kept by their places in a split.
+    storable: ClassVar[bool] = True
+
     def __init__(
         self,
         *,
@@ -77,6 +82,8 @@ class TransferData(Facts, L.LightningDataModule):
         self.spec: InputSpec | None = None
         self.found: dict[str, Domain] = {}
         self.caches: dict[str, PictureCache] = {}
+        #: Of a frozen network, by ``role/split``; shown instead of the pictures.
+        self.features: dict[str, Features] = {}
         #: Pictures left out because they cannot be read: a sentence each, by domain.
         self.quarantined: dict[str, list[str]] = {}
 
@@ -168,16 +175,15 @@ class TransferData(Facts, L.LightningDataModule):
         self.discover()
 
     # -- loaders -----------------------------------------------------------------------------
-    def train_dataloader(self) -> dict[str, DataLoader[Any]]:
+    def train_dataloader(self) -> dict[str, DataLoader[Any] | FeatureLoader]:
         """Return one loader a domain that trains; target batches hold no labels."""
         trainer = self.trainer
         assert trainer is not None
         # Batches done in all epochs so far: a resumed run goes on at exactly this place.
         total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         epoch, start = divmod(total.processed, self.num_batches)
-        loaders = {}
+        loaders: dict[str, DataLoader[Any] | FeatureLoader] = {}
         for role, split in self.training_splits().items():
-            dataset = self._dataset(role, split, train=True)
             sampler = self._sampler(
                 split,
                 batch_size=self.batch_size,
@@ -189,6 +195,11 @@ class TransferData(Facts, L.LightningDataModule):
                 epoch=epoch,
                 start=start,
             )
+            features = self.features.get(f"{role}/train")
+            if features is not None:
+                loaders[role] = FeatureLoader(features, split.labels, self.batch_size, sampler)
+                continue
+            dataset = self._dataset(role, split, train=True)
             loaders[role] = self._loader(dataset, self.batch_size, sampler)
         return loaders
 
@@ -218,11 +229,11 @@ class TransferData(Facts, L.LightningDataModule):
                     batch["inputs"], batch["labels"], mix_seeds(*seeds)
                 )
 
-    def val_dataloader(self) -> list[DataLoader[Any]]:
+    def val_dataloader(self) -> list[DataLoader[Any] | FeatureLoader]:
         """Return the validation loaders, source first; the target's hold no labels."""
         return [
             self._eval_loader(
-                role,
+                f"{role}/val",
                 self.found[role].val
                 if role in self.val_labels
                 else self.found[role].val.without_labels(),
@@ -230,16 +241,23 @@ class TransferData(Facts, L.LightningDataModule):
             for role in self.roles
         ]
 
-    def test_dataloader(self) -> list[DataLoader[Any]]:
+    def test_dataloader(self) -> list[DataLoader[Any] | FeatureLoader]:
         """Return the test loaders with labels, source first."""
-        return [self._eval_loader(role, self.found[role].test) for role in self.roles]
+        return [self._eval_loader(f"{role}/test", self.found[role].test) for role in self.roles]
 
-    def sample_loader(self, role: str, count: int) -> tuple[DataLoader[Any], list[int]]:
-        """Return a loader of ``count`` test pictures without labels, spread over the split.
+    def sample_loader(
+        self, role: str, count: int, pictures: bool = False
+    ) -> tuple[Iterable[Any], list[int]]:
+        """Return batches of ``count`` test pictures without labels, spread over the split.
 
-        Every rank gets all of them. Also returns their places in the split.
+        Every rank gets all of them. Also returns their places in the split. Where there are stored
+        features they stand for the pictures, unless it must be ``pictures``.
         """
         places = self.sample_places(role, count)
+        features = self.features.get(f"{role}/test")
+        if features is not None and not pictures:
+            index = torch.tensor(places)
+            return [{"inputs": features.rows(index), "index": index}], places
         split = self.found[role].test.without_labels().subset(places)
         sampler = EvalSampler(size=len(split))
         dataset = EvalDataset(self._dataset(role, split, train=False))
@@ -249,12 +267,28 @@ class TransferData(Facts, L.LightningDataModule):
         """Return the places of at most ``count`` test pictures, spread over the split."""
         return spread(len(self.found[role].test), count)
 
-    def _eval_loader(self, role: str, split: Split) -> DataLoader[Any]:
+    def _eval_loader(self, name: str, split: Split) -> DataLoader[Any] | FeatureLoader:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EvalSampler(size=len(split), rank=rank, world=world)
-        dataset = EvalDataset(self._dataset(role, split, train=False))
+        if name in self.features:
+            return FeatureLoader(self.features[name], split.labels, self.eval_batch_size, sampler)
+        dataset = EvalDataset(self._dataset(name.partition("/")[0], split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler)
+
+    def picture_loader(
+        self, role: str, split: Split, batch_size: int, sampler: Any, augmented: bool
+    ) -> DataLoader[Any]:
+        """Return a loader of a split's pictures, for what looks at them once."""
+        return self._loader(self._dataset(role, split, train=augmented), batch_size, sampler)
+
+    def stored_splits(self) -> dict[str, Split]:
+        """Return by ``role/split`` every split that a run shows to the model."""
+        found = {f"{role}/train": split for role, split in self.training_splits().items()}
+        for role in self.roles:
+            found[f"{role}/val"] = self.found[role].val
+            found[f"{role}/test"] = self.found[role].test
+        return found
 
     def _dataset(self, role: str, split: Split, train: bool) -> PictureDataset | ArrayDataset:
         assert self.spec is not None, "attach() comes before the loaders"

@@ -48,6 +48,10 @@ class CacheSettings:
     """What to cache and where.
 
     Attributes:
+        features: ``full``: a frozen backbone runs once a picture; ``prefix``: its first layer
+            groups that never learn do; ``off``; or ``auto``: ``full`` where a model of frozen
+            features trains without augmentation.
+        views: Augmented views stored of every training picture, or None: the plain picture.
         images: ``decoded``, ``off``, or ``auto``: decoded where more than one epoch trains and
             the pictures take at most ``limit_gb`` and half of the free disk.
         dir: The folder, or None for :func:`cache_root`.
@@ -59,12 +63,18 @@ class CacheSettings:
     dir: str | None = None
     shorter: int | None = None
     limit_gb: float = 0.0
+    features: Literal["off", "full", "prefix", "auto"] = "off"
+    views: int | None = None
 
     @property
     def folder(self) -> Path:
         """The folder for pictures."""
-        root = cache_root() if self.dir is None else Path(self.dir).expanduser()
-        return root / "images"
+        return self.root / "images"
+
+    @property
+    def root(self) -> Path:
+        """The folder above everything that is cached."""
+        return cache_root() if self.dir is None else Path(self.dir).expanduser()
 
 
 class PictureCache:

@@ -25,7 +25,7 @@ from tl_lightning.data.threads import in_order, pool_of
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
-__all__ = ["build_cache"]
+__all__ = ["build_cache", "file_stamps"]
 
 #: Raise when the same settings give other bytes: older caches are then left aside.
 _FORMAT = 1
@@ -52,7 +52,7 @@ def build_cache(
     change = split.change and [type(split.change).__name__, sorted(vars(split.change).items())]
     how = json.dumps([_FORMAT, shorter, spec.interpolation, change], default=str)
     family = settings.folder / f"{name}-{_digest(how)}"
-    names, stamps = list(split.names), _stamps(split)
+    names, stamps = list(split.names), file_stamps(split)
     folder = family / _digest(json.dumps(names) + stamps.tobytes().hex())
     with locked(family / "build"):
         with contextlib.suppress(OSError, KeyError, ValueError):
@@ -77,7 +77,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _stamps(split: Split) -> NDArray[np.int64]:
+def file_stamps(split: Split) -> NDArray[np.int64]:
     """Return size and time of change of every file."""
     try:
         found = [os.stat(Path(path)) for path in split.pictures]

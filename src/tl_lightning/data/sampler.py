@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
-from tl_lightning.data.seeds import mix
+from tl_lightning.data.seeds import mix, mix_last
 
 __all__ = ["ChunkSampler", "DomainSampler", "EvalSampler", "spread"]
 
@@ -73,12 +74,23 @@ class DomainSampler(Sampler[tuple[int, int]]):
         return self.num_batches * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        positions = self._positions()
+        places = islice(self._passes(), positions.start, positions.stop, self.world)
+        for position, index in zip(positions, places, strict=True):
+            yield index, mix(self.seed, self.domain, self.epoch, position)
+
+    def arrays(self) -> tuple[Tensor, Tensor]:
+        """Return what iterating yields, all indices and all seeds at once."""
+        positions = self._positions()
+        places = islice(self._passes(), positions.start, positions.stop, self.world)
+        seeds = mix_last((self.seed, self.domain, self.epoch), np.array(positions, dtype=np.int64))
+        return torch.tensor(list(places), dtype=torch.int64), torch.from_numpy(seeds)
+
+    def _positions(self) -> range:
         # Tied to the epoch, not to the first call: Lightning makes two iterators when it resumes.
         start = self.start if self.epoch == self.first_epoch else 0
-        first, last = start * self.batch_size * self.world + self.rank, len(self) * self.world
-        places = islice(self._passes(), first, last, self.world)
-        for position, index in zip(range(first, last, self.world), places, strict=True):
-            yield index, mix(self.seed, self.domain, self.epoch, position)
+        first = start * self.batch_size * self.world + self.rank
+        return range(first, len(self) * self.world, self.world)
 
     def _passes(self) -> Iterator[int]:
         """Yield the samples of the epoch for all ranks, one pass after the other."""
@@ -142,6 +154,11 @@ class EvalSampler(Sampler[tuple[int, int]]):
         for k in range(len(self)):
             position = k * self.world + self.rank
             yield min(position, self.size - 1), int(position < self.size)
+
+    def arrays(self) -> tuple[Tensor, Tensor]:
+        """Return what iterating yields, all indices and all marks at once."""
+        positions = torch.arange(len(self)) * self.world + self.rank
+        return positions.clamp(max=self.size - 1), (positions < self.size).long()
 
 
 def spread(size: int, count: int) -> list[int]:

@@ -43,6 +43,8 @@ class StreamData(TransferData):
 
     #: A target without a url is no target, see :class:`FileData`.
     target_optional: ClassVar[bool] = True
+    #: Labels come with the pictures, which have no places of their own.
+    storable: ClassVar[bool] = False
     #: What to type for a target.
     target_key: ClassVar[str] = "url=<folder or address>"
 

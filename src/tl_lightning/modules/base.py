@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from tl_lightning.data.seeds import mix
+from tl_lightning.modules.learning import Learning, OptimizerFactory
+from tl_lightning.modules.means import Means
+from tl_lightning.modules.phases import Phases
 from tl_lightning.regularizers.base import Regularizer
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
-from tl_lightning.types import Backbone, Batch, Terms, View
+from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
 from tl_lightning.validators.unlabelled import UnlabelledScores
 
 __all__ = ["DOMAINS", "TransferModule"]
 
 DOMAINS = ("source", "target")
-OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 
-class TransferModule(L.LightningModule):
+class TransferModule(Learning):
     """A backbone, a task and the loop around them; a model says only which losses it has.
 
     Args:
@@ -35,6 +33,9 @@ class TransferModule(L.LightningModule):
         optimizer: Builds the optimizer from named parameter groups with their learning rates.
         lr: Learning rate of new layers; the backbone learns at ``lr * backbone.lr_factor``.
         schedule: From progress to a factor on every learning rate.
+        phases: Which layers learn from which epoch on.
+        layer_decay: Layer group ``k`` of the ``n`` that hold parameters learns at ``lr *
+            backbone.lr_factor * layer_decay ** (n - 1 - k)`` (Clark et al., "ELECTRA", ICLR 2020).
         seed: The run's seed, for the random numbers of each step.
         channels_last: Whether pictures are laid out with channels last (faster for convolutions).
         regularizers: Further terms by name, added to every step's loss.
@@ -45,6 +46,8 @@ class TransferModule(L.LightningModule):
     train_on: ClassVar[tuple[str, ...]] = ("source",)
     #: ``joint`` puts all domains through the backbone in one batch, ``separate`` one by one.
     forward_mode: Literal["joint", "separate"] = "joint"
+    #: Whether what learns may change from phase to phase.
+    takes_phases: ClassVar[bool] = True
     mean: Tensor
     std: Tensor
 
@@ -57,6 +60,8 @@ class TransferModule(L.LightningModule):
         optimizer: OptimizerFactory,
         lr: float,
         schedule: Schedule,
+        phases: Phases,
+        layer_decay: float,
         seed: int,
         channels_last: bool,
         regularizers: dict[str, Regularizer],
@@ -71,9 +76,15 @@ class TransferModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.lr = lr
         self.schedule = schedule
+        self.phases = phases
+        self.learns = phases.learning(backbone.layer_groups())
+        self.layer_decay = layer_decay
         self.seed = seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.progress = 0.0
+        #: What features that stand for pictures still have to pass, see :meth:`extract`.
+        self.rest: tuple[LayerGroup, ...] = ()
+        self.means = Means()
         # Plain dicts, lists and numbers only: a checkpoint loads under weights_only=True.
         self.save_hyperparameters(saved)
         spec = backbone.input_spec
@@ -91,21 +102,19 @@ class TransferModule(L.LightningModule):
         """Return the named loss terms of one training step; their sum is minimised."""
         raise NotImplementedError
 
-    def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
-        """Return every parameter once, by group name, with the group's factor on ``lr``."""
-        factor = self.backbone.lr_factor
-        return {
-            "backbone": (list(self.backbone.parameters()), factor),
-            "head": (list(self.task.parameters()), 1.0),
-        }
-
-    def frozen_depth(self) -> int:
-        """Return how many of the backbone's layer groups, from the input on, never learn."""
-        return 0
-
     def extract(self, inputs: Tensor) -> Tensor:
-        """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``."""
-        out: Tensor = self.backbone(self.normalise(inputs))
+        """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``.
+
+        Anything but uint8 comes from the feature cache and has passed the layers before
+        ``self.rest`` already.
+        """
+        if inputs.dtype == torch.uint8:
+            out: Tensor = self.backbone(self.normalise(inputs))
+            return out
+        out = inputs.contiguous(memory_format=self.layout) if inputs.dim() == 4 else inputs
+        for group in self.rest:
+            assert group.run is not None
+            out = group.run(out)
         return out
 
     # -- what every model shares -------------------------------------------------------------
@@ -151,7 +160,13 @@ class TransferModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step by its place in the run, so that a resumed run draws the same numbers."""
-        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        seed = mix(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        if self.device.type == "cpu":
+            # torch.manual_seed also notes, with a traceback each time, what every kind of device
+            # would have to do once it is used: a quarter of a step on stored features.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
         done = self.trainer.num_training_batches * self.current_epoch + batch_idx
         self.progress = min(1.0, done / total)
@@ -166,7 +181,14 @@ class TransferModule(L.LightningModule):
         return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
 
     def _record(self, values: dict[str, Any], size: int) -> None:
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        self.means.add(values, size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the epoch's means with its last step: logging every step would cost more than it."""
+        last = batch_idx + 1 == self.trainer.num_training_batches
+        if last or self.global_step == self.trainer.max_steps:
+            means, size = self.means.take()
+            self.log_dict(means, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -216,28 +238,12 @@ class TransferModule(L.LightningModule):
                 self.log_dict(metrics.compute())
             metrics.reset()
 
-    def configure_optimizers(self) -> Any:
-        """Put every parameter that may learn into a named group from the first step on."""
-        groups = []
-        for name, (parameters, share) in self.parameter_groups().items():
-            learning = [p for p in parameters if p.requires_grad]
-            if learning:
-                groups.append({"params": learning, "lr": self.lr * share, "name": name})
-        optimizer = self.make_optimizer(groups)
-
-        def factor(step: int) -> float:
-            # Asked for late: the estimate makes the loaders, and a resumed run must know its place
-            # by then, which it does not yet while the optimizers are made (step 0).
-            total = self.trainer.estimated_stepping_batches if step else 1
-            return self.schedule(min(1.0, step / total))
-
-        rate = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": rate}
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store this run's progress: weights of adversarial terms depend on it."""
         checkpoint["progress"] = self.progress
+        checkpoint["means"] = self.means.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the stored progress."""
         self.progress = float(checkpoint["progress"])
+        self.means.load_state_dict(checkpoint.get("means", {}))

@@ -30,6 +30,8 @@ class FeatureExtraction(FineTuning):
     statistics, which do not move), builds no graph, and is in no optimizer group.
     """
 
+    takes_phases: ClassVar[bool] = False
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.backbone.requires_grad_(False)

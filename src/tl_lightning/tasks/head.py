@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "Activation", "Head", "activation"]
+from tl_lightning.activations import ACTIVATIONS, Activation
 
-Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu", "elu", "identity"]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "identity": nn.Identity,
-}
-
-
-def activation(name: Activation) -> nn.Module:
-    """Return a fresh activation module by its usual name.
-
-    >>> activation("tanh")
-    Tanh()
-    """
-    return ACTIVATIONS[name]()
+__all__ = ["Head"]
 
 
 class Head(nn.Module):

@@ -10,14 +10,18 @@ from tl_lightning.backbones.vision import TimmBackbone, TorchvisionBackbone
 from tl_lightning.errors import ConfigError
 
 
-def torchvision(name: str, size: int | None = 64) -> TorchvisionBackbone:
+def torchvision(name: str, size: int | None = 64, again: bool = False) -> TorchvisionBackbone:
     return TorchvisionBackbone(
-        name=name, pretrained=False, tag="DEFAULT", weights=None, size=size, lr_factor=0.1
-    )
+        name=name, pretrained=False, tag="DEFAULT", weights=None, size=size,
+        grad_checkpointing=again, lr_factor=0.1,
+    )  # fmt: skip
 
 
-def timm(name: str, size: int | None = 64) -> TimmBackbone:
-    return TimmBackbone(name=name, pretrained=False, weights=None, size=size, lr_factor=0.1)
+def timm(name: str, size: int | None = 64, again: bool = False) -> TimmBackbone:
+    return TimmBackbone(
+        name=name, pretrained=False, weights=None, size=size, grad_checkpointing=again,
+        lr_factor=0.1,
+    )  # fmt: skip
 
 
 def small(features: int | None) -> ConvNet:
@@ -61,7 +65,7 @@ def test_the_chain_of_groups_is_the_network(kind: str, name: str) -> None:
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         wanted = net(x)
-        for group in net.layer_groups():
+        for group in net.layer_groups(chain=True):
             x = group.run(x)
     assert torch.equal(x, wanted)
     assert x.shape == (2, net.out_features)
@@ -70,7 +74,7 @@ def test_the_chain_of_groups_is_the_network(kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), cases(OTHERS))
 def test_what_is_no_chain_says_so(kind: str, name: str) -> None:
     net = MAKE[kind](name, None if name == "vit_b_16" else 64)
-    assert all(group.run is None for group in net.layer_groups())
+    assert all(group.run is None for group in net.layer_groups(chain=True))
 
 
 @pytest.mark.parametrize("features", [None, 5])
@@ -78,7 +82,7 @@ def test_the_small_network_is_a_chain(features: int | None) -> None:
     net = small(features).eval()
     x = torch.randn(2, 3, 16, 16)
     wanted = net(x)
-    for group in net.layer_groups():
+    for group in net.layer_groups(chain=True):
         x = group.run(x)
     assert torch.equal(x, wanted)
 
@@ -87,7 +91,7 @@ def test_looking_leaves_modes_as_they_were() -> None:
     net = torchvision("resnet18").train()
     net.net.layer1.eval()
     before = {name: b.clone() for name, b in net.named_buffers()}
-    net.layer_groups()
+    net.layer_groups(chain=True)
     assert net.training
     assert not net.net.layer1[0].bn1.training
     assert net.net.layer2[0].bn1.training
@@ -112,3 +116,44 @@ def test_pictures_of_another_size(net: tuple[str, str]) -> None:
 def test_a_fixed_size_is_refused_in_a_sentence() -> None:
     with pytest.raises(ConfigError, match=r"vit_b_16 .* takes pictures of 224 pixels only, got"):
         torchvision("vit_b_16", 96)
+
+
+def step(net, x):
+    """Return the loss's gradients, the buffers after a step, and the bytes kept for backward."""
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.nbytes)
+        return tensor
+
+    torch.manual_seed(3)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = net(x)
+    out.square().mean().backward()
+    gradients = {name: p.grad for name, p in net.named_parameters()}
+    return gradients, dict(net.named_buffers()), sum(kept)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_recomputing_changes_neither_gradients_nor_running_statistics(name: str) -> None:
+    plain, again = torchvision(name), torchvision(name, again=True)
+    again.load_state_dict(plain.state_dict())
+    x = torch.randn(4, 3, 64, 64)
+    (a, b, whole), (c, d, less) = step(plain.train(), x), step(again.train(), x)
+    assert all(torch.equal(a[key], c[key]) for key in a)
+    assert all(torch.equal(b[key], d[key]) for key in b)
+    assert less < 0.3 * whole
+
+
+def test_a_transformer_recomputes_by_itself() -> None:
+    plain, again = timm("vit_tiny_patch16_224"), timm("vit_tiny_patch16_224", again=True)
+    again.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    (a, _, whole), (c, _, less) = step(plain.train(), x), step(again.train(), x)
+    assert all(torch.allclose(a[key], c[key], atol=1e-7) for key in a)
+    assert less < 0.3 * whole
+
+
+def test_what_cannot_recompute_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"vit_b_16 is no chain of layers, so that backbone.grad"):
+        torchvision("vit_b_16", None, again=True)

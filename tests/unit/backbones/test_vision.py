@@ -12,19 +12,34 @@ from tl_lightning.backbones.vision import (
     TimmBackbone,
     TorchvisionBackbone,
     nearest_timm,
-    read_weights,
 )
+from tl_lightning.backbones.weights import read_weights
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.modules import TransferModule
 
+PLAIN = {"size": None, "grad_checkpointing": False}
+
 
 def torchvision(name: str = "resnet18", **changes) -> TorchvisionBackbone:
-    plain = {"pretrained": False, "tag": "DEFAULT", "weights": None, "size": None, "lr_factor": 0.1}
+    plain = {
+        "pretrained": False,
+        "tag": "DEFAULT",
+        "weights": None,
+        "size": None,
+        "grad_checkpointing": False,
+        "lr_factor": 0.1,
+    }
     return TorchvisionBackbone(name=name, **{**plain, **changes})
 
 
 def timm(name: str = "resnet18", **changes) -> TimmBackbone:
-    plain = {"pretrained": False, "weights": None, "size": None, "lr_factor": 0.1}
+    plain = {
+        "pretrained": False,
+        "weights": None,
+        "size": None,
+        "grad_checkpointing": False,
+        "lr_factor": 0.1,
+    }
     return TimmBackbone(name=name, **{**plain, **changes})
 
 
@@ -124,11 +139,11 @@ def test_the_tanh_network_computes_its_size() -> None:
 def test_convnet_words() -> None:
     with pytest.raises(ConfigError) as caught:
         ConvNet(
-            size=4, widths=[8, 8, 8], kernel_size=2, activation="tan", norm=True,
+            size=4, widths=[8, 8, 8], kernel_size=2, activation="tanh", norm=True,
             channel_dropout=0.0, features=None, mean=[0.5], std=[0.5, 0.5], lr_factor=1.0,
         )  # fmt: skip
     assert [w.split(":")[0].split(",")[0] for w in caught.value.faults] == [
-        "no activation 'tan'", "kernel_size must be odd", "every block halves the picture",
+        "kernel_size must be odd", "every block halves the picture",
         "mean has 1 channels and std 2; set backbone.mean=[0.5",
     ]  # fmt: skip
     assert TransferModule is not None

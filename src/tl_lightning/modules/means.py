@@ -1,0 +1,69 @@
+"""Means over an epoch without a word to anybody in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Means"]
+
+_PENDING = 256
+
+
+class Means:
+    """Means of named scalars, weighted by batch size.
+
+    A step only appends to a list: it neither computes nor waits for the device. Sums are float64.
+
+    >>> means = Means()
+    >>> means.add({"loss": torch.tensor(1.0)}, 1)
+    >>> means.add({"loss": torch.tensor(4.0)}, 2)
+    >>> means.take()
+    ({'loss': 3.0}, 3)
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[str, list[Tensor | float]] = {}
+        self.weights: dict[str, list[int]] = {}
+        self.sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, values: Mapping[str, Tensor | float], size: int) -> None:
+        """Take one batch's values; ``size`` is its number of samples."""
+        for name, value in values.items():
+            kept = self.pending.setdefault(name, [])
+            kept.append(value.detach() if isinstance(value, Tensor) else value)
+            self.weights.setdefault(name, []).append(size)
+            if len(kept) == _PENDING:
+                self._sum(name)
+
+    def _sum(self, name: str) -> None:
+        values, weights = self.pending.pop(name, []), self.weights.pop(name, [])
+        if not values:
+            return
+        tensors = [torch.as_tensor(value) for value in values]
+        device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
+        found = torch.stack([t.to(device, torch.float32).reshape(()) for t in tensors]).cpu()
+        total, count = self.sums.get(name, (0.0, 0))
+        share = torch.tensor(weights, dtype=torch.float64)
+        self.sums[name] = (total + float(found.double() @ share), count + sum(weights))
+
+    def take(self) -> tuple[dict[str, float], int]:
+        """Return the means and the largest number of samples behind one, and start anew."""
+        state = self.state_dict()
+        self.sums = {}
+        size = max((count for _, count in state.values()), default=1)
+        return {name: total / count for name, (total, count) in state.items()}, size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums so far, as plain numbers."""
+        for name in list(self.pending):
+            self._sum(name)
+        return dict(self.sums)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from stored sums."""
+        self.pending, self.weights = {}, {}
+        self.sums = {name: (float(total), int(count)) for name, (total, count) in state.items()}

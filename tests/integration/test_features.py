@@ -1,0 +1,388 @@
+"""Training on stored features is training through the network; they are found or made anew."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from helpers import REPO, command, config, file_config, same, weights
+from layouts import split_folders
+from tl_lightning import extraction, pipeline
+from tl_lightning.data.features import Features, view_seed
+from tl_lightning.errors import ConfigError
+from tl_lightning.modules.models import FineTuning
+from tl_lightning.runtime import quiet
+
+FROZEN = ("model=feature_extraction", "data.augment=none")
+LAST = "checkpoints/last.ckpt"
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TL_CACHE", str(tmp_path / "cache"))
+
+
+def frozen(*more: str) -> dict[str, Any]:
+    return config(*FROZEN, *more)
+
+
+def computed(report: dict[str, Any]) -> int:
+    return sum(part["computed"] for part in report["dataset"]["features"].values())
+
+
+def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float) -> bool:
+    return all(torch.allclose(a[k].float(), b[k].float(), atol=tolerance) for k in a)
+
+
+def test_stored_features_train_the_same_head(tmp_path) -> None:
+    """To 1e-6, not bit for bit: the network saw other batch sizes when it was run once."""
+    reports = [
+        pipeline.fit(frozen(f"cache.features={mode}", "trainer.max_epochs=3"), tmp_path / mode)
+        for mode in ("off", "full")
+    ]
+    off, full = (weights(tmp_path / mode / LAST) for mode in ("off", "full"))
+    assert close(off, full, 1e-6)
+    assert reports[0]["metrics"] == pytest.approx(reports[1]["metrics"], abs=1e-6)
+    assert computed(reports[0]) == 0
+    stored = reports[1]["dataset"]["features"]
+    counts = reports[1]["dataset"]["counts"]
+    assert {key: part["computed"] for key, part in stored.items()} == {
+        key: number for key, number in counts.items() if key != "target/train"
+    }
+    for name in ("off", "full"):  # the gallery shows pictures in both
+        assert (tmp_path / name / "predictions.npz").is_file()
+
+
+def test_bfloat16_features_train_nearly_the_same_head(tmp_path) -> None:
+    """The tolerance: weights of the head agree to 2e-3 after three epochs at rate 1e-3."""
+    for mode in ("off", "full"):
+        settings = ("trainer.precision=bf16-mixed", "trainer.max_epochs=3")
+        pipeline.fit(frozen(f"cache.features={mode}", *settings), tmp_path / mode)
+    off, full = (weights(tmp_path / mode / LAST) for mode in ("off", "full"))
+    assert close(off, full, 2e-3)
+    files = (tmp_path / "cache" / "features").rglob("manifest.json")
+    assert all('"precision": "bf16-mixed"' in file.read_text() for file in files)
+
+
+def test_only_the_first_of_a_sweep_runs_the_network(tmp_path, monkeypatch) -> None:
+    calls = []
+    honest = L.Trainer.predict
+    monkeypatch.setattr(
+        L.Trainer, "predict", lambda self, *a, **k: calls.append(1) or honest(self, *a, **k)
+    )
+    pretrained = f"backbone.channel_dropout={0.0}"
+    first = pipeline.fit(frozen(pretrained), tmp_path / "0")
+    heads = [("head.activation=tanh", "head.width=8"), ("optimizer.lr=0.1",), ("head.dropout=0.5",)]
+    for number, head in enumerate(heads, 1):
+        report = pipeline.fit(frozen(pretrained, *head), tmp_path / str(number))
+        assert computed(report) == 0
+        assert all(part["cached"] for part in report["dataset"]["features"].values())
+    assert calls == [1]
+    assert computed(first) > 0
+
+
+def sets(*overrides: str, built: dict[str, Any] | None = None) -> dict[str, Path]:
+    parts = pipeline.build(pipeline.check(built or frozen(*overrides)), Path("unused"))
+    assert parts.features.sets is not None
+    return {key: each.folder for key, each in parts.features.sets.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("seed=1", True),  # of the data's order; the backbone's weights are given below
+        ("head.width=8", True),
+        ("data.batch_size=8", True),
+        ("backbone.lr_factor=0.5", True),
+        ("trainer.precision=bf16-mixed", False),
+        ("backbone.mean=[0.1,0.5,0.5]", False),
+        ("backbone.activation=tanh", False),
+        ("channels_last=true", False),
+        ("data.sharpness=3.0", False),
+    ],
+)
+def test_what_the_features_depend_on(change, again, monkeypatch) -> None:
+    monkeypatch.setattr("tl_lightning.building.mix", lambda *parts: sum(parts[1:]))
+    before, after = sets(), sets(change)
+    assert (before == after) is again
+
+
+def test_another_weight_or_buffer_makes_other_features(monkeypatch) -> None:
+    before = sets()
+    honest = pipeline.build_module
+
+    def moved(name: str):
+        def build(*given, **named):
+            module = honest(*given, **named)
+            module.backbone.state_dict()[name].view(-1)[0] += 1
+            return module
+
+        return build
+
+    names = ["blocks.0.0.weight", "blocks.0.1.running_mean", "neck.0.bias"]
+    for name in names:
+        monkeypatch.setattr("tl_lightning.building.build_module", moved(name))
+        assert not set(before.values()) & set(sets().values()), name
+
+
+def test_a_changed_file_makes_other_features(tmp_path) -> None:
+    root = split_folders(tmp_path / "dogs", train=20, test=8)
+    settings = (*FROZEN, "data.target=null")
+    before = sets(built=file_config(root, *settings))
+    file = next((root / "test").rglob("*.jpg"))
+    os.utime(file, ns=(1, 1))
+    after = sets(built=file_config(root, *settings))
+    assert {key for key in before if before[key] != after[key]} == {"source/test"}
+
+
+def test_views_are_what_the_augmentation_gives(tmp_path) -> None:
+    """K different ones of each training picture; one of them is the network's own, unstored."""
+    augment = "data.augment={shift: 1, contrast: 0.5, invert: 0.5}"
+    cfg = config("model=feature_extraction", augment, "cache.views=3", "data.target=null")
+    parts = pipeline.build(pipeline.check(cfg), tmp_path)
+    quiet()
+    extraction.fill(parts.features, parts.module, parts.data, parts.trainer)
+    found = parts.data.features["source/train"]
+    assert found.views == 3
+    assert parts.data.features["source/val"].views == 1
+    split = parts.data.found["source"].train
+    data = parts.data._dataset("source", split, train=True)
+    rows = []
+    for view in range(3):
+        seeds = [view_seed(split.names[k], view) for k in range(8)]
+        batch = data.__getitems__(list(zip(range(8), seeds, strict=True)))
+        pictures = parts.data.changes.finish(batch["inputs"], seeds)
+        rows.append(found.rows(torch.arange(8) + view * found.number))
+        assert torch.allclose(parts.module.extract(pictures), rows[-1], atol=1e-6)
+    assert not torch.allclose(rows[0], rows[1], atol=1e-3)
+    assert not torch.allclose(rows[1], rows[2], atol=1e-3)
+
+
+@pytest.mark.parametrize("views", [(), ("cache.views=2", "data.augment=light")])
+def test_resumed_in_mid_epoch_on_features_equals_uninterrupted(
+    views, tmp_path, monkeypatch
+) -> None:
+    class Stop(Exception):
+        pass
+
+    class StopAt(L.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+            if (trainer.current_epoch, batch_idx) == (1, 0):
+                trainer.save_checkpoint(trainer.checkpoint_callback.dirpath + "/last.ckpt")
+                raise Stop
+
+    settings = ("head.dropout=0.3", "head.width=8", "trainer.max_epochs=3", *views)
+    whole = pipeline.fit(frozen(*settings), tmp_path / "whole")
+    assert computed(whole)
+    honest: Any = pipeline.build
+
+    def build(*arguments):
+        parts = honest(*arguments)
+        parts.trainer.callbacks.append(StopAt())
+        return parts
+
+    monkeypatch.setattr(pipeline, "build", build)
+    with pytest.raises(Stop):
+        pipeline.fit(frozen(*settings), tmp_path / "cut")
+    monkeypatch.setattr(pipeline, "build", honest)
+    resumed = pipeline.fit(frozen(*settings, "resume=auto"), tmp_path / "cut")
+    assert same(weights(tmp_path / "whole" / LAST), weights(tmp_path / "cut" / LAST))
+    assert resumed["metrics"] == whole["metrics"]
+    losses = []
+    for name in ("whole", "cut"):
+        lines = (tmp_path / name / "metrics.csv").read_text().splitlines()
+        place = lines[0].split(",").index("train/loss")
+        losses.append([found for line in lines[1:] if (found := line.split(",")[place])])
+    assert len(losses[0]) == 3
+    assert losses[0][-2:] == losses[1][-2:], "the mean over the cut epoch too"
+
+
+def test_a_checkpoint_of_features_is_tested_on_pictures(tmp_path) -> None:
+    report = pipeline.fit(frozen("cache.features=full"), tmp_path)
+    found = pipeline.evaluate(tmp_path / LAST, None, None)
+    assert found["metrics"] == pytest.approx(report["metrics"], abs=1e-6)
+
+
+@pytest.fixture
+def first_block_frozen(monkeypatch) -> None:
+    honest = FineTuning.__init__
+
+    def build(self, **kwargs) -> None:
+        honest(self, **kwargs)
+        self.backbone.blocks[0].requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        torch.nn.Module.train(self, mode)
+        self.backbone.blocks[0].eval()
+        return self
+
+    monkeypatch.setattr(FineTuning, "__init__", build)
+    monkeypatch.setattr(FineTuning, "train", train, raising=False)
+    monkeypatch.setattr(FineTuning, "frozen_depth", lambda self: 1)
+
+
+PREFIX = ("model=fine_tuning", "data.augment=none", "cache.features=prefix")
+
+
+@pytest.mark.usefixtures("first_block_frozen")
+def test_the_prefix_trains_the_same_network(tmp_path) -> None:
+    """To 1e-5: as above, through two epochs of batch norm and convolutions."""
+    report = pipeline.fit(config(*PREFIX), tmp_path / "prefix")
+    pipeline.fit(config(*PREFIX[:2]), tmp_path / "off")
+    off, prefix = (weights(tmp_path / mode / LAST) for mode in ("off", "prefix"))
+    assert close(off, prefix, 1e-5)
+    before = pipeline.build_module(
+        pipeline.check(config(*PREFIX)), tuple("0123456789")
+    ).state_dict()
+    kept, moved = "backbone.blocks.0.0.weight", "backbone.blocks.1.0.weight"
+    assert torch.equal(before[kept], prefix[kept])
+    assert not torch.allclose(before[moved], prefix[moved], atol=1e-4)
+    assert computed(report)
+    found = pipeline.evaluate(tmp_path / "prefix" / LAST, None, None)
+    assert found["metrics"] == pytest.approx(report["metrics"], abs=1e-5)
+
+
+@pytest.mark.usefixtures("first_block_frozen")
+def test_a_prefix_too_large_is_refused(tmp_path) -> None:
+    words = (
+        r"cache.features=prefix: they would take .* GB, 0.00\d* MB a picture "
+        r"\(cache.limit_gb=1e-06, .* GB free in .*\); type cache.features=off, a larger"
+    )
+    with pytest.raises(ConfigError, match=words):
+        pipeline.build(pipeline.check(config(*PREFIX, "cache.limit_gb=1e-6")), tmp_path)
+
+
+@pytest.mark.usefixtures("first_block_frozen")
+def test_a_network_that_is_no_chain_is_refused(tmp_path, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from tl_lightning.backbones.small import ConvNet
+
+    honest = ConvNet.layer_groups
+    monkeypatch.setattr(
+        ConvNet, "layer_groups", lambda self: [replace(g, run=None) for g in honest(self)]
+    )
+    with pytest.raises(ConfigError, match=r"a chain of its layer groups, and ConvNet is none"):
+        pipeline.build(pipeline.check(config(*PREFIX)), tmp_path)
+
+
+def test_auto_that_does_not_fit_goes_without(tmp_path, capsys) -> None:
+    parts = pipeline.build(pipeline.check(frozen("cache.limit_gb=1e-6")), tmp_path)
+    assert parts.features.mode == "off"
+    assert "features are computed anew in every epoch: they would take" in capsys.readouterr().err
+
+
+def test_auto_says_why_it_computes_anew(tmp_path, capsys) -> None:
+    cfg = config("model=feature_extraction", "data.augment=light")
+    assert pipeline.build(pipeline.check(cfg), tmp_path).features.mode == "off"
+    assert capsys.readouterr().err.strip() == (
+        "features are computed anew in every epoch because data.augment=light; "
+        "data.augment=none, or cache.views=8, computes them once"
+    )
+    assert pipeline.build(pipeline.check(config()), tmp_path).features.mode == "off"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("cache.features=full", "model=source_only", "data.augment=none"),
+            "cache.features=full needs a backbone that is frozen for the whole run, but "
+            "model=source_only trains block0, block1, neck; type model=feature_extraction, or "
+            "cache.features=off",
+        ),
+        (
+            ("cache.features=prefix", "model=source_only", "data.augment=none"),
+            "cache.features=prefix needs first layers that never train, but model=source_only "
+            "trains block0, block1, neck; type cache.features=off, or keep the first layers frozen",
+        ),
+        (
+            ("cache.features=full", "model=feature_extraction", "data.augment=light"),
+            "cache.features=full would show each picture alike in every epoch, but "
+            "data.augment=light; type data.augment=none, or cache.views=8",
+        ),
+        (
+            ("cache.features=full", *FROZEN, "data.mix.mixup=0.2"),
+            "cache.features=full with model=feature_extraction cannot mix pictures that it does "
+            "not see, but data.mix.mixup=0.2; type data.mix.mixup=0, or cache.features=off",
+        ),
+        (
+            (*FROZEN, "cache.views=2"),
+            "cache.views=2, but data.augment=none shows every picture alike; type "
+            "cache.views=null, or data.augment=light",
+        ),
+        (
+            ("model=feature_extraction", "data.augment=light", "cache.views=0"),
+            "cache.views=0 is no number of views; type cache.views=8, or null",
+        ),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(overrides, words, tmp_path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pipeline.build(pipeline.check(config(*overrides)), tmp_path)
+    assert caught.value.faults == [words]
+
+
+def test_an_error_leaves_nothing_and_lets_others_in(tmp_path, monkeypatch) -> None:
+    def broken(self, features) -> None:
+        raise RuntimeError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction.ShardWriter, "add", broken)
+        with pytest.raises(RuntimeError, match="no"):
+            pipeline.fit(frozen(), tmp_path / "a")
+    left = [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_dir()]
+    assert left == []
+    assert computed(pipeline.fit(frozen(), tmp_path / "b"))
+
+
+def arguments(*more: str) -> list[str]:
+    from conftest import TINY
+
+    return [*TINY, *FROZEN, *more]
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_compute_once(tmp_path) -> None:
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(REPO / "scripts" / "train.py"), *arguments(f"hydra.run.dir={n}")],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for n in ("a", "b")
+    ]  # fmt: skip
+    ends = [process.communicate(timeout=150) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert sum("features of" in err for _, err in ends) == 1
+    assert same(weights(tmp_path / "a" / LAST), weights(tmp_path / "b" / LAST))
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_two_ranks_compute_what_one_does(tmp_path) -> None:
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=8")
+    for name, more in (("one", ("data.batch_size=16",)), ("two", ddp)):
+        cache = f"cache.dir={tmp_path / f'cache-{name}'}"
+        settings = arguments(*more, cache, "optimizer=sgd", f"hydra.run.dir={name}")
+        done = command("train", settings, tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        {f.parent.name: f for f in (tmp_path / f"cache-{n}").rglob("manifest.json")}
+        for n in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for name, file in one.items():
+        a, b = (Features(f.parent) for f in (file, two[name]))
+        assert len(b.parts) == 2
+        everything = torch.arange(a.number)
+        assert torch.allclose(a.rows(everything), b.rows(everything), atol=1e-6)
+    assert close(weights(tmp_path / "one" / LAST), weights(tmp_path / "two" / LAST), 1e-5)

@@ -1,0 +1,71 @@
+"""A backbone trained by a run of one's own goes on to other labels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers import config, file_config, same, weights
+from layouts import split_folders
+from tl_lightning import pipeline
+from tl_lightning.errors import CheckpointError, ConfigError
+
+
+def test_the_backbone_goes_on_to_other_classes(tmp_path) -> None:
+    first = split_folders(tmp_path / "first", classes=("ant", "bee", "cat"))
+    second = split_folders(tmp_path / "second", classes=("dog", "elk"))
+    pipeline.fit(file_config(first, "model=source_only", "data.target=null"), tmp_path / "a")
+    learned = weights(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    go_on = file_config(second, "model=feature_extraction", "data.target=null")
+    go_on["backbone"]["checkpoint"] = str(tmp_path / "a")
+    report = pipeline.fit(go_on, tmp_path / "b")
+    assert f"the backbone starts from {tmp_path / 'a'}" in report["notes"]
+    ended = weights(tmp_path / "b" / "checkpoints" / "last.ckpt")
+    names = [name for name in learned if name.startswith("backbone.")]
+    assert names
+    assert all(torch.equal(learned[name], ended[name]) for name in names)
+    assert ended["task.head.classifier.0.weight"].shape[0] == 2
+    # The second run's own checkpoints need the first run no more.
+    (tmp_path / "a" / "checkpoints").rename(tmp_path / "gone")
+    pipeline.load(tmp_path / "b" / report["selection"]["checkpoint"])
+
+
+def own(place, *overrides: str):
+    settings = config(*overrides)
+    settings["backbone"]["checkpoint"] = str(place)
+    return pipeline.build_module(pipeline.check(settings), ("a", "b"))
+
+
+def test_what_cannot_start_is_refused_in_a_sentence(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"neither a checkpoint nor the folder of a run"):
+        own(tmp_path)
+    pipeline.fit(config("model=source_only", "trainer.max_epochs=1"), tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"holds ConvNet, this run builds ConvNet; type"):
+        own(tmp_path / "a", "backbone.widths=[4,6]")
+    chosen = own(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    kept = weights(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    assert all(
+        torch.equal(value, kept[f"backbone.{name}"])
+        for name, value in chosen.backbone.state_dict().items()
+    )
+
+
+def test_a_checkpoint_that_is_no_path_is_a_fault() -> None:
+    settings = config()
+    settings["backbone"]["checkpoint"] = 3
+    with pytest.raises(ConfigError, match=r"backbone.checkpoint=3 is no path; type backbone"):
+        pipeline.check(settings)
+
+
+def test_compiling_keeps_names_and_results(tmp_path) -> None:
+    pipeline.fit(config("model=source_only"), tmp_path / "plain")
+    pipeline.fit(config("model=source_only", "compile=eager"), tmp_path / "compiled")
+    a, b = (
+        weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("plain", "compiled")
+    )
+    assert same(a, b)
+
+
+def test_an_unknown_compiler_is_a_fault() -> None:
+    with pytest.raises(ConfigError, match=r"compile=gcc is neither true nor false nor a backend"):
+        pipeline.check(config("compile=gcc"))

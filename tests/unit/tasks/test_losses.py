@@ -155,3 +155,16 @@ def test_a_run_on_mixed_labels(name, tmp_path) -> None:
     rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     found = [float(row["train/task"]) for row in rows if row["train/task"]]
     assert 0.5 < found[0] < 5
+
+
+def test_a_checkpoint_from_before_losses_could_be_chosen_still_loads(tmp_path) -> None:
+    settings = ("loss.label_smoothing=0.1", "trainer.max_epochs=1", "bracket=[]")
+    report = pipeline.fit(config(*settings), tmp_path)
+    place = tmp_path / report["selection"]["checkpoint"]
+    stored = torch.load(place, weights_only=True)
+    earlier = stored["hyper_parameters"]["config"]
+    del earlier["loss"], earlier["regularizer"]
+    earlier["label_smoothing"] = 0.3
+    torch.save(stored, place)
+    assert pipeline.load(place).task.loss_fn.label_smoothing == 0.3
+    assert pipeline.evaluate(place, None, None)["metrics"] == report["metrics"]

@@ -88,7 +88,7 @@ def build_module(
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
     head = make(config["head"], config, in_features=backbone.out_features, **sizes)
-    loss = make(config["loss"], config, class_counts=class_counts, **sizes)
+    loss = make(_loss(config), config, class_counts=class_counts, **sizes)
     task = Classification(head=head, loss=loss, **sizes)
     extra: Config = {}
     if config["model"]["_target_"].endswith("DomainAdaptation") or config["adapter"]:
@@ -99,7 +99,7 @@ def build_module(
     # Last of all, for some keep the weights that the run starts from.
     regularizers = {
         name: make(regularizer, config, backbone=backbone, task=task)
-        for name, regularizer in config["regularizer"].items()
+        for name, regularizer in config.get("regularizer", {}).items()
     }
     module: TransferModule = make(
         config["model"],
@@ -117,6 +117,15 @@ def build_module(
         **extra,
     )
     return module
+
+
+def _loss(config: Config) -> Config:
+    if "loss" in config:
+        node: Config = config["loss"]
+        return node
+    # A checkpoint from before there was a choice.
+    known = {"label_smoothing": config["label_smoothing"], "class_weights": None}
+    return {"_target_": "tl_lightning.tasks.losses.CrossEntropy", **known}
 
 
 def _phases(config: Config) -> Config:

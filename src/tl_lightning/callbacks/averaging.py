@@ -29,10 +29,15 @@ __all__ = ["EMA", "SWA", "move_towards"]
 def move_towards(average: list[Tensor], now: list[Tensor], share: float) -> None:
     """Set ``average += share * (now - average)`` in place; counters take the present value.
 
-    >>> mean = [torch.tensor([1.0]), torch.tensor(3)]
-    >>> move_towards(mean, [torch.tensor([2.0]), torch.tensor(4)], 0.25)
+    Args:
+        average: Tensors of one data type.
+        now: The present ones, of the same shapes.
+        share: In [0, 1].
+
+    >>> mean = [torch.tensor([1.0])]
+    >>> move_towards(mean, [torch.tensor([2.0])], 0.25)
     >>> mean
-    [tensor([1.2500]), tensor(4)]
+    [tensor([1.2500])]
     """
     if average[0].is_floating_point():
         # Exact where both are equal, which the weighted sum of the two is not.

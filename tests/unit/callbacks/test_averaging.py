@@ -194,6 +194,9 @@ def test_equal_values_stay_equal_and_counters_are_taken() -> None:
         move_towards(mean, [x], 0.1)
         move_towards(mean, [x], 1 / 3)
     assert torch.equal(mean[0], x)
+    counters = [torch.tensor(3)]
+    move_towards(counters, [torch.tensor(4)], 0.1)
+    assert counters == [torch.tensor(4)]
 
 
 def test_runs_with_and_without_are_no_seeds_of_one_another() -> None:

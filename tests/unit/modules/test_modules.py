@@ -23,7 +23,7 @@ def test_frozen_means_frozen(tmp_path) -> None:
     cfg = config("model=feature_extraction", "backbone.channel_dropout=0.5")
     before = pipeline.build_module(pipeline.check(cfg), tuple("0123456789")).state_dict()
     before = {k: v.clone() for k, v in before.items()}
-    pipeline.fit(cfg, tmp_path)
+    report = pipeline.fit(cfg, tmp_path)
     stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     after = stored["state_dict"]
     moved = {k for k in before if not torch.equal(before[k], after[k])}
@@ -32,6 +32,9 @@ def test_frozen_means_frozen(tmp_path) -> None:
     groups = stored["optimizer_states"][0]["param_groups"]
     assert [g["name"] for g in groups] == ["head"]
     model = net("model=feature_extraction", "backbone.channel_dropout=0.5")
+    head = sum(p.numel() for p in model.task.parameters())
+    everything = head + sum(p.numel() for p in model.backbone.parameters())
+    assert report["parameters"] == {"all": everything, "learning": head}
     x = pictures(0)
     features = [model.train(mode).extract(x) for mode in (True, False, True)]
     assert torch.equal(features[0], features[1])

@@ -143,3 +143,28 @@ def test_balanced_run_counts_the_source_and_its_checkpoint_needs_no_data(
     monkeypatch.setattr(pipeline, "build_data", None)
     loaded = pipeline.load(tmp_path / report["selection"]["checkpoint"])
     assert np.allclose(loaded.task.loss_fn.weights, want)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+def test_a_run_on_mixed_labels(name, tmp_path) -> None:
+    settings = ("model=source_only", "data.mix.mixup=0.4", f"loss={name}", "bracket=[]")
+    more = ("loss.class_weights=balanced", "loss.label_smoothing=0.1", "trainer.max_epochs=1")
+    report = pipeline.fit(config(*settings, *more), tmp_path)
+    assert report["status"] == "finished"
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    found = [float(row["train/task"]) for row in rows if row["train/task"]]
+    assert 0.5 < found[0] < 5
+
+
+def test_a_checkpoint_from_before_losses_could_be_chosen_still_loads(tmp_path) -> None:
+    settings = ("loss.label_smoothing=0.1", "trainer.max_epochs=1", "bracket=[]")
+    report = pipeline.fit(config(*settings), tmp_path)
+    place = tmp_path / report["selection"]["checkpoint"]
+    stored = torch.load(place, weights_only=True)
+    earlier = stored["hyper_parameters"]["config"]
+    del earlier["loss"], earlier["regularizer"]
+    earlier["label_smoothing"] = 0.3
+    torch.save(stored, place)
+    assert pipeline.load(place).task.loss_fn.label_smoothing == 0.3
+    assert pipeline.evaluate(place, None, None)["metrics"] == report["metrics"]

@@ -1,6 +1,6 @@
 """A learning rate for this model and these data, by a range test before training.
 
-Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: the rate grows from step to
+Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: the rate grows step by
 step, and the loss falls fastest somewhat below the rate at which it would break down. The test runs
 on parts of its own, which are thrown away: training with the rate that it finds is training with
 that rate, bit for bit.
@@ -36,7 +36,7 @@ _SMOOTHING, _SKIPPED = 0.9, 10
 def with_found_rate(config: Config, run_dir: Path) -> Config:
     """Return the configuration with ``optimizer.lr`` as found, if ``lr_find`` asks for it.
 
-    What was found stands in ``lr_find.json`` of the run's folder, from which a resumed run takes it.
+    What was found stands in ``lr_find.json`` of the run's folder; a resumed run reads it there.
 
     Raises:
         TrainingError: If the loss never falls.
@@ -83,6 +83,8 @@ def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
 class RangeTest(L.Callback):
     """Let the rate grow evenly in its logarithm, and stop where the loss breaks down.
 
+    A loss belongs to the rate of the optimizer step that follows it.
+
     Every parameter group keeps its own share: the rate is that of new layers.
 
     Args:
@@ -107,7 +109,7 @@ class RangeTest(L.Callback):
     ) -> None:
         """Gather losses between two optimizer steps, and judge them after the second."""
         self.waiting.append(float(outputs["loss"]))
-        if trainer.global_step == len(self.rates) or not self.rates:
+        if trainer.global_step <= len(self.losses):  # gradients are still being gathered
             return
         loss = sum(self.waiting) / len(self.waiting)
         self.waiting = []
@@ -149,7 +151,7 @@ def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
     x, y = np.log(np.asarray(rates[:count])), np.asarray(losses[:count])
     keep = np.isfinite(y)
     x, y = x[keep], y[keep]
-    last = int(np.argmin(y)) + 1
+    last = int(np.argmin(y)) + 1 if len(y) else 0
     x, y = x[:last], y[:last]
     slopes = np.gradient(y, x) if len(y) > _SKIPPED + 1 else np.zeros(0)
     if not len(slopes) or slopes[_SKIPPED:].min() >= 0:

@@ -94,8 +94,9 @@ def _top_level_faults(config: Config) -> list[str]:
         faults.append(f"lr_find={config['lr_find']} is neither true nor false")
     if config["lr_find"] and str(config["trainer"]["devices"]) != "1":
         faults.append(
-            f"lr_find=true tests on one device, but trainer.devices={config['trainer']['devices']}; "
-            "type trainer.devices=1 first, then optimizer.lr=<what it finds> without lr_find"
+            "lr_find=true tests on one device, but trainer.devices="
+            f"{config['trainer']['devices']}; type trainer.devices=1 first, then "
+            "optimizer.lr=<what it finds> without lr_find"
         )
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")

@@ -99,6 +99,8 @@ def rate_test(found: Mapping[str, Any]) -> bytes:
             fontsize=8, color=TARGET,
         )  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         # Where it breaks down it would flatten all the rest.
         axes.set_ylim(losses.min() - 0.05 * abs(losses.min()), 1.15 * losses[0])
         axes.set_xlabel("learning rate of new layers")

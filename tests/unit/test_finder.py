@@ -1,0 +1,115 @@
+"""The range test finds a rate, and leaves no trace in the training that follows."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import config, same, weights
+from tl_lightning import finder, pipeline, runtime
+from tl_lightning.errors import ConfigError, TrainingError
+
+LAST = "checkpoints/last.ckpt"
+
+
+@pytest.fixture(autouse=True)
+def calm() -> None:
+    runtime.quiet()
+
+
+def test_training_with_what_it_finds_is_training_with_that_rate(tmp_path) -> None:
+    report = pipeline.fit(config("lr_find=true"), tmp_path / "a")
+    found = json.loads((tmp_path / "a" / "lr_find.json").read_text())
+    assert report["config"]["optimizer"]["lr"] == found["lr"]
+    assert f"optimizer.lr={found['lr']:.3g} was found by lr_find" in report["notes"]
+    pipeline.fit(config(f"optimizer.lr={found['lr']!r}"), tmp_path / "b")
+    assert same(weights(tmp_path / "a" / LAST), weights(tmp_path / "b" / LAST))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_groups_keep_their_shares_while_the_rate_grows(accumulate, tmp_path, monkeypatch) -> None:
+    seen = []
+    honest = finder.RangeTest.on_before_optimizer_step
+
+    def note(self, trainer, module, optimizer):
+        honest(self, trainer, module, optimizer)
+        seen.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+
+    monkeypatch.setattr(finder.RangeTest, "on_before_optimizer_step", note)
+    settings = config(
+        "lr_find=true",
+        "model=source_only",
+        "backbone.lr_factor=0.25",
+        f"trainer.accumulate_grad_batches={accumulate}",
+    )
+    found = finder.with_found_rate(pipeline.check(settings), tmp_path)
+    told = json.loads((tmp_path / "lr_find.json").read_text())
+    assert len(told["rates"]) == len(told["losses"]) == len(seen) > 20
+    assert [step["head"] for step in seen] == pytest.approx(told["rates"])
+    assert [step["backbone"] for step in seen] == pytest.approx(
+        [0.25 * rate for rate in told["rates"]]
+    )
+    steps = np.diff(np.log(told["rates"]))
+    assert np.allclose(steps, math.log(10 / 1e-7) / 99)
+    assert found["optimizer"]["lr"] == told["lr"]
+
+
+def test_the_first_phase_is_what_is_tested(tmp_path, monkeypatch) -> None:
+    learning = []
+    honest = finder.RangeTest.on_before_optimizer_step
+
+    def note(self, trainer, module, optimizer):
+        honest(self, trainer, module, optimizer)
+        learning.append({p.requires_grad for p in module.backbone.parameters()})
+
+    monkeypatch.setattr(finder.RangeTest, "on_before_optimizer_step", note)
+    settings = config("model=source_only", "phases=head_first", "lr_find=true")
+    finder.with_found_rate(pipeline.check(settings), tmp_path)
+    assert learning
+    assert all(kinds == {False} for kinds in learning)
+
+
+def test_a_resumed_run_takes_the_rate_that_was_found(tmp_path, monkeypatch) -> None:
+    (tmp_path / "lr_find.json").write_text(json.dumps({"lr": 0.125}))
+    monkeypatch.setattr(finder, "_tested", lambda *_: pytest.fail("tested again"))
+    checked = pipeline.check(config("lr_find=true", "resume=auto"))
+    assert finder.with_found_rate(checked, tmp_path)["optimizer"]["lr"] == 0.125
+
+
+def test_random_numbers_are_as_if_it_had_not_run(tmp_path) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    finder.with_found_rate(pipeline.check(config("lr_find=true")), tmp_path)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_the_suggestion_is_the_steepest_place_before_the_least() -> None:
+    x = np.linspace(-7, 1, 81)
+    falls = 2 - 1 / (1 + np.exp(-6 * (x + 3)))
+    breaks = np.where(x > -1, 40 * (x + 1), 0)
+    assert finder.suggestion(list(10**x), list(falls + breaks)) == pytest.approx(1e-3, rel=0.3)
+
+
+def test_a_loss_that_never_falls_says_so() -> None:
+    rates = [10.0**k for k in range(-7, 14)]
+    with pytest.raises(TrainingError, match=r"no falling loss between 1e-07 and 10; type lr_find"):
+        finder.suggestion(rates, list(range(21)))
+    with pytest.raises(TrainingError, match=r"no falling loss"):
+        finder.suggestion([], [])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lr_find=3", r"lr_find=3 is neither true nor false"),
+        ("trainer.devices=2", r"lr_find=true tests on one device, but trainer.devices=2; type"),
+    ],
+)
+def test_faults(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        pipeline.check(config("lr_find=true", override))

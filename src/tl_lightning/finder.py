@@ -9,7 +9,6 @@ that rate, bit for bit.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from tl_lightning.building import build, make
+from tl_lightning.callbacks.checkpoint import read_checkpoint
 from tl_lightning.errors import TrainingError
 from tl_lightning.extraction import fill
 from tl_lightning.report.schema import write_json
@@ -33,24 +33,32 @@ BROKEN = 4.0
 _SMOOTHING, _SKIPPED = 0.9, 10
 
 
-def with_found_rate(config: Config, run_dir: Path) -> Config:
+def with_found_rate(config: Config, run_dir: Path, resumed: str | None = None) -> Config:
     """Return the configuration with ``optimizer.lr`` as found, if ``lr_find`` asks for it.
 
-    What was found stands in ``lr_find.json`` of the run's folder; a resumed run reads it there.
+    What was found stands in ``lr_find.json`` of the run's folder. A resumed run takes the rate that
+    its checkpoint was trained with.
+
+    Args:
+        config: A checked configuration.
+        run_dir: The run's folder.
+        resumed: The checkpoint that the run goes on from, if any.
 
     Raises:
         TrainingError: If the loss never falls.
     """
     if not config["lr_find"]:
         return config
-    file = run_dir / "lr_find.json"
-    if config["resume"] is None or not file.is_file():
-        with isolate_rng():
-            found = _tested(config, run_dir)
-        write_json(file, found)
-        print(f"optimizer.lr={found['lr']:.3g} found by lr_find")
     out = copy.deepcopy(config)
-    out["optimizer"]["lr"] = float(json.loads(file.read_text())["lr"])
+    if resumed is not None:
+        stored = read_checkpoint(Path(resumed))["hyper_parameters"]["config"]
+        out["optimizer"]["lr"] = float(stored["optimizer"]["lr"])
+        return out
+    with isolate_rng():
+        found = _tested(config, run_dir)
+    write_json(run_dir / "lr_find.json", found)
+    print(f"optimizer.lr={found['lr']:.3g} found by lr_find")
+    out["optimizer"]["lr"] = float(found["lr"])
     return out
 
 
@@ -76,7 +84,7 @@ def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
         "lr": suggestion(test.rates, test.losses),
         "rates": test.rates,
         "losses": test.losses,
-        "rule": "where the smoothed loss falls fastest over the logarithm of the rate",
+        "rule": "steepest fall of the smoothed loss, at most a tenth of the rate of the least loss",
     }
 
 
@@ -130,10 +138,11 @@ class RangeTest(L.Callback):
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Return the rate at which the loss falls fastest, over the logarithm of the rate.
+    """Return where the loss falls fastest over the logarithm of the rate, or lower.
 
-    The first steps are passed over, where the mean is of a few losses, and the last, where it
-    breaks.
+    Never more than a tenth of the rate with the least loss: close below the edge a network may
+    learn for a moment and then die. The first steps are passed over, where the mean is of a few
+    losses, and the last, where it breaks.
 
     Args:
         rates: Growing, ``(N,)``.
@@ -159,4 +168,5 @@ def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
             f"lr_find saw no falling loss between {LOWEST:g} and {HIGHEST:g}; type lr_find=false "
             "and optimizer.lr=<a rate>"
         )
-    return float(np.exp(x[_SKIPPED + int(np.argmin(slopes[_SKIPPED:]))]))
+    steepest = x[_SKIPPED + int(np.argmin(slopes[_SKIPPED:]))]
+    return float(min(np.exp(steepest), np.exp(x[-1]) / 10))

@@ -54,15 +54,14 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
     config = check(cfg)
     warned: list[str] = []
     with gathered_warnings(warned), single_job_argv():
-        config = with_found_rate(config, run_dir)
-        parts = build(config, run_dir)
-        begun = time.monotonic()
+        resumed = _resume(config, run_dir)
         try:
+            config = with_found_rate(config, run_dir, resumed)
+            parts = build(config, run_dir)
+            begun = time.monotonic()
             stored = fill(parts.features, parts.module, parts.data, parts.trainer)
             filled = time.monotonic()
-            parts.trainer.fit(
-                parts.module, datamodule=parts.data, ckpt_path=_resume(config, run_dir)
-            )
+            parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resumed)
         except SIGTERMException:
             raise SystemExit(143) from None  # Lightning would end with 0 here
         except SystemExit as end:
@@ -177,6 +176,7 @@ def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None
     config["data"] = data or config["data"]
     config["trainer"] = trainer or config["trainer"]
     config["cache"] = {**config["cache"], "features": "off"}  # each picture is seen once
+    config.pop("lr_find", None)
     config.pop("phases", None)  # nothing learns here, and this trainer's epochs mean nothing
     config = check(config)
     found = build_data(config)

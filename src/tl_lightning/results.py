@@ -42,6 +42,8 @@ def group_of(config: dict[str, Any]) -> str:
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
     # The one callback that changes the model.
     kept["average"] = (config.get("callbacks") or {}).get("average")
+    if config["lr_find"]:  # every seed finds its own
+        kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -90,9 +90,12 @@ def _top_level_faults(config: Config) -> list[str]:
     decay = config.get("layer_decay", 1.0)
     if not fits(decay, float) or not 0 < decay <= 1:
         faults.append(f"layer_decay={decay} is not in (0, 1]; type layer_decay=0.75")
-    if not isinstance(config["lr_find"], bool):
-        faults.append(f"lr_find={config['lr_find']} is neither true nor false")
-    if config["lr_find"] and str(config["trainer"]["devices"]) != "1":
+    finding, rate = config.get("lr_find", False), config["optimizer"]["lr"]
+    if not isinstance(finding, bool):
+        faults.append(f"lr_find={finding} is neither true nor false")
+    if finding and not (fits(rate, float) and rate > 0):
+        faults.append(f"lr_find=true needs optimizer.lr > 0 to start from, got {rate}")
+    if finding and str(config["trainer"]["devices"]) != "1":
         faults.append(
             "lr_find=true tests on one device, but trainer.devices="
             f"{config['trainer']['devices']}; type trainer.devices=1 first, then "
@@ -265,8 +268,10 @@ def _resolve_auto(config: Config) -> Config:
     if trainer["precision"] == "auto":
         trainer["precision"] = auto_precision(trainer["accelerator"])
     if config["optimizer"].get("fused") == "auto":
-        # Under float16 it would unscale gradients by itself, and clipping is then refused.
-        config["optimizer"]["fused"] = not str(trainer["precision"]).startswith("16")
+        # Lightning clips no gradients of such an optimizer under any mixed precision.
+        mixed = "mixed" in str(trainer["precision"])
+        clips = mixed and trainer["gradient_clip_val"] is not None
+        config["optimizer"]["fused"] = not clips
     if config["channels_last"] == "auto":
         config["channels_last"] = trainer["precision"] == "bf16-mixed"
     if "pin_memory" in config["data"]:

@@ -162,3 +162,18 @@ def test_auto_is_resolved_to_what_was_run() -> None:
     assert checked["trainer"]["precision"] != "auto"
     assert checked["trainer"]["accelerator"] in ("cpu", "gpu")
     assert checked["channels_last"] in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fused"),
+    [
+        ((), True),
+        (("trainer.precision=bf16-mixed",), True),
+        (("trainer.gradient_clip_val=1",), True),
+        (("trainer.gradient_clip_val=1", "trainer.precision=bf16-mixed"), False),
+    ],
+)
+def test_fused_where_gradients_can_still_be_clipped(overrides, fused, tmp_path) -> None:
+    settings = config("model=source_only", "trainer.max_epochs=1", *overrides)
+    assert pipeline.check(settings)["optimizer"]["fused"] is fused
+    pipeline.fit(settings, tmp_path)

@@ -73,11 +73,17 @@ def test_the_first_phase_is_what_is_tested(tmp_path, monkeypatch) -> None:
     assert all(kinds == {False} for kinds in learning)
 
 
-def test_a_resumed_run_takes_the_rate_that_was_found(tmp_path, monkeypatch) -> None:
-    (tmp_path / "lr_find.json").write_text(json.dumps({"lr": 0.125}))
+def test_a_resumed_run_goes_on_with_its_rate(tmp_path, monkeypatch) -> None:
+    first = pipeline.fit(config("lr_find=true", "trainer.max_epochs=1"), tmp_path)
     monkeypatch.setattr(finder, "_tested", lambda *_: pytest.fail("tested again"))
-    checked = pipeline.check(config("lr_find=true", "resume=auto"))
-    assert finder.with_found_rate(checked, tmp_path)["optimizer"]["lr"] == 0.125
+    second = pipeline.fit(config("lr_find=true", "resume=auto"), tmp_path)
+    assert second["config"]["optimizer"]["lr"] == first["config"]["optimizer"]["lr"] != 1e-3
+
+
+def test_seeds_that_find_their_own_rates_are_one_group(tmp_path) -> None:
+    found = [pipeline.fit(config("lr_find=true", f"seed={k}"), tmp_path / str(k)) for k in (0, 1)]
+    assert found[0]["config"]["optimizer"]["lr"] != found[1]["config"]["optimizer"]["lr"]
+    assert found[0]["group"] == found[1]["group"]
 
 
 def test_random_numbers_are_as_if_it_had_not_run(tmp_path) -> None:
@@ -93,6 +99,9 @@ def test_the_suggestion_is_the_steepest_place_before_the_least() -> None:
     falls = 2 - 1 / (1 + np.exp(-6 * (x + 3)))
     breaks = np.where(x > -1, 40 * (x + 1), 0)
     assert finder.suggestion(list(10**x), list(falls + breaks)) == pytest.approx(1e-3, rel=0.3)
+    near = 2 - 1 / (1 + np.exp(-30 * (x + 1))) + np.where(x > -0.8, 40 * (x + 0.8), 0)
+    least = 10 ** x[int(np.argmin(near))]
+    assert finder.suggestion(list(10**x), list(near)) == pytest.approx(least / 10)
 
 
 def test_a_loss_that_never_falls_says_so() -> None:
@@ -107,6 +116,7 @@ def test_a_loss_that_never_falls_says_so() -> None:
     ("override", "words"),
     [
         ("lr_find=3", r"lr_find=3 is neither true nor false"),
+        ("optimizer.lr=0", r"lr_find=true needs optimizer.lr > 0 to start from, got 0"),
         ("trainer.devices=2", r"lr_find=true tests on one device, but trainer.devices=2; type"),
     ],
 )

@@ -106,9 +106,9 @@ def timm(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
 
 
 def fastai(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
+    import fastai.callback.schedule  # noqa: F401, gives learners their one cycle
     from fastai.callback.core import Callback
     from fastai.data.core import DataLoaders
-    import fastai.callback.schedule  # noqa: F401, gives learners their one cycle
     from fastai.learner import Learner
     from torchvision import models
 

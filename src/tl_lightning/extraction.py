@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -131,7 +132,12 @@ class Extraction(L.LightningModule):
         place = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
         sampler = ViewSampler(names=split.names, views=each.views, **place)
         augmented = self.plan.views is not None and key.endswith("/train")
-        return self.data.picture_loader(role, split.without_labels(), BATCH, sampler, augmented)
+        # A network on few cores only takes turns with processes that decode pictures for it.
+        cores, workers = os.cpu_count() or 1, self.data.num_workers
+        alone = self.trainer.strategy.root_device.type == "cpu" and cores < 4 * workers
+        return self.data.picture_loader(
+            role, split.without_labels(), BATCH, sampler, augmented, 0 if alone else workers
+        )
 
     def on_predict_start(self) -> None:
         """Show how far it is."""

@@ -283,10 +283,11 @@ class TransferData(Facts, L.LightningDataModule):
         return self._loader(dataset, self.eval_batch_size, sampler)
 
     def picture_loader(
-        self, role: str, split: Split, batch_size: int, sampler: Any, augmented: bool
+        self, role: str, split: Split, batch_size: int, sampler: Any, augmented: bool, workers: int
     ) -> DataLoader[Any]:
         """Return a loader of a split's pictures, for what looks at them once."""
-        return self._loader(self._dataset(role, split, train=augmented), batch_size, sampler)
+        dataset = self._dataset(role, split, train=augmented)
+        return loader_of(dataset, batch_size, sampler, workers, self.pin_memory)
 
     def stored_splits(self) -> dict[str, Split]:
         """Return by ``role/split`` every split that a run shows to the model."""

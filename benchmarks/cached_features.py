@@ -14,7 +14,7 @@ command  `scripts/train.py model=feature_extraction data.batch_size=128`, start-
          report's timing has it.
 sweep    The same with eight heads in one `-m`.
 
-Ours holds an eighth of the training pictures back for validation in every epoch, so that an epoch of
+Ours holds an eighth of the training pictures back to validate every epoch, so that an epoch of
 either passes all of them. `inside` compares with the plain loop's epochs alone, without its test.
 Accuracy: without augmentation the frozen features of a picture never change, so the plain loop's
 head is trained to the end on features taken once in float32, of the pictures that train ours.

@@ -9,10 +9,10 @@ plain    The loop as it is usually written: ImageFolder, torchvision's transform
          worker processes, float32, a frozen mobilenet_v2 that every picture passes in every epoch,
          a linear head under Adam. Two epochs (the second is taken: workers and files are warm then)
          are timed and scaled to all epochs. No augmentation, as in ours.
-command  `scripts/train.py model=feature_extraction data.batch_size=128`, start-up, extraction,
-         training, test and page included; `inside` is the same without start-up and page, as the
-         report's timing has it.
-sweep    The same with eight heads in one `-m`.
+command  `scripts/train.py model=feature_extraction` with the plain loop's batches and rate; start-up,
+         extraction, training, test and page included. `inside` is the same without start-up and
+         page, as the report's timing has it.
+sweep    Eight heads in one `-m` against one of them, in batches of 128.
 
 Ours holds an eighth of the training pictures back to validate every epoch, so that an epoch of
 either passes all of them. `inside` compares with the plain loop's epochs alone, without its test.
@@ -39,7 +39,12 @@ from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
-HEADS = ["head=mlp", "head.activation=tanh,relu,sigmoid,gelu", "head.width=128,256"]
+HEADS = [
+    "data.batch_size=128",
+    "head=mlp",
+    "head.activation=tanh,relu,sigmoid,gelu",
+    "head.width=128,256",
+]
 
 
 def loader(folder: Path, workers: int, shuffle: bool) -> DataLoader:
@@ -129,7 +134,7 @@ def ours(args: argparse.Namespace, folder: Path, *overrides: str) -> float:
     command = [
         sys.executable, str(SCRIPT), *overrides, "model=feature_extraction", "data=dogs",
         f"data.root={args.root}", "data.target=null", "data.augment=none", "backbone=mobilenet_v2",
-        "data.batch_size=128", f"trainer.max_epochs={args.epochs}", f"{where}={folder}",
+        "scheduler=constant", f"trainer.max_epochs={args.epochs}", f"{where}={folder}",
     ]  # fmt: skip
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache:
@@ -174,7 +179,7 @@ def main() -> None:
             report = json.loads((place / "report.json").read_text())
             runs.append((seconds, report["timing"]["total_s"], report["metrics"]))
             print(f"ours, seed {seed}: {seconds:.1f} s, {runs[-1][1]:.1f} s inside", flush=True)
-        one = ours(args, Path(folder) / "one", "head=mlp")
+        one = ours(args, Path(folder) / "one", *HEADS[:2])
         heads = ours(args, Path(folder) / "heads", "-m", *HEADS)
     theirs = child(args, "accuracy")["accuracies"]
     found = [metrics["source/test/acc"] for *_, metrics in runs]

@@ -9,8 +9,8 @@ plain    The loop as it is usually written: ImageFolder, torchvision's transform
          worker processes, float32, a frozen mobilenet_v2 that every picture passes in every epoch,
          a linear head under Adam. Two epochs (the second is taken: workers and files are warm then)
          are timed and scaled to all epochs. No augmentation, as in ours.
-command  `scripts/train.py model=feature_extraction` with the plain loop's batches and rate; start-up,
-         extraction, training, test and page included. `inside` is the same without start-up and
+command  `scripts/train.py model=feature_extraction` with the plain loop's batches and rate:
+         start-up, extraction, training, test and page included. `inside` is the same without start-up and
          page, as the report's timing has it.
 sweep    Eight heads in one `-m` against one of them, in batches of 128.
 
@@ -179,7 +179,7 @@ def main() -> None:
             report = json.loads((place / "report.json").read_text())
             runs.append((seconds, report["timing"]["total_s"], report["metrics"]))
             print(f"ours, seed {seed}: {seconds:.1f} s, {runs[-1][1]:.1f} s inside", flush=True)
-        one = ours(args, Path(folder) / "one", *HEADS[:2])
+        one = ours(args, Path(folder) / "one", *ONE)
         heads = ours(args, Path(folder) / "heads", "-m", *HEADS)
     theirs = child(args, "accuracy")["accuracies"]
     found = [metrics["source/test/acc"] for *_, metrics in runs]

@@ -10,8 +10,8 @@ plain    The loop as it is usually written: ImageFolder, torchvision's transform
          a linear head under Adam. Two epochs (the second is taken: workers and files are warm then)
          are timed and scaled to all epochs. No augmentation, as in ours.
 command  `scripts/train.py model=feature_extraction` with the plain loop's batches and rate:
-         start-up, extraction, training, test and page included. `inside` is the same without start-up and
-         page, as the report's timing has it.
+         start-up, extraction, training, test and page included. `inside` is the same without
+         start-up and page, as the report's timing has it.
 sweep    Eight heads in one `-m` against one of them, in batches of 128.
 
 Ours holds an eighth of the training pictures back to validate every epoch, so that an epoch of
@@ -39,12 +39,8 @@ from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
-HEADS = [
-    "data.batch_size=128",
-    "head=mlp",
-    "head.activation=tanh,relu,sigmoid,gelu",
-    "head.width=128,256",
-]
+ONE = ["data.batch_size=128", "head=mlp"]
+HEADS = [*ONE, "head.activation=tanh,relu,sigmoid,gelu", "head.width=128,256"]
 
 
 def loader(folder: Path, workers: int, shuffle: bool) -> DataLoader:

@@ -42,7 +42,7 @@ def reference(folder: Path) -> tuple[float, float]:
     """Return scikit-learn's penalty chosen on the validation split, and its test accuracy."""
     parts = {}
     for split in ("train", "val", "test"):
-        found = load_file(folder / f"source-{split}.safetensors")
+        found = load_file(folder / "source" / f"{split}.safetensors")
         parts[split] = (found["features"].float().numpy(), found["labels"].numpy())
     best = (0.0, 0.0, 0.0)
     with warnings.catch_warnings():

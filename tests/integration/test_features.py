@@ -266,9 +266,11 @@ def test_a_network_that_is_no_chain_is_refused(tmp_path, monkeypatch) -> None:
     from tl_lightning.backbones.small import ConvNet
 
     honest = ConvNet.layer_groups
-    monkeypatch.setattr(
-        ConvNet, "layer_groups", lambda self: [replace(g, run=None) for g in honest(self)]
-    )
+
+    def loose(self, chain=False):
+        return [replace(group, run=None) for group in honest(self)]
+
+    monkeypatch.setattr(ConvNet, "layer_groups", loose)
     with pytest.raises(ConfigError, match=r"a chain of its layer groups, and ConvNet is none"):
         pipeline.build(pipeline.check(config(*PREFIX)), tmp_path)
 

@@ -14,6 +14,12 @@ from tl_lightning.errors import CheckpointError
 
 __all__ = ["checkpoint_of", "load_backbone"]
 
+#: What changes the meaning of weights, though they would fit.
+_MEANING = ("_target_", "name", "activation", "mean", "std")
+#: What may differ between two runs with the same backbone.
+_FREE = ("pretrained", "tag", "weights", "lr_factor", "grad_checkpointing", "checkpoint", "lora")
+_CHOICES = {"TimmBackbone": "timm", "TorchvisionBackbone": "torchvision", "ConvNet": "small_cnn"}
+
 
 def checkpoint_of(place: Path) -> Path:
     """Return the checkpoint that a path names: a file, or the one that a run has selected.
@@ -25,8 +31,9 @@ def checkpoint_of(place: Path) -> Path:
         return place
     chosen = place / "checkpoints" / "last.ckpt"
     report = place / "report.json"
-    if report.is_file():
-        chosen = place / json.loads(report.read_text())["selection"]["checkpoint"]
+    selected = json.loads(report.read_text()).get("selection") if report.is_file() else None
+    if selected:
+        chosen = place / selected["checkpoint"]
     if not chosen.is_file():
         raise CheckpointError(
             f"backbone.checkpoint={place} is neither a checkpoint nor the folder of a run that has "
@@ -54,12 +61,19 @@ def load_backbone(backbone: nn.Module, place: Path, node: Mapping[str, Any]) -> 
         for name, value in stored["state_dict"].items()
         if name.startswith("backbone.")
     }
+    rank = (theirs.get("lora") or {}).get("rank")
+    if rank:
+        raise CheckpointError(
+            f"backbone.checkpoint={place} was trained with backbone.lora.rank={rank}, whose "
+            "matrices stand beside the network's own; type the path of a run with "
+            "backbone.lora.rank=0"
+        )
     own = backbone.state_dict()
-    unlike = [k for k in own if k not in state or state[k].shape != own[k].shape]
-    if unlike or state.keys() - own.keys():
+    fits = own.keys() == state.keys() and all(state[k].shape == own[k].shape for k in own)
+    if not fits or any(theirs.get(key) != node.get(key) for key in _MEANING):
         raise CheckpointError(
             f"backbone.checkpoint={place} holds {_words(theirs)}, this run builds {_words(node)}; "
-            f"type backbone={theirs.get('name', '<the same>')} with the settings of that run"
+            f"type {_settings(theirs, node)}"
         )
     backbone.load_state_dict(state)
 
@@ -67,3 +81,19 @@ def load_backbone(backbone: nn.Module, place: Path, node: Mapping[str, Any]) -> 
 def _words(node: Mapping[str, Any]) -> str:
     kind = str(node["_target_"]).rpartition(".")[2]
     return f"{node['name']} ({kind})" if "name" in node else kind
+
+
+def _settings(theirs: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """Say what to type for the backbone of the checkpoint."""
+    kind = str(theirs["_target_"]).rpartition(".")[2]
+    other = theirs["_target_"] != node["_target_"]
+    typed = [
+        f"backbone.{key}={_typed(value)}"
+        for key, value in theirs.items()
+        if not key.startswith("_") and key not in _FREE and (other or value != node.get(key))
+    ]
+    return " ".join([f"backbone={_CHOICES.get(kind, '<as in that run>')}", *typed])
+
+
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -112,7 +112,8 @@ def _compilers() -> list[str]:
 
 def _range_faults(config: Config, allowed: list[str]) -> list[str]:
     """Return which settings are out of their range, as the classes that know it say."""
-    nodes = {"loss": config.get("loss"), "backbone.lora": config["backbone"].get("lora")}
+    nodes = {key: config.get(key) for key in ("loss", "backbone")}
+    nodes["backbone.lora"] = config["backbone"].get("lora")
     for group in ("regularizer", "callbacks"):
         nodes |= {f"{group}.{name}": node for name, node in (config.get(group) or {}).items()}
     faults: list[str] = []

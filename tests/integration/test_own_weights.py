@@ -8,6 +8,7 @@ import torch
 from helpers import config, file_config, same, weights
 from layouts import split_folders
 from tl_lightning import pipeline
+from tl_lightning.cli import compose
 from tl_lightning.errors import CheckpointError, ConfigError
 
 
@@ -40,14 +41,56 @@ def test_what_cannot_start_is_refused_in_a_sentence(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"neither a checkpoint nor the folder of a run"):
         own(tmp_path)
     pipeline.fit(config("model=source_only", "trainer.max_epochs=1"), tmp_path / "a")
-    with pytest.raises(CheckpointError, match=r"holds ConvNet, this run builds ConvNet; type"):
+    fault = (
+        r"holds ConvNet, this run builds ConvNet; type backbone=small_cnn backbone\.widths=\[4,8\]$"
+    )
+    with pytest.raises(CheckpointError, match=fault):
         own(tmp_path / "a", "backbone.widths=[4,6]")
+    with pytest.raises(
+        CheckpointError, match=r"type backbone=small_cnn backbone\.activation=relu$"
+    ):
+        own(tmp_path / "a", "backbone.activation=tanh")
+    settings = config("model=source_only")
+    another = compose(["data=digits", "backbone=resnet18"])["backbone"]
+    settings["backbone"] = {**another, "checkpoint": str(tmp_path / "a")}
+    with pytest.raises(
+        CheckpointError, match=r"this run builds resnet18 \(TorchvisionB.*=\[4,8\] "
+    ):
+        pipeline.build_module(pipeline.check(settings), ("a", "b"))
     chosen = own(tmp_path / "a" / "checkpoints" / "last.ckpt")
     kept = weights(tmp_path / "a" / "checkpoints" / "last.ckpt")
     assert all(
         torch.equal(value, kept[f"backbone.{name}"])
         for name, value in chosen.backbone.state_dict().items()
     )
+
+
+def test_a_resumed_run_goes_on_from_it_too(tmp_path) -> None:
+    pipeline.fit(config("model=source_only", "trainer.max_epochs=1"), tmp_path / "a")
+    for run, ends in (("whole", [2]), ("cut", [1, 2])):
+        for count in ends:
+            settings = config(
+                "model=fine_tuning", "data.target=null", "regularizer=[l2_sp]", "resume=auto",
+                "scheduler=constant", f"trainer.max_epochs={count}",
+            )  # fmt: skip
+            settings["backbone"]["checkpoint"] = str(tmp_path / "a")
+            pipeline.fit(settings, tmp_path / run)
+    last = "checkpoints/last.ckpt"
+    assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
+
+
+def test_the_folder_of_a_sweep_is_no_run(tmp_path) -> None:
+    (tmp_path / "report.json").write_text('{"kind": "sweep"}')
+    with pytest.raises(CheckpointError, match=r"neither a checkpoint nor the folder of a run"):
+        own(tmp_path)
+
+
+def test_a_backbone_with_lora_is_refused_in_a_sentence(tmp_path) -> None:
+    theirs = {"_target_": "x.Net", "lora": {"rank": 8}}
+    file = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {}, "hyper_parameters": {"config": {"backbone": theirs}}}, file)
+    with pytest.raises(CheckpointError, match=r"trained with backbone.lora.rank=8.*lora.rank=0$"):
+        own(file)
 
 
 def test_a_checkpoint_that_is_no_path_is_a_fault() -> None:

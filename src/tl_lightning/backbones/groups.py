@@ -7,6 +7,7 @@ row is then tried out, because some do more between the modules than the modules
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from tl_lightning.types import LayerGroup
 
-__all__ = ["chain_of", "groups_of"]
+__all__ = ["as_it_was", "chain_of", "groups_of"]
 
 #: Containers whose own children are the layers that count.
 _BODIES = ("features", "blocks", "stages", "layers", "encoder", "trunk_output")
@@ -105,29 +106,58 @@ def _run(row: list[tuple[str, nn.Module]], join: str, x: Tensor) -> Tensor:
 def chain_of(net: nn.Module, size: int) -> str | None:
     """Return the join with which the groups in a row equal the network's forward, or None.
 
-    Tried out on one picture of noise, in evaluation mode and bit for bit.
+    Tried out on two pictures of noise, bit for bit: in evaluation mode, and in training mode with
+    the same random draws, for some networks drop features without a module that says so.
 
     Args:
         net: The network without its classifier.
         size: Height and width of the pictures it takes.
     """
-    modes = [(module, module.training) for module in net.modules()]
     place = next(net.parameters()).device
-    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(place)
-    net.eval()
+    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(place)
+    with as_it_was(net) as draws, torch.no_grad():
+
+        def equals(join: str, training: bool) -> bool:
+            groups = groups_of(net, join)
+            net.train(training)
+            try:
+                draws.manual_seed(0)
+                wanted = net(noise).flatten(1)
+                draws.manual_seed(0)
+                return torch.equal(_through(groups, noise).flatten(1), wanted)
+            except Exception:  # networks refuse in many ways what is not their own forward's
+                return False
+
+        return next((join for join in _JOINS if equals(join, False) and equals(join, True)), None)
+
+
+def _through(groups: list[LayerGroup], x: Tensor) -> Tensor:
+    for group in groups:
+        assert group.run is not None
+        x = group.run(x)
+    return x
+
+
+@contextlib.contextmanager
+def as_it_was(net: nn.Module) -> Iterator[torch.Generator]:
+    """Yield the generator that the network draws from; then put back what a try has changed.
+
+    Modes, buffers and the generator's state are as before, so that trying leaves no trace.
+    """
+    place = next(net.parameters()).device
+    draws = (
+        torch.cuda.default_generators[place.index or 0]
+        if place.type == "cuda"
+        else torch.default_generator
+    )
+    state = draws.get_state()
+    modes = [(module, module.training) for module in net.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
     try:
-        with torch.no_grad():
-            wanted = net(noise).flatten(1)
-            return next((join for join in _JOINS if _equals(net, join, noise, wanted)), None)
+        yield draws
     finally:
+        draws.set_state(state)
         for module, training in modes:
             module.training = training
-
-
-def _equals(net: nn.Module, join: str, x: Tensor, wanted: Tensor) -> bool:
-    try:
-        for group in groups_of(net, join):
-            x = group.run(x)  # type: ignore[misc]
-        return torch.equal(x.flatten(1), wanted)
-    except Exception:  # networks refuse in many ways what is not their own forward's
-        return False
+        for buffer, value in buffers:
+            buffer.copy_(value)

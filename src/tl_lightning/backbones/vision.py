@@ -86,7 +86,7 @@ class TorchvisionBackbone(Network):
         classifier, self.out_features = _drop_classifier(net)
         if weights is not None:
             load_weights(net, weights, classifier)
-        self.take(net, name, grad_checkpointing)
+        self.take(net, name, size, grad_checkpointing)
 
 
 def _fetch(entry: Any, name: str) -> Mapping[str, Any]:
@@ -187,7 +187,7 @@ class TimmBackbone(Network):
             crop_pct=float(config["crop_pct"]),
         )
         self.out_features = int(getattr(net, "head_hidden_size", None) or net.num_features)
-        self.take(net, name, grad_checkpointing)
+        self.take(net, name, size, grad_checkpointing)
 
 
 def _timm_size(name: str, size: int | None) -> dict[str, int]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tl_lightning.backbones import network
 from tl_lightning.backbones.small import ConvNet
 from tl_lightning.backbones.vision import TimmBackbone, TorchvisionBackbone
+from tl_lightning.cli import compose
 from tl_lightning.errors import ConfigError
+from tl_lightning.settings import check
 
 
 def torchvision(name: str, size: int | None = 64, again: bool = False) -> TorchvisionBackbone:
@@ -34,7 +37,7 @@ def small(features: int | None) -> ConvNet:
 CHAINS = {
     "torchvision": (
         "resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "vgg11_bn",
-        "densenet121", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf",
+        "densenet121", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf", "convnext_tiny",
     ),
     "timm": ("tf_efficientnet_lite0", "resnet18", "convnext_atto", "mobilenetv3_small_100"),
 }  # fmt: skip
@@ -87,11 +90,21 @@ def test_the_small_network_is_a_chain(features: int | None) -> None:
     assert torch.equal(x, wanted)
 
 
-def test_looking_leaves_modes_as_they_were() -> None:
+def test_what_drops_features_without_a_module_is_no_chain() -> None:
+    """In evaluation mode ghostnet is its row of modules, in training mode it is not."""
+    net = timm("ghostnet_100")
+    assert all(group.run is None for group in net.layer_groups(chain=True))
+
+
+def test_looking_leaves_everything_as_it_was(monkeypatch) -> None:
+    monkeypatch.setattr(network, "_joins", {})
     net = torchvision("resnet18").train()
     net.net.layer1.eval()
     before = {name: b.clone() for name, b in net.named_buffers()}
+    draws = torch.get_rng_state()
     net.layer_groups(chain=True)
+    assert network._joins
+    assert torch.equal(torch.get_rng_state(), draws)
     assert net.training
     assert not net.net.layer1[0].bn1.training
     assert net.net.layer2[0].bn1.training
@@ -116,6 +129,23 @@ def test_pictures_of_another_size(net: tuple[str, str]) -> None:
 def test_a_fixed_size_is_refused_in_a_sentence() -> None:
     with pytest.raises(ConfigError, match=r"vit_b_16 .* takes pictures of 224 pixels only, got"):
         torchvision("vit_b_16", 96)
+
+
+@pytest.mark.parametrize(
+    "net", [("torchvision", "alexnet"), ("timm", "vit_tiny_patch16_224"), ("timm", "vgg11")]
+)
+def test_a_size_that_cannot_pass_is_refused_in_a_sentence(net: tuple[str, str]) -> None:
+    words = (
+        rf"{net[1]} cannot take pictures of backbone.size=10 pixels \(.*\); type backbone.size=n"
+    )
+    with pytest.raises(ConfigError, match=words):
+        MAKE[net[0]](net[1], 10)
+
+
+def test_a_size_below_one_is_a_fault_of_the_configuration() -> None:
+    settings = compose(["data=digits", "backbone=resnet18", "backbone.size=0"])
+    with pytest.raises(ConfigError, match=r"backbone.size=0 is not above 0; type backbone.size="):
+        check(settings)
 
 
 def step(net, x):
@@ -157,3 +187,28 @@ def test_a_transformer_recomputes_by_itself() -> None:
 def test_what_cannot_recompute_says_so() -> None:
     with pytest.raises(ConfigError, match=r"vit_b_16 is no chain of layers, so that backbone.grad"):
         torchvision("vit_b_16", None, again=True)
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "ghostnet_100"])
+def test_batch_norm_that_would_move_twice_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"has batch norm, whose statistics would move twice a s"):
+        timm(name, again=True)
+
+
+def test_what_timm_cannot_recompute_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"timm cannot recompute pit_ti_distilled_224 \(backbone"):
+        timm("pit_ti_distilled_224", None, again=True)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_recomputing_moves_running_statistics_once(backend: str) -> None:
+    plain, again = torchvision("resnet18"), torchvision("resnet18", again=True)
+    again.load_state_dict(plain.state_dict())
+    x = torch.randn(4, 3, 64, 64)
+    a, b, _ = step(plain.train(), x)
+    names = list(again.state_dict())
+    again.compile(backend=backend)
+    c, d, _ = step(again.train(), x)
+    assert list(again.state_dict()) == names
+    assert all(torch.allclose(a[key], c[key], atol=1e-6) for key in a)
+    assert all(torch.equal(b[key], d[key]) for key in b)

@@ -124,6 +124,9 @@ def fastai(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
     class Clock(Callback):
         seconds = 0.0
 
+        def before_batch(self) -> None:
+            self.learn.xb = (normal(self.learn.xb[0]),)
+
         def before_train(self) -> None:
             self.started = time.perf_counter()
 
@@ -138,10 +141,7 @@ def fastai(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
     net = models.resnet18(num_classes=CLASSES)
     if frozen:
         freeze(net)
-    data = DataLoaders.from_dsets(
-        Memory(), Memory(), bs=BATCH, num_workers=0, device="cpu",
-        after_batch=lambda batch: (normal(batch[0]), batch[1]),
-    )  # fmt: skip
+    data = DataLoaders.from_dsets(Memory(), Memory(), bs=BATCH, num_workers=0, device="cpu")
     learner = Learner(data, net, loss_func=nn.CrossEntropyLoss(), cbs=[Clock()])
     while True:
         wait()
@@ -197,7 +197,7 @@ CONTESTANTS = {"plain": plain, "timm": timm, "fastai": fastai, "ours": ours}
 
 
 def say(seconds: float) -> None:
-    print(f"round {seconds}", flush=True)
+    print(f"\nround {seconds}", flush=True)  # a bar may stand before it
 
 
 def contestant(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
+from hydra.errors import HydraException
 
 from conftest import REPO
 from helpers import config
@@ -177,3 +178,13 @@ def test_fused_where_gradients_can_still_be_clipped(overrides, fused, tmp_path) 
     settings = config("model=source_only", "trainer.max_epochs=1", *overrides)
     assert pipeline.check(settings)["optimizer"]["fused"] is fused
     pipeline.fit(settings, tmp_path)
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_recipe_passes_the_check(name: str) -> None:
+    pipeline.check(compose([f"experiment={name}", "trainer=cpu"]))
+
+
+def test_a_recipe_that_is_not_there_is_no_recipe_left_out() -> None:
+    with pytest.raises(HydraException, match=r"Could not find 'experiment/lineer_probe'"):
+        compose(["experiment=lineer_probe"])

@@ -82,6 +82,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(draft, place)
         except (OSError, RuntimeError) as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                # torch closes its archive all the same, and complains that it is not whole.
+                raise KeyboardInterrupt from None
             free = shutil.disk_usage(place.parent).free // 2**20
             raise CheckpointError(
                 f"cannot write checkpoint {place}: {error} ({free} MiB free there); make room and "

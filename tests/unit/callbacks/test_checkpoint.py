@@ -35,6 +35,26 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch) 
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_ctrl_c_in_the_middle_of_a_write_is_no_full_disk(tmp_path, monkeypatch) -> None:
+    """torch's archive fails to close when its writing is interrupted; the interruption counts."""
+    place = tmp_path / "last.ckpt"
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"x": torch.ones(2)}, place)
+    before = place.read_bytes()
+    honest = torch.UntypedStorage.data_ptr
+
+    def interrupted(self):
+        monkeypatch.setattr(torch.UntypedStorage, "data_ptr", honest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.UntypedStorage, "nbytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        io.save_checkpoint({"x": torch.zeros(2)}, place)
+    monkeypatch.undo()
+    assert place.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_only_oracle_uses_target_labels() -> None:
     assert [name for name, rule in SELECTIONS.items() if rule.uses_target_labels] == ["oracle"]
 

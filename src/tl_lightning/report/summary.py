@@ -16,17 +16,9 @@ __all__ = ["Failure", "Row", "Summary", "summarise"]
 Run = Mapping[str, Any]
 # Keys that differ from run to run without being a choice of method.
 PRIVATE = (
-    "seed",
-    "name",
-    "data.name",
-    "baseline_of",
-    "bracket",
-    "track_target",
-    "run",
-    "hydra",
-    "output",
+    "seed", "name", "data.name", "baseline_of", "bracket", "track_target", "run", "hydra", "output",
     "paths",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import mutual_info_score
 from sklearn.preprocessing import StandardScaler
 
+from tl_lightning.floor import WORST, collapsed, floored, kept
 from tl_lightning.validators import scores
-from tl_lightning.validators.floor import WORST, collapsed, floored, kept
 from tl_lightning.validators.scores import NAMES, Outputs, raw_scores
 
 RNG = np.random.default_rng(0)

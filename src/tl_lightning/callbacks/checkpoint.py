@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from tl_lightning.errors import CheckpointError, TrainingError
-from tl_lightning.validators.floor import WORST
+from tl_lightning.floor import WORST
 
 __all__ = [
     "SELECTIONS",

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tl_lightning.data.sampler import spread
 from tl_lightning.errors import ConfigError
+from tl_lightning.floor import collapsed, floored
 from tl_lightning.modules.base import DOMAINS
-from tl_lightning.validators.floor import collapsed, floored
 from tl_lightning.validators.scores import NAMES, Outputs, raw_scores
 
 __all__ = ["Validators"]

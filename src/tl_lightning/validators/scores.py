@@ -3,7 +3,7 @@
 All take arrays of one checkpoint's validation outputs: logits ``(N, K)``, features ``(N, D)`` and,
 of the source alone, labels ``(N,)``. A raw score may prefer a model that has collapsed (Musgrave,
 Belongie, Lim (2022): Benchmarking Validation Methods for Unsupervised Domain Adaptation.
-arXiv:2208.07360); ``floor.py`` keeps such a model from winning.
+arXiv:2208.07360); ``tl_lightning.floor`` keeps such a model from winning.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr, log_softmax, softmax
 
-from tl_lightning.validators.floor import WORST
+from tl_lightning.floor import WORST
 
 __all__ = [
     "NAMES",

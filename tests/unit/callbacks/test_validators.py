@@ -17,7 +17,7 @@ from tl_lightning.callbacks.checkpoint import SELECTIONS
 from tl_lightning.callbacks.validators import Validators
 from tl_lightning.data.base import TransferData
 from tl_lightning.errors import ConfigError
-from tl_lightning.validators.floor import WORST, kept
+from tl_lightning.floor import WORST, kept
 from tl_lightning.validators.scores import NAMES, Outputs
 
 FAST = ("callbacks.health=null", "bracket=[]")

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from tl_lightning.adaptation_faults import adaptation_faults, may_rest
 from tl_lightning.callbacks.checkpoint import SELECTIONS
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.modules.adaptation import DomainAdaptation
 from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
 
-__all__ = ["GIVEN", "TAKEN", "Config", "check"]
+__all__ = ["GIVEN", "TAKEN", "Config", "adapts", "check"]
 
 Config = dict[str, Any]
 
@@ -27,7 +29,7 @@ GIVEN = {
               "channels_last", "saved", "adapters", "regularizers"},
     "head": {"in_features", "num_classes"},
     "loss": {"num_classes", "class_counts"},
-    "adapter.*": {"in_features", "num_classes"},
+    "adapter.*": {"in_features", "num_classes", "inputs"},
     "regularizer.*": {"backbone", "task"},
     "optimizer": {"params"},
     "logger.*": {"save_dir"},
@@ -58,6 +60,12 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     return _resolve_phases(config)
 
 
+def adapts(config: Config) -> bool:
+    """Return whether the model takes adapters."""
+    model = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])[0]
+    return isinstance(model, type) and issubclass(model, DomainAdaptation)
+
+
 def _top_level_faults(config: Config) -> list[str]:
     faults = []
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
@@ -82,11 +90,12 @@ def _top_level_faults(config: Config) -> list[str]:
         for key, value in config["cache"].items()
         if not fits(value, hints[key])
     ]
-    own = config["backbone"].get("checkpoint")
-    if not (own is None or isinstance(own, str)):
-        faults.append(
-            f"backbone.checkpoint={own} is no path; type backbone.checkpoint=<run folder>"
-        )
+    own = {"backbone.checkpoint": config["backbone"].get("checkpoint"), "init": config.get("init")}
+    faults += [
+        f"{key}={place} is no path; type {key}=<run folder>"
+        for key, place in own.items()
+        if not (place is None or isinstance(place, str))
+    ]
     if not isinstance(config["compile"], bool) and config["compile"] not in _compilers():
         faults.append(
             f"compile={config['compile']} is neither true nor false nor a backend of torch.compile "
@@ -119,7 +128,7 @@ def _range_faults(config: Config, allowed: list[str]) -> list[str]:
     """Return which settings are out of their range, as the classes that know it say."""
     nodes = {key: config.get(key) for key in ("loss", "backbone")}
     nodes["backbone.lora"] = config["backbone"].get("lora")
-    for group in ("regularizer", "callbacks"):
+    for group in ("adapter", "regularizer", "callbacks"):
         nodes |= {f"{group}.{name}": node for name, node in (config.get(group) or {}).items()}
     faults: list[str] = []
     for where, node in nodes.items():
@@ -171,9 +180,7 @@ def _pair_faults(config: Config) -> list[str]:
             f"data.mix.{mixed[0]} makes shares of labels, which adapters cannot take; "
             f"type data.mix.{mixed[0]}=0, or a model without adapters"
         )
-    if config["adapter"] and "target" not in needs:
-        names = ",".join(config["adapter"])
-        faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")
+    faults += adaptation_faults(config, model)
     start = ((config.get("callbacks") or {}).get("average") or {}).get("start_epoch", 0)
     epochs = config["trainer"]["max_epochs"]
     if epochs is not None and start >= epochs > 0:
@@ -255,6 +262,7 @@ def _resolve_phases(config: Config) -> Config:
     phases, trainer = config.get("phases", {}), config["trainer"]
     if phases.get("steps"):
         phases["steps"] = resolved_steps(phases["steps"], trainer["max_epochs"])
+    if phases.get("steps") or may_rest(config):
         alone = str(trainer["devices"]) == "1" and trainer["num_nodes"] == 1
         strategy = "ddp" if trainer["strategy"] == "auto" and not alone else trainer["strategy"]
         if isinstance(strategy, str):

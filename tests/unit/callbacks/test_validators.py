@@ -18,6 +18,8 @@ from tl_lightning.callbacks.validators import Validators
 from tl_lightning.data.base import TransferData
 from tl_lightning.errors import ConfigError
 from tl_lightning.floor import WORST, kept
+from tl_lightning.report.regret import SCORES
+from tl_lightning.report.wording import RULES
 from tl_lightning.validators.scores import NAMES, Outputs
 
 FAST = ("callbacks.health=null", "bracket=[]")
@@ -207,6 +209,8 @@ def test_words_about_what_is_missing() -> None:
 def test_every_rule_by_a_score_reads_a_floored_one() -> None:
     rules = {name for name, rule in SELECTIONS.items() if "floored" in str(rule.monitor)}
     assert rules == set(NAMES)
+    assert set(SELECTIONS) <= RULES.keys()  # the page has words for each
+    assert SCORES == NAMES  # and the study looks at each
 
 
 @pytest.mark.slow

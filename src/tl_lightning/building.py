@@ -182,7 +182,8 @@ def build(config: Config, run_dir: Path) -> Parts:
     data.discover()
     L.seed_everything(config["seed"], workers=True, verbose=False)
     module = build_module(config, data.classes, class_counts=data.class_counts())
-    labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
+    peeks = config["selection"] == "oracle" or config["track_target"]
+    labels = ("source", "target") if peeks else ("source",)
     strong = "target_strong" in getattr(module, "needs", ())
     data.attach(module.backbone.input_spec, module.train_on, labels, strong)
     features = plan_features(config, module, data)

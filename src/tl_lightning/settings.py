@@ -73,6 +73,11 @@ def _top_level_faults(config: Config) -> list[str]:
     if config["selection"] not in SELECTIONS:
         hint = nearest(str(config["selection"]), SELECTIONS)
         faults.append(f"selection={config['selection']} is no rule; {hint}")
+    if not isinstance(config["track_target"], bool):
+        faults.append(
+            f"track_target={config['track_target']} is neither true nor false; type "
+            "track_target=false"
+        )
     bracket = config["bracket"]
     known = {"source_only", "joint_bn"}
     if bracket != "auto" and not (isinstance(bracket, list) and set(bracket) <= known):
@@ -155,6 +160,18 @@ def _pair_faults(config: Config) -> list[str]:
         faults.append(
             f"selection={config['selection']} scores target pictures, but data.target=null; "
             "type selection=source_val"
+        )
+    if str(rule.monitor).startswith("validator/") and not (config.get("callbacks") or {}).get(
+        "validators"
+    ):
+        faults.append(
+            f"selection={config['selection']} reads a score of callbacks.validators, which is not "
+            "there; type callbacks=default, or selection=source_val"
+        )
+    if config["track_target"] and target is None:
+        faults.append(
+            "track_target=true logs accuracy on the target, but data.target=null; type "
+            "track_target=false"
         )
     faults += _feature_faults(config["cache"], config["data"], name)
     mixed = [name for name, alpha in config["data"]["mix"].items() if alpha]

@@ -41,8 +41,11 @@ def group_of(config: dict[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
-    # The one callback that changes the model.
-    kept["average"] = (config.get("callbacks") or {}).get("average")
+    # The callbacks that change the model, or which one is chosen.
+    callbacks = config.get("callbacks") or {}
+    kept["average"] = callbacks.get("average")
+    if str(SELECTIONS[config["selection"]].monitor).startswith("validator/"):
+        kept["validators"] = callbacks.get("validators")
     if config["lr_find"]:  # every seed finds its own
         kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     text = json.dumps(kept, sort_keys=True, default=str)

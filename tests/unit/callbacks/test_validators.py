@@ -20,6 +20,7 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.floor import WORST, kept
 from tl_lightning.report.regret import SCORES
 from tl_lightning.report.wording import RULES
+from tl_lightning.results import group_of
 from tl_lightning.validators.scores import NAMES, Outputs
 
 FAST = ("callbacks.health=null", "bracket=[]")
@@ -211,6 +212,15 @@ def test_every_rule_by_a_score_reads_a_floored_one() -> None:
     assert rules == set(NAMES)
     assert set(SELECTIONS) <= RULES.keys()  # the page has words for each
     assert SCORES == NAMES  # and the study looks at each
+
+
+def test_the_floor_belongs_to_the_method_where_a_rule_reads_it() -> None:
+    def group(*overrides: str) -> str:
+        return group_of(pipeline.check(config(*overrides)))
+
+    other = "callbacks.validators.floor_ratio=0.5"
+    assert group("selection=snd") != group("selection=snd", other)
+    assert group() == group(other) == group("track_target=true")
 
 
 @pytest.mark.slow

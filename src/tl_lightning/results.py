@@ -12,9 +12,10 @@ import lightning as L
 import numpy as np
 import torch
 
-from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.checkpoint import SELECTIONS, Selection
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.data.base import TransferData
+from tl_lightning.floor import WORST
 from tl_lightning.report.schema import SCHEMA, write_json
 from tl_lightning.runtime import versions
 
@@ -64,6 +65,16 @@ def _start_note(config: dict[str, Any]) -> list[str]:
     return notes
 
 
+def _floor_note(rule: Selection, score: Any) -> list[str]:
+    by_floor = str(rule.monitor).startswith("validator/floored/")
+    if not by_floor or score is None or float(score) > WORST + 1:
+        return []
+    return [
+        "every epoch counted as collapsed (callbacks.validators.floor_ratio, least_predicted): the "
+        "one that is best on the source was kept"
+    ]
+
+
 def write_run(
     run_dir: Path,
     config: dict[str, Any],
@@ -104,7 +115,11 @@ def write_run(
         },
         "tracks_target": config["track_target"],
         "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
-        "notes": [*data.notes(bool(config["backbone"].get("pretrained"))), *_start_note(config)],
+        "notes": [
+            *data.notes(bool(config["backbone"].get("pretrained"))),
+            *_start_note(config),
+            *_floor_note(rule, score),
+        ],
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),

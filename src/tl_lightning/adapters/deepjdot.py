@@ -64,7 +64,9 @@ class DeepJDOT(Penalty):
         """Return the transport cost of the batch."""
         source, target = views["source"], views["target"]
         assert source.labels is not None
-        distance = (source.features[:, None] - target.features[None]).square().sum(-1)
+        distance = torch.cdist(
+            source.features, target.features, compute_mode="donot_use_mm_for_euclid_dist"
+        ).square()
         mismatch = -target.logits.log_softmax(1).T[source.labels]
         cost = self.alpha * distance + self.beta * mismatch
         return (transport(cost) * cost).sum()

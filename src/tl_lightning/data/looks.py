@@ -21,9 +21,13 @@ class Looks:
 
     found: dict[str, Domain]
     features: dict[str, Features]
-    roles: list[str]
     eval_batch_size: int
     pin_memory: bool
+
+    @property
+    def roles(self) -> list[str]:
+        """The domains present, source first."""
+        raise NotImplementedError
 
     def training_splits(self) -> dict[str, Split]:
         """Return what trains."""

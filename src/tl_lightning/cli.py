@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from tl_lightning.errors import ConfigError, TransferError, nearest
 
 __all__ = [
-    "CONF", "compose", "composed", "evaluate", "plain_command", "register_resolvers",
-    "report", "train",
+    "CONF", "compose", "composed", "evaluate", "part_of", "plain_command", "register_resolvers",
+    "report", "run_id", "train",
 ]  # fmt: skip
 
 _HERE = Path(__file__).resolve().parent
@@ -183,7 +183,7 @@ def _evaluate(arguments: list[str]) -> None:
 
     checkpoint = given.pop("checkpoint")
     parts = {
-        name: _part(name, checkpoint, [f"{k}={v}" for k, v in given.items()])
+        name: part_of(name, checkpoint, [f"{k}={v}" for k, v in given.items()])
         for name in ("data", "trainer")
     }
     found = pipeline.evaluate(checkpoint, parts["data"], parts["trainer"])
@@ -193,10 +193,12 @@ def _evaluate(arguments: list[str]) -> None:
 _EVALUATE_KEYS = ("checkpoint", "data", "trainer")
 
 
-def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | None:
-    """Return the node ``name`` as asked for, or None for the checkpoint's own."""
+def part_of(
+    name: str, checkpoint: str, overrides: list[str], whole: bool = False
+) -> dict[str, Any] | None:
+    """Return the node ``name`` as asked for; if it is not, None or, ``whole``, the checkpoint's."""
     own = [o for o in overrides if o.split("=")[0].split(".")[0] == name]
-    if not own:
+    if not own and not whole:
         return None
     node: Any
     if any(o.startswith(f"{name}=") for o in own):
@@ -206,7 +208,7 @@ def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | 
 
         stored: Any = read_checkpoint(Path(checkpoint))["hyper_parameters"]
         base: Any = OmegaConf.create(stored["config"][name])
-        changes: Any = OmegaConf.from_dotlist(own)[name]
+        changes: Any = OmegaConf.from_dotlist(own).get(name) or {}
         for key in changes:
             if key not in base:
                 raise ConfigError(f"{name}.{key} is no setting; {nearest(key, base)}")

@@ -171,10 +171,13 @@ def build(config: Config, run_dir: Path) -> Parts:
         CheckpointError: If pretrained weights can be neither found nor downloaded.
     """
     data = build_data(config)
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    data.learn_from = find_class(config["model"]["_target_"], "model", allowed)[0].learn_from
     data.discover()
     L.seed_everything(config["seed"], workers=True, verbose=False)
     module = build_module(config, data.classes, class_counts=data.class_counts())
-    labels = ("source", "target") if config["selection"] == "oracle" else ("source",)
+    peeks = config["selection"] == "oracle" or module.learn_from == "target"
+    labels = ("source", "target") if peeks else ("source",)
     data.attach(module.backbone.input_spec, module.train_on, labels)
     features = plan_features(config, module, data)
     # Pictures that pass the network once are read once, or as often as they have views.

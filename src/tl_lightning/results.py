@@ -16,6 +16,7 @@ from tl_lightning.callbacks.checkpoint import SELECTIONS
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.data.base import TransferData
 from tl_lightning.report.schema import SCHEMA, write_json
+from tl_lightning.report.wording import BOUND
 from tl_lightning.runtime import versions
 
 __all__ = ["group_of", "write_run"]
@@ -95,7 +96,12 @@ def write_run(
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
         "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
-        "notes": [*data.notes(bool(config["backbone"].get("pretrained"))), *_start_note(config)],
+        "learned_from": data.learn_from,
+        "notes": [
+            *([BOUND] if data.learn_from == "target" else []),
+            *data.notes(bool(config["backbone"].get("pretrained"))),
+            *_start_note(config),
+        ],
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),

@@ -17,9 +17,12 @@ from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
 
-__all__ = ["GIVEN", "TAKEN", "Config", "check"]
+__all__ = ["BASELINES", "GIVEN", "TAKEN", "Config", "check"]
 
 Config = dict[str, Any]
+
+#: What ``bracket`` may train beside a model, in the order of the report.
+BASELINES = ("source_only", "joint_bn", "oracle")
 
 #: What the code passes to a node besides its own keys.
 GIVEN = {
@@ -66,10 +69,11 @@ def _top_level_faults(config: Config) -> list[str]:
         hint = nearest(str(config["selection"]), SELECTIONS)
         faults.append(f"selection={config['selection']} is no rule; {hint}")
     bracket = config["bracket"]
-    known = {"source_only", "joint_bn"}
-    if bracket != "auto" and not (isinstance(bracket, list) and set(bracket) <= known):
+    listed = isinstance(bracket, list) and all(name in BASELINES for name in bracket)
+    if bracket not in ("auto", True, False) and not listed:
         faults.append(
-            f"bracket={bracket} is neither auto nor a list; type bracket=[source_only,joint_bn]"
+            f"bracket={bracket} is neither auto, true or false nor a list of baselines; type "
+            f"bracket=true, or bracket=[{','.join(BASELINES)}]"
         )
     hints = typing.get_type_hints(CacheSettings)
     faults += [
@@ -128,17 +132,23 @@ def _pair_faults(config: Config) -> list[str]:
     """Return what is wrong between parts that are right by themselves."""
     faults = []
     model, _ = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])
-    name, needs = config["model"]["name"], model.train_on
+    name, needs = config["model"]["name"], {*model.train_on, model.learn_from}
     target = config["data"].get("target")
+    if model.learn_from == "target" and config["data"].get("transductive"):
+        faults.append(
+            f"model={name} would be tested on target pictures whose labels it has learned, for "
+            "data.transductive=true; type data.transductive=false, or leave it out of the bracket"
+        )
     if "target" in needs and target is None:
         data, _ = find_class(config["data"]["_target_"], "data", [*ALLOWED, *config["allow"]])
         usual = "domain=<name>" if getattr(data, "has_domains", False) else "root=<folder>"
         key = getattr(data, "target_key", usual)
         # Where a data set starts without a target there is none to leave as it is.
         optional = getattr(data, "target_optional", False)
+        verb = "adapts to" if model.learn_from == "source" else "learns from"
         own = "" if optional else " or leave data.target as the data set has it,"
         faults.append(
-            f"model={name} adapts to a target, but data.target=null; type data.target.{key}"
+            f"model={name} {verb} a target, but data.target=null; type data.target.{key}"
             f"{own} or type model=source_only"
         )
     rule = SELECTIONS[config["selection"]]

@@ -81,6 +81,8 @@ class TransferData(Facts, L.LightningDataModule):
         self.pin_memory = pin_memory
         self.train_on: tuple[str, ...] = DOMAINS
         self.val_labels: tuple[str, ...] = ("source",)
+        #: Whose labelled training pictures the source's stream shows.
+        self.learn_from = "source"
         self.spec: InputSpec | None = None
         self.found: dict[str, Domain] = {}
         self.caches: dict[str, PictureCache] = {}
@@ -117,6 +119,7 @@ class TransferData(Facts, L.LightningDataModule):
 
     def faults(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield what keeps these domains from training: empty or too small splits, settings."""
+        yield from self.oracle_faults(found)
         for role, domain in found.items():
             for split in ("train", "val", "test"):
                 if len(getattr(domain, split)) == 0:
@@ -197,11 +200,12 @@ class TransferData(Facts, L.LightningDataModule):
                 epoch=epoch,
                 start=start,
             )
-            features = self.features.get(f"{role}/train")
+            domain = self.domain_of(role)
+            features = self.features.get(f"{domain}/train")
             if features is not None:
                 loaders[role] = FeatureLoader(features, split.labels, self.batch_size, sampler)
                 continue
-            dataset = self._dataset(role, split, train=True)
+            dataset = self._dataset(domain, split, train=True)
             loaders[role] = self._loader(dataset, self.batch_size, sampler)
         return loaders
 
@@ -210,7 +214,7 @@ class TransferData(Facts, L.LightningDataModule):
 
     def training_splits(self) -> dict[str, Split]:
         """Return what trains: the source, the target without labels, its few labelled pictures."""
-        splits = {"source": self.found["source"].train}
+        splits = {"source": self.found[self.learn_from].train}
         if "target" in self.train_on:
             splits["target"] = self.found["target"].train.without_labels()
         labelled = self.found["target"].labelled if "target" in self.found else None
@@ -291,7 +295,8 @@ class TransferData(Facts, L.LightningDataModule):
 
     def stored_splits(self) -> dict[str, Split]:
         """Return by ``role/split`` every split that a run shows to the model."""
-        found = {f"{role}/train": split for role, split in self.training_splits().items()}
+        splits = self.training_splits().items()
+        found = {f"{self.domain_of(role)}/train": split for role, split in splits}
         for role in self.roles:
             found[f"{role}/val"] = self.found[role].val
             found[f"{role}/test"] = self.found[role].test

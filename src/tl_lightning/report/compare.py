@@ -99,7 +99,7 @@ def compare(
     verdict, sentence = _verdict(labels[group.key], against, interval)
     if bound:
         sentence += "; chosen with target labels, so an upper bound"
-    elif any(uses_target_labels(run.get("selection") or {}) for run in best.group.runs.values()):
+    elif any(uses_target_labels(run) for run in best.group.runs.values()):
         sentence += "; the baseline was chosen with target labels, which flatters it"
     baseline = labels[best.group.key]
     notes = _refusals(labels[group.key], baseline, best.refused)

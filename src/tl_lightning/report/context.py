@@ -96,7 +96,7 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
 
 
 def _oracle(report: Mapping[str, Any]) -> bool:
-    return uses_target_labels(report.get("selection") or {})
+    return uses_target_labels(report)
 
 
 def _certainty(predictions: Predictions, domain: str, accuracy: float) -> str | None:
@@ -154,7 +154,7 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
         "checkpoint": selection.get("checkpoint"),
     }
     return {
-        "oracle": uses_target_labels(selection),
+        "oracle": uses_target_labels({"selection": selection}),
         "rule": rule,
         "text": RULES.get(rule, "a rule of your own"),
         "facts": {key: value for key, value in facts.items() if value is not None},

@@ -153,7 +153,7 @@ def _rank(group: Group) -> tuple[str, int, str]:
 
 
 def _oracle(group: Group) -> bool:
-    return any(uses_target_labels(run.get("selection") or {}) for run in group.runs.values())
+    return any(uses_target_labels(run) for run in group.runs.values())
 
 
 def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:

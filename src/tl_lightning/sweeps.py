@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tl_lightning.errors import DataError
+from tl_lightning.report.wording import uses_target_labels
 
 __all__ = ["SweepTables", "print_metrics", "print_run", "report_folder"]
 
@@ -70,13 +71,27 @@ def print_run(report: Mapping[str, Any], page: Path) -> None:
     selection = report["selection"]
     title = f"{report['name']} on {report['data']}, seed {report['seed']}"
     print_metrics(report["metrics"], title=title)
-    peeks = "  USES TARGET LABELS" if selection["uses_target_labels"] else ""
+    peeks = "  USES TARGET LABELS" if uses_target_labels(report) else ""
     print(
         f"selected by {selection['rule']}: {selection['words']} (epoch {selection['epoch']}){peeks}"
     )
     for note in report["notes"]:
         print(f"note: {note}")
     print(f"page: {page}")
+    print_verdict(report, page.parent)
+
+
+def print_verdict(report: Mapping[str, Any], folder: Path) -> None:
+    """Print whether the run helped over its baselines, or what to type to find out."""
+    from tl_lightning.report.context import read_bracket
+    from tl_lightning.report.verdict import advice, run_verdict
+
+    bracket, _ = read_bracket(folder)
+    verdict, missing = run_verdict(report, bracket), advice(report, bracket)
+    if missing:
+        verdict = f"{missing['text'].removesuffix('.')}; type {missing['command']}"
+    if verdict:
+        print(verdict)
 
 
 def print_metrics(metrics: Mapping[str, float], title: str) -> None:

@@ -12,6 +12,7 @@ from tl_lightning.errors import DataError
 from tl_lightning.report import figures
 from tl_lightning.report.folder import Series
 from tl_lightning.report.page import write_page
+from tl_lightning.sweeps import report_folder
 
 PNG = b"\x89PNG\r\n"
 
@@ -56,7 +57,7 @@ def test_names_are_escaped(make_run: Any) -> None:
 def test_a_lone_figure_says_that_it_says_little(make_run: Any) -> None:
     text = write_page(make_run()).read_text()
     assert "no source-only baseline in this folder: a figure without it says little" in text
-    assert "bracket=[source_only,joint_bn]" in text
+    assert "bracket=true" in text
     assert "60.0" in text
 
 
@@ -72,6 +73,45 @@ def test_the_bracket_stands_beside_the_figure(make_run: Any, tmp_path: Path) -> 
     assert "+17.5 points" in text
     assert "−5.0 points" in text
     assert "out of memory" in text
+
+
+def test_the_page_says_in_one_sentence_whether_it_helped(make_run: Any) -> None:
+    run = make_run()
+    assert "one seed says" not in write_page(run).read_text()
+    make_run("run/bracket/a", name="joint_bn", target=0.65)
+    assert "dann hurt by 5.0 points against joint batch norm in one" in write_page(run).read_text()
+    make_run("run/bracket/b", name="source_only", target=0.425)
+    words = "dann helped by 17.5 points over source-only in one seed; one seed says nothing about"
+    text = write_page(run).read_text()
+    assert text.count(words) == 1
+    assert "batch norm in one" not in text
+
+
+def test_the_bound_stands_last_and_is_marked(make_run: Any) -> None:
+    run = make_run()
+    make_run("run/bracket/a", name="oracle", target=0.9, learned_from="target")
+    make_run("run/bracket/b", name="source_only", target=0.425)
+    text = write_page(run).read_text()
+    assert text.index("(this run)") < text.index("oracle *")
+    assert "learned from target labels" in text
+    assert "−30.0 points" in text
+    assert "Uses target labels." not in text  # this run did not
+    alone = write_page(run / "bracket" / "a").read_text()
+    assert "Uses target labels." in alone
+    assert "learned from labelled training pictures of the target." in alone
+
+
+def test_the_end_of_a_run_says_whether_it_helped(make_run: Any, capsys: Any) -> None:
+    run = make_run()
+    report_folder(run)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("type tl-train model=dann data=digits seed=0 bracket=true")
+    make_run("run/bracket/b", name="source_only", target=0.425)
+    report_folder(run)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("dann helped by 17.5 points over source-only in one seed; one seed says")
+    report_folder(run / "bracket" / "b")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("page: ")
 
 
 @pytest.mark.parametrize(("rule", "loud"), [("oracle", True), ("source_val", False)])

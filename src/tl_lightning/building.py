@@ -186,7 +186,7 @@ def build(config: Config, run_dir: Path) -> Parts:
     if config["compile"]:
         # In place, so that the names of the weights stay as they are.
         module.backbone.compile(**_compiler(config["compile"]))
-    collect = Collect(**config["report"])
+    collect = Collect(**config["report"], seed=config["seed"])
     callbacks: list[L.Callback] = [
         *([FollowPhases()] if module.phases.steps else []),
         SelectionCheckpoint(

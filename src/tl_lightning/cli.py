@@ -103,7 +103,7 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     from tl_lightning.sweeps import print_run
 
     page = write_page(folder)
-    print_run(found, page)
+    print_run(found, page, alone=not sweeping)
     return found["selection"]["value"] or 0.0
 
 

@@ -95,7 +95,11 @@ def write_run(
             "epoch": int(stored["epoch"]),
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
-        "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
+        "metrics": {
+            **{name: value for name, value in metrics.items() if "/test/" in name},
+            **collect.distances(),
+        },
+        "projection": collect.projection,
         "learned_from": data.learn_from,
         "notes": [
             *([BOUND] if data.learn_from == "target" else []),

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.collect import projection_faults
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
@@ -75,6 +76,7 @@ def _top_level_faults(config: Config) -> list[str]:
             f"bracket={bracket} is neither auto, true or false nor a list of baselines; type "
             f"bracket=true, or bracket=[{','.join(BASELINES)}]"
         )
+    faults += projection_faults(config["report"].get("projection"))
     hints = typing.get_type_hints(CacheSettings)
     faults += [
         f"cache.{key}={value} is not {words(hints[key])}; type cache.{key}=<value>"

@@ -66,8 +66,14 @@ def report_folder(folder: Path) -> None:
         print(f"study: {write_study(folder)}")
 
 
-def print_run(report: Mapping[str, Any], page: Path) -> None:
-    """Print a run's test figures and where its page lies."""
+def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None:
+    """Print a run's test figures, where its page lies, and whether it helped.
+
+    Args:
+        report: The run's report.
+        page: Its page, in the run's folder.
+        alone: Whether to say so if there is no baseline; a sweep may train it in another job.
+    """
     selection = report["selection"]
     title = f"{report['name']} on {report['data']}, seed {report['seed']}"
     print_metrics(report["metrics"], title=title)
@@ -78,17 +84,17 @@ def print_run(report: Mapping[str, Any], page: Path) -> None:
     for note in report["notes"]:
         print(f"note: {note}")
     print(f"page: {page}")
-    print_verdict(report, page.parent)
+    print_verdict(report, page.parent, alone)
 
 
-def print_verdict(report: Mapping[str, Any], folder: Path) -> None:
+def print_verdict(report: Mapping[str, Any], folder: Path, alone: bool) -> None:
     """Print whether the run helped over its baselines, or what to type to find out."""
     from tl_lightning.report.context import read_bracket
     from tl_lightning.report.verdict import advice, run_verdict
 
     bracket, _ = read_bracket(folder)
     verdict, missing = run_verdict(report, bracket), advice(report, bracket)
-    if missing:
+    if missing and alone:
         verdict = f"{missing['text'].removesuffix('.')}; type {missing['command']}"
     if verdict:
         print(verdict)

@@ -205,6 +205,8 @@ def _row(
     comparisons = {}
     for name in against if values["target"] else []:
         candidates = [other for other in groups if other.name == name and other is not group]
+        if not candidates and name != against[0]:
+            continue  # only the first baseline is missed where it is not
         comparisons[name] = compare(group, candidates, name, labels, _oracle(group))
         notes.extend(comparisons[name].notes)
     means = {domain: student(list(found.values())) for domain, found in values.items() if found}

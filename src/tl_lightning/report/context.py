@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tl_lightning.errors import DataError
+from tl_lightning.report.changes import distance_words
 from tl_lightning.report.figures import class_accuracy, confused_pairs
 from tl_lightning.report.folder import Predictions
 from tl_lightning.report.schema import read_json, read_report
@@ -29,6 +30,11 @@ from tl_lightning.report.wording import (
 
 __all__ = ["describe", "read_bracket"]
 
+PROJECTED = {
+    "pca": "Principal components",
+    "tsne": "A t-SNE map (distances between groups mean nothing)",
+    "umap": "A UMAP map (distances between groups mean little)",
+}
 OPTIONAL = ("seed", "device", "forward", "status", "baseline_of", "notes", "warnings")
 
 
@@ -49,6 +55,8 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "bracket_failures": failures,
         "advice": advice(report, bracket),
         "verdict": run_verdict(report, bracket),
+        "distance": distance_words(report.get("metrics") or {}),
+        "projected": PROJECTED.get(str(report.get("projection") or "pca"), "A projection"),
         "selection": _selection(report.get("selection") or {}),
         "metrics": _metrics(report.get("metrics") or {}),
         "domains": {domain: _domain(predictions, domain) for domain in ("target", "source")},

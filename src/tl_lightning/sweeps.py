@@ -43,11 +43,15 @@ class SweepTables(Callback):
         report_folder(Path(config.hydra.sweep.dir))
 
 
-def report_folder(folder: Path) -> None:
+def report_folder(folder: Path, as_sweep: bool | None = None) -> None:
     """Write the page of a run folder, or the table of all runs below a folder, and print it.
 
+    Args:
+        folder: Of a run or of a sweep.
+        as_sweep: Which of them; None: what lies there says so.
+
     Raises:
-        DataError: If the folder does not exist.
+        DataError: If the folder does not exist, or holds no run.
     """
     if not folder.is_dir():
         raise DataError(f"no folder at {folder}; type the path of a run's or a sweep's folder")
@@ -56,12 +60,13 @@ def report_folder(folder: Path) -> None:
     from tl_lightning.report.study import is_study, write_study
     from tl_lightning.report.sweep import collect, render, summarise, write_sweep
 
-    if (folder / "report.json").is_file():
+    here = (folder / "report.json").is_file()
+    if here if as_sweep is None else not as_sweep:
         print_run(read_report(folder), write_page(folder))
         return
     page = write_sweep(folder)
     render(summarise(collect(folder)), console())
-    print(f"page: {page}")
+    print(f"page: {page} (also table.md, table.csv and sweep.json beside it)")
     if is_study(collect(folder)):
         print(f"study: {write_study(folder)}")
 

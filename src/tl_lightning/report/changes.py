@@ -63,9 +63,9 @@ def class_change_figure(change: Array, names: list[str]) -> bytes:
         names: C class names. Of more than twenty-four the best and the worst dozen are drawn.
     """
     order = _ordered(change)
-    title = "Target accuracy against source-only, by class"
+    title = "Change of each class"
     if len(order) > BARS:
-        title = f"Target accuracy against source-only: best and worst of {len(order)} classes"
+        title = f"Change of the best and worst of {len(order)} classes"
         order = order[: BARS // 2] + order[-BARS // 2 :]
     values = 100 * change[order]
 
@@ -83,7 +83,7 @@ def class_change_figure(change: Array, names: list[str]) -> bytes:
         axes.set_yticks(range(len(order)), [short(names[item], 22) for item in order], color=INK)
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.margins(x=0.12)
-        axes.set_xlabel("points")
+        axes.set_xlabel("points of target accuracy against source-only")
         axes.set_title(title)
 
     return picture(4.9, 1.0 + 0.18 * max(len(order), 4), draw)

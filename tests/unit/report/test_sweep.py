@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 from scipy import stats as scipy_stats
 
+from tl_lightning import cli
 from tl_lightning.errors import DataError
 from tl_lightning.report.stats import student, wilson
 from tl_lightning.report.sweep import collect, render, summarise, write_sweep
@@ -223,6 +225,62 @@ def test_the_terminal_shows_names_literally(sweep: Path, make_run: Any, width: i
     assert "[red]odd" in text
     assert "source_only" in text
     assert "no result: failed: loss is not finite" in text
+
+
+def told(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
+    try:
+        cli.report()
+        status = 0
+    except SystemExit as end:
+        status = int(str(end.code))
+    return status, *capsys.readouterr()
+
+
+def test_the_command_takes_a_sweep(sweep: Path, monkeypatch: Any, capsys: Any) -> None:
+    for argument in (f"sweep={sweep}", str(sweep)):
+        for name in ("index.html", "table.md", "table.csv"):
+            (sweep / name).unlink(missing_ok=True)
+        status, out, _ = told(monkeypatch, capsys, argument)
+        assert status == 0
+        assert f"page: {sweep / 'index.html'} (also table.md, table.csv and sweep" in out
+        assert "dann helped by 21.0 ± 2.5 points over source-only" in out
+        for name in ("index.html", "table.md", "table.csv"):
+            assert (sweep / name).is_file()
+
+
+def test_the_command_makes_a_table_of_a_run_and_its_baselines(
+    sweep: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    status, out, _ = told(monkeypatch, capsys, f"sweep={sweep / '0'}")
+    assert status == 0
+    assert "dann helped by 20.0 points over source-only in one seed" in out
+    assert (sweep / "0" / "table.md").is_file()
+    assert not (sweep / "0" / "report.html").is_file()
+    assert told(monkeypatch, capsys, f"run={sweep / '0'}")[0] == 0
+    assert (sweep / "0" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("swep=x",), "swep is no option; did you mean 'sweep'?"),
+        (("sweep=x", "y"), "one folder at a time, got sweep=x y; type report.py sweep=<folder>"),
+        (("sweep=nowhere",), "no folder at nowhere; type the path"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    arguments: tuple[str, ...], words: str, monkeypatch: Any, capsys: Any
+) -> None:
+    status, _, errors = told(monkeypatch, capsys, *arguments)
+    assert status > 0
+    assert words in errors
+
+
+def test_a_sweep_is_no_run(sweep: Path, monkeypatch: Any, capsys: Any) -> None:
+    status, _, errors = told(monkeypatch, capsys, f"run={sweep}")
+    assert status > 0
+    assert "there is no report.json in" in errors
 
 
 def test_an_empty_folder_says_what_to_type(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def baseline(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         out["model"] = dict(_MODELS[name])
     else:
         out["model"]["name"] = name
+    if out["resume"]:  # from its own checkpoint, whatever the adapted run goes on from
+        out["resume"] = "auto"
     if name == "oracle" and out["selection"] != "last":
         out["selection"] = "oracle"
     return out

@@ -54,6 +54,13 @@ def test_an_epoch_of_the_oracle_is_chosen_by_what_it_learns() -> None:
     assert baseline(config("selection=im"), "source_only")["selection"] == "im"
 
 
+@pytest.mark.parametrize(("wish", "theirs"), [
+    ("/a/run/checkpoints/last.ckpt", "auto"), ("auto", "auto"), ("null", None),
+])  # fmt: skip
+def test_a_baseline_never_goes_on_from_the_adapted_run(wish, theirs) -> None:
+    assert baseline(config(f"resume={wish}"), "source_only")["resume"] == theirs
+
+
 def test_a_fault_of_a_baseline_stops_before_the_first_training(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     found = file_config(tmp_path / "nowhere", "model=dann", "data.transductive=true")

@@ -137,9 +137,11 @@ def shares(terms: dict[str, Series]) -> dict[str, Series]:
     if len(means) < 2 or len({tuple(epochs) for epochs, _ in means.values()}) > 1:
         return {}
     epochs = next(iter(means.values()))[0]
+    first = next(iter(terms.values()))
+    steps = np.array([first.step[first.epoch == epoch].max() for epoch in epochs])
     sizes = {name: np.abs(values) for name, (_, values) in means.items()}
     total = np.maximum(sum(sizes.values()), np.finfo(float).tiny)
-    return {name: Series(epochs, epochs, size / total) for name, size in sizes.items()}
+    return {name: Series(epochs, steps, size / total) for name, size in sizes.items()}
 
 
 def _label(pattern: str, label: str, column: str) -> str | None:

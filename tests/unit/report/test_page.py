@@ -148,6 +148,7 @@ def test_shares_of_the_loss_add_up_and_need_two_terms() -> None:
     assert set(shares) == {"task", "dann"}
     np.testing.assert_allclose(shares["task"].value, [0.5, 0.25])
     np.testing.assert_allclose(shares["dann"].value, [0.5, 0.75])
+    assert shares["task"].step.tolist() == [1, 2]
     assert curves.shares({key: terms[key] for key in ("total", "task")}) == {}
     assert curves.shares({"total": terms["total"]}) == {}
     named = {f"train/{key}": value for key, value in terms.items()}

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning import pipeline
+from tl_lightning.checks import ALLOWED, find_class
 
 __all__ = ["baseline", "fit_with_baselines", "wanted"]
 
@@ -35,6 +36,9 @@ def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
     names = _asked(config, sweeping)
     swept = next((a for a in sys.argv if a.startswith("model=")), "") if sweeping else ""
     names = [name for name in names if name not in swept.removeprefix("model=").split(",")]
+    if "joint_bn" in names and not _sees_source(config):
+        names.remove("joint_bn")
+        print(f"no joint_bn beside {config['model']['name']}, which is not shown the source")
     if names and str(config["trainer"]["devices"]) != "1":
         print(
             f"no baselines beside {config['model']['name']}: several devices train one model a "
@@ -42,6 +46,12 @@ def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
         )
         return []
     return names
+
+
+def _sees_source(config: Mapping[str, Any]) -> bool:
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    model: Any = find_class(config["model"]["_target_"], "model", allowed)[0]
+    return "source" in model.train_on
 
 
 def _asked(config: Mapping[str, Any], sweeping: bool) -> list[str]:
@@ -70,6 +80,8 @@ def baseline(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     out = copy.deepcopy(dict(config))
     out["adapter"] = {}
     out["bracket"] = []
+    if not _sees_source(config):
+        out["init"] = None  # what it starts from has learned the source already
     if name in _MODELS:
         out["model"] = dict(_MODELS[name])
     else:

@@ -26,8 +26,8 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.phases import Phases
-from tl_lightning.own_weights import load_backbone
-from tl_lightning.settings import Config
+from tl_lightning.own_weights import load_backbone, load_model
+from tl_lightning.settings import Config, adapts
 from tl_lightning.tasks.classification import Classification
 
 __all__ = ["Parts", "build", "build_data", "build_module", "make", "plan_features"]
@@ -90,12 +90,9 @@ def build_module(
     head = make(config["head"], config, in_features=backbone.out_features, **sizes)
     loss = make(_loss(config), config, class_counts=class_counts, **sizes)
     task = Classification(head=head, loss=loss, **sizes)
-    extra: Config = {}
-    if config["model"]["_target_"].endswith("DomainAdaptation") or config["adapter"]:
-        extra["adapters"] = {}
-        for number, (name, adapter) in enumerate(config["adapter"].items()):
-            torch.manual_seed(mix(seed, 3, number))
-            extra["adapters"][name] = make(adapter, config, in_features=head.out_features, **sizes)
+    if config.get("init") and pretrained:
+        load_model(backbone, task, Path(config["init"]), config, classes)
+    extra = _adapters(config, backbone, task) if adapts(config) else {}
     # Last of all, for some keep the weights that the run starts from.
     regularizers = {
         name: make(regularizer, config, backbone=backbone, task=task)
@@ -117,6 +114,17 @@ def build_module(
         **extra,
     )
     return module
+
+
+def _adapters(config: Config, backbone: Any, task: Classification) -> Config:
+    """Build the methods, each from its own seed, and let them change the network."""
+    sizes = {"in_features": task.head.out_features, "num_classes": task.num_classes}
+    adapters = {}
+    for number, (name, node) in enumerate(config["adapter"].items()):
+        torch.manual_seed(mix(config["seed"], 3, number))
+        adapters[name] = make(node, config, **sizes)
+        adapters[name].prepare(backbone, task)
+    return {"adapters": adapters}
 
 
 def _loss(config: Config) -> Config:
@@ -176,9 +184,11 @@ def build(config: Config, run_dir: Path) -> Parts:
     data.discover()
     L.seed_everything(config["seed"], workers=True, verbose=False)
     module = build_module(config, data.classes, class_counts=data.class_counts())
-    peeks = config["selection"] == "oracle" or module.learn_from == "target"
+    peeks = config["selection"] == "oracle" or config["track_target"]
+    peeks = peeks or module.learn_from == "target"
     labels = ("source", "target") if peeks else ("source",)
-    data.attach(module.backbone.input_spec, module.train_on, labels)
+    strong = "target_strong" in getattr(module, "needs", ())
+    data.attach(module.backbone.input_spec, module.train_on, labels, strong)
     features = plan_features(config, module, data)
     # Pictures that pass the network once are read once, or as often as they have views.
     passes = (config["trainer"]["max_epochs"] or 1000) if features.mode == "off" else 1

@@ -50,8 +50,14 @@ def _bar() -> dict[str, Any] | None:
     return {"_target_": "lightning.pytorch.callbacks.RichProgressBar"}
 
 
+def _methods(adapter: DictConfig, otherwise: str) -> str:
+    """Return the names of the adapters in use, such as ``dann+mcc``, or ``otherwise``."""
+    return "+".join(map(str, adapter)) or otherwise
+
+
 def register_resolvers() -> None:
-    """Make ``${tl_run_id:}`` and ``${tl_bar:}`` known to OmegaConf."""
+    """Make ``${tl_run_id:}``, ``${tl_bar:}`` and ``${tl_methods:...}`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("tl_methods", _methods, replace=True)
     OmegaConf.register_new_resolver("tl_run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("tl_bar", _bar, replace=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from tl_lightning.callbacks.checkpoint import read_checkpoint
 from tl_lightning.errors import CheckpointError
 
-__all__ = ["checkpoint_of", "load_backbone"]
+__all__ = ["checkpoint_of", "load_backbone", "load_model"]
 
 #: What changes the meaning of weights, though they would fit.
 _MEANING = ("_target_", "name", "activation", "mean", "std")
@@ -21,8 +21,12 @@ _FREE = ("pretrained", "tag", "weights", "lr_factor", "grad_checkpointing", "che
 _CHOICES = {"TimmBackbone": "timm", "TorchvisionBackbone": "torchvision", "ConvNet": "small_cnn"}
 
 
-def checkpoint_of(place: Path) -> Path:
+def checkpoint_of(place: Path, key: str = "backbone.checkpoint") -> Path:
     """Return the checkpoint that a path names: a file, or the one that a run has selected.
+
+    Args:
+        place: The path.
+        key: Where it is set.
 
     Raises:
         CheckpointError: If there is none.
@@ -36,7 +40,7 @@ def checkpoint_of(place: Path) -> Path:
         chosen = place / selected["checkpoint"]
     if not chosen.is_file():
         raise CheckpointError(
-            f"backbone.checkpoint={place} is neither a checkpoint nor the folder of a run that has "
+            f"{key}={place} is neither a checkpoint nor the folder of a run that has "
             "one; type the path of a .ckpt file or of a run's folder"
         )
     return chosen
@@ -76,6 +80,52 @@ def load_backbone(backbone: nn.Module, place: Path, node: Mapping[str, Any]) -> 
             f"type {_settings(theirs, node)}"
         )
     backbone.load_state_dict(state)
+
+
+def load_model(
+    backbone: nn.Module,
+    task: nn.Module,
+    place: Path,
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+) -> None:
+    """Give backbone and head all the weights that they have in a checkpoint of ours.
+
+    Args:
+        backbone: As the configuration describes it.
+        task: Likewise.
+        place: A checkpoint or a run's folder.
+        config: The run's configuration.
+        classes: Class names in the order of the labels.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint, or it is of another network or classes.
+    """
+    stored = read_checkpoint(checkpoint_of(place, "init"))
+    saved = stored["hyper_parameters"]
+    if list(saved["classes"]) != list(classes):
+        raise CheckpointError(
+            f"init={place} knows the classes {', '.join(saved['classes'][:5])}, ..., these data "
+            f"have {', '.join(classes[:5])}, ...; type data of the same classes, or "
+            f"backbone.checkpoint={place} for the backbone alone"
+        )
+    for part, prefix in ((backbone, "backbone."), (task, "task.")):
+        names = [name for name in stored["state_dict"] if name.startswith(prefix)]
+        state = {name.removeprefix(prefix): stored["state_dict"][name] for name in names}
+        own = part.state_dict()
+        if own.keys() != state.keys() or any(state[k].shape != own[k].shape for k in own):
+            kind = prefix.rstrip(".")
+            group = "head" if kind == "task" else kind
+            theirs = saved["config"][group]
+            raise CheckpointError(
+                f"init={place} holds another {group} ({_plain(theirs)}) than this run builds "
+                f"({_plain(config[group])}); type the {group}'s settings of that run"
+            )
+        part.load_state_dict(state)
+
+
+def _plain(node: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_typed(v)}" for key, v in node.items() if not key.startswith("_"))
 
 
 def _words(node: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ __all__ = ["group_of", "write_run"]
 _CIRCUMSTANCES = (
     "seed",
     "bracket",
+    "track_target",
     "resume",
     "allow",
     "report",
@@ -52,6 +53,10 @@ def group_of(config: dict[str, Any]) -> str:
 def _start_note(config: dict[str, Any]) -> list[str]:
     own = config["backbone"].get("checkpoint")
     notes = [f"the backbone starts from {own}"] if own else []
+    if config["track_target"]:
+        notes.append(
+            "track_target=true: accuracy on labelled target validation was logged for a study"
+        )
     if config["lr_find"]:
         notes.append(f"optimizer.lr={config['optimizer']['lr']:.3g} was found by lr_find")
     return notes
@@ -95,6 +100,7 @@ def write_run(
             "epoch": int(stored["epoch"]),
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
+        "tracks_target": config["track_target"],
         "metrics": {
             **{name: value for name, value in metrics.items() if "/test/" in name},
             **collect.distances(),

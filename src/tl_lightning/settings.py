@@ -10,20 +10,24 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from tl_lightning.adaptation_faults import (
+    adaptation_faults,
+    bracket_faults,
+    may_rest,
+    oracle_faults,
+)
 from tl_lightning.callbacks.checkpoint import SELECTIONS
 from tl_lightning.callbacks.collect import projection_faults
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.modules.adaptation import DomainAdaptation
 from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
 
-__all__ = ["BASELINES", "GIVEN", "TAKEN", "Config", "check"]
+__all__ = ["GIVEN", "TAKEN", "Config", "adapts", "check"]
 
 Config = dict[str, Any]
-
-#: What ``bracket`` may train beside a model, in the order of the report.
-BASELINES = ("source_only", "joint_bn", "oracle")
 
 #: What the code passes to a node besides its own keys.
 GIVEN = {
@@ -31,7 +35,7 @@ GIVEN = {
               "channels_last", "saved", "adapters", "regularizers"},
     "head": {"in_features", "num_classes"},
     "loss": {"num_classes", "class_counts"},
-    "adapter.*": {"in_features", "num_classes"},
+    "adapter.*": {"in_features", "num_classes", "inputs"},
     "regularizer.*": {"backbone", "task"},
     "optimizer": {"params"},
     "logger.*": {"save_dir"},
@@ -62,6 +66,12 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     return _resolve_phases(config)
 
 
+def adapts(config: Config) -> bool:
+    """Return whether the model takes adapters."""
+    model = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])[0]
+    return isinstance(model, type) and issubclass(model, DomainAdaptation)
+
+
 def _top_level_faults(config: Config) -> list[str]:
     faults = []
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
@@ -69,13 +79,12 @@ def _top_level_faults(config: Config) -> list[str]:
     if config["selection"] not in SELECTIONS:
         hint = nearest(str(config["selection"]), SELECTIONS)
         faults.append(f"selection={config['selection']} is no rule; {hint}")
-    bracket = config["bracket"]
-    listed = isinstance(bracket, list) and all(name in BASELINES for name in bracket)
-    if bracket not in ("auto", True, False) and not listed:
+    if not isinstance(config["track_target"], bool):
         faults.append(
-            f"bracket={bracket} is neither auto, true or false nor a list of baselines; type "
-            f"bracket=true, or bracket=[{','.join(BASELINES)}]"
+            f"track_target={config['track_target']} is neither true nor false; type "
+            "track_target=false"
         )
+    faults += bracket_faults(config["bracket"])
     faults += projection_faults(config["report"].get("projection"))
     hints = typing.get_type_hints(CacheSettings)
     faults += [
@@ -83,11 +92,12 @@ def _top_level_faults(config: Config) -> list[str]:
         for key, value in config["cache"].items()
         if not fits(value, hints[key])
     ]
-    own = config["backbone"].get("checkpoint")
-    if not (own is None or isinstance(own, str)):
-        faults.append(
-            f"backbone.checkpoint={own} is no path; type backbone.checkpoint=<run folder>"
-        )
+    own = {"backbone.checkpoint": config["backbone"].get("checkpoint"), "init": config.get("init")}
+    faults += [
+        f"{key}={place} is no path; type {key}=<run folder>"
+        for key, place in own.items()
+        if not (place is None or isinstance(place, str))
+    ]
     if not isinstance(config["compile"], bool) and config["compile"] not in _compilers():
         faults.append(
             f"compile={config['compile']} is neither true nor false nor a backend of torch.compile "
@@ -120,7 +130,7 @@ def _range_faults(config: Config, allowed: list[str]) -> list[str]:
     """Return which settings are out of their range, as the classes that know it say."""
     nodes = {key: config.get(key) for key in ("loss", "backbone")}
     nodes["backbone.lora"] = config["backbone"].get("lora")
-    for group in ("regularizer", "callbacks"):
+    for group in ("adapter", "regularizer", "callbacks"):
         nodes |= {f"{group}.{name}": node for name, node in (config.get(group) or {}).items()}
     faults: list[str] = []
     for where, node in nodes.items():
@@ -136,11 +146,8 @@ def _pair_faults(config: Config) -> list[str]:
     model, _ = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])
     name, needs = config["model"]["name"], {*model.train_on, model.learn_from}
     target = config["data"].get("target")
-    if model.learn_from == "target" and config["data"].get("transductive"):
-        faults.append(
-            f"model={name} would be tested on target pictures whose labels it has learned, for "
-            "data.transductive=true; type data.transductive=false, or leave it out of the bracket"
-        )
+    if model.learn_from == "target":
+        faults += oracle_faults(config)
     if "target" in needs and target is None:
         data, _ = find_class(config["data"]["_target_"], "data", [*ALLOWED, *config["allow"]])
         usual = "domain=<name>" if getattr(data, "has_domains", False) else "root=<folder>"
@@ -159,6 +166,18 @@ def _pair_faults(config: Config) -> list[str]:
             f"selection={config['selection']} scores target pictures, but data.target=null; "
             "type selection=source_val"
         )
+    if str(rule.monitor).startswith("validator/") and not (config.get("callbacks") or {}).get(
+        "validators"
+    ):
+        faults.append(
+            f"selection={config['selection']} reads a score of callbacks.validators, which is not "
+            "there; type callbacks=default, or selection=source_val"
+        )
+    if config["track_target"] and target is None:
+        faults.append(
+            "track_target=true logs accuracy on the target, but data.target=null; type "
+            "track_target=false"
+        )
     faults += _feature_faults(config["cache"], config["data"], name)
     mixed = [name for name, alpha in config["data"]["mix"].items() if alpha]
     if config["adapter"] and mixed:
@@ -166,9 +185,7 @@ def _pair_faults(config: Config) -> list[str]:
             f"data.mix.{mixed[0]} makes shares of labels, which adapters cannot take; "
             f"type data.mix.{mixed[0]}=0, or a model without adapters"
         )
-    if config["adapter"] and "target" not in needs:
-        names = ",".join(config["adapter"])
-        faults.append(f"model={name} takes no adapter, got [{names}]; type model=domain_adaptation")
+    faults += adaptation_faults(config, model)
     start = ((config.get("callbacks") or {}).get("average") or {}).get("start_epoch", 0)
     epochs = config["trainer"]["max_epochs"]
     if epochs is not None and start >= epochs > 0:
@@ -250,6 +267,7 @@ def _resolve_phases(config: Config) -> Config:
     phases, trainer = config.get("phases", {}), config["trainer"]
     if phases.get("steps"):
         phases["steps"] = resolved_steps(phases["steps"], trainer["max_epochs"])
+    if phases.get("steps") or may_rest(config):
         alone = str(trainer["devices"]) == "1" and trainer["num_nodes"] == 1
         strategy = "ddp" if trainer["strategy"] == "auto" and not alone else trainer["strategy"]
         if isinstance(strategy, str):

@@ -1,4 +1,4 @@
-"""The command that runs a study from beginning to end."""
+"""The commands of the studies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tl_lightning.errors import ConfigError
 if TYPE_CHECKING:  # torch comes only once the arguments stand
     from tl_lightning.activations import Activation
 
-__all__ = ["activation_study"]
+__all__ = ["activation_study", "validator_study"]
 
 
 def activation_study() -> None:
@@ -55,3 +55,26 @@ def _vectors(folder: Path, seeds: int) -> None:
         for seed in range(seeds):
             accuracy = fit_vectors(name, seed, folder / f"vectors-{name}-seed{seed}")
             print(f"vectors, {name}, seed {seed}: test accuracy {100 * accuracy:.1f} %", flush=True)
+
+
+def validator_study() -> None:
+    """Hold every rule without target labels against the best checkpoint of a folder's runs."""
+    plain_command(
+        _validator_study,
+        "usage: validator_study.py <sweep folder>\n"
+        "Reads runs made with track_target=true; writes <folder>/regret.md, regret.csv and\n"
+        "regret.png: how much target accuracy each rule loses against the best checkpoint.",
+    )
+
+
+def _validator_study(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        raise ConfigError(
+            f"one folder of runs was expected, got {len(arguments)} words; type "
+            "validator_study.py outputs/sweeps/<run id>"
+        )
+    from tl_lightning.report.regret_files import write_regret
+
+    page = write_regret(Path(arguments[0]).expanduser())
+    print(page.read_text(encoding="utf-8"))
+    print(f"table: {page}")

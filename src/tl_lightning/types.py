@@ -40,12 +40,14 @@ class Batch(TypedDict):
 
     ``labels`` are class indices ``(B,)``, or shares ``(B, K)`` after mixing; they are absent, not
     hidden, where the domain is unlabelled. ``index`` is the position in the split, or -1 for a
-    sample that only fills up the last batch of a rank.
+    sample that only fills up the last batch of a rank. ``strong`` are the same pictures, strongly
+    changed, where a method asks for them.
     """
 
     inputs: Tensor
     index: Tensor
     labels: NotRequired[Tensor]
+    strong: NotRequired[Tensor]
 
 
 @dataclass
@@ -56,11 +58,17 @@ class View:
         features: ``(B, D)``, the features the classifier sees (after the bottleneck).
         logits: ``(B, K)``.
         labels: ``(B,)`` class indices, or None: always None for an unlabelled domain.
+        index: ``(B,)`` places in the split, or None where nobody gave them.
+        twin_features: ``(B, D)`` of the model's twin, without a graph, for methods that have one.
+        twin_logits: ``(B, K)``, likewise.
     """
 
     features: Tensor
     logits: Tensor
     labels: Tensor | None = None
+    index: Tensor | None = None
+    twin_features: Tensor | None = None
+    twin_logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,15 @@ class Context:
         progress: Fraction of this run done, in [0, 1].
         step: Number of batches done in this run.
         log: ``log(name, value)`` records a diagnostic scalar.
+        classify: The classifier, from features ``(B, D)`` as in the views to logits ``(B, K)``.
+        stage: Name of the stage that is due, for methods that alternate; else empty.
     """
 
     progress: float
     step: int
     log: Callable[[str, Tensor | float], None]
+    classify: Callable[[Tensor], Tensor]
+    stage: str = ""
 
 
 Views = Mapping[str, View]

@@ -8,7 +8,9 @@ import torch
 
 from helpers import config, same, weights
 from tl_lightning import pipeline
-from tl_lightning.adapters.dann import DANN, dann_loss, reverse_gradient
+from tl_lightning.adapters.dann import DANN
+from tl_lightning.adapters.shared.adversary import domain_loss
+from tl_lightning.adapters.shared.reversal import reverse_gradient
 from tl_lightning.schedules import sigmoid_ramp
 from tl_lightning.types import Context, View
 
@@ -30,14 +32,14 @@ def views(requires_grad=True):
 
 def context(progress):
     seen = {}
-    return Context(progress, 0, seen.__setitem__), seen
+    return Context(progress, 0, seen.__setitem__, torch.nn.Identity()), seen
 
 
 def test_loss_against_numpy() -> None:
     s, t = np.array([0.3, -2.0, 5.0]), np.array([1.0, -0.5])
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     wanted = -0.5 * (np.log(sigmoid(s)).mean() + np.log(1 - sigmoid(t)).mean())
-    assert dann_loss(torch.tensor(s), torch.tensor(t)).item() == pytest.approx(wanted, rel=1e-6)
+    assert domain_loss(torch.tensor(s), torch.tensor(t)).item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_reversal_is_identity_forward_and_minus_lambda_backward() -> None:
@@ -63,8 +65,8 @@ def test_lambda_scales_only_the_gradient_into_the_features(progress: float) -> N
     adapter.zero_grad()
     plain = views()
     joined = torch.cat([plain["source"].features, plain["target"].features])
-    logits = adapter.domain_logits(joined)
-    dann_loss(logits[:5], logits[5:]).backward()
+    logits = adapter.domain_logits(joined, None)
+    domain_loss(logits[:5], logits[5:]).backward()
     for a, b in zip(own, adapter.parameters(), strict=True):
         assert torch.allclose(a, b.grad, atol=1e-7)
     assert torch.allclose(reached, -lam * plain["source"].features.grad, atol=1e-7)

@@ -70,6 +70,16 @@ def test_a_fault_of_a_baseline_stops_before_the_first_training(monkeypatch, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_beside_a_source_free_model_baselines_start_anew(monkeypatch, capsys) -> None:
+    free = ("model=source_free", "adapter=[shot]", "init=/a/run")
+    every = "bracket=[source_only,joint_bn,oracle]"
+    assert asked(monkeypatch, *free, every) == ["source_only", "oracle"]
+    assert "no joint_bn beside shot, which is not shown the source" in capsys.readouterr().out
+    assert asked(monkeypatch, *free, sweeping=True) == []
+    assert baseline(config(*free), "source_only")["init"] is None
+    assert baseline(config("init=/a/run"), "source_only")["init"] == "/a/run"
+
+
 def test_several_devices_say_that_there_are_none(monkeypatch, capsys) -> None:
     assert asked(monkeypatch, "bracket=[joint_bn]", "trainer.devices=2") == []
     assert "several devices train one model a process; type -m" in capsys.readouterr().out

@@ -155,6 +155,7 @@ def test_every_choice_in_conf_passes_the_check(override: str) -> None:
 
     # Data sets that start without a target are refused by models that adapt.
     more = ["model=source_only"] if override.startswith("data=") else []
+    more += ["init=run"] if override == "model=source_free" else []
     plain = OmegaConf.to_container(compose([override, *more]), resolve=True)
     pipeline.check(plain)
 

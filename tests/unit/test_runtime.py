@@ -40,7 +40,7 @@ def test_freed_memory_stays_with_the_process() -> None:
             pytest.skip("not the GNU C library")
         assert done.returncode == 0, done.stderr
         found[mode] = [int(word) for word in done.stdout.split()]
-    size = 64 << 20
+    size = 60 << 20  # of 64 MiB, for what was free before
     mapped, kept = found["plain"]
     assert mapped >= size  # a mapping of its own, handed back when freed
     assert kept < size

@@ -173,7 +173,7 @@ class Activations(L.Callback):
         adapters: Any = getattr(pl_module, "adapters", {})
         with self.meter.watching(), torch.no_grad():
             for adapter in adapters.values():
-                adapter.domain_logits(outputs["features"])
+                adapter.domain_logits(outputs["features"], outputs["logits"])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's shares, of the pictures of all ranks."""

@@ -13,8 +13,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from tl_lightning.errors import CheckpointError, TrainingError
+from tl_lightning.floor import WORST
 
 __all__ = [
     "SELECTIONS",
@@ -44,16 +46,22 @@ class Selection:
     words: str
 
 
+def _unlabelled(name: str, words: str) -> Selection:
+    """Return a rule by a score of ``callbacks/validators.py``."""
+    words = f"{words} of models that have not collapsed, target unlabelled"
+    return Selection(f"validator/floored/{name}", "max", True, False, words)
+
+
 SELECTIONS = {
     "source_val": Selection(
         "source/val/acc", "max", False, False, "highest accuracy on labelled source validation"
     ),
-    "im": Selection(
-        "target/val/im", "max", True, False, "highest information maximisation, target unlabelled"
-    ),
-    "entropy": Selection(
-        "target/val/entropy", "min", True, False, "lowest prediction entropy, target unlabelled"
-    ),
+    "im": _unlabelled("im", "highest information maximisation"),
+    "entropy": _unlabelled("entropy", "lowest prediction entropy"),
+    "bnm": _unlabelled("bnm", "highest nuclear norm of the predictions"),
+    "snd": _unlabelled("snd", "highest soft neighbourhood density"),
+    "dev": _unlabelled("dev", "lowest deep embedded validation risk"),
+    "iwcv": _unlabelled("iwcv", "lowest importance-weighted source risk"),
     "last": Selection(None, "max", False, False, "the last epoch"),
     "oracle": Selection(
         "target/val/acc", "max", True, True, "highest accuracy on target validation: USES LABELS"
@@ -127,8 +135,42 @@ class SelectionCheckpoint(ModelCheckpoint):
         )
 
         self.began = False
+        self.kept_source_acc = 0.0
         self.min_seconds = min_seconds
         self.written = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Add the source accuracy of the model that is kept."""
+        return {**super().state_dict(), "kept_source_acc": self.kept_source_acc}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from it; checkpoints from before there was a floor hold none."""
+        super().load_state_dict(state_dict)
+        self.kept_source_acc = state_dict.get("kept_source_acc", 0.0)
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        """Return whether this model is better; one kept below today's floor has no score left.
+
+        Early models are all bad on the source, so the floor rises: what passed it then may be
+        below it now.
+        """
+        values = trainer.callback_metrics
+        floor = values.get("validator/floor")
+        if self._by_floor and floor is not None and self.kept_source_acc < float(floor):
+            self._demote()
+        better = super().check_monitor_top_k(trainer, current)
+        if better and "validator/source_val" in values:
+            self.kept_source_acc = float(values["validator/source_val"])
+        return better
+
+    @property
+    def _by_floor(self) -> bool:
+        return str(self.monitor).startswith("validator/floored/")
+
+    def _demote(self) -> None:
+        worst = torch.tensor(WORST)
+        self.best_k_models = dict.fromkeys(self.best_k_models, worst)
+        self.best_model_score = self.kth_value = worst
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember that the run stands: only from here on is there anything worth saving."""

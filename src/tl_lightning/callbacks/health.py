@@ -101,7 +101,7 @@ class Health(L.Callback):
         self.seed = seed
         self.bad: dict[str, int] = {}
         self.warned: set[str] = set()
-        self.features: list[list[Tensor]] = [[], []]
+        self.kept: list[list[tuple[Tensor, Tensor]]] = [[], []]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts of bad checks."""
@@ -133,15 +133,18 @@ class Health(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the first ``samples`` features of each domain."""
-        kept = self.features[dataloader_idx]
-        if self._due(trainer) and sum(map(len, kept)) < self.samples:
-            kept.append(outputs["features"])
+        kept = self.kept[dataloader_idx]
+        if self._due(trainer) and sum(len(part[0]) for part in kept) < self.samples:
+            kept.append((outputs["features"], outputs["logits"]))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Probe the features of both domains and judge each method's discriminator."""
-        source, target = (torch.cat(part) if part else torch.empty(0) for part in self.features)
-        self.features = [[], []]
-        if not self._due(trainer) or min(len(source), len(target)) < 20:
+        kept, self.kept = self.kept, [[], []]
+        if not self._due(trainer) or not all(kept):
+            return
+        both = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in kept]
+        source, target = both[0][0], both[1][0]
+        if min(len(source), len(target)) < 20:
             return
         accuracy = probe_accuracy(source.cpu().numpy(), target.cpu().numpy(), self.seed)
         # Each rank probes its own share; the mean is what is logged and judged.
@@ -150,7 +153,7 @@ class Health(L.Callback):
         pl_module.log("health/a_distance", proxy_a_distance(accuracy))
         adapters: Any = getattr(pl_module, "adapters", {})
         for name, adapter in adapters.items():
-            self._judge(trainer, pl_module, name, adapter, (source, target), accuracy)
+            self._judge(trainer, pl_module, name, adapter, both, accuracy)
 
     def _due(self, trainer: L.Trainer) -> bool:
         return not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0
@@ -161,10 +164,10 @@ class Health(L.Callback):
         module: L.LightningModule,
         name: str,
         adapter: Adapter,
-        features: tuple[Tensor, Tensor],
+        both: list[tuple[Tensor, ...]],
         probe: float,
     ) -> None:
-        logits = [adapter.domain_logits(part) for part in features]
+        logits = [adapter.domain_logits(features, scores) for features, scores in both]
         if logits[0] is None or logits[1] is None:
             return
         source, target = logits[0].float(), logits[1].float()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from tl_lightning.data.augment import Augment, Centre, augmentation
@@ -16,11 +15,13 @@ from tl_lightning.data.dataset import ArrayDataset, Domain, EvalDataset, Picture
 from tl_lightning.data.decode import build_cache
 from tl_lightning.data.facts import DOMAINS, Facts
 from tl_lightning.data.features import FeatureLoader, Features
+from tl_lightning.data.looks import Looks
 from tl_lightning.data.mixing import Mixing
 from tl_lightning.data.reading import shorter_side
-from tl_lightning.data.sampler import DomainSampler, EvalSampler, spread
+from tl_lightning.data.sampler import DomainSampler, EvalSampler
 from tl_lightning.data.seeds import mix as mix_seeds
 from tl_lightning.data.serve import dataset_of, loader_of
+from tl_lightning.data.strong import StrongView
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
@@ -32,7 +33,7 @@ EVAL_FEATURES = 2048
 STREAMS = (*DOMAINS, "target_labelled")
 
 
-class TransferData(Facts, L.LightningDataModule):
+class TransferData(Facts, Looks, L.LightningDataModule):
     """Owns what is shown to the model, and what is not.
 
     A dataset is a subclass with :meth:`domains`; everything else is here. Training and validation
@@ -135,10 +136,22 @@ class TransferData(Facts, L.LightningDataModule):
                 )
 
     def attach(
-        self, spec: InputSpec, train_on: tuple[str, ...], val_labels: tuple[str, ...]
+        self,
+        spec: InputSpec,
+        train_on: tuple[str, ...],
+        val_labels: tuple[str, ...],
+        strong: bool = False,
     ) -> None:
-        """Tell the data what the model needs: the picture's form, domains, labels in validation."""
+        """Tell the data what the model needs: the picture's form, domains, labels in validation.
+
+        Args:
+            spec: The picture's form.
+            train_on: Domains that train.
+            val_labels: Domains whose validation batches hold labels.
+            strong: Whether the target's training pictures are also wanted strongly changed.
+        """
         self.spec = spec
+        self.strong = StrongView(spec) if strong else None
         self.changes = augmentation(spec, self.augment)
         self.mixing = Mixing(self.mix, len(self.classes))
         self.train_on = train_on
@@ -214,7 +227,7 @@ class TransferData(Facts, L.LightningDataModule):
 
     def training_splits(self) -> dict[str, Split]:
         """Return what trains: the source, the target without labels, its few labelled pictures."""
-        splits = {"source": self.found[self.learn_from].train}
+        splits = {"source": self.found[self.learn_from].train} if "source" in self.train_on else {}
         if "target" in self.train_on:
             splits["target"] = self.found["target"].train.without_labels()
         labelled = self.found["target"].labelled if "target" in self.found else None
@@ -222,7 +235,7 @@ class TransferData(Facts, L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Finish the augmentation of training batches where they are, on the device."""
-        for role, part in batch.items() if "source" in batch else ():
+        for role, part in batch.items() if "inputs" not in batch else ():
             self._finish(role, part)
         return batch
 
@@ -234,6 +247,8 @@ class TransferData(Facts, L.LightningDataModule):
                 batch["inputs"], batch["labels"] = self.mixing(
                     batch["inputs"], batch["labels"], mix_seeds(*seeds)
                 )
+            if self.strong is not None and role == "target":
+                batch["strong"] = self.strong(batch["inputs"], seeds)
 
     def val_dataloader(self) -> list[DataLoader[Any] | FeatureLoader]:
         """Return the validation loaders, source first; the target's hold no labels."""
@@ -251,28 +266,6 @@ class TransferData(Facts, L.LightningDataModule):
         """Return the test loaders with labels, source first."""
         return [self._eval_loader(f"{role}/test", self.found[role].test) for role in self.roles]
 
-    def sample_loader(
-        self, role: str, count: int, pictures: bool = False
-    ) -> tuple[Iterable[Any], list[int]]:
-        """Return batches of ``count`` test pictures without labels, spread over the split.
-
-        Every rank gets all of them. Also returns their places in the split. Where there are stored
-        features they stand for the pictures, unless it must be ``pictures``.
-        """
-        places = self.sample_places(role, count)
-        features = self.features.get(f"{role}/test")
-        if features is not None and not pictures:
-            index = torch.tensor(places)
-            return [{"inputs": features.rows(index), "index": index}], places
-        split = self.found[role].test.without_labels().subset(places)
-        sampler = EvalSampler(size=len(split))
-        dataset = EvalDataset(self._dataset(role, split, train=False))
-        return self._loader(dataset, self.eval_batch_size, sampler), places
-
-    def sample_places(self, role: str, count: int) -> list[int]:
-        """Return the places of at most ``count`` test pictures, spread over the split."""
-        return spread(len(self.found[role].test), count)
-
     def _eval_loader(self, name: str, split: Split) -> DataLoader[Any] | FeatureLoader:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
@@ -286,29 +279,17 @@ class TransferData(Facts, L.LightningDataModule):
         dataset = EvalDataset(self._dataset(name.partition("/")[0], split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler)
 
-    def picture_loader(
-        self, role: str, split: Split, batch_size: int, sampler: Any, augmented: bool, workers: int
-    ) -> DataLoader[Any]:
-        """Return a loader of a split's pictures, for what looks at them once."""
-        dataset = self._dataset(role, split, train=augmented)
-        return loader_of(dataset, batch_size, sampler, workers, self.pin_memory)
-
-    def stored_splits(self) -> dict[str, Split]:
-        """Return by ``role/split`` every split that a run shows to the model."""
-        splits = self.training_splits().items()
-        found = {f"{self.domain_of(role)}/train": split for role, split in splits}
-        for role in self.roles:
-            found[f"{role}/val"] = self.found[role].val
-            found[f"{role}/test"] = self.found[role].test
-        return found
-
     def _dataset(self, role: str, split: Split, train: bool) -> PictureDataset | ArrayDataset:
         assert self.spec is not None, "attach() comes before the loaders"
         cache = self.caches.get(role.removesuffix("_labelled"))
         if not train:
             return dataset_of(split, self.spec, Centre(self.spec), cache)
-        seeded = bool(self.changes.batch) or bool(self.mixing)
-        return dataset_of(split, self.spec, self.changes.geometry, cache, seeded)
+        return dataset_of(split, self.spec, self.changes.geometry, cache, self.seeded)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether training batches carry their samples' seeds."""
+        return bool(self.changes.batch) or bool(self.mixing) or self.strong is not None
 
     def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
         return loader_of(dataset, batch_size, sampler, self.num_workers, self.pin_memory)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.blend import blend, enlarge
 from tl_lightning.data.dataset import Domain, Split
+from tl_lightning.data.labelled import with_labelled
 
 __all__ = ["Digits"]
 
@@ -36,7 +37,8 @@ class Digits(TransferData):
         scale: Pixels of the photograph averaged into one pixel of the patch, along each side.
         target_copies: Every target digit stands over this many different patches.
         source: No settings; ``{}``.
-        target: No settings; ``{}``, or None for the source alone.
+        target: ``{labelled_per_class}``: so many training pictures of every class keep their labels
+            (0: none); or None for the source alone.
         kwargs: As in :class:`TransferData`.
     """
 
@@ -80,6 +82,9 @@ class Digits(TransferData):
                 np.tile(labels, len(copies)),
                 {split: (offsets + at).ravel() for split, at in places["target"].items()},
             )
+            count = self.target.get("labelled_per_class")  # absent in checkpoints of old
+            if count:
+                found["target"] = with_labelled(found["target"], count)
         return found
 
 

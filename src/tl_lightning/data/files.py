@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.dataset import Domain
 from tl_lightning.data.folder import Complain, check_signatures, refuse
+from tl_lightning.data.labelled import with_labelled
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.quarantine import without_unreadable
-from tl_lightning.data.seeds import mix_text
 from tl_lightning.data.shift import SyntheticShift
 from tl_lightning.errors import DataError, nearest
 
@@ -189,42 +189,7 @@ class FileData(TransferData):
             note = "transductive: the target trains (without labels) and is tested on all of it"
             domain = replace(domain, train=whole, test=whole, note=note)
         count = self.target.get("labelled_per_class") or 0
-        return self._with_labelled(domain, count) if count else domain
-
-    def _with_labelled(self, domain: Domain, count: int) -> Domain:
-        """Take ``count`` labelled pictures a class out of the target's training pictures."""
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise DataError(
-                f"data.target.labelled_per_class={count} is no count of pictures; type 0, 1, 3, ..."
-            )
-        labels = domain.train.labels
-        assert labels is not None
-        names = domain.train.names
-        order = sorted(range(len(labels)), key=lambda i: mix_text(f"labelled{names[i]}"))
-        chosen: list[int] = []
-        for label, name in enumerate(domain.classes):
-            own = [i for i in order if labels[i] == label]
-            if len(own) <= count:
-                self.complain(
-                    f"data.target.labelled_per_class={count}, but class {name!r} of the target "
-                    f"({domain.name}) has {len(own)} training pictures; "
-                    f"type data.target.labelled_per_class={max(0, len(own) - 1)} or less"
-                )
-            chosen += own[:count]
-        kept = sorted(chosen)
-        rest = sorted(set(range(len(labels))) - set(kept))
-        note = f"{count} labelled target pictures a class train with their labels"
-        labelled = domain.train.subset(kept)
-        if self.transductive:  # they must not be tested on
-            test = domain.test
-            outside = [i for i, n in enumerate(test.names) if n not in set(labelled.names)]
-            domain = replace(domain, test=test.subset(outside))
-        return replace(
-            domain,
-            train=domain.train.subset(rest),
-            labelled=labelled,
-            note="; ".join(part for part in (note, domain.note) if part),
-        )
+        return with_labelled(domain, count, self.transductive) if count else domain
 
 
 def _only(key: str, given: Mapping[str, Any], known: set[str], every: bool = False) -> None:

@@ -219,8 +219,7 @@ class StreamData(TransferData):
         assert self.spec is not None, "attach() comes before the loaders"
         if not train:
             return StreamDataset(_shards(split), self.spec, Centre(self.spec))
-        seeded = bool(self.changes.batch) or bool(self.mixing)
-        return StreamDataset(_shards(split), self.spec, self.changes.geometry, seeded)
+        return StreamDataset(_shards(split), self.spec, self.changes.geometry, self.seeded)
 
 
 def _shards(split: Split) -> Shards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -84,6 +85,7 @@ class TransferModule(Learning):
         self.seed = seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.progress = 0.0
+        self.batches = 0
         #: What features that stand for pictures still have to pass, see :meth:`extract`.
         self.rest: tuple[LayerGroup, ...] = ()
         self.means = Means()
@@ -120,23 +122,42 @@ class TransferModule(Learning):
         return out
 
     # -- what every model shares -------------------------------------------------------------
-    def views(self, batch: dict[str, Batch]) -> dict[str, View]:
-        """Return features and logits of each domain that trains, and the labels where it has any.
+    def pictures(self, batch: dict[str, Batch]) -> dict[str, Tensor]:
+        """Return what passes the network in a training step, by the view that it makes.
 
         The few labelled pictures of a target are a view of their own, ``target_labelled``.
         """
-        roles = [role for role in (*self.train_on, "target_labelled") if role in batch]
-        pictures = [batch[role]["inputs"] for role in roles]
-        if self.forward_mode == "joint" and len(roles) > 1:
-            features, logits = self.task(self.extract(torch.cat(pictures)))
-            sizes = [len(part) for part in pictures]
-            parts = list(zip(features.split(sizes), logits.split(sizes), strict=True))
+        roles = (*self.train_on, "target_labelled")
+        return {role: batch[role]["inputs"] for role in roles if role in batch}
+
+    def views(self, batch: dict[str, Batch]) -> dict[str, View]:
+        """Return features, logits and, where there are any, labels of each domain that trains."""
+        pictures = self.pictures(batch)
+        sizes = {role: len(part) for role, part in pictures.items()}
+        if self.forward_mode == "joint" and len(pictures) > 1:
+            self.attend(sizes)
+            features, logits = self.task(self.extract(torch.cat(list(pictures.values()))))
+            splits = (out.split(list(sizes.values())) for out in (features, logits))
+            parts = list(zip(*splits, strict=True))
         else:
-            parts = [self.task(self.extract(part)) for part in pictures]
+            parts = [self._separate(role, part) for role, part in pictures.items()]
+        whole: dict[str, Any] = {role: batch.get(role, {}) for role in pictures}
         return {
-            role: View(*part, labels=batch[role].get("labels"))
-            for role, part in zip(roles, parts, strict=True)
+            role: View(*part, labels=whole[role].get("labels"), index=whole[role].get("index"))
+            for role, part in zip(pictures, parts, strict=True)
         }
+
+    def _separate(self, role: str, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        self.attend({role: len(pictures)})
+        out: tuple[Tensor, Tensor] = self.task(self.extract(pictures))
+        return out
+
+    def attend(self, sizes: Mapping[str, int]) -> None:
+        """Hear whose pictures pass the network next: for networks that tell domains apart.
+
+        Args:
+            sizes: Number of pictures by role, in the order of the batch.
+        """
 
     def task_terms(self, views: dict[str, View]) -> Terms:
         """Return the task's loss on every view that has labels, and the regularisers' terms."""
@@ -156,9 +177,8 @@ class TransferModule(Learning):
         return scaled.contiguous(memory_format=self.layout)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return class logits ``(B, K)`` of uint8 pictures ``(B, 3, H, W)``."""
-        logits: Tensor = self.task(self.extract(inputs))[1]
-        return logits
+        """Return class logits ``(B, K)`` of uint8 pictures ``(B, 3, H, W)`` of the target."""
+        return self._separate("target", inputs)[1]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step by its place in the run, so that a resumed run draws the same numbers."""
@@ -170,14 +190,14 @@ class TransferModule(Learning):
         else:
             torch.manual_seed(seed)
         total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
-        done = self.trainer.num_training_batches * self.current_epoch + batch_idx
-        self.progress = min(1.0, done / total)
+        self.batches = self.trainer.num_training_batches * self.current_epoch + batch_idx
+        self.progress = min(1.0, self.batches / total)
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Any]:
         """Add up the loss terms."""
         terms = self.losses(batch)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
-        size = len(batch["source"]["index"])
+        size = len(next(iter(batch.values()))["index"])
         shown = {f"train/{name}": term.detach() for name, term in terms.items()}
         self._record({"train/loss": loss.detach(), **shown}, size)
         return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
@@ -203,7 +223,7 @@ class TransferModule(Learning):
         return self._evaluate(batch, DOMAINS[dataloader_idx], "test")
 
     def _evaluate(self, batch: Batch, role: str, stage: str) -> dict[str, Tensor]:
-        features, logits = self.task(self.extract(batch["inputs"]))
+        features, logits = self._separate(role, batch["inputs"])
         real = batch["index"] >= 0
         features, logits = features[real].float(), logits[real].float()
         out = {"features": features, "logits": logits, "index": batch["index"][real]}

@@ -48,8 +48,7 @@ PANELS = {
         {
             "target/val/entropy": "entropy",
             "target/val/im": "information maximisation",
-            "target/val/snd": "SND",
-            "target/val/dev": "DEV",
+            "validator/snd": "SND",
         },
         mark=True,
     ),

@@ -21,7 +21,10 @@ __all__ = ["Failure", "Row", "Summary", "summarise"]
 
 Run = Mapping[str, Any]
 # Keys that differ from run to run without being a choice of method.
-PRIVATE = ("seed", "name", "data.name", "baseline_of", "bracket", "run", "hydra", "output", "paths")
+PRIVATE = (
+    "seed", "name", "data.name", "baseline_of", "bracket", "track_target", "run", "hydra", "output",
+    "paths",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,11 @@ def summarise(reports: Iterable[Mapping[str, Any]]) -> Summary:
     rows = [_row(group, labels, ordered, notes) for group in ordered]
     verdicts = [item.sentence for row in rows for item in row.comparisons.values()]
     notes += _missing_seeds(rows) + _remarks(rows)
+    if any(run.get("tracks_target") for run in runs):
+        notes.append(
+            "Some runs logged accuracy on labelled target validation for a study "
+            "(track_target=true)."
+        )
     return Summary(tuple(rows), tuple(verdicts), tuple(failures), tuple(dict.fromkeys(notes)))
 
 

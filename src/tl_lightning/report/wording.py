@@ -30,8 +30,10 @@ RULES = {
     "source_val": "best validation accuracy on the source; no target label was used",
     "entropy": "lowest entropy of the predictions on the target; no target label was used",
     "im": "information maximisation on the target; no target label was used",
+    "bnm": "largest nuclear norm of the predictions on the target; no target label was used",
     "snd": "soft neighbourhood density on the target; no target label was used",
     "dev": "deep embedded validation; no target label was used",
+    "iwcv": "importance-weighted risk on the source; no target label was used",
     "last": "the last epoch; nothing was compared",
     "oracle": "best accuracy on labelled target data",
 }

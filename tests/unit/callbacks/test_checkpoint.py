@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io as io_module
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -41,16 +43,23 @@ def test_ctrl_c_in_the_middle_of_a_write_is_no_full_disk(tmp_path, monkeypatch) 
     io = AtomicCheckpointIO()
     io.save_checkpoint({"x": torch.ones(2)}, place)
     before = place.read_bytes()
-    honest = torch.UntypedStorage.data_ptr
 
-    def interrupted(self):
-        monkeypatch.setattr(torch.UntypedStorage, "data_ptr", honest)
-        raise KeyboardInterrupt
+    class Interrupted(io_module.BufferedWriter):
+        calls = 0
 
-    monkeypatch.setattr(torch.UntypedStorage, "nbytes", interrupted)
+        def write(self, data):
+            Interrupted.calls += 1
+            if Interrupted.calls == 3:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    def opened(path, mode):
+        return Interrupted(io_module.FileIO(path, mode))
+
+    monkeypatch.setattr(checkpoint, "open", opened, raising=False)
     with pytest.raises(KeyboardInterrupt):
         io.save_checkpoint({"x": torch.zeros(2)}, place)
-    monkeypatch.undo()
+    assert Interrupted.calls >= 3
     assert place.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

@@ -288,3 +288,10 @@ def test_an_empty_folder_says_what_to_type(tmp_path: Path) -> None:
         collect(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         write_sweep(tmp_path / "nowhere")
+
+
+def test_a_sweep_says_that_target_accuracy_was_logged(make_report) -> None:
+    plain, tracking = make_report("dann"), make_report("dann", seed=1, tracks_target=True)
+    said = [any("track_target=true" in note for note in summarise(reports).notes)
+            for reports in ([plain], [plain, tracking])]  # fmt: skip
+    assert said == [False, True]

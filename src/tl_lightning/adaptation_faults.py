@@ -1,0 +1,146 @@
+"""What is wrong between adapters and the rest of a configuration, found before work starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tl_lightning.adapters.base import Adapter
+from tl_lightning.checks import ALLOWED, find_class
+from tl_lightning.modules.adaptation import DomainAdaptation, SourceFree
+
+__all__ = ["adaptation_faults", "adapters_of", "bracket_faults", "may_rest", "oracle_faults"]
+
+Config = dict[str, Any]
+
+#: What ``bracket`` may train beside a model, in the order of the report.
+BASELINES = ("source_only", "joint_bn", "oracle")
+
+
+def adapters_of(config: Config) -> dict[str, type[Adapter]]:
+    """Return the classes of the methods in use, by name."""
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    found = {
+        name: find_class(node["_target_"], f"adapter.{name}", allowed)[0]
+        for name, node in config["adapter"].items()
+    }
+    return {name: cls for name, cls in found.items() if issubclass(cls, Adapter)}
+
+
+def may_rest(config: Config) -> bool:
+    """Return whether some parameter may have no gradient in some step of some method."""
+    return any(cls.may_rest for cls in adapters_of(config).values())
+
+
+def adaptation_faults(config: Config, model: type) -> list[str]:
+    """Return what is wrong, a sentence each.
+
+    Args:
+        config: Every node of it is right by itself.
+        model: The class of ``config["model"]``.
+    """
+    methods = adapters_of(config)
+    name = config["model"]["name"]
+    if methods and not issubclass(model, DomainAdaptation):
+        return [
+            f"model={name} takes no adapter, got [{','.join(methods)}]; type "
+            "model=domain_adaptation"
+        ]
+    faults = _source_faults(config, methods, issubclass(model, SourceFree))
+    faults += _need_faults(config, methods)
+    return faults + _turn_faults(config, [n for n, cls in methods.items() if cls.alternates])
+
+
+def _source_faults(config: Config, methods: dict[str, type[Adapter]], free: bool) -> list[str]:
+    if not free:
+        alone = [name for name, cls in methods.items() if cls.source_free]
+        return [
+            f"adapter=[{name}] adapts a trained model without its source; type model=source_free "
+            "init=<folder of a run>"
+            for name in alone
+        ]
+    faults = []
+    if not config.get("init"):
+        faults.append(
+            "model=source_free adapts a trained model, but init=null; type init=<folder of a run>"
+        )
+    faults += [
+        f"adapter=[{name}] needs the source, which model=source_free does not show; type "
+        "model=domain_adaptation, or an adapter that reads the target alone (shot, tent, mcc, bnm, "
+        "entropy, adabn)"
+        for name, cls in methods.items()
+        if "source" in cls.reads or "source" in cls.twin_views
+    ]
+    return faults
+
+
+def _need_faults(config: Config, methods: dict[str, type[Adapter]]) -> list[str]:
+    target, features = config["data"].get("target") or {}, config["cache"].get("features")
+    faults = []
+    for name, cls in methods.items():
+        if "target_labelled" in cls.needs and not target.get("labelled_per_class"):
+            faults.append(
+                f"adapter=[{name}] needs a few labelled target pictures; type "
+                "data.target.labelled_per_class=3 (data sets without that key cannot)"
+            )
+        if "target_strong" in cls.needs and features in ("full", "prefix"):
+            faults.append(
+                f"adapter=[{name}] changes the target's pictures in every step, but "
+                f"cache.features={features} shows features in their place; type cache.features=off"
+            )
+        if cls.twin is not None and features == "prefix":
+            faults.append(
+                f"adapter=[{name}] keeps a second copy of the network, which cache.features=prefix "
+                "cannot feed; type cache.features=off"
+            )
+    for kind in ("twin", "alternates"):
+        both = [name for name, cls in methods.items() if getattr(cls, kind)]
+        if len(both) > 1:
+            words = "keep a second copy of the model" if kind == "twin" else "take turns of steps"
+            faults.append(f"adapter=[{','.join(both)}]: all {words}; type only one of them")
+    return faults
+
+
+def _turn_faults(config: Config, methods: list[str]) -> list[str]:
+    """Return what cannot stand beside a method that takes several steps a batch."""
+    if not methods:
+        return []
+    trainer, name = config["trainer"], methods[0]
+    wrong = {
+        "trainer.gradient_clip_val": (trainer["gradient_clip_val"], "null"),
+        "trainer.accumulate_grad_batches": (trainer["accumulate_grad_batches"], "1"),
+        "trainer.max_steps": (trainer["max_steps"], "-1"),
+        "lr_find": (config.get("lr_find", False), "false"),
+    }
+    usual = {"trainer.accumulate_grad_batches": 1, "trainer.max_steps": -1, "lr_find": False}
+    return [
+        f"adapter=[{name}] takes several steps of the optimizer a batch, which {key}={value} does "
+        f"not go with; type {key}={plain}"
+        for key, (value, plain) in wrong.items()
+        if value != usual.get(key)
+    ]
+
+
+def bracket_faults(bracket: Any) -> list[str]:
+    """Return what is wrong with ``bracket``.
+
+    >>> bracket_faults(True), bracket_faults(["oracle"])
+    ([], [])
+    """
+    listed = isinstance(bracket, list) and all(name in BASELINES for name in bracket)
+    if listed or bracket in ("auto", True, False):
+        return []
+    return [
+        f"bracket={bracket} is neither auto, true or false nor a list of baselines; type "
+        f"bracket=true, or bracket=[{','.join(BASELINES)}]"
+    ]
+
+
+def oracle_faults(config: Config) -> list[str]:
+    """Return why a model that learns from target labels could not be tested fairly."""
+    if not config["data"].get("transductive"):
+        return []
+    return [
+        f"model={config['model']['name']} would be tested on target pictures whose labels it has "
+        "learned, for data.transductive=true; type data.transductive=false, or leave it out of "
+        "the bracket"
+    ]

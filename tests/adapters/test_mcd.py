@@ -1,0 +1,113 @@
+"""MCD: what each of its three steps moves, and by how much."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import config
+from methods import D, K, arrays, built, context, gradients, softmax, views
+from tl_lightning import pipeline
+from tl_lightning.adapters.mcd import MCD
+from tl_lightning.modules.adaptation import DomainAdaptation
+
+KNOBS = {"weight": 0.5, "repeats": 3, "width": 8, "depth": 1, "dropout": 0.0, "activation": "relu"}
+
+
+def players():
+    given, first = views(), nn.Linear(D, K)
+    method = built(MCD, **KNOBS)
+    return given, first, method
+
+
+def gap_of(first, method, f) -> float:
+    shares = [softmax(net(f).detach().double().numpy()) for net in (first, method.second)]
+    return float(np.abs(shares[0] - shares[1]).mean())
+
+
+def test_plan() -> None:
+    plan = built(MCD, **KNOBS).plan()
+    assert [(s.name, s.repeats, s.whole) for s in plan] == [
+        ("source", 1, True), ("classifiers", 1, False), ("features", 3, False),
+    ]  # fmt: skip
+    assert all(stage.forward for stage in plan)
+
+
+def test_first_step_teaches_the_second_classifier_the_source() -> None:
+    given, first, method = players()
+    terms = method(given, context(stage="source", classify=first))
+    out = softmax(method.second(given["source"].features).detach().double().numpy())
+    wanted = -np.log(out[np.arange(len(out)), arrays(given)["y"]]).mean()
+    assert terms["mcd_second"].item() == pytest.approx(wanted, rel=1e-5)
+    assert gradients(terms, given["source"].features)[0].abs().sum() > 0
+
+
+def test_second_step_moves_both_classifiers_apart_and_no_feature() -> None:
+    given, first, method = players()
+    terms = method(given, context(stage="classifiers", classify=first))
+    assert terms["mcd_apart"].item() == pytest.approx(
+        -0.5 * gap_of(first, method, given["target"].features), rel=1e-5
+    )
+    assert {"mcd_first", "mcd_second"} <= terms.keys()
+    assert gradients(terms, given["source"].features, given["target"].features) == [None, None]
+    for net in (first, method.second):
+        pull = gradients({"apart": terms["mcd_apart"]}, *net.parameters())
+        assert sum(g.abs().sum() for g in pull) > 0
+        labelled = gradients(
+            {k: v for k, v in terms.items() if k != "mcd_apart"}, *net.parameters()
+        )
+        assert sum(g.abs().sum() for g in labelled) > 0
+
+
+def test_third_step_moves_the_target_features_together_and_no_classifier() -> None:
+    given, first, method = players()
+    target = given["target"].features
+    terms = method(given, context(stage="features", classify=first))
+    before = gap_of(first, method, target)
+    assert terms["mcd"].item() == pytest.approx(0.5 * before, rel=1e-5)
+    found = gradients(terms, target, *first.parameters(), *method.parameters())
+    assert found[1:] == [None] * len(found[1:])
+    assert gap_of(first, method, target - 0.5 * found[0]) < before
+
+
+def test_each_step_of_a_run_moves_only_its_players(tmp_path, monkeypatch) -> None:
+    """In a real batch: backbone still in step two, classifiers still in step three."""
+    moved: dict[str, set[str]] = {}
+    honest = DomainAdaptation.terms
+    last: dict[str, dict[str, torch.Tensor]] = {}
+
+    def parts(net):
+        groups = {
+            "backbone": net.backbone, "first": net.task, "second": net.methods["mcd"].second,
+        }  # fmt: skip
+        return {
+            name: torch.cat([p.detach().flatten().clone() for p in part.parameters()])
+            for name, part in groups.items()
+        }
+
+    def watch(self, views, stage):
+        now = parts(self)
+        if last:
+            ((before, values),) = last.items()
+            moved.setdefault(before, set()).update(
+                name for name in now if not torch.equal(now[name], values[name])
+            )
+        last.clear()
+        last[stage.name] = now
+        return honest(self, views, stage)
+
+    monkeypatch.setattr(DomainAdaptation, "terms", watch)
+    pipeline.fit(config("model=domain_adaptation", "adapter=[mcd]", "optimizer=sgd"), tmp_path)
+    assert moved == {
+        "source": {"backbone", "first", "second"},
+        "classifiers": {"first", "second"},
+        "features": {"backbone"},
+    }
+
+
+def test_no_weight_no_second_classifier() -> None:
+    method = built(MCD, **{**KNOBS, "weight": 0.0})
+    assert [stage.name for stage in method.plan()] == ["source"]
+    assert method(views(), context(stage="source")) == {}

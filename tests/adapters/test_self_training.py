@@ -1,0 +1,84 @@
+"""Self-training: who teaches whom, and when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from helpers import config
+from methods import PENALTY, built, context, gradients, views
+from tl_lightning import pipeline
+from tl_lightning.adapters.self_training import SelfTraining
+from tl_lightning.types import View
+
+KNOBS = {"threshold": 0.8, "momentum": 0.9, **PENALTY}
+
+
+def lesson():
+    given = views(4, 4)
+    teacher = torch.tensor([[9.0, 0, 0], [0, 9.0, 0], [0.1, 0, 0], [0, 0, 9.0]], requires_grad=True)
+    given["target"].twin_logits = teacher
+    student = torch.randn(4, 3, requires_grad=True)
+    given["target_strong"] = View(torch.randn(4, 6), student)
+    return given, teacher, student
+
+
+def test_the_mean_over_all_of_the_loss_of_the_sure() -> None:
+    given, _, student = lesson()
+    found = built(SelfTraining, **KNOBS)(given, context())["selftraining"]
+    losses = [
+        functional.cross_entropy(student[i], torch.tensor(c)) for i, c in ((0, 0), (1, 1), (3, 2))
+    ]
+    assert found.item() == pytest.approx(sum(losses).item() / 4, rel=1e-5)
+
+
+def test_only_the_strong_view_of_the_student_learns() -> None:
+    given, teacher, student = lesson()
+    weak = given["target"].logits
+    terms = built(SelfTraining, **KNOBS)(given, context())
+    of_teacher, of_weak, of_student = gradients(terms, teacher, weak, student)
+    assert of_teacher is None
+    assert of_weak is None
+    assert of_student[2].abs().sum() == 0  # the teacher is not sure of this one
+    assert (of_student[[0, 1, 3]].abs().sum(1) > 0).all()
+
+
+def test_the_teacher_is_the_average_of_the_steps(tmp_path, monkeypatch) -> None:
+    """Batch norm's statistics included; it answers in evaluation mode and never learns."""
+    from tl_lightning.modules.adaptation import DomainAdaptation
+
+    seen, followed = [], []
+    honest = DomainAdaptation.on_train_batch_end
+
+    def watch(self, outputs, batch, batch_idx):
+        honest(self, outputs, batch, batch_idx)
+        seen.append({k: v.clone() for k, v in self.backbone.state_dict().items()})
+        followed.append({k: v.clone() for k, v in self.twin.backbone.state_dict().items()})
+        assert not self.twin.backbone.training
+        assert not any(p.requires_grad for p in self.twin.parameters())
+
+    monkeypatch.setattr(DomainAdaptation, "on_train_batch_end", watch)
+    pipeline.fit(
+        config(
+            "model=self_training", "adapter.self_training.momentum=0.75", "trainer.max_epochs=1"
+        ),
+        tmp_path,
+    )
+    for name, value in followed[1].items():
+        if value.is_floating_point():
+            assert torch.allclose(value, 0.75 * followed[0][name] + 0.25 * seen[1][name], atol=1e-6)
+    assert any((followed[0][k] != seen[0][k]).any() for k in seen[0])
+
+
+def test_the_strong_view_is_the_same_picture_changed() -> None:
+    from tl_lightning.data.strong import StrongView
+    from tl_lightning.types import InputSpec
+
+    strong = StrongView(InputSpec(16, (0.5,) * 3, (0.5,) * 3))
+    pictures = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    once, again = (strong(pictures, range(8)) for _ in "ab")
+    assert torch.equal(once, again)
+    assert torch.equal(strong(pictures[3:5], [3, 4]), once[3:5])  # a matter of the sample's seed
+    assert (once != pictures).float().mean() > 0.3
+    assert once.dtype == torch.uint8

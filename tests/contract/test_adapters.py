@@ -77,17 +77,20 @@ def terms_and_views(net, progress=0.7):
         if adapter.uses_bank:
             adapter.begin_epoch(Bank(torch.randn(12, 16), torch.randn(12, 10)))
     out = {}
-    for adapter in net.methods.values():
-        for stage in adapter.plan() or [None]:
-            ctx = Context(
-                progress,
-                5,
-                lambda *_: None,
-                net.task.head.classifier,
-                stage.name if stage else "",
-            )
-            out.update(adapter(views, ctx))
+    for stage in net.stages or [None]:
+        out.update(stage_terms(net, views, stage, progress))
     return out, views
+
+
+def stage_terms(net, views, stage, progress):
+    """Return the methods' terms of a stage, without the task's."""
+    ctx = Context(
+        progress, 5, lambda *_: None, net.task.head.classifier, stage.name if stage else ""
+    )
+    out = {}
+    for adapter in net.methods.values():
+        out.update(adapter(views, ctx))
+    return out
 
 
 @pytest.mark.parametrize("name", TERMS)

@@ -109,7 +109,7 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     from tl_lightning.sweeps import print_run
 
     page = write_page(folder)
-    print_run(found, page)
+    print_run(found, page, alone=not sweeping)
     return found["selection"]["value"] or 0.0
 
 
@@ -221,14 +221,27 @@ def report() -> None:
     plain_command(
         _report,
         "usage: report.py <run folder or sweep folder>\n"
-        "Writes the page of a run, or the table of all runs below a folder.",
+        "       report.py run=<folder> | sweep=<folder>\n"
+        "Writes the page of a run (report.html), or the table of all runs below a folder\n"
+        "(index.html, table.md, table.csv, sweep.json). sweep= makes a table of a run and its\n"
+        "baselines too.",
     )
 
 
 def _report(arguments: list[str]) -> None:
     from tl_lightning.sweeps import report_folder
 
-    report_folder(Path(arguments[0].removeprefix("sweep=").removeprefix("run=")))
+    key, _, folder = arguments[0].rpartition("=")
+    if len(arguments) > 1:
+        raise ConfigError(
+            f"one folder at a time, got {' '.join(arguments)}; type report.py sweep=<folder>"
+        )
+    if key in ("run", "sweep"):
+        report_folder(Path(folder), as_sweep=key == "sweep")
+    elif key and "/" not in key and not Path(arguments[0]).exists():
+        raise ConfigError(f"{key} is no option; {nearest(key, ('run', 'sweep'))}")
+    else:
+        report_folder(Path(arguments[0]))
 
 
 def composed(overrides: list[str], others: Iterable[str]) -> DictConfig:

@@ -17,6 +17,7 @@ from tl_lightning.callbacks.collect import Collect
 from tl_lightning.data.base import TransferData
 from tl_lightning.floor import WORST
 from tl_lightning.report.schema import SCHEMA, write_json
+from tl_lightning.report.wording import BOUND
 from tl_lightning.runtime import versions
 
 __all__ = ["group_of", "write_run"]
@@ -114,8 +115,14 @@ def write_run(
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
         "tracks_target": config["track_target"],
-        "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
+        "metrics": {
+            **{name: value for name, value in metrics.items() if "/test/" in name},
+            **collect.distances(),
+        },
+        "projection": collect.projection,
+        "learned_from": data.learn_from,
         "notes": [
+            *([BOUND] if data.learn_from == "target" else []),
             *data.notes(bool(config["backbone"].get("pretrained"))),
             *_start_note(config),
             *_floor_note(rule, score),

@@ -45,6 +45,8 @@ class TransferModule(Learning):
 
     #: Domains whose batches the training step takes.
     train_on: ClassVar[tuple[str, ...]] = ("source",)
+    #: Whose labels teach it; ``target`` only for an upper bound, marked wherever it stands.
+    learn_from: ClassVar[str] = "source"
     #: ``joint`` puts all domains through the backbone in one batch, ``separate`` one by one.
     forward_mode: Literal["joint", "separate"] = "joint"
     #: Whether what learns may change from phase to phase.

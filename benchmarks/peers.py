@@ -3,15 +3,14 @@
     pip install --no-deps --target /tmp/peers pytorch-adapt pykale pytorch-metric-learning
     PYTHONPATH=/tmp/peers python benchmarks/peers.py
 
-Written against pytorch-adapt 0.0.83 and PyKale 0.2.1, which also need scikit-learn.
-
-Both sides get the same features, the same classifier and copies of the same discriminator; their
-own hooks and trainers take the step. A row holds both losses, and the largest difference of the
-gradients at the features and at the discriminator, relative to the largest entry of ours. `equal`
-means that nothing, the loss included, differs by more than 1e-5 of it; else the reason follows. An
-indented row changes what the reason above it names and nothing else: equality there proves the
-reason. The script ends with 1 where a row differs without a reason. A peer that
-cannot be imported is left out, and said so.
+Written against pytorch-adapt 0.0.83 and PyKale 0.2.1. Both sides get the same features, the same
+classifier and copies of the same discriminator; the peers' own hooks, trainers and losses do the
+work. A row holds both losses, and the largest difference of the gradients at the features and at
+the discriminator, relative to the largest entry of ours. `equal` means that no gradient differs by
+more than 1e-5 of that, and no loss by more than 1e-5 (of itself, where it is above 1); else the
+reason follows. An indented row changes on one side what the reason above it names, or the batch,
+and nothing else: equality there proves the reason. The script ends with 1 where a row differs
+without a reason. A peer that cannot be imported is left out, and said so.
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tl_lightning import pipeline
 from tl_lightning.cli import compose
 
 REPO = Path(__file__).resolve().parents[1]
@@ -72,3 +76,38 @@ def file_config(root: Path, *overrides: str) -> dict[str, Any]:
     found["trainer"]["max_epochs"] = epochs
     found["bracket"] = []
     return found
+
+
+class Stop(Exception):
+    """Ends a run as a power cut would."""
+
+
+class StopAt(L.Callback):
+    """Saves after a batch, and ends the run there."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.place = (epoch, batch)
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here."""
+        if (trainer.current_epoch, batch_idx) == self.place:
+            trainer.save_checkpoint(trainer.checkpoint_callback.dirpath + "/last.ckpt")
+            raise Stop
+
+
+@contextlib.contextmanager
+def stopped_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> Iterator[None]:
+    """Stop the run that is fitted inside, after a batch of an epoch."""
+    honest: Any = pipeline.build
+
+    def build(*arguments: Any) -> Any:
+        parts = honest(*arguments)
+        parts.trainer.callbacks.append(StopAt(epoch, batch))
+        return parts
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "build", build)
+        with pytest.raises(Stop):
+            yield

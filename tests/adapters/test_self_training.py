@@ -49,16 +49,16 @@ def test_the_teacher_is_the_average_of_the_steps(tmp_path, monkeypatch) -> None:
     from tl_lightning.modules.adaptation import DomainAdaptation
 
     seen, followed = [], []
-    honest = DomainAdaptation.on_train_batch_end
+    honest = DomainAdaptation.optimizer_step
 
-    def watch(self, outputs, batch, batch_idx):
-        honest(self, outputs, batch, batch_idx)
+    def watch(self, *args, **kwargs):
+        honest(self, *args, **kwargs)
         seen.append({k: v.clone() for k, v in self.backbone.state_dict().items()})
         followed.append({k: v.clone() for k, v in self.twin.backbone.state_dict().items()})
         assert not self.twin.backbone.training
         assert not any(p.requires_grad for p in self.twin.parameters())
 
-    monkeypatch.setattr(DomainAdaptation, "on_train_batch_end", watch)
+    monkeypatch.setattr(DomainAdaptation, "optimizer_step", watch)
     pipeline.fit(
         config(
             "model=self_training", "adapter.self_training.momentum=0.75", "trainer.max_epochs=1"

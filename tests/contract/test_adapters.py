@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch.nn import Identity
 
 from conftest import REPO
-from helpers import config, evaluated, same, weights
+from helpers import config, evaluated, same, stopped_at, weights
 from tl_lightning import pipeline
 from tl_lightning.adapters.base import Adapter, Bank
 from tl_lightning.checks import find_class
@@ -188,6 +188,18 @@ def test_checkpoint_loads_and_predicts_the_same(name, trained, tmp_path) -> None
     found = pipeline.evaluate(tmp_path / report["selection"]["checkpoint"], None, None)
     assert found["metrics"] == evaluated(report)
     assert list(loaded.adapters) == [name]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_resumed_equals_uninterrupted(name, trained, tmp_path, monkeypatch) -> None:
+    """In the middle of an epoch: twins, labels of the whole target, optimizers of stages."""
+    arguments_ = arguments(name, trained)
+    pipeline.fit(config(*arguments_), tmp_path / "whole")
+    with stopped_at(monkeypatch, 1, 0):
+        pipeline.fit(config(*arguments_), tmp_path / "cut")
+    pipeline.fit(config(*arguments_, "resume=auto"), tmp_path / "cut")
+    whole, cut = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("whole", "cut"))
+    assert same(whole, cut)
 
 
 def test_a_view_has_what_the_protocol_says() -> None:

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import lightning as L
 import pytest
 
-from helpers import config, file_config, same, weights
+from helpers import config, file_config, same, stopped_at, weights
 from layouts import split_folders
 from tl_lightning import pipeline
 
 EXTRA = ("backbone.channel_dropout=0.2", "adapter.dann.dropout=0.3", "trainer.max_epochs=3")
 
 
-class Stop(Exception):
-    """Ends a run as a power cut would."""
-
-
-class StopAt(L.Callback):
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.place = (epoch, batch)
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        if (trainer.current_epoch, batch_idx) == self.place:
-            trainer.save_checkpoint(trainer.checkpoint_callback.dirpath + "/last.ckpt")
-            raise Stop
-
-
 @pytest.mark.parametrize("place", [(0, 1), (1, 0), (1, 2), (2, 1)])
 def test_resumed_equals_uninterrupted(place, tmp_path, monkeypatch) -> None:
     whole = pipeline.fit(config(*EXTRA), tmp_path / "whole")
-    honest: Any = pipeline.build
-
-    def build(*arguments):
-        parts = honest(*arguments)
-        parts.trainer.callbacks.append(StopAt(*place))
-        return parts
-
-    monkeypatch.setattr(pipeline, "build", build)
-    with pytest.raises(Stop):
+    with stopped_at(monkeypatch, *place):
         pipeline.fit(config(*EXTRA), tmp_path / "cut")
-    monkeypatch.setattr(pipeline, "build", honest)
     resumed = pipeline.fit(config(*EXTRA, "resume=auto"), tmp_path / "cut")
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
@@ -60,17 +34,8 @@ def test_resumed_in_mid_epoch_on_files_equals_uninterrupted(
         "data.steps_per_epoch=3", "data.target.labelled_per_class=2",
     )  # fmt: skip
     whole = pipeline.fit(file_config(root, *settings), tmp_path / "whole")
-    honest: Any = pipeline.build
-
-    def build(*arguments):
-        parts = honest(*arguments)
-        parts.trainer.callbacks.append(StopAt(1, 0))
-        return parts
-
-    monkeypatch.setattr(pipeline, "build", build)
-    with pytest.raises(Stop):
+    with stopped_at(monkeypatch, 1, 0):
         pipeline.fit(file_config(root, *settings), tmp_path / "cut")
-    monkeypatch.setattr(pipeline, "build", honest)
     resumed = pipeline.fit(file_config(root, *settings, "resume=auto"), tmp_path / "cut")
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))

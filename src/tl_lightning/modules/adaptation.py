@@ -138,6 +138,8 @@ class DomainAdaptation(TransferModule):
                 optimizer.zero_grad(set_to_none=True)
                 self.manual_backward(torch.stack([t.float() for t in terms.values()]).sum())
                 optimizer.step()
+                if self.twin is not None:
+                    self.twin.after_step(self.backbone, self.task)
                 shown |= {name: term.detach() for name, term in terms.items()}
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
@@ -153,12 +155,10 @@ class DomainAdaptation(TransferModule):
         if self.twin is not None:
             self.twin.before_step(self.backbone, self.task, self.progress)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let the twin follow where the optimizer has stepped."""
-        super().on_train_batch_end(outputs, batch, batch_idx)
-        every = self.trainer.accumulate_grad_batches
-        last = batch_idx + 1 == self.trainer.num_training_batches
-        if self.twin is not None and ((batch_idx + 1) % every == 0 or last):
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the twin follow at once: a checkpoint may be written right after."""
+        super().optimizer_step(*args, **kwargs)
+        if self.twin is not None:
             self.twin.after_step(self.backbone, self.task)
 
     def on_train_epoch_start(self) -> None:

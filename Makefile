@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/python scripts/train.py -m model=source_only,dann data=digits
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: install
 	$(BIN)/ruff check src tests scripts

@@ -13,22 +13,33 @@ noticed something fails on the code as it is.
 from __future__ import annotations
 
 import argparse
+import compileall
+import importlib
+import multiprocessing
 import os
-import re
+import py_compile
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".yaml")
 PACKAGE = "src/tl_lightning"
+# A fork finds them loaded: seconds saved for every change. Nothing of the package is among them.
+SLOW = (
+    "torch", "torchvision", "lightning", "torchmetrics", "timm", "hydra", "sklearn.linear_model",
+    "scipy.stats", "scipy.optimize", "matplotlib.pyplot", "imagehash", "rich", "safetensors.torch",
+)  # fmt: skip
+PROCESSES = multiprocessing.get_context("fork")
+SAID = "said.txt"
 PARTS = ("src", "conf", "tests", "scripts", "pyproject.toml", "README.md")
 
 
@@ -88,6 +99,9 @@ def copied(folder: Path) -> Path:
             shutil.copytree(whole, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(whole, folder / name)
+    # By content: two versions of a file within a second and of a size must not be confused.
+    mode = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(folder / "src", quiet=1, invalidation_mode=mode)
     return folder
 
 
@@ -103,30 +117,66 @@ def put_in(mutation: Mutation, copy: Path) -> Iterator[None]:
         path.write_text(whole)
 
 
+class Watcher:
+    """What pytest reports: tests that fail, and errors around them."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        self.errors: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and report.when == "call":
+            self.failed.append(report.nodeid)
+        elif report.failed:
+            self.errors.append(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.errors.append(report.nodeid)
+
+
+def _tests(copy: Path, arguments: list[str], answer: Connection) -> None:
+    """Run pytest in the copy, in a process of its own."""
+    places = [str(copy / "src"), str(copy / "tests")]
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = os.pathsep.join(places)
+    sys.path[:0] = places
+    sys.dont_write_bytecode = True
+    said = os.open(copy / SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    watcher = Watcher()
+    # Plain: what is loaded already cannot be rewritten, and nobody reads the asserts' values.
+    options = ["--assert=plain", "-p", "no:cacheprovider", "--tb=short"]
+    code = pytest.main([*options, *arguments], plugins=[watcher])
+    package = sys.modules.get("tl_lightning")
+    if package is not None and not str(package.__file__).startswith(str(copy)):
+        watcher.errors.append(f"{package.__file__} is not of the copy")
+    answer.send((int(code), watcher.failed, watcher.errors))
+
+
 def failing(copy: Path, arguments: list[str], seconds: float = 300) -> list[str]:
     """Return the tests that fail there, the first one only where ``-x`` is among the arguments.
 
     Raises:
         MutationError: If tests could not be run at all: that would look like being noticed.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(copy / "src"), str(copy / "tests")]),
-        # Two versions of a file within a second and of a size would share what was compiled.
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, *arguments],
-        cwd=copy, env=environment, capture_output=True, text=True, timeout=seconds, check=False,
-    )  # fmt: skip
-    found = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
-    errors = re.findall(r"^ERROR .*", done.stdout, re.MULTILINE)
+    here, there = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_tests, args=(copy, arguments, there))
+    process.start()
+    there.close()
+    try:
+        code, failed, errors = here.recv() if here.poll(seconds) else (-1, [], ["too late"])
+    except EOFError:
+        code, failed, errors = -1, [], ["the process died"]
+    finally:
+        process.kill()
+        process.join()
     # 5: no test has that name, as where a method has no terms.
-    if errors or done.returncode not in (0, 1, 5) or bool(found) != (done.returncode == 1):
-        raise MutationError(f"pytest {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr}")
-    return found
+    if errors or code not in (0, 1, 5):
+        said = (copy / SAID).read_text()[-3000:]
+        raise MutationError(f"pytest {' '.join(arguments)}: {', '.join(errors) or code}\n{said}")
+    return list(failed)
 
 
 def noticed(mutation: Mutation, copy: Path) -> str | None:
@@ -161,6 +211,9 @@ def main() -> None:
     if unknown:
         sys.exit(f"{TABLE.name} breaks no method named {', '.join(sorted(unknown))}")
     chosen = [one for one in every if not args.only or one.method in args.only]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in SLOW:
+        importlib.import_module(name)
     rows = []
     with tempfile.TemporaryDirectory() as text:
         copy = copied(Path(text))

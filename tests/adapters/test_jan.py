@@ -24,6 +24,22 @@ def test_value() -> None:
     assert found.item() == pytest.approx(reference(arrays(given)), rel=1e-4)
 
 
+def test_the_unbiased_estimate_pairs_no_sample_with_itself() -> None:
+    given = views()
+    a = arrays(given)
+    biased, unbiased = (
+        built(JAN, **{**KNOBS, "unbiased": flag})(given, context())["jan"].item()
+        for flag in (False, True)
+    )
+    kernel = gaussian(np.concatenate([a["fs"], a["ft"]]), KNOBS["multipliers"])
+    kernel = kernel * gaussian(np.concatenate([a["ps"], a["pt"]]), [1.0], 1.68)
+    gap = 0.0
+    for block in (kernel[:N, :N], kernel[N:, N:]):
+        n = len(block)
+        gap += (block.sum() - np.trace(block)) / (n * (n - 1)) - block.mean()
+    assert unbiased - biased == pytest.approx(gap, rel=1e-3)
+
+
 def test_gradients_reach_features_and_predictions_of_both_domains() -> None:
     given = views()
     parts = [getattr(given[r], n) for r in ("source", "target") for n in ("features", "logits")]

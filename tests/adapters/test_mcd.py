@@ -50,7 +50,11 @@ def test_second_step_moves_both_classifiers_apart_and_no_feature() -> None:
     assert terms["mcd_apart"].item() == pytest.approx(
         -0.5 * gap_of(first, method, given["target"].features), rel=1e-5
     )
-    assert {"mcd_first", "mcd_second"} <= terms.keys()
+    y = arrays(given)["y"]
+    for name, net in (("mcd_first", first), ("mcd_second", method.second)):
+        out = softmax(net(given["source"].features).detach().double().numpy())
+        wanted = -np.log(out[np.arange(len(out)), y]).mean()
+        assert terms[name].item() == pytest.approx(wanted, rel=1e-5)
     assert gradients(terms, given["source"].features, given["target"].features) == [None, None]
     for net in (first, method.second):
         pull = gradients({"apart": terms["mcd_apart"]}, *net.parameters())

@@ -59,6 +59,15 @@ def test_a_class_without_a_sample_gets_none() -> None:
     assert set(centroid_labels(torch.randn(8, 6), z, rounds=3).tolist()) == {0}
 
 
+def test_the_epochs_labels_travel_with_a_checkpoint() -> None:
+    method, resumed = built(SHOT, **KNOBS), built(SHOT, **KNOBS)
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.labels is None  # none yet
+    method.begin_epoch(Bank(torch.randn(7, 6), torch.randn(7, 3)))
+    resumed.load_state_dict(method.state_dict())
+    assert torch.equal(resumed.labels, method.labels)
+
+
 def test_gradient_is_of_the_target_alone_and_diverse() -> None:
     given, method = views(), built(SHOT, **{**KNOBS, "beta": 0.0})
     of_source, of_target = gradients(

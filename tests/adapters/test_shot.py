@@ -57,6 +57,21 @@ def test_centres() -> None:
 def test_a_class_without_a_sample_gets_none() -> None:
     z = torch.tensor([[50.0, -50.0, 0.0]]).repeat(8, 1)
     assert set(centroid_labels(torch.randn(8, 6), z, rounds=3).tolist()) == {0}
+    # Nor where the only centre is in the opposite direction, and no centre at all were nearer.
+    f = 10 * torch.eye(6)[:1].repeat(8, 1)
+    f[7] *= -1
+    assert set(centroid_labels(f, 1000 * z, rounds=1).tolist()) == {0}
+
+
+def test_every_epoch_finds_its_own_labels() -> None:
+    method = built(SHOT, **KNOBS)
+    found = []
+    for seed in (1, 2):
+        given = views(seed=seed)["target"]
+        method.begin_epoch(Bank(given.features.detach(), given.logits.detach()))
+        found.append(method.labels)
+        assert torch.equal(found[-1], centroid_labels(given.features, given.logits, 2))
+    assert not torch.equal(*found)
 
 
 def test_the_epochs_labels_travel_with_a_checkpoint() -> None:
@@ -98,6 +113,34 @@ def test_it_starts_from_the_run_and_the_classifier_stands_still(trained, tmp_pat
     assert still
     assert all(torch.equal(before[key], after[key]) for key in still)
     assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("backbone"))
+
+
+def test_the_target_is_looked_at_in_evaluation_mode_and_in_order(trained, tmp_path, monkeypatch):
+    from tl_lightning.modules.adaptation import SourceFree
+
+    banks = []
+    honest, honest_bank = SourceFree.on_train_epoch_start, SourceFree._bank
+    monkeypatch.setattr(
+        SourceFree, "_bank", lambda self: banks.append(honest_bank(self)) or banks[-1]
+    )
+
+    def watch(self):
+        before = {k: v.clone() for k, v in self.state_dict().items() if "adapters." not in k}
+        honest(self)
+        after = self.state_dict()
+        assert all(torch.equal(value, after[key]) for key, value in before.items())
+        assert self.training
+        self.eval()
+        first = next(iter(self.trainer.datamodule.whole_loader("target")))
+        place = first["index"].tolist().index(5)
+        with torch.no_grad():
+            alone = self(first["inputs"][place : place + 1])
+        self.train()
+        assert torch.allclose(banks[-1].logits[5], alone[0], atol=1e-5)
+
+    monkeypatch.setattr(SourceFree, "on_train_epoch_start", watch)
+    pipeline.fit(free(trained), tmp_path)
+    assert len(banks) == 2
 
 
 def test_no_source_picture_is_loaded(trained, tmp_path, monkeypatch) -> None:

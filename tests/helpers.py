@@ -49,6 +49,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], but: str = "\0"
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
+def evaluated(report: dict[str, Any]) -> dict[str, float]:
+    """Return the test metrics of a report, which evaluating its checkpoint gives again."""
+    return {name: value for name, value in report["metrics"].items() if "/test/" in name}
+
+
 #: Two epochs of two steps on pictures of a few pixels.
 SMALL = (
     "data.batch_size=4", "data.eval_batch_size=8", "data.steps_per_epoch=2", "data.num_workers=0",

@@ -8,9 +8,12 @@ from tl_lightning.adapters.base import Adapter
 from tl_lightning.checks import ALLOWED, find_class
 from tl_lightning.modules.adaptation import DomainAdaptation, SourceFree
 
-__all__ = ["adaptation_faults", "adapters_of", "may_rest"]
+__all__ = ["adaptation_faults", "adapters_of", "bracket_faults", "may_rest", "oracle_faults"]
 
 Config = dict[str, Any]
+
+#: What ``bracket`` may train beside a model, in the order of the report.
+BASELINES = ("source_only", "joint_bn", "oracle")
 
 
 def adapters_of(config: Config) -> dict[str, type[Adapter]]:
@@ -114,4 +117,30 @@ def _turn_faults(config: Config, methods: list[str]) -> list[str]:
         f"not go with; type {key}={plain}"
         for key, (value, plain) in wrong.items()
         if value != usual.get(key)
+    ]
+
+
+def bracket_faults(bracket: Any) -> list[str]:
+    """Return what is wrong with ``bracket``.
+
+    >>> bracket_faults(True), bracket_faults(["oracle"])
+    ([], [])
+    """
+    listed = isinstance(bracket, list) and all(name in BASELINES for name in bracket)
+    if listed or bracket in ("auto", True, False):
+        return []
+    return [
+        f"bracket={bracket} is neither auto, true or false nor a list of baselines; type "
+        f"bracket=true, or bracket=[{','.join(BASELINES)}]"
+    ]
+
+
+def oracle_faults(config: Config) -> list[str]:
+    """Return why a model that learns from target labels could not be tested fairly."""
+    if not config["data"].get("transductive"):
+        return []
+    return [
+        f"model={config['model']['name']} would be tested on target pictures whose labels it has "
+        "learned, for data.transductive=true; type data.transductive=false, or leave it out of "
+        "the bracket"
     ]

@@ -11,25 +11,34 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning import pipeline
+from tl_lightning.checks import ALLOWED, find_class
 
 __all__ = ["baseline", "fit_with_baselines", "wanted"]
 
-_SOURCE_ONLY = {"_target_": "tl_lightning.modules.FineTuning", "name": "source_only"}
+#: Baselines that are models of their own; ``joint_bn`` is the run's model without its adapters.
+_MODELS = {
+    "source_only": {"_target_": "tl_lightning.modules.FineTuning", "name": "source_only"},
+    "oracle": {"_target_": "tl_lightning.modules.oracle.LabelledTarget", "name": "oracle"},
+}
 
 
 def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
     """Return the names of the baselines that this job trains besides its own model.
 
-    ``bracket=auto`` adds ``joint_bn`` to an adapted model in a sweep. What the sweep itself runs
-    (``model=source_only,dann``) is not run again beside each of its jobs. On several devices there
-    are none, because each training starts processes of its own; a line says so.
+    ``bracket=auto`` adds ``joint_bn`` to an adapted model in a sweep, ``bracket=true`` what lies
+    below and above it: ``source_only`` and, unless it would be tested on pictures whose labels it
+    has learned, ``oracle``. What the sweep itself runs (``model=source_only,dann``) is not run
+    again beside each of its jobs. On several devices there are none, because each training starts
+    processes of its own; a line says so.
     """
     if not config["adapter"]:
         return []
-    auto = ["joint_bn"] if sweeping else []
-    names = auto if config["bracket"] == "auto" else list(config["bracket"])
+    names = _asked(config, sweeping)
     swept = next((a for a in sys.argv if a.startswith("model=")), "") if sweeping else ""
     names = [name for name in names if name not in swept.removeprefix("model=").split(",")]
+    if "joint_bn" in names and not _sees_source(config):
+        names.remove("joint_bn")
+        print(f"no joint_bn beside {config['model']['name']}, which is not shown the source")
     if names and str(config["trainer"]["devices"]) != "1":
         print(
             f"no baselines beside {config['model']['name']}: several devices train one model a "
@@ -39,19 +48,48 @@ def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
     return names
 
 
+def _sees_source(config: Mapping[str, Any]) -> bool:
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    model: Any = find_class(config["model"]["_target_"], "model", allowed)[0]
+    return "source" in model.train_on
+
+
+def _asked(config: Mapping[str, Any], sweeping: bool) -> list[str]:
+    bracket = config["bracket"]
+    if bracket == "auto":
+        return ["joint_bn"] if sweeping else []
+    if not isinstance(bracket, bool):
+        return list(bracket)
+    if bracket and config["data"].get("transductive"):
+        print(
+            "no oracle in the bracket: data.transductive=true tests on the target's training "
+            "pictures, whose labels it would have learned; type data.transductive=false for one"
+        )
+        return ["source_only"]
+    return ["source_only", "oracle"] if bracket else []
+
+
 def baseline(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the configuration of the baseline ``name`` of an adapted run.
 
     ``joint_bn`` only takes the adapters away: batch norm still sees both domains. ``source_only``
-    also takes the target's pictures away from training.
+    also takes the target's pictures away from training. ``oracle`` learns from the target's
+    labelled training pictures in place of the source's; where a rule compares epochs, it compares
+    them by the labelled target, since no other figure tells of what it learns.
     """
     out = copy.deepcopy(dict(config))
     out["adapter"] = {}
     out["bracket"] = []
-    if name == "source_only":
-        out["model"] = dict(_SOURCE_ONLY)
+    if not _sees_source(config):
+        out["init"] = None  # what it starts from has learned the source already
+    if name in _MODELS:
+        out["model"] = dict(_MODELS[name])
     else:
         out["model"]["name"] = name
+    if out["resume"]:  # from its own checkpoint, whatever the adapted run goes on from
+        out["resume"] = "auto"
+    if name == "oracle" and out["selection"] != "last":
+        out["selection"] = "oracle"
     return out
 
 
@@ -59,8 +97,11 @@ def fit_with_baselines(cfg: DictConfig, folder: Path, sweeping: bool) -> dict[st
     """Fit the model of ``cfg`` and its baselines below ``folder/bracket``; return its report."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     names = wanted(pipeline.check(config), sweeping)
+    parts = {name: baseline(config, name) for name in names}
+    for part in parts.values():  # a fault of a baseline is told before hours of training
+        pipeline.check(part)
     report = pipeline.fit(config, folder)
-    for name in names:
+    for name, part in parts.items():
         print(f"baseline {name} beside {config['model']['name']}, seed {config['seed']}")
-        pipeline.fit(baseline(config, name), folder / "bracket" / name, config["model"]["name"])
+        pipeline.fit(part, folder / "bracket" / name, config["model"]["name"])
     return report

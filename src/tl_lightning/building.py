@@ -179,10 +179,13 @@ def build(config: Config, run_dir: Path) -> Parts:
         CheckpointError: If pretrained weights can be neither found nor downloaded.
     """
     data = build_data(config)
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    data.learn_from = find_class(config["model"]["_target_"], "model", allowed)[0].learn_from
     data.discover()
     L.seed_everything(config["seed"], workers=True, verbose=False)
     module = build_module(config, data.classes, class_counts=data.class_counts())
     peeks = config["selection"] == "oracle" or config["track_target"]
+    peeks = peeks or module.learn_from == "target"
     labels = ("source", "target") if peeks else ("source",)
     strong = "target_strong" in getattr(module, "needs", ())
     data.attach(module.backbone.input_spec, module.train_on, labels, strong)
@@ -193,7 +196,7 @@ def build(config: Config, run_dir: Path) -> Parts:
     if config["compile"]:
         # In place, so that the names of the weights stay as they are.
         module.backbone.compile(**_compiler(config["compile"]))
-    collect = Collect(**config["report"])
+    collect = Collect(**config["report"], seed=config["seed"])
     callbacks: list[L.Callback] = [
         *([FollowPhases()] if module.phases.steps else []),
         SelectionCheckpoint(

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from tl_lightning.errors import ConfigError, TransferError, nearest
 
 __all__ = [
-    "CONF", "compose", "composed", "evaluate", "plain_command", "register_resolvers",
-    "report", "train",
+    "CONF", "compose", "composed", "evaluate", "part_of", "plain_command", "register_resolvers",
+    "report", "run_id", "train",
 ]  # fmt: skip
 
 _HERE = Path(__file__).resolve().parent
@@ -109,7 +109,7 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     from tl_lightning.sweeps import print_run
 
     page = write_page(folder)
-    print_run(found, page)
+    print_run(found, page, alone=not sweeping)
     return found["selection"]["value"] or 0.0
 
 
@@ -183,7 +183,7 @@ def _evaluate(arguments: list[str]) -> None:
 
     checkpoint = given.pop("checkpoint")
     parts = {
-        name: _part(name, checkpoint, [f"{k}={v}" for k, v in given.items()])
+        name: part_of(name, checkpoint, [f"{k}={v}" for k, v in given.items()])
         for name in ("data", "trainer")
     }
     found = pipeline.evaluate(checkpoint, parts["data"], parts["trainer"])
@@ -193,10 +193,12 @@ def _evaluate(arguments: list[str]) -> None:
 _EVALUATE_KEYS = ("checkpoint", "data", "trainer")
 
 
-def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | None:
-    """Return the node ``name`` as asked for, or None for the checkpoint's own."""
+def part_of(
+    name: str, checkpoint: str, overrides: list[str], whole: bool = False
+) -> dict[str, Any] | None:
+    """Return the node ``name`` as asked for; if it is not, None or, ``whole``, the checkpoint's."""
     own = [o for o in overrides if o.split("=")[0].split(".")[0] == name]
-    if not own:
+    if not own and not whole:
         return None
     node: Any
     if any(o.startswith(f"{name}=") for o in own):
@@ -206,7 +208,7 @@ def _part(name: str, checkpoint: str, overrides: list[str]) -> dict[str, Any] | 
 
         stored: Any = read_checkpoint(Path(checkpoint))["hyper_parameters"]
         base: Any = OmegaConf.create(stored["config"][name])
-        changes: Any = OmegaConf.from_dotlist(own)[name]
+        changes: Any = OmegaConf.from_dotlist(own).get(name) or {}
         for key in changes:
             if key not in base:
                 raise ConfigError(f"{name}.{key} is no setting; {nearest(key, base)}")
@@ -219,14 +221,27 @@ def report() -> None:
     plain_command(
         _report,
         "usage: report.py <run folder or sweep folder>\n"
-        "Writes the page of a run, or the table of all runs below a folder.",
+        "       report.py run=<folder> | sweep=<folder>\n"
+        "Writes the page of a run (report.html), or the table of all runs below a folder\n"
+        "(index.html, table.md, table.csv, sweep.json). sweep= makes a table of a run and its\n"
+        "baselines too.",
     )
 
 
 def _report(arguments: list[str]) -> None:
     from tl_lightning.sweeps import report_folder
 
-    report_folder(Path(arguments[0].removeprefix("sweep=").removeprefix("run=")))
+    key, _, folder = arguments[0].rpartition("=")
+    if len(arguments) > 1:
+        raise ConfigError(
+            f"one folder at a time, got {' '.join(arguments)}; type report.py sweep=<folder>"
+        )
+    if key in ("run", "sweep"):
+        report_folder(Path(folder), as_sweep=key == "sweep")
+    elif key and "/" not in key and not Path(arguments[0]).exists():
+        raise ConfigError(f"{key} is no option; {nearest(key, ('run', 'sweep'))}")
+    else:
+        report_folder(Path(arguments[0]))
 
 
 def composed(overrides: list[str], others: Iterable[str]) -> DictConfig:

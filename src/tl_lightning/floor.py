@@ -8,8 +8,9 @@ import numpy as np
 
 __all__ = ["WORST", "collapsed", "floored", "kept"]
 
-#: Below every score; finite, so that loggers and means can take it.
-WORST = -1e9
+#: Below every score; finite, so that loggers can take it, and small enough that a float32 still
+#: tells one accuracy from another at this place.
+WORST = -1e4
 
 
 def collapsed(
@@ -40,13 +41,19 @@ def collapsed(
     return source_acc < ratio * best_source_acc or predicted < least_predicted or single
 
 
-def floored(score: float, *, is_collapsed: bool) -> float:
+def floored(score: float, *, source_acc: float, is_collapsed: bool) -> float:
     """Return the score, or one below all where the checkpoint has collapsed or gave no number.
 
-    >>> floored(3.0, is_collapsed=False), floored(3.0, is_collapsed=True)
-    (3.0, -1000000000.0)
+    Among those below all the best on the source is first: ``WORST + source_acc``.
+
+    >>> floored(3.0, source_acc=0.5, is_collapsed=False)
+    3.0
+    >>> floored(3.0, source_acc=0.5, is_collapsed=True)
+    -9999.5
     """
-    return WORST if is_collapsed or not np.isfinite(score) else max(score, WORST)
+    if is_collapsed or not np.isfinite(score):
+        return WORST + source_acc
+    return max(score, WORST + 2)
 
 
 def kept(scores: Sequence[float], source_acc: Sequence[float], ratio: float) -> int:
@@ -67,7 +74,7 @@ def kept(scores: Sequence[float], source_acc: Sequence[float], ratio: float) -> 
     for now in range(1, len(scores)):
         top = max(top, source_acc[now])
         if source_acc[place] < ratio * top:
-            best = WORST
+            best = WORST + source_acc[place]
         if scores[now] > best:
             place, best = now, scores[now]
     return place

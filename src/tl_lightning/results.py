@@ -12,10 +12,12 @@ import lightning as L
 import numpy as np
 import torch
 
-from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.checkpoint import SELECTIONS, Selection
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.data.base import TransferData
+from tl_lightning.floor import WORST
 from tl_lightning.report.schema import SCHEMA, write_json
+from tl_lightning.report.wording import BOUND
 from tl_lightning.runtime import versions
 
 __all__ = ["group_of", "write_run"]
@@ -41,8 +43,11 @@ def group_of(config: dict[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
-    # The one callback that changes the model.
-    kept["average"] = (config.get("callbacks") or {}).get("average")
+    # The callbacks that change the model, or which one is chosen.
+    callbacks = config.get("callbacks") or {}
+    kept["average"] = callbacks.get("average")
+    if str(SELECTIONS[config["selection"]].monitor).startswith("validator/"):
+        kept["validators"] = callbacks.get("validators")
     if config["lr_find"]:  # every seed finds its own
         kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     text = json.dumps(kept, sort_keys=True, default=str)
@@ -59,6 +64,16 @@ def _start_note(config: dict[str, Any]) -> list[str]:
     if config["lr_find"]:
         notes.append(f"optimizer.lr={config['optimizer']['lr']:.3g} was found by lr_find")
     return notes
+
+
+def _floor_note(rule: Selection, score: Any) -> list[str]:
+    by_floor = str(rule.monitor).startswith("validator/floored/")
+    if not by_floor or score is None or float(score) > WORST + 1:
+        return []
+    return [
+        "every epoch counted as collapsed (callbacks.validators.floor_ratio, least_predicted): the "
+        "one that is best on the source was kept"
+    ]
 
 
 def write_run(
@@ -100,8 +115,18 @@ def write_run(
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
         "tracks_target": config["track_target"],
-        "metrics": {name: value for name, value in metrics.items() if "/test/" in name},
-        "notes": [*data.notes(bool(config["backbone"].get("pretrained"))), *_start_note(config)],
+        "metrics": {
+            **{name: value for name, value in metrics.items() if "/test/" in name},
+            **collect.distances(),
+        },
+        "projection": collect.projection,
+        "learned_from": data.learn_from,
+        "notes": [
+            *([BOUND] if data.learn_from == "target" else []),
+            *data.notes(bool(config["backbone"].get("pretrained"))),
+            *_start_note(config),
+            *_floor_note(rule, score),
+        ],
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),

@@ -10,8 +10,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from tl_lightning.adaptation_faults import adaptation_faults, may_rest
+from tl_lightning.adaptation_faults import (
+    adaptation_faults,
+    bracket_faults,
+    may_rest,
+    oracle_faults,
+)
 from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.collect import projection_faults
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
@@ -78,12 +84,8 @@ def _top_level_faults(config: Config) -> list[str]:
             f"track_target={config['track_target']} is neither true nor false; type "
             "track_target=false"
         )
-    bracket = config["bracket"]
-    known = {"source_only", "joint_bn"}
-    if bracket != "auto" and not (isinstance(bracket, list) and set(bracket) <= known):
-        faults.append(
-            f"bracket={bracket} is neither auto nor a list; type bracket=[source_only,joint_bn]"
-        )
+    faults += bracket_faults(config["bracket"])
+    faults += projection_faults(config["report"].get("projection"))
     hints = typing.get_type_hints(CacheSettings)
     faults += [
         f"cache.{key}={value} is not {words(hints[key])}; type cache.{key}=<value>"
@@ -142,17 +144,20 @@ def _pair_faults(config: Config) -> list[str]:
     """Return what is wrong between parts that are right by themselves."""
     faults = []
     model, _ = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])
-    name, needs = config["model"]["name"], model.train_on
+    name, needs = config["model"]["name"], {*model.train_on, model.learn_from}
     target = config["data"].get("target")
+    if model.learn_from == "target":
+        faults += oracle_faults(config)
     if "target" in needs and target is None:
         data, _ = find_class(config["data"]["_target_"], "data", [*ALLOWED, *config["allow"]])
         usual = "domain=<name>" if getattr(data, "has_domains", False) else "root=<folder>"
         key = getattr(data, "target_key", usual)
         # Where a data set starts without a target there is none to leave as it is.
         optional = getattr(data, "target_optional", False)
+        verb = "adapts to" if model.learn_from == "source" else "learns from"
         own = "" if optional else " or leave data.target as the data set has it,"
         faults.append(
-            f"model={name} adapts to a target, but data.target=null; type data.target.{key}"
+            f"model={name} {verb} a target, but data.target=null; type data.target.{key}"
             f"{own} or type model=source_only"
         )
     rule = SELECTIONS[config["selection"]]

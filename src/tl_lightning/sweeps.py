@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tl_lightning.errors import DataError
+from tl_lightning.report.wording import uses_target_labels
 
 __all__ = ["SweepTables", "print_metrics", "print_run", "report_folder"]
 
@@ -42,11 +43,15 @@ class SweepTables(Callback):
         report_folder(Path(config.hydra.sweep.dir))
 
 
-def report_folder(folder: Path) -> None:
+def report_folder(folder: Path, as_sweep: bool | None = None) -> None:
     """Write the page of a run folder, or the table of all runs below a folder, and print it.
 
+    Args:
+        folder: Of a run or of a sweep.
+        as_sweep: Which of them; None: what lies there says so.
+
     Raises:
-        DataError: If the folder does not exist.
+        DataError: If the folder does not exist, or holds no run.
     """
     if not folder.is_dir():
         raise DataError(f"no folder at {folder}; type the path of a run's or a sweep's folder")
@@ -55,28 +60,49 @@ def report_folder(folder: Path) -> None:
     from tl_lightning.report.study import is_study, write_study
     from tl_lightning.report.sweep import collect, render, summarise, write_sweep
 
-    if (folder / "report.json").is_file():
+    here = (folder / "report.json").is_file()
+    if here if as_sweep is None else not as_sweep:
         print_run(read_report(folder), write_page(folder))
         return
     page = write_sweep(folder)
     render(summarise(collect(folder)), console())
-    print(f"page: {page}")
+    print(f"page: {page} (also table.md, table.csv and sweep.json beside it)")
     if is_study(collect(folder)):
         print(f"study: {write_study(folder)}")
 
 
-def print_run(report: Mapping[str, Any], page: Path) -> None:
-    """Print a run's test figures and where its page lies."""
+def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None:
+    """Print a run's test figures, where its page lies, and whether it helped.
+
+    Args:
+        report: The run's report.
+        page: Its page, in the run's folder.
+        alone: Whether to say so if there is no baseline; a sweep may train it in another job.
+    """
     selection = report["selection"]
     title = f"{report['name']} on {report['data']}, seed {report['seed']}"
     print_metrics(report["metrics"], title=title)
-    peeks = "  USES TARGET LABELS" if selection["uses_target_labels"] else ""
+    peeks = "  USES TARGET LABELS" if uses_target_labels(report) else ""
     print(
         f"selected by {selection['rule']}: {selection['words']} (epoch {selection['epoch']}){peeks}"
     )
     for note in report["notes"]:
         print(f"note: {note}")
     print(f"page: {page}")
+    print_verdict(report, page.parent, alone)
+
+
+def print_verdict(report: Mapping[str, Any], folder: Path, alone: bool) -> None:
+    """Print whether the run helped over its baselines, or what to type to find out."""
+    from tl_lightning.report.context import read_bracket
+    from tl_lightning.report.verdict import advice, run_verdict
+
+    bracket, _ = read_bracket(folder)
+    verdict, missing = run_verdict(report, bracket), advice(report, bracket)
+    if missing and alone:
+        verdict = f"{missing['text'].removesuffix('.')}; type {missing['command']}"
+    if verdict:
+        print(verdict)
 
 
 def print_metrics(metrics: Mapping[str, float], title: str) -> None:

@@ -90,7 +90,7 @@ def test_train_evaluate_and_report(tmp_path) -> None:
         f"{role}/test/{name}"
         for role in ("source", "target")
         for name in ("acc", "precision", "recall", "f1")
-    }
+    } | {"health/a_distance_before", "health/a_distance_after"}
     checkpoint = run / report["selection"]["checkpoint"]
     again = command("evaluate", [f"checkpoint={checkpoint}"], tmp_path)
     assert again.returncode == 0, again.stderr

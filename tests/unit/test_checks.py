@@ -94,7 +94,10 @@ def test_gpu_on_a_machine_without() -> None:
 
 
 def test_bracket_words() -> None:
-    assert "type bracket=[source_only,joint_bn]" in faults("bracket=[oracle]")
+    for wrong in ("[target]", "yes_please", "[[oracle]]"):
+        words = faults(f"bracket={wrong}")
+        assert "is neither auto, true or false nor a list of baselines; type bracket=true" in words
+        assert "or bracket=[source_only,joint_bn,oracle]" in words
 
 
 def test_channels_last_words() -> None:

@@ -169,7 +169,7 @@ def test_a_collapsed_model_wins_by_the_raw_score_and_not_by_the_floored(
     for k, one in enumerate(found):
         best = max(accuracy[: k + 1])
         bad = collapsed(accuracy[k], best, 0.9, one["predicted"], 0.5, CLASSES)
-        after.append(floored(one[score], is_collapsed=bad))
+        after.append(floored(one[score], source_acc=accuracy[k], is_collapsed=bad))
     assert kinds[kept(after, accuracy, 0.9)] == "good"
 
 
@@ -184,9 +184,15 @@ def test_good_on_the_source_but_one_class_on_the_target_is_collapsed() -> None:
 
 
 def test_a_floored_score_is_finite_and_below_all() -> None:
-    assert floored(float("nan"), is_collapsed=False) == WORST
-    assert floored(float("inf"), is_collapsed=False) == WORST
-    assert floored(-3.0, is_collapsed=True) == WORST < -1e6
+    below = [
+        floored(float("nan"), source_acc=0.7, is_collapsed=False),
+        floored(float("inf"), source_acc=0.8, is_collapsed=False),
+        floored(9.0, source_acc=1.0, is_collapsed=True),
+        floored(-1e12, source_acc=0.0, is_collapsed=False),  # bad, yet not collapsed
+    ]
+    assert below == sorted(below)
+    assert len(set(np.float32(below))) == 4  # as it is logged
+    assert below[-1] < -1000
 
 
 @pytest.mark.parametrize(
@@ -196,7 +202,9 @@ def test_a_floored_score_is_finite_and_below_all() -> None:
         ([5.0, 4.0, 3.0], [0.5, 0.9, 0.9], 1),  # the first fell below the floor later
         ([5.0, 5.0], [0.9, 0.9], 0),  # the earlier of equals
         ([WORST, WORST], [0.9, 0.9], 0),
-        ([5.0, WORST, 1.0], [0.5, 0.9, 0.85], 2),
+        ([WORST + 0.2, WORST + 0.3], [0.2, 0.3], 1),  # none is fit: the best on the source
+        ([5.0, WORST + 0.6], [0.5, 0.6], 1),
+        ([5.0, WORST + 0.5, 1.0], [0.5, 0.9, 0.85], 2),
     ],
 )
 def test_what_a_run_keeps(values, source, expected) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tl_lightning.adapters.base import Penalty
@@ -21,7 +22,7 @@ def norm_gap(features: Tensor, step: float) -> Tensor:
 
     Its value is ``step^2`` whatever the features; only its gradient counts, which grows every norm.
     """
-    norms = features.norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(features, dim=1)
     return (norms.detach() + step - norms).square().mean()
 
 

@@ -23,4 +23,5 @@ class BNM(Penalty):
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return minus the nuclear norm of the target's probabilities ``(B, K)``, a sample."""
         shares = views["target"].logits.softmax(1)
-        return -torch.linalg.svdvals(shares).sum() / len(shares)
+        norm: Tensor = torch.linalg.svdvals(shares).sum()
+        return -norm / len(shares)

@@ -36,4 +36,5 @@ class BSP(Penalty):
         """Return the penalty of features ``(B_s, D)`` and ``(B_t, D)``."""
         both = [views[role].features for role in ("source", "target")]
         values = [torch.linalg.svdvals(features)[: self.k] for features in both]
-        return values[0].square().sum() + values[1].square().sum()
+        total: Tensor = values[0].square().sum() + values[1].square().sum()
+        return total

@@ -59,7 +59,8 @@ class CDAN(Adversary):
         """Return the map of features ``(B, D)`` and probabilities ``(B, K)``."""
         shares = logits.detach().float().softmax(1).to(features.dtype)
         if self.random:
-            return (features @ self.of_features) * (shares @ self.of_shares) / self.largest**0.5
+            mapped: Tensor = (features @ self.of_features) * (shares @ self.of_shares)
+            return mapped.div(self.largest**0.5)
         return (shares[:, :, None] * features[:, None, :]).flatten(1)
 
     def weights(self, view: View) -> Tensor | None:

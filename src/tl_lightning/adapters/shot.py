@@ -87,7 +87,7 @@ class SHOT(Penalty):
         """Return the loss of the target's logits ``(B, K)``."""
         target = views["target"]
         mean = target.logits.softmax(1).mean(0)
-        total = mean_entropy(target.logits) - torch.special.entr(mean).sum()
+        total: Tensor = mean_entropy(target.logits) - torch.special.entr(mean).sum()
         if self.beta == 0:
             return total
         assert self.labels is not None

@@ -168,7 +168,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         return str(self.monitor).startswith("validator/floored/")
 
     def _demote(self) -> None:
-        worst = torch.tensor(WORST)
+        worst = torch.tensor(WORST + self.kept_source_acc)
         self.best_k_models = dict.fromkeys(self.best_k_models, worst)
         self.best_model_score = self.kth_value = worst
 

@@ -142,7 +142,9 @@ class Validators(L.Callback):
                 target.logits.shape[1],
             )
             values |= {
-                f"validator/floored/{name}": floored(found[name], is_collapsed=bad)
+                f"validator/floored/{name}": floored(
+                    found[name], source_acc=accuracy, is_collapsed=bad
+                )
                 for name in NAMES
             }
         return values

@@ -82,6 +82,8 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         self.pin_memory = pin_memory
         self.train_on: tuple[str, ...] = DOMAINS
         self.val_labels: tuple[str, ...] = ("source",)
+        #: Whose labelled training pictures the source's stream shows.
+        self.learn_from = "source"
         self.spec: InputSpec | None = None
         self.found: dict[str, Domain] = {}
         self.caches: dict[str, PictureCache] = {}
@@ -118,6 +120,7 @@ class TransferData(Facts, Looks, L.LightningDataModule):
 
     def faults(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield what keeps these domains from training: empty or too small splits, settings."""
+        yield from self.oracle_faults(found)
         for role, domain in found.items():
             for split in ("train", "val", "test"):
                 if len(getattr(domain, split)) == 0:
@@ -210,11 +213,12 @@ class TransferData(Facts, Looks, L.LightningDataModule):
                 epoch=epoch,
                 start=start,
             )
-            features = self.features.get(f"{role}/train")
+            domain = self.domain_of(role)
+            features = self.features.get(f"{domain}/train")
             if features is not None:
                 loaders[role] = FeatureLoader(features, split.labels, self.batch_size, sampler)
                 continue
-            dataset = self._dataset(role, split, train=True)
+            dataset = self._dataset(domain, split, train=True)
             loaders[role] = self._loader(dataset, self.batch_size, sampler)
         return loaders
 
@@ -223,7 +227,7 @@ class TransferData(Facts, Looks, L.LightningDataModule):
 
     def training_splits(self) -> dict[str, Split]:
         """Return what trains: the source, the target without labels, its few labelled pictures."""
-        splits = {"source": self.found["source"].train} if "source" in self.train_on else {}
+        splits = {"source": self.found[self.learn_from].train} if "source" in self.train_on else {}
         if "target" in self.train_on:
             splits["target"] = self.found["target"].train.without_labels()
         labelled = self.found["target"].labelled if "target" in self.found else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ class Facts:
     #: Which pretraining has seen these pictures, in words; empty if none is known to have.
     overlap: ClassVar[str] = ""
     found: dict[str, Domain]
+    learn_from: str
     quarantined: dict[str, list[str]]
 
     @property
@@ -48,6 +50,24 @@ class Facts:
             )
         return found
 
+    def domain_of(self, stream: str) -> str:
+        """Return whose pictures a stream of training batches shows."""
+        return self.learn_from if stream == "source" else stream
+
+    def oracle_faults(self, found: Mapping[str, Domain]) -> Iterator[str]:
+        """Yield why the target's labels cannot teach a model that is tested on the target."""
+        target = found.get("target")
+        if self.learn_from == "source" or target is None:
+            return
+        shared = set(target.train.names) & set(target.test.names)
+        if target.train.labels is None:
+            yield f"model=oracle learns from target labels, but {target.name} has none for training"
+        elif shared:
+            yield (
+                f"model=oracle would be tested on pictures whose labels it learned: {len(shared)} "
+                f"of {target.name} are for training and for testing; type data.transductive=false"
+            )
+
     def counts(self) -> dict[str, int]:
         """Return the number of pictures by ``domain/split``."""
         return {
@@ -57,11 +77,13 @@ class Facts:
         }
 
     def class_counts(self) -> list[int] | None:
-        """Return the source's training pictures of each class, or None without labels."""
-        source = self.found["source"]
-        if source.train.labels is None:
+        """Return the labelled training pictures of each class, or None without labels."""
+        labels = self.found[self.learn_from].train.labels
+        if labels is None:
             return None
-        counts: list[int] = np.bincount(source.train.labels, minlength=len(source.classes)).tolist()
+        counts: list[int] = np.bincount(
+            labels, minlength=len(self.found["source"].classes)
+        ).tolist()
         return counts
 
     def fingerprint(self) -> str:

@@ -21,12 +21,20 @@ class Looks:
 
     found: dict[str, Domain]
     features: dict[str, Features]
-    roles: list[str]
     eval_batch_size: int
     pin_memory: bool
 
+    @property
+    def roles(self) -> list[str]:
+        """The domains present, source first."""
+        raise NotImplementedError
+
     def training_splits(self) -> dict[str, Split]:
         """Return what trains."""
+        raise NotImplementedError
+
+    def domain_of(self, stream: str) -> str:
+        """Return whose pictures a stream of training batches shows."""
         raise NotImplementedError
 
     def _dataset(self, role: str, split: Split, train: bool) -> Any:
@@ -79,7 +87,8 @@ class Looks:
 
     def stored_splits(self) -> dict[str, Split]:
         """Return by ``role/split`` every split that a run shows to the model."""
-        found = {f"{role}/train": split for role, split in self.training_splits().items()}
+        splits = self.training_splits().items()
+        found = {f"{self.domain_of(role)}/train": split for role, split in splits}
         for role in self.roles:
             found[f"{role}/val"] = self.found[role].val
             found[f"{role}/test"] = self.found[role].test

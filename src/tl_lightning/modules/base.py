@@ -45,6 +45,8 @@ class TransferModule(Learning):
 
     #: Domains whose batches the training step takes.
     train_on: ClassVar[tuple[str, ...]] = ("source",)
+    #: Whose labels teach it; ``target`` only for an upper bound, marked wherever it stands.
+    learn_from: ClassVar[str] = "source"
     #: ``joint`` puts all domains through the backbone in one batch, ``separate`` one by one.
     forward_mode: Literal["joint", "separate"] = "joint"
     #: Whether what learns may change from phase to phase.
@@ -135,14 +137,14 @@ class TransferModule(Learning):
         if self.forward_mode == "joint" and len(pictures) > 1:
             self.attend(sizes)
             features, logits = self.task(self.extract(torch.cat(list(pictures.values()))))
-            splits = (out.split(list(sizes.values())) for out in (features, logits))
-            parts = list(zip(*splits, strict=True))
+            counts = list(sizes.values())
+            parts = list(zip(features.split(counts), logits.split(counts), strict=True))
         else:
             parts = [self._separate(role, part) for role, part in pictures.items()]
         whole: dict[str, Any] = {role: batch.get(role, {}) for role in pictures}
         return {
-            role: View(*part, labels=whole[role].get("labels"), index=whole[role].get("index"))
-            for role, part in zip(pictures, parts, strict=True)
+            role: View(features, logits, whole[role].get("labels"), whole[role].get("index"))
+            for role, (features, logits) in zip(pictures, parts, strict=True)
         }
 
     def _separate(self, role: str, pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,8 +190,9 @@ class TransferModule(Learning):
         else:
             torch.manual_seed(seed)
         total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
-        self.batches = self.trainer.num_training_batches * self.current_epoch + batch_idx
-        self.progress = min(1.0, self.batches / total)
+        done = self.trainer.num_training_batches * self.current_epoch + batch_idx
+        self.batches = int(done)
+        self.progress = min(1.0, done / total)
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Any]:
         """Add up the loss terms."""

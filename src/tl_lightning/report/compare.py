@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tl_lightning.report.stats import Interval, student
-from tl_lightning.report.wording import BASELINES, points, seeds_text, uses_target_labels
+from tl_lightning.report.wording import (
+    BASELINES,
+    points,
+    seeds_text,
+    taught_by_target,
+    uses_target_labels,
+)
 
 __all__ = ["Comparison", "Group", "compare"]
 
@@ -97,9 +103,11 @@ def compare(
     interval = student([own - base for own, base in best.pairs.values()])
     against = BASELINES[name] if len(same) == 1 else labels[best.group.key]
     verdict, sentence = _verdict(labels[group.key], against, interval)
-    if bound:
+    if any(taught_by_target(run) for run in group.runs.values()):
+        sentence += "; it learned from target labels, so an upper bound"
+    elif bound:
         sentence += "; chosen with target labels, so an upper bound"
-    elif any(uses_target_labels(run.get("selection") or {}) for run in best.group.runs.values()):
+    elif any(uses_target_labels(run) for run in best.group.runs.values()):
         sentence += "; the baseline was chosen with target labels, which flatters it"
     baseline = labels[best.group.key]
     notes = _refusals(labels[group.key], baseline, best.refused)
@@ -146,24 +154,31 @@ def _unpaired(label: str, name: str, matches: list[Match]) -> Comparison:
 
 def _verdict(label: str, against: str, interval: Interval) -> tuple[str, str]:
     """Return the verdict and its sentence, without the full stop."""
-    gain = points(interval.mean)
+    gain = _gain(label, against, interval.mean, "")
     if interval.n == 1:
-        return "one seed", (
-            f"{label}: {gain} points over {against} in one seed; one seed says nothing about spread"
-        )
+        return "one seed", f"{gain} in one seed; one seed says nothing about spread"
     if interval.low is None or interval.high is None:
         return "no spread", (
-            f"{label}: {gain} points over {against} in each of {seeds_text(interval.n, True)}, "
-            "the same every time; seeds that change nothing say nothing about spread"
+            f"{gain} in each of {seeds_text(interval.n, True)}, the same every time; seeds that "
+            "change nothing say nothing about spread"
         )
-    span = (
-        f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}, "
-        f"{seeds_text(interval.n, True)}"
-    )
-    if interval.low > 0:
-        return "helped", f"{label} helped: {gain} points over {against} ({span})"
-    if interval.high < 0:
-        return "hurt", f"{label} hurt: {gain} points against {against} ({span})"
+    half = f" ± {50 * (interval.high - interval.low):.1f}"
+    span = f"95 % interval, {seeds_text(interval.n, True)}"
+    if interval.low > 0 or interval.high < 0:
+        gain = _gain(label, against, interval.mean, half)
+        return ("helped" if interval.low > 0 else "hurt"), f"{gain} ({span})"
     return "no clear difference", (
-        f"{label}: no clear difference to {against} ({gain} points, {span})"
+        f"{label}: no clear difference to {against} ({points(interval.mean)}{half} points, {span})"
     )
+
+
+def _gain(label: str, against: str, mean: float, half: str) -> str:
+    """Say a difference, with half of its interval's width.
+
+    >>> _gain("dann", "source-only", -0.01, "")
+    'dann hurt by 1.0 points against source-only'
+    """
+    if points(mean) in ("+0.0", "-0.0"):
+        return f"{label} made no difference to {against}"
+    word, to = ("helped", "over") if mean > 0 else ("hurt", "against")
+    return f"{label} {word} by {abs(100 * mean):.1f}{half} points {to} {against}"

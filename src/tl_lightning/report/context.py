@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from tl_lightning.errors import DataError
+from tl_lightning.report.changes import distance_words
 from tl_lightning.report.figures import class_accuracy, confused_pairs
 from tl_lightning.report.folder import Predictions
 from tl_lightning.report.schema import read_json, read_report
 from tl_lightning.report.stats import wilson
+from tl_lightning.report.verdict import advice, run_verdict
 from tl_lightning.report.wording import (
     BASELINES,
     METRICS,
@@ -22,11 +24,17 @@ from tl_lightning.report.wording import (
     metric_value,
     percent,
     points,
+    taught_by_target,
     uses_target_labels,
 )
 
 __all__ = ["describe", "read_bracket"]
 
+PROJECTED = {
+    "pca": "Principal components",
+    "tsne": "A t-SNE map (distances between groups mean nothing)",
+    "umap": "A UMAP map (distances between groups mean little)",
+}
 OPTIONAL = ("seed", "device", "forward", "status", "baseline_of", "notes", "warnings")
 
 
@@ -45,7 +53,10 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "headline": _headline(report, predictions),
         "bracket": _bracket_rows(report, bracket),
         "bracket_failures": failures,
-        "advice": _advice(report, bool(bracket)),
+        "advice": advice(report, bracket),
+        "verdict": run_verdict(report, bracket),
+        "distance": distance_words(report.get("metrics") or {}),
+        "projected": PROJECTED.get(str(report.get("projection") or "pca"), "A projection"),
         "selection": _selection(report.get("selection") or {}),
         "metrics": _metrics(report.get("metrics") or {}),
         "domains": {domain: _domain(predictions, domain) for domain in ("target", "source")},
@@ -70,7 +81,8 @@ def read_bracket(run_dir: Path) -> tuple[list[dict[str, Any]], list[tuple[str, s
         except DataError as error:
             failures.append((folder.name, str(error)))
     order = list(BASELINES)
-    found.sort(key=lambda run: order.index(run["name"]) if run.get("name") in order else len(order))
+    place = {name: number for number, name in enumerate(order)}
+    found.sort(key=lambda run: (taught_by_target(run), place.get(str(run.get("name")), len(order))))
     return found, failures
 
 
@@ -92,11 +104,12 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
     if target is not None and source is not None:
         side = "below" if target < source else "above"
         gap = f"The target is {100 * abs(target - source):.1f} points {side} the source."
-    return {"figures": figures, "gap": gap, "oracle": _oracle(report)}
+    taught = taught_by_target(report)
+    return {"figures": figures, "gap": gap, "oracle": _oracle(report), "taught": taught}
 
 
 def _oracle(report: Mapping[str, Any]) -> bool:
-    return uses_target_labels(report.get("selection") or {})
+    return uses_target_labels(report)
 
 
 def _certainty(predictions: Predictions, domain: str, accuracy: float) -> str | None:
@@ -109,10 +122,12 @@ def _certainty(predictions: Predictions, domain: str, accuracy: float) -> str | 
 
 
 def _bracket_rows(report: Mapping[str, Any], bracket: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the baselines and this run, each with what this run gains over it."""
+    """Return the baselines, this run and last its bounds, each with what this run gains over it."""
     own = _accuracy(report, "target")
     rows = []
-    for run in [*bracket, report] if bracket else []:
+    taught = [run for run in bracket if taught_by_target(run)]
+    plain = [run for run in bracket if not taught_by_target(run)]
+    for run in [*plain, report, *taught] if bracket else []:
         target = _accuracy(run, "target")
         gain = None if run is report or own is None or target is None else own - target
         rows.append({
@@ -124,22 +139,9 @@ def _bracket_rows(report: Mapping[str, Any], bracket: list[dict[str, Any]]) -> l
             "sign": "" if gain is None else "up" if gain > 0 else "down" if gain < 0 else "",
             "rule": (run.get("selection") or {}).get("rule", "–"),
             "oracle": _oracle(run),
+            "taught": taught_by_target(run),
         })  # fmt: skip
     return rows
-
-
-def _advice(report: Mapping[str, Any], bracketed: bool) -> dict[str, str] | None:
-    """Say what is missing for the figure to mean something, and what to type."""
-    if report.get("name") in BASELINES or report.get("baseline_of") or bracketed:
-        return None
-    adapted = (report.get("config") or {}).get("adapter", True)
-    if _accuracy(report, "target") is None or not adapted:
-        return None  # nothing was adapted: the model is its own baseline
-    command = f"tl-train model={report.get('name')} data={report.get('data')}"
-    return {
-        "text": "There is no source-only baseline in this folder: a figure without it says little.",
-        "command": f"{command} seed={report.get('seed')} 'bracket=[source_only,joint_bn]'",
-    }
 
 
 def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +156,7 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
         "checkpoint": selection.get("checkpoint"),
     }
     return {
-        "oracle": uses_target_labels(selection),
+        "oracle": uses_target_labels({"selection": selection}),
         "rule": rule,
         "text": RULES.get(rule, "a rule of your own"),
         "facts": {key: value for key, value in facts.items() if value is not None},

@@ -10,7 +10,7 @@ import numpy as np
 from tl_lightning.report.canvas import INK, LINES, MUTED, SOURCE, TARGET, picture
 from tl_lightning.report.folder import Array, Curves, Series
 
-__all__ = ["learning_curves", "rate_test"]
+__all__ = ["learning_curves", "rate_test", "shares"]
 
 MAX_LINES = 7
 
@@ -21,7 +21,8 @@ class Panel(NamedTuple):
     Attributes:
         title: Heading.
         lines: Column to label; an entry that ends with ``/`` takes every column below it.
-        unit: ``""``, ``"%"`` (the values are fractions) or ``"log"``.
+        unit: ``""``, ``"%"`` (the values are fractions), ``"log"``, or ``"share"``: of the sum
+            of all terms' sizes, epoch by epoch.
         level: A horizontal reference and its label.
         mark: Whether the chosen epoch is written out here.
     """
@@ -35,6 +36,7 @@ class Panel(NamedTuple):
 
 PANELS = {
     "losses": Panel("Losses", {"train/": "", "source/val/loss": "source validation"}),
+    "balance": Panel("Share of each loss term", {"train/": ""}, unit="share"),
     "accuracy": Panel(
         "Validation accuracy",
         {"source/val/acc": "source", "target/val/acc": "target (uses labels)"},
@@ -74,6 +76,7 @@ def learning_curves(curves: Curves, selection: Mapping[str, Any] | None = None) 
     pictures = {}
     for name, panel in PANELS.items():
         lines = _pick(panel, curves)
+        lines = shares(lines) if panel.unit == "share" else lines
         if lines:
             pictures[name] = _draw(panel, lines, _last_epoch(curves) >= 2, chosen)
     return pictures
@@ -127,6 +130,19 @@ def _pick(panel: Panel, curves: Curves) -> dict[str, Series]:
     return dict(list(found.items())[:MAX_LINES])
 
 
+def shares(terms: dict[str, Series]) -> dict[str, Series]:
+    """Return each term's mean size an epoch as a share of all; nothing for a single term."""
+    means = {name: s.per_epoch() for name, s in terms.items() if name != "total"}
+    if len(means) < 2 or len({tuple(epochs) for epochs, _ in means.values()}) > 1:
+        return {}
+    epochs = next(iter(means.values()))[0]
+    first = next(iter(terms.values()))
+    steps = np.array([first.step[first.epoch == epoch].max() for epoch in epochs])
+    sizes = {name: np.abs(values) for name, (_, values) in means.items()}
+    total = np.maximum(sum(sizes.values()), np.finfo(float).tiny)
+    return {name: Series(epochs, steps, size / total) for name, size in sizes.items()}
+
+
 def _label(pattern: str, label: str, column: str) -> str | None:
     """Return how a column is called in a panel, or None when it does not belong there."""
     if pattern.endswith(("/", "_")):
@@ -138,7 +154,8 @@ def _label(pattern: str, label: str, column: str) -> str | None:
 
 
 def _draw(panel: Panel, lines: dict[str, Series], by_epoch: bool, chosen: Any) -> bytes:
-    scale = 100.0 if panel.unit == "%" else 1.0
+    percent = panel.unit in ("%", "share")
+    scale = 100.0 if percent else 1.0
 
     def draw(figure: Any) -> None:
         # Fixed, not constrained: in a grid the plots of all panels are of one size.
@@ -159,8 +176,9 @@ def _draw(panel: Panel, lines: dict[str, Series], by_epoch: bool, chosen: Any) -
         axes.margins(x=0.02, y=0.08)
         axes.set_xlabel("epoch" if by_epoch else "step")
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
-        axes.yaxis.set_major_formatter("{x:g} %") if panel.unit == "%" else None
-        _title(axes, panel.title, keyed=panel.unit == "%")
+        axes.yaxis.set_major_formatter("{x:g} %") if percent else None
+        axes.set_ylim(0, 100) if panel.unit == "share" else None
+        _title(axes, panel.title, keyed=percent)
 
     return picture(3.9, 2.7, draw, constrained=False)
 

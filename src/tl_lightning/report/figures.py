@@ -115,7 +115,12 @@ def _cell_numbers(axes: Any, shares: Array) -> None:
                       color="white" if share > 55 else INK)  # fmt: skip
 
 
-def features(predictions: Predictions) -> dict[str, bytes]:
+PROJECTIONS = {"pca": ("first principal component", "second"), "tsne": ("t-SNE", ""),
+               "umap": ("UMAP", "")}  # fmt: skip
+"""What the axes of a projection are called."""
+
+
+def features(predictions: Predictions, projection: str = "pca") -> dict[str, bytes]:
     """Return scatter plots of the 2-D features before and after training, by name.
 
     ``features_before`` and ``features_after`` are coloured by domain. With at most twelve classes
@@ -127,13 +132,16 @@ def features(predictions: Predictions) -> dict[str, bytes]:
         points = predictions.arrays.get(f"features_{when}")
         if points is None or not len(points):
             continue
-        pictures[f"features_{when}"] = _scatter(predictions, points, when, by_class=False)
+        axes = PROJECTIONS.get(projection, (projection, ""))
+        pictures[f"features_{when}"] = _scatter(predictions, points, when, axes, by_class=False)
         if "features_label" in predictions.arrays and predictions.num_classes <= len(CLASS_COLOURS):
-            pictures[f"features_{when}_classes"] = _scatter(predictions, points, when, True)
+            pictures[f"features_{when}_classes"] = _scatter(predictions, points, when, axes, True)
     return pictures
 
 
-def _scatter(predictions: Predictions, points: Array, when: str, by_class: bool) -> bytes:
+def _scatter(
+    predictions: Predictions, points: Array, when: str, labels: tuple[str, str], by_class: bool
+) -> bytes:
     domain = predictions.arrays.get("features_domain", np.zeros(len(points), dtype=int))
     label = predictions.arrays.get("features_label", np.zeros(len(points), dtype=int))
 
@@ -147,7 +155,7 @@ def _scatter(predictions: Predictions, points: Array, when: str, by_class: bool)
             axes.scatter(*points[here].T[:2], c=classes if by_class else colour, marker=marker,
                          s=15 if marker == "^" else 12, alpha=0.75, linewidths=0.3,
                          edgecolors="white", label=name if here.any() else None)  # fmt: skip
-        axes.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
+        axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1])
         axes.set_title(f"{when.capitalize()} training, by {'class' if by_class else 'domain'}")
         _scatter_legend(figure, predictions, by_class)
 

@@ -14,6 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tl_lightning.report import figures
 from tl_lightning.report.canvas import SOURCE, TARGET
+from tl_lightning.report.changes import (
+    class_change,
+    class_change_figure,
+    class_words,
+    read_base,
+)
 from tl_lightning.report.context import describe
 from tl_lightning.report.curves import rate_test
 from tl_lightning.report.folder import Array, Predictions, read_curves, read_predictions
@@ -48,11 +54,16 @@ def write_page(run_dir: Path) -> Path:
     if (run_dir / "lr_find.json").is_file():
         pictures["lr_find"] = rate_test(json.loads((run_dir / "lr_find.json").read_text()))
     panels = list(pictures)
-    pictures |= _prediction_figures(predictions)
+    names = [predictions.name(index) for index in range(predictions.num_classes)]
+    pictures |= _prediction_figures(predictions, names, str(report.get("projection") or "pca"))
+    change = class_change(predictions, read_base(run_dir, classes))
+    if change is not None:
+        pictures["class_change"] = class_change_figure(change, names)
     for name, png in pictures.items():
         write_bytes(run_dir / "figures" / f"{name}.png", png)
     values = describe(report, predictions, run_dir) | {
         "panels": panels,
+        "change": None if change is None else class_words(change, names),
         "pictures": {name: inline(png) for name, png in pictures.items()},
         "examples": {domain: _examples(predictions, domain) for domain in ("target", "source")},
     }
@@ -85,10 +96,11 @@ def inline(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _prediction_figures(predictions: Predictions) -> dict[str, bytes]:
+def _prediction_figures(
+    predictions: Predictions, names: list[str], projection: str
+) -> dict[str, bytes]:
     """Return every figure that the predictions allow, by file name."""
     pictures: dict[str, bytes] = {}
-    names = [predictions.name(index) for index in range(predictions.num_classes)]
     accuracies: dict[str, Array] = {}
     for domain in ("source", "target"):
         counts = predictions.confusion(domain)
@@ -101,7 +113,7 @@ def _prediction_figures(predictions: Predictions) -> dict[str, bytes]:
             pictures[f"examples_{domain}"] = gallery
     if accuracies:
         pictures["per_class"] = figures.per_class(accuracies, names)
-    return pictures | figures.features(predictions)
+    return pictures | figures.features(predictions, projection)
 
 
 def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:

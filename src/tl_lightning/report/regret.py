@@ -189,7 +189,8 @@ def _values(trace: Trace, rule: str, under: bool, top: float = 0.0) -> Array:
         return trace.source_acc
     if not under:
         return trace.raw[rule]
-    return np.where(trace.source_acc < trace.ratio * top, WORST, trace.floored[rule])
+    below = trace.source_acc < trace.ratio * top
+    return np.where(below, WORST + trace.source_acc, trace.floored[rule])
 
 
 def _pools(traces: Sequence[Trace]) -> dict[tuple[str, int], list[Trace]]:

@@ -9,7 +9,13 @@ from typing import Any
 
 from tl_lightning.report.compare import Comparison, Group, compare
 from tl_lightning.report.stats import Interval, student
-from tl_lightning.report.wording import BASELINES, flatten, seeds_range, uses_target_labels
+from tl_lightning.report.wording import (
+    BASELINES,
+    flatten,
+    seeds_range,
+    taught_by_target,
+    uses_target_labels,
+)
 
 __all__ = ["Failure", "Row", "Summary", "summarise"]
 
@@ -35,7 +41,7 @@ class Row:
         source: ``source/test/acc`` likewise.
         target_by_seed: The single values, by seed.
         rule: How the model was chosen.
-        oracle: Whether target labels chose it.
+        oracle: Whether target labels chose it or taught it.
         minutes: Mean duration of one run.
         comparisons: Baseline name to the paired difference.
     """
@@ -155,13 +161,17 @@ def _rank(group: Group) -> tuple[str, int, str]:
     """Return the place of a group: by data, baselines first, bounds last."""
     order = list(BASELINES)
     place = order.index(group.name) if group.name in order else len(order)
-    if group.name in ("oracle", "target_only") or _oracle(group):
-        place = len(order) + 1
+    if _oracle(group):
+        place = len(order) + 1 + _taught(group)
     return group.key[1], place, group.name
 
 
 def _oracle(group: Group) -> bool:
-    return any(uses_target_labels(run.get("selection") or {}) for run in group.runs.values())
+    return any(uses_target_labels(run) for run in group.runs.values())
+
+
+def _taught(group: Group) -> bool:
+    return any(taught_by_target(run) for run in group.runs.values())
 
 
 def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
@@ -199,9 +209,12 @@ def _row(
         for place, name in enumerate(BASELINES)
         if group.name not in list(BASELINES)[: place + 1]
     ]
+    against = against[:1] if _taught(group) else against  # a bound says how much there is to gain
     comparisons = {}
     for name in against if values["target"] else []:
         candidates = [other for other in groups if other.name == name and other is not group]
+        if not candidates and name != against[0]:
+            continue  # only the first baseline is missed where it is not
         comparisons[name] = compare(group, candidates, name, labels, _oracle(group))
         notes.extend(comparisons[name].notes)
     means = {domain: student(list(found.values())) for domain, found in values.items() if found}
@@ -237,7 +250,10 @@ def _missing_seeds(rows: list[Row]) -> list[str]:
 def _remarks(rows: list[Row]) -> list[str]:
     notes = []
     if any(row.oracle for row in rows):
-        notes.append("Rows marked * were chosen with target labels: upper bounds, not results.")
+        notes.append(
+            "Rows marked * were chosen with target labels or learned from them: upper bounds, not "
+            "results."
+        )
     intervals = [item.interval for row in rows for item in row.comparisons.values()]
     judged = sum(found is not None and found.low is not None for found in intervals)
     if judged > 1:

@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "BASELINES",
+    "BOUND",
     "RULES",
     "duration",
     "flatten",
@@ -15,11 +16,15 @@ __all__ = [
     "points",
     "seeds_range",
     "seeds_text",
+    "taught_by_target",
     "uses_target_labels",
 ]
 
 BASELINES = {"source_only": "source-only", "joint_bn": "joint batch norm"}
 """Runs that every adapted figure is held against, and how they are called in a sentence."""
+
+BOUND = "learned from the target's labelled training pictures: an upper bound, not a result"
+"""What a run whose model learned from target labels says of itself."""
 
 RULES = {
     "source_val": "best validation accuracy on the source; no target label was used",
@@ -37,9 +42,20 @@ FRACTIONS = frozenset({"acc", "accuracy", "precision", "recall", "f1", "auroc", 
 METRICS = {"acc": "accuracy", "f1": "F1", "auroc": "AUROC", "top5_acc": "top-5 accuracy"}
 
 
-def uses_target_labels(selection: Mapping[str, Any]) -> bool:
-    """Return whether the model was chosen with target labels, which makes a figure a bound."""
-    return bool(selection.get("uses_target_labels")) or selection.get("rule") == "oracle"
+def uses_target_labels(report: Mapping[str, Any]) -> bool:
+    """Return whether the model was chosen or taught with target labels: its figure is a bound.
+
+    >>> uses_target_labels({"learned_from": "target"}), uses_target_labels({"selection": {}})
+    (True, False)
+    """
+    selection = report.get("selection") or {}
+    chosen = bool(selection.get("uses_target_labels")) or selection.get("rule") == "oracle"
+    return chosen or taught_by_target(report)
+
+
+def taught_by_target(report: Mapping[str, Any]) -> bool:
+    """Return whether the model learned from target labels, as the baseline ``oracle`` does."""
+    return report.get("learned_from") == "target"
 
 
 def percent(value: float | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import config, same, weights
+from helpers import config, evaluated, same, weights
 from tl_lightning import pipeline
 from tl_lightning.callbacks.averaging import EMA, SWA, move_towards
 from tl_lightning.errors import ConfigError
@@ -102,7 +102,7 @@ def test_the_average_is_the_hand_computed_one_everywhere(kind, tmp_path, monkeyp
     assert same(pipeline.load(place).state_dict(), last)
     # The figures of the report are the average's: a test of the loaded model gives them again.
     found = pipeline.evaluate(place, None, None)["metrics"]
-    assert found == report["metrics"]
+    assert found == evaluated(report)
 
 
 def test_the_test_of_the_run_is_the_averages(tmp_path, monkeypatch) -> None:

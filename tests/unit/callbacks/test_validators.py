@@ -20,6 +20,7 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.floor import WORST, kept
 from tl_lightning.report.regret import SCORES
 from tl_lightning.report.wording import RULES
+from tl_lightning.results import group_of
 from tl_lightning.validators.scores import NAMES, Outputs
 
 FAST = ("callbacks.health=null", "bracket=[]")
@@ -91,7 +92,8 @@ def test_the_rows_do_not_depend_on_the_batches(tmp_path, monkeypatch) -> None:
 
 SCRIPT = {
     # Epoch: source accuracy, floored score. The first is bad on the source, which shows later.
-    0: (0.3, 9.0), 1: (0.5, 2.0), 2: (0.52, 3.0), 3: (0.5, 2.5), 4: (0.9, WORST), 5: (0.85, 1.0),
+    0: (0.3, 9.0), 1: (0.5, 2.0), 2: (0.52, 3.0), 3: (0.5, 2.5), 4: (0.9, WORST + 0.9),
+    5: (0.85, 1.0),
 }  # fmt: skip
 
 
@@ -118,6 +120,20 @@ def test_the_run_keeps_what_the_rule_says(epochs, tmp_path, monkeypatch) -> None
     accuracy, values = zip(*list(SCRIPT.values())[:epochs], strict=True)
     assert report["selection"]["epoch"] == kept(values, accuracy, 0.9)
     assert report["selection"]["monitor"] == "validator/floored/snd"
+    # After five, those fit for the classes are below the floor of the fifth, which is not.
+    assert any("collapsed" in note for note in report["notes"]) is (epochs == 5)
+
+
+def test_where_every_epoch_has_collapsed_the_best_on_the_source_is_kept_and_said(
+    tmp_path, monkeypatch
+) -> None:
+    few = {0: (0.1, WORST + 0.1), 1: (0.4, WORST + 0.4), 2: (0.3, WORST + 0.3)}
+    monkeypatch.setitem(globals(), "SCRIPT", few)
+    scripted(monkeypatch)
+    extra = ("trainer.max_epochs=3", "data.steps_per_epoch=1")
+    report = pipeline.fit(config(*FAST, "selection=dev", *extra), tmp_path)
+    assert report["selection"]["epoch"] == 1
+    assert any("every epoch counted as collapsed" in note for note in report["notes"])
 
 
 class Stop(Exception):
@@ -166,7 +182,7 @@ def test_the_floor_goes_on_from_the_stored_best() -> None:
     found = callback.score({"source": half, "target": half})
     assert found["validator/source_val"] == 0.5
     assert found["validator/floor"] == pytest.approx(0.72)
-    assert found["validator/im"] > found["validator/floored/im"] == WORST
+    assert found["validator/im"] > found["validator/floored/im"] == WORST + 0.5
 
 
 def test_an_old_checkpoint_knows_no_floor(tmp_path) -> None:
@@ -211,6 +227,15 @@ def test_every_rule_by_a_score_reads_a_floored_one() -> None:
     assert rules == set(NAMES)
     assert set(SELECTIONS) <= RULES.keys()  # the page has words for each
     assert SCORES == NAMES  # and the study looks at each
+
+
+def test_the_floor_belongs_to_the_method_where_a_rule_reads_it() -> None:
+    def group(*overrides: str) -> str:
+        return group_of(pipeline.check(config(*overrides)))
+
+    other = "callbacks.validators.floor_ratio=0.5"
+    assert group("selection=snd") != group("selection=snd", other)
+    assert group() == group(other) == group("track_target=true")
 
 
 @pytest.mark.slow

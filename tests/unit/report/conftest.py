@@ -26,8 +26,10 @@ def make_report() -> MakeReport:
         **other: Any,
     ) -> dict[str, Any]:
         metrics = {"source/test/acc": 0.9, "source/test/f1": 0.89, "source/test/loss": 0.3}
+        metrics |= {"source/test/precision": 0.9, "source/test/recall": 0.9}
         if target is not None:
-            metrics["target/test/acc"] = target
+            metrics |= {f"target/test/{name}": target for name in ("acc", "precision", "recall")}
+            metrics["target/test/f1"] = target
         return {
             "schema": 1,
             "kind": "run",
@@ -37,6 +39,7 @@ def make_report() -> MakeReport:
             "group": f"hash-{name}",
             "selection": {
                 "rule": rule,
+                "words": "highest accuracy on labelled source validation",
                 "uses_target_labels": rule == "oracle",
                 "monitor": "source/val/acc",
                 "value": 0.98,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from tl_lightning.errors import DataError
-from tl_lightning.report import figures
+from tl_lightning.report import curves, figures
+from tl_lightning.report.changes import class_change_figure
 from tl_lightning.report.folder import Series
 from tl_lightning.report.page import write_page
+from tl_lightning.sweeps import report_folder
 
 PNG = b"\x89PNG\r\n"
 
@@ -56,7 +59,7 @@ def test_names_are_escaped(make_run: Any) -> None:
 def test_a_lone_figure_says_that_it_says_little(make_run: Any) -> None:
     text = write_page(make_run()).read_text()
     assert "no source-only baseline in this folder: a figure without it says little" in text
-    assert "bracket=[source_only,joint_bn]" in text
+    assert "bracket=true" in text
     assert "60.0" in text
 
 
@@ -72,6 +75,120 @@ def test_the_bracket_stands_beside_the_figure(make_run: Any, tmp_path: Path) -> 
     assert "+17.5 points" in text
     assert "−5.0 points" in text
     assert "out of memory" in text
+
+
+def test_the_page_says_in_one_sentence_whether_it_helped(make_run: Any) -> None:
+    run = make_run()
+    assert "one seed says" not in write_page(run).read_text()
+    make_run("run/bracket/a", name="joint_bn", target=0.65)
+    assert "dann hurt by 5.0 points against joint batch norm in one" in write_page(run).read_text()
+    make_run("run/bracket/b", name="source_only", target=0.425)
+    words = "dann helped by 17.5 points over source-only in one seed; one seed says nothing about"
+    text = write_page(run).read_text()
+    assert text.count(words) == 1
+    assert "batch norm in one" not in text
+
+
+def test_each_class_is_held_against_source_only(make_run: Any) -> None:
+    run = make_run(full=True)
+    assert "What adaptation changed" not in write_page(run).read_text()
+    base = make_run("run/bracket/source_only", full=True, name="source_only", target=0.4)
+    with np.load(run / "predictions.npz") as archive:
+        arrays = dict(archive)
+    arrays["target_pred"] = arrays["target_true"].copy()
+    np.savez(run / "predictions.npz", **arrays)
+    pred = arrays["target_true"].copy()
+    pred[:3] = (1, 0, 2)  # one ant and one bee wrong; the cat right
+    np.savez(base / "predictions.npz", **arrays | {"target_pred": pred})
+    text = write_page(run).read_text()
+    assert "2 of 3 classes gained on source-only, 0 lost. Best: ant (+33.3), bee (+33.3)." in text
+    assert (run / "figures" / "class_change.png").read_bytes().startswith(PNG)
+    other = arrays["target_true"][::-1].copy()  # not the same pictures
+    np.savez(base / "predictions.npz", **arrays | {"target_true": other})
+    assert "What adaptation changed" not in write_page(run).read_text()
+
+
+@pytest.mark.parametrize("size", [2, 24, 60])
+def test_the_figure_of_changes_takes_any_number_of_classes(size: int) -> None:
+    change = np.random.default_rng(0).uniform(-1, 1, size)
+    change[0] = np.nan
+    assert class_change_figure(change, [f"class {k}" for k in range(size)]).startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (1.95, 2.0, "the measure ends at 2, so it cannot say here whether they came closer"),
+        (1.95, 1.2, "they came closer"),
+        (1.0, 1.5, "they moved apart"),
+        (1.0, 1.05, "hardly changed"),
+    ],
+)
+def test_the_distance_says_what_it_means(
+    make_run: Any, before: float, after: float, words: str
+) -> None:
+    run = make_run()
+    report = json.loads((run / "report.json").read_text())
+    report["metrics"] |= {"health/a_distance_before": before, "health/a_distance_after": after}
+    (run / "report.json").write_text(json.dumps(report))
+    text = write_page(run).read_text()
+    assert f"{before:.2f} before training, {after:.2f} after (0: alike, 2: told apart" in text
+    assert words in text
+
+
+def test_shares_of_the_loss_add_up_and_need_two_terms() -> None:
+    epoch = np.array([0.0, 0.0, 1.0])
+    step = np.arange(3)
+    terms = {
+        "total": Series(epoch, step, np.array([9.0, 9.0, 9.0])),
+        "task": Series(epoch, step, np.array([1.0, 3.0, 1.0])),
+        "dann": Series(epoch, step, np.array([-2.0, -2.0, 3.0])),
+    }
+    shares = curves.shares(terms)
+    assert set(shares) == {"task", "dann"}
+    np.testing.assert_allclose(shares["task"].value, [0.5, 0.25])
+    np.testing.assert_allclose(shares["dann"].value, [0.5, 0.75])
+    assert shares["task"].step.tolist() == [1, 2]
+    assert curves.shares({key: terms[key] for key in ("total", "task")}) == {}
+    assert curves.shares({"total": terms["total"]}) == {}
+    named = {f"train/{key}": value for key, value in terms.items()}
+    assert "balance" in figures.learning_curves(named)
+    drawn = figures.learning_curves({"train/loss": terms["total"], "train/task": terms["task"]})
+    assert "balance" not in drawn
+
+
+@pytest.mark.parametrize("projection", ["tsne", "umap"])
+def test_a_projection_is_named(make_run: Any, projection: str) -> None:
+    text = write_page(make_run(full=True, projection=projection)).read_text()
+    assert "Principal components" not in text
+    assert {"tsne": "A t-SNE map", "umap": "A UMAP map"}[projection] in text
+
+
+def test_the_bound_stands_last_and_is_marked(make_run: Any) -> None:
+    run = make_run()
+    make_run("run/bracket/a", name="oracle", target=0.9, learned_from="target")
+    make_run("run/bracket/b", name="source_only", target=0.425)
+    text = write_page(run).read_text()
+    assert text.index("(this run)") < text.index("oracle *")
+    assert "learned from target labels" in text
+    assert "−30.0 points" in text
+    assert "Uses target labels." not in text  # this run did not
+    alone = write_page(run / "bracket" / "a").read_text()
+    assert "Uses target labels." in alone
+    assert "learned from labelled training pictures of the target." in alone
+
+
+def test_the_end_of_a_run_says_whether_it_helped(make_run: Any, capsys: Any) -> None:
+    run = make_run()
+    report_folder(run)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("type tl-train model=dann data=digits seed=0 bracket=true")
+    make_run("run/bracket/b", name="source_only", target=0.425)
+    report_folder(run)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("dann helped by 17.5 points over source-only in one seed; one seed says")
+    report_folder(run / "bracket" / "b")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("page: ")
 
 
 @pytest.mark.parametrize(("rule", "loud"), [("oracle", True), ("source_val", False)])

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from rich.console import Console
 from scipy import stats as scipy_stats
 
+from tl_lightning import cli
 from tl_lightning.errors import DataError
 from tl_lightning.report.stats import student, wilson
 from tl_lightning.report.sweep import collect, render, summarise, write_sweep
+from tl_lightning.report.tables import cells
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
@@ -46,11 +49,15 @@ def gains(make_report: Any, values: list[float], **other: Any) -> Any:
 @pytest.mark.parametrize(
     ("values", "verdict", "words"),
     [
-        ([0.17, 0.18, 0.175], "helped", r"dann helped: \+17.5 points over source-only \(95 % "
-         r"interval 16.3 to 18.7, 3 paired seeds\)\."),
-        ([-0.1, -0.11, -0.12], "hurt", r"dann hurt: -11.0 points against source-only"),
-        ([0.1, -0.1, 0.02], "no clear difference", "dann: no clear difference to source-only"),
-        ([0.2], "one seed", "one seed says nothing about spread"),
+        ([0.17, 0.18, 0.175], "helped", r"^dann helped by 17.5 ± 1.2 points over source-only "
+         r"\(95 % interval, 3 paired seeds\)\.$"),
+        ([-0.1, -0.11, -0.12], "hurt", r"^dann hurt by 11.0 ± 2.5 points against source-only \(95"),
+        ([0.1, -0.1, 0.02], "no clear difference", r"^dann: no clear difference to source-only "
+         r"\(\+0.7 ± 25.0 points, 95 % interval, 3 paired seeds\)\.$"),
+        ([0.2], "one seed", r"^dann helped by 20.0 points over source-only in one seed; one seed "
+         r"says nothing about spread\.$"),
+        ([-0.2], "one seed", "^dann hurt by 20.0 points against source-only in one seed; one seed"),
+        ([0.0], "one seed", "^dann made no difference to source-only in one seed; one seed says"),
         ([0.125, 0.125], "no spread", "in each of 2 paired seeds, the same every time"),
     ],
 )  # fmt: skip
@@ -59,6 +66,13 @@ def test_verdicts(make_report: Any, values: list[float], verdict: str, words: st
     comparison = summary.rows[1].comparisons["source_only"]
     assert comparison.verdict == verdict
     assert re.search(words, comparison.sentence)
+
+
+def test_the_half_width_is_that_of_scipy(make_report: Any) -> None:
+    values = [0.03, 0.11, 0.08, 0.02, 0.09]
+    theirs = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    words = gains(make_report, values).verdicts[0]
+    assert f"by {100 * np.mean(values):.1f} ± {50 * (theirs.high - theirs.low):.1f} points" in words
 
 
 def test_pairs_are_of_one_seed_and_what_lacks_one_is_named(make_report: Any) -> None:
@@ -98,6 +112,13 @@ def test_order_is_baselines_adapted_bounds(make_report: Any) -> None:
     assert [row.name for row in summary.rows] == ["source_only", "joint_bn", "cdan", "mmd", "dann"]
     assert "upper bound" in summary.verdicts[-1]
     assert any("chosen with target labels" in note for note in summary.notes)
+    taught = [make_report("oracle", 0, 0.9, learned_from="target"), *runs]
+    summary = summarise(taught)
+    assert [row.name for row in summary.rows][-2:] == ["dann", "oracle"]
+    assert "oracle helped by 30.0 points over source-only in one seed" in summary.verdicts[-1]
+    assert "it learned from target labels, so an upper bound." in summary.verdicts[-1]
+    assert set(summary.rows[-1].comparisons) == {"source_only"}
+    assert cells(summary.rows[-1])[0] == "oracle *"
     assert set(summary.rows[1].comparisons) == {"source_only"}
     assert set(summary.rows[2].comparisons) == {"source_only", "joint_bn"}
 
@@ -175,7 +196,7 @@ def test_files_agree_and_ask_nothing_of_a_network(sweep: Path) -> None:
     assert not re.search(r"https?://", page)
     assert "&lt;b&gt;" in page
     assert "<b>:" not in page
-    verdict = "dann helped: +21.0 points over source-only"
+    verdict = "dann helped by 21.0 ± 2.5 points over source-only"
     assert verdict in page
     markdown = (sweep / "table.md").read_text()
     assert verdict in markdown
@@ -204,6 +225,62 @@ def test_the_terminal_shows_names_literally(sweep: Path, make_run: Any, width: i
     assert "[red]odd" in text
     assert "source_only" in text
     assert "no result: failed: loss is not finite" in text
+
+
+def told(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
+    try:
+        cli.report()
+        status = 0
+    except SystemExit as end:
+        status = int(str(end.code))
+    return status, *capsys.readouterr()
+
+
+def test_the_command_takes_a_sweep(sweep: Path, monkeypatch: Any, capsys: Any) -> None:
+    for argument in (f"sweep={sweep}", str(sweep)):
+        for name in ("index.html", "table.md", "table.csv"):
+            (sweep / name).unlink(missing_ok=True)
+        status, out, _ = told(monkeypatch, capsys, argument)
+        assert status == 0
+        assert f"page: {sweep / 'index.html'} (also table.md, table.csv and sweep" in out
+        assert "dann helped by 21.0 ± 2.5 points over source-only" in out
+        for name in ("index.html", "table.md", "table.csv"):
+            assert (sweep / name).is_file()
+
+
+def test_the_command_makes_a_table_of_a_run_and_its_baselines(
+    sweep: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    status, out, _ = told(monkeypatch, capsys, f"sweep={sweep / '0'}")
+    assert status == 0
+    assert "dann helped by 20.0 points over source-only in one seed" in out
+    assert (sweep / "0" / "table.md").is_file()
+    assert not (sweep / "0" / "report.html").is_file()
+    assert told(monkeypatch, capsys, f"run={sweep / '0'}")[0] == 0
+    assert (sweep / "0" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("swep=x",), "swep is no option; did you mean 'sweep'?"),
+        (("sweep=x", "y"), "one folder at a time, got sweep=x y; type report.py sweep=<folder>"),
+        (("sweep=nowhere",), "no folder at nowhere; type the path"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    arguments: tuple[str, ...], words: str, monkeypatch: Any, capsys: Any
+) -> None:
+    status, _, errors = told(monkeypatch, capsys, *arguments)
+    assert status > 0
+    assert words in errors
+
+
+def test_a_sweep_is_no_run(sweep: Path, monkeypatch: Any, capsys: Any) -> None:
+    status, _, errors = told(monkeypatch, capsys, f"run={sweep}")
+    assert status > 0
+    assert "there is no report.json in" in errors
 
 
 def test_an_empty_folder_says_what_to_type(tmp_path: Path) -> None:

@@ -40,9 +40,10 @@ class DomainBatchNorm(nn.Module):
             out: Tensor = self.get_submodule(whose.pop())(x)
             return out
         sizes = [size for _, size in self.parts]
+        pieces = torch.split(x, sizes)
         outs = [
             self.get_submodule(domain)(piece)
-            for (domain, _), piece in zip(self.parts, x.split(sizes), strict=True)
+            for (domain, _), piece in zip(self.parts, pieces, strict=True)
         ]
         return torch.cat(outs)
 

@@ -211,6 +211,8 @@ def main() -> None:
     if unknown:
         sys.exit(f"{TABLE.name} breaks no method named {', '.join(sorted(unknown))}")
     chosen = [one for one in every if not args.only or one.method in args.only]
+    for one in chosen:  # said at once, not after minutes
+        one.broken((REPO / PACKAGE / one.file).read_text())
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in SLOW:
         importlib.import_module(name)

@@ -22,6 +22,14 @@ def test_penalty_of_a_plane_is_its_slopes() -> None:
     assert torch.autograd.grad(found, plane.weight)[0].abs().sum() > 0
 
 
+def test_a_flat_critic_has_a_finite_gradient() -> None:
+    critic = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1))
+    nn.init.zeros_(critic[2].weight)
+    found = gradient_penalty(critic, torch.randn(5, 6), torch.randn(7, 6), torch.rand(5, 1))
+    assert found.item() == pytest.approx(1.0, rel=1e-4)
+    assert torch.isfinite(torch.autograd.grad(found, critic[2].weight)[0]).all()
+
+
 def test_penalty_looks_at_both_domains_and_between() -> None:
     seen = []
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -62,19 +64,36 @@ def test_the_copy_is_mended(script, tmp_path) -> None:
     assert file.read_text() == "a"
 
 
-def test_failing_names_tests_and_a_test_that_cannot_run_is_no_catch(script, tmp_path) -> None:
+#: In a process that has not loaded the package, as the script's own.
+ASK = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import mutations
+try:
+    print(*mutations.failing(Path(sys.argv[2]), sys.argv[3:]))
+except mutations.MutationError as fault:
+    print("fault:", fault)
+"""
+
+
+def asked(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-c", ASK, str(REPO / "benchmarks"), str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_failing_test_is_named_and_one_that_cannot_run_is_no_catch(tmp_path) -> None:
     file = tmp_path / "test_foo.py"
     file.write_text("def test_a():\n    assert 0\n\n\ndef test_b():\n    assert 0\n")
-    assert script.failing(tmp_path, ["test_foo.py"]) == [
-        "test_foo.py::test_a",
-        "test_foo.py::test_b",
-    ]
-    assert script.failing(tmp_path, ["-x", "test_foo.py"]) == ["test_foo.py::test_a"]
+    assert asked(tmp_path, "test_foo.py") == "test_foo.py::test_a test_foo.py::test_b"
+    assert asked(tmp_path, "-x", "test_foo.py") == "test_foo.py::test_a"
     file.write_text("def test_a():\n    pass\n")
-    assert script.failing(tmp_path, ["-x", "test_foo.py"]) == []
+    assert asked(tmp_path, "-x", "test_foo.py") == ""
+    assert asked(tmp_path, "test_foo.py", "-k", "nothing") == ""
     file.write_text("import nothing_of_the_kind\n")
-    with pytest.raises(script.MutationError, match=r"pytest test_foo.py: .*ERROR"):
-        script.failing(tmp_path, ["test_foo.py"])
+    said = asked(tmp_path, "test_foo.py")
+    assert said.startswith("fault: pytest test_foo.py: test_foo.py")
+    assert "No module named 'nothing_of_the_kind'" in said
 
 
 def test_a_survivor_stands_out(script) -> None:

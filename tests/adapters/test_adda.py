@@ -60,6 +60,26 @@ def test_before_its_time_only_the_source_is_learnt() -> None:
     assert never.task_weight(1.0) == 1.0
 
 
+def test_a_run_forgets_the_sources_labels_at_half_time(tmp_path, monkeypatch) -> None:
+    seen = []
+    honest = DomainAdaptation.terms
+
+    def watch(self, views, stage):
+        found = honest(self, views, stage)
+        seen.append({name: term.item() for name, term in found.items()})
+        return found
+
+    monkeypatch.setattr(DomainAdaptation, "terms", watch)
+    pipeline.fit(config("model=domain_adaptation", "adapter=[adda]"), tmp_path)
+    for terms in seen[:3]:
+        assert terms["task"] > 0
+        assert terms["adda"] == terms["adda_discriminator"] == 0
+    for terms in seen[3:]:
+        assert terms["task"] == 0
+        assert min(terms["adda"], terms["adda_discriminator"]) > 0
+    assert len(seen) == 6
+
+
 def test_the_copy_is_the_model_at_half_time_and_stays(tmp_path, monkeypatch) -> None:
     kept = {}
     honest = DomainAdaptation.on_train_batch_start

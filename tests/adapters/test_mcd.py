@@ -111,6 +111,45 @@ def test_each_step_of_a_run_moves_only_its_players(tmp_path, monkeypatch) -> Non
     }
 
 
+def rates(overrides, folder, monkeypatch) -> list[float]:
+    found = []
+    honest = DomainAdaptation.on_train_batch_start
+
+    def watch(self, batch, batch_idx):
+        honest(self, batch, batch_idx)
+        found.append(self.optimizers().param_groups[-1]["lr"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DomainAdaptation, "on_train_batch_start", watch)
+        pipeline.fit(config("model=domain_adaptation", "scheduler=cosine", *overrides), folder)
+    return found
+
+
+def test_learning_rates_are_those_of_a_method_without_turns(tmp_path, monkeypatch) -> None:
+    turns = rates(["adapter=[mcd]"], tmp_path / "mcd", monkeypatch)
+    assert turns == rates(["adapter=[dann]"], tmp_path / "dann", monkeypatch)
+    assert len(set(turns)) == 6
+
+
+def test_other_methods_belong_to_the_first_step_alone(tmp_path, monkeypatch) -> None:
+    found: dict[str, set[str]] = {}
+    honest = DomainAdaptation.terms
+
+    def watch(self, views, stage):
+        terms = honest(self, views, stage)
+        found.setdefault(stage.name, set()).update(terms)
+        return terms
+
+    monkeypatch.setattr(DomainAdaptation, "terms", watch)
+    arguments = ["model=domain_adaptation", "adapter=[mcd,entropy]", "trainer.max_epochs=1"]
+    pipeline.fit(config(*arguments), tmp_path)
+    assert found == {
+        "source": {"task", "mcd_second", "entropy"},
+        "classifiers": {"mcd_first", "mcd_second", "mcd_apart"},
+        "features": {"mcd"},
+    }
+
+
 def test_no_weight_no_second_classifier() -> None:
     method = built(MCD, **{**KNOBS, "weight": 0.0})
     assert [stage.name for stage in method.plan()] == ["source"]

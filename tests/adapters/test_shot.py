@@ -19,6 +19,7 @@ KNOBS = {"beta": 0.3, "rounds": 2, **PENALTY}
 
 def test_value() -> None:
     given, method = views(), built(SHOT, **KNOBS)
+    torch.manual_seed(1)
     bank = Bank(torch.randn(7, 6), torch.randn(7, 3))
     method.begin_epoch(bank)
     p = arrays(given)["pt"]
@@ -54,13 +55,17 @@ def test_centres() -> None:
     assert (centroid_labels(torch.tensor(f), torch.tensor(z), 1).numpy() != labels).any()
 
 
-def test_a_class_without_a_sample_gets_none() -> None:
-    z = torch.tensor([[50.0, -50.0, 0.0]]).repeat(8, 1)
-    assert set(centroid_labels(torch.randn(8, 6), z, rounds=3).tolist()) == {0}
-    # Nor where the only centre is in the opposite direction, and no centre at all were nearer.
+@pytest.mark.parametrize("sure", [0.1, 50.0, 5e4])
+def test_a_class_that_is_nobodys_likeliest_gets_none(sure: float) -> None:
+    """Neither where its centre would be everybody's mean, nor where nothing at all were nearer."""
+    z = sure * torch.tensor([[1.0, -1.0, 0.0]]).repeat(8, 1)
+    for seed in range(20):
+        f = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+        for rounds in (1, 3):
+            assert set(centroid_labels(f, z, rounds).tolist()) == {0}
     f = 10 * torch.eye(6)[:1].repeat(8, 1)
-    f[7] *= -1
-    assert set(centroid_labels(f, 1000 * z, rounds=1).tolist()) == {0}
+    f[7] *= -1  # opposite to the only centre
+    assert set(centroid_labels(f, z, rounds=1).tolist()) == {0}
 
 
 def test_every_epoch_finds_its_own_labels() -> None:

@@ -16,6 +16,7 @@ KNOBS = {"weight": 0.5, "repeats": 2, "penalty": 10.0, "width": 8, "depth": 1, "
 
 
 def test_penalty_of_a_plane_is_its_slopes() -> None:
+    torch.manual_seed(0)
     plane = nn.Linear(6, 1)
     found = gradient_penalty(plane, torch.randn(5, 6), torch.randn(7, 6), torch.rand(5, 1))
     assert found.item() == pytest.approx((plane.weight.norm().item() - 1) ** 2, rel=1e-4)
@@ -23,6 +24,7 @@ def test_penalty_of_a_plane_is_its_slopes() -> None:
 
 
 def test_a_flat_critic_has_a_finite_gradient() -> None:
+    torch.manual_seed(0)
     critic = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1))
     nn.init.zeros_(critic[2].weight)
     found = gradient_penalty(critic, torch.randn(5, 6), torch.randn(7, 6), torch.rand(5, 1))

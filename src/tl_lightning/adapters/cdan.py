@@ -33,7 +33,8 @@ class CDAN(Adversary):
     Args:
         in_features: Width ``D`` of the features.
         num_classes: ``K``.
-        entropy: CDAN+E: samples weigh by the certainty of their prediction.
+        entropy: CDAN+E: samples weigh by the certainty of their prediction, a constant too (the
+            authors' code lets a reversed gradient through it).
         largest: Width above which the random map is used, and its own width.
         kwargs: As in :class:`Adversary`.
     """

@@ -8,12 +8,12 @@ import pytest
 from methods import PENALTY, N, arrays, built, context, gaussian, gradients, views
 from tl_lightning.adapters.jan import JAN
 
-KNOBS = {"multipliers": [0.5, 2.0], "bandwidth": 1.68, "unbiased": False, **PENALTY}
+KNOBS = {"multipliers": [0.5, 2.0], "bandwidth": 1.3, "unbiased": False, **PENALTY}
 
 
 def reference(a) -> float:
     kernel = gaussian(np.concatenate([a["fs"], a["ft"]]), KNOBS["multipliers"])
-    kernel = kernel * gaussian(np.concatenate([a["ps"], a["pt"]]), [1.0], 1.68)
+    kernel = kernel * gaussian(np.concatenate([a["ps"], a["pt"]]), [1.0], 1.3)
     signs = np.concatenate([np.full(N, 1 / N), np.full(len(kernel) - N, -1 / (len(kernel) - N))])
     return float(signs @ kernel @ signs)  # the biased estimate is a quadratic form
 
@@ -32,7 +32,7 @@ def test_the_unbiased_estimate_pairs_no_sample_with_itself() -> None:
         for flag in (False, True)
     )
     kernel = gaussian(np.concatenate([a["fs"], a["ft"]]), KNOBS["multipliers"])
-    kernel = kernel * gaussian(np.concatenate([a["ps"], a["pt"]]), [1.0], 1.68)
+    kernel = kernel * gaussian(np.concatenate([a["ps"], a["pt"]]), [1.0], 1.3)
     gap = 0.0
     for block in (kernel[:N, :N], kernel[N:, N:]):
         n = len(block)

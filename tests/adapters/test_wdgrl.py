@@ -12,7 +12,7 @@ from tl_lightning import pipeline
 from tl_lightning.adapters.wdgrl import WDGRL, gradient_penalty
 from tl_lightning.modules.adaptation import DomainAdaptation
 
-KNOBS = {"weight": 0.5, "repeats": 2, "penalty": 10.0, "width": 8, "depth": 1, "activation": "tanh"}
+KNOBS = {"weight": 0.5, "repeats": 2, "penalty": 7.0, "width": 8, "depth": 1, "activation": "tanh"}
 
 
 def test_penalty_of_a_plane_is_its_slopes() -> None:
@@ -53,11 +53,11 @@ def test_the_critic_measures_on_features_that_stand_still() -> None:
     distance = method.critic(s).mean() - method.critic(t).mean()
     torch.manual_seed(3)
     slopes = gradient_penalty(method.critic, s, t, torch.rand(5, 1))
-    assert terms["wdgrl_critic"].item() == pytest.approx((10 * slopes - distance).item(), rel=1e-4)
+    assert terms["wdgrl_critic"].item() == pytest.approx((7 * slopes - distance).item(), rel=1e-4)
     found = gradients(terms, s, t, *method.parameters())
     assert found[:2] == [None, None]
     ascent = torch.autograd.grad(
-        10 * slopes - distance, list(method.parameters()), allow_unused=True
+        7 * slopes - distance, list(method.parameters()), allow_unused=True
     )
     for a, b in zip(found[2:], ascent, strict=True):
         assert (a is None and b is None) or torch.allclose(a, b, atol=1e-5)

@@ -142,7 +142,7 @@ def _tests(copy: Path, arguments: list[str], answer: Connection) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(places)
     sys.path[:0] = places
     sys.dont_write_bytecode = True
-    said = os.open(copy / SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    said = os.open(copy / SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(said, 1)
     os.dup2(said, 2)
     watcher = Watcher()

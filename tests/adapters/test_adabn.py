@@ -51,6 +51,16 @@ def test_scale_and_shift_are_shared() -> None:
     assert len(list(norm.parameters())) == 2
 
 
+@pytest.mark.parametrize(("name", "shared"), [("adabn", True), ("dsbn", False)])
+def test_each_method_asks_for_its_own_kind_of_layer(name, shared) -> None:
+    settings = config("model=domain_adaptation", f"adapter=[{name}]")
+    net = pipeline.build_module(pipeline.check(settings), ("a", "b"))
+    assert net.norms
+    for norm in net.norms:
+        for knob in ("weight", "bias"):
+            assert (getattr(norm.source, knob) is getattr(norm.target, knob)) is shared
+
+
 def test_evaluation_uses_the_domain_that_was_named(tmp_path) -> None:
     pipeline.fit(config("model=domain_adaptation", "adapter=[adabn]"), tmp_path)
     net = pipeline.load(tmp_path / "checkpoints" / "last.ckpt")

@@ -13,7 +13,7 @@ from tl_lightning.adapters.adda import ADDA
 from tl_lightning.adapters.shared.adversary import domain_loss
 from tl_lightning.modules.adaptation import DomainAdaptation
 
-KNOBS = {"weight": 0.5, "pretrain": 0.5, "width": 8, "depth": 1, "activation": "relu"}
+KNOBS = {"weight": 0.5, "pretrain": 0.4, "width": 8, "depth": 1, "activation": "relu"}
 
 
 def late():
@@ -53,11 +53,31 @@ def test_each_player_has_its_own_gradient() -> None:
 
 def test_before_its_time_only_the_source_is_learnt() -> None:
     given, method = late()
-    assert [method.task_weight(p) for p in (0.0, 0.49, 0.5, 1.0)] == [1, 1, 0, 0]
+    assert [method.task_weight(p) for p in (0.0, 0.39, 0.4, 1.0)] == [1, 1, 0, 0]
     terms = method(given, context(0.3))
     assert all(term.item() == 0 for term in terms.values())
     never = built(ADDA, **{**KNOBS, "weight": 0.0})
     assert never.task_weight(1.0) == 1.0
+
+
+def test_a_run_forgets_the_sources_labels_at_half_time(tmp_path, monkeypatch) -> None:
+    seen = []
+    honest = DomainAdaptation.terms
+
+    def watch(self, views, stage):
+        found = honest(self, views, stage)
+        seen.append({name: term.item() for name, term in found.items()})
+        return found
+
+    monkeypatch.setattr(DomainAdaptation, "terms", watch)
+    pipeline.fit(config("model=domain_adaptation", "adapter=[adda]"), tmp_path)
+    for terms in seen[:3]:
+        assert terms["task"] > 0
+        assert terms["adda"] == terms["adda_discriminator"] == 0
+    for terms in seen[3:]:
+        assert terms["task"] == 0
+        assert min(terms["adda"], terms["adda_discriminator"]) > 0
+    assert len(seen) == 6
 
 
 def test_the_copy_is_the_model_at_half_time_and_stays(tmp_path, monkeypatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from methods import PENALTY, D, arrays, built, context, gradients, views
 from tl_lightning.adapters.coral import CORAL
@@ -15,6 +16,20 @@ def test_value() -> None:
     gap = np.cov(a["fs"], rowvar=False) - np.cov(a["ft"], rowvar=False)
     found = built(CORAL, **PENALTY)(given, context())["coral"]
     assert found.item() == pytest.approx((gap**2).sum() / (4 * D * D), rel=1e-4)
+
+
+def test_rounded_views_are_computed_with_exactly() -> None:
+    """In a run with bfloat16 features come rounded; nothing is rounded again on the way."""
+    given = views()
+    for view in given.values():
+        view.features = view.features.detach().bfloat16()
+    method = built(CORAL, **PENALTY)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method(given, context())["coral"]
+    for view in given.values():
+        view.features = view.features.float()
+    assert found.dtype == torch.float32
+    assert torch.equal(found, method(given, context())["coral"])
 
 
 def test_a_shift_of_the_mean_is_not_seen_and_a_stretch_is() -> None:

@@ -9,7 +9,7 @@ import torch
 from helpers import config, same, weights
 from tl_lightning import pipeline
 from tl_lightning.adapters.dann import DANN
-from tl_lightning.adapters.shared.adversary import domain_loss
+from tl_lightning.adapters.shared.adversary import domain_loss, perceptron
 from tl_lightning.adapters.shared.reversal import reverse_gradient
 from tl_lightning.schedules import sigmoid_ramp
 from tl_lightning.types import Context, View
@@ -51,13 +51,13 @@ def test_reversal_is_identity_forward_and_minus_lambda_backward() -> None:
     assert torch.equal(x.grad, -0.3 * upstream)
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.1, 0.5, 1.0])
-def test_lambda_scales_only_the_gradient_into_the_features(progress: float) -> None:
+@pytest.mark.parametrize(("progress", "gain"), [(0.0, 10), (0.1, 10), (0.5, 3), (1.0, 10)])
+def test_lambda_scales_only_the_gradient_into_the_features(progress: float, gain: float) -> None:
     """The discriminator learns at full strength whatever lambda is."""
-    adapter, given = dann(), views()
+    adapter, given = dann(gain=gain), views()
     ctx, seen = context(progress)
     adapter(given, ctx)["dann"].backward()
-    lam = 0.5 * (2 / (1 + np.exp(-10 * progress)) - 1)
+    lam = 0.5 * (2 / (1 + np.exp(-gain * progress)) - 1)
     assert seen["lambda"] == pytest.approx(lam)
     own = [p.grad.clone() for p in adapter.parameters()]
     reached = given["source"].features.grad
@@ -70,6 +70,26 @@ def test_lambda_scales_only_the_gradient_into_the_features(progress: float) -> N
     for a, b in zip(own, adapter.parameters(), strict=True):
         assert torch.allclose(a, b.grad, atol=1e-7)
     assert torch.allclose(reached, -lam * plain["source"].features.grad, atol=1e-7)
+
+
+def test_the_shown_accuracy_is_the_mean_of_both_domains() -> None:
+    adapter, given = dann(), views()
+    ctx, seen = context(1.0)
+    adapter(given, ctx)
+    logits = [adapter.domain_logits(given[r].features, None).detach() for r in given]
+    right = [(logits[0] > 0).numpy(), (logits[1] <= 0).numpy()]
+    wanted = 0.5 * (right[0].mean() + right[1].mean())
+    assert seen["domain_acc"].item() == pytest.approx(wanted)
+    assert 0.5 != wanted != np.concatenate(right).mean()  # neither chance nor a mean of samples
+
+
+def test_the_discriminator_bends_after_every_hidden_layer() -> None:
+    net = perceptron(6, 8, 2, 0.25, "tanh", 3).eval()
+    first, second, last = (layer for layer in net if isinstance(layer, torch.nn.Linear))
+    x = torch.randn(4, 6)
+    assert torch.equal(net(x), last(torch.tanh(second(torch.tanh(first(x))))))
+    drops = [layer.p for layer in net if isinstance(layer, torch.nn.Dropout)]
+    assert drops == [0.25, 0.25]
 
 
 def test_ramp_is_the_papers() -> None:

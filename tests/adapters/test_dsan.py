@@ -49,6 +49,15 @@ def test_a_class_that_only_one_domain_holds_is_left_out() -> None:
     assert found.item() == 0.0
 
 
+def test_the_mean_is_over_the_classes_that_both_domains_hold() -> None:
+    given = views(8, 9, scale=2.0)
+    given["source"].labels = torch.tensor([0, 1] * 4)
+    shared = set(given["target"].logits.argmax(1).tolist()) & {0, 1}
+    assert shared == {0, 1}
+    found = built(DSAN, **KNOBS)(given, context())["dsan"]
+    assert found.item() == pytest.approx(reference(arrays(given)), rel=1e-4)
+
+
 def test_predictions_are_weights_without_gradient() -> None:
     given = views(8, 9)
     terms = built(DSAN, **KNOBS)(given, context())

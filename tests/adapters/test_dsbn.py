@@ -40,3 +40,43 @@ def test_beside_a_method_the_domains_part(tmp_path) -> None:
     for norm in net.norms:
         assert not torch.equal(norm.source.running_mean, norm.target.running_mean)
     assert any(not torch.equal(norm.source.weight, norm.target.weight) for norm in net.norms)
+
+
+def taught():
+    """Return a net that learns from a strong view and a teacher, and a batch for it."""
+    settings = config("model=domain_adaptation", "adapter=[dsbn,self_training]")
+    net = pipeline.build_module(pipeline.check(settings), tuple(map(str, range(10)))).train()
+    g = torch.Generator().manual_seed(0)
+    first, second, third = (
+        torch.randint(0, 256, (4, 3, 16, 16), generator=g, dtype=torch.uint8) for _ in range(3)
+    )
+    place = torch.arange(4)
+    return net, {
+        "source": {"inputs": first, "labels": place, "index": place},
+        "target": {"inputs": second, "strong": third, "index": place},
+    }
+
+
+def test_a_strong_view_is_normalised_as_the_targets() -> None:
+    means = {"source": [], "target": []}
+    for other in (False, True):
+        net, batch = taught()
+        if other:
+            batch["target"]["strong"] = 255 - batch["target"]["strong"]
+        net.views(batch)
+        for domain, values in means.items():
+            own = [norm.get_submodule(domain).running_mean for norm in net.norms]
+            values.append(torch.cat(own).clone())
+    assert torch.equal(*means["source"])
+    assert not torch.equal(*means["target"])
+
+
+def test_the_teacher_sees_the_target_as_the_target() -> None:
+    net, batch = taught()
+    before = net.views(batch)["target"].twin_logits
+    own = [part for part in net.twin.modules() if isinstance(part, DomainBatchNorm)]
+    assert own
+    for domain, same in (("source", True), ("target", False)):
+        for norm in own:
+            norm.get_submodule(domain).running_mean.add_(1.0)
+        assert torch.equal(net.views(batch)["target"].twin_logits, before) is same

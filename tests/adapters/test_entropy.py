@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy.stats import entropy
@@ -14,6 +16,16 @@ def test_value() -> None:
     given = views()
     found = built(Entropy, **PENALTY)(given, context())["entropy"]
     assert found.item() == pytest.approx(entropy(arrays(given)["pt"], axis=1).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "factor"), [("none", 1.0), ("linear", 0.5), ("sigmoid", 2 / (1 + math.exp(-5)) - 1)]
+)
+def test_the_weight_comes_in_by_its_ramp(ramp: str, factor: float) -> None:
+    given = views()
+    whole = built(Entropy, **PENALTY)(given, context(0.5))["entropy"].item()
+    found = built(Entropy, **{**PENALTY, "weight": 3.0, "ramp": ramp})(given, context(0.5))
+    assert found["entropy"].item() == pytest.approx(3 * factor * whole, rel=1e-5)
 
 
 def test_only_the_target_is_asked_to_be_sure() -> None:

@@ -8,12 +8,12 @@ import pytest
 from methods import PENALTY, N, arrays, built, context, gaussian, gradients, views
 from tl_lightning.adapters.jan import JAN
 
-KNOBS = {"multipliers": [0.5, 2.0], "bandwidth": 1.68, "unbiased": False, **PENALTY}
+KNOBS = {"multipliers": [0.5, 2.0], "bandwidth": 1.3, "unbiased": False, **PENALTY}
 
 
 def reference(a) -> float:
     kernel = gaussian(np.concatenate([a["fs"], a["ft"]]), KNOBS["multipliers"])
-    kernel = kernel * gaussian(np.concatenate([a["ps"], a["pt"]]), [1.0], 1.68)
+    kernel = kernel * gaussian(np.concatenate([a["ps"], a["pt"]]), [1.0], 1.3)
     signs = np.concatenate([np.full(N, 1 / N), np.full(len(kernel) - N, -1 / (len(kernel) - N))])
     return float(signs @ kernel @ signs)  # the biased estimate is a quadratic form
 
@@ -22,6 +22,22 @@ def test_value() -> None:
     given = views()
     found = built(JAN, **KNOBS)(given, context())["jan"]
     assert found.item() == pytest.approx(reference(arrays(given)), rel=1e-4)
+
+
+def test_the_unbiased_estimate_pairs_no_sample_with_itself() -> None:
+    given = views()
+    a = arrays(given)
+    biased, unbiased = (
+        built(JAN, **{**KNOBS, "unbiased": flag})(given, context())["jan"].item()
+        for flag in (False, True)
+    )
+    kernel = gaussian(np.concatenate([a["fs"], a["ft"]]), KNOBS["multipliers"])
+    kernel = kernel * gaussian(np.concatenate([a["ps"], a["pt"]]), [1.0], 1.3)
+    gap = 0.0
+    for block in (kernel[:N, :N], kernel[N:, N:]):
+        n = len(block)
+        gap += (block.sum() - np.trace(block)) / (n * (n - 1)) - block.mean()
+    assert unbiased - biased == pytest.approx(gap, rel=1e-3)
 
 
 def test_gradients_reach_features_and_predictions_of_both_domains() -> None:

@@ -34,6 +34,13 @@ def test_sure_predictions_confuse_nothing() -> None:
     assert class_confusion(torch.zeros(5, 3), 1.0).item() == pytest.approx(2 / 3)
 
 
+def test_a_class_that_nobody_can_be_confuses_nothing() -> None:
+    z = torch.tensor([[1000.0, 0.0, -1000.0]]).repeat(4, 1).requires_grad_()
+    found = class_confusion(z, 2.5)
+    assert found.item() == pytest.approx(0.0, abs=1e-6)
+    assert torch.isfinite(torch.autograd.grad(found, z)[0]).all()
+
+
 def test_certainty_is_a_weight_without_gradient() -> None:
     given = views()
     z = given["target"].logits

@@ -50,7 +50,11 @@ def test_second_step_moves_both_classifiers_apart_and_no_feature() -> None:
     assert terms["mcd_apart"].item() == pytest.approx(
         -0.5 * gap_of(first, method, given["target"].features), rel=1e-5
     )
-    assert {"mcd_first", "mcd_second"} <= terms.keys()
+    y = arrays(given)["y"]
+    for name, net in (("mcd_first", first), ("mcd_second", method.second)):
+        out = softmax(net(given["source"].features).detach().double().numpy())
+        wanted = -np.log(out[np.arange(len(out)), y]).mean()
+        assert terms[name].item() == pytest.approx(wanted, rel=1e-5)
     assert gradients(terms, given["source"].features, given["target"].features) == [None, None]
     for net in (first, method.second):
         pull = gradients({"apart": terms["mcd_apart"]}, *net.parameters())
@@ -104,6 +108,45 @@ def test_each_step_of_a_run_moves_only_its_players(tmp_path, monkeypatch) -> Non
         "source": {"backbone", "first", "second"},
         "classifiers": {"first", "second"},
         "features": {"backbone"},
+    }
+
+
+def rates(overrides, folder, monkeypatch) -> list[float]:
+    found = []
+    honest = DomainAdaptation.on_train_batch_start
+
+    def watch(self, batch, batch_idx):
+        honest(self, batch, batch_idx)
+        found.append(self.optimizers().param_groups[-1]["lr"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DomainAdaptation, "on_train_batch_start", watch)
+        pipeline.fit(config("model=domain_adaptation", "scheduler=cosine", *overrides), folder)
+    return found
+
+
+def test_learning_rates_are_those_of_a_method_without_turns(tmp_path, monkeypatch) -> None:
+    turns = rates(["adapter=[mcd]"], tmp_path / "mcd", monkeypatch)
+    assert turns == rates(["adapter=[dann]"], tmp_path / "dann", monkeypatch)
+    assert len(set(turns)) == 6
+
+
+def test_other_methods_belong_to_the_first_step_alone(tmp_path, monkeypatch) -> None:
+    found: dict[str, set[str]] = {}
+    honest = DomainAdaptation.terms
+
+    def watch(self, views, stage):
+        terms = honest(self, views, stage)
+        found.setdefault(stage.name, set()).update(terms)
+        return terms
+
+    monkeypatch.setattr(DomainAdaptation, "terms", watch)
+    arguments = ["model=domain_adaptation", "adapter=[mcd,entropy]", "trainer.max_epochs=1"]
+    pipeline.fit(config(*arguments), tmp_path)
+    assert found == {
+        "source": {"task", "mcd_second", "entropy"},
+        "classifiers": {"mcd_first", "mcd_second", "mcd_apart"},
+        "features": {"mcd"},
     }
 
 

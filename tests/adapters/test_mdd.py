@@ -9,7 +9,7 @@ import torch
 from methods import N, arrays, built, context, gradients, softmax, views
 from tl_lightning.adapters.mdd import MDD, disparity
 
-KNOBS = {"max_lambda": 0.5, "gain": 10.0, "margin": 3.0, "width": 8, "depth": 1, "dropout": 0.0,
+KNOBS = {"max_lambda": 0.5, "gain": 3.0, "margin": 3.0, "width": 8, "depth": 1, "dropout": 0.0,
          "activation": "relu"}  # fmt: skip
 
 
@@ -30,9 +30,9 @@ def test_value() -> None:
 
 def test_features_are_reversed_and_the_second_classifier_is_not() -> None:
     given, method = views(), built(MDD, **KNOBS)
-    lam = 0.5 * (2 / (1 + np.exp(-10.0)) - 1)
+    lam = 0.5 * (2 / (1 + np.exp(-3.0 * 0.5)) - 1)
     targets = [given["source"].features, given["target"].features, *method.parameters()]
-    found = gradients(method(given, context()), *targets)
+    found = gradients(method(given, context(0.5)), *targets)
     outs = plain(method, given)
     guesses = [given[role].logits.argmax(1) for role in ("source", "target")]
     loss = disparity(outs[0], outs[1], guesses[0], guesses[1], 3.0)

@@ -43,6 +43,18 @@ def test_equal_samples_have_no_discrepancy_and_far_ones_much() -> None:
     assert method(given, context())["mmd"].item() > 0.5
 
 
+def test_one_picture_again_and_again_has_a_finite_gradient() -> None:
+    given = views(4, 4)
+    parts = [torch.ones(4, D, requires_grad=True) for _ in given]
+    for view, part in zip(given.values(), parts, strict=True):
+        view.features = part
+    method = built(MMD, multipliers=MULTIPLIERS, unbiased=True, **PENALTY)
+    terms = method(given, context())
+    assert terms["mmd"].item() == pytest.approx(0.0, abs=1e-6)
+    for gradient in gradients(terms, *parts):
+        assert torch.isfinite(gradient).all()
+
+
 def test_a_step_down_the_gradient_brings_the_domains_nearer() -> None:
     given = views(20, 20)
     method = built(MMD, multipliers=MULTIPLIERS, unbiased=True, **PENALTY)

@@ -71,6 +71,49 @@ def test_the_teacher_is_the_average_of_the_steps(tmp_path, monkeypatch) -> None:
     assert any((followed[0][k] != seen[0][k]).any() for k in seen[0])
 
 
+def test_the_teacher_answers_alone_for_the_weak_view() -> None:
+    """Neither the student's head nor the strong pictures have a say."""
+    settings = config("model=self_training")
+    net = pipeline.build_module(pipeline.check(settings), tuple(map(str, range(10)))).eval()
+    g = torch.Generator().manual_seed(0)
+    weak, strong = (
+        torch.randint(0, 256, (4, 3, 16, 16), generator=g, dtype=torch.uint8) for _ in "ws"
+    )
+    index = torch.arange(4)
+    batch = {
+        "source": {"inputs": weak, "labels": index, "index": index},
+        "target": {"inputs": weak, "strong": strong, "index": index},
+    }
+    given = net.views(batch)
+    teacher = given["target"].twin_logits
+    assert torch.allclose(teacher, given["target"].logits, atol=1e-6)  # they begin alike
+    with torch.no_grad():
+        for part in (net.backbone, net.task):
+            for parameter in part.parameters():
+                parameter.add_(0.1)
+    batch["target"]["strong"] = 255 - strong
+    given = net.views(batch)
+    assert torch.equal(given["target"].twin_logits, teacher)
+    assert not torch.allclose(given["target"].logits, teacher, atol=1e-3)
+
+
+def test_the_teacher_waits_for_a_step_of_the_optimizer(tmp_path, monkeypatch) -> None:
+    from tl_lightning.modules.adaptation import DomainAdaptation
+
+    moved, last = [], {}
+    honest = DomainAdaptation.on_train_batch_end
+
+    def watch(self, outputs, batch, batch_idx):
+        last.update({k: v.clone() for k, v in self.twin.state_dict().items()})
+        honest(self, outputs, batch, batch_idx)
+        moved.append(any((v != last[k]).any() for k, v in self.twin.state_dict().items()))
+
+    monkeypatch.setattr(DomainAdaptation, "on_train_batch_end", watch)
+    arguments = ["trainer.accumulate_grad_batches=2", "trainer.max_epochs=1"]
+    pipeline.fit(config("model=self_training", *arguments), tmp_path)
+    assert moved == [False, True, True]  # an epoch's last batch is a step, alone or not
+
+
 def test_the_strong_view_is_the_same_picture_changed() -> None:
     from tl_lightning.data.strong import StrongView
     from tl_lightning.types import InputSpec

@@ -14,17 +14,18 @@ from tl_lightning.adapters.base import Bank
 from tl_lightning.adapters.shot import SHOT, centroid_labels
 from tl_lightning.errors import CheckpointError
 
-KNOBS = {"beta": 0.3, "rounds": 2, **PENALTY}
+KNOBS = {"beta": 0.7, "rounds": 2, **PENALTY}
 
 
 def test_value() -> None:
     given, method = views(), built(SHOT, **KNOBS)
+    torch.manual_seed(1)
     bank = Bank(torch.randn(7, 6), torch.randn(7, 3))
     method.begin_epoch(bank)
     p = arrays(given)["pt"]
     labels = method.labels.numpy()
     wanted = entropy(p).mean() - entropy(p.mean(0, keepdims=True))[0]
-    wanted -= 0.3 * np.log(p[np.arange(7), labels]).mean()
+    wanted -= 0.7 * np.log(p[np.arange(7), labels]).mean()
     assert method(given, context())["shot"].item() == pytest.approx(wanted, rel=1e-4)
     given["source"].logits = torch.zeros(5, 3)
     assert method(given, context())["shot"].item() == pytest.approx(wanted, rel=1e-4)
@@ -54,9 +55,37 @@ def test_centres() -> None:
     assert (centroid_labels(torch.tensor(f), torch.tensor(z), 1).numpy() != labels).any()
 
 
-def test_a_class_without_a_sample_gets_none() -> None:
-    z = torch.tensor([[50.0, -50.0, 0.0]]).repeat(8, 1)
-    assert set(centroid_labels(torch.randn(8, 6), z, rounds=3).tolist()) == {0}
+@pytest.mark.parametrize("sure", [0.1, 50.0, 5e4])
+def test_a_class_that_is_nobodys_likeliest_gets_none(sure: float) -> None:
+    """Neither where its centre would be everybody's mean, nor where nothing at all were nearer."""
+    z = sure * torch.tensor([[1.0, -1.0, 0.0]]).repeat(8, 1)
+    for seed in range(20):
+        f = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+        for rounds in (1, 3):
+            assert set(centroid_labels(f, z, rounds).tolist()) == {0}
+    f = 10 * torch.eye(6)[:1].repeat(8, 1)
+    f[7] *= -1  # opposite to the only centre
+    assert set(centroid_labels(f, z, rounds=1).tolist()) == {0}
+
+
+def test_every_epoch_finds_its_own_labels() -> None:
+    method = built(SHOT, **KNOBS)
+    found = []
+    for seed in (1, 2):
+        given = views(seed=seed)["target"]
+        method.begin_epoch(Bank(given.features.detach(), given.logits.detach()))
+        found.append(method.labels)
+        assert torch.equal(found[-1], centroid_labels(given.features, given.logits, 2))
+    assert not torch.equal(*found)
+
+
+def test_the_epochs_labels_travel_with_a_checkpoint() -> None:
+    method, resumed = built(SHOT, **KNOBS), built(SHOT, **KNOBS)
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.labels is None  # none yet
+    method.begin_epoch(Bank(torch.randn(7, 6), torch.randn(7, 3)))
+    resumed.load_state_dict(method.state_dict())
+    assert torch.equal(resumed.labels, method.labels)
 
 
 def test_gradient_is_of_the_target_alone_and_diverse() -> None:
@@ -89,6 +118,34 @@ def test_it_starts_from_the_run_and_the_classifier_stands_still(trained, tmp_pat
     assert still
     assert all(torch.equal(before[key], after[key]) for key in still)
     assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("backbone"))
+
+
+def test_the_target_is_looked_at_in_evaluation_mode_and_in_order(trained, tmp_path, monkeypatch):
+    from tl_lightning.modules.adaptation import SourceFree
+
+    banks = []
+    honest, honest_bank = SourceFree.on_train_epoch_start, SourceFree._bank
+    monkeypatch.setattr(
+        SourceFree, "_bank", lambda self: banks.append(honest_bank(self)) or banks[-1]
+    )
+
+    def watch(self):
+        before = {k: v.clone() for k, v in self.state_dict().items() if "adapters." not in k}
+        honest(self)
+        after = self.state_dict()
+        assert all(torch.equal(value, after[key]) for key, value in before.items())
+        assert self.training
+        self.eval()
+        first = next(iter(self.trainer.datamodule.whole_loader("target")))
+        place = first["index"].tolist().index(5)
+        with torch.no_grad():
+            alone = self(first["inputs"][place : place + 1])
+        self.train()
+        assert torch.allclose(banks[-1].logits[5], alone[0], atol=1e-5)
+
+    monkeypatch.setattr(SourceFree, "on_train_epoch_start", watch)
+    pipeline.fit(free(trained), tmp_path)
+    assert len(banks) == 2
 
 
 def test_no_source_picture_is_loaded(trained, tmp_path, monkeypatch) -> None:

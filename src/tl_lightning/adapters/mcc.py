@@ -29,7 +29,8 @@ def class_confusion(logits: Tensor, temperature: float) -> Tensor:
     shares = (logits / temperature).softmax(1)
     weight = certainty(logits.detach() / temperature)
     confusion = shares.T @ (shares * weight[:, None])
-    confusion = confusion / confusion.sum(1, keepdim=True)
+    # Probabilities of a class that no sample can be of round to 0: its row then is no confusion.
+    confusion = confusion / confusion.sum(1, keepdim=True).clamp_min(1e-30)
     return (confusion.sum() - confusion.diagonal().sum()) / logits.shape[1]
 
 

@@ -23,7 +23,8 @@ def centroid_labels(features: Tensor, logits: Tensor, rounds: int) -> Tensor:
     """Return a class for every sample by the nearest class centre (cosine), ``(N,)``.
 
     The first centres weigh samples by their predicted probabilities, those of later rounds by the
-    classes just found. A class without a sample keeps no centre.
+    classes just found. A class that is nobody's likeliest has no centre; the authors' code leaves
+    such classes out too.
 
     Args:
         features: ``(N, D)``.
@@ -37,10 +38,10 @@ def centroid_labels(features: Tensor, logits: Tensor, rounds: int) -> Tensor:
     k = shares.shape[1]
     labels = shares.argmax(1)
     for _ in range(rounds):
-        mass = shares.sum(0)
+        held = functional.one_hot(labels, k).sum(0) > 0
         centres = functional.normalize(shares.T @ points, dim=1)
         near = points @ centres.T
-        labels = near.masked_fill(mass[None] <= 0, -torch.inf).argmax(1)
+        labels = near.masked_fill(~held, -torch.inf).argmax(1)
         shares = functional.one_hot(labels, k).to(points.dtype)
     return labels
 

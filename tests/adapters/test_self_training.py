@@ -97,21 +97,30 @@ def test_the_teacher_answers_alone_for_the_weak_view() -> None:
     assert not torch.allclose(given["target"].logits, teacher, atol=1e-3)
 
 
-def test_the_teacher_waits_for_a_step_of_the_optimizer(tmp_path, monkeypatch) -> None:
+def test_the_teacher_follows_right_after_a_step_of_the_optimizer(tmp_path, monkeypatch) -> None:
+    """Of three batches two end in a step; the teacher moves towards what the step has left."""
     from tl_lightning.modules.adaptation import DomainAdaptation
+    from tl_lightning.modules.twin import Twin
 
-    moved, last = [], {}
-    honest = DomainAdaptation.on_train_batch_end
+    steps, follows = [], []
+    honest, follow = DomainAdaptation.optimizer_step, Twin.after_step
 
-    def watch(self, outputs, batch, batch_idx):
-        last.update({k: v.clone() for k, v in self.twin.state_dict().items()})
-        honest(self, outputs, batch, batch_idx)
-        moved.append(any((v != last[k]).any() for k, v in self.twin.state_dict().items()))
+    def step(self, *args, **kwargs):
+        before = [p.detach().clone() for p in self.backbone.parameters()]
+        steps.append((self.batches, before))
+        honest(self, *args, **kwargs)
 
-    monkeypatch.setattr(DomainAdaptation, "on_train_batch_end", watch)
+    def watch(self, backbone, task):
+        follows.append([p.detach().clone() for p in backbone.parameters()])
+        follow(self, backbone, task)
+
+    monkeypatch.setattr(DomainAdaptation, "optimizer_step", step)
+    monkeypatch.setattr(Twin, "after_step", watch)
     arguments = ["trainer.accumulate_grad_batches=2", "trainer.max_epochs=1"]
     pipeline.fit(config("model=self_training", *arguments), tmp_path)
-    assert moved == [False, True, True]  # an epoch's last batch is a step, alone or not
+    assert [batch for batch, _ in steps] == [1, 2]  # an epoch's last batch steps, alone or not
+    for (_, before), after in zip(steps, follows, strict=True):
+        assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_the_strong_view_is_the_same_picture_changed() -> None:

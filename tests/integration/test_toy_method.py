@@ -13,25 +13,23 @@ from conftest import REPO, TINY
 
 TOY = '''"""Foo: the squared distance of the domains' mean features."""
 
-from tl_lightning.adapters.base import Adapter
+from tl_lightning.adapters.base import Penalty
 
 
-class Foo(Adapter):
+class Foo(Penalty):
     """Mean matching."""
 
-    def __init__(self, *, in_features, num_classes, weight):
-        super().__init__(in_features=in_features, num_classes=num_classes)
-        self.weight = weight
-
-    def forward(self, views, ctx):
-        """Return the one term."""
-        gap = views["source"].features.float().mean(0) - views["target"].features.float().mean(0)
-        return {"foo": self.weight * gap.square().sum()}
+    def loss(self, views, ctx):
+        """Return the distance of the means."""
+        source, target = (views[role].features for role in ("source", "target"))
+        return (source.mean(0) - target.mean(0)).square().sum()
 '''
 YAML = """# @package adapter.foo
 # Foo matches means.
 _target_: tl_lightning.adapters.foo.Foo
 weight: 1.0
+ramp: none
+gather: false
 """
 
 

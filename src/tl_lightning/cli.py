@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -146,6 +147,9 @@ def _remove_untouched(folder: Path) -> None:
     """Remove a run folder that holds nothing but what Hydra put there before the job began."""
     if all(item.name == ".hydra" or item.suffix == ".log" for item in folder.iterdir()):
         shutil.rmtree(folder, ignore_errors=True)
+        if folder.parent.parent.name == "outputs":
+            with contextlib.suppress(OSError):  # other runs of this name are there
+                folder.parent.rmdir()
 
 
 def plain_command(work: Callable[[list[str]], None], usage: str) -> None:

@@ -69,8 +69,8 @@ class Choice:
         trace: The run that it lies in.
         place: Its place in the run.
         best: The best accuracy there was to choose.
-        collapsed: Whether its accuracy is below twice chance (or half, if that is less) or below
-            half of source-only's last one.
+        collapsed: Whether its accuracy is below half of source-only's last one, or where there is
+            none below twice chance (or half, if that is less), though a better one was there.
     """
 
     rule: str
@@ -130,9 +130,12 @@ def read_traces(root: Path) -> tuple[list[Trace], list[str]]:
         DataError: If there is no run at all, none that logged target accuracy, or a broken file.
     """
     traces: dict[tuple[Any, ...], Trace] = {}
-    silent = again = 0
+    silent = again = taught = 0
     for report in collect(root):
         if report.get("kind") != "run" or report.get("status") != "finished":
+            continue
+        if report.get("learned_from") == "target":
+            taught += 1
             continue
         curves = read_curves(root / report["folder"] / "metrics.csv")
         if not {"target/val/acc", "validator/floored/snd"} <= curves.keys():
@@ -147,6 +150,7 @@ def read_traces(root: Path) -> tuple[list[Trace], list[str]]:
             "not); type tl-train -m ... track_target=true with callbacks.validators"
         )
     notes = [f"{silent} runs without track_target=true are left out."] if silent else []
+    notes += [f"{taught} runs that learned from target labels are left out."] if taught else []
     notes += [f"{again} repeated runs are counted once."] if again else []
     return sorted(traces.values(), key=lambda t: (t.data, t.seed, t.name, t.folder)), notes
 
@@ -234,10 +238,13 @@ def _across(pool: Sequence[Trace], rule: str, under: bool) -> tuple[Trace, int]:
 
 
 def _limit(pool: Sequence[Trace]) -> float:
-    """Return the accuracy below which a chosen model has collapsed."""
-    chance = min(2 / pool[0].num_classes, 0.5)
-    plain = [trace.accuracy[-1] for trace in pool if trace.name == "source_only"]
-    return max([chance, *(float(value) / 2 for value in plain)])
+    """Return the accuracy below which a chosen model has collapsed.
+
+    Twice chance is no measure where there is a better one: of few classes a hard target leaves
+    source-only itself below it.
+    """
+    plain = [float(trace.accuracy[-1]) for trace in pool if trace.name == "source_only"]
+    return max(plain) / 2 if plain else min(2 / pool[0].num_classes, 0.5)
 
 
 def _choice(
@@ -250,7 +257,7 @@ def _choice(
     limit: float,
 ) -> Choice:
     best = max(float(other.accuracy.max()) for other in among)
-    bad = bool(trace.accuracy[place] < limit)
+    bad = bool(trace.accuracy[place] < limit <= best)
     return Choice(rule, under, scope, trace, place, best, bad)
 
 

@@ -21,8 +21,9 @@ NOTE = (
     "Regret: points of accuracy on target validation between the best checkpoint and the chosen "
     "one. In a run a rule chooses the epoch, in a pool (all runs of one data set and seed) the "
     "run and the epoch. Floor: models that are bad on the source, or predict few classes, cannot "
-    "win. Collapsed: accuracy below twice chance (or half, if that is less) or below half of "
-    "source-only's. Target labels were used to measure regret, never to choose."
+    "win. Collapsed: accuracy below half of source-only's (without one: below twice chance), "
+    "though a better checkpoint was there. Target labels were used to measure regret, never to "
+    "choose."
 )
 
 

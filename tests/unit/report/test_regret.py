@@ -88,6 +88,23 @@ def test_below_half_of_source_only_is_collapsed_also_above_twice_chance(study) -
     assert [(c.trace.name, c.place, c.collapsed) for c in made] == [("dann", 2, True)] * 2
 
 
+def test_collapsed_is_a_choice_that_could_have_been_better(study, make_run) -> None:
+    """Not the last straw of a run that has nothing else, and chance is no measure beside a run."""
+    run = make_run("bad", name="mcc", classes=CLASSES, config=CONFIG)
+    write_curves(run, [0.1, 0.1], [0.9, 0.9], [1, 2], [1, 2])
+    made = [c for c in choices(read_traces(study)[0]) if c.trace.name == "mcc"]
+    assert made
+    assert not any(choice.collapsed for choice in made if choice.scope == "run")
+
+
+def test_what_learned_from_target_labels_is_left_out(study, make_run) -> None:
+    run = make_run("oracle", name="oracle", classes=CLASSES, config=CONFIG, learned_from="target")
+    write_curves(run, [0.99, 0.99], [0.9, 0.9], [1, 2], [1, 2])
+    traces, notes = read_traces(study)
+    assert "oracle" not in {trace.name for trace in traces}
+    assert "1 runs that learned from target labels are left out." in notes
+
+
 def test_pools_are_of_one_data_set_and_seed(study, make_run) -> None:
     run = make_run("other", name="dann", seed=1, classes=CLASSES, config=CONFIG)
     write_curves(run, [0.9, 0.8], [0.9, 0.9], [1, 2], [1, 2])

@@ -1,4 +1,4 @@
-"""What is wrong between adapters and the rest of a configuration, found before work starts."""
+"""What adapters mean for the rest of a configuration, and what does not go together."""
 
 from __future__ import annotations
 
@@ -29,6 +29,29 @@ def adapters_of(config: Config) -> dict[str, type[Adapter]]:
 def may_rest(config: Config) -> bool:
     """Return whether some parameter may have no gradient in some step of some method."""
     return any(cls.may_rest for cls in adapters_of(config).values())
+
+
+def adapts(config: Config) -> bool:
+    """Return whether the model takes adapters."""
+    model = find_class(
+        config["model"]["_target_"], "model", [*ALLOWED, *(config.get("allow") or [])]
+    )[0]
+    return isinstance(model, type) and issubclass(model, DomainAdaptation)
+
+
+def rule_of(config: Config) -> str:
+    """Return the rule that ``selection`` stands for; ``auto`` by docs/measurements.md.
+
+    The same for an adapted model and for what stands beside it, so that they compare.
+    """
+    if config["selection"] != "auto":
+        return str(config["selection"])
+    name, scored = config["model"]["name"], (config.get("callbacks") or {}).get("validators")
+    if not scored or not config["data"].get("target"):
+        return "last"
+    if name == "oracle":  # no other figure tells of what it learns
+        return "oracle"
+    return "bnm" if adapts(config) or name == "source_only" else "last"
 
 
 def adaptation_faults(config: Config, model: type) -> list[str]:

@@ -88,7 +88,7 @@ def baseline(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         out["model"]["name"] = name
     if out["resume"]:  # from its own checkpoint, whatever the adapted run goes on from
         out["resume"] = "auto"
-    if name == "oracle" and out["selection"] != "last":
+    if name == "oracle" and out["selection"] not in ("last", "auto"):
         out["selection"] = "oracle"
     return out
 
@@ -96,7 +96,9 @@ def baseline(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 def fit_with_baselines(cfg: DictConfig, folder: Path, sweeping: bool) -> dict[str, Any]:
     """Fit the model of ``cfg`` and its baselines below ``folder/bracket``; return its report."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    names = wanted(pipeline.check(config), sweeping)
+    checked = pipeline.check(config)
+    config["selection"] = checked["selection"]  # one rule for all of them
+    names = wanted(checked, sweeping)
     parts = {name: baseline(config, name) for name in names}
     for part in parts.values():  # a fault of a baseline is told before hours of training
         pipeline.check(part)

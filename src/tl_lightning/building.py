@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from tl_lightning.adaptation_faults import adapts
 from tl_lightning.callbacks.checkpoint import AtomicCheckpointIO, SelectionCheckpoint
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.callbacks.lines import EpochLines
@@ -27,7 +28,7 @@ from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.phases import Phases
 from tl_lightning.own_weights import load_backbone, load_model
-from tl_lightning.settings import Config, adapts
+from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification
 
 __all__ = ["Parts", "build", "build_data", "build_module", "make", "plan_features"]

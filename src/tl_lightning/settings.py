@@ -15,17 +15,17 @@ from tl_lightning.adaptation_faults import (
     bracket_faults,
     may_rest,
     oracle_faults,
+    rule_of,
 )
 from tl_lightning.callbacks.checkpoint import SELECTIONS
 from tl_lightning.callbacks.collect import projection_faults
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
-from tl_lightning.modules.adaptation import DomainAdaptation
 from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
 
-__all__ = ["GIVEN", "TAKEN", "Config", "adapts", "check"]
+__all__ = ["GIVEN", "TAKEN", "Config", "check"]
 
 Config = dict[str, Any]
 
@@ -60,24 +60,20 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     config = _resolve_target(_resolve_auto(config), allowed)
     faults += check_nodes(config, GIVEN, allowed, TAKEN)
     if not faults:
+        config["selection"] = rule_of(config)
+    if not faults:
         faults = _range_faults(config, allowed) + _pair_faults(config) + _phase_faults(config)
     if faults:
         raise ConfigError(faults)
     return _resolve_phases(config)
 
 
-def adapts(config: Config) -> bool:
-    """Return whether the model takes adapters."""
-    model = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])[0]
-    return isinstance(model, type) and issubclass(model, DomainAdaptation)
-
-
 def _top_level_faults(config: Config) -> list[str]:
     faults = []
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
         faults.append(f"seed={config['seed']} is not a whole number; type seed=0")
-    if config["selection"] not in SELECTIONS:
-        hint = nearest(str(config["selection"]), SELECTIONS)
+    if config["selection"] not in (*SELECTIONS, "auto"):
+        hint = nearest(str(config["selection"]), [*SELECTIONS, "auto"])
         faults.append(f"selection={config['selection']} is no rule; {hint}")
     if not isinstance(config["track_target"], bool):
         faults.append(

@@ -46,3 +46,20 @@ def test_turns_are_followed_under_ddp() -> None:
     for name, follows in (("mcd", True), ("mcc", False)):
         checked = pipeline.check(config(ADAPT, f"adapter=[{name}]", *ddp))
         assert ("find_unused" in str(checked["trainer"]["strategy"])) is follows
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (["model=dann"], "bnm"),
+        (["model=joint_bn"], "bnm"),
+        (["model=source_only"], "bnm"),
+        (["model=oracle"], "oracle"),
+        (["model=fine_tuning"], "last"),
+        (["model=source_only", "data.target=null"], "last"),
+        (["model=dann", "callbacks.validators=null"], "last"),
+        (["model=dann", "selection=snd"], "snd"),
+    ],
+)
+def test_auto_is_the_rule_of_the_study_for_all_that_is_compared(overrides, rule) -> None:
+    assert pipeline.check(config("selection=auto", *overrides))["selection"] == rule

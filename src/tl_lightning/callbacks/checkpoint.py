@@ -109,9 +109,9 @@ class SelectionCheckpoint(ModelCheckpoint):
         dirpath: Folder of the run's checkpoints.
         selection: Name of the rule.
         every_n_epochs: How often a model may be kept.
-        min_seconds: Where the last epoch's model is wanted, epochs that end sooner than this after
-            the last write are not written, but for the last: an epoch on cached features is over
-            sooner than its checkpoint is on the disk.
+        min_seconds: Epochs that end sooner than this after the last write are not written, but for
+            the last one and those that the rule picks: an epoch on cached features is over sooner
+            than its checkpoint is on the disk.
     """
 
     # The file name keeps the rule; "=" would make it unusable on a Hydra command line.
@@ -179,19 +179,33 @@ class SelectionCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, unless the last write was a moment ago."""
-        if not self._too_soon(trainer):
+        if self.monitor is not None or not self._too_soon(trainer):
             super().on_train_epoch_end(trainer, pl_module)
+        if self._should_save_on_train_epoch_end(trainer):
+            self._keep_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, unless the last write was a moment ago."""
-        if not self._too_soon(trainer):
+        if self.monitor is not None or not self._too_soon(trainer):
             super().on_validation_end(trainer, pl_module)
+        if not self._should_save_on_train_epoch_end(trainer):
+            self._keep_last(trainer)
+
+    def _keep_last(self, trainer: L.Trainer) -> None:
+        """Write the last epoch's model too where another one is kept: a resumed run needs it.
+
+        Lightning writes it together with a better one only.
+        """
+        if self._should_skip_saving_checkpoint(trainer) or self._too_soon(trainer):
+            return
+        if (trainer.current_epoch + 1) % self._every_n_epochs == 0:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _too_soon(self, trainer: L.Trainer) -> bool:
-        """Whether the first rank's clock says so; where models are compared, every one counts."""
+        """Whether the first rank's clock says so; the last epoch is always written."""
         epochs, steps = trainer.max_epochs or -1, trainer.max_steps
         ends = trainer.current_epoch + 1 == epochs or 0 < steps <= trainer.global_step
-        if self.monitor is not None or ends or trainer.should_stop:
+        if ends or trainer.should_stop:
             return False
         since = monotonic() - self.written
         return bool(trainer.strategy.broadcast(since < self.min_seconds))

@@ -79,6 +79,24 @@ def test_the_rule_is_in_the_checkpoints_name_and_in_the_report(rule, tmp_path) -
     assert chosen["uses_target_labels"] is (rule == "oracle")
 
 
+def test_the_last_epoch_is_kept_beside_the_best(tmp_path, monkeypatch) -> None:
+    """A resumed run goes on from the last epoch, not from the last one that was better."""
+    values = iter([0.9, 0.5, 0.4])
+    monkeypatch.setattr(
+        SelectionCheckpoint,
+        "_monitor_candidates",
+        lambda self, trainer: {
+            "validator/floored/im": torch.tensor(next(values, 0.1)),
+            "epoch": torch.tensor(trainer.current_epoch),
+            "step": torch.tensor(trainer.global_step),
+        },
+    )
+    report = pipeline.fit(config("selection=im", "trainer.max_epochs=3"), tmp_path)
+    assert report["selection"]["epoch"] == 0
+    stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stored["epoch"] == 2
+
+
 def test_checkpoint_holds_progress_and_plain_values_only(tmp_path) -> None:
     pipeline.fit(config(), tmp_path)
     stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

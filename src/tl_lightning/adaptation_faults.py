@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from tl_lightning.adapters.base import Adapter
 from tl_lightning.checks import ALLOWED, find_class
 from tl_lightning.modules.adaptation import DomainAdaptation, SourceFree
 
-__all__ = ["adaptation_faults", "adapters_of", "bracket_faults", "may_rest", "oracle_faults"]
+__all__ = [
+    "adaptation_faults", "adapters_of", "adapts", "bracket_faults", "may_rest", "model_of",
+    "oracle_faults", "rule_of",
+]  # fmt: skip
 
 Config = dict[str, Any]
 
@@ -31,11 +36,15 @@ def may_rest(config: Config) -> bool:
     return any(cls.may_rest for cls in adapters_of(config).values())
 
 
+def model_of(config: Mapping[str, Any]) -> Any:
+    """Return the class of the model, or None where there is no such class."""
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    return find_class(config["model"]["_target_"], "model", allowed)[0]
+
+
 def adapts(config: Config) -> bool:
     """Return whether the model takes adapters."""
-    model = find_class(
-        config["model"]["_target_"], "model", [*ALLOWED, *(config.get("allow") or [])]
-    )[0]
+    model = model_of(config)
     return isinstance(model, type) and issubclass(model, DomainAdaptation)
 
 
@@ -128,18 +137,17 @@ def _turn_faults(config: Config, methods: list[str]) -> list[str]:
     if not methods:
         return []
     trainer, name = config["trainer"], methods[0]
-    wrong = {
-        "trainer.gradient_clip_val": (trainer["gradient_clip_val"], "null"),
-        "trainer.accumulate_grad_batches": (trainer["accumulate_grad_batches"], "1"),
-        "trainer.max_steps": (trainer["max_steps"], "-1"),
-        "lr_find": (config.get("lr_find", False), "false"),
+    settings = {  # what is set, and what goes with turns
+        "trainer.gradient_clip_val": (trainer["gradient_clip_val"], None),
+        "trainer.accumulate_grad_batches": (trainer["accumulate_grad_batches"], 1),
+        "trainer.max_steps": (trainer["max_steps"], -1),
+        "lr_find": (config.get("lr_find", False), False),
     }
-    usual = {"trainer.accumulate_grad_batches": 1, "trainer.max_steps": -1, "lr_find": False}
     return [
         f"adapter=[{name}] takes several steps of the optimizer a batch, which {key}={value} does "
-        f"not go with; type {key}={plain}"
-        for key, (value, plain) in wrong.items()
-        if value != usual.get(key)
+        f"not go with; type {key}={json.dumps(usual)}"
+        for key, (value, usual) in settings.items()
+        if value != usual
     ]
 
 

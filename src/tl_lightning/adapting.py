@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tl_lightning.cli import composed, part_of, plain_command, run_id
+from tl_lightning.cli import composed, part_of, plain_command, run_id, say_interrupted
 from tl_lightning.errors import ConfigError
 
 __all__ = ["adapt"]
@@ -71,7 +71,7 @@ def _run(config: dict[str, Any], folder: Path) -> None:
     try:
         found = pipeline.fit(config, folder)
     except KeyboardInterrupt:
-        print(f"interrupted; go on with resume=auto hydra.run.dir={folder}", file=sys.stderr)
+        say_interrupted(folder)
         sys.exit(130)
     if found:  # the first rank
         print_run(found, write_page(folder))

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning import pipeline
-from tl_lightning.checks import ALLOWED, find_class
+from tl_lightning.adaptation_faults import model_of
 
 __all__ = ["baseline", "fit_with_baselines", "wanted"]
 
@@ -49,9 +49,7 @@ def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
 
 
 def _sees_source(config: Mapping[str, Any]) -> bool:
-    allowed = [*ALLOWED, *(config.get("allow") or [])]
-    model: Any = find_class(config["model"]["_target_"], "model", allowed)[0]
-    return "source" in model.train_on
+    return "source" in model_of(config).train_on
 
 
 def _asked(config: Mapping[str, Any], sweeping: bool) -> list[str]:

@@ -21,7 +21,7 @@ from tl_lightning.errors import ConfigError, TransferError, nearest
 
 __all__ = [
     "CONF", "compose", "composed", "evaluate", "part_of", "plain_command", "register_resolvers",
-    "report", "run_id", "train",
+    "report", "run_id", "say_interrupted", "train",
 ]  # fmt: skip
 
 _HERE = Path(__file__).resolve().parent
@@ -88,7 +88,7 @@ def _train(cfg: DictConfig) -> float | None:
     try:
         return _job(cfg, folder, sweeping=settings.mode == RunMode.MULTIRUN)
     except KeyboardInterrupt:
-        _say_interrupted(folder)
+        say_interrupted(folder)
         sys.exit(130)
     except TransferError as error:
         _complain(error)
@@ -114,7 +114,8 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     return found["selection"]["value"] or 0.0
 
 
-def _say_interrupted(folder: Path) -> None:
+def say_interrupted(folder: Path) -> None:
+    """Say on the first rank how to go on, if anything was kept; leave no empty folder."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         kept = (folder / "checkpoints" / "last.ckpt").is_file()
         way_on = f"; go on with resume=auto hydra.run.dir={folder}" if kept else ""
@@ -145,7 +146,9 @@ def _note_failure(folder: Path, words: str, overrides: list[str]) -> None:
 
 def _remove_untouched(folder: Path) -> None:
     """Remove a run folder that holds nothing but what Hydra put there before the job began."""
-    if all(item.name == ".hydra" or item.suffix == ".log" for item in folder.iterdir()):
+    if folder.is_dir() and all(
+        item.name == ".hydra" or item.suffix == ".log" for item in folder.iterdir()
+    ):
         shutil.rmtree(folder, ignore_errors=True)
         if folder.parent.parent.name == "outputs":
             with contextlib.suppress(OSError):  # other runs of this name are there

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 __all__ = [
     "auto_precision",
@@ -22,6 +23,7 @@ __all__ = [
     "keep_memory",
     "quiet",
     "rank",
+    "same_buffers",
     "single_job_argv",
     "versions",
 ]
@@ -41,6 +43,7 @@ _NOISE = (
     "The `srun` command is available",  # having SLURM installed is no fault
     "Experiment logs directory .* exists",  # resumed runs append
     "Starting from v1.9.0, `tensorboardX`",
+    "It is recommended to use `self.log",  # what is logged is the same on every rank already
 )
 
 
@@ -119,6 +122,18 @@ def gathered_warnings(into: list[str]) -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = shown
+
+
+def same_buffers(module: nn.Module) -> None:
+    """Give every rank the first one's buffers, such as batch norm's running statistics.
+
+    Each rank moves them by its own pictures, and a checkpoint holds the first one's: without this
+    the ranks would evaluate somewhat different models, none of them the one that is kept.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                dist.broadcast(buffer, src=0)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = [
     "auto_precision",
@@ -23,6 +23,7 @@ __all__ = [
     "keep_memory",
     "quiet",
     "rank",
+    "rank_mean",
     "same_buffers",
     "single_job_argv",
     "versions",
@@ -55,6 +56,19 @@ def rank() -> int:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0
+
+
+def rank_mean(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the ranks, without gradients; alone, the tensor.
+
+    What a rank divides by this has the same gradient, in the mean over ranks, as one process with
+    the batch of all of them.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def auto_precision(accelerator: str) -> str:

@@ -31,7 +31,9 @@ def shard(module: Any, mesh: Any) -> None:
         if any(True for _ in part.parameters()):
             # Before the unit's own hooks, which a view in place of a tensor could be freed of.
             part.register_forward_hook(_of_its_own)
+            name = type(part).__name__
             fully_shard(part, mesh=mesh)
+            type(part).__name__ = name  # terms of the loss are called after it
             if hasattr(part, "domain_logits"):  # asked for outside of a step as well
                 register_fsdp_forward_method(part, "domain_logits")
 

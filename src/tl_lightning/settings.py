@@ -115,10 +115,11 @@ def _top_level_faults(config: Config) -> list[str]:
     if finding and not (fits(rate, float) and rate > 0):
         faults.append(f"lr_find=true needs optimizer.lr > 0 to start from, got {rate}")
     if finding and not alone(config["trainer"]):
+        devices, nodes = (config["trainer"][key] for key in ("devices", "num_nodes"))
         faults.append(
-            "lr_find=true tests on one device, but trainer.devices="
-            f"{config['trainer']['devices']} and trainer.num_nodes={config['trainer']['num_nodes']};"
-            " type trainer=auto first, then optimizer.lr=<what it finds> without lr_find"
+            f"lr_find=true tests on one device, but trainer.devices={devices} and "
+            f"trainer.num_nodes={nodes}; type trainer=auto first, then optimizer.lr=<what it "
+            "finds> without lr_find"
         )
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")

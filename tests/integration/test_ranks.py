@@ -1,4 +1,4 @@
-"""Two ranks are one rank with the doubled batch: weights, losses, and every value that is logged."""
+"""Two ranks are one rank with the doubled batch: weights, losses, every value that is logged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ CPU = ["trainer=cpu"]
 JOBS = {
     "fine_tuning": (
         DDP,
-        ["model=fine_tuning", "loss.class_weights=[1,2,3,4,5,6,7,8,9,10]", "callbacks=study", *PLAIN],
+        ["model=fine_tuning", "loss.class_weights=[1,2,3,4,5,6,7,8,9,10]", "callbacks=study",
+         *PLAIN],
     ),
     "focal": (
         DDP,

@@ -5,7 +5,7 @@
     python benchmarks/scaling.py --strategy fsdp --gpus 8 64
 
 Arithmetic, no measurement: its inputs and their sources stand in `benchmarks/scaling.yaml`.
-No GPU was timed for it, so give your own steps with `--set gpu_rate=<pictures a second of one GPU>`.
+No GPU was timed for it: give your own with `--set gpu_rate=<pictures a second of one GPU>`.
 
 A GPU's step on a batch of B takes B / rate. What it sends for it, as a ring over n GPUs:
 2 (n - 1) / n bytes for each byte of gradients (all-reduce, `ddp`), or 3 (n - 1) / n (weights
@@ -119,7 +119,7 @@ def inputs(changes: Sequence[str] = ()) -> dict[str, float]:
 def table(plans: Sequence[Plan]) -> str:
     """Return the plans as a table in Markdown."""
     lines = [
-        "| GPUs | pictures/s to keep them busy | GB/s to read | cores a GPU | MB sent a GPU and step "
+        "| GPUs | pictures/s needed | GB/s to read | cores a GPU | MB sent a GPU and step "
         "| pictures/s reached | what binds |",
         "|---:|---:|---:|---:|---:|---:|---|",
     ]
@@ -138,9 +138,7 @@ def main() -> None:
     )
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 1024])
     parser.add_argument("--read", choices=READERS, default="jpeg", help="files or decoded cache")
-    parser.add_argument(
-        "--from", dest="place", choices=["memory", "disk", "shared"], default="disk"
-    )
+
     parser.add_argument("--strategy", choices=PASSES, default="ddp")
     parser.add_argument("--set", action="append", default=[], help="name=value of scaling.yaml")
     given = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,7 +113,7 @@ def resolve_strategy(config: Config) -> None:
 def strategy_faults(config: Config) -> list[str]:
     """Return what the processes cannot do together, a sentence each."""
     trainer = config["trainer"]
-    faults = _batch_faults(config)
+    faults = _batch_faults(config) + _name_faults(trainer)
     strategy = str(trainer["strategy"])
     for name, why in _REFUSED.items():
         if strategy == name or strategy.startswith(f"{name}_"):
@@ -124,6 +125,17 @@ def strategy_faults(config: Config) -> list[str]:
             "trainer.sync_batchnorm=false"
         )
     return faults + (_sharded_faults(config) if sharded(trainer) else [])
+
+
+def _name_faults(trainer: Mapping[str, Any]) -> list[str]:
+    """Return why several machines would write several runs: each has just made up a name."""
+    if trainer["num_nodes"] == 1 or not os.environ.get("TL_RUN_ID", "").endswith(f"-{os.getpid()}"):
+        return []
+    return [
+        f"trainer.num_nodes={trainer['num_nodes']} started by hand: the machines share no name for "
+        "this run, and each would write a folder of its own; type TL_RUN_ID=<name> before the "
+        "command on each of them, or start it by torchrun or SLURM"
+    ]
 
 
 def _batch_faults(config: Config) -> list[str]:

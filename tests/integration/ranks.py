@@ -32,9 +32,10 @@ def settings(*overrides: str) -> dict[str, Any]:
 
 
 class Listen(L.Callback):
-    """Keeps what this rank logs, and the largest difference of any weight or buffer over ranks."""
+    """Keeps what this rank logs, how far the ranks are apart, and the first epoch's checkpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.logged: list[dict[str, float]] = []
         self.spread = [0.0, 0.0]
 
@@ -56,6 +57,8 @@ class Listen(L.Callback):
         self._apart(trainer, module, 1)  # of what is scored: the average, where there is one
 
     def on_validation_end(self, trainer, module) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.folder / "first.ckpt")
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
 
     def on_test_end(self, trainer, module) -> None:
@@ -65,7 +68,7 @@ class Listen(L.Callback):
 def fit(overrides: list[str], folder: Path) -> Listen:
     """Fit one job; the process may be one of several."""
     honest: Any = pipeline.build
-    listen = Listen()
+    listen = Listen(folder)
 
     def build(*arguments: Any) -> Any:
         parts = honest(*arguments)
@@ -81,9 +84,10 @@ def fit(overrides: list[str], folder: Path) -> Listen:
 
 
 def main(rank: str, folder: Path) -> None:
-    """Fit every job of ``jobs.json``."""
+    """Fit every job of ``jobs.json``; a job may go on from one before it."""
     for name, overrides in json.loads((folder / "jobs.json").read_text()).items():
-        heard = fit(overrides, folder / name)
+        own = [one.replace("<folder>", str(folder)) for one in overrides]
+        heard = fit(own, folder / name)
         said = {"logged": heard.logged, "spread": heard.spread}
         (folder / name / f"rank{rank}.json").write_text(json.dumps(said))
 

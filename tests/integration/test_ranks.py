@@ -15,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from integration.ranks import fit
+from helpers import evaluated, same, weights
+from integration.ranks import fit, settings
+from tl_lightning import pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +67,10 @@ NORMS = {
     "norms": (DDP, ["model=dann", "callbacks=ema", "callbacks.average.decay=0.5", *SGD]),
     "sharded_norms": (SHARDED, ["model=fine_tuning", *SGD]),
 }
+#: Gone on with after the first epoch.
+RESUMED = {
+    "resumed": (SHARDED, [*JOBS["sharded_dann"][1], "resume=<folder>/sharded_dann/first.ckpt"])
+}
 #: A logistic regression ends when it moves little: rounding decides a few of its digits.
 ROUGH = ("validator/dev", "validator/iwcv", "validator/floored/dev", "validator/floored/iwcv")
 
@@ -92,7 +98,7 @@ def pictures(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
     files = pictures(tmp_path_factory.mktemp("pictures"))
-    return {**JOBS, **NORMS, "pictures": (DDP, files)}
+    return {**JOBS, **NORMS, **RESUMED, "pictures": (DDP, files)}
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +160,17 @@ def test_two_ranks_equal_one_rank_with_the_doubled_batch(name, jobs, two, tmp_pa
     predictions = [np.load(f / "predictions.npz") for f in (tmp_path, two / name)]
     for part in ("source_true", "source_pred", "target_true", "target_pred"):
         assert np.array_equal(predictions[0][part], predictions[1][part])
+
+
+def test_divided_weights_resume_exactly_and_load_on_one_device(two) -> None:
+    files = [two / name / "checkpoints" / "last.ckpt" for name in ("sharded_dann", "resumed")]
+    assert same(*map(weights, files))
+    trainer = settings(*CPU)["trainer"]
+    for name in ("sharded_dann", "sharded_vit"):
+        last = two / name / "checkpoints" / "last.ckpt"
+        found = pipeline.evaluate(last, None, trainer)["metrics"]
+        report = json.loads((two / name / "report.json").read_text())
+        assert found == pytest.approx(evaluated(report), abs=1e-6)
 
 
 def test_of_101_pictures_each_is_tested_once(two) -> None:

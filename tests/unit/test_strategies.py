@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from copy import deepcopy
 from typing import Any
@@ -68,6 +69,17 @@ def test_what_divided_weights_cannot_do_is_refused(overrides, words) -> None:
 def test_words(overrides, words) -> None:
     faults = refused(*overrides, "trainer.accelerator=cpu")
     assert [fault for fault in faults if re.search(words, fault)], faults
+
+
+def test_machines_started_by_hand_need_a_name_in_common(monkeypatch) -> None:
+    nodes = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2")
+    monkeypatch.setenv("TL_RUN_ID", f"20261121-120000-{os.getpid()}")  # as made up by this process
+    (fault,) = refused(*nodes)
+    assert "each would write a folder of its own; type TL_RUN_ID=<name> before" in fault
+    monkeypatch.setenv("TL_RUN_ID", "mine")
+    pipeline.check(config(*nodes))
+    monkeypatch.delenv("TL_RUN_ID")  # SLURM's or torchrun's, or a folder of the user's
+    pipeline.check(config(*nodes))
 
 
 def test_divided_weights_have_no_stored_features_and_no_fused_sgd() -> None:

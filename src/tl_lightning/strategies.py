@@ -162,8 +162,6 @@ def _sharded_faults(config: Config) -> list[str]:
         why = _undividable(cls)
         if why:
             found.append((f"adapter=[{name}]", why))
-    if config.get("phases", {}).get("steps"):
-        found.append(("phases", "changes in mid-run what learns"))
     if (config.get("callbacks") or {}).get("average"):
         found.append(("callbacks.average", "keeps a whole copy of the weights"))
     for name, node in (config.get("regularizer") or {}).items():
@@ -173,7 +171,9 @@ def _sharded_faults(config: Config) -> list[str]:
         mode = config["cache"]["features"]
         found.append((f"cache.features={mode}", "runs parts of the network by themselves"))
     if config["compile"]:
-        found.append((f"compile={config['compile']}", "was not tried with divided weights"))
+        found.append(
+            (f"compile={config['compile']}", "was not tried far enough with divided weights")
+        )
     if config["trainer"].get("sync_batchnorm"):
         found.append(("trainer.sync_batchnorm=true", "is not heard by this strategy"))
     return [f"{what} {why}, which trainer=fsdp cannot do; type trainer=ddp" for what, why in found]

@@ -19,7 +19,7 @@ from helpers import evaluated, same, weights
 from integration.ranks import fit, settings
 from tl_lightning import pipeline
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 WORKER = Path(__file__).with_name("ranks.py")
 SGD = ["optimizer=sgd", "optimizer.lr=0.05", "bracket=[]", "callbacks.health.every_n_steps=2"]
@@ -61,11 +61,25 @@ JOBS = {
     ),
     "sharded_vit": (SHARDED, ["model=fine_tuning", "trainer.gradient_clip_val=0.1", *VIT]),
     "sharded_dann": (SHARDED, ["model=dann", "trainer.accumulate_grad_batches=2", *PLAIN]),
+    # The last layer learns, then rests.
+    "sharded_phases": (
+        SHARDED,
+        ["model=fine_tuning", "phases.steps=[{from:0,train:[head,last:1]},{from:1,train:[head]}]",
+         *PLAIN],
+    ),
 }  # fmt: skip
 #: With batch norm each rank normalises by its own pictures, so nothing equals one rank.
 NORMS = {
     "norms": (DDP, ["model=dann", "callbacks=ema", "callbacks.average.decay=0.5", *SGD]),
     "sharded_norms": (SHARDED, ["model=fine_tuning", *SGD]),
+    "phases": (
+        DDP,
+        [
+            "model=fine_tuning",
+            "phases.steps=[{from:0,train:[head]},{from:1,train:[head,last:2]}]",
+            *SGD,
+        ],
+    ),
 }
 #: Gone on with after the first epoch.
 RESUMED = {
@@ -117,7 +131,7 @@ def two(jobs, tmp_path_factory) -> Path:
         env = {**os.environ, **place, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(WORKER), rank, str(folder)]
         started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    said = [process.communicate(timeout=230)[1] for process in started]
+    said = [process.communicate(timeout=500)[1] for process in started]
     for process, words in zip(started, said, strict=True):
         assert process.returncode == 0, words[-3000:]
     return folder

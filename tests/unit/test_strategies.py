@@ -31,13 +31,12 @@ def refused(*overrides: str) -> list[str]:
         ([ADAPT, "adapter=[mcd]"], "adapter=[mcd] takes several steps of the optimizer a batch"),
         ([ADAPT, "adapter=[self_training]"], "adapter=[self_training] keeps a second copy of"),
         ([ADAPT, "adapter=[dsbn]"], "adapter=[dsbn] changes the network's own layers"),
-        (["phases=head_first"], "phases changes in mid-run what learns"),
         (["callbacks=ema"], "callbacks.average keeps a whole copy of the weights"),
         (["regularizer=[l2_sp]"], "regularizer=[l2_sp] reads whole weights"),
         (["regularizer=[l1]"], "regularizer=[l1] reads whole weights"),
         (["cache.features=full", "data.augment=none", "model=feature_extraction"],
          "cache.features=full runs parts of the network by themselves"),
-        (["compile=true"], "compile=True was not tried with divided weights"),
+        (["compile=true"], "compile=True was not tried far enough with divided weights"),
     ],
 )  # fmt: skip
 def test_what_divided_weights_cannot_do_is_refused(overrides, words) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
+from tl_lightning.ledger import failures, job_key, note_failure, run_id, wholly_finished
 
 __all__ = [
     "CONF", "compose", "composed", "evaluate", "part_of", "plain_command", "register_resolvers",
@@ -27,21 +28,6 @@ __all__ = [
 _HERE = Path(__file__).resolve().parent
 #: A wheel carries conf/ inside the package; an editable install reads the repository's.
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf"
-
-#: Jobs of this process's sweep that ended with an error of the user's.
-_failed: list[str] = []
-
-
-def run_id() -> str:
-    """Return one id for this command, the same in every rank that it starts.
-
-    A time stamp taken anew by each rank would give each its own folder.
-    """
-    for name in ("TL_RUN_ID", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        if os.environ.get(name, "none") != "none":
-            return os.environ[name]
-    os.environ["TL_RUN_ID"] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return os.environ["TL_RUN_ID"]
 
 
 def _bar() -> dict[str, Any] | None:
@@ -56,8 +42,25 @@ def _methods(adapter: DictConfig, otherwise: str) -> str:
     return "+".join(map(str, adapter)) or otherwise
 
 
+def _key(*, _root_: DictConfig) -> str:
+    """Return the key of a job of a sweep, in which its folder's name ends."""
+    return job_key(as_dict(_root_))
+
+
+def as_dict(cfg: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain values, without Hydra's own node."""
+    return {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True)
+        if OmegaConf.is_config(cfg[key])
+        else cfg[key]
+        for key in cfg
+        if key != "hydra"
+    }
+
+
 def register_resolvers() -> None:
-    """Make ``${tl_run_id:}``, ``${tl_bar:}`` and ``${tl_methods:...}`` known to OmegaConf."""
+    """Make ``${tl_run_id:}``, ``${tl_key:}``, ... of ``conf/train.yaml`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("tl_key", _key, replace=True)
     OmegaConf.register_new_resolver("tl_methods", _methods, replace=True)
     OmegaConf.register_new_resolver("tl_run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("tl_bar", _bar, replace=True)
@@ -75,8 +78,8 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def train() -> None:
     """Train, choose, test and report; see ``conf/train.yaml``."""
     _train()
-    if _failed:
-        print(f"{len(_failed)} job(s) of the sweep failed; see its table", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} job(s) of the sweep failed; see its table", file=sys.stderr)
         sys.exit(1)
 
 
@@ -85,22 +88,31 @@ def _train(cfg: DictConfig) -> float | None:
     """Run one job."""
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
+    sweeping = settings.mode == RunMode.MULTIRUN
     try:
-        return _job(cfg, folder, sweeping=settings.mode == RunMode.MULTIRUN)
+        return _job(cfg, folder, sweeping)
     except KeyboardInterrupt:
         say_interrupted(folder)
         sys.exit(130)
-    except TransferError as error:
-        _complain(error)
-        if settings.mode == RunMode.MULTIRUN:
-            _failed.append(str(error))
-            _note_failure(folder, _sentence(error), list(settings.overrides.task))
+    except Exception as error:  # one job's failure is not the sweep's
+        known = isinstance(error, TransferError)
+        if not (known or sweeping):
+            raise
+        _complain(error) if known else traceback.print_exc()
+        if sweeping:
+            words = _sentence(error) if known else f"{type(error).__name__}: {error}"
+            note_failure(folder, words, list(settings.overrides.task))
             return None
         _remove_untouched(folder)
         sys.exit(error.exit_code)
 
 
 def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
+    if sweeping:
+        done = wholly_finished(folder, as_dict(cfg))
+        if done:
+            print(f"done before: {folder.name}", flush=True)
+            return done["selection"]["value"] or 0.0
     from tl_lightning.brackets import fit_with_baselines
 
     found = fit_with_baselines(cfg, folder, sweeping)
@@ -136,12 +148,6 @@ def _complain(error: TransferError) -> None:
     lines = error.faults if isinstance(error, ConfigError) else [_sentence(error)]
     for line in lines:
         print(f"error: {line}", file=sys.stderr, flush=True)
-
-
-def _note_failure(folder: Path, words: str, overrides: list[str]) -> None:
-    from tl_lightning.report.schema import write_json
-
-    write_json(folder / "failed.json", {"error": words, "overrides": overrides})
 
 
 def _remove_untouched(folder: Path) -> None:

@@ -53,7 +53,7 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
     keep_memory()
     config = check(cfg)
     warned: list[str] = []
-    with gathered_warnings(warned), single_job_argv():
+    with gathered_warnings(warned), single_job_argv(config["resume"]):
         resumed = _resume(config, run_dir)
         try:
             config = with_found_rate(config, run_dir, resumed)

@@ -21,8 +21,8 @@ from tl_lightning.errors import ConfigError, TransferError, nearest
 from tl_lightning.ledger import failures, job_key, note_failure, run_id, wholly_finished
 
 __all__ = [
-    "CONF", "compose", "composed", "evaluate", "part_of", "plain_command", "register_resolvers",
-    "report", "run_id", "say_interrupted", "train",
+    "CONF", "as_dict", "complain", "compose", "composed", "evaluate", "part_of", "plain_command",
+    "register_resolvers", "report", "run_id", "say_interrupted", "train",
 ]  # fmt: skip
 
 _HERE = Path(__file__).resolve().parent
@@ -47,6 +47,11 @@ def _key(*, _root_: DictConfig) -> str:
     return job_key(as_dict(_root_))
 
 
+def _gpus(accelerator: str, devices: int | str) -> int | str | None:
+    """Return how many GPUs a node has to give to a job."""
+    return None if accelerator == "cpu" else devices
+
+
 def as_dict(cfg: DictConfig) -> dict[str, Any]:
     """Return a composed configuration as plain values, without Hydra's own node."""
     return {
@@ -61,6 +66,7 @@ def as_dict(cfg: DictConfig) -> dict[str, Any]:
 def register_resolvers() -> None:
     """Make ``${tl_run_id:}``, ``${tl_key:}``, ... of ``conf/train.yaml`` known to OmegaConf."""
     OmegaConf.register_new_resolver("tl_key", _key, replace=True)
+    OmegaConf.register_new_resolver("tl_gpus", _gpus, replace=True)
     OmegaConf.register_new_resolver("tl_methods", _methods, replace=True)
     OmegaConf.register_new_resolver("tl_run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("tl_bar", _bar, replace=True)
@@ -90,6 +96,9 @@ def _train(cfg: DictConfig) -> float | None:
     folder = Path(settings.runtime.output_dir)
     sweeping = settings.mode == RunMode.MULTIRUN
     try:
+        if not sweeping and not settings.launcher["_target_"].endswith(".BasicLauncher"):
+            chosen = settings.runtime.choices["hydra/launcher"]
+            raise ConfigError(f"hydra/launcher={chosen} starts the jobs of a sweep; type -m first")
         return _job(cfg, folder, sweeping)
     except KeyboardInterrupt:
         say_interrupted(folder)
@@ -98,7 +107,7 @@ def _train(cfg: DictConfig) -> float | None:
         known = isinstance(error, TransferError)
         if not (known or sweeping):
             raise
-        _complain(error) if known else traceback.print_exc()
+        complain(error) if known else traceback.print_exc()
         if sweeping:
             words = _sentence(error) if known else f"{type(error).__name__}: {error}"
             note_failure(folder, words, list(settings.overrides.task))
@@ -142,7 +151,8 @@ def _sentence(error: BaseException) -> str:
     return text.rsplit(mark, 1)[1].strip() if "Original Traceback" in text else text
 
 
-def _complain(error: TransferError) -> None:
+def complain(error: TransferError) -> None:
+    """Print each fault as a line, on the first rank."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     lines = error.faults if isinstance(error, ConfigError) else [_sentence(error)]
@@ -170,7 +180,7 @@ def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
     try:
         work(arguments)
     except TransferError as error:
-        _complain(error)
+        complain(error)
         sys.exit(error.exit_code)
 
 

@@ -18,8 +18,8 @@ from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.report.schema import read_json, read_report, write_json
 
 __all__ = [
-    "begin", "failures", "finished", "held", "identity", "job_key", "note_failure", "run_id",
-    "swept_models", "wholly_finished",
+    "begin", "failures", "finished", "held", "identity", "job_key", "note_failure",
+    "noted_failure", "run_id", "swept_models", "wholly_finished",
 ]  # fmt: skip
 
 #: Keys that say where, when and beside what a run was made, not what it computes.
@@ -188,3 +188,8 @@ def note_failure(folder: Path, words: str, overrides: Sequence[str]) -> None:
     """Leave a note in the folder of a job that failed, and count it."""
     write_json(folder / "failed.json", {"error": words, "overrides": list(overrides)})
     failures.append(words)
+
+
+def noted_failure(folder: Path) -> str:
+    """Return how a job failed, in its own words; empty if it did not."""
+    return str((_read(folder / "failed.json") or {}).get("error", ""))

@@ -20,7 +20,8 @@ SOURCE = REPO / "src" / "tl_lightning"
 #: What each room may import from; errors, types, activations, schedules, runtime are open to all.
 RANKS = {
     "data": 0, "backbones": 0, "report": 0, "checking": 1, "tasks": 1, "adapters": 2,
-    "regularizers": 2, "validators": 2, "modules": 3, "callbacks": 4, "settings": 5, "results": 5, "ledger": 1,
+    "regularizers": 2, "validators": 2, "modules": 3, "callbacks": 4, "settings": 5, "results": 5,
+    "ledger": 1, "launching": 2, "slurm": 2,
     "adaptation_faults": 5, "feature_plan": 5, "own_weights": 5, "building": 6, "extraction": 6,
     "finder": 6, "pipeline": 7, "brackets": 7, "sweeps": 7, "cli": 8, "adapting": 9, "tables": 9,
 }  # fmt: skip

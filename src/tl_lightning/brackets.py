@@ -15,7 +15,7 @@ from tl_lightning.adaptation_faults import model_of
 from tl_lightning.ledger import begin, finished, held, swept_models
 from tl_lightning.runtime import rank
 
-__all__ = ["baseline", "fit_with_baselines", "wanted"]
+__all__ = ["baseline", "fit_with_baselines", "going_on", "wanted"]
 
 #: Baselines that are models of their own; ``joint_bn`` is the run's model without its adapters.
 _MODELS = {
@@ -137,17 +137,17 @@ def _fit_once(
         if report is not None:
             print(f"done before: {folder.name}", flush=True)
         else:
-            report = pipeline.fit(_going_on(config, folder), folder)
+            report = pipeline.fit(going_on(config, folder), folder)
         for name, part in parts.items():
             place = folder / "bracket" / name
             if finished(place, part) is None:
                 _say(name, config)
                 begin(place, part)
-                pipeline.fit(_going_on(part, place), place, config["model"]["name"])
+                pipeline.fit(going_on(part, place), place, config["model"]["name"])
     return report
 
 
-def _going_on(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def going_on(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the configuration with which an interrupted job goes on, and a new one starts."""
     began = any((folder / "checkpoints").glob("*.ckpt"))
     return {**config, "resume": "auto" if began or not config["resume"] else config["resume"]}

@@ -15,6 +15,7 @@ from typing import Any
 
 from tl_lightning.errors import ConfigError
 from tl_lightning.ledger import (
+    failures,
     finished,
     note_failure,
     noted_failure,
@@ -76,7 +77,8 @@ class Job:
     def ended(self, code: int, log: Path) -> str:
         """Return in a few words what became of its process; note a failure that left no note."""
         failure = noted_failure(self.folder)
-        if code in INTERRUPTED:
+        if code in INTERRUPTED and not failure:
+            failures.append("interrupted")
             return "interrupted; goes on when the sweep is started again"
         if code and not failure:
             failure = f"the job's process ended with code {code} without a word; see {log}"

@@ -27,13 +27,18 @@ case "$SLURM_ARRAY_TASK_ID" in
 esac
 {setup}
 rm -f {folder}/"$SLURM_ARRAY_TASK_ID".code
-# Near the end of its time SLURM warns this shell alone, which stops the ranks: they save.
+# Near the end of its time SLURM warns this shell alone, which stops the ranks: they save. The ranks
+# of a job that gives way to another one are stopped by SLURM itself, which then takes a job that
+# ends in time for one that is over. A job that somebody cancels gets neither.
 again=0
-trap 'again=1; kill -TERM "$ranks"' USR1
+trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 srun --kill-on-bad-exit=1 {python} "${{job[@]}}" &
 ranks=$!
 wait "$ranks"; code=$?
 while kill -0 "$ranks" 2>/dev/null; do wait "$ranks"; code=$?; done
+case "$(scontrol show job "$SLURM_JOB_ID")" in
+*JobState=RUNNING*PreemptTime=[0-9]*) again=1 ;;
+esac
 if [ "$again" = 1 ] && [ "$code" != 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_requeues} ]
 then
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"

@@ -85,7 +85,7 @@ def train() -> None:
     """Train, choose, test and report; see ``conf/train.yaml``."""
     _train()
     if failures:
-        print(f"{len(failures)} job(s) of the sweep failed; see its table", file=sys.stderr)
+        print(f"{len(failures)} job(s) of the sweep did not finish; see its table", file=sys.stderr)
         sys.exit(1)
 
 

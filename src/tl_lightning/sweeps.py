@@ -33,8 +33,9 @@ class SweepTables(Callback):
         os.environ["TL_SWEPT_MODELS"] = ",".join(swept_models())
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the sweep's table, but not once a job in the processes of a launcher."""
-        if "TL_PART_OF_SWEEP" not in os.environ:
+        """Write and print the sweep's table, once, and not before its jobs have begun."""
+        part = "TL_PART_OF_SWEEP" in os.environ  # a process that a launcher started
+        if not part and config.hydra.launcher.get("wait", True):
             report_folder(Path(config.hydra.sweep.dir))
 
 

@@ -31,7 +31,7 @@ def cut_when(ready, arguments: list[str], cwd: Path) -> None:
         cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500
     while not ready():
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
@@ -41,7 +41,7 @@ def cut_when(ready, arguments: list[str], cwd: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_killed_sweep_of_two_ranks_a_job_goes_on_and_ends_like_one_that_was_not(tmp_path) -> None:
     """Four jobs, none doubled; two are done, one is cut in mid-run, one has not begun."""
     arguments = sweep("model=dann,mmd", "seed=0,1")
@@ -57,7 +57,7 @@ def test_a_killed_sweep_of_two_ranks_a_job_goes_on_and_ends_like_one_that_was_no
     epochs = torch.load(cut / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] + 1
     assert epochs < 40
 
-    again = command("train", arguments, tmp_path)
+    again = command("train", arguments, tmp_path, timeout=500)
     assert again.returncode == 0, again.stderr
     done = [line for line in again.stdout.splitlines() if line.startswith("done before")]
     assert sorted(done) == [f"done before: {name}" for name in sorted(before)]
@@ -68,20 +68,44 @@ def test_a_killed_sweep_of_two_ranks_a_job_goes_on_and_ends_like_one_that_was_no
     assert before.items() <= reports.items()
     assert len(json.loads((root / "sweep.json").read_text())["rows"]) == 2
 
-    third = command("train", arguments, tmp_path)
+    third = command("train", arguments, tmp_path, timeout=500)
     assert third.returncode == 0, third.stderr
     assert third.stdout.count("done before") == 4
     assert "epoch" not in "".join(x for x in third.stdout.splitlines() if x.startswith("epoch"))
     assert reports == {p.parent.name: p.stat().st_mtime_ns for p in root.rglob("report.json")}
 
     alone = [*TINY, *RANKS, "model=mmd", "seed=0", "hydra.run.dir=alone"]
-    done = command("train", alone, tmp_path)
+    done = command("train", alone, tmp_path, timeout=500)
     assert done.returncode == 0, done.stderr
     whole, resumed = (weights(place / "checkpoints" / "last.ckpt")
                       for place in (tmp_path / "alone", cut))  # fmt: skip
     assert same(whole, resumed)
 
 
+@pytest.mark.slow
+def test_torchrun_without_an_id_makes_one_folder_of_agreeing_ranks(tmp_path) -> None:
+    words = ["--nproc-per-node=2", str(REPO / "scripts" / "train.py"), *TINY, "model=source_only",
+             "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]  # fmt: skip
+    environment = {key: value for key, value in os.environ.items() if key != "TL_RUN_ID"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words], cwd=tmp_path, check=False,
+        env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs" / "source_only-digits").iterdir()
+    report = json.loads((run / "report.json").read_text())
+    alone = command(
+        "train", [*TINY, "model=source_only", "trainer=ddp", "trainer.devices=2",
+                  "trainer.accelerator=cpu", "hydra.run.dir=alone"], tmp_path, timeout=500,
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    other = json.loads((tmp_path / "alone" / "report.json").read_text())
+    assert report["metrics"] == other["metrics"]  # as by ranks that the Trainer starts
+    assert same(*(weights(place / "checkpoints" / "last.ckpt")
+                  for place in (run, tmp_path / "alone")))  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_longer_grid_adds_to_the_folder_and_a_failed_job_is_tried_again(tmp_path) -> None:
     """Not by its number, which has changed; the bracket's runs of a done job are left, too."""
     common = ["-m", *TINY, "hydra.sweep.dir=sweep", "model=dann"]
@@ -103,6 +127,7 @@ def test_a_longer_grid_adds_to_the_folder_and_a_failed_job_is_tried_again(tmp_pa
     assert len(list(root.glob("*/report.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_crash_of_one_job_keeps_its_traceback_and_the_sweep_its_table(tmp_path) -> None:
     """A defect of ours or of a class of the user's, not a fault that has its sentence."""
     (tmp_path / "mine.py").write_text(

@@ -101,7 +101,7 @@ def _train(cfg: DictConfig) -> float | None:
             raise ConfigError(f"hydra/launcher={chosen} starts the jobs of a sweep; type -m first")
         return _job(cfg, folder, sweeping)
     except KeyboardInterrupt:
-        say_interrupted(folder)
+        say_interrupted(folder, sweeping)
         sys.exit(130)
     except Exception as error:  # one job's failure is not the sweep's
         known = isinstance(error, TransferError)
@@ -135,11 +135,13 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     return found["selection"]["value"] or 0.0
 
 
-def say_interrupted(folder: Path) -> None:
+def say_interrupted(folder: Path, sweeping: bool = False) -> None:
     """Say on the first rank how to go on, if anything was kept; leave no empty folder."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         kept = (folder / "checkpoints" / "last.ckpt").is_file()
         way_on = f"; go on with resume=auto hydra.run.dir={folder}" if kept else ""
+        if sweeping:
+            way_on = f"; go on by the same command with hydra.sweep.dir={folder.parent}"
         print(f"interrupted{way_on}", file=sys.stderr, flush=True)
         _remove_untouched(folder)
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,30 +18,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
+from tl_lightning.ledger import failures, job_key, note_failure, run_id, wholly_finished
 
 __all__ = [
-    "CONF", "compose", "composed", "evaluate", "part_of", "plain_command", "register_resolvers",
-    "report", "run_id", "say_interrupted", "train",
+    "CONF", "as_dict", "complain", "compose", "composed", "evaluate", "part_of", "plain_command",
+    "register_resolvers", "report", "run_id", "say_interrupted", "train",
 ]  # fmt: skip
 
 _HERE = Path(__file__).resolve().parent
 #: A wheel carries conf/ inside the package; an editable install reads the repository's.
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf"
-
-#: Jobs of this process's sweep that ended with an error of the user's.
-_failed: list[str] = []
-
-
-def run_id() -> str:
-    """Return one id for this command, the same in every rank that it starts.
-
-    A time stamp taken anew by each rank would give each its own folder.
-    """
-    for name in ("TL_RUN_ID", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        if os.environ.get(name, "none") != "none":
-            return os.environ[name]
-    os.environ["TL_RUN_ID"] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return os.environ["TL_RUN_ID"]
 
 
 def _bar() -> dict[str, Any] | None:
@@ -56,8 +42,31 @@ def _methods(adapter: DictConfig, otherwise: str) -> str:
     return "+".join(map(str, adapter)) or otherwise
 
 
+def _key(*, _root_: DictConfig) -> str:
+    """Return the key of a job of a sweep, in which its folder's name ends."""
+    return job_key(as_dict(_root_))
+
+
+def _gpus(accelerator: str, devices: int | str) -> int | str | None:
+    """Return how many GPUs a node has to give to a job."""
+    return None if accelerator == "cpu" else devices
+
+
+def as_dict(cfg: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain values, without Hydra's own node."""
+    return {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True)
+        if OmegaConf.is_config(cfg[key])
+        else cfg[key]
+        for key in cfg
+        if key != "hydra"
+    }
+
+
 def register_resolvers() -> None:
-    """Make ``${tl_run_id:}``, ``${tl_bar:}`` and ``${tl_methods:...}`` known to OmegaConf."""
+    """Make ``${tl_run_id:}``, ``${tl_key:}``, ... of ``conf/train.yaml`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("tl_key", _key, replace=True)
+    OmegaConf.register_new_resolver("tl_gpus", _gpus, replace=True)
     OmegaConf.register_new_resolver("tl_methods", _methods, replace=True)
     OmegaConf.register_new_resolver("tl_run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("tl_bar", _bar, replace=True)
@@ -75,8 +84,8 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def train() -> None:
     """Train, choose, test and report; see ``conf/train.yaml``."""
     _train()
-    if _failed:
-        print(f"{len(_failed)} job(s) of the sweep failed; see its table", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} job(s) of the sweep did not finish; see its table", file=sys.stderr)
         sys.exit(1)
 
 
@@ -85,22 +94,34 @@ def _train(cfg: DictConfig) -> float | None:
     """Run one job."""
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
+    sweeping = settings.mode == RunMode.MULTIRUN
     try:
-        return _job(cfg, folder, sweeping=settings.mode == RunMode.MULTIRUN)
+        if not sweeping and not settings.launcher["_target_"].endswith(".BasicLauncher"):
+            chosen = settings.runtime.choices["hydra/launcher"]
+            raise ConfigError(f"hydra/launcher={chosen} starts the jobs of a sweep; type -m first")
+        return _job(cfg, folder, sweeping)
     except KeyboardInterrupt:
-        say_interrupted(folder)
+        say_interrupted(folder, sweeping)
         sys.exit(130)
-    except TransferError as error:
-        _complain(error)
-        if settings.mode == RunMode.MULTIRUN:
-            _failed.append(str(error))
-            _note_failure(folder, _sentence(error), list(settings.overrides.task))
+    except Exception as error:  # one job's failure is not the sweep's
+        known = isinstance(error, TransferError)
+        if not (known or sweeping):
+            raise
+        complain(error) if known else traceback.print_exc()
+        if sweeping:
+            words = _sentence(error) if known else f"{type(error).__name__}: {error}"
+            note_failure(folder, words, list(settings.overrides.task))
             return None
         _remove_untouched(folder)
         sys.exit(error.exit_code)
 
 
 def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
+    if sweeping:
+        done = wholly_finished(folder, as_dict(cfg))
+        if done:
+            print(f"done before: {folder.name}", flush=True)
+            return done["selection"]["value"] or 0.0
     from tl_lightning.brackets import fit_with_baselines
 
     found = fit_with_baselines(cfg, folder, sweeping)
@@ -114,11 +135,13 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     return found["selection"]["value"] or 0.0
 
 
-def say_interrupted(folder: Path) -> None:
+def say_interrupted(folder: Path, sweeping: bool = False) -> None:
     """Say on the first rank how to go on, if anything was kept; leave no empty folder."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         kept = (folder / "checkpoints" / "last.ckpt").is_file()
         way_on = f"; go on with resume=auto hydra.run.dir={folder}" if kept else ""
+        if sweeping:
+            way_on = f"; go on by the same command with hydra.sweep.dir={folder.parent}"
         print(f"interrupted{way_on}", file=sys.stderr, flush=True)
         _remove_untouched(folder)
 
@@ -130,18 +153,13 @@ def _sentence(error: BaseException) -> str:
     return text.rsplit(mark, 1)[1].strip() if "Original Traceback" in text else text
 
 
-def _complain(error: TransferError) -> None:
+def complain(error: TransferError) -> None:
+    """Print each fault as a line, on the first rank."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     lines = error.faults if isinstance(error, ConfigError) else [_sentence(error)]
     for line in lines:
         print(f"error: {line}", file=sys.stderr, flush=True)
-
-
-def _note_failure(folder: Path, words: str, overrides: list[str]) -> None:
-    from tl_lightning.report.schema import write_json
-
-    write_json(folder / "failed.json", {"error": words, "overrides": overrides})
 
 
 def _remove_untouched(folder: Path) -> None:
@@ -164,7 +182,7 @@ def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
     try:
         work(arguments)
     except TransferError as error:
-        _complain(error)
+        complain(error)
         sys.exit(error.exit_code)
 
 

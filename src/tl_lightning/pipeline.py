@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -37,13 +37,19 @@ __all__ = [
 ]
 
 
-def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "") -> Config:
+def fit(
+    cfg: DictConfig | Mapping[str, Any],
+    run_dir: Path,
+    baseline_of: str = "",
+    watching: Sequence[L.Callback] = (),
+) -> Config:
     """Train, choose by the selection rule, test the chosen model, write the report.
 
     Args:
         cfg: The composed configuration.
         run_dir: The run's folder; everything is written below it.
         baseline_of: Name of the adapted run that this one stands beside, if any.
+        watching: Callbacks besides those of the configuration.
 
     Returns:
         The report, as in ``report.json``; an empty mapping on ranks other than 0.
@@ -53,11 +59,12 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
     keep_memory()
     config = check(cfg)
     warned: list[str] = []
-    with gathered_warnings(warned), single_job_argv():
+    with gathered_warnings(warned), single_job_argv(config["resume"]):
         resumed = _resume(config, run_dir)
         try:
             config = with_found_rate(config, run_dir, resumed)
             parts = build(config, run_dir)
+            cast(Any, parts.trainer).callbacks.extend(watching)
             begun = time.monotonic()
             stored = fill(parts.features, parts.module, parts.data, parts.trainer)
             filled = time.monotonic()

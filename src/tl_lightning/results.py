@@ -16,6 +16,7 @@ from tl_lightning.callbacks.checkpoint import SELECTIONS, Selection
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.data.base import TransferData
 from tl_lightning.floor import WORST
+from tl_lightning.ledger import identity
 from tl_lightning.report.schema import SCHEMA, write_json
 from tl_lightning.report.wording import BOUND
 from tl_lightning.runtime import versions
@@ -23,34 +24,15 @@ from tl_lightning.strategies import lr_factor
 
 __all__ = ["group_of", "write_run"]
 
-#: Keys that say where, when and beside what a run was made, not what it computes.
-_CIRCUMSTANCES = (
-    "seed",
-    "bracket",
-    "track_target",
-    "resume",
-    "allow",
-    "report",
-    "logger",
-    "callbacks",
-    "checkpoint",
-)
-#: What of the cache changes what is learned.
-_OF_CACHE = ("images", "shorter", "features", "views")
-
 
 def group_of(config: dict[str, Any]) -> str:
     """Return a short hash that runs share when they differ by their seed only."""
-    kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
-    kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
-    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
+    kept = identity(config)
     # The callbacks that change the model, or which one is chosen.
     callbacks = config.get("callbacks") or {}
     kept["average"] = callbacks.get("average")
     if str(SELECTIONS[config["selection"]].monitor).startswith("validator/"):
         kept["validators"] = callbacks.get("validators")
-    if config["lr_find"]:  # every seed finds its own
-        kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

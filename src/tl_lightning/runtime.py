@@ -151,11 +151,15 @@ def same_buffers(module: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def single_job_argv() -> Iterator[None]:
+def single_job_argv(resume: str | bool | None) -> Iterator[None]:
     """Let Lightning's relaunched ranks run this one job of a sweep, in this job's own folder.
 
     Lightning starts the other ranks with this process's whole command line. Under ``-m`` each of
     them would start a sweep of its own, with other values, and train on them in one process group.
+
+    Args:
+        resume: What this rank goes on from, as in the configuration: a repeated sweep goes on with
+            its interrupted jobs though nobody typed so, and all ranks have to.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import read_write
@@ -167,7 +171,8 @@ def single_job_argv() -> Iterator[None]:
     argv, saved = sys.argv[:], {name: os.environ.get(name) for name in _LAUNCH_VARIABLES}
     sweeping = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     if sweeping:
-        sys.argv = [argv[0], *hydra.overrides.task, "hydra.mode=RUN"]
+        going_on = [] if resume in (None, False) else [f"resume={resume}"]
+        sys.argv = [argv[0], *hydra.overrides.task, *going_on, "hydra.mode=RUN"]
         node: Any = HydraConfig.instance().cfg
         assert node is not None
         with read_write(node.hydra.run):

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tl_lightning.modules.phases import Phases
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
+from tl_lightning.tasks.several import SeveralTasks
 
 __all__ = ["Learning", "OptimizerFactory"]
 
@@ -25,6 +26,7 @@ class Learning(L.LightningModule):
 
     backbone: Any  # a Backbone that is an nn.Module, which types cannot say
     task: Classification
+    others: SeveralTasks
     make_optimizer: OptimizerFactory
     lr: float
     schedule: Schedule
@@ -37,7 +39,8 @@ class Learning(L.LightningModule):
 
     def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
         """Return every parameter once, by group name, with the group's factor on ``lr``."""
-        return {**self._backbone_groups(), "head": (list(self.task.parameters()), 1.0)}
+        new = [*self.task.parameters(), *self.others.parameters()]
+        return {**self._backbone_groups(), "head": (new, 1.0)}
 
     def _backbone_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
         factor, decay = self.backbone.lr_factor, self.layer_decay

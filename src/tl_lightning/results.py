@@ -43,6 +43,8 @@ def group_of(config: dict[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
+    if not kept.get("tasks"):  # runs from before there were any compare too
+        kept = {key: value for key, value in kept.items() if key not in ("tasks", "balance")}
     # The callbacks that change the model, or which one is chosen.
     callbacks = config.get("callbacks") or {}
     kept["average"] = callbacks.get("average")

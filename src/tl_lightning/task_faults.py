@@ -79,7 +79,7 @@ def task_faults(config: Config, model: type) -> list[str]:
                 f"{where}.labels={column} is not in data.others={list(data['others'])}; type "
                 f"data.others=[{listed}]"
             )
-    mixed = [name for name, alpha in data["mix"].items() if alpha]
+    mixed = [name for name, alpha in data.get("mix", {}).items() if alpha]
     if mixed:
         faults.append(
             f"data.mix.{mixed[0]} mixes pictures and the main task's labels, not those of "

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from tl_lightning.data.base import TransferData
 from tl_lightning.data.dataset import Domain
 from tl_lightning.data.folder import Complain, check_signatures, refuse
 from tl_lightning.data.labelled import with_labelled
 from tl_lightning.data.layout import Layout
+from tl_lightning.data.pictures import PictureData
 from tl_lightning.data.quarantine import without_unreadable
 from tl_lightning.data.shift import SyntheticShift
 from tl_lightning.errors import DataError, nearest
@@ -22,7 +22,7 @@ SOURCE_KEYS = {"root", "domain"}
 TARGET_KEYS = {"root", "domain", "labelled_per_class", "shift"}
 
 
-class FileData(TransferData):
+class FileData(PictureData):
     """Pictures on disk; a data set is a subclass with :meth:`read`.
 
     With neither ``target.root`` nor ``target.domain`` the target is synthetic: of every class's
@@ -45,7 +45,7 @@ class FileData(TransferData):
         target: ``{root, domain, labelled_per_class, shift}``, or None for no target.
             ``labelled_per_class`` training pictures of every class keep their labels (0: none);
             ``shift`` holds the arguments of :class:`SyntheticShift`. Keys may lack.
-        kwargs: As in :class:`TransferData`.
+        kwargs: As in :class:`PictureData`.
     """
 
     #: Whether ``source.domain`` and ``target.domain`` mean something.

@@ -202,6 +202,7 @@ def _terminal_table(rows: tuple[Row, ...], narrow: bool) -> Table:
         for (name, side), *texts in zip(heads, *(cells(row, names) for row in rows), strict=True)
     ]
     shown = [c for c in every if c[0] not in ("Data", "Selected by") or len(set(c[2:])) > 1]
+    shown = [c for c in shown if not set(c[2:]) <= {"", "–"}]
     if narrow:
         shown = [c for c in shown if c[0] not in ("Source", "Selected by", "Minutes")]
     for heading, side, *_ in shown:

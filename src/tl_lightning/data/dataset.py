@@ -171,7 +171,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        return first_of(self.__getitems__([key]))
+        return {name: first_of(part) for name, part in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """Return one batch for the given ``(index, seed)`` pairs."""
@@ -211,7 +211,7 @@ class ArrayDataset(Dataset[dict[str, Any]]):
         return len(self.inputs)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        return first_of(self.__getitems__([key]))
+        return {name: first_of(part) for name, part in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """Return one batch for the given ``(index, seed)`` pairs."""
@@ -254,11 +254,11 @@ def further(others: Mapping[str, Tensor], places: Sequence[int] | Tensor) -> dic
     return {"others": {name: values[index] for name, values in others.items()}}
 
 
-def first_of(batch: Any) -> Any:
-    """Return the only sample of a batch."""
-    if isinstance(batch, dict):
-        return {name: first_of(value) for name, value in batch.items()}
-    return batch[0]
+def first_of(part: Any) -> Any:
+    """Return the first sample of what a batch holds."""
+    if isinstance(part, dict):
+        return {name: first_of(value) for name, value in part.items()}
+    return part[0]
 
 
 def collate(samples: Any) -> Any:

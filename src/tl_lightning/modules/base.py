@@ -18,13 +18,9 @@ from tl_lightning.regularizers.base import Regularizer
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.balance import Balance
 from tl_lightning.tasks.classification import Classification
-<<<<<<< HEAD
 from tl_lightning.tasks.further import FurtherTask
 from tl_lightning.tasks.several import SeveralTasks
-from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
-=======
 from tl_lightning.types import Backbone, Batch, InputSpec, LayerGroup, Terms, View
->>>>>>> main
 from tl_lightning.validators.unlabelled import UnlabelledScores
 
 __all__ = ["DOMAINS", "TransferModule"]
@@ -115,7 +111,6 @@ class TransferModule(Learning):
         self.others = SeveralTasks(tasks=tasks, balance=balance, stages=stages)
         #: Further labels of the step, by role: apart from the views, which adapters read.
         self.further: dict[str, dict[str, Tensor]] = {}
-        self.terms_of_step: Terms = {}
         self.unlabelled = UnlabelledScores(task.num_classes)
 
     # -- what a model says -------------------------------------------------------------------
@@ -230,20 +225,8 @@ class TransferModule(Learning):
         size = len(next(iter(batch.values()))["index"])
         shown = {f"train/{name}": term.detach() for name, term in terms.items()}
         self._record({"train/loss": loss.detach(), **shown, **self.others.weights()}, size)
-        self.terms_of_step = terms if self.others.projects else {}
+        self.terms_of_step = terms if self.others.projects else None
         return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Go back through the sum, or through one task after the other where that is asked for."""
-        terms, self.terms_of_step = self.terms_of_step, {}
-        if not terms:
-            super().backward(loss, *args, **kwargs)
-            return
-        parts: tuple[Any, ...] = (self.backbone, self.task.head.bottleneck)
-        shared = [p for part in parts for p in part.parameters() if p.requires_grad]
-        known = {id(p) for p in shared}
-        own = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        self.others.backward(terms, shared, own, mix(self.seed, 5, self.batches))
 
     def _record(self, values: dict[str, Any], size: int) -> None:
         self.means.add(values, size)

@@ -1,4 +1,4 @@
-"""Runs with further tasks: their columns in a sweep's table, and the main task held against none."""
+"""Further tasks in a sweep's table: their columns, and the main task held against itself alone."""
 
 from __future__ import annotations
 

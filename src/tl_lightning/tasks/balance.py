@@ -85,5 +85,5 @@ def projected(
     sizes = [part.numel() for part in gradients[0]]
     return [
         part.view_as(like).to(like.dtype)
-        for part, like in zip(total.split(sizes), gradients[0], strict=True)
+        for part, like in zip(torch.split(total, sizes), gradients[0], strict=True)
     ]

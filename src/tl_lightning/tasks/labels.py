@@ -1,4 +1,4 @@
-"""Where the labels of further tasks come from: a column of the data, or the main labels' classes."""
+"""Where labels of further tasks come from: a column of the data, or the main labels' classes."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def attach_labels(
         present = [text for text in train if not kind.is_missing(text)]
         if not present and before is None:
             raise DataError(
-                f"{where}.labels={knobs['labels']} says nothing of any of the {len(train)} training "
-                "pictures; fill in the column, name another one, or leave the task out"
+                f"{where}.labels={knobs['labels']} says nothing of any of the {len(train)} "
+                "training pictures; fill in the column, name another one, or leave the task out"
             )
         facts[name] = before or kind.facts_of(present, knobs, where)
         for role, domain in data.found.items():
-            changed = {
+            changed: dict[str, Any] = {
                 split: _attached(part, name, kind, facts[name], texts, where)
                 for split, part in domain.splits().items()
             }

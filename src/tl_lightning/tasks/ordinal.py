@@ -44,9 +44,9 @@ class Ordinal(FurtherTask):
 
     Cao, Mirjalili, Raschka (2020): Rank consistent ordinal regression for neural networks with
     application to age estimation. Pattern Recognition Letters 140. ``P(y > k) = sigma(w x + b_k)``
-    and :math:`L = -\sum_k [y > k] \log P_k + [y \le k] \log (1 - P_k)` a sample, with all importance
-    weights 1; the predicted level is the number of questions with ``P_k > 1/2``. -1 is a missing
-    label.
+    and :math:`L = -\sum_k [y > k] \log P_k + [y \le k] \log (1 - P_k)` a sample, with all
+    importance weights 1; the predicted level is the number of questions with ``P_k > 1/2``. -1 is
+    a missing label.
 
     Args:
         in_features: As in :class:`FurtherTask`.
@@ -130,8 +130,9 @@ class Ordinal(FurtherTask):
     def metrics(self, prefix: str) -> MetricCollection:
         """Return accuracy, and the mean absolute error in levels."""
         accuracy = MulticlassAccuracy(self.num_levels, average="micro", ignore_index=-1)
-        found = {"acc": accuracy, "mae": MeanAbsoluteError()}
-        return MetricCollection(found, prefix=prefix, compute_groups=False)
+        return MetricCollection(
+            {"acc": accuracy, "mae": MeanAbsoluteError()}, prefix=prefix, compute_groups=False
+        )
 
     def score(self, metrics: MetricCollection, outputs: Tensor, labels: Tensor) -> None:
         """Add a batch to the metrics."""

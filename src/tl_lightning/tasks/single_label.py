@@ -73,9 +73,7 @@ class SingleLabel(FurtherTask):
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of outputs ``(B, K)`` and labels ``(B,)``."""
-        total = functional.cross_entropy(
-            outputs.float(), labels, ignore_index=-1, reduction="sum"
-        )
+        total = functional.cross_entropy(outputs.float(), labels, ignore_index=-1, reduction="sum")
         return total / self.known(labels).sum().clamp_min(1)
 
     def metrics(self, prefix: str) -> MetricCollection:

@@ -32,8 +32,12 @@ from tl_lightning.own_weights import load_backbone, load_model
 from tl_lightning.settings import Config
 from tl_lightning.strategies import lr_factor
 from tl_lightning.tasks.classification import Classification
+from tl_lightning.tasks.further import Facts, FurtherTask
+from tl_lightning.tasks.labels import attach_labels
 
-__all__ = ["Parts", "build", "build_data", "build_module", "make", "plan_features"]
+__all__ = [
+    "Parts", "build", "build_data", "build_module", "further_facts", "make", "plan_features",
+]  # fmt: skip
 
 
 @dataclass
@@ -75,6 +79,7 @@ def build_module(
     classes: tuple[str, ...],
     pretrained: bool = True,
     class_counts: Sequence[int] | None = None,
+    further: Mapping[str, Facts] | None = None,
 ) -> TransferModule:
     """Build the model for the given classes.
 
@@ -83,6 +88,7 @@ def build_module(
         classes: Class names in the order of the labels.
         pretrained: False where a checkpoint will be loaded anyway: nothing is downloaded then.
         class_counts: Source training pictures of each class, where the data are at hand.
+        further: What is known of the further tasks' labels, see :func:`further_facts`.
     """
     seed = config["seed"]
     # Every part starts from its own seed: another discriminator leaves the backbone as it was.
@@ -113,7 +119,9 @@ def build_module(
         seed=seed,
         channels_last=config["channels_last"],
         regularizers=regularizers,
-        saved={"config": config, "classes": list(classes)},
+        tasks=_tasks(config, task, further or {}),
+        balance=config.get("balance", "fixed"),
+        saved={"config": config, "classes": list(classes), "tasks": dict(further or {})},
         **extra,
     )
     return module
@@ -128,6 +136,36 @@ def _adapters(config: Config, backbone: Any, task: Classification) -> Config:
         adapters[name] = make(node, config, **sizes)
         adapters[name].prepare(backbone, task)
     return {"adapters": adapters}
+
+
+def _tasks(
+    config: Config, task: Classification, further: Mapping[str, Facts]
+) -> dict[str, FurtherTask]:
+    """Build the further tasks, each from its own seed."""
+    tasks = {}
+    for number, (name, facts) in enumerate(further.items()):
+        torch.manual_seed(mix(config["seed"], 4, number))
+        node = config["tasks"][name]
+        tasks[name] = make(node, config, in_features=task.head.out_features, facts=facts)
+    return tasks
+
+
+def further_facts(
+    config: Config, data: TransferData, known: Mapping[str, Facts] | None = None
+) -> dict[str, Facts]:
+    """Put the labels of the further tasks into the data; return what is known of them.
+
+    Args:
+        config: A checked configuration.
+        data: It has been looked at.
+        known: The facts of the run that a checkpoint comes from.
+    """
+    allowed = [*ALLOWED, *(config.get("allow") or [])]
+    kinds = {
+        name: (find_class(node["_target_"], f"tasks.{name}", allowed)[0], node)
+        for name, node in (config.get("tasks") or {}).items()
+    }
+    return attach_labels(data, kinds, known)
 
 
 def _loss(config: Config) -> Config:
@@ -193,7 +231,8 @@ def build(config: Config, run_dir: Path) -> Parts:
     if isinstance(data, VectorData) and config["backbone"].get("in_features", 0) is None:
         config["backbone"]["in_features"] = data.width  # what a checkpoint must know
     L.seed_everything(config["seed"], workers=True, verbose=False)
-    module = build_module(config, data.classes, class_counts=data.class_counts())
+    further = further_facts(config, data)
+    module = build_module(config, data.classes, True, data.class_counts(), further)
     peeks = config["selection"] == "oracle" or config["track_target"]
     peeks = peeks or module.learn_from == "target"
     labels = ("source", "target") if peeks else ("source",)

@@ -80,6 +80,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
+    if not kept.get("tasks"):  # runs from before there were any compare too
+        kept = {key: value for key, value in kept.items() if key not in ("tasks", "balance")}
     if config["lr_find"]:  # every seed finds its own
         kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     return kept

@@ -13,7 +13,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from tl_lightning import results
-from tl_lightning.building import Parts, build, build_data, build_module, make, plan_features
+from tl_lightning.building import (
+    Parts,
+    build,
+    build_data,
+    build_module,
+    further_facts,
+    make,
+    plan_features,
+)
 from tl_lightning.callbacks.checkpoint import read_checkpoint
 from tl_lightning.checks import ALLOWED, check_nodes
 from tl_lightning.errors import CheckpointError, ConfigError
@@ -159,7 +167,8 @@ def load(checkpoint: str | Path) -> TransferModule:
     faults = check_nodes(config, GIVEN, ALLOWED, TAKEN)
     if faults:
         raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
-    module = build_module(config, tuple(saved["classes"]), pretrained=False)
+    further = saved.get("tasks") or {}
+    module = build_module(config, tuple(saved["classes"]), pretrained=False, further=further)
     module.load_state_dict(stored["state_dict"])
     return module.eval()
 
@@ -184,6 +193,12 @@ def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None
     config["trainer"] = trainer or config["trainer"]
     config["cache"] = {**config["cache"], "features": "off"}  # each picture is seen once
     config.pop("lr_find", None)
+    # Tasks whose column these data do not have are left out.
+    columns, tasks = config["data"].get("others") or (), config.get("tasks") or {}
+    config["tasks"] = {
+        name: node for name, node in tasks.items() if node["labels"] in (None, *columns)
+    }
+    config["balance"] = "fixed"
     config.pop("phases", None)  # nothing learns here, and this trainer's epochs mean nothing
     config = check(config)
     found = build_data(config)
@@ -194,6 +209,7 @@ def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None
             f"data={found.name} has {', '.join(found.classes[:5])}, ...; test on data with the "
             "same classes"
         )
+    further_facts(config, found, saved.get("tasks"))
     found.attach(module.backbone.input_spec, module.train_on, ("source",))
     tester = make(
         config["trainer"],

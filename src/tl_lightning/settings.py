@@ -31,6 +31,7 @@ from tl_lightning.strategies import (
     sharded,
     strategy_faults,
 )
+from tl_lightning.task_faults import name_faults, task_faults
 
 __all__ = ["GIVEN", "TAKEN", "Config", "check"]
 
@@ -39,11 +40,12 @@ Config = dict[str, Any]
 #: What the code passes to a node besides its own keys.
 GIVEN = {
     "model": {"backbone", "task", "optimizer", "lr", "schedule", "phases", "layer_decay", "seed",
-              "channels_last", "saved", "adapters", "regularizers"},
+              "channels_last", "saved", "adapters", "regularizers", "tasks", "balance"},
     "head": {"in_features", "num_classes"},
     "loss": {"num_classes", "class_counts"},
     "adapter.*": {"in_features", "num_classes", "inputs"},
     "regularizer.*": {"backbone", "task"},
+    "tasks.*": {"in_features", "facts"},
     "optimizer": {"params"},
     "logger.*": {"save_dir"},
 }  # fmt: skip
@@ -65,7 +67,7 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     faults = _top_level_faults(config) + _device_faults(config["trainer"])
     config = _resolve_target(_resolve_auto(config), allowed)
-    faults += check_nodes(config, GIVEN, allowed, TAKEN)
+    faults += check_nodes(config, GIVEN, allowed, TAKEN) + name_faults(config)
     if not faults:
         config["selection"] = rule_of(config)
     if not faults:
@@ -192,7 +194,7 @@ def _pair_faults(config: Config) -> list[str]:
             f"data.mix.{mixed[0]} makes shares of labels, which adapters cannot take; "
             f"type data.mix.{mixed[0]}=0, or a model without adapters"
         )
-    faults += adaptation_faults(config, model)
+    faults += adaptation_faults(config, model) + task_faults(config, model)
     start = ((config.get("callbacks") or {}).get("average") or {}).get("start_epoch", 0)
     epochs = config["trainer"]["max_epochs"]
     if epochs is not None and start >= epochs > 0:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tl_lightning.errors import DataError
 from tl_lightning.ledger import swept_models
-from tl_lightning.report.wording import uses_target_labels
+from tl_lightning.report.wording import metric_value, uses_target_labels
 
 __all__ = ["SweepTables", "print_metrics", "print_run", "report_folder"]
 
@@ -113,3 +113,7 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
             values = (metrics[f"{role}/test/{column}"] for column in columns)
             table.add_row(f"{role} test", *(f"{100 * value:.1f} %" for value in values))
     console().print(table)
+    for key, value in metrics.items():
+        domain, _, metric = key.partition("/test/")
+        if "/" in metric:
+            print(f"{domain} test, {metric.replace('/', ' ')}: {metric_value(metric, value)}")

@@ -72,13 +72,15 @@ class Batch(TypedDict):
     ``labels`` are class indices ``(B,)``, or shares ``(B, K)`` after mixing; they are absent, not
     hidden, where the domain is unlabelled. ``index`` is the position in the split, or -1 for a
     sample that only fills up the last batch of a rank. ``strong`` are the same pictures, strongly
-    changed, where a method asks for them.
+    changed, where a method asks for them. ``others`` are the labels of further tasks by name,
+    absent like ``labels``.
     """
 
     inputs: Tensor
     index: Tensor
     labels: NotRequired[Tensor]
     strong: NotRequired[Tensor]
+    others: NotRequired[dict[str, Tensor]]
 
 
 @dataclass

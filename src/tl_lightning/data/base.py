@@ -192,7 +192,9 @@ class TransferData(Facts, Looks, L.LightningDataModule):
             domain = self.domain_of(role)
             features = self.features.get(f"{domain}/train")
             if features is not None:
-                loaders[role] = FeatureLoader(features, split.labels, self.batch_size, sampler)
+                loaders[role] = FeatureLoader(
+                    features, split.labels, self.batch_size, sampler, split.others
+                )
                 continue
             dataset = self._dataset(domain, split, train=True)
             loaders[role] = self._loader(dataset, self.batch_size, sampler)
@@ -234,7 +236,7 @@ class TransferData(Facts, Looks, L.LightningDataModule):
             # Ready features of many pictures pass the head as quickly as those of a few.
             many = EVAL_FEATURES if stored.flat else self.eval_batch_size
             size = max(many, self.eval_batch_size)
-            return FeatureLoader(stored, split.labels, size, sampler)
+            return FeatureLoader(stored, split.labels, size, sampler, split.others)
         dataset = EvalDataset(self._dataset(name.partition("/")[0], split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler)
 

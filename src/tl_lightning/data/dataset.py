@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ __all__ = [
     "Split",
     "SplitReader",
     "collate",
+    "further",
     "resize_pixels",
+    "tensors",
 ]
 
 Change = Callable[[Tensor, int], Tensor]
@@ -44,19 +46,21 @@ class Split:
         names: A stable name of each picture, relative to the domain's root.
         change: A fixed change of every picture (a synthetic shift): ``change(picture, key)``, the
             key from its name.
+        others: Labels of further tasks by name, ``(N, ...)`` numbers.
     """
 
     pictures: Sequence[Path] | NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     names: Sequence[str]
     change: Change | None = None
+    others: Mapping[str, NDArray[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def without_labels(self) -> Split:
         """Return the same pictures with the labels gone (not hidden)."""
-        return replace(self, labels=None)
+        return replace(self, labels=None, others=None)
 
     def subset(self, keep: Sequence[int]) -> Split:
         """Return the samples at ``keep``, in that order."""
@@ -67,9 +71,9 @@ class Split:
             else [self.pictures[i] for i in chosen]
         )
         labels = None if self.labels is None else self.labels[chosen]
-        return replace(
-            self, pictures=pictures, labels=labels, names=[self.names[i] for i in chosen]
-        )
+        names = [self.names[i] for i in chosen]
+        others = self.others and {name: values[chosen] for name, values in self.others.items()}
+        return replace(self, pictures=pictures, labels=labels, names=names, others=others)
 
 
 @dataclass(frozen=True)
@@ -161,12 +165,13 @@ class PictureDataset(Dataset[dict[str, Any]]):
         self.seeded = seeded
         self.length = len(split)
         self.labels = None if split.labels is None else torch.from_numpy(split.labels.copy())
+        self.others = tensors(split.others)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+        return {name: first_of(part) for name, part in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """Return one batch for the given ``(index, seed)`` pairs."""
@@ -179,7 +184,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
             batch["seeds"] = seeds  # a list: it stays with the host, where the draws are made
         if labels is not None:
             batch["labels"] = labels
-        return batch
+        return batch | further(self.others, index)
 
     def fetch(self, places: Sequence[int]) -> tuple[list[Tensor], Tensor | None]:
         """Return the pictures at these places and, where there are any, their labels."""
@@ -200,12 +205,13 @@ class ArrayDataset(Dataset[dict[str, Any]]):
         pixels = np.ascontiguousarray(np.asarray(split.pictures).transpose(0, 3, 1, 2))
         self.inputs = torch.from_numpy(pixels)
         self.labels = None if split.labels is None else torch.from_numpy(split.labels.copy())
+        self.others = tensors(split.others)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+        return {name: first_of(part) for name, part in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """Return one batch for the given ``(index, seed)`` pairs."""
@@ -215,7 +221,7 @@ class ArrayDataset(Dataset[dict[str, Any]]):
             batch["seeds"] = [key[1] for key in keys]
         if self.labels is not None:
             batch["labels"] = self.labels[index]
-        return batch
+        return batch | further(self.others, index)
 
 
 class EvalDataset(Dataset[dict[str, Any]]):
@@ -233,6 +239,26 @@ class EvalDataset(Dataset[dict[str, Any]]):
         valid = torch.tensor([bool(v) for _, v in keys])
         batch["index"] = torch.where(valid, batch["index"], -1)
         return batch
+
+
+def tensors(others: Mapping[str, NDArray[Any]] | None) -> dict[str, Tensor]:
+    """Return further labels as tensors; none where there are none."""
+    return {name: torch.from_numpy(values.copy()) for name, values in (others or {}).items()}
+
+
+def further(others: Mapping[str, Tensor], places: Sequence[int] | Tensor) -> dict[str, Any]:
+    """Return what a batch of these places holds of further labels."""
+    if not others:
+        return {}
+    index = torch.as_tensor(places)
+    return {"others": {name: values[index] for name, values in others.items()}}
+
+
+def first_of(part: Any) -> Any:
+    """Return the first sample of what a batch holds."""
+    if isinstance(part, dict):
+        return {name: first_of(value) for name, value in part.items()}
+    return part[0]
 
 
 def collate(samples: Any) -> Any:

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from tl_lightning.data.dataset import Split
+from tl_lightning.data.dataset import Split, further, tensors
 from tl_lightning.data.decode import file_stamps
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
 from tl_lightning.data.seeds import mix, mix_text
@@ -97,6 +97,7 @@ class FeatureLoader:
         labels: ``(N,)`` class indices, or None where there are none.
         batch_size: Samples a batch.
         sampler: Its seeds choose the view that a sample shows: seed modulo their number.
+        others: Labels of further tasks by name.
     """
 
     #: Lightning looks for one to tell whether evaluation is shuffled.
@@ -108,8 +109,10 @@ class FeatureLoader:
         labels: NDArray[np.int64] | None,
         batch_size: int,
         sampler: DomainSampler | EvalSampler,
+        others: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.features = features
+        self.others = tensors(others)
         self.labels = None if labels is None else torch.from_numpy(labels.copy())
         self.batch_size = batch_size
         self.sampler = sampler  # Lightning tells it the epoch
@@ -132,7 +135,7 @@ class FeatureLoader:
                 batch["labels"] = self.labels[places]
             if valid is not None:
                 batch["index"] = torch.where(valid[some], places, -1)
-            yield batch
+            yield batch | further(self.others, places)
 
 
 def view_seed(name: str, view: int) -> int:

@@ -34,6 +34,7 @@ class TableData(FileData):
         table: The file. ``.parquet`` and ``.pq`` are Parquet, everything else is text.
         delimiter: What stands between a text's columns, or None to see it in the first line.
         columns: The table's own names of :data:`COLUMNS`; None for a column to be ignored.
+        others: Columns with labels of further tasks.
         kwargs: As in :class:`FileData`. A relative path is looked for in the table's folder, then
             in ``data.root``; with ``source.root`` or ``target.root`` in that alone. A ``target``
             that names nothing is no target.
@@ -48,9 +49,13 @@ class TableData(FileData):
         table: str | None,
         delimiter: str | None,
         columns: Mapping[str, str | None],
+        others: Sequence[str],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.others = tuple(others)
+        #: What the columns of ``others`` say, by picture.
+        self.cells: dict[Path, tuple[str, ...]] = {}
         for name in columns:
             if name not in COLUMNS:
                 raise DataError(f"data.columns has no key {name!r}; {nearest(str(name), COLUMNS)}")
@@ -78,6 +83,11 @@ class TableData(FileData):
             layouts[name] = self._layout(own, role, node)
         return "+".join(names) or str(self.name), pooled(layouts, self.complain)
 
+    def further_labels(self, column: str) -> Mapping[Path, str]:
+        """Return what a column of ``others`` says, by picture; empty where it says nothing."""
+        place = self.others.index(column)
+        return {path: cells[place] for path, cells in self.cells.items()}
+
     def _asked(self, role: str, node: Mapping[str, Any], valid: Sequence[str]) -> list[str]:
         asked, setting = node.get("domain"), f"data.{role}.domain"
         if not valid:
@@ -102,6 +112,7 @@ class TableData(FileData):
         bases = [folder, Path(self.root)] if own is None else [Path(str(own))]
         bases = [base.expanduser().absolute() for base in bases]
         kept = _there(rows, bases, self.complain, f"data.{role}.root")
+        self.cells |= {path: row.others for row, path in kept}
         classes = class_order({row.label for row, _ in kept})
         parts = {
             split: _split([pair for pair in kept if (pair[0].split or "train") == split], classes)
@@ -131,9 +142,16 @@ class TableData(FileData):
                     f"{path} has no column {column!r} (it has {', '.join(header)}); "
                     f"{nearest(column, header)}; type data.columns.{name}=<the column's name>"
                 )
+        for column in self.others:
+            if column not in header:
+                raise DataError(
+                    f"{path} has no column {column!r} (it has {', '.join(header)}); "
+                    f"{nearest(column, header)}; type data.others=[<the column's name>]"
+                )
         found = _Found()
         for row in rows:
-            found.add(row, {name: row.cells.get(column) for name, column in wanted.items()})
+            cells = {name: row.cells.get(column) for name, column in wanted.items()}
+            found.add(row, cells, tuple(row.cells[column] for column in self.others))
         found.complain(path, self.complain)
         return found.pictures
 
@@ -147,6 +165,7 @@ class _Picture:
     label: str
     domain: str | None
     split: str | None
+    others: tuple[str, ...]
 
 
 @dataclass
@@ -157,7 +176,7 @@ class _Found:
     faults: dict[str, list[str]] = field(default_factory=dict)
     seen: dict[str, _Picture] = field(default_factory=dict)
 
-    def add(self, row: Row, cells: Mapping[str, str | None]) -> None:
+    def add(self, row: Row, cells: Mapping[str, str | None], others: tuple[str, ...]) -> None:
         """Take one row in, or note what is wrong with it."""
         lacking = [n for n in COLUMNS if cells.get(n) is not None and not str(cells[n]).strip()]
         if lacking:
@@ -177,16 +196,18 @@ class _Found:
             str(cells["label"]).strip(),
             None if domain is None else domain.strip(),
             split,
+            others,
         )
         before = self.seen.setdefault(path, picture)
         if before is picture:
             self.pictures.append(picture)
             return
-        for kind in ("label", "split", "domain"):
+        for kind in ("label", "split", "domain", "others"):
             old, new = getattr(before, kind), getattr(picture, kind)
             if old != new:
                 words = f"{row.place} {path} is {new!r}, but {old!r} on {before.place}"
-                self._fault(f"a path that is there with another {kind}", words)
+                shown = {"others": "further label"}.get(kind, kind)
+                self._fault(f"a path that is there with another {shown}", words)
                 return
 
     def complain(self, path: Path, complain: Complain) -> None:

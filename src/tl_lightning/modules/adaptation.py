@@ -104,8 +104,8 @@ class DomainAdaptation(TransferModule):
         for name, adapter in self.methods.items():
             if name != self.planner and not whole:
                 continue
-            if "task" in terms:
-                terms["task"] = terms["task"] * adapter.task_weight(self.progress)
+            for key in [key for key in terms if key == "task" or key.startswith("task/")]:
+                terms[key] = terms[key] * adapter.task_weight(self.progress)
             diagnostics: dict[str, Any] = {}
             ctx = Context(
                 self.progress,

@@ -17,7 +17,10 @@ from tl_lightning.modules.phases import Phases
 from tl_lightning.regularizers.base import Regularizer
 from tl_lightning.runtime import same_buffers
 from tl_lightning.schedules import Schedule
+from tl_lightning.tasks.balance import Balance
 from tl_lightning.tasks.classification import Classification
+from tl_lightning.tasks.further import FurtherTask
+from tl_lightning.tasks.several import SeveralTasks
 from tl_lightning.types import Backbone, Batch, InputSpec, LayerGroup, Terms, View
 from tl_lightning.validators.unlabelled import UnlabelledScores
 
@@ -42,6 +45,8 @@ class TransferModule(Learning):
         seed: The run's seed, for the random numbers of each step.
         channels_last: Whether pictures are laid out with channels last (faster for convolutions).
         regularizers: Further terms by name, added to every step's loss.
+        tasks: Further tasks by name, on the features that the task's classifier sees.
+        balance: How their losses come together with the task's.
         saved: Plain values that a checkpoint needs to rebuild itself: ``config``, ``classes``.
     """
 
@@ -70,6 +75,8 @@ class TransferModule(Learning):
         seed: int,
         channels_last: bool,
         regularizers: dict[str, Regularizer],
+        tasks: dict[str, FurtherTask],
+        balance: Balance,
         saved: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -102,6 +109,9 @@ class TransferModule(Learning):
         self.scores = nn.ModuleDict(
             {name: task.metrics(prefix=name.replace("_", "/") + "/") for name in stages}
         )
+        self.others = SeveralTasks(tasks=tasks, balance=balance, stages=stages)
+        #: Further labels of the step, by role: apart from the views, which adapters read.
+        self.further: dict[str, dict[str, Tensor]] = {}
         self.unlabelled = UnlabelledScores(task.num_classes)
 
     # -- what a model says -------------------------------------------------------------------
@@ -149,6 +159,7 @@ class TransferModule(Learning):
         else:
             parts = [self._separate(role, part) for role, part in pictures.items()]
         whole: dict[str, Any] = {role: batch.get(role, {}) for role in pictures}
+        self.further = {role: part["others"] for role, part in whole.items() if "others" in part}
         return {
             role: View(features, logits, whole[role].get("labels"), whole[role].get("index"))
             for role, (features, logits) in zip(pictures, parts, strict=True)
@@ -169,11 +180,13 @@ class TransferModule(Learning):
     def task_terms(self, views: dict[str, View]) -> Terms:
         """Return the task's loss on every view that has labels, and the regularisers' terms."""
         names = {"source": "task", "target_labelled": "task_labelled"}
+        labelled = {role: view for role, view in views.items() if view.labels is not None}
         terms = {
             names[role]: self.task.loss(view.logits, view.labels)
-            for role, view in views.items()
+            for role, view in labelled.items()
             if view.labels is not None
         }
+        terms = self.others.terms(terms, labelled, self.further)
         for regularizer in self.regularizers.values():
             terms.update(regularizer(views))
         return terms
@@ -212,7 +225,8 @@ class TransferModule(Learning):
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         size = len(next(iter(batch.values()))["index"])
         shown = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self._record({"train/loss": loss.detach(), **shown}, size)
+        self._record({"train/loss": loss.detach(), **shown, **self.others.weights()}, size)
+        self.terms_of_step = terms if self.others.projects else None
         return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
 
     def _record(self, values: dict[str, Any], size: int) -> None:
@@ -238,13 +252,15 @@ class TransferModule(Learning):
     def _evaluate(self, batch: Batch, role: str, stage: str) -> dict[str, Tensor]:
         features, logits = self._separate(role, batch["inputs"])
         real = batch["index"] >= 0
-        features, logits = features[real].float(), logits[real].float()
+        shared, features, logits = features[real], features[real].float(), logits[real].float()
         out = {"features": features, "logits": logits, "index": batch["index"][real]}
         if "labels" in batch:
             labels = batch["labels"][real]
             out["labels"] = labels
             if len(labels):
                 self._scores(role, stage).update(logits, labels)
+                others = {k: values[real] for k, values in batch.get("others", {}).items()}
+                self.others.update(f"{role}_{stage}", shared, labels, others)
         if role == "target" and stage == "val" and len(logits):
             self.unlabelled.update(logits)
         return out
@@ -276,6 +292,7 @@ class TransferModule(Learning):
             if any(metric.update_called for metric in metrics.values()):
                 self.log_dict(metrics.compute())
             metrics.reset()
+            self.log_dict(self.others.results(f"{role}_{stage}"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store this run's progress: weights of adversarial terms depend on it."""

@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import lightning as L
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from tl_lightning.data.seeds import mix
 from tl_lightning.modules.phases import Phases
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
+from tl_lightning.tasks.several import SeveralTasks
+from tl_lightning.types import Terms
 
 __all__ = ["Learning", "OptimizerFactory"]
 
@@ -25,6 +28,7 @@ class Learning(L.LightningModule):
 
     backbone: Any  # a Backbone that is an nn.Module, which types cannot say
     task: Classification
+    others: SeveralTasks
     make_optimizer: OptimizerFactory
     lr: float
     schedule: Schedule
@@ -34,10 +38,16 @@ class Learning(L.LightningModule):
     layer_decay: float
     #: What the current phase keeps in evaluation mode.
     resting: tuple[nn.Module, ...] = ()
+    seed: int
+    #: Batches done in this run.
+    batches: int
+    #: The step's terms, where each task's gradients are wanted by themselves.
+    terms_of_step: Terms | None = None
 
     def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
         """Return every parameter once, by group name, with the group's factor on ``lr``."""
-        return {**self._backbone_groups(), "head": (list(self.task.parameters()), 1.0)}
+        new = [*self.task.parameters(), *self.others.parameters()]
+        return {**self._backbone_groups(), "head": (new, 1.0)}
 
     def _backbone_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
         factor, decay = self.backbone.lr_factor, self.layer_decay
@@ -92,6 +102,18 @@ class Learning(L.LightningModule):
         for module in self.resting:
             module.eval()
         return self
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Go back through the sum, or through one task after the other where that is asked for."""
+        terms, self.terms_of_step = self.terms_of_step, None
+        if not terms:
+            super().backward(loss, *args, **kwargs)
+            return
+        parts: tuple[Any, ...] = (self.backbone, self.task.head.bottleneck)
+        shared = [p for part in parts for p in part.parameters() if p.requires_grad]
+        known = {id(p) for p in shared}
+        own = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        self.others.backward(terms, shared, own, mix(self.seed, 5, self.batches))
 
     def configure_optimizers(self) -> Any:
         """Put every parameter that may learn into a named group from the first step on."""

@@ -80,9 +80,14 @@ class Match(NamedTuple):
 
 
 def compare(
-    group: Group, candidates: list[Group], name: str, labels: Mapping[Key, str], bound: bool
+    group: Group,
+    candidates: list[Group],
+    name: str,
+    labels: Mapping[Key, str],
+    bound: bool,
+    domain: str = "target",
 ) -> Comparison:
-    """Return the paired difference in target accuracy of ``group`` to its nearest baseline.
+    """Return the paired difference in test accuracy of ``group`` to its nearest baseline.
 
     Of several baselines that of the same data is taken whose configuration differs in the fewest
     keys, then the one with the most seeds in common.
@@ -90,18 +95,19 @@ def compare(
     Args:
         group: The method.
         candidates: Groups of the baseline's name.
-        name: ``source_only`` or ``joint_bn``.
+        name: ``source_only`` or ``joint_bn``, or the words for another baseline.
         labels: Group key to label.
         bound: Whether target labels chose the method's models.
+        domain: Whose test accuracy is compared.
     """
     same = [other for other in candidates if other.key[1] == group.key[1]]
-    matches = [_match(group, other) for other in same]
+    matches = [_match(group, other, domain) for other in same]
     usable = [match for match in matches if match.pairs]
     if not usable:
         return _unpaired(labels[group.key], name, matches)
     best = min(usable, key=lambda match: (_distance(group, match.group), -len(match.pairs)))
     interval = student([own - base for own, base in best.pairs.values()])
-    against = BASELINES[name] if len(same) == 1 else labels[best.group.key]
+    against = BASELINES.get(name, name) if len(same) == 1 else labels[best.group.key]
     verdict, sentence = _verdict(labels[group.key], against, interval)
     if any(taught_by_target(run) for run in group.runs.values()):
         sentence += "; it learned from target labels, so an upper bound"
@@ -114,9 +120,9 @@ def compare(
     return Comparison(baseline, tuple(best.pairs), interval, verdict, sentence + ".", notes)
 
 
-def _match(group: Group, other: Group) -> Match:
+def _match(group: Group, other: Group, domain: str) -> Match:
     """Return the seeds that both have a figure for, apart from those on different data."""
-    own, base = group.accuracies("target"), other.accuracies("target")
+    own, base = group.accuracies(domain), other.accuracies(domain)
     pairs, refused = {}, []
     for seed in sorted(own.keys() & base.keys()):
         prints = {_fingerprint(run.runs[seed]) for run in (group, other)} - {None}
@@ -145,7 +151,7 @@ def _refusals(label: str, baseline: str, seeds: tuple[int, ...]) -> tuple[str, .
 
 
 def _unpaired(label: str, name: str, matches: list[Match]) -> Comparison:
-    word = BASELINES[name]
+    word = BASELINES.get(name, name)
     refused = tuple(seed for match in matches for seed in match.refused)
     why = "on the same data files" if refused else "with the same data and seed"
     sentence = f"{label}: no {word} run {why}, so nothing can be said of a gain."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tl_lightning.report.compare import Comparison, Group, compare
+from tl_lightning.report.several import ALONE, against_alone, further_means, named, shown_keys
 from tl_lightning.report.stats import Interval, student
 from tl_lightning.report.wording import (
     BASELINES,
@@ -44,6 +45,7 @@ class Row:
         oracle: Whether target labels chose it or taught it.
         minutes: Mean duration of one run.
         comparisons: Baseline name to the paired difference.
+        further: ``target coarse/acc`` and its like: what the further tasks reached.
     """
 
     label: str
@@ -58,6 +60,7 @@ class Row:
     oracle: bool
     minutes: float | None
     comparisons: dict[str, Comparison] = field(default_factory=dict)
+    further: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def _groups(runs: list[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]:
     groups: dict[tuple[str, str, str], Group] = {}
     for run in sorted(runs, key=lambda run: str(run.get("folder", ""))):
         key = (str(run.get("name")), str(run.get("data")), str(run.get("group")))
-        group = groups.setdefault(key, Group(key, {}, flatten(run.get("config"))))
+        group = groups.setdefault(key, Group(key, {}, named(flatten(run.get("config")))))
         seed = int(run.get("seed") or 0)
         first = group.runs.setdefault(seed, run)
         if first is not run:
@@ -194,6 +197,7 @@ def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
 def _differing(groups: list[Group]) -> list[str]:
     keys = dict.fromkeys(key for group in groups for key in group.config)
     public = [k for k in keys if not any(k == p or k.startswith(f"{p}.") for p in PRIVATE)]
+    public = shown_keys(public, groups)
     return [k for k in public if len({repr(group.config.get(k)) for group in groups}) > 1]
 
 
@@ -217,6 +221,10 @@ def _row(
             continue  # only the first baseline is missed where it is not
         comparisons[name] = compare(group, candidates, name, labels, _oracle(group))
         notes.extend(comparisons[name].notes)
+    alone = against_alone(group, groups, labels, _oracle(group))
+    if alone is not None:
+        comparisons[ALONE] = alone
+        notes.extend(alone.notes)
     means = {domain: student(list(found.values())) for domain, found in values.items() if found}
     return Row(
         label=labels[group.key],
@@ -231,6 +239,7 @@ def _row(
         oracle=_oracle(group),
         minutes=sum(times) / len(times) / 60 if times else None,
         comparisons=comparisons,
+        further=further_means(group),
     )
 
 

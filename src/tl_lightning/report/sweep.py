@@ -12,9 +12,8 @@ from tl_lightning.report.page import fill, inline
 from tl_lightning.report.schema import read_json, read_report, write_json, write_text
 from tl_lightning.report.summary import Row, Summary, summarise
 from tl_lightning.report.tables import (
-    HEADINGS,
-    SIDES,
     cells,
+    columns,
     failure_line,
     render,
     to_csv,
@@ -107,11 +106,12 @@ def write_sweep(folder: str | Path) -> Path:
     write_text(root / "table.csv", to_csv(summary))
     write_json(root / "sweep.json", to_json(summary))
     plots = {data: inline(dot_plot(rows)) for data, rows in _by_data(summary).items() if rows}
+    heads = columns(summary.rows)
     values = {
         "title": f"Sweep {root.resolve().name}",
         "summary": summary,
-        "headings": list(zip(HEADINGS, SIDES, strict=True)),
-        "rows": [(row, cells(row)) for row in summary.rows],
+        "headings": heads,
+        "rows": [(row, cells(row, [name for name, _ in heads])) for row in summary.rows],
         "plots": plots,
         "failures": [failure_line(failure) for failure in summary.failures],
     }

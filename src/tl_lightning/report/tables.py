@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -13,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tl_lightning.report.compare import Comparison
+from tl_lightning.report.several import ALONE, figure, headings
 from tl_lightning.report.stats import Interval
 from tl_lightning.report.summary import Failure, Row, Summary
 from tl_lightning.report.wording import BASELINES, points, seeds_range
 
-__all__ = ["HEADINGS", "cells", "failure_line", "render", "to_csv", "to_json", "to_markdown"]
+__all__ = ["cells", "columns", "failure_line", "render", "to_csv", "to_json", "to_markdown"]
 
 HEADINGS = (
     *("Method", "Data", "Seeds", "Target", "Source"),
@@ -51,8 +53,27 @@ def gain_text(comparison: Comparison | None) -> str:
     return f"{points(interval.mean)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def cells(row: Row) -> list[str]:
-    """Return a row as text in the order of :data:`HEADINGS`."""
+def columns(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return heading and side of every column; those of further tasks only where there are any."""
+    rows = list(rows)
+    extra = headings(row.further for row in rows)
+    extra += [f"vs {ALONE}"] if any(ALONE in row.comparisons for row in rows) else []
+    return [*zip(HEADINGS, SIDES, strict=True), *((name, "right") for name in extra)]
+
+
+def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
+    """Return a row as text.
+
+    Args:
+        row: One configuration.
+        names: All headings, as :func:`columns` gives them; none: without further tasks.
+    """
+    extra = [
+        gain_text(row.comparisons.get(ALONE))
+        if name.startswith("vs ")
+        else figure(name, row.further.get(name))
+        for name in list(names)[len(HEADINGS) :]
+    ]
     return [
         row.label + (" *" if row.oracle else ""),
         row.data,
@@ -62,6 +83,7 @@ def cells(row: Row) -> list[str]:
         *(gain_text(row.comparisons.get(name)) for name in BASELINES),
         row.rule,
         "–" if row.minutes is None else f"{row.minutes:.1f}",
+        *extra,
     ]
 
 
@@ -81,8 +103,9 @@ def to_markdown(summary: Summary) -> str:
     def line(texts: list[str]) -> str:
         return "| " + " | ".join(_one_line(text).replace("|", "\\|") for text in texts) + " |"
 
-    ruler = ["---:" if side == "right" else "---" for side in SIDES]
-    parts = [line(list(HEADINGS)), line(ruler), *(line(cells(row)) for row in summary.rows)]
+    names, sides = map(list, zip(*columns(summary.rows), strict=True))
+    ruler = ["---:" if side == "right" else "---" for side in sides]
+    parts = [line(names), line(ruler), *(line(cells(row, names)) for row in summary.rows)]
     text = "\n".join(parts) + "\n\nAccuracy in %, mean ± standard deviation over seeds; differences"
     text += " of target accuracy in points, paired by seed, with the 95 % Student t interval.\n"
     lists = {
@@ -106,7 +129,8 @@ def to_csv(summary: Summary) -> str:
     """Return one line a row, with plain numbers (fractions, not per cent)."""
     buffer = io.StringIO()
     rows = [_record(row) for row in summary.rows]
-    names = list(rows[0]) if rows else ["name", "label", "data", "group"]
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    names = names or ["name", "label", "data", "group"]
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -126,6 +150,13 @@ def _record(row: Row) -> dict[str, Any]:
         for key in ("mean", "low", "high", "n"):
             record[f"vs_{name}_{key}"] = getattr(values, key) if values else None
         record[f"vs_{name}_verdict"] = comparison.verdict if comparison else None
+    for name, interval in row.further.items():
+        record |= {f"{name}_mean": interval.mean, f"{name}_std": interval.std}
+    if (alone := row.comparisons.get(ALONE)) is not None:
+        found = alone.interval
+        ends = {key: getattr(found, key) if found else None for key in ("mean", "low", "high", "n")}
+        record |= {f"vs_alone_{key}": value for key, value in ends.items()}
+        record["vs_alone_verdict"] = alone.verdict
     return record
 
 
@@ -164,8 +195,14 @@ def render(summary: Summary, console: Console | None = None) -> None:
 def _terminal_table(rows: tuple[Row, ...], narrow: bool) -> Table:
     """Return the table without columns that say the same in every row, or find no room."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
-    columns = list(zip(HEADINGS, SIDES, *map(cells, rows), strict=True))
-    shown = [c for c in columns if c[0] not in ("Data", "Selected by") or len(set(c[2:])) > 1]
+    heads = columns(rows)
+    names = [name for name, _ in heads]
+    every = [
+        (name, side, *texts)
+        for (name, side), *texts in zip(heads, *(cells(row, names) for row in rows), strict=True)
+    ]
+    shown = [c for c in every if c[0] not in ("Data", "Selected by") or len(set(c[2:])) > 1]
+    shown = [c for c in shown if not set(c[2:]) <= {"", "–"}]
     if narrow:
         shown = [c for c in shown if c[0] not in ("Source", "Selected by", "Minutes")]
     for heading, side, *_ in shown:

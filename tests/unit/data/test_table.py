@@ -22,6 +22,7 @@ def rows(root, number=10, label=lambda path: path.parent.name):
 
 def made(file, root="/nowhere", source="photo", target="sketch", **kwargs):
     given = {"table": None if file is None else str(file), "delimiter": None, "columns": COLUMNS}
+    given["others"] = []
     for role, asked in (("source", source), ("target", target)):
         plain = isinstance(asked, dict) or (role == "target" and asked is None)
         given[role] = asked if plain else {"domain": asked}

@@ -7,13 +7,13 @@ there with the backbone's own mean and standard deviation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, Protocol, TypedDict
 
 from torch import Tensor, nn
 
-__all__ = ["Backbone", "Batch", "Context", "InputSpec", "LayerGroup", "Terms", "View", "Views"]
+__all__ = ["Backbone", "Batch", "Context", "InputSpec", "LayerGroup", "Terms", "TextSpec", "Tokenizer", "View", "Views"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,37 @@ class InputSpec:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     crop_pct: float = 0.875
+
+
+class Tokenizer(Protocol):
+    """From texts to token ids.
+
+    Attributes:
+        digest: A hash of all that the ids depend on.
+    """
+
+    digest: str
+
+    def encode(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], bool]]:
+        """Return every text's ids, at most ``limit``, and whether it was cut for that."""
+        ...
+
+    def length(self, text: str) -> int:
+        """Return the number of a text's ids when nothing is cut."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """What a backbone expects of a text: ids ``(B, L)``, padded by -1 on the right.
+
+    Attributes:
+        max_length: Most ids of a text, special ones included.
+        tokenizer: Makes them.
+    """
+
+    max_length: int
+    tokenizer: Tokenizer
 
 
 class Batch(TypedDict):

@@ -111,14 +111,22 @@ def read_tokens(place: str, offline: bool) -> Tokens:
             str(path) if path.is_dir() else place, local_files_only=offline or path.is_dir()
         )
     except Exception as error:  # the hub client raises its own kinds
-        raise CheckpointError(
-            f"no tokenizer for backbone {place}: {str(error).splitlines()[0]}; put its "
-            "tokenizer.json there, or type backbone.tokenizer=<folder or tokenizer.json>"
-        ) from error
+        raise CheckpointError(_absent(place, str(error).splitlines()[0])) from error
     inner = getattr(found, "backend_tokenizer", None)
     if inner is None:
         raise ConfigError(
             f"the tokenizer of {place} ({type(found).__name__}) has no tokenizer.json; type "
             "backbone.tokenizer=<folder or tokenizer.json>, or another backbone.name"
         )
-    return Tokens(json.dumps(json.loads(inner.to_str()), ensure_ascii=False))
+    tokens = Tokens(json.dumps(json.loads(inner.to_str()), ensure_ascii=False))
+    # Where there are no files the library makes up a tokenizer that knows no word.
+    if tokens.size <= len(found.all_special_tokens):
+        raise CheckpointError(_absent(place, "it knows no words but the special tokens"))
+    return tokens
+
+
+def _absent(place: str, reason: str) -> str:
+    return (
+        f"no tokenizer for backbone {place}: {reason}; put its tokenizer.json there, or type "
+        "backbone.tokenizer=<folder or tokenizer.json>"
+    )

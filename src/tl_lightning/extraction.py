@@ -17,6 +17,7 @@ from torch import Tensor
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.download import locked
 from tl_lightning.data.features import FeatureSet, ShardWriter, ViewSampler
+from tl_lightning.data.pictures import PictureData
 from tl_lightning.data.progress import advancing
 from tl_lightning.feature_plan import Plan, through
 from tl_lightning.modules.base import TransferModule
@@ -155,7 +156,8 @@ class Extraction(L.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Store one batch's features; return how many."""
         pictures = batch["inputs"]
-        if "seeds" in batch:
+        if "seeds" in batch:  # batches of pictures alone have them
+            assert isinstance(self.data, PictureData)
             pictures = self.data.changes.finish(pictures, batch["seeds"])
         if self.plan.groups:
             found = through(self.plan.groups, self.module.normalise(pictures))

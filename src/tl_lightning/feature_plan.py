@@ -73,8 +73,8 @@ def plan(
         return Plan()
     if not data.storable:
         raise ConfigError(
-            f"cache.features={mode} needs pictures in a fixed order, but data={data.name} is a "
-            "stream; type cache.features=off"
+            f"cache.features={mode} keeps features by the places of pictures, which "
+            f"data={data.name} does not have; type cache.features=off"
         )
     groups, rest = _divided(module, mode)
     sets = _sets(module, data, settings, numerics, groups)

@@ -22,6 +22,7 @@ from tl_lightning.callbacks.collect import projection_faults
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.input_faults import feature_faults, input_faults
 from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
 
@@ -140,6 +141,7 @@ def _pair_faults(config: Config) -> list[str]:
     """Return what is wrong between parts that are right by themselves."""
     faults = []
     model, _ = find_class(config["model"]["_target_"], "model", [*ALLOWED, *config["allow"]])
+    allowed = [*ALLOWED, *config["allow"]]
     name, needs = config["model"]["name"], {*model.train_on, model.learn_from}
     target = config["data"].get("target")
     if model.learn_from == "target":
@@ -174,8 +176,9 @@ def _pair_faults(config: Config) -> list[str]:
             "track_target=true logs accuracy on the target, but data.target=null; type "
             "track_target=false"
         )
-    faults += _feature_faults(config["cache"], config["data"], name)
-    mixed = [name for name, alpha in config["data"]["mix"].items() if alpha]
+    faults += input_faults(config, allowed)
+    faults += feature_faults(config["cache"], config["data"], name)
+    mixed = [name for name, alpha in config["data"].get("mix", {}).items() if alpha]
     if config["adapter"] and mixed:
         faults.append(
             f"data.mix.{mixed[0]} makes shares of labels, which adapters cannot take; "
@@ -194,34 +197,6 @@ def _pair_faults(config: Config) -> list[str]:
         faults.append(
             f"model={name} freezes the backbone and backbone.lora.rank={lora['rank']} would learn "
             "in it; type model=fine_tuning or backbone.lora.rank=0"
-        )
-    return faults
-
-
-def _feature_faults(cache: Config, data: Config, model: str) -> list[str]:
-    """Return why features cannot be stored as asked; what is frozen is known only once built."""
-    mode, views, augment = (cache.get("features"), cache.get("views"), data["augment"])
-    faults = []
-    if views is not None and views < 1:
-        faults.append(f"cache.views={views} is no number of views; type cache.views=8, or null")
-    elif views is not None and augment == "none":
-        faults.append(
-            f"cache.views={views}, but data.augment=none shows every picture alike; type "
-            "cache.views=null, or data.augment=light"
-        )
-    if mode not in ("full", "prefix"):
-        return faults
-    if views is None and augment != "none":
-        faults.append(
-            f"cache.features={mode} would show each picture alike in every epoch, but "
-            f"data.augment={augment}; type data.augment=none, or cache.views=8"
-        )
-    mixed = [name for name, alpha in data["mix"].items() if alpha]
-    if mixed:
-        faults.append(
-            f"cache.features={mode} with model={model} cannot mix pictures that it does not see, "
-            f"but data.mix.{mixed[0]}={data['mix'][mixed[0]]}; type data.mix.{mixed[0]}=0, or "
-            "cache.features=off"
         )
     return faults
 

@@ -1,19 +1,34 @@
 """The words of the house.
 
-Shapes: ``B`` pictures in a batch, ``C`` channels, ``H`` x ``W`` pixels, ``D`` features, ``K``
+Shapes: ``B`` samples in a batch, ``C`` channels, ``H`` x ``W`` pixels, ``D`` features, ``K``
 classes. Pictures travel to the device as ``uint8`` ``(B, C, H, W)`` and are scaled and normalised
-there with the backbone's own mean and standard deviation.
+there with the backbone's own mean and standard deviation. Texts travel as ``int64`` token numbers
+``(B, L)``, -1 where a text is shorter than the batch's longest; vectors as ``float32`` ``(B, F)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NotRequired, Protocol, TypedDict
+from typing import ClassVar, NotRequired, Protocol, TypedDict
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Backbone", "Batch", "Context", "InputSpec", "LayerGroup", "Terms", "TextSpec", "Tokenizer", "View", "Views"]
+__all__ = [
+    "Backbone",
+    "Batch",
+    "Context",
+    "InputSpec",
+    "LayerGroup",
+    "Spec",
+    "Terms",
+    "TextSpec",
+    "Tokenizer",
+    "VectorSpec",
+    "View",
+    "Views",
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,8 @@ class InputSpec:
         crop_pct: Share of the resized picture's side that the centre crop keeps in evaluation.
     """
 
+    #: Of a batch as it comes from the data; anything else is stored features.
+    dtype: ClassVar[torch.dtype] = torch.uint8
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -62,8 +79,25 @@ class TextSpec:
         tokenizer: Makes them.
     """
 
+    dtype: ClassVar[torch.dtype] = torch.int64
     max_length: int
     tokenizer: Tokenizer
+
+
+@dataclass(frozen=True)
+class VectorSpec:
+    """What a backbone expects of a vector.
+
+    Attributes:
+        width: Its length ``F``.
+    """
+
+    dtype: ClassVar[torch.dtype] = torch.float32
+    width: int
+
+
+#: The form of a backbone's input.
+Spec = InputSpec | TextSpec | VectorSpec
 
 
 class Batch(TypedDict):
@@ -144,20 +178,20 @@ class LayerGroup:
 
 
 class Backbone(Protocol):
-    """A network from pictures to features; any ``nn.Module`` with these members.
+    """A network from samples to features; any ``nn.Module`` with these members.
 
     Attributes:
         out_features: Width ``D`` of the features.
-        input_spec: What it expects of a picture.
+        input_spec: What it expects of its input.
         lr_factor: How fast it learns relative to new layers (0.1 is usual for pretrained ones).
     """
 
     out_features: int
-    input_spec: InputSpec
+    input_spec: Spec
     lr_factor: float
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Map normalised pictures ``(B, C, H, W)`` to features ``(B, D)``."""
+        """Map normalised pictures ``(B, C, H, W)``, tokens or vectors to features ``(B, D)``."""
         ...
 
     def layer_groups(self, chain: bool = False) -> list[LayerGroup]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,9 @@ class TextBackbone(nn.Module):
             downloaded.
     """
 
+    #: What data must give to stand before it.
+    takes: ClassVar[str] = "texts"
+
     def __init__(
         self,
         *,
@@ -93,7 +96,9 @@ class TextBackbone(nn.Module):
         self.input_spec = TextSpec(max_length or min(limit or USUAL, USUAL), tokens)
         if grad_checkpointing:
             # Not reentrant: that would cut off gradients where the input needs none.
-            self.net.gradient_checkpointing_enable({"use_reentrant": False})
+            again = {"use_reentrant": False}
+            newer = getattr(self.net, "activation_checkpointing_enable", None)
+            (newer or self.net.gradient_checkpointing_enable)(again)
 
     @classmethod
     def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:

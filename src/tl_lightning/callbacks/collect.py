@@ -96,7 +96,9 @@ class Collect(L.Callback):
         for role in data.roles:
             chosen = (data.sample_places(role, n) for n in (self.samples, self.examples))
             self.wanted[role] = tuple(set(places) for places in chosen)  # type: ignore[assignment]
-            if f"{role}/test" in data.features:  # then test batches hold no pictures
+            if (
+                f"{role}/test" in data.features and data.gives == "pictures"
+            ):  # then test batches hold no pictures
                 loader, places = data.sample_loader(role, self.examples, pictures=True)
                 shown = torch.cat([batch["inputs"] for batch in loader])
                 self.pictures[role] = dict(zip(places, shown, strict=True))
@@ -143,7 +145,9 @@ class Collect(L.Callback):
             out[f"{role}_true"] = np.array(true)
             out[f"{role}_pred"] = np.array(predicted)
             out[f"{role}_confidence"] = np.array(confidence, dtype=np.float32)
-            places = sorted(self.pictures[role])
+            places = sorted(self.pictures.get(role, ()))
+            if not places:  # no pictures
+                continue
             pixels = torch.stack([self.pictures[role][k] for k in places])
             out[f"examples_{role}"] = pixels.permute(0, 2, 3, 1).numpy()
             out[f"examples_{role}_true"] = out[f"{role}_true"][places]

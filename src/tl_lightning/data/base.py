@@ -6,24 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import lightning as L
-import numpy as np
 from torch.utils.data import DataLoader
 
-from tl_lightning.data.augment import Augment, Centre, augmentation
-from tl_lightning.data.cache import CacheSettings, PictureCache, worth_it
-from tl_lightning.data.dataset import ArrayDataset, Domain, EvalDataset, PictureDataset, Split
-from tl_lightning.data.decode import build_cache
+from tl_lightning.data.augment import Augment
+from tl_lightning.data.cache import CacheSettings, PictureCache
+from tl_lightning.data.dataset import Domain, EvalDataset, Split
 from tl_lightning.data.facts import DOMAINS, Facts
 from tl_lightning.data.features import FeatureLoader, Features
 from tl_lightning.data.looks import Looks
-from tl_lightning.data.mixing import Mixing
-from tl_lightning.data.reading import shorter_side
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
-from tl_lightning.data.seeds import mix as mix_seeds
-from tl_lightning.data.serve import dataset_of, loader_of
-from tl_lightning.data.strong import StrongView
+from tl_lightning.data.serve import loader_of
 from tl_lightning.errors import DataError
-from tl_lightning.types import InputSpec
+from tl_lightning.types import Spec
 
 __all__ = ["TransferData"]
 
@@ -36,26 +30,30 @@ STREAMS = (*DOMAINS, "target_labelled")
 class TransferData(Facts, Looks, L.LightningDataModule):
     """Owns what is shown to the model, and what is not.
 
-    A dataset is a subclass with :meth:`domains`; everything else is here. Training and validation
-    batches of the target carry no labels at all, so that no loss, metric or checkpoint rule can
-    peek; only testing (and ``selection=oracle``, which says so wherever its figure stands) does.
+    A kind of input (pictures, texts, vectors) is a subclass that makes datasets of splits; a data
+    set is a subclass of that with :meth:`domains`. Training and validation batches of the target
+    carry no labels at all, so that no loss, metric or checkpoint rule can peek; only testing (and
+    ``selection=oracle``, which says so wherever its figure stands) does.
 
     Args:
         name: The dataset's name in reports.
         batch_size: Samples of each domain a training batch and rank.
         eval_batch_size: Samples a validation or test batch and rank.
         steps_per_epoch: Batches an epoch, or None for one pass over the larger domain.
-        num_workers: Loader processes for pictures on disk; pictures in memory need none.
-        augment: Of training pictures: a name, see :func:`augmentation`, or for small pictures
-            ``{shift, contrast, invert}``, see :class:`PixelAugment`.
-        mix: ``{mixup: alpha}``, ``{cutmix: alpha}`` or both, for the source, see
-            :class:`Mixing`.
+        num_workers: Loader processes for what lies on disk; what is in memory needs none.
         seed: The run's seed: orders and augmentation, never the splits.
         pin_memory: Whether batches are copied to page-locked memory (for a GPU).
     """
 
-    #: Whether what is computed of its pictures can be kept by their places in a split.
+    #: Whether what is computed of its samples can be kept by their places in a split.
     storable: ClassVar[bool] = True
+    #: What a backbone must take to stand behind it.
+    gives: ClassVar[str] = "pictures"
+    #: Whether there is a strongly changed view of a sample.
+    has_strong: ClassVar[bool] = False
+    #: How training samples are varied and mixed, where a kind of input knows of such things.
+    augment: Augment | Mapping[str, Any] = "none"
+    mix: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -65,8 +63,6 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         eval_batch_size: int,
         steps_per_epoch: int | None,
         num_workers: int,
-        augment: Augment | Mapping[str, Any],
-        mix: Mapping[str, Any],
         seed: int,
         pin_memory: bool,
     ) -> None:
@@ -76,25 +72,23 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
-        self.augment = augment
-        self.mix = mix
         self.seed = seed
         self.pin_memory = pin_memory
         self.train_on: tuple[str, ...] = DOMAINS
         self.val_labels: tuple[str, ...] = ("source",)
         #: Whose labelled training pictures the source's stream shows.
         self.learn_from = "source"
-        self.spec: InputSpec | None = None
+        self.spec: Spec | None = None
         self.found: dict[str, Domain] = {}
         self.caches: dict[str, PictureCache] = {}
-        #: Of a frozen network, by ``role/split``; shown instead of the pictures.
+        #: Of a frozen network, by ``role/split``; shown instead of the samples.
         self.features: dict[str, Features] = {}
         #: Pictures left out because they cannot be read: a sentence each, by domain.
         self.quarantined: dict[str, list[str]] = {}
 
     # -- what a dataset says ---------------------------------------------------------------
     def domains(self) -> Mapping[str, Domain]:
-        """Return ``source`` and, unless there is none, ``target``. Reads lists, not pictures."""
+        """Return ``source`` and, unless there is none, ``target``. Reads lists, not files."""
         raise NotImplementedError
 
     # -- what every dataset shares ---------------------------------------------------------
@@ -104,7 +98,7 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         return self.found["source"].classes
 
     def discover(self) -> None:
-        """Find the pictures and check that training can start; raises DataError if not."""
+        """Find the samples and check that training can start; raises DataError if not."""
         if self.found:
             return
         found = dict(self.domains())
@@ -125,59 +119,41 @@ class TransferData(Facts, Looks, L.LightningDataModule):
             for split in ("train", "val", "test"):
                 if len(getattr(domain, split)) == 0:
                     yield (
-                        f"{role} ({domain.name}) has no pictures for {split}; "
+                        f"{role} ({domain.name}) has no {self.gives} for {split}; "
                         f"add some, or change data.{role} or data.val_fraction"
                     )
             if 0 < len(domain.train) < self.batch_size:
                 yield (
-                    f"{role} ({domain.name}) has {len(domain.train)} training pictures, fewer than "
-                    f"data.batch_size={self.batch_size}; type data.batch_size={len(domain.train)} "
-                    "or less"
+                    f"{role} ({domain.name}) has {len(domain.train)} training {self.gives}, fewer "
+                    f"than data.batch_size={self.batch_size}; type "
+                    f"data.batch_size={len(domain.train)} or less"
                 )
 
     def attach(
         self,
-        spec: InputSpec,
+        spec: Spec,
         train_on: tuple[str, ...],
         val_labels: tuple[str, ...],
         strong: bool = False,
     ) -> None:
-        """Tell the data what the model needs: the picture's form, domains, labels in validation.
+        """Tell the data what the model needs: the input's form, domains, labels in validation.
 
         Args:
-            spec: The picture's form.
+            spec: The form of the input.
             train_on: Domains that train.
             val_labels: Domains whose validation batches hold labels.
-            strong: Whether the target's training pictures are also wanted strongly changed.
+            strong: Whether the target's training samples are also wanted strongly changed.
         """
+        assert self.has_strong or not strong, "the settings' check asks has_strong first"
         self.spec = spec
-        self.strong = StrongView(spec) if strong else None
-        self.changes = augmentation(spec, self.augment)
-        self.mixing = Mixing(self.mix, len(self.classes))
         self.train_on = train_on
         self.val_labels = val_labels
 
     def cache(self, settings: CacheSettings, epochs: int) -> None:
-        """Decode the pictures on disk once, or find them decoded; ``epochs`` will train.
-
-        Raises:
-            DataError: If a picture cannot be read or the disk cannot hold them.
-        """
-        assert self.spec is not None, "attach() comes before the cache"
-        on_disk = {
-            role: domain
-            for role, domain in self.found.items()
-            if not isinstance(domain.train.pictures, np.ndarray)
-        }
-        paths = [path for domain in on_disk.values() for path in domain.paths()]
-        shorter = settings.shorter or shorter_side(self.spec)
-        if paths and worth_it(paths, shorter, settings, epochs):
-            for role, domain in on_disk.items():
-                name = f"{self.name}-{domain.name}"
-                self.caches[role] = build_cache(domain.whole(), name, shorter, self.spec, settings)
+        """Prepare once what every epoch needs, or find it prepared; ``epochs`` will train."""
 
     def browse(self) -> None:
-        """Raise DataError if the pictures cannot be looked at one by one."""
+        """Raise DataError if the samples cannot be looked at one by one."""
 
     @property
     def num_batches(self) -> int:
@@ -226,29 +202,12 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         return DomainSampler(size=len(split), **place)
 
     def training_splits(self) -> dict[str, Split]:
-        """Return what trains: the source, the target without labels, its few labelled pictures."""
+        """Return what trains: the source, the target without labels, its few labelled samples."""
         splits = {"source": self.found[self.learn_from].train} if "source" in self.train_on else {}
         if "target" in self.train_on:
             splits["target"] = self.found["target"].train.without_labels()
         labelled = self.found["target"].labelled if "target" in self.found else None
         return splits if labelled is None else {**splits, "target_labelled": labelled}
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Finish the augmentation of training batches where they are, on the device."""
-        for role, part in batch.items() if "inputs" not in batch else ():
-            self._finish(role, part)
-        return batch
-
-    def _finish(self, role: str, batch: Any) -> None:
-        seeds = batch.pop("seeds", None)
-        if seeds is not None:
-            batch["inputs"] = self.changes.finish(batch["inputs"], seeds)
-            if self.mixing and role == "source":
-                batch["inputs"], batch["labels"] = self.mixing(
-                    batch["inputs"], batch["labels"], mix_seeds(*seeds)
-                )
-            if self.strong is not None and role == "target":
-                batch["strong"] = self.strong(batch["inputs"], seeds)
 
     def val_dataloader(self) -> list[DataLoader[Any] | FeatureLoader]:
         """Return the validation loaders, source first; the target's hold no labels."""
@@ -279,17 +238,9 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         dataset = EvalDataset(self._dataset(name.partition("/")[0], split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler)
 
-    def _dataset(self, role: str, split: Split, train: bool) -> PictureDataset | ArrayDataset:
-        assert self.spec is not None, "attach() comes before the loaders"
-        cache = self.caches.get(role.removesuffix("_labelled"))
-        if not train:
-            return dataset_of(split, self.spec, Centre(self.spec), cache)
-        return dataset_of(split, self.spec, self.changes.geometry, cache, self.seeded)
-
-    @property
-    def seeded(self) -> bool:
-        """Whether training batches carry their samples' seeds."""
-        return bool(self.changes.batch) or bool(self.mixing) or self.strong is not None
+    def _dataset(self, role: str, split: Split, train: bool) -> Any:
+        """Return the dataset of a split: ``__getitems__`` of ``(index, seed)`` pairs is a batch."""
+        raise NotImplementedError
 
     def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
         return loader_of(dataset, batch_size, sampler, self.num_workers, self.pin_memory)

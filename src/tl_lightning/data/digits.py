@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tl_lightning.data.base import TransferData
 from tl_lightning.data.blend import blend, enlarge
 from tl_lightning.data.dataset import Domain, Split
 from tl_lightning.data.labelled import with_labelled
+from tl_lightning.data.pictures import PictureData
 
 __all__ = ["Digits"]
 
@@ -28,7 +28,7 @@ _SHARES = {
 }
 
 
-class Digits(TransferData):
+class Digits(PictureData):
     """``source``: grey digits; ``target``: disjoint digits over photographs.
 
     Args:
@@ -39,7 +39,7 @@ class Digits(TransferData):
         source: No settings; ``{}``.
         target: ``{labelled_per_class}``: so many training pictures of every class keep their labels
             (0: none); or None for the source alone.
-        kwargs: As in :class:`TransferData`.
+        kwargs: As in :class:`PictureData`.
     """
 
     def __init__(

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from tl_lightning.data.base import TransferData
 from tl_lightning.data.dataset import Domain
 from tl_lightning.data.folder import check_signatures
 from tl_lightning.data.layout import Layout
+from tl_lightning.data.pictures import PictureData
 from tl_lightning.data.quarantine import without_unreadable
 from tl_lightning.data.roles import Roles, only_keys
 from tl_lightning.data.shift import SyntheticShift
@@ -20,7 +20,7 @@ __all__ = ["FileData"]
 SHIFT_KEYS = {"blur", "brightness", "saturation", "tint", "noise", "seed"}
 
 
-class FileData(Roles, TransferData):
+class FileData(Roles, PictureData):
     """Pictures on disk; a data set is a subclass with :meth:`read`.
 
     With neither ``target.root`` nor ``target.domain`` the target is synthetic: of every class's
@@ -31,8 +31,8 @@ class FileData(Roles, TransferData):
         on_error: ``stop`` at a picture that cannot be read, or ``skip`` such pictures: they are
             found before training, left out, and listed in the report; more than 1 % of them stop
             the run.
-        kwargs: As in :class:`Roles`. ``target`` may also hold ``shift``, the arguments of
-            :class:`SyntheticShift`.
+        kwargs: As in :class:`Roles` and :class:`PictureData`. ``target`` may also hold ``shift``,
+            the arguments of :class:`SyntheticShift`.
     """
 
     target_keys: ClassVar[frozenset[str]] = Roles.target_keys | {"shift"}

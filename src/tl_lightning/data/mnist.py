@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tl_lightning.data.base import TransferData
 from tl_lightning.data.blend import blend
 from tl_lightning.data.cache import cache_root
 from tl_lightning.data.dataset import Domain, Split
@@ -28,6 +27,7 @@ from tl_lightning.data.download import download as fetch
 from tl_lightning.data.download import extract, locked
 from tl_lightning.data.folder import check_signatures, find_root
 from tl_lightning.data.idx import DigitSet, checked, read_mnist, read_usps
+from tl_lightning.data.pictures import PictureData
 from tl_lightning.data.reading import open_picture
 from tl_lightning.errors import DataError, nearest
 
@@ -46,7 +46,7 @@ BSDS_SHA256 = "97e49d31764f3912f0c4122707d53062ac9e783ba0f095e447a4d53c1a41af8e"
 BSDS_FOLDERS = ("bsds500/train", "BSDS500/data/images/train", "BSR/BSDS500/data/images/train")
 
 
-class _DigitDomains(TransferData):
+class _DigitDomains(PictureData):
     """Two of the three sets as source and target, in memory, 28 x 28 and three channels.
 
     Args:
@@ -56,7 +56,7 @@ class _DigitDomains(TransferData):
             (1/12 gives MNIST's usual 55,000 and 5,000).
         source: ``{domain}``: which set.
         target: ``{domain}``, or None for no target.
-        kwargs: As in :class:`TransferData`.
+        kwargs: As in :class:`PictureData`.
     """
 
     KNOWN: ClassVar[tuple[str, ...]] = ()
@@ -135,7 +135,7 @@ class MnistToMnistM(_DigitDomains):
 
     Args:
         kwargs: ``root``, ``download``, ``val_fraction``, ``source`` and ``target``, whose
-            ``domain`` is ``mnist`` or ``mnistm``, and those of :class:`TransferData`.
+            ``domain`` is ``mnist`` or ``mnistm``, and those of :class:`PictureData`.
     """
 
     KNOWN = ("mnist", "mnistm")
@@ -146,7 +146,7 @@ class MnistUsps(_DigitDomains):
 
     Args:
         kwargs: ``root``, ``download``, ``val_fraction``, ``source`` and ``target``, whose
-            ``domain`` is ``mnist`` or ``usps``, and those of :class:`TransferData`.
+            ``domain`` is ``mnist`` or ``usps``, and those of :class:`PictureData`.
     """
 
     KNOWN = ("mnist", "usps")

@@ -36,6 +36,7 @@ class Roles:
     """
 
     name: str
+    gives: ClassVar[str]
     #: Whether ``source.domain`` and ``target.domain`` mean something.
     has_domains: ClassVar[bool] = False
     #: Whether a ``target`` that names nothing means no target, so that ``data.target.root=...``
@@ -125,7 +126,7 @@ class Roles:
         if shared := sorted(set(source.paths()) & set(target.paths())):
             self.complain(
                 f"data.source and data.target both hold {shared[0]} (and {len(shared) - 1} more): "
-                "the same pictures in both domains; type another data.target.root or "
+                f"the same {self.gives} in both domains; type another data.target.root or "
                 "data.target.domain, or leave both null for a synthetic shift"
             )
 

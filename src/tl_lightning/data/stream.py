@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tl_lightning.data.augment import Centre
-from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings, cache_root
 from tl_lightning.data.dataset import ArrayDataset, Domain, PictureDataset, Split
 from tl_lightning.data.fetch import fetched_text, is_remote, litdata
+from tl_lightning.data.pictures import PictureData
 from tl_lightning.data.sampler import ChunkSampler, DomainSampler, spread
 from tl_lightning.data.shards import Shards, StreamDataset, StreamSplit, opened
 from tl_lightning.errors import DataError, nearest
@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 ABOUT = "classes.json"
 
 
-class StreamData(TransferData):
+class StreamData(PictureData):
     """One stream a domain: the folders ``train``, ``val`` and ``test``, each written by litdata.
 
     A sample is ``{"image": encoded bytes, "label": class name, "name": text}``. Labels are read
@@ -38,7 +38,7 @@ class StreamData(TransferData):
         window: Chunks that training shuffles together.
         cache_gb: Most that fetched chunks of all streams take on this machine's disk.
         cache_dir: Where they lie, or None for a folder of :func:`cache_root`.
-        kwargs: As in :class:`TransferData`.
+        kwargs: As in :class:`PictureData`.
     """
 
     #: A target without a url is no target, see :class:`FileData`.

@@ -55,9 +55,7 @@ class TextDomains(TextData):
                 f"{setting}={place} holds no domains; expected {folder}/<domain>/<class>/<text>"
                 f".txt; type {setting}=/the/right/folder, or data=text_folder for one domain"
             )
-        names = asked_domains(
-            node.get("domain"), f"data.{role}.domain", valid, places, str(folder)
-        )
+        names = asked_domains(node.get("domain"), f"data.{role}.domain", valid, places, str(folder))
         chosen = [places[name] for name in names]
         if role == "source":
             self.taken = chosen

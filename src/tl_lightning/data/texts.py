@@ -44,12 +44,12 @@ class TextData(Roles, TransferData):
 
     target_optional: ClassVar[bool] = True
     other_data: ClassVar[str] = "text_domains"
-    things: ClassVar[str] = "texts"
+    gives: ClassVar[str] = "texts"
 
     def __init__(
         self, *, too_long: Literal["truncate", "error"], bucket: int, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(num_workers=0, **kwargs)
         if bucket < 1:
             raise DataError(
                 f"data.bucket={bucket} is no number of batches; type data.bucket=50, or 1 for "
@@ -94,32 +94,6 @@ class TextData(Roles, TransferData):
         )
 
     # -- what the model needs ----------------------------------------------------------------
-    def attach(
-        self,
-        spec: Any,
-        train_on: tuple[str, ...],
-        val_labels: tuple[str, ...],
-        strong: bool = False,
-    ) -> None:
-        """Tell the data what the model needs: tokenizer, domains, labels in validation.
-
-        Raises:
-            DataError: If the model takes no texts, or wants them strongly changed.
-        """
-        if not isinstance(spec, TextSpec):
-            raise DataError(
-                f"data={self.name} holds texts, but the backbone takes no texts; type "
-                "backbone=minilm or backbone=bert_base, or data of pictures"
-            )
-        if strong:
-            raise DataError(
-                "an adapter compares pictures with strongly changed ones, and texts have no such "
-                "changes; type another adapter than self_training"
-            )
-        self.text_spec = spec
-        self.train_on = train_on
-        self.val_labels = val_labels
-
     def cache(self, settings: CacheSettings, epochs: int) -> None:
         """Tokenise every text once, or find the tokens.
 
@@ -130,6 +104,12 @@ class TextData(Roles, TransferData):
         for role in self.roles:
             self.cached(role)
 
+    @property
+    def form(self) -> TextSpec:
+        """What the backbone expects of a text."""
+        assert isinstance(self.spec, TextSpec), "attach() comes before the tokens"
+        return self.spec
+
     def cached(self, role: str) -> TokenCache:
         """Return the token ids of a domain's texts."""
         if role not in self.tokens:
@@ -137,7 +117,7 @@ class TextData(Roles, TransferData):
             whole = domain.whole()
             texts: Any = whole.pictures
             name = f"{self.name}-{domain.name}"
-            found = tokenised(texts, self.text_spec, name, self.token_root)
+            found = tokenised(texts, self.form, name, self.token_root)
             self.tokens[role] = found
             self.rows[role] = {name: row for row, name in enumerate(whole.names)}
             if self.too_long == "error":
@@ -148,10 +128,9 @@ class TextData(Roles, TransferData):
         long = np.flatnonzero(found.cut).tolist()
         if not long:
             return
-        limit, texts = self.text_spec.max_length, whole.pictures
+        limit, texts = self.form.max_length, whole.pictures
         shown = [
-            f"{whole.names[k]} ({self.text_spec.tokenizer.length(str(texts[k]))})"
-            for k in long[:SHOWN]
+            f"{whole.names[k]} ({self.form.tokenizer.length(str(texts[k]))})" for k in long[:SHOWN]
         ]
         more = f" and {len(long) - SHOWN} more" if len(long) > SHOWN else ""
         raise DataError(
@@ -170,7 +149,7 @@ class TextData(Roles, TransferData):
                 number = len(self.tokens[role])
                 found.append(
                     f"{role}: {cut:,} of {number:,} texts have more than "
-                    f"{self.text_spec.max_length} tokens and were cut there (data.too_long)"
+                    f"{self.form.max_length} tokens and were cut there (data.too_long)"
                 )
             domain = self.found[role]
             learned = set(domain.train.pictures)

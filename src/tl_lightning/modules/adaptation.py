@@ -85,7 +85,7 @@ class DomainAdaptation(TransferModule):
         assert self.twin is not None
         self.attend({role: len(inputs)})
         # What is not uint8 comes from the feature cache, which holds a frozen backbone's features.
-        pictures = inputs.dtype == torch.uint8
+        pictures = self.untouched(inputs)
         features = self.twin.backbone(self.normalise(inputs)) if pictures else inputs
         out: tuple[Tensor, Tensor] = self.twin.task(features)
         return out

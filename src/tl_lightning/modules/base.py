@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torchmetrics import MetricCollection
 
 from tl_lightning.data.seeds import mix
@@ -16,7 +17,7 @@ from tl_lightning.modules.phases import Phases
 from tl_lightning.regularizers.base import Regularizer
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
-from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
+from tl_lightning.types import Backbone, Batch, InputSpec, LayerGroup, Terms, View
 from tl_lightning.validators.unlabelled import UnlabelledScores
 
 __all__ = ["DOMAINS", "TransferModule"]
@@ -92,9 +93,10 @@ class TransferModule(Learning):
         # Plain dicts, lists and numbers only: a checkpoint loads under weights_only=True.
         self.save_hyperparameters(saved)
         spec = backbone.input_spec
-        shape = (1, -1, 1, 1)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(shape), persistent=False)
+        if isinstance(spec, InputSpec):
+            for name in ("mean", "std"):
+                values = torch.tensor(getattr(spec, name)).view(1, -1, 1, 1)
+                self.register_buffer(name, values, persistent=False)
         stages = [f"{role}_{stage}" for role in DOMAINS for stage in ("val", "test")]
         self.scores = nn.ModuleDict(
             {name: task.metrics(prefix=name.replace("_", "/") + "/") for name in stages}
@@ -107,12 +109,12 @@ class TransferModule(Learning):
         raise NotImplementedError
 
     def extract(self, inputs: Tensor) -> Tensor:
-        """Return the backbone's features ``(B, D)`` of uint8 pictures ``(B, 3, H, W)``.
+        """Return the backbone's features ``(B, D)`` of a batch's inputs.
 
-        Anything but uint8 comes from the feature cache and has passed the layers before
-        ``self.rest`` already.
+        Anything but its input's own type comes from the feature cache and has passed the layers
+        before ``self.rest`` already.
         """
-        if inputs.dtype == torch.uint8:
+        if self.untouched(inputs):
             out: Tensor = self.backbone(self.normalise(inputs))
             return out
         out = inputs.contiguous(memory_format=self.layout) if inputs.dim() == 4 else inputs
@@ -120,6 +122,10 @@ class TransferModule(Learning):
             assert group.run is not None
             out = group.run(out)
         return out
+
+    def untouched(self, inputs: Tensor) -> bool:
+        """Whether these are samples, not stored features of theirs."""
+        return bool(inputs.dtype == self.backbone.input_spec.dtype)
 
     # -- what every model shares -------------------------------------------------------------
     def pictures(self, batch: dict[str, Batch]) -> dict[str, Tensor]:
@@ -136,7 +142,7 @@ class TransferModule(Learning):
         sizes = {role: len(part) for role, part in pictures.items()}
         if self.forward_mode == "joint" and len(pictures) > 1:
             self.attend(sizes)
-            features, logits = self.task(self.extract(torch.cat(list(pictures.values()))))
+            features, logits = self.task(self.extract(joined([*pictures.values()])))
             counts = list(sizes.values())
             parts = list(zip(features.split(counts), logits.split(counts), strict=True))
         else:
@@ -172,12 +178,17 @@ class TransferModule(Learning):
         return terms
 
     def normalise(self, inputs: Tensor) -> Tensor:
-        """Scale uint8 pictures to [0, 1] and normalise them as the backbone expects."""
+        """Scale uint8 pictures to [0, 1] and normalise them as the backbone expects.
+
+        Tokens and vectors are left as they are.
+        """
+        if inputs.dtype != torch.uint8:
+            return inputs
         scaled = inputs.to(self.mean.dtype).div(255.0).sub(self.mean).div(self.std)
         return scaled.contiguous(memory_format=self.layout)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return class logits ``(B, K)`` of uint8 pictures ``(B, 3, H, W)`` of the target."""
+        """Return class logits ``(B, K)`` of the target's inputs, such as pictures as uint8."""
         return self._separate("target", inputs)[1]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -270,3 +281,16 @@ class TransferModule(Learning):
         """Go on from the stored progress."""
         self.progress = float(checkpoint["progress"])
         self.means.load_state_dict(checkpoint.get("means", {}))
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return the batches as one; token numbers ``(B, L)`` as long as the longest of them.
+
+    >>> joined([torch.tensor([[5]]), torch.tensor([[6, 7]])])
+    tensor([[ 5, -1],
+            [ 6,  7]])
+    """
+    if not (parts[0].dim() == 2 and parts[0].dtype == torch.int64):
+        return torch.cat(list(parts))
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([pad(part, (0, longest - part.shape[1]), value=-1) for part in parts])

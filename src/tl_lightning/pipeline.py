@@ -152,7 +152,8 @@ def load(checkpoint: str | Path) -> TransferModule:
     faults = check_nodes(config, GIVEN, ALLOWED, TAKEN)
     if faults:
         raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
-    module = build_module(config, tuple(saved["classes"]), pretrained=False)
+    kept = stored.get("restored_by")
+    module = build_module(config, tuple(saved["classes"]), pretrained=False, restored_by=kept)
     module.load_state_dict(stored["state_dict"])
     return module.eval()
 

@@ -18,7 +18,6 @@ from tl_lightning.data.features import FeatureLoader
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.roles import Roles
 from tl_lightning.data.sampler import DomainSampler
-from tl_lightning.data.serve import loader_of
 from tl_lightning.data.text_files import as_texts
 from tl_lightning.data.token_cache import TextDataset, TokenCache, texts_digest, tokenised
 from tl_lightning.errors import DataError
@@ -49,7 +48,7 @@ class TextData(Roles, TransferData):
     def __init__(
         self, *, too_long: Literal["truncate", "error"], bucket: int, **kwargs: Any
     ) -> None:
-        super().__init__(num_workers=0, **kwargs)
+        super().__init__(**kwargs)
         if bucket < 1:
             raise DataError(
                 f"data.bucket={bucket} is no number of batches; type data.bucket=50, or 1 for "
@@ -203,7 +202,3 @@ class TextData(Roles, TransferData):
         role = role.removesuffix("_labelled")
         cache = self.cached(role)
         return TextDataset(cache, self._rows(role, split), split.labels)
-
-    def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
-        # A look-up in mapped memory: other processes would only copy it about.
-        return loader_of(dataset, batch_size, sampler, 0, self.pin_memory)

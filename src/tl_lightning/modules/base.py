@@ -273,9 +273,11 @@ class TransferModule(Learning):
             metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store this run's progress: weights of adversarial terms depend on it."""
+        """Store this run's progress, which adversarial terms depend on, and what rebuilds it."""
         checkpoint["progress"] = self.progress
         checkpoint["means"] = self.means.state_dict()
+        # What a configuration only names and a checkpoint should not depend on: a tokenizer, ...
+        checkpoint["restored_by"] = getattr(self.backbone, "restored_by", {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the stored progress."""

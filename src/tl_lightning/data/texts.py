@@ -26,6 +26,8 @@ from tl_lightning.types import TextSpec
 __all__ = ["TextData"]
 
 SHOWN = 5
+#: Letters of an example text in the report.
+LETTERS = 200
 
 
 class TextData(Roles, TransferData):
@@ -170,10 +172,10 @@ class TextData(Roles, TransferData):
                 digest.update(texts_digest(split.pictures).encode())
         return digest.hexdigest()
 
-    def excerpts(self, role: str, places: list[int], letters: int = 200) -> list[str]:
-        """Return how the test texts at these places begin."""
+    def excerpts(self, role: str, places: list[int]) -> list[str]:
+        """Return the first letters of the test texts at these places."""
         texts = self.found[role].test.pictures
-        return [" ".join(str(texts[place])[: 2 * letters].split())[:letters] for place in places]
+        return [" ".join(str(texts[place])[: 2 * LETTERS].split())[:LETTERS] for place in places]
 
     # -- loaders -----------------------------------------------------------------------------
     def _rows(self, role: str, split: Split) -> NDArray[np.int64]:

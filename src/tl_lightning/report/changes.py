@@ -108,7 +108,7 @@ def class_words(change: Array, names: list[str]) -> str:
 def distance_words(metrics: Mapping[str, Any]) -> str | None:
     """Say how far apart the domains are before and after training, and what that means.
 
-    >>> distance_words({"health/a_distance_before": 1.5, "health/a_distance_after": 0.5})[:59]
+    >>> distance_words({"health/a_distance_before": 1.5, "health/a_distance_after": 0.5})[:58]
     "A-distance of the domains' test samples: 1.50 before train"
     """
     before, after = (metrics.get(f"health/a_distance_{when}") for when in ("before", "after"))

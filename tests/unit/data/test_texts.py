@@ -18,11 +18,23 @@ from tl_lightning.errors import DataError
 
 def settings(root, **changed):
     plain = {
-        "name": "tiny", "batch_size": 2, "eval_batch_size": 4, "steps_per_epoch": None,
-        "num_workers": 0, "seed": 0, "pin_memory": False, "root": str(root), "val_fraction": 0.25,
-        "test_fraction": 0.25, "classes": None, "transductive": False, "too_long": "truncate",
-        "bucket": 3, "source": {"root": None, "domain": None}, "target": None,
-    }  # fmt: skip
+        "name": "tiny",
+        "batch_size": 2,
+        "eval_batch_size": 4,
+        "steps_per_epoch": None,
+        "num_workers": 0,
+        "seed": 0,
+        "pin_memory": False,
+        "root": str(root),
+        "val_fraction": 0.25,
+        "test_fraction": 0.25,
+        "classes": None,
+        "transductive": False,
+        "too_long": "truncate",
+        "bucket": 3,
+        "source": {"root": None, "domain": None},
+        "target": None,
+    }
     return {**plain, **changed}
 
 
@@ -104,7 +116,7 @@ def test_labels_do_not_travel_with_a_target_that_learns(tmp_path) -> None:
 # -- what cannot train -------------------------------------------------------------------------
 def test_what_is_no_text_is_named_with_its_place(tmp_path) -> None:
     reviews(tmp_path)
-    (tmp_path / "neg" / "bytes.txt").write_bytes("gut, sch".encode() + b"\xf6n")
+    (tmp_path / "neg" / "bytes.txt").write_bytes(b"gut, sch" + b"\xf6n")
     (tmp_path / "pos" / "nothing.txt").write_text(" \n ")
     words = (
         r"2 of \d+ texts cannot be used: \S+neg/bytes.txt \(byte 0xf6 at offset 8 is no UTF-8\), "
@@ -167,8 +179,11 @@ def test_long_texts_are_cut_and_counted_or_refused(tmp_path) -> None:
     assert any(note.startswith(words) for note in data.notes(pretrained=True))
     assert data.tokens["source"].lengths.max() == 8
     strict = attached(tmp_path, 8, too_long="error")
-    with pytest.raises(DataError, match=rf"{sum(long)} of {len(long)} texts of the source have"
-                       r" more than 8 tokens, .*\.txt \(\d+\).* type data.too_long=truncate"):  # fmt: skip
+    with pytest.raises(
+        DataError,
+        match=rf"{sum(long)} of {len(long)} texts of the source have"
+        r" more than 8 tokens, .*\.txt \(\d+\).* type data.too_long=truncate",
+    ):
         strict.cached("source")
     assert attached(tmp_path, 24, too_long="truncate").tokens == {}
 
@@ -255,9 +270,13 @@ def test_imdb_is_fetched_checked_and_unpacked(tmp_path, monkeypatch) -> None:
 # -- tables ------------------------------------------------------------------------------------
 def table(tmp_path, text: str, **changed):
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")
-    plain = {"table": str(tmp_path / "list.csv"), "delimiter": None,
-             "columns": {"text": "text", "label": "label", "domain": "domain", "split": "split"},
-             "val_fraction": 0.3, "test_fraction": 0.3}  # fmt: skip
+    plain = {
+        "table": str(tmp_path / "list.csv"),
+        "delimiter": None,
+        "columns": {"text": "text", "label": "label", "domain": "domain", "split": "split"},
+        "val_fraction": 0.3,
+        "test_fraction": 0.3,
+    }
     return found(TextTable, tmp_path, **{**plain, **changed})
 
 
@@ -278,9 +297,11 @@ def test_a_messy_table(tmp_path) -> None:
 def test_splits_and_domains_of_a_table(tmp_path) -> None:
     rows = [
         f"{word} {domain} {split} {k};{label};{domain};{split}\n"
-        for domain in ("books", "dvd") for split in ("train", "valid", "test")
-        for label, word in (("0", "bad"), ("1", "good")) for k in range(3)
-    ]  # fmt: skip
+        for domain in ("books", "dvd")
+        for split in ("train", "valid", "test")
+        for label, word in (("0", "bad"), ("1", "good"))
+        for k in range(3)
+    ]
     sides = {"source": {"domain": "books"}, "target": {"domain": "dvd"}}
     data = table(tmp_path, "text;label;domain;split\n" + "".join(rows), **sides)
     assert sizes(data.found["source"]) == (6, 6, 6)
@@ -322,8 +343,13 @@ def test_tables_that_cannot_be_used(tmp_path) -> None:
         table(tmp_path, "text,label\n" + ROWS, source={"domain": "a"})
     (tmp_path / "list.csv").write_bytes(b"text,label\nsch\xf6n,pos\n")
     with pytest.raises(DataError, match=r"cannot read the table .*0xf6 in position 14"):
-        found(TextTable, tmp_path, table=str(tmp_path / "list.csv"), delimiter=None,
-              columns={"text": "text", "label": "label"})  # fmt: skip
+        found(
+            TextTable,
+            tmp_path,
+            table=str(tmp_path / "list.csv"),
+            delimiter=None,
+            columns={"text": "text", "label": "label"},
+        )
 
 
 def test_long_cells_leave_the_modules_limit_as_it_was(tmp_path) -> None:

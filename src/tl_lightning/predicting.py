@@ -101,6 +101,8 @@ def predictions(
 
 def _batches(samples: Sequence[Any], spec: Any) -> Any:
     """Yield places and inputs, of texts the longest first."""
+    import numpy as np
+
     from tl_lightning.data.augment import Centre
     from tl_lightning.data.dataset import Split
     from tl_lightning.data.serve import dataset_of
@@ -116,7 +118,7 @@ def _batches(samples: Sequence[Any], spec: Any) -> Any:
         order = sorted(range(len(found)), key=lambda place: -len(found[place][0]))
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
-            yield places, padded([found[place][0] for place in places])
+            yield places, padded([np.asarray(found[place][0]) for place in places])
         return
     split = Split(list(samples), None, [str(path) for path in samples])
     dataset = dataset_of(split, spec, Centre(spec), None)

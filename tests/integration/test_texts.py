@@ -245,6 +245,10 @@ def test_the_predict_command(places, tmp_path) -> None:
     assert rows[0] == "sample,class,probability"
     assert rows[2].startswith('"awful [bold] book, dull",')
     assert json.loads((tmp_path / "run" / "report.json").read_text())["seed"] == report["seed"]
-    refused = command("check_data", ["data=text_folder", f"data.root={places / 'short'}"], tmp_path)
+    refused = command(
+        "check_data",
+        ["data=text_folder", "model=fine_tuning", f"data.root={places / 'short'}"],
+        tmp_path,
+    )
     assert refused.returncode == 2
     assert "holds texts, and this command looks at pictures" in refused.stderr

@@ -98,7 +98,8 @@ class TextBackbone(nn.Module):
             # Not reentrant: that would cut off gradients where the input needs none.
             again = {"use_reentrant": False}
             newer = getattr(self.net, "activation_checkpointing_enable", None)
-            (newer or self.net.gradient_checkpointing_enable)(again)
+            switch: Any = newer or self.net.gradient_checkpointing_enable
+            switch(again)
 
     @classmethod
     def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
@@ -120,7 +121,8 @@ class TextBackbone(nn.Module):
     @property
     def restored_by(self) -> dict[str, Any]:
         """Settings with which a checkpoint builds it anew, wherever ``name`` has gone."""
-        network = json.loads(self.net.config.to_json_string(use_diff=False))
+        config: Any = self.net.config
+        network = json.loads(config.to_json_string(use_diff=False))
         network = {k: v for k, v in network.items() if k not in ("_name_or_path", "dtype")}
         tokens = self.input_spec.tokenizer
         assert isinstance(tokens, Tokens)

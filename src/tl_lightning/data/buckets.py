@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
 from tl_lightning.data.seeds import mix
 
 __all__ = ["BucketSampler", "SortedSampler", "padding_share"]
+
+Lengths = Sequence[int] | NDArray[np.int64]
 
 
 class BucketSampler(DomainSampler):
@@ -29,7 +32,7 @@ class BucketSampler(DomainSampler):
         kwargs: As in :class:`DomainSampler`, but for ``size``.
     """
 
-    def __init__(self, *, lengths: Sequence[int], window: int, **kwargs: Any) -> None:
+    def __init__(self, *, lengths: Lengths, window: int, **kwargs: Any) -> None:
         super().__init__(size=len(lengths), **kwargs)
         self.lengths = np.asarray(lengths)
         self.window = window
@@ -79,7 +82,7 @@ class SortedSampler(EvalSampler):
         world: Number of ranks.
     """
 
-    def __init__(self, *, lengths: Sequence[int], rank: int = 0, world: int = 1) -> None:
+    def __init__(self, *, lengths: Lengths, rank: int = 0, world: int = 1) -> None:
         super().__init__(size=len(lengths), rank=rank, world=world)
         self.places = torch.from_numpy(np.argsort(-np.asarray(lengths), kind="stable"))
 
@@ -93,7 +96,7 @@ class SortedSampler(EvalSampler):
         return self.places[positions], valid
 
 
-def padding_share(lengths: Sequence[int], order: Sequence[int], batch_size: int) -> float:
+def padding_share(lengths: Lengths, order: Sequence[int], batch_size: int) -> float:
     """Return which share of the batches' places is padding.
 
     >>> padding_share([2, 4], [0, 1], 2), padding_share([2, 4], [0, 1], 1)

@@ -173,7 +173,7 @@ def split_digest(split: Split) -> str:
     """Return a hash of what a split shows: names and files' sizes and times, pixels, or words."""
     digest = hashlib.sha256(json.dumps(list(split.names)).encode(errors="surrogateescape"))
     if isinstance(split.pictures, np.ndarray) and split.pictures.dtype == object:
-        digest.update(texts_digest(split.pictures).encode())
+        digest.update(texts_digest(split.pictures.tolist()).encode())
     elif isinstance(split.pictures, np.ndarray):
         digest.update(str(split.pictures.shape).encode())
         digest.update(np.ascontiguousarray(split.pictures).data)

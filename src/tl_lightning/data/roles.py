@@ -35,7 +35,7 @@ class Roles:
         kwargs: As in :class:`TransferData`.
     """
 
-    name: str
+    name: Any
     gives: ClassVar[str]
     #: Whether ``source.domain`` and ``target.domain`` mean something.
     has_domains: ClassVar[bool] = False

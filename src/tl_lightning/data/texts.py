@@ -184,8 +184,8 @@ class TextData(Roles, TransferData):
         return np.array([rows[name] for name in split.names], dtype=np.int64)
 
     def _lengths(self, role: str, split: Split) -> NDArray[np.int64]:
-        cache = self.cached(role)
-        return cache.lengths[self._rows(role, split)]
+        lengths: NDArray[np.int64] = self.cached(role).lengths[self._rows(role, split)]
+        return lengths
 
     def _sampler(self, split: Split, **place: Any) -> DomainSampler:
         role = self.domain_of(STREAMS[place["domain"]]).removesuffix("_labelled")

@@ -23,6 +23,7 @@ from tl_lightning.checks import ALLOWED, find_class
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
+from tl_lightning.data.vectors import VectorData
 from tl_lightning.errors import ConfigError
 from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.modules.base import TransferModule
@@ -186,6 +187,8 @@ def build(config: Config, run_dir: Path) -> Parts:
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     data.learn_from = find_class(config["model"]["_target_"], "model", allowed)[0].learn_from
     data.discover()
+    if isinstance(data, VectorData) and config["backbone"].get("in_features", 0) is None:
+        config["backbone"]["in_features"] = data.width  # what a checkpoint must know
     L.seed_everything(config["seed"], workers=True, verbose=False)
     module = build_module(config, data.classes, class_counts=data.class_counts())
     peeks = config["selection"] == "oracle" or config["track_target"]

@@ -60,7 +60,7 @@ class Layout:
         train, test = _divide(self.train, fraction, "test", complain)
         note = (
             f"no official split was found: {fraction:.0%} of every class, chosen by a hash of "
-            "the names, are for testing"
+            "the names, are held out for testing"
         )
         return replace(self, train=train, test=test, note=_joined(self.note, note))
 

@@ -1,0 +1,83 @@
+"""Vectors through the whole: adapt, resume, reload, evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from helpers import command, config, same, stopped_at, weights
+from tl_lightning import pipeline
+from tl_lightning.cli import compose
+from tl_lightning.errors import ConfigError
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[str]:
+    """Two blobs, shifted in the target; settings that name the files."""
+    rng = np.random.default_rng(0)
+    arguments = ["data=vectors", "data.batch_size=16", "trainer.max_epochs=5", "optimizer.lr=0.02"]
+    for role, shift in (("source", 0.0), ("target", 1.0)):
+        y = np.arange(120) % 2
+        x = rng.normal(size=(120, 6)) + 3 * y[:, None] + shift
+        np.savez(tmp_path / f"{role}.npz", x=x, y=y)
+        arguments.append(f"data.{role}.train={tmp_path / role}.npz")
+    return arguments
+
+
+def settings(arguments: list[str], *more: str) -> dict[str, Any]:
+    """Return a tiny run on vectors."""
+    found: Any = OmegaConf.to_container(compose([*arguments, *more]), resolve=True)
+    plain = config()
+    for key in ("callbacks", "report", "checkpoint", "selection"):
+        found[key] = plain[key]
+    found["trainer"] |= {"accelerator": "cpu", "precision": "32-true"}
+    found["bracket"] = []
+    return found
+
+
+@pytest.mark.parametrize("model", ["dann", "mmd", "source_only"])
+def test_runs_and_reloads(tmp_path: Path, pair: list[str], model: str) -> None:
+    report = pipeline.fit(settings(pair, f"model={model}"), tmp_path / "run")
+    assert report["metrics"]["source/test/acc"] > 0.9
+    assert report["config"]["backbone"]["in_features"] == 6
+    checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
+    found = pipeline.evaluate(str(checkpoint), None, None)
+    for name, value in found["metrics"].items():
+        assert report["metrics"][name] == value, name
+
+
+def test_resumed_in_mid_epoch_is_uninterrupted(
+    tmp_path: Path, pair: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    pipeline.fit(settings(pair, "model=dann"), whole)
+    with stopped_at(monkeypatch, 1, 2):
+        pipeline.fit(settings(pair, "model=dann"), cut)
+    pipeline.fit(settings(pair, "model=dann", "resume=auto"), cut)
+    one, other = (weights(f / "checkpoints" / "last.ckpt") for f in (whole, cut))
+    assert same(one, other)
+
+
+def test_pictures_and_vectors_do_not_meet(pair: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"data=vectors gives vectors, but .* takes pictures"):
+        pipeline.check(settings(pair, "model=source_only", "backbone=tiny_cnn"))
+    with pytest.raises(ConfigError, match=r"strongly changed pictures, and data=vectors gives"):
+        pipeline.check(settings(pair, "model=self_training"))
+    with pytest.raises(ConfigError, match=r"takes vectors; type backbone=resnet18"):
+        pipeline.check({**config(), "backbone": settings(pair)["backbone"]})
+
+
+@pytest.mark.slow
+def test_from_the_command_line(tmp_path: Path, pair: list[str]) -> None:
+    found = command("train", ["model=dann", *pair, "hydra.run.dir=run"], tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["dataset"]["counts"]["target/train"] > 0
+    looked = command("check_data", pair, tmp_path)
+    assert "training can start" in looked.stdout

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning import pipeline
 from tl_lightning.adaptation_faults import model_of
+from tl_lightning.strategies import alone
 
 __all__ = ["baseline", "fit_with_baselines", "wanted"]
 
@@ -39,7 +40,7 @@ def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
     if "joint_bn" in names and not _sees_source(config):
         names.remove("joint_bn")
         print(f"no joint_bn beside {config['model']['name']}, which is not shown the source")
-    if names and str(config["trainer"]["devices"]) != "1":
+    if names and not alone(config["trainer"]):
         print(
             f"no baselines beside {config['model']['name']}: several devices train one model a "
             f"process; type -m model={','.join(names)},{config['model']['name']} instead"

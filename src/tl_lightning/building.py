@@ -30,6 +30,7 @@ from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.phases import Phases
 from tl_lightning.own_weights import load_backbone, load_model, restored_from
 from tl_lightning.settings import Config
+from tl_lightning.strategies import lr_factor
 from tl_lightning.tasks.classification import Classification
 
 __all__ = ["Parts", "build", "build_data", "build_module", "make", "plan_features"]
@@ -108,7 +109,7 @@ def build_module(
         backbone=backbone,
         task=task,
         optimizer=lambda groups: make(config["optimizer"], config, params=groups),
-        lr=config["optimizer"]["lr"],
+        lr=config["optimizer"]["lr"] * lr_factor(config),
         schedule=make(config["scheduler"], config),
         **_phases(config),
         seed=seed,
@@ -143,7 +144,12 @@ def _loss(config: Config) -> Config:
 def _phases(config: Config) -> Config:
     if "phases" not in config:  # a checkpoint from before there were any
         return {"phases": Phases(schedule="run", steps=[]), "layer_decay": 1.0}
-    return {"phases": make(config["phases"], config), "layer_decay": config["layer_decay"]}
+    node, factor = dict(config["phases"]), lr_factor(config)
+    node["steps"] = [
+        {**step, "lr": step["lr"] * factor} if step.get("lr") is not None else step
+        for step in node["steps"]
+    ]
+    return {"phases": make(node, config), "layer_decay": config["layer_decay"]}
 
 
 _UNTRAINED = {"pretrained": False, "weights": None}

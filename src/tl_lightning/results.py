@@ -19,6 +19,7 @@ from tl_lightning.floor import WORST
 from tl_lightning.report.schema import SCHEMA, write_json
 from tl_lightning.report.wording import BOUND
 from tl_lightning.runtime import versions
+from tl_lightning.strategies import lr_factor
 
 __all__ = ["group_of", "write_run"]
 
@@ -131,6 +132,7 @@ def write_run(
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),
         "device": f"{config['trainer']['accelerator']}, {config['trainer']['precision']}",
+        "scale": _scale(config, trainer.world_size),
         "parameters": _parameters(trainer.lightning_module),
         "forward": config["model"].get("forward", "source only"),
         "dataset": {
@@ -149,6 +151,18 @@ def write_run(
     os.replace(draft, arrays)
     write_json(run_dir / "report.json", report)
     return report
+
+
+def _scale(config: dict[str, Any], world: int) -> dict[str, Any]:
+    """Return how many processes trained, on which batches, and at which rate."""
+    own, steps = config["data"]["batch_size"], config["trainer"]["accumulate_grad_batches"]
+    return {
+        "processes": world,
+        "batch_size": own,
+        "accumulated": steps,
+        "global_batch": own * steps * world,
+        "lr": config["optimizer"]["lr"] * lr_factor(config),
+    }
 
 
 def _parameters(module: L.LightningModule) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 __all__ = [
     "auto_precision",
@@ -22,6 +23,8 @@ __all__ = [
     "keep_memory",
     "quiet",
     "rank",
+    "rank_mean",
+    "same_buffers",
     "single_job_argv",
     "versions",
 ]
@@ -41,6 +44,7 @@ _NOISE = (
     "The `srun` command is available",  # having SLURM installed is no fault
     "Experiment logs directory .* exists",  # resumed runs append
     "Starting from v1.9.0, `tensorboardX`",
+    "It is recommended to use `self.log",  # what is logged is the same on every rank already
 )
 
 
@@ -52,6 +56,19 @@ def rank() -> int:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0
+
+
+def rank_mean(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the ranks, without gradients; alone, the tensor.
+
+    What a rank divides by this has the same gradient, in the mean over ranks, as one process with
+    the batch of all of them.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def auto_precision(accelerator: str) -> str:
@@ -119,6 +136,18 @@ def gathered_warnings(into: list[str]) -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = shown
+
+
+def same_buffers(module: nn.Module) -> None:
+    """Give every rank the first one's buffers, such as batch norm's running statistics.
+
+    Each rank moves them by its own pictures, and a checkpoint holds the first one's: without this
+    the ranks would evaluate somewhat different models, none of them the one that is kept.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                dist.broadcast(buffer, src=0)
 
 
 @contextlib.contextmanager

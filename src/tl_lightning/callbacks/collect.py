@@ -65,7 +65,7 @@ class Collect(L.Callback):
         pl_module.eval()
         precision = trainer.precision_plugin.forward_context()
         features: dict[str, Tensor] = {}
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(), precision:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), precision:
             for role in data.roles:
                 loader, places = data.sample_loader(role, self.samples)
                 found = [

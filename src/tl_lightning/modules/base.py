@@ -15,6 +15,7 @@ from tl_lightning.modules.learning import Learning, OptimizerFactory
 from tl_lightning.modules.means import Means
 from tl_lightning.modules.phases import Phases
 from tl_lightning.regularizers.base import Regularizer
+from tl_lightning.runtime import same_buffers
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.types import Backbone, Batch, InputSpec, LayerGroup, Terms, View
@@ -252,6 +253,10 @@ class TransferModule(Learning):
         metrics = self.scores[f"{role}_{stage}"]
         assert isinstance(metrics, MetricCollection)
         return metrics
+
+    def on_validation_epoch_start(self) -> None:
+        """Let all ranks score one model, after any average has taken its place."""
+        same_buffers(self)
 
     def on_validation_epoch_end(self) -> None:
         """Log what the epoch's validation gave."""

@@ -28,7 +28,7 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.phases import Phases
-from tl_lightning.own_weights import load_backbone, load_model
+from tl_lightning.own_weights import load_backbone, load_model, restored_from
 from tl_lightning.settings import Config
 from tl_lightning.strategies import lr_factor
 from tl_lightning.tasks.classification import Classification
@@ -80,6 +80,7 @@ def build_module(
     pretrained: bool = True,
     class_counts: Sequence[int] | None = None,
     further: Mapping[str, Facts] | None = None,
+    restored_by: Mapping[str, Any] | None = None,
 ) -> TransferModule:
     """Build the model for the given classes.
 
@@ -89,11 +90,12 @@ def build_module(
         pretrained: False where a checkpoint will be loaded anyway: nothing is downloaded then.
         class_counts: Source training pictures of each class, where the data are at hand.
         further: What is known of the further tasks' labels, see :func:`further_facts`.
+        restored_by: Settings of the backbone that its checkpoint carries.
     """
     seed = config["seed"]
     # Every part starts from its own seed: another discriminator leaves the backbone as it was.
     torch.manual_seed(mix(seed, 1))
-    backbone = _backbone(config, pretrained)
+    backbone = _backbone(config, pretrained, restored_by or {})
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
     head = make(config["head"], config, in_features=backbone.out_features, **sizes)
@@ -191,12 +193,13 @@ def _phases(config: Config) -> Config:
 _UNTRAINED = {"pretrained": False, "weights": None}
 
 
-def _backbone(config: Config, pretrained: bool) -> Any:
+def _backbone(config: Config, pretrained: bool, restored_by: Mapping[str, Any]) -> Any:
     """Build the backbone: with its published weights, with those of a run of ours, or with none."""
     node = dict(config["backbone"])
     own = node.pop("checkpoint", None)
     own = own if pretrained else None  # a checkpoint that is about to be loaded has all weights
     lora = node.pop("lora", None)
+    node |= restored_by or (restored_from(Path(own)) if own else {})
     if own or not pretrained:
         node |= {key: value for key, value in _UNTRAINED.items() if key in node}
     backbone = make(node, config)

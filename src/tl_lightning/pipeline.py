@@ -167,8 +167,13 @@ def load(checkpoint: str | Path) -> TransferModule:
     faults = check_nodes(config, GIVEN, ALLOWED, TAKEN)
     if faults:
         raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
-    further = saved.get("tasks") or {}
-    module = build_module(config, tuple(saved["classes"]), pretrained=False, further=further)
+    module = build_module(
+        config,
+        tuple(saved["classes"]),
+        pretrained=False,
+        restored_by=stored.get("restored_by"),
+        further=saved.get("tasks") or {},
+    )
     module.load_state_dict(stored["state_dict"])
     return module.eval()
 

@@ -295,9 +295,11 @@ class TransferModule(Learning):
             self.log_dict(self.others.results(f"{role}_{stage}"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store this run's progress: weights of adversarial terms depend on it."""
+        """Store this run's progress, which adversarial terms depend on, and what rebuilds it."""
         checkpoint["progress"] = self.progress
         checkpoint["means"] = self.means.state_dict()
+        # What a configuration only names and a checkpoint should not depend on: a tokenizer, ...
+        checkpoint["restored_by"] = getattr(self.backbone, "restored_by", {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the stored progress."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tl_lightning.finder import with_found_rate
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, TAKEN, Config, check
+from tl_lightning.trust import stored_faults
 
 __all__ = [
     "Parts",
@@ -136,11 +137,19 @@ def _chosen(trainer: L.Trainer) -> Path:
     return Path(checkpoint.best_model_path or checkpoint.last_model_path)
 
 
-def load(checkpoint: str | Path) -> TransferModule:
+#: What of a stored configuration a model needs nothing of.
+_NOT_BUILT = ("data", "trainer", "callbacks", "logger")
+
+
+def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> TransferModule:
     """Rebuild a trained model from the configuration inside its checkpoint, in evaluation mode.
 
-    Nothing in the file is executed (``weights_only=True``), and its configuration builds classes
-    of the allowed packages only.
+    Nothing in the file is executed (``weights_only=True``), and its configuration builds no class
+    but those that ``conf/`` names.
+
+    Args:
+        checkpoint: A ``.ckpt`` file of ours.
+        allow: Full names of further classes that it may build.
 
     Raises:
         CheckpointError: If the file is missing, broken or not one of ours.
@@ -148,8 +157,11 @@ def load(checkpoint: str | Path) -> TransferModule:
     """
     stored = read_checkpoint(Path(checkpoint))
     saved = stored["hyper_parameters"]
-    config: Config = saved["config"]
-    faults = check_nodes(config, GIVEN, ALLOWED, TAKEN)
+    config: Config = {**saved["config"], "allow": list(allow)}  # whatever it would allow itself
+    built = {key: value for key, value in config.items() if key not in _NOT_BUILT}
+    # Nothing is imported before the names have been judged.
+    faults = stored_faults(built, allow)
+    faults = faults or check_nodes(built, GIVEN, [*ALLOWED, *allow], TAKEN)
     if faults:
         raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
     module = build_module(config, tuple(saved["classes"]), pretrained=False)
@@ -157,24 +169,36 @@ def load(checkpoint: str | Path) -> TransferModule:
     return module.eval()
 
 
-def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None) -> Config:
+def evaluate(
+    checkpoint: str | Path,
+    data: Config | None,
+    trainer: Config | None,
+    allow: Sequence[str] = (),
+) -> Config:
     """Test a checkpoint; on its own data with its own settings, the run's own test figures.
 
     Args:
         checkpoint: A ``.ckpt`` file of ours.
         data: A data node to test on instead of the checkpoint's own.
         trainer: A trainer node instead of the checkpoint's own.
+        allow: Full names of further classes that the checkpoint's configuration may build.
 
     Returns:
         ``{"metrics": {...}, "data": name, "classes": [...]}``.
     """
     quiet()
     keep_memory()
-    module = load(checkpoint)
+    module = load(checkpoint, allow)
     saved: Any = module.hparams
     config = copy.deepcopy(dict(saved["config"]))
-    config["data"] = data or config["data"]
-    config["trainer"] = trainer or config["trainer"]
+    taken = {"data": data, "trainer": trainer}
+    own = {key: config[key] for key, node in taken.items() if not node}
+    if faults := stored_faults(own, allow):
+        raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
+    config |= {key: node for key, node in taken.items() if node}
+    for group in ("callbacks", "logger"):  # neither is built here
+        nodes = (config.get(group) or {}).items()
+        config[group] = {k: v for k, v in nodes if v and not stored_faults({group: {k: v}})}
     config["cache"] = {**config["cache"], "features": "off"}  # each picture is seen once
     config.pop("lr_find", None)
     config.pop("phases", None)  # nothing learns here, and this trainer's epochs mean nothing

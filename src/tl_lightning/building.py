@@ -25,6 +25,7 @@ from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import ConfigError
 from tl_lightning.feature_plan import Plan, plan
+from tl_lightning.interruption import take_signals
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.phases import Phases
 from tl_lightning.own_weights import load_backbone, load_model
@@ -198,12 +199,14 @@ def build(config: Config, run_dir: Path) -> Parts:
         # In place, so that the names of the weights stay as they are.
         module.backbone.compile(**_compiler(config["compile"]))
     collect = Collect(**config["report"], seed=config["seed"])
+    kept = dict(config["checkpoint"])
+    keep_last = kept.pop("keep_last")
     callbacks: list[L.Callback] = [
         *([FollowPhases()] if module.phases.steps else []),
         SelectionCheckpoint(
             dirpath=str(run_dir / "checkpoints"),
             selection=config["selection"],
-            **config["checkpoint"],
+            **kept,
         ),
         *(make(node, config) for node in (config.get("callbacks") or {}).values() if node),
         collect,
@@ -221,9 +224,10 @@ def build(config: Config, run_dir: Path) -> Parts:
         default_root_dir=str(run_dir),
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(keep_last=keep_last)],
         use_distributed_sampler=False,  # our own samplers deal to ranks
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    take_signals(trainer)
     return Parts(data, module, trainer, collect, features)

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
+from tl_lightning.interruption import Interrupted
 from tl_lightning.places import CONF
 
 __all__ = [
@@ -84,9 +85,9 @@ def _train(cfg: DictConfig) -> float | None:
     folder = Path(settings.runtime.output_dir)
     try:
         return _job(cfg, folder, sweeping=settings.mode == RunMode.MULTIRUN)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as end:
         say_interrupted(folder)
-        sys.exit(130)
+        sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
     except TransferError as error:
         _complain(error)
         if settings.mode == RunMode.MULTIRUN:
@@ -114,7 +115,7 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
 def say_interrupted(folder: Path) -> None:
     """Say on the first rank how to go on, if anything was kept; leave no empty folder."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        kept = (folder / "checkpoints" / "last.ckpt").is_file()
+        kept = any((folder / "checkpoints").glob("*.ckpt"))
         way_on = f"; go on with resume=auto hydra.run.dir={folder}" if kept else ""
         print(f"interrupted{way_on}", file=sys.stderr, flush=True)
         _remove_untouched(folder)

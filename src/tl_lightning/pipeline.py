@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from tl_lightning import results
 from tl_lightning.building import Parts, build, build_data, build_module, make, plan_features
-from tl_lightning.callbacks.checkpoint import read_checkpoint
+from tl_lightning.callbacks.storage import last_good, read_checkpoint
 from tl_lightning.checks import ALLOWED, check_nodes
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.extraction import fill
 from tl_lightning.finder import with_found_rate
+from tl_lightning.interruption import signals
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, TAKEN, Config, check
@@ -54,7 +54,7 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
     keep_memory()
     config = check(cfg)
     warned: list[str] = []
-    with gathered_warnings(warned), single_job_argv():
+    with gathered_warnings(warned), single_job_argv(), signals.watched():
         resumed = _resume(config, run_dir)
         try:
             config = with_found_rate(config, run_dir, resumed)
@@ -63,10 +63,9 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
             stored = fill(parts.features, parts.module, parts.data, parts.trainer)
             filled = time.monotonic()
             parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resumed)
-        except SIGTERMException:
-            raise SystemExit(143) from None  # Lightning would end with 0 here
         except SystemExit as end:
-            if isinstance(end.__context__, KeyboardInterrupt):  # and with 1 here, without a word
+            # Lightning ends with 1 here, without a word.
+            if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
         fitted = time.monotonic()
@@ -115,12 +114,12 @@ def _resume(config: Config, run_dir: Path) -> str | None:
     if wish in (None, False):
         return None
     place = run_dir if wish == "auto" else Path(wish)
-    found = place if place.is_file() else place / "checkpoints" / "last.ckpt"
-    if not found.is_file():
+    found = place if place.is_file() else last_good(place / "checkpoints")
+    if found is None:
         if wish == "auto":
             return None
         raise CheckpointError(
-            f"nothing to resume at resume={wish}: no {found}; type resume=auto with hydra.run.dir "
+            f"nothing to resume at resume={wish}: no checkpoint in {place / 'checkpoints'}; type resume=auto with hydra.run.dir "
             "set to the run's folder, or resume=null"
         )
     epoch, epochs = read_checkpoint(found)["epoch"], config["trainer"]["max_epochs"]

@@ -89,6 +89,8 @@ class TransferModule(Learning):
         #: What features that stand for pictures still have to pass, see :meth:`extract`.
         self.rest: tuple[LayerGroup, ...] = ()
         self.means = Means()
+        #: Means of the epoch whose batches are done, and their number of samples.
+        self.ended: tuple[dict[str, float], int] = ({}, 0)
         # Plain dicts, lists and numbers only: a checkpoint loads under weights_only=True.
         self.save_hyperparameters(saved)
         spec = backbone.input_spec
@@ -210,8 +212,17 @@ class TransferModule(Learning):
         """Log the epoch's means with its last step: logging every step would cost more than it."""
         last = batch_idx + 1 == self.trainer.num_training_batches
         if last or self.global_step == self.trainer.max_steps:
-            means, size = self.means.take()
-            self.log_dict(means, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+            self.ended = self.means.take()
+            self._log_means()
+
+    def _log_means(self) -> None:
+        means, size = self.ended
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+
+    def on_train_start(self) -> None:
+        """Log what an epoch that was cut before its validation had logged."""
+        if self.ended[0]:
+            self._log_means()
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -265,8 +276,12 @@ class TransferModule(Learning):
         """Store this run's progress: weights of adversarial terms depend on it."""
         checkpoint["progress"] = self.progress
         checkpoint["means"] = self.means.state_dict()
+        checkpoint["ended"] = list(self.ended)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the stored progress."""
         self.progress = float(checkpoint["progress"])
         self.means.load_state_dict(checkpoint.get("means", {}))
+        if checkpoint.get("before_validation"):
+            means, size = checkpoint["ended"]
+            self.ended = (means, size)

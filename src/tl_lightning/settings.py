@@ -17,7 +17,7 @@ from tl_lightning.adaptation_faults import (
     oracle_faults,
     rule_of,
 )
-from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.checkpoint import SELECTIONS, checkpoint_faults
 from tl_lightning.callbacks.collect import projection_faults
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
@@ -81,6 +81,7 @@ def _top_level_faults(config: Config) -> list[str]:
             "track_target=false"
         )
     faults += bracket_faults(config["bracket"])
+    faults += checkpoint_faults(config["checkpoint"])
     faults += projection_faults(config["report"].get("projection"))
     hints = typing.get_type_hints(CacheSettings)
     faults += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -24,6 +25,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "Selection",
     "SelectionCheckpoint",
+    "checkpoint_faults",
     "read_checkpoint",
 ]
 
@@ -68,6 +70,24 @@ SELECTIONS = {
         "target/val/acc", "max", True, True, "highest accuracy on target validation: USES LABELS"
     ),
 }
+
+
+def checkpoint_faults(node: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the configuration's ``checkpoint``, a sentence each."""
+    least = {"every_n_epochs": 1, "every_n_steps": 1, "keep_last": 1}
+    faults = []
+    for key, value in node.items():
+        optional = key in ("every_n_steps", "every_minutes")
+        number = isinstance(value, int if key in least else int | float)
+        if value is None and optional:
+            continue
+        if not number or isinstance(value, bool) or value < least.get(key, 0):
+            kind = "a whole number" if key in least else "a number"
+            faults.append(
+                f"checkpoint.{key}={value} is not {kind} of at least {least.get(key, 0)}"
+                f"{' or null' if optional else ''}; type checkpoint.{key}=<value>"
+            )
+    return faults
 
 
 class SelectionCheckpoint(ModelCheckpoint):
@@ -134,6 +154,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         """Go on from it; checkpoints from before there was a floor hold none."""
         super().load_state_dict(state_dict)
         self.kept_source_acc = state_dict.get("kept_source_acc", 0.0)
+        self.current_score = state_dict.get("current_score")
         if self.monitor is not None and not Path(self.best_model_path).is_file():
             # Gone since: the run had found a better one, and will find it again.
             self.best_k_models, self.best_model_path, self.kth_best_model_path = {}, "", ""
@@ -162,17 +183,13 @@ class SelectionCheckpoint(ModelCheckpoint):
         self.best_k_models = dict.fromkeys(self.best_k_models, worst)
         self.best_model_score = self.kth_value = worst
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begin the log anew where the run does."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit" and trainer.ckpt_path is None:
-            keep_rows(trainer, {"columns": [], "count": 0, "row": None})
-
     # -- when it is written ------------------------------------------------------------------
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, and let signals wait for a place that can be saved."""
         super().on_train_start(trainer, pl_module)
         self.started = monotonic()
+        if trainer.ckpt_path is None:  # what stands in the log is an earlier attempt's
+            keep_rows(trainer, {"columns": [], "count": 0, "row": None})
         if trainer.is_global_zero and self.dirpath:
             remove_drafts(Path(self.dirpath))
         signals.gentle = True
@@ -213,12 +230,21 @@ class SelectionCheckpoint(ModelCheckpoint):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember that the epoch's batches are done and its validation is not."""
-        if not self._should_skip_validation(trainer):
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.place = "validation"
+            # A validation made anew counts from nothing, as any does.
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
 
-    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Save and end if a signal asks for it."""
-        if self.place == "validation" and (trainer.world_size == 1 or _[2] % 10 == 0):
+        if self.place == "validation" and (trainer.world_size == 1 or batch_idx % 10 == 0):
             self._end_if_asked(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -245,9 +271,6 @@ class SelectionCheckpoint(ModelCheckpoint):
 
     def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
         return True
-
-    def _should_skip_validation(self, trainer: L.Trainer) -> bool:
-        return trainer.state.fn != "fit" or bool(trainer.sanity_checking)
 
     def _keep_last(self, trainer: L.Trainer) -> None:
         """Write the last epoch's model too where another one is kept: a resumed run needs it.

@@ -27,6 +27,8 @@ __all__ = ["LAST", "AtomicCheckpointIO", "last_good", "read_checkpoint", "remove
 LAST = "last.ckpt"
 _MARK = b"tl_lightning sha256 "
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size * 2
+#: The record that an archive without a comment ends with: its signature and its length.
+_SIGNATURE, _END = b"PK\x05\x06", 22
 _BLOCK = 1 << 20
 
 
@@ -74,10 +76,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def _seal(path: Path) -> None:
     """Append the digest of a file as its archive's comment, and sync it."""
     with open(path, "r+b") as file:
-        file.seek(-22, os.SEEK_END)  # the end record of an archive without a comment
-        if file.read(4) == b"PK\x05\x06":
-            file.seek(-2, os.SEEK_END)
-            file.write(struct.pack("<H", _TRAILER))
+        file.seek(-_END, os.SEEK_END)
+        assert file.read(4) == _SIGNATURE, "torch writes archives without a comment"
+        file.seek(-2, os.SEEK_END)
+        file.write(struct.pack("<H", _TRAILER))
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0, os.SEEK_END)
@@ -115,16 +117,17 @@ def _fault(path: Path) -> str:
     """Return what is wrong with a file's bytes; one without a sum is left to its reader."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, size - _TRAILER))
-        trailer = file.read()
-        if not trailer.startswith(_MARK):
+        file.seek(max(0, size - _END - _TRAILER))
+        tail = file.read()
+        end = tail.rfind(_SIGNATURE)
+        if end < 0 or tail[end + _END - 2 :] == b"\0\0":  # no archive, or one without a sum
             return ""
         file.seek(0)
         digest, left = hashlib.sha256(), size - _TRAILER
         while block := file.read(min(_BLOCK, left)):
             digest.update(block)
             left -= len(block)
-    same = trailer[len(_MARK) :] == digest.hexdigest().encode()
+    same = tail[end + _END :] == _MARK + digest.hexdigest().encode()
     return "" if same else "its bytes are not those that were written"
 
 

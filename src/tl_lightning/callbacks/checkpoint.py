@@ -340,8 +340,8 @@ class SelectionCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save what stands, but never a broken model, a full disk, a half step or a failed start."""
+        """Save what stands; never a broken model or a half step, nor on a full disk."""
         signals.gentle = False
-        if self.place and not isinstance(exception, TrainingError | CheckpointError):
-            if self._last_global_step_saved != trainer.global_step:
-                self._save_last(trainer)
+        stands = self.place and not isinstance(exception, TrainingError | CheckpointError)
+        if stands and self._last_global_step_saved != trainer.global_step:
+            self._save_last(trainer)

@@ -184,6 +184,7 @@ class TransferModule(Learning):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step by its place in the run, so that a resumed run draws the same numbers."""
+        self.means.begin()
         seed = mix(self.seed, self.current_epoch, batch_idx, self.global_rank)
         if self.device.type == "cpu":
             # torch.manual_seed also notes, with a traceback each time, what every kind of device

@@ -119,8 +119,8 @@ def _resume(config: Config, run_dir: Path) -> str | None:
         if wish == "auto":
             return None
         raise CheckpointError(
-            f"nothing to resume at resume={wish}: no checkpoint in {place / 'checkpoints'}; type resume=auto with hydra.run.dir "
-            "set to the run's folder, or resume=null"
+            f"nothing to resume at resume={wish}: no checkpoint in {place / 'checkpoints'}; type "
+            "resume=auto with hydra.run.dir set to the run's folder, or resume=null"
         )
     epoch, epochs = read_checkpoint(found)["epoch"], config["trainer"]["max_epochs"]
     if epochs is not None and epoch > epochs:

@@ -18,7 +18,8 @@ from tl_lightning.trust import named, stored_faults
 HOSTILE = [
     "torch.load", "torch.serialization.load", "torch.hub.load", "torch.utils.model_zoo.load_url",
     "torch.utils.cpp_extension.BuildExtension", "torch.utils.data.DataLoader", "torch.nn.Linear",
-    "torch.optim.Optimizer.load_state_dict", "torch.optim.os.system", "torch.optim.lr_scheduler.StepLR",
+    "torch.optim.Optimizer.load_state_dict", "torch.optim.os.system",
+    "torch.optim.lr_scheduler.StepLR",
     "os.system", "builtins.open", "builtins.exec", "subprocess.Popen", "lightning.Trainer",
     "lightning.pytorch.cli.LightningCLI", "tl_lightning.cli.Path", "tl_lightning.cli.train",
     "tl_lightning.modules.FineTuning", "antigravity.Thing", "",

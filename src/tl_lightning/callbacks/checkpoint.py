@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from tl_lightning.callbacks.finite import FiniteLoss
 from tl_lightning.callbacks.place import as_before_validation
 from tl_lightning.callbacks.storage import AtomicCheckpointIO, read_checkpoint, remove_drafts
 from tl_lightning.callbacks.table import keep_rows, rows_so_far
@@ -305,6 +306,9 @@ class SelectionCheckpoint(ModelCheckpoint):
             signals.end()
 
     def _save_last(self, trainer: L.Trainer) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, FiniteLoss):
+                callback.look(trainer)
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_last_checkpoint(
@@ -340,8 +344,12 @@ class SelectionCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save what stands; never a broken model or a half step, nor on a full disk."""
+        """Save what stands; never a broken model or a half step, nor on a full disk.
+
+        Nor where there are other ranks, which are not here and would be waited for.
+        """
         signals.gentle = False
         stands = self.place and not isinstance(exception, TrainingError | CheckpointError)
-        if stands and self._last_global_step_saved != trainer.global_step:
+        new = self._last_global_step_saved != trainer.global_step
+        if stands and new and trainer.world_size == 1:
             self._save_last(trainer)

@@ -67,13 +67,25 @@ def test_the_first_bad_batch_is_named_though_the_look_comes_later(broken, tmp_pa
     assert "or callbacks.finite.on_nan=skip" in words
     found = json.loads((tmp_path / "autopsy.json").read_text())
     assert found["files"] == {"source": files}
-    assert [(e, b) for e, b, _ in found["before"]] == [(1, 0)]
+    assert [(e, b) for e, b, _ in found["before"]] == [*((0, b) for b in range(4)), (1, 0)]
     assert set(found["gradients"]) == set(found["rates"]) == {"backbone", "head"}
     page = (tmp_path / "report.html").read_text()
     assert "batch <b>1</b>" in page
     assert files[-1] in page
     state = weights(tmp_path / "checkpoints" / "last.ckpt")
     assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())
+
+
+def test_no_checkpoint_within_an_epoch_is_written_after_a_bad_loss(broken, tmp_path) -> None:
+    broken((0, 1))
+    often = ("checkpoint.every_n_steps=1", "callbacks.finite.every_n_steps=100")
+    with pytest.raises(TrainingError, match="not finite at epoch 0, batch 1"):
+        pipeline.fit(config(*SOURCE, *often), tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        stored = read_checkpoint(path)
+        assert stored["global_step"] == 1
+        state = stored["state_dict"].values()
+        assert all(torch.isfinite(v).all() for v in state if v.is_floating_point())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

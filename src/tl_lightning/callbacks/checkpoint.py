@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from tl_lightning.callbacks.finite import FiniteLoss
 from tl_lightning.callbacks.place import as_before_validation
+from tl_lightning.callbacks.selection import SELECTIONS, Selection
 from tl_lightning.callbacks.storage import AtomicCheckpointIO, read_checkpoint, remove_drafts
 from tl_lightning.callbacks.table import keep_rows, rows_so_far
 from tl_lightning.errors import CheckpointError, TrainingError
@@ -29,48 +29,6 @@ __all__ = [
     "checkpoint_faults",
     "read_checkpoint",
 ]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A rule that picks the epoch whose model is kept and tested.
-
-    Attributes:
-        monitor: The logged value, or None for the last epoch.
-        mode: Whether large or small values win.
-        needs_target: Whether target pictures (never labels) are needed.
-        uses_target_labels: Whether the rule peeks; only ``oracle`` does.
-        words: What the report says of it.
-    """
-
-    monitor: str | None
-    mode: Literal["min", "max"]
-    needs_target: bool
-    uses_target_labels: bool
-    words: str
-
-
-def _unlabelled(name: str, words: str) -> Selection:
-    """Return a rule by a score of ``callbacks/validators.py``."""
-    words = f"{words} of models that have not collapsed, target unlabelled"
-    return Selection(f"validator/floored/{name}", "max", True, False, words)
-
-
-SELECTIONS = {
-    "source_val": Selection(
-        "source/val/acc", "max", False, False, "highest accuracy on labelled source validation"
-    ),
-    "im": _unlabelled("im", "highest information maximisation"),
-    "entropy": _unlabelled("entropy", "lowest prediction entropy"),
-    "bnm": _unlabelled("bnm", "highest nuclear norm of the predictions"),
-    "snd": _unlabelled("snd", "highest soft neighbourhood density"),
-    "dev": _unlabelled("dev", "lowest deep embedded validation risk"),
-    "iwcv": _unlabelled("iwcv", "lowest importance-weighted source risk"),
-    "last": Selection(None, "max", False, False, "the last epoch"),
-    "oracle": Selection(
-        "target/val/acc", "max", True, True, "highest accuracy on target validation: USES LABELS"
-    ),
-}
 
 
 def checkpoint_faults(node: Mapping[str, Any]) -> list[str]:

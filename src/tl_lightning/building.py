@@ -24,6 +24,7 @@ from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.errors import ConfigError
+from tl_lightning.faults import with_timeout
 from tl_lightning.feature_plan import Plan, plan
 from tl_lightning.interruption import take_signals
 from tl_lightning.modules.base import TransferModule
@@ -32,7 +33,7 @@ from tl_lightning.own_weights import load_backbone, load_model
 from tl_lightning.settings import Config
 from tl_lightning.tasks.classification import Classification
 
-__all__ = ["Parts", "build", "build_data", "build_module", "make", "plan_features"]
+__all__ = ["Parts", "build", "build_data", "build_module", "make", "make_trainer", "plan_features"]
 
 
 @dataclass
@@ -61,6 +62,15 @@ def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
         if isinstance(value, Mapping) and "_target_" in value:
             keys[key] = make(value, config)
     return cls(**keys, **given)
+
+
+def make_trainer(config: Config, node: Mapping[str, Any], **given: Any) -> L.Trainer:
+    """Build a trainer whose ranks do not wait for one another for ever."""
+    keys = dict(node)
+    seconds = keys.pop("timeout_s", None)
+    keys["strategy"] = with_timeout(keys["strategy"], seconds)
+    trainer: L.Trainer = make(keys, config, **given)
+    return trainer
 
 
 def build_data(config: Config) -> TransferData:
@@ -218,9 +228,9 @@ def build(config: Config, run_dir: Path) -> Parts:
     loggers = [
         make(n, config, save_dir=str(run_dir)) for n in (config.get("logger") or {}).values() if n
     ]
-    trainer = make(
-        node,
+    trainer = make_trainer(
         config,
+        node,
         default_root_dir=str(run_dir),
         callbacks=callbacks,
         logger=loggers,

@@ -12,11 +12,19 @@ import lightning as L
 from omegaconf import DictConfig
 
 from tl_lightning import results
-from tl_lightning.building import Parts, build, build_data, build_module, make, plan_features
+from tl_lightning.building import (
+    Parts,
+    build,
+    build_data,
+    build_module,
+    make_trainer,
+    plan_features,
+)
 from tl_lightning.callbacks.storage import last_good, read_checkpoint
 from tl_lightning.checks import ALLOWED, check_nodes
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.extraction import fill
+from tl_lightning.faults import explained
 from tl_lightning.finder import with_found_rate
 from tl_lightning.interruption import signals
 from tl_lightning.modules.base import TransferModule
@@ -63,6 +71,11 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
             stored = fill(parts.features, parts.module, parts.data, parts.trainer)
             filled = time.monotonic()
             parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resumed)
+        except (MemoryError, OSError, RuntimeError) as error:
+            sentence = explained(error, config)
+            if sentence is None:
+                raise
+            raise sentence from error
         except SystemExit as end:
             # Lightning ends with 1 here, without a word.
             if isinstance(end.__context__, KeyboardInterrupt):
@@ -211,9 +224,9 @@ def evaluate(
             "same classes"
         )
     found.attach(module.backbone.input_spec, module.train_on, ("source",))
-    tester = make(
-        config["trainer"],
+    tester = make_trainer(
         config,
+        config["trainer"],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -181,13 +181,25 @@ def outcome(folder: Path) -> dict[str, Any]:
     run = folder / "run"
     report = json.loads((run / "report.json").read_text())
     chosen = report["selection"]["checkpoint"]
+    stored = [read_checkpoint(run / name) for name in ("checkpoints/last.ckpt", chosen)]
+    for one in stored:  # what was stored before the kill is not extracted again, nor counted
+        one["loops"] = {"fit_loop": one["loops"]["fit_loop"]}
     return {
-        "checkpoint": plain(read_checkpoint(run / "checkpoints" / "last.ckpt"), folder),
+        "checkpoint": plain(stored[0], folder),
         "chosen": chosen,
-        "kept": plain(read_checkpoint(run / chosen), folder),
+        "kept": plain(stored[1], folder),
         "metrics": report["metrics"],
         "log": (run / "metrics.csv").read_text(),
     }
+
+
+def different(one: Any, two: Any, path: str = "") -> list[str]:
+    """Return where two outcomes differ."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        keys = sorted({*map(str, one), *map(str, two)})
+        pairs = [{str(k): v for k, v in side.items()} for side in (one, two)]
+        return [p for k in keys for p in different(pairs[0].get(k), pairs[1].get(k), f"{path}/{k}")]
+    return [] if one == two else [path]
 
 
 def drill(args: argparse.Namespace, place: Path) -> dict[str, Any]:
@@ -217,9 +229,14 @@ def drill(args: argparse.Namespace, place: Path) -> dict[str, Any]:
         code = finished(configs[kind], folder, steps)
         found = outcome(folder) if code == 0 else {}
         row |= {"code": code, "same": {k: found.get(k) == v for k, v in whole[kind].items()}}
+        if code == 0:
+            row["differs"] = different(whole[kind], found)
         rows.append(row)
         ways_seen = ", ".join(f"{k['how']} at {k['at']}, {k['lost']} lost" for k in row["kills"])
-        print(f"{number} {kind}: {ways_seen or 'finished first'}: {row['same']}", flush=True)
+        print(
+            f"{number} {kind}: {ways_seen or 'finished first'}: {row['same']} {row.get('differs', '')}",
+            flush=True,
+        )
     return summary(rows, took)
 
 

@@ -233,10 +233,8 @@ def drill(args: argparse.Namespace, place: Path) -> dict[str, Any]:
             row["differs"] = different(whole[kind], found)
         rows.append(row)
         ways_seen = ", ".join(f"{k['how']} at {k['at']}, {k['lost']} lost" for k in row["kills"])
-        print(
-            f"{number} {kind}: {ways_seen or 'finished first'}: {row['same']} {row.get('differs', '')}",
-            flush=True,
-        )
+        verdict = row.get("differs") or ("the same" if code == 0 else f"ended with {code}")
+        print(f"{number} {kind}: {ways_seen or 'finished first'}: {verdict}", flush=True)
     return summary(rows, took)
 
 

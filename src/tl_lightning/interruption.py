@@ -83,6 +83,11 @@ class _Signals:
         elif number == signal.SIGINT and not self.gentle:
             raise KeyboardInterrupt
 
+    def end_other_ranks(self) -> None:
+        """Kill the ranks that this process has started: one that hangs hears nothing else."""
+        if self.forward is not None and sys.platform != "win32":
+            self.forward(signal.SIGKILL)
+
     def end(self) -> None:
         """Raise what ends the command."""
         if self.received == signal.SIGINT:

@@ -75,6 +75,7 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
             sentence = explained(error, config)
             if sentence is None:
                 raise
+            signals.end_other_ranks()
             raise sentence from error
         except SystemExit as end:
             # Lightning ends with 1 here, without a word.
@@ -114,10 +115,11 @@ def stored(cfg: DictConfig | Mapping[str, Any], folder: Path) -> Parts:
     quiet()
     keep_memory()
     config = check(cfg)
-    parts = build(config, folder)
-    parts.data.train_on = tuple(parts.data.roles)  # also what no head would train on
-    parts.features = plan_features(config, parts.module, parts.data)
-    fill(parts.features, parts.module, parts.data, parts.trainer)
+    with signals.watched():
+        parts = build(config, folder)
+        parts.data.train_on = tuple(parts.data.roles)  # also what no head would train on
+        parts.features = plan_features(config, parts.module, parts.data)
+        fill(parts.features, parts.module, parts.data, parts.trainer)
     return parts
 
 

@@ -42,6 +42,7 @@ def group_of(config: dict[str, Any]) -> str:
     """Return a short hash that runs share when they differ by their seed only."""
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
+    kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "timeout_s"}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
     # The callbacks that change the model, or which one is chosen.
     callbacks = config.get("callbacks") or {}

@@ -25,7 +25,9 @@ from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.data.vectors import VectorData
 from tl_lightning.errors import ConfigError
+from tl_lightning.faults import with_timeout
 from tl_lightning.feature_plan import Plan, plan
+from tl_lightning.interruption import take_signals
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.phases import Phases
 from tl_lightning.own_weights import load_backbone, load_model, restored_from
@@ -36,7 +38,8 @@ from tl_lightning.tasks.further import Facts, FurtherTask
 from tl_lightning.tasks.labels import attach_labels
 
 __all__ = [
-    "Parts", "build", "build_data", "build_module", "further_facts", "make", "plan_features",
+    "Parts", "build", "build_data", "build_module", "further_facts", "make", "make_trainer",
+    "plan_features",
 ]  # fmt: skip
 
 
@@ -66,6 +69,15 @@ def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
         if isinstance(value, Mapping) and "_target_" in value:
             keys[key] = make(value, config)
     return cls(**keys, **given)
+
+
+def make_trainer(config: Config, node: Mapping[str, Any], **given: Any) -> L.Trainer:
+    """Build a trainer whose ranks do not wait for one another for ever."""
+    keys = dict(node)
+    seconds = keys.pop("timeout_s", None)
+    keys["strategy"] = with_timeout(keys["strategy"], seconds)
+    trainer: L.Trainer = make(keys, config, **given)
+    return trainer
 
 
 def build_data(config: Config) -> TransferData:
@@ -190,6 +202,8 @@ def _phases(config: Config) -> Config:
     return {"phases": make(node, config), "layer_decay": config["layer_decay"]}
 
 
+#: What a checkpoint may say anew of its backbone.
+_RESTORED = ("network", "tokenizer")
 _UNTRAINED = {"pretrained": False, "weights": None}
 
 
@@ -199,7 +213,8 @@ def _backbone(config: Config, pretrained: bool, restored_by: Mapping[str, Any]) 
     own = node.pop("checkpoint", None)
     own = own if pretrained else None  # a checkpoint that is about to be loaded has all weights
     lora = node.pop("lora", None)
-    node |= restored_by or (restored_from(Path(own)) if own else {})
+    kept = restored_by or (restored_from(Path(own)) if own else {})
+    node |= {key: kept[key] for key in _RESTORED if key in kept}
     if own or not pretrained:
         node |= {key: value for key, value in _UNTRAINED.items() if key in node}
     backbone = make(node, config)
@@ -249,12 +264,14 @@ def build(config: Config, run_dir: Path) -> Parts:
         # In place, so that the names of the weights stay as they are.
         module.backbone.compile(**_compiler(config["compile"]))
     collect = Collect(**config["report"], seed=config["seed"])
+    kept = dict(config["checkpoint"])
+    keep_last = kept.pop("keep_last")
     callbacks: list[L.Callback] = [
         *([FollowPhases()] if module.phases.steps else []),
         SelectionCheckpoint(
             dirpath=str(run_dir / "checkpoints"),
             selection=config["selection"],
-            **config["checkpoint"],
+            **kept,
         ),
         *(make(node, config) for node in (config.get("callbacks") or {}).values() if node),
         collect,
@@ -266,15 +283,16 @@ def build(config: Config, run_dir: Path) -> Parts:
     loggers = [
         make(n, config, save_dir=str(run_dir)) for n in (config.get("logger") or {}).values() if n
     ]
-    trainer = make(
-        node,
+    trainer = make_trainer(
         config,
+        node,
         default_root_dir=str(run_dir),
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(keep_last=keep_last)],
         use_distributed_sampler=False,  # our own samplers deal to ranks
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    take_signals(trainer)
     return Parts(data, module, trainer, collect, features)

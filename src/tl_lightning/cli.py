@@ -18,16 +18,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
+from tl_lightning.interruption import Interrupted
 from tl_lightning.ledger import failures, job_key, note_failure, run_id, wholly_finished
+from tl_lightning.places import CONF
 
 __all__ = [
     "CONF", "as_dict", "complain", "compose", "composed", "evaluate", "part_of", "plain_command",
     "register_resolvers", "report", "run_id", "say_interrupted", "train",
 ]  # fmt: skip
-
-_HERE = Path(__file__).resolve().parent
-#: A wheel carries conf/ inside the package; an editable install reads the repository's.
-CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf"
 
 
 def _bar() -> dict[str, Any] | None:
@@ -100,9 +98,9 @@ def _train(cfg: DictConfig) -> float | None:
             chosen = settings.runtime.choices["hydra/launcher"]
             raise ConfigError(f"hydra/launcher={chosen} starts the jobs of a sweep; type -m first")
         return _job(cfg, folder, sweeping)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as end:
         say_interrupted(folder, sweeping)
-        sys.exit(130)
+        sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
     except Exception as error:  # one job's failure is not the sweep's
         known = isinstance(error, TransferError)
         if not (known or sweeping):
@@ -138,7 +136,7 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
 def say_interrupted(folder: Path, sweeping: bool = False) -> None:
     """Say on the first rank how to go on, if anything was kept; leave no empty folder."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        kept = (folder / "checkpoints" / "last.ckpt").is_file()
+        kept = any((folder / "checkpoints").glob("*.ckpt"))
         way_on = f"; go on with resume=auto hydra.run.dir={folder}" if kept else ""
         if sweeping:
             way_on = f"; go on by the same command with hydra.sweep.dir={folder.parent}"
@@ -192,6 +190,7 @@ def evaluate() -> None:
         _evaluate,
         "usage: evaluate.py checkpoint=<file.ckpt> [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
+        "                   [allow=[<full name of a class of yours>]]\n"
         "Tests the checkpoint on its own data, or on other data with the same classes.",
     )
 
@@ -207,15 +206,23 @@ def _evaluate(arguments: list[str]) -> None:
     from tl_lightning.sweeps import print_metrics
 
     checkpoint = given.pop("checkpoint")
+    allow = _allowed([f"{k}={v}" for k, v in given.items()])
     parts = {
         name: part_of(name, checkpoint, [f"{k}={v}" for k, v in given.items()])
         for name in ("data", "trainer")
     }
-    found = pipeline.evaluate(checkpoint, parts["data"], parts["trainer"])
+    found = pipeline.evaluate(checkpoint, parts["data"], parts["trainer"], allow)
     print_metrics(found["metrics"], title=f"{checkpoint} on {found['data']}")
 
 
-_EVALUATE_KEYS = ("checkpoint", "data", "trainer")
+_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow")
+
+
+def _allowed(overrides: Iterable[str]) -> list[str]:
+    """Return what ``allow=[...]`` names among the overrides."""
+    own = [override for override in overrides if override.startswith("allow=")]
+    found: Any = OmegaConf.from_dotlist(own).get("allow") or []
+    return [found] if isinstance(found, str) else [str(name) for name in found]
 
 
 def part_of(
@@ -230,8 +237,11 @@ def part_of(
         node = OmegaConf.to_container(compose(own)[name], resolve=True)
     else:
         from tl_lightning.callbacks.checkpoint import read_checkpoint
+        from tl_lightning.trust import stored_faults
 
         stored: Any = read_checkpoint(Path(checkpoint))["hyper_parameters"]
+        if faults := stored_faults({name: stored["config"][name]}, _allowed(overrides)):
+            raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
         base: Any = OmegaConf.create(stored["config"][name])
         changes: Any = OmegaConf.from_dotlist(own).get(name) or {}
         for key in changes:

@@ -79,6 +79,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a configuration decides what a run computes, but its seed and callbacks."""
     kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
+    kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "timeout_s"}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
     if not kept.get("tasks"):  # runs from before there were any compare too
         kept = {key: value for key, value in kept.items() if key not in ("tasks", "balance")}

@@ -59,6 +59,19 @@ def _floor_note(rule: Selection, score: Any) -> list[str]:
     ]
 
 
+def _skip_note(trainer: L.Trainer) -> list[str]:
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    skipped = [one for callback in callbacks for one in getattr(callback, "skipped", [])]
+    if not skipped:
+        return []
+    names = sorted({name for one in skipped for names in one["files"].values() for name in names})
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return [
+        f"{len(skipped)} batches were left out because their loss or gradient was not finite "
+        f"(callbacks.finite.on_nan=skip); they show {', '.join(names[:8])}{more}"
+    ]
+
+
 def write_run(
     run_dir: Path,
     config: dict[str, Any],
@@ -109,6 +122,7 @@ def write_run(
             *data.notes(bool(config["backbone"].get("pretrained"))),
             *_start_note(config),
             *_floor_note(rule, score),
+            *_skip_note(trainer),
         ],
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},

@@ -16,11 +16,12 @@ from tl_lightning.adaptation_faults import (
     oracle_faults,
     rule_of,
 )
-from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.checkpoint import SELECTIONS, checkpoint_faults
 from tl_lightning.callbacks.collect import projection_faults
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.faults import timeout_faults
 from tl_lightning.input_faults import feature_faults, input_faults
 from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
@@ -51,7 +52,7 @@ GIVEN = {
 }  # fmt: skip
 
 #: What the code takes from a node before it builds the class.
-TAKEN = {"backbone": {"checkpoint", "lora"}}
+TAKEN = {"backbone": {"checkpoint", "lora"}, "trainer": {"timeout_s"}}
 
 
 def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
@@ -91,6 +92,7 @@ def _top_level_faults(config: Config) -> list[str]:
             "track_target=false"
         )
     faults += bracket_faults(config["bracket"])
+    faults += checkpoint_faults(config["checkpoint"]) + timeout_faults(config["trainer"])
     faults += projection_faults(config["report"].get("projection"))
     hints = typing.get_type_hints(CacheSettings)
     faults += [

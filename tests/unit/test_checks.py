@@ -122,7 +122,7 @@ def test_module_that_cannot_be_imported() -> None:
 
 def test_allowing_a_package() -> None:
     node = {"x": {"_target_": "collections.Counter"}}
-    assert "allow=[collections]" in check_nodes(node, {})[0]
+    assert "allow=[collections.Counter]" in check_nodes(node, {})[0]
     assert check_nodes(node, {}, [*ALLOWED, "collections"]) == []
 
 

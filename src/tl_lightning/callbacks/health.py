@@ -102,26 +102,42 @@ class Health(L.Callback):
         self.bad: dict[str, int] = {}
         self.warned: set[str] = set()
         self.kept: list[list[tuple[Tensor, ...]]] = [[], []]
+        #: The gradients' norms as last logged in this epoch.
+        self.norms: dict[str, Tensor] = {}
+        self.resumed = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts of bad checks."""
-        return {"bad": dict(self.bad), "warned": sorted(self.warned)}
+        norms = {name: float(norm) for name, norm in self.norms.items()}
+        return {"bad": dict(self.bad), "warned": sorted(self.warned), "norms": norms}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.bad = dict(state_dict["bad"])
         self.warned = set(state_dict["warned"])
+        self.norms = {k: torch.tensor(v) for k, v in state_dict.get("norms", {}).items()}
+        self.resumed = True
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
         """Log the norm of each parameter group's gradient."""
-        if trainer.global_step % self.every_n_steps:
+        if trainer.global_step % self.every_n_steps == 0:
+            self.norms = {}
+            for group in optimizer.param_groups:
+                norms = [p.grad.detach().norm() for p in group["params"] if p.grad is not None]
+                if norms:
+                    self.norms[f"health/grad_{group['name']}"] = torch.stack(norms).norm()
+        elif not self.resumed:
             return
-        for group in optimizer.param_groups:
-            norms = [p.grad.detach().norm() for p in group["params"] if p.grad is not None]
-            if norms:
-                pl_module.log(f"health/grad_{group['name']}", torch.stack(norms).norm())
+        # A resumed run logs once more what its epoch had logged last.
+        self.resumed = False
+        for name, norm in self.norms.items():
+            pl_module.log(name, norm)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the epoch's last norms, as the log does."""
+        self.norms = {}
 
     def on_validation_batch_end(
         self,

@@ -102,16 +102,19 @@ def _train(cfg: DictConfig) -> float | None:
         say_interrupted(folder, sweeping)
         sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
     except Exception as error:  # one job's failure is not the sweep's
-        known = isinstance(error, TransferError)
-        if not (known or sweeping):
+        known = error if isinstance(error, TransferError) else None
+        if known is not None:
+            complain(known)
+        elif sweeping:
+            traceback.print_exc()
+        else:
             raise
-        complain(error) if known else traceback.print_exc()
-        if sweeping:
-            words = _sentence(error) if known else f"{type(error).__name__}: {error}"
+        if known is None or sweeping:
+            words = f"{type(error).__name__}: {error}" if known is None else _sentence(error)
             note_failure(folder, words, list(settings.overrides.task))
             return None
         _remove_untouched(folder)
-        sys.exit(error.exit_code)
+        sys.exit(known.exit_code)
 
 
 def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:

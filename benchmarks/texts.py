@@ -87,8 +87,8 @@ def plain(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
     """The loop that everybody writes, a round at a time."""
     module = pipeline.build_module(config, data.classes)
     limit = module.backbone.input_spec.max_length
-    net, head = module.backbone.to(device).train(), nn.Linear(module.backbone.out_features, 2)
-    head.to(device)
+    net = module.backbone.to(device).train()
+    head = nn.Linear(module.backbone.out_features, len(data.classes)).to(device)
     optimizer = torch.optim.AdamW([*net.parameters(), *head.parameters()], lr=2e-5)
     dataset = data._dataset("source", data.found["source"].train, train=True)
     generator = torch.Generator().manual_seed(0)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from tl_lightning.cli import composed, part_of, plain_command, run_id, say_interrupted
 from tl_lightning.errors import ConfigError
+from tl_lightning.interruption import Interrupted
 
 __all__ = ["adapt"]
 
@@ -70,8 +71,8 @@ def _run(config: dict[str, Any], folder: Path) -> None:
 
     try:
         found = pipeline.fit(config, folder)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as end:
         say_interrupted(folder)
-        sys.exit(130)
+        sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
     if found:  # the first rank
         print_run(found, write_page(folder))

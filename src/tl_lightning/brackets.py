@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning import pipeline
 from tl_lightning.adaptation_faults import model_of
+from tl_lightning.ledger import begin, finished, held, swept_models
+from tl_lightning.runtime import rank
+from tl_lightning.strategies import alone
 
-__all__ = ["baseline", "fit_with_baselines", "wanted"]
+__all__ = ["baseline", "fit_with_baselines", "going_on", "wanted"]
 
 #: Baselines that are models of their own; ``joint_bn`` is the run's model without its adapters.
 _MODELS = {
@@ -34,12 +37,12 @@ def wanted(config: Mapping[str, Any], sweeping: bool) -> list[str]:
     if not config["adapter"]:
         return []
     names = _asked(config, sweeping)
-    swept = next((a for a in sys.argv if a.startswith("model=")), "") if sweeping else ""
-    names = [name for name in names if name not in swept.removeprefix("model=").split(",")]
+    swept = swept_models() if sweeping else []
+    names = [name for name in names if name not in swept]
     if "joint_bn" in names and not _sees_source(config):
         names.remove("joint_bn")
         print(f"no joint_bn beside {config['model']['name']}, which is not shown the source")
-    if names and str(config["trainer"]["devices"]) != "1":
+    if names and not alone(config["trainer"]):
         print(
             f"no baselines beside {config['model']['name']}: several devices train one model a "
             f"process; type -m model={','.join(names)},{config['model']['name']} instead"
@@ -92,16 +95,60 @@ def baseline(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def fit_with_baselines(cfg: DictConfig, folder: Path, sweeping: bool) -> dict[str, Any]:
-    """Fit the model of ``cfg`` and its baselines below ``folder/bracket``; return its report."""
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    checked = pipeline.check(config)
-    config["selection"] = checked["selection"]  # one rule for all of them
+    """Fit the model of ``cfg`` and its baselines below ``folder/bracket``; return its report.
+
+    In a sweep, what is done already is left as it is, and what was interrupted goes on.
+
+    Returns:
+        The report; an empty mapping on other ranks than the first, and where another process is
+        at work on the same job.
+    """
+    asked: Any = OmegaConf.to_container(cfg, resolve=True)
+    checked = pipeline.check(asked)
     names = wanted(checked, sweeping)
+    config = {**asked, "selection": checked["selection"]}  # one rule for all of them
     parts = {name: baseline(config, name) for name in names}
     for part in parts.values():  # a fault of a baseline is told before hours of training
         pipeline.check(part)
+    if sweeping:
+        return _fit_once(asked, parts, folder)
     report = pipeline.fit(config, folder)
     for name, part in parts.items():
-        print(f"baseline {name} beside {config['model']['name']}, seed {config['seed']}")
+        _say(name, config)
         pipeline.fit(part, folder / "bracket" / name, config["model"]["name"])
     return report
+
+
+def _say(name: str, config: Mapping[str, Any]) -> None:
+    print(f"baseline {name} beside {config['model']['name']}, seed {config['seed']}", flush=True)
+
+
+def _fit_once(
+    config: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], folder: Path
+) -> dict[str, Any]:
+    """Fit what of a job of a sweep is not done, on from where it was."""
+    first = rank() == 0
+    with held(folder) if first else contextlib.nullcontext(True) as mine:
+        if not mine:
+            print(f"left to the process that is at work on it: {folder.name}", flush=True)
+            return {}
+        report = finished(folder, config)
+        if first:
+            begin(folder, config, [*parts])
+        if report is not None:
+            print(f"done before: {folder.name}", flush=True)
+        else:
+            report = pipeline.fit(going_on(config, folder), folder)
+        for name, part in parts.items():
+            place = folder / "bracket" / name
+            if finished(place, part) is None:
+                _say(name, config)
+                begin(place, part)
+                pipeline.fit(going_on(part, place), place, config["model"]["name"])
+    return report
+
+
+def going_on(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the configuration with which an interrupted job goes on, and a new one starts."""
+    began = any((folder / "checkpoints").glob("*.ckpt"))
+    return {**config, "resume": "auto" if began or not config["resume"] else config["resume"]}

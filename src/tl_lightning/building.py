@@ -25,17 +25,21 @@ from tl_lightning.data.cache import CacheSettings
 from tl_lightning.data.seeds import mix
 from tl_lightning.data.vectors import VectorData
 from tl_lightning.errors import ConfigError
+from tl_lightning.faults import with_timeout
 from tl_lightning.feature_plan import Plan, plan
+from tl_lightning.interruption import take_signals
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.phases import Phases
-from tl_lightning.own_weights import load_backbone, load_model
+from tl_lightning.own_weights import load_backbone, load_model, restored_from
 from tl_lightning.settings import Config
+from tl_lightning.strategies import lr_factor
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.tasks.further import Facts, FurtherTask
 from tl_lightning.tasks.labels import attach_labels
 
 __all__ = [
-    "Parts", "build", "build_data", "build_module", "further_facts", "make", "plan_features",
+    "Parts", "build", "build_data", "build_module", "further_facts", "make", "make_trainer",
+    "plan_features",
 ]  # fmt: skip
 
 
@@ -67,6 +71,15 @@ def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
     return cls(**keys, **given)
 
 
+def make_trainer(config: Config, node: Mapping[str, Any], **given: Any) -> L.Trainer:
+    """Build a trainer whose ranks do not wait for one another for ever."""
+    keys = dict(node)
+    seconds = keys.pop("timeout_s", None)
+    keys["strategy"] = with_timeout(keys["strategy"], seconds)
+    trainer: L.Trainer = make(keys, config, **given)
+    return trainer
+
+
 def build_data(config: Config) -> TransferData:
     """Build the data module; it has not looked at the disk yet."""
     data: TransferData = make(config["data"], config)
@@ -79,6 +92,7 @@ def build_module(
     pretrained: bool = True,
     class_counts: Sequence[int] | None = None,
     further: Mapping[str, Facts] | None = None,
+    restored_by: Mapping[str, Any] | None = None,
 ) -> TransferModule:
     """Build the model for the given classes.
 
@@ -88,11 +102,12 @@ def build_module(
         pretrained: False where a checkpoint will be loaded anyway: nothing is downloaded then.
         class_counts: Source training pictures of each class, where the data are at hand.
         further: What is known of the further tasks' labels, see :func:`further_facts`.
+        restored_by: Settings of the backbone that its checkpoint carries.
     """
     seed = config["seed"]
     # Every part starts from its own seed: another discriminator leaves the backbone as it was.
     torch.manual_seed(mix(seed, 1))
-    backbone = _backbone(config, pretrained)
+    backbone = _backbone(config, pretrained, restored_by or {})
     torch.manual_seed(mix(seed, 2))
     sizes = {"num_classes": len(classes)}
     head = make(config["head"], config, in_features=backbone.out_features, **sizes)
@@ -112,7 +127,7 @@ def build_module(
         backbone=backbone,
         task=task,
         optimizer=lambda groups: make(config["optimizer"], config, params=groups),
-        lr=config["optimizer"]["lr"],
+        lr=config["optimizer"]["lr"] * lr_factor(config),
         schedule=make(config["scheduler"], config),
         **_phases(config),
         seed=seed,
@@ -179,18 +194,27 @@ def _loss(config: Config) -> Config:
 def _phases(config: Config) -> Config:
     if "phases" not in config:  # a checkpoint from before there were any
         return {"phases": Phases(schedule="run", steps=[]), "layer_decay": 1.0}
-    return {"phases": make(config["phases"], config), "layer_decay": config["layer_decay"]}
+    node, factor = dict(config["phases"]), lr_factor(config)
+    node["steps"] = [
+        {**step, "lr": step["lr"] * factor} if step.get("lr") is not None else step
+        for step in node["steps"]
+    ]
+    return {"phases": make(node, config), "layer_decay": config["layer_decay"]}
 
 
+#: What a checkpoint may say anew of its backbone.
+_RESTORED = ("network", "tokenizer")
 _UNTRAINED = {"pretrained": False, "weights": None}
 
 
-def _backbone(config: Config, pretrained: bool) -> Any:
+def _backbone(config: Config, pretrained: bool, restored_by: Mapping[str, Any]) -> Any:
     """Build the backbone: with its published weights, with those of a run of ours, or with none."""
     node = dict(config["backbone"])
     own = node.pop("checkpoint", None)
     own = own if pretrained else None  # a checkpoint that is about to be loaded has all weights
     lora = node.pop("lora", None)
+    kept = restored_by or (restored_from(Path(own)) if own else {})
+    node |= {key: kept[key] for key in _RESTORED if key in kept}
     if own or not pretrained:
         node |= {key: value for key, value in _UNTRAINED.items() if key in node}
     backbone = make(node, config)
@@ -240,12 +264,14 @@ def build(config: Config, run_dir: Path) -> Parts:
         # In place, so that the names of the weights stay as they are.
         module.backbone.compile(**_compiler(config["compile"]))
     collect = Collect(**config["report"], seed=config["seed"])
+    kept = dict(config["checkpoint"])
+    keep_last = kept.pop("keep_last")
     callbacks: list[L.Callback] = [
         *([FollowPhases()] if module.phases.steps else []),
         SelectionCheckpoint(
             dirpath=str(run_dir / "checkpoints"),
             selection=config["selection"],
-            **config["checkpoint"],
+            **kept,
         ),
         *(make(node, config) for node in (config.get("callbacks") or {}).values() if node),
         collect,
@@ -257,15 +283,16 @@ def build(config: Config, run_dir: Path) -> Parts:
     loggers = [
         make(n, config, save_dir=str(run_dir)) for n in (config.get("logger") or {}).values() if n
     ]
-    trainer = make(
-        node,
+    trainer = make_trainer(
         config,
+        node,
         default_root_dir=str(run_dir),
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(keep_last=keep_last)],
         use_distributed_sampler=False,  # our own samplers deal to ranks
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    take_signals(trainer)
     return Parts(data, module, trainer, collect, features)

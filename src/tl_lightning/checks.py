@@ -13,8 +13,8 @@ from tl_lightning.errors import nearest
 
 __all__ = ["ALLOWED", "check_nodes", "find_class", "fits", "words"]
 
-#: Packages whose classes a configuration may build; a configuration is code, and one read from a
-#: checkpoint is somebody else's.
+#: Packages whose classes a typed configuration may build; one read from a checkpoint may build far
+#: less, see ``trust.py``.
 ALLOWED = ("tl_lightning", "torch", "torchvision", "lightning", "timm", "torchmetrics")
 
 _PRIVATE = {"_target_", "_partial_", "_convert_", "_recursive_"}
@@ -23,10 +23,10 @@ _PRIVATE = {"_target_", "_partial_", "_convert_", "_recursive_"}
 def find_class(target: str, where: str, allowed: Sequence[str] = ALLOWED) -> tuple[Any, str]:
     """Return the class named ``target`` and no fault, or None and the fault."""
     package = target.split(".")[0]
-    if package not in allowed:
+    if package not in allowed and target not in allowed:
         return None, (
             f"{where}._target_={target} is outside the allowed packages "
-            f"({', '.join(allowed)}); type allow=[{package}] if you trust it"
+            f"({', '.join(allowed)}); type allow=[{target}] if you trust it"
         )
     module, _, name = target.rpartition(".")
     try:

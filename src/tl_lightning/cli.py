@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,30 +18,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
+from tl_lightning.interruption import Interrupted
+from tl_lightning.ledger import failures, job_key, note_failure, run_id, wholly_finished
+from tl_lightning.places import CONF
 
 __all__ = [
-    "CONF", "compose", "composed", "evaluate", "part_of", "plain_command", "register_resolvers",
-    "report", "run_id", "say_interrupted", "train",
+    "CONF", "as_dict", "complain", "compose", "composed", "evaluate", "part_of", "plain_command",
+    "register_resolvers", "report", "run_id", "say_interrupted", "train",
 ]  # fmt: skip
-
-_HERE = Path(__file__).resolve().parent
-#: A wheel carries conf/ inside the package; an editable install reads the repository's.
-CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf"
-
-#: Jobs of this process's sweep that ended with an error of the user's.
-_failed: list[str] = []
-
-
-def run_id() -> str:
-    """Return one id for this command, the same in every rank that it starts.
-
-    A time stamp taken anew by each rank would give each its own folder.
-    """
-    for name in ("TL_RUN_ID", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        if os.environ.get(name, "none") != "none":
-            return os.environ[name]
-    os.environ["TL_RUN_ID"] = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return os.environ["TL_RUN_ID"]
 
 
 def _bar() -> dict[str, Any] | None:
@@ -56,8 +40,31 @@ def _methods(adapter: DictConfig, otherwise: str) -> str:
     return "+".join(map(str, adapter)) or otherwise
 
 
+def _key(*, _root_: DictConfig) -> str:
+    """Return the key of a job of a sweep, in which its folder's name ends."""
+    return job_key(as_dict(_root_))
+
+
+def _gpus(accelerator: str, devices: int | str) -> int | str | None:
+    """Return how many GPUs a node has to give to a job."""
+    return None if accelerator == "cpu" else devices
+
+
+def as_dict(cfg: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain values, without Hydra's own node."""
+    return {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True)
+        if OmegaConf.is_config(cfg[key])
+        else cfg[key]
+        for key in cfg
+        if key != "hydra"
+    }
+
+
 def register_resolvers() -> None:
-    """Make ``${tl_run_id:}``, ``${tl_bar:}`` and ``${tl_methods:...}`` known to OmegaConf."""
+    """Make ``${tl_run_id:}``, ``${tl_key:}``, ... of ``conf/train.yaml`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("tl_key", _key, replace=True)
+    OmegaConf.register_new_resolver("tl_gpus", _gpus, replace=True)
     OmegaConf.register_new_resolver("tl_methods", _methods, replace=True)
     OmegaConf.register_new_resolver("tl_run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("tl_bar", _bar, replace=True)
@@ -75,8 +82,8 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def train() -> None:
     """Train, choose, test and report; see ``conf/train.yaml``."""
     _train()
-    if _failed:
-        print(f"{len(_failed)} job(s) of the sweep failed; see its table", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} job(s) of the sweep did not finish; see its table", file=sys.stderr)
         sys.exit(1)
 
 
@@ -85,22 +92,37 @@ def _train(cfg: DictConfig) -> float | None:
     """Run one job."""
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
+    sweeping = settings.mode == RunMode.MULTIRUN
     try:
-        return _job(cfg, folder, sweeping=settings.mode == RunMode.MULTIRUN)
-    except KeyboardInterrupt:
-        say_interrupted(folder)
-        sys.exit(130)
-    except TransferError as error:
-        _complain(error)
-        if settings.mode == RunMode.MULTIRUN:
-            _failed.append(str(error))
-            _note_failure(folder, _sentence(error), list(settings.overrides.task))
+        if not sweeping and not settings.launcher["_target_"].endswith(".BasicLauncher"):
+            chosen = settings.runtime.choices["hydra/launcher"]
+            raise ConfigError(f"hydra/launcher={chosen} starts the jobs of a sweep; type -m first")
+        return _job(cfg, folder, sweeping)
+    except (KeyboardInterrupt, Interrupted) as end:
+        say_interrupted(folder, sweeping)
+        sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
+    except Exception as error:  # one job's failure is not the sweep's
+        known = error if isinstance(error, TransferError) else None
+        if known is not None:
+            complain(known)
+        elif sweeping:
+            traceback.print_exc()
+        else:
+            raise
+        if known is None or sweeping:
+            words = f"{type(error).__name__}: {error}" if known is None else _sentence(error)
+            note_failure(folder, words, list(settings.overrides.task))
             return None
         _remove_untouched(folder)
-        sys.exit(error.exit_code)
+        sys.exit(known.exit_code)
 
 
 def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
+    if sweeping:
+        done = wholly_finished(folder, as_dict(cfg))
+        if done:
+            print(f"done before: {folder.name}", flush=True)
+            return done["selection"]["value"] or 0.0
     from tl_lightning.brackets import fit_with_baselines
 
     found = fit_with_baselines(cfg, folder, sweeping)
@@ -114,11 +136,13 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     return found["selection"]["value"] or 0.0
 
 
-def say_interrupted(folder: Path) -> None:
+def say_interrupted(folder: Path, sweeping: bool = False) -> None:
     """Say on the first rank how to go on, if anything was kept; leave no empty folder."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        kept = (folder / "checkpoints" / "last.ckpt").is_file()
+        kept = any((folder / "checkpoints").glob("*.ckpt"))
         way_on = f"; go on with resume=auto hydra.run.dir={folder}" if kept else ""
+        if sweeping:
+            way_on = f"; go on by the same command with hydra.sweep.dir={folder.parent}"
         print(f"interrupted{way_on}", file=sys.stderr, flush=True)
         _remove_untouched(folder)
 
@@ -130,18 +154,13 @@ def _sentence(error: BaseException) -> str:
     return text.rsplit(mark, 1)[1].strip() if "Original Traceback" in text else text
 
 
-def _complain(error: TransferError) -> None:
+def complain(error: TransferError) -> None:
+    """Print each fault as a line, on the first rank."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     lines = error.faults if isinstance(error, ConfigError) else [_sentence(error)]
     for line in lines:
         print(f"error: {line}", file=sys.stderr, flush=True)
-
-
-def _note_failure(folder: Path, words: str, overrides: list[str]) -> None:
-    from tl_lightning.report.schema import write_json
-
-    write_json(folder / "failed.json", {"error": words, "overrides": overrides})
 
 
 def _remove_untouched(folder: Path) -> None:
@@ -164,7 +183,7 @@ def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
     try:
         work(arguments)
     except TransferError as error:
-        _complain(error)
+        complain(error)
         sys.exit(error.exit_code)
 
 
@@ -174,6 +193,7 @@ def evaluate() -> None:
         _evaluate,
         "usage: evaluate.py checkpoint=<file.ckpt> [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
+        "                   [allow=[<full name of a class of yours>]]\n"
         "Tests the checkpoint on its own data, or on other data with the same classes.",
     )
 
@@ -189,15 +209,23 @@ def _evaluate(arguments: list[str]) -> None:
     from tl_lightning.sweeps import print_metrics
 
     checkpoint = given.pop("checkpoint")
+    allow = _allowed([f"{k}={v}" for k, v in given.items()])
     parts = {
         name: part_of(name, checkpoint, [f"{k}={v}" for k, v in given.items()])
         for name in ("data", "trainer")
     }
-    found = pipeline.evaluate(checkpoint, parts["data"], parts["trainer"])
+    found = pipeline.evaluate(checkpoint, parts["data"], parts["trainer"], allow)
     print_metrics(found["metrics"], title=f"{checkpoint} on {found['data']}")
 
 
-_EVALUATE_KEYS = ("checkpoint", "data", "trainer")
+_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow")
+
+
+def _allowed(overrides: Iterable[str]) -> list[str]:
+    """Return what ``allow=[...]`` names among the overrides."""
+    own = [override for override in overrides if override.startswith("allow=")]
+    found: Any = OmegaConf.from_dotlist(own).get("allow") or []
+    return [found] if isinstance(found, str) else [str(name) for name in found]
 
 
 def part_of(
@@ -212,8 +240,11 @@ def part_of(
         node = OmegaConf.to_container(compose(own)[name], resolve=True)
     else:
         from tl_lightning.callbacks.checkpoint import read_checkpoint
+        from tl_lightning.trust import stored_faults
 
         stored: Any = read_checkpoint(Path(checkpoint))["hyper_parameters"]
+        if faults := stored_faults({name: stored["config"][name]}, _allowed(overrides)):
+            raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
         base: Any = OmegaConf.create(stored["config"][name])
         changes: Any = OmegaConf.from_dotlist(own).get(name) or {}
         for key in changes:

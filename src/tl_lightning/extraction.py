@@ -144,7 +144,9 @@ class Extraction(L.LightningModule):
         """Show how far it is."""
         rows = [each.number * each.views for each in self._missing()]
         self.advance = (
-            self.open.enter_context(advancing(f"features of {sum(rows):,} pictures", sum(rows)))
+            self.open.enter_context(
+                advancing(f"features of {sum(rows):,} {self.data.gives}", sum(rows))
+            )
             if self.trainer.is_global_zero
             else lambda done: None
         )

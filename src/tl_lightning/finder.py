@@ -18,7 +18,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from tl_lightning.building import build, make
+from tl_lightning.building import build, make_trainer
 from tl_lightning.callbacks.checkpoint import read_checkpoint
 from tl_lightning.errors import TrainingError
 from tl_lightning.extraction import fill
@@ -67,9 +67,9 @@ def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
     fill(parts.features, parts.module, parts.data, parts.trainer)
     test = RangeTest(config["optimizer"]["lr"])
     node = {**config["trainer"], "max_epochs": 1000, "max_steps": STEPS, "limit_val_batches": 0}
-    trainer = make(
-        node,
+    trainer = make_trainer(
         config,
+        node,
         default_root_dir=str(run_dir),
         callbacks=[test],
         logger=False,

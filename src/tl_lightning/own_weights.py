@@ -12,13 +12,18 @@ from torch import nn
 from tl_lightning.callbacks.checkpoint import read_checkpoint
 from tl_lightning.errors import CheckpointError
 
-__all__ = ["checkpoint_of", "load_backbone", "load_model"]
+__all__ = ["checkpoint_of", "load_backbone", "load_model", "restored_from"]
 
 #: What changes the meaning of weights, though they would fit.
 _MEANING = ("_target_", "name", "activation", "mean", "std")
 #: What may differ between two runs with the same backbone.
 _FREE = ("pretrained", "tag", "weights", "lr_factor", "grad_checkpointing", "checkpoint", "lora")
-_CHOICES = {"TimmBackbone": "timm", "TorchvisionBackbone": "torchvision", "ConvNet": "small_cnn"}
+_CHOICES = {
+    "TimmBackbone": "timm",
+    "TorchvisionBackbone": "torchvision",
+    "ConvNet": "small_cnn",
+    "TextBackbone": "hf",
+}
 
 
 def checkpoint_of(place: Path, key: str = "backbone.checkpoint") -> Path:
@@ -80,6 +85,12 @@ def load_backbone(backbone: nn.Module, place: Path, node: Mapping[str, Any]) -> 
             f"type {_settings(theirs, node)}"
         )
     backbone.load_state_dict(state)
+
+
+def restored_from(place: Path) -> Mapping[str, Any]:
+    """Return the settings of the backbone that a checkpoint of ours carries beside its weights."""
+    found: Mapping[str, Any] = read_checkpoint(checkpoint_of(place)).get("restored_by", {})
+    return found
 
 
 def load_model(

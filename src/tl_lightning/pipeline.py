@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from tl_lightning import results
@@ -19,17 +18,20 @@ from tl_lightning.building import (
     build_data,
     build_module,
     further_facts,
-    make,
+    make_trainer,
     plan_features,
 )
-from tl_lightning.callbacks.checkpoint import read_checkpoint
+from tl_lightning.callbacks.storage import last_good, read_checkpoint
 from tl_lightning.checks import ALLOWED, check_nodes
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.extraction import fill
+from tl_lightning.faults import explained
 from tl_lightning.finder import with_found_rate
+from tl_lightning.interruption import signals
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, TAKEN, Config, check
+from tl_lightning.trust import stored_faults
 
 __all__ = [
     "Parts",
@@ -45,13 +47,19 @@ __all__ = [
 ]
 
 
-def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "") -> Config:
+def fit(
+    cfg: DictConfig | Mapping[str, Any],
+    run_dir: Path,
+    baseline_of: str = "",
+    watching: Sequence[L.Callback] = (),
+) -> Config:
     """Train, choose by the selection rule, test the chosen model, write the report.
 
     Args:
         cfg: The composed configuration.
         run_dir: The run's folder; everything is written below it.
         baseline_of: Name of the adapted run that this one stands beside, if any.
+        watching: Callbacks besides those of the configuration.
 
     Returns:
         The report, as in ``report.json``; an empty mapping on ranks other than 0.
@@ -61,19 +69,25 @@ def fit(cfg: DictConfig | Mapping[str, Any], run_dir: Path, baseline_of: str = "
     keep_memory()
     config = check(cfg)
     warned: list[str] = []
-    with gathered_warnings(warned), single_job_argv():
+    with gathered_warnings(warned), single_job_argv(config["resume"]), signals.watched():
         resumed = _resume(config, run_dir)
         try:
             config = with_found_rate(config, run_dir, resumed)
             parts = build(config, run_dir)
+            cast(Any, parts.trainer).callbacks.extend(watching)
             begun = time.monotonic()
             stored = fill(parts.features, parts.module, parts.data, parts.trainer)
             filled = time.monotonic()
             parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resumed)
-        except SIGTERMException:
-            raise SystemExit(143) from None  # Lightning would end with 0 here
+        except (MemoryError, OSError, RuntimeError) as error:
+            sentence = explained(error, config)
+            if sentence is None:
+                raise
+            signals.end_other_ranks()
+            raise sentence from error
         except SystemExit as end:
-            if isinstance(end.__context__, KeyboardInterrupt):  # and with 1 here, without a word
+            # Lightning ends with 1 here, without a word.
+            if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
         fitted = time.monotonic()
@@ -109,10 +123,11 @@ def stored(cfg: DictConfig | Mapping[str, Any], folder: Path) -> Parts:
     quiet()
     keep_memory()
     config = check(cfg)
-    parts = build(config, folder)
-    parts.data.train_on = tuple(parts.data.roles)  # also what no head would train on
-    parts.features = plan_features(config, parts.module, parts.data)
-    fill(parts.features, parts.module, parts.data, parts.trainer)
+    with signals.watched():
+        parts = build(config, folder)
+        parts.data.train_on = tuple(parts.data.roles)  # also what no head would train on
+        parts.features = plan_features(config, parts.module, parts.data)
+        fill(parts.features, parts.module, parts.data, parts.trainer)
     return parts
 
 
@@ -122,13 +137,13 @@ def _resume(config: Config, run_dir: Path) -> str | None:
     if wish in (None, False):
         return None
     place = run_dir if wish == "auto" else Path(wish)
-    found = place if place.is_file() else place / "checkpoints" / "last.ckpt"
-    if not found.is_file():
+    found = place if place.is_file() else last_good(place / "checkpoints")
+    if found is None:
         if wish == "auto":
             return None
         raise CheckpointError(
-            f"nothing to resume at resume={wish}: no {found}; type resume=auto with hydra.run.dir "
-            "set to the run's folder, or resume=null"
+            f"nothing to resume at resume={wish}: no checkpoint in {place / 'checkpoints'}; type "
+            "resume=auto with hydra.run.dir set to the run's folder, or resume=null"
         )
     epoch, epochs = read_checkpoint(found)["epoch"], config["trainer"]["max_epochs"]
     if epochs is not None and epoch > epochs:
@@ -144,11 +159,19 @@ def _chosen(trainer: L.Trainer) -> Path:
     return Path(checkpoint.best_model_path or checkpoint.last_model_path)
 
 
-def load(checkpoint: str | Path) -> TransferModule:
+#: What of a stored configuration a model needs nothing of.
+_NOT_BUILT = ("data", "trainer", "callbacks", "logger")
+
+
+def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> TransferModule:
     """Rebuild a trained model from the configuration inside its checkpoint, in evaluation mode.
 
-    Nothing in the file is executed (``weights_only=True``), and its configuration builds classes
-    of the allowed packages only.
+    Nothing in the file is executed (``weights_only=True``), and its configuration builds no class
+    but those that ``conf/`` names.
+
+    Args:
+        checkpoint: A ``.ckpt`` file of ours.
+        allow: Full names of further classes that it may build.
 
     Raises:
         CheckpointError: If the file is missing, broken or not one of ours.
@@ -156,34 +179,54 @@ def load(checkpoint: str | Path) -> TransferModule:
     """
     stored = read_checkpoint(Path(checkpoint))
     saved = stored["hyper_parameters"]
-    config: Config = saved["config"]
-    faults = check_nodes(config, GIVEN, ALLOWED, TAKEN)
+    config: Config = {**saved["config"], "allow": list(allow)}  # whatever it would allow itself
+    built = {key: value for key, value in config.items() if key not in _NOT_BUILT}
+    # Nothing is imported before the names have been judged.
+    faults = stored_faults(built, allow)
+    faults = faults or check_nodes(built, GIVEN, [*ALLOWED, *allow], TAKEN)
     if faults:
         raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
-    further = saved.get("tasks") or {}
-    module = build_module(config, tuple(saved["classes"]), pretrained=False, further=further)
+    module = build_module(
+        config,
+        tuple(saved["classes"]),
+        pretrained=False,
+        restored_by=stored.get("restored_by"),
+        further=saved.get("tasks") or {},
+    )
     module.load_state_dict(stored["state_dict"])
     return module.eval()
 
 
-def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None) -> Config:
+def evaluate(
+    checkpoint: str | Path,
+    data: Config | None,
+    trainer: Config | None,
+    allow: Sequence[str] = (),
+) -> Config:
     """Test a checkpoint; on its own data with its own settings, the run's own test figures.
 
     Args:
         checkpoint: A ``.ckpt`` file of ours.
         data: A data node to test on instead of the checkpoint's own.
         trainer: A trainer node instead of the checkpoint's own.
+        allow: Full names of further classes that the checkpoint's configuration may build.
 
     Returns:
         ``{"metrics": {...}, "data": name, "classes": [...]}``.
     """
     quiet()
     keep_memory()
-    module = load(checkpoint)
+    module = load(checkpoint, allow)
     saved: Any = module.hparams
     config = copy.deepcopy(dict(saved["config"]))
-    config["data"] = data or config["data"]
-    config["trainer"] = trainer or config["trainer"]
+    taken = {"data": data, "trainer": trainer}
+    own = {key: config[key] for key, node in taken.items() if not node}
+    if faults := stored_faults(own, allow):
+        raise ConfigError([f"checkpoint {checkpoint}: {fault}" for fault in faults])
+    config |= {key: node for key, node in taken.items() if node}
+    for group in ("callbacks", "logger"):  # neither is built here
+        nodes = (config.get(group) or {}).items()
+        config[group] = {k: v for k, v in nodes if v and not stored_faults({group: {k: v}})}
     config["cache"] = {**config["cache"], "features": "off"}  # each picture is seen once
     config.pop("lr_find", None)
     # Tasks whose column these data do not have are left out.
@@ -204,9 +247,9 @@ def evaluate(checkpoint: str | Path, data: Config | None, trainer: Config | None
         )
     further_facts(config, found, saved.get("tasks"))
     found.attach(module.backbone.input_spec, module.train_on, ("source",))
-    tester = make(
-        config["trainer"],
+    tester = make_trainer(
         config,
+        config["trainer"],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

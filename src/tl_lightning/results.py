@@ -16,42 +16,23 @@ from tl_lightning.callbacks.checkpoint import SELECTIONS, Selection
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.data.base import TransferData
 from tl_lightning.floor import WORST
+from tl_lightning.ledger import identity
 from tl_lightning.report.schema import SCHEMA, write_json
 from tl_lightning.report.wording import BOUND
 from tl_lightning.runtime import versions
+from tl_lightning.strategies import lr_factor
 
 __all__ = ["group_of", "write_run"]
-
-#: Keys that say where, when and beside what a run was made, not what it computes.
-_CIRCUMSTANCES = (
-    "seed",
-    "bracket",
-    "track_target",
-    "resume",
-    "allow",
-    "report",
-    "logger",
-    "callbacks",
-    "checkpoint",
-)
-#: What of the cache changes what is learned.
-_OF_CACHE = ("images", "shorter", "features", "views")
 
 
 def group_of(config: dict[str, Any]) -> str:
     """Return a short hash that runs share when they differ by their seed only."""
-    kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
-    kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
-    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
-    if not kept.get("tasks"):  # runs from before there were any compare too
-        kept = {key: value for key, value in kept.items() if key not in ("tasks", "balance")}
+    kept = identity(config)
     # The callbacks that change the model, or which one is chosen.
     callbacks = config.get("callbacks") or {}
     kept["average"] = callbacks.get("average")
     if str(SELECTIONS[config["selection"]].monitor).startswith("validator/"):
         kept["validators"] = callbacks.get("validators")
-    if config["lr_find"]:  # every seed finds its own
-        kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -75,6 +56,19 @@ def _floor_note(rule: Selection, score: Any) -> list[str]:
     return [
         "every epoch counted as collapsed (callbacks.validators.floor_ratio, least_predicted): the "
         "one that is best on the source was kept"
+    ]
+
+
+def _skip_note(trainer: L.Trainer) -> list[str]:
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    skipped = [one for callback in callbacks for one in getattr(callback, "skipped", [])]
+    if not skipped:
+        return []
+    names = sorted({name for one in skipped for names in one["files"].values() for name in names})
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return [
+        f"{len(skipped)} batches were left out because their loss or gradient was not finite "
+        f"(callbacks.finite.on_nan=skip); they show {', '.join(names[:8])}{more}"
     ]
 
 
@@ -128,11 +122,13 @@ def write_run(
             *data.notes(bool(config["backbone"].get("pretrained"))),
             *_start_note(config),
             *_floor_note(rule, score),
+            *_skip_note(trainer),
         ],
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
         "versions": versions(),
         "device": f"{config['trainer']['accelerator']}, {config['trainer']['precision']}",
+        "scale": _scale(config, trainer.world_size),
         "parameters": _parameters(trainer.lightning_module),
         "forward": config["model"].get("forward", "source only"),
         "dataset": {
@@ -151,6 +147,18 @@ def write_run(
     os.replace(draft, arrays)
     write_json(run_dir / "report.json", report)
     return report
+
+
+def _scale(config: dict[str, Any], world: int) -> dict[str, Any]:
+    """Return how many processes trained, on which batches, and at which rate."""
+    own, steps = config["data"]["batch_size"], config["trainer"]["accumulate_grad_batches"]
+    return {
+        "processes": world,
+        "batch_size": own,
+        "accumulated": steps,
+        "global_batch": own * steps * world,
+        "lr": config["optimizer"]["lr"] * lr_factor(config),
+    }
 
 
 def _parameters(module: L.LightningModule) -> dict[str, int]:

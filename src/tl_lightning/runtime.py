@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 __all__ = [
     "auto_precision",
@@ -22,6 +23,8 @@ __all__ = [
     "keep_memory",
     "quiet",
     "rank",
+    "rank_mean",
+    "same_buffers",
     "single_job_argv",
     "versions",
 ]
@@ -41,6 +44,7 @@ _NOISE = (
     "The `srun` command is available",  # having SLURM installed is no fault
     "Experiment logs directory .* exists",  # resumed runs append
     "Starting from v1.9.0, `tensorboardX`",
+    "It is recommended to use `self.log",  # what is logged is the same on every rank already
 )
 
 
@@ -52,6 +56,19 @@ def rank() -> int:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0
+
+
+def rank_mean(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the ranks, without gradients; alone, the tensor.
+
+    What a rank divides by this has the same gradient, in the mean over ranks, as one process with
+    the batch of all of them.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def auto_precision(accelerator: str) -> str:
@@ -121,12 +138,28 @@ def gathered_warnings(into: list[str]) -> Iterator[None]:
         warnings.showwarning = shown
 
 
+def same_buffers(module: nn.Module) -> None:
+    """Give every rank the first one's buffers, such as batch norm's running statistics.
+
+    Each rank moves them by its own pictures, and a checkpoint holds the first one's: without this
+    the ranks would evaluate somewhat different models, none of them the one that is kept.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                dist.broadcast(buffer, src=0)
+
+
 @contextlib.contextmanager
-def single_job_argv() -> Iterator[None]:
+def single_job_argv(resume: str | bool | None) -> Iterator[None]:
     """Let Lightning's relaunched ranks run this one job of a sweep, in this job's own folder.
 
     Lightning starts the other ranks with this process's whole command line. Under ``-m`` each of
     them would start a sweep of its own, with other values, and train on them in one process group.
+
+    Args:
+        resume: What this rank goes on from, as in the configuration: a repeated sweep goes on with
+            its interrupted jobs though nobody typed so, and all ranks have to.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import read_write
@@ -138,7 +171,8 @@ def single_job_argv() -> Iterator[None]:
     argv, saved = sys.argv[:], {name: os.environ.get(name) for name in _LAUNCH_VARIABLES}
     sweeping = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     if sweeping:
-        sys.argv = [argv[0], *hydra.overrides.task, "hydra.mode=RUN"]
+        going_on = [] if resume in (None, False) else [f"resume={resume}"]
+        sys.argv = [argv[0], *hydra.overrides.task, *going_on, "hydra.mode=RUN"]
         node: Any = HydraConfig.instance().cfg
         assert node is not None
         with read_write(node.hydra.run):

@@ -13,18 +13,25 @@ from omegaconf import DictConfig, OmegaConf
 from tl_lightning.adaptation_faults import (
     adaptation_faults,
     bracket_faults,
-    may_rest,
     oracle_faults,
     rule_of,
 )
-from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.checkpoint import SELECTIONS, checkpoint_faults
 from tl_lightning.callbacks.collect import projection_faults
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.faults import timeout_faults
 from tl_lightning.input_faults import feature_faults, input_faults
 from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
+from tl_lightning.strategies import (
+    alone,
+    follows,
+    resolve_strategy,
+    sharded,
+    strategy_faults,
+)
 from tl_lightning.task_faults import name_faults, task_faults
 
 __all__ = ["GIVEN", "TAKEN", "Config", "check"]
@@ -45,7 +52,7 @@ GIVEN = {
 }  # fmt: skip
 
 #: What the code takes from a node before it builds the class.
-TAKEN = {"backbone": {"checkpoint", "lora"}}
+TAKEN = {"backbone": {"checkpoint", "lora"}, "trainer": {"timeout_s"}}
 
 
 def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
@@ -66,6 +73,7 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
         config["selection"] = rule_of(config)
     if not faults:
         faults = _range_faults(config, allowed) + _pair_faults(config) + _phase_faults(config)
+        faults += strategy_faults(config)
     if faults:
         raise ConfigError(faults)
     return _resolve_phases(config)
@@ -84,6 +92,7 @@ def _top_level_faults(config: Config) -> list[str]:
             "track_target=false"
         )
     faults += bracket_faults(config["bracket"])
+    faults += checkpoint_faults(config["checkpoint"]) + timeout_faults(config["trainer"])
     faults += projection_faults(config["report"].get("projection"))
     hints = typing.get_type_hints(CacheSettings)
     faults += [
@@ -110,11 +119,12 @@ def _top_level_faults(config: Config) -> list[str]:
         faults.append(f"lr_find={finding} is neither true nor false")
     if finding and not (fits(rate, float) and rate > 0):
         faults.append(f"lr_find=true needs optimizer.lr > 0 to start from, got {rate}")
-    if finding and str(config["trainer"]["devices"]) != "1":
+    if finding and not alone(config["trainer"]):
+        devices, nodes = (config["trainer"][key] for key in ("devices", "num_nodes"))
         faults.append(
-            "lr_find=true tests on one device, but trainer.devices="
-            f"{config['trainer']['devices']}; type trainer.devices=1 first, then "
-            "optimizer.lr=<what it finds> without lr_find"
+            f"lr_find=true tests on one device, but trainer.devices={devices} and "
+            f"trainer.num_nodes={nodes}; type trainer=auto first, then optimizer.lr=<what it "
+            "finds> without lr_find"
         )
     if config["channels_last"] not in ("auto", True, False):
         faults.append(f"channels_last={config['channels_last']} is neither auto nor true or false")
@@ -216,11 +226,7 @@ def _phase_faults(config: Config) -> list[str]:
             f"model={config['model']['name']} never lets its backbone learn, but phases.steps has "
             f"{len(steps)} steps; type phases=none or model=fine_tuning"
         )
-    if isinstance(strategy, Mapping):
-        follows = strategy.get("find_unused_parameters") is True
-    else:
-        follows = strategy in ("auto", *_STRATEGIES, *_STRATEGIES.values())
-    if not follows:
+    if not follows(strategy) and not sharded(trainer):
         faults.append(
             f"trainer.strategy={strategy} cannot follow phases, which change in mid-run what "
             "learns; type trainer.strategy=ddp"
@@ -228,23 +234,12 @@ def _phase_faults(config: Config) -> list[str]:
     return faults
 
 
-# Plain DDP waits for gradients of what a phase has frozen.
-_STRATEGIES = {
-    name: f"{name}_find_unused_parameters_true"
-    for name in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
-}
-
-
 def _resolve_phases(config: Config) -> Config:
     """Make fractions of the run whole epochs, and choose a strategy that follows phases."""
     phases, trainer = config.get("phases", {}), config["trainer"]
     if phases.get("steps"):
         phases["steps"] = resolved_steps(phases["steps"], trainer["max_epochs"])
-    if phases.get("steps") or may_rest(config):
-        alone = str(trainer["devices"]) == "1" and trainer["num_nodes"] == 1
-        strategy = "ddp" if trainer["strategy"] == "auto" and not alone else trainer["strategy"]
-        if isinstance(strategy, str):
-            trainer["strategy"] = _STRATEGIES.get(strategy, strategy)
+    resolve_strategy(config)
     return config
 
 

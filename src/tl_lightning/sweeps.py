@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from tl_lightning.errors import DataError
+from tl_lightning.ledger import swept_models
 from tl_lightning.report.wording import metric_value, uses_target_labels
 
 __all__ = ["SweepTables", "print_metrics", "print_run", "report_folder"]
@@ -25,22 +26,17 @@ def console() -> Console:
 
 
 class SweepTables(Callback):
-    """Write the table of a sweep when its last job ends; note the jobs that failed."""
+    """Write the table of a sweep when its last job ends."""
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Leave a note in the folder of a job that ended with an exception."""
-        if job_return.status != JobStatus.FAILED:
-            return
-        from tl_lightning.report.schema import write_json
-
-        folder = Path(config.hydra.runtime.output_dir)
-        words = f"{type(job_return._return_value).__name__}: {job_return._return_value}"
-        note = {"error": words, "overrides": list(config.hydra.overrides.task)}
-        write_json(folder / "failed.json", note)
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tell the processes that a launcher starts what they are part of."""
+        os.environ["TL_SWEPT_MODELS"] = ",".join(swept_models())
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the sweep's table."""
-        report_folder(Path(config.hydra.sweep.dir))
+        """Write and print the sweep's table, once, and not before its jobs have begun."""
+        part = "TL_PART_OF_SWEEP" in os.environ  # a process that a launcher started
+        if not part and config.hydra.launcher.get("wait", True):
+            report_folder(Path(config.hydra.sweep.dir))
 
 
 def report_folder(folder: Path, as_sweep: bool | None = None) -> None:

@@ -8,7 +8,7 @@ there with the backbone's own mean and standard deviation. Texts travel as ``int
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NotRequired, Protocol, TypedDict
 
@@ -23,6 +23,8 @@ __all__ = [
     "LayerGroup",
     "Spec",
     "Terms",
+    "TextSpec",
+    "Tokenizer",
     "VectorSpec",
     "View",
     "Views",
@@ -50,6 +52,38 @@ class InputSpec:
     crop_pct: float = 0.875
 
 
+class Tokenizer(Protocol):
+    """From texts to token ids.
+
+    Attributes:
+        digest: A hash of all that the ids depend on.
+    """
+
+    digest: str
+
+    def encode(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], bool]]:
+        """Return every text's ids, at most ``limit``, and whether it was cut for that."""
+        ...
+
+    def length(self, text: str) -> int:
+        """Return the number of a text's ids when nothing is cut."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """What a backbone expects of a text: ids ``(B, L)``, padded by -1 on the right.
+
+    Attributes:
+        max_length: Most ids of a text, special ones included.
+        tokenizer: Makes them.
+    """
+
+    dtype: ClassVar[torch.dtype] = torch.int64
+    max_length: int
+    tokenizer: Tokenizer
+
+
 @dataclass(frozen=True)
 class VectorSpec:
     """What a backbone expects of a vector.
@@ -63,7 +97,7 @@ class VectorSpec:
 
 
 #: The form of a backbone's input.
-Spec = InputSpec | VectorSpec
+Spec = InputSpec | TextSpec | VectorSpec
 
 
 class Batch(TypedDict):

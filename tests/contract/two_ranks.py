@@ -27,6 +27,7 @@ PROGRESS = 0.7
 def built(name: str, trained: str):
     """Return the model with a network that has no batch norm, whose statistics are a rank's own."""
     chosen = [*arguments(name, trained), "backbone.norm=false"]
+    chosen += ["adapter.cdan.entropy=true"] if name == "cdan" else []
     chosen += [f"adapter.{name}.gather=true"] if "gather" in NODES[name] else []
     checked = pipeline.check(config(*chosen))
     net = pipeline.build_module(checked, tuple(map(str, range(10))), pretrained=False)

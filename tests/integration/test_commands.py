@@ -44,6 +44,7 @@ CASES = {
     "typo": (["model=dan"], "Could not find 'model/dan'", 1),
     "text for a number": (["optimizer.lr=abc"], "error: optimizer.lr=abc is not a number", 2),
     "no target": (["data.target=null"], "model=dann adapts to a target, but data.target=null", 2),
+    "a launcher": (["hydra/launcher=local"], "hydra/launcher=local starts the jobs of a swe", 2),
     "no data": (["data=mnist_mnistm", "data.root=/nowhere"], "data.root", 2),
 }
 

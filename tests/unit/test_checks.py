@@ -122,7 +122,7 @@ def test_module_that_cannot_be_imported() -> None:
 
 def test_allowing_a_package() -> None:
     node = {"x": {"_target_": "collections.Counter"}}
-    assert "allow=[collections]" in check_nodes(node, {})[0]
+    assert "allow=[collections.Counter]" in check_nodes(node, {})[0]
     assert check_nodes(node, {}, [*ALLOWED, "collections"]) == []
 
 
@@ -156,6 +156,10 @@ def test_every_choice_in_conf_passes_the_check(override: str) -> None:
     # Data sets that start without a target are refused by models that adapt.
     more = ["model=source_only"] if override.startswith("data=") else []
     more += ["init=run"] if override == "model=source_free" else []
+    # Backbones stand behind data of their kind.
+    kinds = {"hf": "imdb", "bert_base": "imdb", "minilm": "imdb", "vector_net": "vectors"}
+    if override.startswith("backbone=") and override.partition("=")[2] in kinds:
+        more += [f"data={kinds[override.partition('=')[2]]}", "model=source_only"]
     plain = OmegaConf.to_container(compose([override, *more]), resolve=True)
     pipeline.check(plain)
 

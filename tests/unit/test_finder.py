@@ -117,7 +117,7 @@ def test_a_loss_that_never_falls_says_so() -> None:
     [
         ("lr_find=3", r"lr_find=3 is neither true nor false"),
         ("optimizer.lr=0", r"lr_find=true needs optimizer.lr > 0 to start from, got 0"),
-        ("trainer.devices=2", r"lr_find=true tests on one device, but trainer.devices=2; type"),
+        ("trainer.devices=2", r"lr_find=true tests on one device, but trainer.devices=2 and"),
     ],
 )
 def test_faults(override: str, words: str) -> None:

@@ -11,16 +11,23 @@ import torch
 from torch import Tensor
 
 from tl_lightning.adapters.shared.adversary import Adversary
+from tl_lightning.runtime import rank_mean
 from tl_lightning.types import View
 
 __all__ = ["CDAN", "certainty"]
 
 
-def certainty(logits: Tensor) -> Tensor:
-    """Return ``1 + exp(-H)`` of every prediction ``(B, K)``, scaled to a mean of 1: ``(B,)``."""
+def certainty(logits: Tensor, of_ranks: bool = False) -> Tensor:
+    """Return ``1 + exp(-H)`` of every prediction ``(B, K)``, scaled to a mean of 1: ``(B,)``.
+
+    Args:
+        logits: ``(B, K)``.
+        of_ranks: Whether the mean is that of the batches of all ranks.
+    """
     shares = logits.float().softmax(1)
     weight = 1 + torch.exp(-torch.special.entr(shares).sum(1))
-    return weight / weight.mean()
+    mean = weight.mean()
+    return weight / (rank_mean(mean) if of_ranks else mean)
 
 
 class CDAN(Adversary):
@@ -66,4 +73,4 @@ class CDAN(Adversary):
 
     def weights(self, view: View) -> Tensor | None:
         """Return the certainty of each prediction for CDAN+E."""
-        return certainty(view.logits.detach()) if self.entropy else None
+        return certainty(view.logits.detach(), of_ranks=True) if self.entropy else None

@@ -1,10 +1,8 @@
-"""Which model is kept, and how its file reaches the disk whole."""
+"""Which model is kept, and when what is written."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
@@ -12,103 +10,59 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from tl_lightning.callbacks.finite import FiniteLoss
+from tl_lightning.callbacks.place import as_before_validation
+from tl_lightning.callbacks.selection import SELECTIONS, Selection
+from tl_lightning.callbacks.storage import AtomicCheckpointIO, read_checkpoint, remove_drafts
+from tl_lightning.callbacks.table import keep_rows, rows_so_far
 from tl_lightning.errors import CheckpointError, TrainingError
 from tl_lightning.floor import WORST
+from tl_lightning.interruption import signals
 
 __all__ = [
     "SELECTIONS",
     "AtomicCheckpointIO",
     "Selection",
     "SelectionCheckpoint",
+    "checkpoint_faults",
     "read_checkpoint",
 ]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """A rule that picks the epoch whose model is kept and tested.
-
-    Attributes:
-        monitor: The logged value, or None for the last epoch.
-        mode: Whether large or small values win.
-        needs_target: Whether target pictures (never labels) are needed.
-        uses_target_labels: Whether the rule peeks; only ``oracle`` does.
-        words: What the report says of it.
-    """
-
-    monitor: str | None
-    mode: Literal["min", "max"]
-    needs_target: bool
-    uses_target_labels: bool
-    words: str
-
-
-def _unlabelled(name: str, words: str) -> Selection:
-    """Return a rule by a score of ``callbacks/validators.py``."""
-    words = f"{words} of models that have not collapsed, target unlabelled"
-    return Selection(f"validator/floored/{name}", "max", True, False, words)
-
-
-SELECTIONS = {
-    "source_val": Selection(
-        "source/val/acc", "max", False, False, "highest accuracy on labelled source validation"
-    ),
-    "im": _unlabelled("im", "highest information maximisation"),
-    "entropy": _unlabelled("entropy", "lowest prediction entropy"),
-    "bnm": _unlabelled("bnm", "highest nuclear norm of the predictions"),
-    "snd": _unlabelled("snd", "highest soft neighbourhood density"),
-    "dev": _unlabelled("dev", "lowest deep embedded validation risk"),
-    "iwcv": _unlabelled("iwcv", "lowest importance-weighted source risk"),
-    "last": Selection(None, "max", False, False, "the last epoch"),
-    "oracle": Selection(
-        "target/val/acc", "max", True, True, "highest accuracy on target validation: USES LABELS"
-    ),
-}
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint under a temporary name beside its place, sync it, then rename it.
-
-    Lightning writes to ``$TMPDIR`` and moves: across file systems that is a copy, and a kill or a
-    full disk leaves half a file under the final name.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        """Save ``checkpoint`` so that ``path`` holds the old file or the whole new one."""
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-        try:
-            with open(draft, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, place)
-        except (OSError, RuntimeError) as error:
-            if isinstance(error.__context__, KeyboardInterrupt):
-                # torch closes its archive all the same, and complains that it is not whole.
-                raise KeyboardInterrupt from None
-            free = shutil.disk_usage(place.parent).free // 2**20
-            raise CheckpointError(
-                f"cannot write checkpoint {place}: {error} ({free} MiB free there); make room and "
-                "resume, or set hydra.run.dir to another disk; earlier checkpoints are intact"
-            ) from error
-        finally:
-            draft.unlink(missing_ok=True)
+def checkpoint_faults(node: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the configuration's ``checkpoint``, a sentence each."""
+    least = {"every_n_epochs": 1, "every_n_steps": 1, "keep_last": 1}
+    faults = []
+    for key, value in node.items():
+        optional = key in ("every_n_steps", "every_minutes")
+        number = isinstance(value, int if key in least else int | float)
+        if value is None and optional:
+            continue
+        if not number or isinstance(value, bool) or value < least.get(key, 0):
+            kind = "a whole number" if key in least else "a number"
+            faults.append(
+                f"checkpoint.{key}={value} is not {kind} of at least {least.get(key, 0)}"
+                f"{' or null' if optional else ''}; type checkpoint.{key}=<value>"
+            )
+    return faults
 
 
 class SelectionCheckpoint(ModelCheckpoint):
     """Keep the model that the selection rule picks, under the rule's name, and the last one.
 
+    A resumed run is the uninterrupted one only if nothing is half done in what it starts from. So
+    checkpoints are written after a batch that has stepped the optimizer, before a validation (which
+    is then made anew), or at an epoch's end; an error anywhere else leaves the earlier ones.
+
     Args:
         dirpath: Folder of the run's checkpoints.
         selection: Name of the rule.
         every_n_epochs: How often a model may be kept.
+        every_n_steps: Batches between two checkpoints within an epoch, or None.
+        every_minutes: Minutes after which one is written within an epoch, or None; by the first
+            rank's clock.
         min_seconds: Epochs that end sooner than this after the last write are not written, but for
             the last one and those that the rule picks: an epoch on cached features is over sooner
             than its checkpoint is on the disk.
@@ -118,7 +72,14 @@ class SelectionCheckpoint(ModelCheckpoint):
     CHECKPOINT_EQUALS_CHAR = "_"
 
     def __init__(
-        self, *, dirpath: str, selection: str, every_n_epochs: int, min_seconds: float
+        self,
+        *,
+        dirpath: str,
+        selection: str,
+        every_n_epochs: int,
+        every_n_steps: int | None,
+        every_minutes: float | None,
+        min_seconds: float,
     ) -> None:
         rule = SELECTIONS[selection]
         super().__init__(
@@ -133,12 +94,17 @@ class SelectionCheckpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
-
-        self.began = False
+        #: What may be saved now: a ``batch``, ``validation`` or ``epoch`` stands; empty: nothing.
+        self.place: Literal["", "batch", "validation", "epoch"] = ""
         self.kept_source_acc = 0.0
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
         self.min_seconds = min_seconds
         self.written = 0.0
+        self.started = 0.0
+        self.stale: list[str] = []
 
+    # -- what is kept ------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Add the source accuracy of the model that is kept."""
         return {**super().state_dict(), "kept_source_acc": self.kept_source_acc}
@@ -147,6 +113,10 @@ class SelectionCheckpoint(ModelCheckpoint):
         """Go on from it; checkpoints from before there was a floor hold none."""
         super().load_state_dict(state_dict)
         self.kept_source_acc = state_dict.get("kept_source_acc", 0.0)
+        self.current_score = state_dict.get("current_score")
+        if self.monitor is not None and not Path(self.best_model_path).is_file():
+            # Gone since: the run had found a better one, and will find it again.
+            self.best_k_models, self.best_model_path, self.kth_best_model_path = {}, "", ""
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Return whether this model is better; one kept below today's floor has no score left.
@@ -172,24 +142,94 @@ class SelectionCheckpoint(ModelCheckpoint):
         self.best_k_models = dict.fromkeys(self.best_k_models, worst)
         self.best_model_score = self.kth_value = worst
 
+    # -- when it is written ------------------------------------------------------------------
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember that the run stands: only from here on is there anything worth saving."""
+        """Start the clock, and let signals wait for a place that can be saved."""
         super().on_train_start(trainer, pl_module)
-        self.began = True
+        self.started = monotonic()
+        if trainer.ckpt_path is None:  # what stands in the log is an earlier attempt's
+            keep_rows(trainer, {"columns": [], "count": 0, "row": None})
+        if trainer.is_global_zero and self.dirpath:
+            remove_drafts(Path(self.dirpath))
+        signals.gentle = True
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Save nothing within a step."""
+        self.place = ""
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save where it is due or a signal asks for it; an epoch's last batch has its own time."""
+        if trainer.is_last_batch or trainer.global_step == trainer.max_steps:
+            return
+        steps, rest = divmod(batch_idx + 1, trainer.accumulate_grad_batches)
+        if rest:  # gradients are not saved
+            return
+        self.place = "batch"
+        # Ranks ask each other, which takes longer than looking at a clock.
+        if trainer.world_size == 1 or steps % 10 == 1:
+            self._end_if_asked(trainer)
+            if self._due_by_clock(trainer):
+                self._save_last(trainer)
+                return
+        if self.every_n_steps and steps % self.every_n_steps == 0:
+            self._save_last(trainer)
+
+    def _due_by_clock(self, trainer: L.Trainer) -> bool:
+        if self.every_minutes is None:
+            return False
+        since = monotonic() - max(self.written, self.started)
+        return bool(trainer.strategy.broadcast(since >= 60 * self.every_minutes))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember that the epoch's batches are done and its validation is not."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.place = "validation"
+            # A validation made anew counts from nothing, as any does.
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Save and end if a signal asks for it."""
+        if self.place == "validation" and (trainer.world_size == 1 or batch_idx % 10 == 0):
+            self._end_if_asked(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write nothing: the epoch's end is near, where all of its figures stand."""
+        self.place = ""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, unless the last write was a moment ago."""
-        if self.monitor is not None or not self._too_soon(trainer):
+        self.place = "epoch"
+        # Where no validation was made the rule has nothing new to compare.
+        compares = self.monitor is None or trainer.fit_loop.epoch_loop._should_check_val_epoch()
+        if compares and (self.monitor is not None or not self._too_soon(trainer)):
             super().on_train_epoch_end(trainer, pl_module)
-        if self._should_save_on_train_epoch_end(trainer):
-            self._keep_last(trainer)
+        self._keep_last(trainer)
+        self._end_if_asked(trainer)
+        self.place = ""
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write, unless the last write was a moment ago."""
-        if self.monitor is not None or not self._too_soon(trainer):
-            super().on_validation_end(trainer, pl_module)
-        if not self._should_save_on_train_epoch_end(trainer):
-            self._keep_last(trainer)
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End here if a signal came too late to be seen: everything is written."""
+        super().on_train_end(trainer, pl_module)
+        signals.gentle = False
+        if signals.received:
+            signals.end()
+
+    def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
+        return True
 
     def _keep_last(self, trainer: L.Trainer) -> None:
         """Write the last epoch's model too where another one is kept: a resumed run needs it.
@@ -199,7 +239,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         if self._should_skip_saving_checkpoint(trainer) or self._too_soon(trainer):
             return
         if (trainer.current_epoch + 1) % self._every_n_epochs == 0:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._save_last(trainer)
 
     def _too_soon(self, trainer: L.Trainer) -> bool:
         """Whether the first rank's clock says so; the last epoch is always written."""
@@ -210,42 +250,64 @@ class SelectionCheckpoint(ModelCheckpoint):
         since = monotonic() - self.written
         return bool(trainer.strategy.broadcast(since < self.min_seconds))
 
+    def _end_if_asked(self, trainer: L.Trainer) -> None:
+        """Save and end on all ranks where any of them has got a signal."""
+        number = signals.received
+        if trainer.world_size > 1:
+            asked = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        if number:
+            signals.received = number
+            if self._last_global_step_saved != trainer.global_step:
+                self._save_last(trainer)
+            self.place = ""
+            signals.end()
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, FiniteLoss):
+                callback.look(trainer)
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_last_checkpoint(
+        self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+        # Only now does no checkpoint speak of what has been replaced.
+        while self.stale:
+            super()._remove_checkpoint(trainer, self.stale.pop())
+
+    def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        self.stale.append(filepath)
+
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         self.written = monotonic()
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add where the log stands; a run cut in a validation makes that anew."""
+        checkpoint["log"] = rows_so_far(trainer, ends_epoch=self.place == "epoch")
+        if self.place == "validation":
+            as_before_validation(checkpoint)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take out of the log what the resumed run will log again."""
+        if trainer.state.fn == "fit":
+            keep_rows(trainer, checkpoint.get("log"))
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save on an interruption, but never a broken model, a full disk or a failed start.
+        """Save what stands; never a broken model or a half step, nor on a full disk.
 
-        A start that fails while it restores a checkpoint would overwrite it with half of itself.
+        Nor where there are other ranks, which are not here and would be waited for.
         """
-        if self.began and not isinstance(exception, TrainingError | CheckpointError):
-            super().on_exception(trainer, pl_module, exception)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint of ours holds, without executing anything in it.
-
-    Raises:
-        CheckpointError: If the file is missing, broken or not one of ours.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at checkpoint={path}; type the path of a .ckpt file below a run's "
-            "checkpoints/"
-        )
-    try:
-        stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken archive raises many kinds
-        raise CheckpointError(
-            f"checkpoint={path} is broken or holds more than tensors and plain values "
-            f"({type(error).__name__}); use another of the run's checkpoints"
-        ) from error
-    if not isinstance(stored, dict) or "config" not in stored.get("hyper_parameters", {}):
-        raise CheckpointError(
-            f"checkpoint={path} was not written by tl_lightning; for plain weights type "
-            "backbone.weights=<file>"
-        )
-    return stored
+        signals.gentle = False
+        stands = self.place and not isinstance(exception, TrainingError | CheckpointError)
+        new = self._last_global_step_saved != trainer.global_step
+        if stands and new and trainer.world_size == 1:
+            self._save_last(trainer)

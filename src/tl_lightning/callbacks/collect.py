@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -48,6 +49,9 @@ class Collect(L.Callback):
         self.after: dict[str, dict[int, Tensor]] = {}
         self.chosen: dict[str, Any] = {}
         self.pictures: dict[str, dict[int, Tensor]] = {}
+        #: How the example texts begin, where the data are texts.
+        self.texts: dict[str, dict[int, str]] = {}
+        self.names: dict[str, Sequence[str]] = {}
         self.scores: dict[str, dict[int, tuple[int, int, float]]] = {}
         self.wanted: dict[str, tuple[set[int], set[int]]] = {}
 
@@ -61,7 +65,7 @@ class Collect(L.Callback):
         pl_module.eval()
         precision = trainer.precision_plugin.forward_context()
         features: dict[str, Tensor] = {}
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(), precision:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), precision:
             for role in data.roles:
                 loader, places = data.sample_loader(role, self.samples)
                 found = [
@@ -96,6 +100,11 @@ class Collect(L.Callback):
         for role in data.roles:
             chosen = (data.sample_places(role, n) for n in (self.samples, self.examples))
             self.wanted[role] = tuple(set(places) for places in chosen)  # type: ignore[assignment]
+            shown_places = sorted(self.wanted[role][1])
+            self.texts[role] = dict(
+                zip(shown_places, data.excerpts(role, shown_places), strict=False)
+            )
+            self.names[role] = data.found[role].test.names
             if (
                 f"{role}/test" in data.features and data.gives == "pictures"
             ):  # then test batches hold no pictures
@@ -145,11 +154,17 @@ class Collect(L.Callback):
             out[f"{role}_true"] = np.array(true)
             out[f"{role}_pred"] = np.array(predicted)
             out[f"{role}_confidence"] = np.array(confidence, dtype=np.float32)
-            places = sorted(self.pictures.get(role, ()))
-            if not places:  # no pictures
+            if len(self.names.get(role, ())) == len(scores):  # a stream knows no names
+                out[f"{role}_name"] = np.array(self.names[role])
+            pictures, texts = self.pictures.get(role, {}), self.texts.get(role, {})
+            places = sorted(pictures or texts)
+            if pictures:
+                pixels = torch.stack([pictures[k] for k in places])
+                out[f"examples_{role}"] = pixels.permute(0, 2, 3, 1).numpy()
+            elif texts:
+                out[f"examples_{role}_text"] = np.array([texts[k] for k in places])
+            else:  # vectors are nothing to look at
                 continue
-            pixels = torch.stack([self.pictures[role][k] for k in places])
-            out[f"examples_{role}"] = pixels.permute(0, 2, 3, 1).numpy()
             out[f"examples_{role}_true"] = out[f"{role}_true"][places]
             out[f"examples_{role}_pred"] = out[f"{role}_pred"][places]
         if self.before:

@@ -68,7 +68,7 @@ class Health(L.Callback):
     Args:
         every_n_epochs: Epochs between two checks (each fits a small logistic regression).
         every_n_steps: Steps between two gradient norms.
-        samples: Validation pictures a domain that are looked at.
+        samples: First validation pictures of each domain that are looked at.
         chance: A domain accuracy closer to 0.5 than this counts as chance.
         separable: Probe accuracy above which the domains are still separable.
         constant: Standard deviation of the discriminator's probability below this is constant.
@@ -101,27 +101,43 @@ class Health(L.Callback):
         self.seed = seed
         self.bad: dict[str, int] = {}
         self.warned: set[str] = set()
-        self.kept: list[list[tuple[Tensor, Tensor]]] = [[], []]
+        self.kept: list[list[tuple[Tensor, ...]]] = [[], []]
+        #: The gradients' norms as last logged in this epoch.
+        self.norms: dict[str, Tensor] = {}
+        self.resumed = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts of bad checks."""
-        return {"bad": dict(self.bad), "warned": sorted(self.warned)}
+        norms = {name: float(norm) for name, norm in self.norms.items()}
+        return {"bad": dict(self.bad), "warned": sorted(self.warned), "norms": norms}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.bad = dict(state_dict["bad"])
         self.warned = set(state_dict["warned"])
+        self.norms = {k: torch.tensor(v) for k, v in state_dict.get("norms", {}).items()}
+        self.resumed = True
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
         """Log the norm of each parameter group's gradient."""
-        if trainer.global_step % self.every_n_steps:
+        if trainer.global_step % self.every_n_steps == 0:
+            self.norms = {}
+            for group in optimizer.param_groups:
+                norms = [p.grad.detach().norm() for p in group["params"] if p.grad is not None]
+                if norms:
+                    self.norms[f"health/grad_{group['name']}"] = torch.stack(norms).norm()
+        elif not self.resumed:
             return
-        for group in optimizer.param_groups:
-            norms = [p.grad.detach().norm() for p in group["params"] if p.grad is not None]
-            if norms:
-                pl_module.log(f"health/grad_{group['name']}", torch.stack(norms).norm())
+        # A resumed run logs once more what its epoch had logged last.
+        self.resumed = False
+        for name, norm in self.norms.items():
+            pl_module.log(name, norm)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the epoch's last norms, as the log does."""
+        self.norms = {}
 
     def on_validation_batch_end(
         self,
@@ -133,22 +149,21 @@ class Health(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the first ``samples`` features of each domain."""
-        kept = self.kept[dataloader_idx]
-        if self._due(trainer) and sum(len(part[0]) for part in kept) < self.samples:
-            kept.append((outputs["features"], outputs["logits"]))
+        if self._due(trainer):
+            chosen = outputs["index"] < self.samples
+            names = ("index", "features", "logits")
+            self.kept[dataloader_idx].append(tuple(outputs[name][chosen] for name in names))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Probe the features of both domains and judge each method's discriminator."""
         kept, self.kept = self.kept, [[], []]
         if not self._due(trainer) or not all(kept):
             return
-        both = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in kept]
+        both = [_of_all_ranks(parts, trainer.world_size) for parts in kept]
         source, target = both[0][0], both[1][0]
         if min(len(source), len(target)) < 20:
             return
         accuracy = probe_accuracy(source.cpu().numpy(), target.cpu().numpy(), self.seed)
-        # Each rank probes its own share; the mean is what is logged and judged.
-        accuracy = float(trainer.strategy.reduce(torch.tensor(accuracy), reduce_op="mean"))
         pl_module.log("health/probe_acc", accuracy)
         pl_module.log("health/a_distance", proxy_a_distance(accuracy))
         adapters: Any = getattr(pl_module, "adapters", {})
@@ -173,8 +188,7 @@ class Health(L.Callback):
         source, target = logits[0].float(), logits[1].float()
         right = 0.5 * ((source > 0).float().mean() + (target <= 0).float().mean())
         spread = torch.cat([source, target]).sigmoid().std()
-        reduced = trainer.strategy.reduce(torch.stack([right, spread]), reduce_op="mean")
-        accuracy, spread_value = (float(value) for value in reduced)
+        accuracy, spread_value = float(right), float(spread)
         module.log(f"health/{name}_domain_acc", accuracy)
         module.log(f"health/{name}_spread", spread_value)
         pulls = adapter.strength(float(getattr(module, "progress", 0.0))) > 0
@@ -198,6 +212,18 @@ class Health(L.Callback):
                 f"domains ({probe:.2f}): it is dead, not confused"
             )
         return ""
+
+
+def _of_all_ranks(parts: list[tuple[Tensor, ...]], world: int) -> tuple[Tensor, ...]:
+    """Return features and logits in the order of the split, the same on every rank."""
+    index, *rows = (torch.cat(column) for column in zip(*parts, strict=True))
+    if world > 1:
+        every: list[Any] = [None] * world
+        torch.distributed.all_gather_object(every, [index.cpu(), *(row.cpu() for row in rows)])
+        device = index.device
+        index, *rows = (torch.cat(column).to(device) for column in zip(*every, strict=True))
+    order = index.argsort()
+    return tuple(row[order] for row in rows)
 
 
 class HealthWarning(UserWarning):

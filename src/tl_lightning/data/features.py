@@ -30,6 +30,7 @@ from tl_lightning.data.dataset import Split, further, tensors
 from tl_lightning.data.decode import file_stamps
 from tl_lightning.data.sampler import DomainSampler, EvalSampler
 from tl_lightning.data.seeds import mix, mix_text
+from tl_lightning.data.token_cache import texts_digest
 from tl_lightning.errors import DataError
 
 __all__ = [
@@ -172,9 +173,11 @@ class ViewSampler(Sampler[tuple[int, int]]):
 
 
 def split_digest(split: Split) -> str:
-    """Return a hash of what a split shows: names and files' sizes and times, or pixels."""
+    """Return a hash of what a split shows: names and files' sizes and times, pixels, or words."""
     digest = hashlib.sha256(json.dumps(list(split.names)).encode(errors="surrogateescape"))
-    if isinstance(split.pictures, np.ndarray):
+    if isinstance(split.pictures, np.ndarray) and split.pictures.dtype == object:
+        digest.update(texts_digest(split.pictures.tolist()).encode())
+    elif isinstance(split.pictures, np.ndarray):
         digest.update(str(split.pictures.shape).encode())
         digest.update(np.ascontiguousarray(split.pictures).data)
     else:

@@ -167,8 +167,8 @@ def split_by_hash(
         number = math.ceil(fraction * len(group) - 1e-9)
         if number >= len(group):
             complain(
-                f"the class of {names[group[0]]} has {len(group)} pictures: nothing is left after "
-                f"{number} are held out for {salt}; add pictures, remove the class, or set a "
+                f"the class of {names[group[0]]} has {len(group)} samples: nothing is left after "
+                f"{number} are held out for {salt}; add some, remove the class, or set a "
                 "smaller data.val_fraction"
             )
             continue

@@ -24,7 +24,7 @@ def with_labelled(domain: Domain, count: int, transductive: bool = False) -> Dom
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise DataError(
-            f"data.target.labelled_per_class={count} is no count of pictures; type 0, 1, 3, ..."
+            f"data.target.labelled_per_class={count} is no count of samples; type 0, 1, 3, ..."
         )
     labels = domain.train.labels
     assert labels is not None
@@ -36,13 +36,13 @@ def with_labelled(domain: Domain, count: int, transductive: bool = False) -> Dom
         if len(own) <= count:
             raise DataError(
                 f"data.target.labelled_per_class={count}, but class {name!r} of the target "
-                f"({domain.name}) has {len(own)} training pictures; "
+                f"({domain.name}) has {len(own)} training samples; "
                 f"type data.target.labelled_per_class={max(0, len(own) - 1)} or less"
             )
         chosen += own[:count]
     kept = sorted(chosen)
     rest = sorted(set(range(len(labels))) - set(kept))
-    note = f"{count} labelled target pictures a class train with their labels"
+    note = f"{count} labelled target samples a class train with their labels"
     labelled = domain.train.subset(kept)
     if transductive:  # they must not be tested on
         test = domain.test

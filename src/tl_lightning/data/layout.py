@@ -131,18 +131,24 @@ class Layout:
         return replace(self.map(renumber), classes=tuple(classes))
 
 
-def read_layout(root: Path, setting: str = "data.root", complain: Complain = refuse) -> Layout:
+def read_layout(
+    root: Path,
+    setting: str = "data.root",
+    complain: Complain = refuse,
+    scan: Callable[..., dict[str, list[Path]]] = scan_classes,
+) -> Layout:
     """Read ``{train,val,test}/<class>/`` (``val`` and ``test`` may lack), or else ``<class>/``.
 
     ``valid/`` and ``validation/`` will do for ``val/``. A folder ``train`` of pictures among other
-    classes is the class of that name: trains are on rails in VisDA and CIFAR-100.
+    classes is the class of that name: trains are on rails in VisDA and CIFAR-100. ``scan`` finds
+    the files of every class, as :func:`scan_classes` does.
 
     Raises:
         DataError: If there are no class folders; ``complain`` decides on lesser faults: a class
             without pictures, splits whose classes differ.
     """
     if not _has_splits(root):
-        found = scan_classes(root, setting=setting, complain=complain)
+        found = scan(root, setting=setting, complain=complain)
         return Layout(tuple(found), split_of(root, tuple(found), found))
     places = {
         split: [root / name for name in names if (root / name).is_dir()]
@@ -154,7 +160,7 @@ def read_layout(root: Path, setting: str = "data.root", complain: Complain = ref
             f"validation pictures; keep one of them, or type {setting}=/another/folder"
         )
     scanned = {
-        split: scan_classes(found[0], setting=setting, complain=complain)
+        split: scan(found[0], setting=setting, complain=complain)
         for split, found in places.items()
         if found
     }

@@ -65,6 +65,10 @@ class Looks:
         """Return the places of at most ``count`` test pictures, spread over the split."""
         return spread(len(self.found[role].test), count)
 
+    def excerpts(self, role: str, places: list[int]) -> list[str]:
+        """Return how the test texts at these places begin; nothing where there are no texts."""
+        return []
+
     def whole_loader(self, role: str) -> Iterable[Any]:
         """Return batches of a domain's training split in order, as in evaluation, without labels.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tl_lightning.errors import DataError
+from tl_lightning.faults import AWAY
 from tl_lightning.types import InputSpec
 
 __all__ = [
@@ -56,6 +57,11 @@ def open_picture(path: Path, shorter: int | None = None) -> Tensor:
         raise DataError(f"picture {path} is gone: it was there when the run started") from error
     except UNREADABLE as error:
         reason = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno in AWAY:
+            raise DataError(
+                f"cannot read picture {path}: {error.strerror}; see that its disk or mount "
+                "answers, then type resume=auto to go on"
+            ) from error
         raise DataError(
             f"cannot read picture {path}: {reason}; mend or remove the file and start again, or "
             "type data.on_error=skip to leave such files out"

@@ -152,6 +152,12 @@ def opened(url: str, number: Mapping[str, int], root: Path, limit: int, digest: 
         kinds = {} if any(coded.values()) else _kinds(config)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{url}/index.json is none of litdata's: {error!r}") from error
+    for name in names:
+        if Path(name).name != name or "\\" in name:  # fetched chunks are written under their names
+            raise DataError(
+                f"{url}/index.json names a chunk {name!r}, which would land outside its folder; do "
+                "not trust this stream"
+            )
     for key, value in coded.items():
         if value:
             raise DataError(

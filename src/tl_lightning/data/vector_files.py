@@ -104,7 +104,7 @@ def _svmlight(path: Path) -> Table:
 
 
 def _checked(found: Table, path: Path, setting: str) -> Table:
-    x = found.x.tocsr() if sparse.issparse(found.x) else np.asarray(found.x)
+    x: Any = found.x.tocsr() if sparse.issparse(found.x) else np.asarray(found.x)
     if x.ndim != 2 or 0 in x.shape or not np.issubdtype(x.dtype, np.number):
         raise DataError(
             f"{setting}={path}: the vectors are an array of shape {x.shape} and type {x.dtype}, "

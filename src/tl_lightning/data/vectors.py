@@ -192,11 +192,13 @@ class VectorData(TransferData):
         mean, std = learned.mean(axis=0), learned.std(axis=0)
 
         def change(split: Split) -> Split:
-            x = np.asarray(split.pictures)
+            x: Any = np.asarray(split.pictures)
             if self.scale == "l2":
                 length = np.linalg.norm(x, axis=1, keepdims=True)
-                return replace(split, pictures=x / np.where(length > 0, length, 1))
-            return replace(split, pictures=(x - mean) / np.where(std > 0, std, 1))
+                x = x / np.where(length > 0, length, 1)
+            else:
+                x = (x - mean) / np.where(std > 0, std, 1)
+            return replace(split, pictures=x.astype(np.float32))
 
         return {
             role: replace(
@@ -221,11 +223,12 @@ class VectorData(TransferData):
                 f"{spec.width} (backbone.in_features); use vectors of that kind"
             )
         super().attach(spec, train_on, val_labels, strong)
-        self.features = {
+        rows: Any = {
             f"{role}/{name}": Rows(np.asarray(split.pictures))
             for role in self.roles
             for name, split in self.found[role].splits().items()
         }
+        self.features = rows
 
 
 def _alike(tables: dict[str, Table], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:

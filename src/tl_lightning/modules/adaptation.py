@@ -12,6 +12,7 @@ from tl_lightning.adapters.base import Adapter, Bank, Stage
 from tl_lightning.adapters.shared.batch_norm import DomainBatchNorm, attend
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.twin import Twin
+from tl_lightning.runtime import same_buffers
 from tl_lightning.types import Batch, Context, Terms, View
 
 __all__ = ["DomainAdaptation", "SourceFree"]
@@ -173,6 +174,7 @@ class DomainAdaptation(TransferModule):
         """Run the model over the target's training split, in evaluation mode."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         training = self.training
+        same_buffers(self)
         self.eval()
         parts = []
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torchmetrics import MetricCollection
 
 from tl_lightning.data.seeds import mix
+from tl_lightning.modules.batches import Normalise, joined
 from tl_lightning.modules.learning import Learning, OptimizerFactory
 from tl_lightning.modules.means import Means
 from tl_lightning.modules.phases import Phases
 from tl_lightning.regularizers.base import Regularizer
+from tl_lightning.runtime import same_buffers
 from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.balance import Balance
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.tasks.further import FurtherTask
 from tl_lightning.tasks.several import SeveralTasks
-from tl_lightning.types import Backbone, Batch, InputSpec, LayerGroup, Terms, View
+from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
 from tl_lightning.validators.unlabelled import UnlabelledScores
 
 __all__ = ["DOMAINS", "TransferModule"]
@@ -57,8 +58,6 @@ class TransferModule(Learning):
     forward_mode: Literal["joint", "separate"] = "joint"
     #: Whether what learns may change from phase to phase.
     takes_phases: ClassVar[bool] = True
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -97,13 +96,11 @@ class TransferModule(Learning):
         #: What features that stand for pictures still have to pass, see :meth:`extract`.
         self.rest: tuple[LayerGroup, ...] = ()
         self.means = Means()
+        #: Means of the epoch whose batches are done, and their number of samples.
+        self.ended: tuple[dict[str, float], int] = ({}, 0)
         # Plain dicts, lists and numbers only: a checkpoint loads under weights_only=True.
         self.save_hyperparameters(saved)
-        spec = backbone.input_spec
-        if isinstance(spec, InputSpec):
-            for name in ("mean", "std"):
-                values = torch.tensor(getattr(spec, name)).view(1, -1, 1, 1)
-                self.register_buffer(name, values, persistent=False)
+        self.normalise = Normalise(backbone.input_spec, self.layout)
         stages = [f"{role}_{stage}" for role in DOMAINS for stage in ("val", "test")]
         self.scores = nn.ModuleDict(
             {name: task.metrics(prefix=name.replace("_", "/") + "/") for name in stages}
@@ -190,22 +187,13 @@ class TransferModule(Learning):
             terms.update(regularizer(views))
         return terms
 
-    def normalise(self, inputs: Tensor) -> Tensor:
-        """Scale uint8 pictures to [0, 1] and normalise them as the backbone expects.
-
-        Tokens and vectors are left as they are.
-        """
-        if inputs.dtype != torch.uint8:
-            return inputs
-        scaled = inputs.to(self.mean.dtype).div(255.0).sub(self.mean).div(self.std)
-        return scaled.contiguous(memory_format=self.layout)
-
     def forward(self, inputs: Tensor) -> Tensor:
         """Return class logits ``(B, K)`` of the target's inputs, such as pictures as uint8."""
         return self._separate("target", inputs)[1]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step by its place in the run, so that a resumed run draws the same numbers."""
+        self.means.begin()
         seed = mix(self.seed, self.current_epoch, batch_idx, self.global_rank)
         if self.device.type == "cpu":
             # torch.manual_seed also notes, with a traceback each time, what every kind of device
@@ -235,8 +223,17 @@ class TransferModule(Learning):
         """Log the epoch's means with its last step: logging every step would cost more than it."""
         last = batch_idx + 1 == self.trainer.num_training_batches
         if last or self.global_step == self.trainer.max_steps:
-            means, size = self.means.take()
-            self.log_dict(means, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+            self.ended = self.means.take()
+            self._log_means()
+
+    def _log_means(self) -> None:
+        means, size = self.ended
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+
+    def on_train_start(self) -> None:
+        """Log what an epoch that was cut before its validation had logged."""
+        if self.ended[0]:
+            self._log_means()
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -269,6 +266,10 @@ class TransferModule(Learning):
         assert isinstance(metrics, MetricCollection)
         return metrics
 
+    def on_validation_epoch_start(self) -> None:
+        """Let all ranks score one model, after any average has taken its place."""
+        same_buffers(self)
+
     def on_validation_epoch_end(self) -> None:
         """Log what the epoch's validation gave."""
         self._log_scores("val")
@@ -290,24 +291,17 @@ class TransferModule(Learning):
             self.log_dict(self.others.results(f"{role}_{stage}"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store this run's progress: weights of adversarial terms depend on it."""
+        """Store this run's progress, which adversarial terms depend on, and what rebuilds it."""
         checkpoint["progress"] = self.progress
         checkpoint["means"] = self.means.state_dict()
+        # What a configuration only names and a checkpoint should not depend on: a tokenizer, ...
+        checkpoint["restored_by"] = getattr(self.backbone, "restored_by", {})
+        checkpoint["ended"] = list(self.ended)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the stored progress."""
         self.progress = float(checkpoint["progress"])
         self.means.load_state_dict(checkpoint.get("means", {}))
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return the batches as one; token numbers ``(B, L)`` as long as the longest of them.
-
-    >>> joined([torch.tensor([[5]]), torch.tensor([[6, 7]])])
-    tensor([[ 5, -1],
-            [ 6,  7]])
-    """
-    if not (parts[0].dim() == 2 and parts[0].dtype == torch.int64):
-        return torch.cat(list(parts))
-    longest = max(part.shape[1] for part in parts)
-    return torch.cat([pad(part, (0, longest - part.shape[1]), value=-1) for part in parts])
+        if checkpoint.get("before_validation"):
+            means, size = checkpoint["ended"]
+            self.ended = (means, size)

@@ -29,6 +29,29 @@ class Means:
         self.pending: dict[str, list[Tensor | float]] = {}
         self.weights: dict[str, list[int]] = {}
         self.sums: dict[str, tuple[float, int]] = {}
+        self.marks: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Say that a batch begins."""
+        for name, kept in list(self.pending.items()):
+            if len(kept) >= _PENDING:
+                self._sum(name)
+        self.marks = {name: len(kept) for name, kept in self.pending.items()}
+
+    def undo(self) -> None:
+        """Forget what was added since the batch began.
+
+        >>> means = Means()
+        >>> means.add({"loss": 1.0}, 1)
+        >>> means.begin()
+        >>> means.add({"loss": float("nan"), "other": 2.0}, 1)
+        >>> means.undo()
+        >>> means.take()
+        ({'loss': 1.0}, 1)
+        """
+        for name in list(self.pending):
+            mark = self.marks.get(name, 0)
+            del self.pending[name][mark:], self.weights[name][mark:]
 
     def add(self, values: Mapping[str, Tensor | float], size: int) -> None:
         """Take one batch's values; ``size`` is its number of samples."""
@@ -36,8 +59,6 @@ class Means:
             kept = self.pending.setdefault(name, [])
             kept.append(value.detach() if isinstance(value, Tensor) else value)
             self.weights.setdefault(name, []).append(size)
-            if len(kept) == _PENDING:
-                self._sum(name)
 
     def _sum(self, name: str) -> None:
         values, weights = self.pending.pop(name, []), self.weights.pop(name, [])

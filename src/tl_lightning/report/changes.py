@@ -108,8 +108,8 @@ def class_words(change: Array, names: list[str]) -> str:
 def distance_words(metrics: Mapping[str, Any]) -> str | None:
     """Say how far apart the domains are before and after training, and what that means.
 
-    >>> distance_words({"health/a_distance_before": 1.5, "health/a_distance_after": 0.5})[:59]
-    "A-distance of the domains' test pictures: 1.50 before train"
+    >>> distance_words({"health/a_distance_before": 1.5, "health/a_distance_after": 0.5})[:58]
+    "A-distance of the domains' test samples: 1.50 before train"
     """
     before, after = (metrics.get(f"health/a_distance_{when}") for when in ("before", "after"))
     if not isinstance(before, (int, float)) or not isinstance(after, (int, float)):
@@ -126,6 +126,6 @@ def distance_words(metrics: Mapping[str, Any]) -> str | None:
     else:
         means = "a linear probe tells them apart better after training: they moved apart"
     return (
-        f"A-distance of the domains' test pictures: {before:.2f} before training, "
+        f"A-distance of the domains' test samples: {before:.2f} before training, "
         f"{after:.2f} after (0: alike, 2: told apart always); {means}."
     )

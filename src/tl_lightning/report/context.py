@@ -219,7 +219,7 @@ def _scalar(value: Any) -> str:
 
 
 def _facts(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the small print: data, time, versions."""
+    """Return the small print: data, time, processes, versions."""
     dataset, timing = report.get("dataset") or {}, report.get("timing") or {}
     times = {key: timing.get(f"{key}_s") for key in ("total", "fit", "test")}
     data = {"classes": str(len(dataset.get("classes") or []))}
@@ -232,4 +232,19 @@ def _facts(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         if isinstance(timing.get(key), (int, float))
     }
     versions = {key: str(value) for key, value in (report.get("versions") or {}).items()}
-    return {"Data": data, "Time": time, "Versions": versions}
+    return {"Data": data, "Time": time, "Scale": _scale(report), "Versions": versions}
+
+
+def _scale(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return how many processes shared the work, and what that means for batch and rate."""
+    scale = report.get("scale")
+    if not isinstance(scale, Mapping):  # a report from before it was written
+        return {}
+    found = {"processes": str(scale.get("processes"))}
+    parts = [f"{scale.get('batch_size')} each"]
+    if scale.get("accumulated") != 1:
+        parts.append(f"{scale.get('accumulated')} batches a step")
+    found["batch a domain"] = f"{scale.get('global_batch')} ({', '.join(parts)})"
+    if isinstance(scale.get("lr"), (int, float)):
+        found["learning rate"] = f"{scale['lr']:g}"
+    return found

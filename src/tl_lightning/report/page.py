@@ -117,21 +117,23 @@ def _prediction_figures(
 
 
 def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:
-    """Return the example pictures of a domain as small inline PNGs with what was said of them."""
+    """Return the examples of a domain, small inline PNGs or texts, with what was said of them."""
     arrays = predictions.arrays
-    pictures = arrays.get(f"examples_{domain}")
-    if pictures is None:
+    pictures, texts = arrays.get(f"examples_{domain}"), arrays.get(f"examples_{domain}_text")
+    examples = texts if pictures is None else pictures
+    if examples is None:
         return []
     true, pred = arrays[f"examples_{domain}_true"], arrays[f"examples_{domain}_pred"]
     return [
         {
-            "picture": inline(_thumbnail(pictures[index])),
+            "picture": None if pictures is None else inline(_thumbnail(pictures[index])),
+            "text": None if texts is None else str(texts[index]),
             "true": predictions.name(int(true[index])),
             "pred": predictions.name(int(pred[index])),
             "right": bool(true[index] == pred[index]),
-            "tiny": max(pictures[index].shape) < THUMBNAIL,
+            "tiny": pictures is not None and max(pictures[index].shape) < THUMBNAIL,
         }
-        for index in range(min(len(pictures), EXAMPLES))
+        for index in range(min(len(examples), EXAMPLES))
     ]
 
 

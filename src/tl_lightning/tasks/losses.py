@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.runtime import rank_mean
 
 __all__ = ["ClassWeights", "CrossEntropy", "Focal", "balanced_weights"]
 
@@ -43,7 +44,8 @@ class CrossEntropy(nn.Module):
 
     Of the smoothed target ``q = (1 - s) y + s / K`` and ``p = softmax(logits)``, each picture's
     loss is ``l_i = sum_c w_c q_ic (-log p_ic)``. Their sum is divided as ``torch`` divides it: for
-    class indices by the sum of the weights ``w_{y_i}`` of the batch, for label shares by ``B``.
+    class indices by the sum of the weights ``w_{y_i}`` of the batch, for label shares by ``B``; of
+    several ranks by the mean of their sums, so that their mean is the loss of one batch.
 
     Args:
         num_classes: ``K``.
@@ -102,9 +104,13 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of logits ``(B, K)`` and labels ``(B,)`` or shares ``(B, K)``."""
         labels = labels.float() if labels.is_floating_point() else labels
-        return functional.cross_entropy(
+        loss = functional.cross_entropy(
             logits.float(), labels, weight=self.weights, label_smoothing=self.label_smoothing
         )
+        if self.weights is None or labels.is_floating_point():
+            return loss
+        total = self.weights[labels].sum()
+        return loss * (total / rank_mean(total))
 
 
 class Focal(CrossEntropy):
@@ -164,8 +170,8 @@ class Focal(CrossEntropy):
         others = (-torch.expm1(log_p)).clamp_min(1e-12)
         weights = torch.ones_like(log_p[0]) if self.weights is None else self.weights
         terms = weights * smooth * others.pow(self.gamma) * -log_p
-        divisor = weights[labels].sum() if not labels.is_floating_point() else len(labels)
-        return terms.sum() / divisor
+        shared = labels.is_floating_point()
+        return terms.sum() / (len(labels) if shared else rank_mean(weights[labels].sum()))
 
 
 def _resolve(wish: ClassWeights, num_classes: int, counts: Sequence[int] | None) -> Tensor | None:

@@ -78,7 +78,7 @@ def test_labelled_target_pictures(tmp_path):
     assert np.bincount(domain.labelled.labels).tolist() == [2, 2, 2]
     assert sizes(domain) == (6, 6, 12)
     assert not set(domain.labelled.names) & set(domain.train.names)
-    assert domain.note.startswith("2 labelled target pictures a class train with their labels; no")
+    assert domain.note.startswith("2 labelled target samples a class train with their labels; no")
 
 
 def test_a_transductive_target(tmp_path):

@@ -63,6 +63,13 @@ def test_a_tar_that_escapes_is_refused(tmp_path, member):
     assert left == {"deep", "a.tar"}
 
 
+def test_an_absolute_name_in_a_tar_lands_inside(tmp_path):
+    mark = tmp_path / "evil"
+    extract(tar(tmp_path / "a.tar", (str(mark), b"x", "file")), tmp_path / "out")
+    assert not mark.exists()
+    assert (tmp_path / "out" / str(mark).lstrip("/")).read_bytes() == b"x"
+
+
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil"])
 def test_a_zip_that_escapes_is_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as pack:

@@ -107,7 +107,7 @@ def test_labelled_target_pictures_change_what_is_learned(root, tmp_path, model) 
     ("overrides", "words"),
     [
         (["data.target.labelled_per_class=99"], r"=99, but class 'n02085620.*has \d+ training"),
-        (["data.target.labelled_per_class=-1"], r"labelled_per_class=-1 is no count of pictures"),
+        (["data.target.labelled_per_class=-1"], r"labelled_per_class=-1 is no count of samples"),
         (["data.classes=[n02085620-Chihuahua,n02085782-Japanese_spanel]"],
          r"names 'n02085782-Japanese_spanel', which .* did you mean 'n02085782-Japanese_spaniel'"),
         (["data.classes=[n02085620-Chihuahua]"], r"must name at least two classes, each once"),

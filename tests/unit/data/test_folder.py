@@ -101,7 +101,7 @@ def test_split_depends_on_names_alone():
 
 
 def test_split_refuses_what_leaves_nothing():
-    with pytest.raises(DataError, match=r"class of a/0\.jpg has 1 pictures: nothing is left after"):
+    with pytest.raises(DataError, match=r"class of a/0\.jpg has 1 samples: nothing is left after"):
         split_by_hash(["a/0.jpg"], [0], 0.1, "val")
     for fraction in (0.0, 1.0, -1.0):
         with pytest.raises(DataError, match=rf"between 0 and 1, got {fraction}; .*data\.val_frac"):

@@ -57,7 +57,7 @@ def test_a_test_folder_that_lacks_a_class(tmp_path):
 
 def test_too_few_pictures_for_the_halves(tmp_path):
     layout = read_layout(split_folders(tmp_path, train=1))
-    words = r"has 1 pictures: nothing is left after 1 are held out for halves"
+    words = r"has 1 samples: nothing is left after 1 are held out for halves"
     with pytest.raises(DataError, match=words):
         layout.halves()
 

@@ -72,3 +72,31 @@ def test_eval_sampler_shows_every_sample_on_exactly_one_rank() -> None:
 def test_mix_depends_on_order_and_every_part() -> None:
     seen = {mix(a, b, c) for a in range(8) for b in range(8) for c in range(8)}
     assert len(seen) == 512
+
+
+def test_uneven_domains_over_two_ranks() -> None:
+    """An epoch shows the larger domain once; the smaller one comes round in ever new orders."""
+    large, small, batch = 48, 10, 4
+    steps = large // (2 * batch)
+
+    def shown(size: int, domain: int, epoch: int) -> tuple[list[int], list[set[int]]]:
+        place = {"size": size, "domain": domain, "num_batches": steps, "epoch": epoch, "world": 2}
+        ranks = [indices(sampler(**place, rank=rank)) for rank in (0, 1)]
+        return [i for both in zip(*ranks, strict=True) for i in both], [set(r) for r in ranks]
+
+    whole, ranks = shown(large, 0, epoch=0)
+    assert sorted(whole) == list(range(large))
+    assert not ranks[0] & ranks[1]
+    cycled, _ = shown(small, 1, epoch=0)
+    rounds = [tuple(cycled[k : k + small]) for k in range(0, len(cycled) - small + 1, small)]
+    assert len(rounds) == 4
+    assert all(sorted(each) == list(range(small)) for each in rounds)
+    later, _ = shown(small, 1, epoch=1)
+    rounds += [tuple(later[k : k + small]) for k in range(0, len(later) - small + 1, small)]
+    assert len(set(rounds)) == len(rounds)
+
+
+def test_101_samples_over_two_ranks_are_each_evaluated_once() -> None:
+    ranks = [list(EvalSampler(size=101, rank=rank, world=2)) for rank in (0, 1)]
+    assert [len(rank) for rank in ranks] == [51, 51]
+    assert sorted(i for rank in ranks for i, valid in rank if valid) == list(range(101))

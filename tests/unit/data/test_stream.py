@@ -473,6 +473,15 @@ def test_a_broken_index(made, tmp_path, text):
     refused(r"photo/val/index\.json is none of litdata's: ", tmp_path / "photo")
 
 
+@pytest.mark.parametrize("name", ["../evil.bin", "/evil.bin", "a/b.bin", "..\\evil.bin", ".."])
+def test_a_chunk_outside_its_folder_is_refused(made, tmp_path, name):
+    file = copied(made, tmp_path) / "train" / "index.json"
+    index = json.loads(file.read_text())
+    index["chunks"][0]["filename"] = name
+    file.write_text(json.dumps(index))
+    refused("would land outside its folder; do not trust this stream", tmp_path / "photo")
+
+
 @pytest.mark.parametrize("key", ["compression", "encryption"])
 def test_chunks_that_cannot_be_read_singly(made, tmp_path, key):
     file = copied(made, tmp_path) / "train" / "index.json"

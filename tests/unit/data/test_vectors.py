@@ -135,6 +135,7 @@ def test_standard_scales_by_the_source_alone(tmp_path: Path) -> None:
     )
     data.discover()
     learned = pixels(data, "source", "train")
+    assert learned.dtype == np.float32  # what the network takes for a sample
     np.testing.assert_allclose(learned.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(learned.std(axis=0), 1, atol=1e-5)
     plain = module(saved(tmp_path / "s.npz", 3 * X + 1), saved(tmp_path / "t.npz", shifted))

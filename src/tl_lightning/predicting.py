@@ -1,0 +1,186 @@
+"""The command that asks a finished model about new texts or pictures."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tl_lightning.cli import plain_command
+from tl_lightning.errors import ConfigError, DataError, nearest
+
+__all__ = ["Prediction", "predict", "predictions"]
+
+_KEYS = ("checkpoint", "text", "texts", "pictures", "out")
+#: Samples that pass the network at a time.
+BATCH = 64
+#: Letters of a sample that the table shows.
+SHOWN = 60
+
+#: What was asked, the class's name and its probability.
+Prediction = tuple[str, str, float]
+
+
+def predict() -> None:
+    """Print what a model says: ``tl-predict checkpoint=<run or file> text="..."``."""
+    plain_command(
+        _predict,
+        "usage: predict.py checkpoint=<run folder or file.ckpt> text=<words>\n"
+        "       predict.py checkpoint=<...> texts=<file.txt, a text a line>\n"
+        "       predict.py checkpoint=<...> pictures=<file or folder>\n"
+        "                  [out=<file.csv>]\n"
+        "Prints the likeliest class of each and its probability; out= also writes them as CSV.",
+    )
+
+
+def _predict(arguments: list[str]) -> None:
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    for key in given:
+        if key not in _KEYS:
+            raise ConfigError(f"{key} is no option; {nearest(key, _KEYS)}")
+    if not given.get("checkpoint"):
+        raise ConfigError("checkpoint is missing; type checkpoint=<run folder or file.ckpt>")
+    asked = [key for key in ("text", "texts", "pictures") if key in given]
+    if len(asked) != 1:
+        raise ConfigError(
+            f"{' and '.join(asked) or 'nothing'} to ask about; type one of text=<words>, "
+            "texts=<file.txt> or pictures=<file or folder>"
+        )
+    if asked == ["pictures"]:
+        samples: Sequence[Any] = _pictures(Path(given["pictures"]).expanduser())
+    else:
+        samples = _texts(given)
+    found = predictions(given["checkpoint"], samples)
+    _show(found)
+    if given.get("out"):
+        _write(found, Path(given["out"]).expanduser())
+
+
+def predictions(
+    checkpoint: str | Path, samples: Sequence[str] | Sequence[Path]
+) -> list[Prediction]:
+    """Return what a model says of texts or picture files, in their order.
+
+    Args:
+        checkpoint: A checkpoint of ours or the folder of a run.
+        samples: Texts, or paths of pictures.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint.
+        ConfigError: If the model takes something else.
+    """
+    import torch
+
+    from tl_lightning import pipeline
+    from tl_lightning.own_weights import checkpoint_of
+    from tl_lightning.types import InputSpec, TextSpec
+
+    module = pipeline.load(checkpoint_of(Path(checkpoint), "checkpoint"))
+    spec: Any = module.backbone.input_spec
+    given = "texts" if samples and isinstance(samples[0], str) else "pictures"
+    kinds = {TextSpec: "texts", InputSpec: "pictures"}
+    takes = kinds.get(type(spec), "neither texts nor pictures")
+    if given != takes:
+        raise ConfigError(
+            f"the model of checkpoint={checkpoint} takes {takes}, got {given}; type "
+            + ("text=<words>" if takes == "texts" else "pictures=<file or folder>")
+        )
+    saved: Any = module.hparams
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    out: list[Prediction] = [("", "", 0.0)] * len(samples)
+    with torch.inference_mode():
+        for places, inputs in _batches(samples, spec):
+            share, index = module(inputs.to(module.device)).float().softmax(1).max(1)
+            rows = zip(places, index.tolist(), share.tolist(), strict=True)
+            for place, label, probability in rows:
+                out[place] = (str(samples[place]), saved["classes"][label], probability)
+    return out
+
+
+def _batches(samples: Sequence[Any], spec: Any) -> Any:
+    """Yield places and inputs, of texts the longest first."""
+    import numpy as np
+
+    from tl_lightning.data.augment import Centre
+    from tl_lightning.data.dataset import Split
+    from tl_lightning.data.serve import dataset_of
+    from tl_lightning.data.token_cache import padded
+    from tl_lightning.types import TextSpec
+
+    if isinstance(spec, TextSpec):
+        found = spec.tokenizer.encode(list(samples), spec.max_length)
+        cut = sum(longer for _, longer in found)
+        if cut:
+            words = f"{cut} of {len(samples)} texts have more than {spec.max_length} tokens"
+            print(f"{words} and were cut", file=sys.stderr)
+        order = sorted(range(len(found)), key=lambda place: -len(found[place][0]))
+        for start in range(0, len(order), BATCH):
+            places = order[start : start + BATCH]
+            yield places, padded([np.asarray(found[place][0]) for place in places])
+        return
+    split = Split(list(samples), None, [str(path) for path in samples])
+    dataset = dataset_of(split, spec, Centre(spec), None)
+    for start in range(0, len(samples), BATCH):
+        several = list(range(start, min(start + BATCH, len(samples))))
+        yield several, dataset.__getitems__([(place, 0) for place in several])["inputs"]
+
+
+def _texts(given: dict[str, str]) -> list[str]:
+    if "text" in given:
+        if not given["text"].strip():
+            raise DataError("text= is empty; type text=<words>")
+        return [given["text"]]
+    from tl_lightning.data.text_files import read_text
+
+    file = Path(given["texts"]).expanduser()
+    try:
+        lines = read_text(file).splitlines()
+    except ValueError as error:
+        raise DataError(f"cannot read texts={file}: {error}; type texts=<file.txt>") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise DataError(f"line {number} of texts={file} is empty; remove it")
+    return lines
+
+
+def _pictures(place: Path) -> list[Path]:
+    from tl_lightning.data.folder import check_signatures, picture_files
+
+    if not place.exists():
+        raise DataError(f"pictures={place} is absent; type pictures=<file or folder>")
+    files = [place] if place.is_file() else picture_files(place)
+    if not files:
+        raise DataError(f"pictures={place} holds no pictures; type pictures=<file or folder>")
+    check_signatures(files, setting="pictures")
+    return files
+
+
+def _show(found: Sequence[Prediction]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", "probability", "sample")
+    for sample, name, probability in found:
+        short = sample if len(sample) <= SHOWN else f"{sample[: SHOWN - 3]}..."
+        # As plain text: words in brackets are no markup.
+        table.add_row(*(_plain(text) for text in (name, f"{probability:.3f}", short)))
+    Console().print(table)
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _write(found: Sequence[Prediction], file: Path) -> None:
+    try:
+        with file.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(("sample", "class", "probability"))
+            writer.writerows((s, name, f"{share:.6f}") for s, name, share in found)
+    except OSError as error:
+        raise DataError(f"cannot write out={file}: {error.strerror}; type another") from error
+    print(f"written: {file}")

@@ -1,0 +1,254 @@
+"""Texts from files to the report: the same modules, phases, caches and adapters as pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import command, config, evaluated, same, stopped_at, weights
+from tiny_texts import imdb, reviews, text_config, tiny_bert
+from tl_lightning import pipeline
+from tl_lightning.data.text_folder import TextFolder
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.predicting import predictions
+from tl_lightning.report.page import write_page
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Return the encoder's folder, two folders of reviews of unlike lengths, and IMDb's."""
+    root = tmp_path_factory.mktemp("texts")
+    tiny_bert(root / "bert")
+    reviews(root / "short", 14, most=6)
+    reviews(root / "long", 12, seed=300, most=20)
+    imdb(root / "imdb")
+    return root
+
+
+@pytest.fixture(scope="module")
+def joint(places, tmp_path_factory):
+    """Return what learns beside target texts that no method looks at."""
+    folder = tmp_path_factory.mktemp("joint")
+    fit(places, folder, "model=joint_bn")
+    return weights(folder / "checkpoints" / "last.ckpt")
+
+
+def settings(places, *overrides: str):
+    """Return a run on the short reviews; a model that adapts does so to the long ones."""
+    adapts = any(o.split("=")[1] in ("dann", "cdan", "mmd", "joint_bn") for o in overrides)
+    target = [f"data.target.root={places / 'long'}"] if adapts else []
+    data = ["data=text_folder", f"data.root={places / 'short'}"]
+    return text_config(places / "bert", *data, *target, *overrides)
+
+
+def fit(places, folder, *overrides: str):
+    return pipeline.fit(settings(places, *overrides), folder)
+
+
+# -- a run -------------------------------------------------------------------------------------
+def test_it_learns_and_says_of_what(places, tmp_path) -> None:
+    report = fit(
+        places, tmp_path / "run", "model=fine_tuning", "data.steps_per_epoch=30",
+        "trainer.max_epochs=3",
+    )  # fmt: skip
+    assert report["metrics"]["source/test/acc"] > 0.9
+    assert report["dataset"]["counts"]["source/train"] == 18
+    checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
+    assert pipeline.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
+    with np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False) as arrays:
+        names, texts = arrays["source_name"], arrays["examples_source_text"]
+        true = arrays["source_true"]
+    # Evaluation goes by length; predictions stand in the split's own order all the same.
+    assert [("neg", "pos")[label] for label in true] == [name.split("/")[0] for name in names]
+    words = {(places / "short" / name).read_text() for name in names}
+    assert set(texts) <= words
+    page = write_page(tmp_path / "run").read_text()
+    assert all(f"<p>{text}</p>" in page for text in texts)
+    said = predictions(tmp_path / "run", ["good great lovely", "awful dull", "good"])
+    assert [name for _, name, _ in said] == ["pos", "neg", "pos"]
+    alone = predictions(checkpoint, ["awful dull"])
+    assert alone[0][2] == pytest.approx(said[1][2], abs=1e-5)  # whatever it shares a batch with
+
+
+def test_resumed_in_mid_epoch_equals_uninterrupted(places, tmp_path, monkeypatch) -> None:
+    arguments = ("model=dann", "data.target.domain=null", "data.steps_per_epoch=6")
+    fit(places, tmp_path / "whole", *arguments)
+    with stopped_at(monkeypatch, 1, 2):
+        fit(places, tmp_path / "cut", *arguments)
+    fit(places, tmp_path / "cut", *arguments, "resume=auto")
+    whole, cut = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("whole", "cut"))
+    assert same(whole, cut)
+
+
+def test_a_checkpoint_needs_neither_folder_nor_hub(places, tmp_path, monkeypatch) -> None:
+    shutil.copytree(places / "bert", tmp_path / "bert")
+    plain = settings(places, "model=fine_tuning", "backbone.pooling=cls")
+    plain["backbone"]["name"] = str(tmp_path / "bert")
+    report = pipeline.fit(plain, tmp_path / "run")
+    checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
+    before = predictions(checkpoint, ["good film", "bad book"])
+    shutil.rmtree(tmp_path / "bert")
+    assert predictions(checkpoint, ["good film", "bad book"]) == before
+    assert pipeline.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
+    # Nor does the next run that starts from its backbone.
+    own = [f"backbone.checkpoint={checkpoint}", "trainer.max_epochs=1"]
+    again = settings(places, "model=feature_extraction", "backbone.pooling=cls", *own)
+    again["backbone"]["name"] = str(tmp_path / "bert")
+    other = pipeline.fit(again, tmp_path / "next")
+    loaded = pipeline.load(tmp_path / "next" / other["selection"]["checkpoint"])
+    assert same(loaded.backbone.state_dict(), pipeline.load(checkpoint).backbone.state_dict())
+
+
+def test_phases_name_its_layers_and_what_is_frozen_stays(places, tmp_path) -> None:
+    steps = "phases.steps=[{from:0,train:[head]},{from:1,train:[head,layer1]}]"
+    fit(places, tmp_path, "model=fine_tuning", steps)
+    first = pipeline.build_module(
+        pipeline.check(settings(places, "model=fine_tuning", steps)), ("neg", "pos")
+    ).state_dict()
+    last = weights(tmp_path / "checkpoints" / "last.ckpt")
+    moved = {name for name in last if not torch.equal(first[name], last[name])}
+    assert all(".layer.1." in name or name.startswith("task.") for name in moved)
+    assert any(".layer.1." in name for name in moved)
+    with pytest.raises(ConfigError, match=r"layer7.*embeddings, layer0, layer1"):
+        fit(places, tmp_path / "no", "model=fine_tuning", "phases.steps=[{from:0,train:[layer7]}]")
+
+
+def test_lora_moves_nothing_of_the_network(places, tmp_path) -> None:
+    pytest.importorskip("peft")
+    report = fit(places, tmp_path, "model=fine_tuning", "backbone.lora.rank=2")
+    arguments = settings(places, "model=fine_tuning", "backbone.lora.rank=2")
+    first = pipeline.build_module(pipeline.check(arguments), ("neg", "pos")).state_dict()
+    last = weights(tmp_path / "checkpoints" / "last.ckpt")
+    moved = {name for name in last if not torch.equal(first[name], last[name])}
+    assert any("lora_" in name for name in moved)
+    assert all("lora_" in name or name.startswith("task.") for name in moved)
+    checkpoint = tmp_path / report["selection"]["checkpoint"]
+    assert pipeline.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
+
+
+# -- features ----------------------------------------------------------------------------------
+def test_stored_features_are_those_of_the_network(places, tmp_path) -> None:
+    reports = {
+        mode: fit(places, tmp_path / mode, "model=feature_extraction", f"cache.features={mode}")
+        for mode in ("off", "full")
+    }
+    states = [weights(tmp_path / m / "checkpoints" / "last.ckpt") for m in ("off", "full")]
+    assert all(torch.allclose(states[0][k], states[1][k], atol=1e-5) for k in states[0])
+    frozen = [name for name in states[0] if name.startswith("backbone.")]
+    assert frozen
+    assert all(torch.equal(states[0][name], states[1][name]) for name in frozen)
+    assert reports["full"]["dataset"]["features"]["source/train"]["computed"] == 18
+    again = fit(places, tmp_path / "again", "model=feature_extraction", "cache.features=full")
+    assert again["dataset"]["features"]["source/train"]["cached"] == 18
+    pooled = fit(places, tmp_path / "cls", "model=feature_extraction", "backbone.pooling=cls")
+    assert pooled["dataset"]["features"]["source/train"]["computed"] == 18
+    assert "examples_source_text" in np.load(tmp_path / "full" / "predictions.npz").files
+
+
+def test_its_layers_are_no_chain_to_store_a_prefix_of(places, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"is a chain of its layer groups, and TextBackbone is n"):
+        fit(places, tmp_path, "model=fine_tuning", "cache.features=prefix",
+            "phases.steps=[{from:0,train:[head,layer1]}]")  # fmt: skip
+
+
+# -- methods -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("forward", ["joint", "separate"])
+@pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
+def test_gradients_of_unequally_long_domains_reach_the_features(places, name, forward) -> None:
+    plain = pipeline.check(settings(places, f"model={name}", f"model.forward={forward}"))
+    net = pipeline.build_module(plain, ("neg", "pos")).train()
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        role: {"inputs": torch.randint(5, 20, (4, length), generator=generator),
+               "index": torch.arange(4)}
+        for role, length in (("source", 5), ("target", 17))
+    }  # fmt: skip
+    batch["source"]["inputs"][0, 3:] = -1
+    batch["source"]["labels"] = torch.tensor([0, 1, 0, 1])
+    views = net.views(batch)
+    assert views["target"].labels is None
+    # In evaluation mode no draw of dropout differs: together or apart, the features are the same.
+    net.eval()
+    both, alone = net.views(batch), net.extract(batch["source"]["inputs"])
+    torch.testing.assert_close(both["source"].features, net.task(alone)[0], atol=1e-5, rtol=1e-4)
+    net.train()
+    net.progress = 1.0
+    terms = net.losses(batch)
+    own = [value for key, value in terms.items() if key != "task"]
+    assert own
+    torch.stack([term.float() for term in own]).sum().backward()
+    reached = [p.grad.abs().sum() for p in net.backbone.parameters() if p.grad is not None]
+    assert torch.stack(reached).sum() > 0
+
+
+@pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
+def test_weight_zero_is_training_without_it(places, name, joint, tmp_path) -> None:
+    knob = "weight" if name == "mmd" else "max_lambda"
+    fit(places, tmp_path / "zero", f"model={name}", f"adapter.{name}.{knob}=0")
+    zero = weights(tmp_path / "zero" / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(zero[key], joint[key]) for key in joint)
+
+
+@pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
+def test_other_target_labels_change_nothing(places, name, tmp_path, monkeypatch) -> None:
+    arguments = (f"model={name}", "selection=im")
+    plain = fit(places, tmp_path / "plain", *arguments)
+    honest = TextFolder.domains
+
+    def lying(self):
+        found = honest(self)
+        for split in ("train", "val", "test"):
+            labels = getattr(found["target"], split).labels
+            labels[:] = np.random.default_rng(1).integers(0, 2, len(labels))
+        return found
+
+    monkeypatch.setattr(TextFolder, "domains", lying)
+    lied = fit(places, tmp_path / "lied", *arguments)
+    assert plain["metrics"] != lied["metrics"]  # the test does see the other labels
+    assert plain["selection"] == lied["selection"]
+    for file in (plain["selection"]["checkpoint"], "checkpoints/last.ckpt"):
+        assert same(weights(tmp_path / "plain" / file), weights(tmp_path / "lied" / file))
+
+
+# -- refusals ----------------------------------------------------------------------------------
+def test_data_and_backbone_must_go_together(places, tmp_path) -> None:
+    plain, pictures = settings(places, "model=fine_tuning"), config("model=source_only")
+    with pytest.raises(ConfigError, match=r"data=text_folder gives texts, .*type backbone=minilm"):
+        pipeline.check({**plain, "backbone": pictures["backbone"]})
+    with pytest.raises(ConfigError, match=r"data=digits gives pictures, .* takes texts; type"):
+        pipeline.check({**pictures, "backbone": plain["backbone"]})
+
+
+def test_long_texts_stop_the_run_before_it_trains(places, tmp_path) -> None:
+    with pytest.raises(DataError, match=r"more than 5 tokens, which is backbone.max_length"):
+        fit(places, tmp_path, "model=fine_tuning", "data.too_long=error", "backbone.max_length=5")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+# -- commands ----------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_the_predict_command(places, tmp_path) -> None:
+    report = fit(places, tmp_path / "run", "model=fine_tuning")
+    (tmp_path / "lines.txt").write_text("good film\nawful [bold] book, dull\n")
+    run = f"checkpoint={tmp_path / 'run'}"
+    done = command("predict", [run, "texts=lines.txt", "out=said.csv"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "probability" in done.stdout
+    assert "[bold]" in done.stdout
+    rows = (tmp_path / "said.csv").read_text().splitlines()
+    assert rows[0] == "sample,class,probability"
+    assert rows[2].startswith('"awful [bold] book, dull",')
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["seed"] == report["seed"]
+    refused = command(
+        "check_data",
+        ["data=text_folder", "model=fine_tuning", f"data.root={places / 'short'}"],
+        tmp_path,
+    )
+    assert refused.returncode == 2
+    assert "holds texts, and this command looks at pictures" in refused.stderr

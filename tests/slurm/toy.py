@@ -1,0 +1,129 @@
+"""A SLURM of one node on this machine, below a folder of its own: nothing else is touched.
+
+As a program it starts one, says how to use it, and stops it on Ctrl-C:
+``python tests/slurm/toy.py <folder>``. It needs root and Debian's slurm-wlm and munge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
+#: Where packages put daemons, which a user's PATH leaves out; and a place for srun where it must
+#: not be on everybody's PATH.
+PLACES = (os.environ["PATH"], "/usr/sbin", "/opt/slurm-bin")
+
+CONF = """\
+ClusterName=toy
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort=16817
+SlurmdPort=16818
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+ReturnToService=2
+SlurmctldPidFile={folder}/ctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmdSpoolDir={folder}/spool
+StateSaveLocation={folder}/state
+SlurmctldLogFile={folder}/ctld.log
+SlurmdLogFile={folder}/slurmd.log
+SlurmdParameters=config_overrides
+SwitchType=switch/none
+SchedulerType=sched/backfill
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+KillWait=20
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 Boards=1 SocketsPerBoard=1 CoresPerSocket=2 \
+ThreadsPerCore=1 RealMemory=4000 State=UNKNOWN
+PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+"""
+
+
+def missing() -> str:
+    """Return why no SLURM can run here; empty if one can."""
+    absent = [name for name in PROGRAMS if shutil.which(name, path=":".join(PLACES)) is None]
+    if absent:
+        return f"no {', '.join(absent)} here (apt-get install slurm-wlm munge)"
+    return "" if os.geteuid() == 0 else "starting SLURM needs root"
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[dict[str, str]]:
+    """Run the daemons while inside; gives the variables with which SLURM's commands find them."""
+    env = {**os.environ, "PATH": ":".join(PLACES), "SLURM_CONF": f"{folder}/slurm.conf"}
+    for name in ("spool", "state"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname().split(".")[0]
+    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host))
+    (folder / "munge.key").write_bytes(os.urandom(64))
+    (folder / "munge.key").chmod(0o600)
+    munge = [f"--{name}={folder}/munge.{end}" for name, end in (
+        ("socket", "socket"), ("key-file", "key"), ("pid-file", "pid"), ("log-file", "log"),
+        ("seed-file", "seed"),
+    )]  # fmt: skip
+    commands = (
+        ["munged", "--foreground", "--force", *munge],
+        ["slurmctld", "-D"],
+        ["slurmd", "-D"],
+    )
+    daemons = []
+    try:
+        for command in commands:
+            with (folder / f"{command[0]}.out").open("ab") as out:
+                daemons.append(subprocess.Popen(command, env=env, stdout=out, stderr=out))
+            time.sleep(1)
+        _until_idle(env, folder)
+        yield env
+    finally:
+        subprocess.run(["scancel", "--user=root"], env=env, capture_output=True, check=False)
+        time.sleep(1)
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+
+
+def _until_idle(env: dict[str, str], folder: Path) -> None:
+    for _ in range(60):
+        done = subprocess.run(
+            ["sinfo", "--noheader", "--format=%t"], env=env, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        if "idle" in done.stdout.split():
+            return
+        time.sleep(0.5)
+    logs = "\n".join(path.read_text()[-500:] for path in folder.glob("*.[lo][ou][gt]"))
+    raise RuntimeError(f"no idle node: {done.stdout} {done.stderr}\n{logs}")
+
+
+if __name__ == "__main__":
+    reason = missing()
+    if reason:
+        sys.exit(reason)
+    with cluster(Path(sys.argv[1]).absolute()) as variables:
+        print(f"export SLURM_CONF={variables['SLURM_CONF']} PATH={variables['PATH']}", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()

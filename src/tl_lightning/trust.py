@@ -24,6 +24,8 @@ __all__ = ["named", "stored_faults"]
 
 _TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
 _OPTIMIZER = re.compile(r"torch\.optim\.(?:\w+\.)?[A-Z]\w*")
+#: Where the folder of the choices is called otherwise than the key that they fill.
+_FOLDERS = {"tasks": "task"}
 #: What no yaml names: chosen by a resolver, or named by older checkpoints.
 _UNNAMED = {
     "callbacks": {"lightning.pytorch.callbacks.RichProgressBar"},
@@ -53,7 +55,8 @@ def stored_faults(config: Mapping[str, Any], allow: Sequence[str] = ()) -> list[
     """
     faults = []
     for path, target in _targets(config, ""):
-        group = path.split(".")[0]
+        key = path.split(".")[0]
+        group = _FOLDERS.get(key, key)
         if target in named(group) or target in allow:
             continue
         if group == path == "optimizer" and _is_optimizer(target):

@@ -7,6 +7,7 @@ import pytest
 from helpers import config, file_config
 from tl_lightning import pipeline
 from tl_lightning.errors import ConfigError
+from tl_lightning.trust import stored_faults
 
 TASK = "task=[coarse]"
 AGE = ("+task@tasks.age=regression",)
@@ -54,6 +55,15 @@ def test_a_column_that_nobody_reads(tmp_path) -> None:
     words = r"labels=age is not in data\.others=\['weight'\]; type data\.others=\[weight,age\]"
     with pytest.raises(ConfigError, match=words):
         pipeline.check(found)
+
+
+def test_a_stored_task_is_of_a_kind_that_conf_names() -> None:
+    """So that a checkpoint with tasks can be read, and builds nothing else by them."""
+    for kind in ("coarse", "classification", "multi_label", "regression", "ordinal"):
+        assert not stored_faults({"tasks": config(f"task=[{kind}]")["tasks"]})
+    for hostile in ("os.system", "tl_lightning.tasks.head.Head"):
+        found = stored_faults({"tasks": {"x": {"_target_": hostile}}})
+        assert found[0].startswith(f"tasks.x._target_={hostile} is no class that conf/task/ names")
 
 
 def test_what_is_right_is_let_through() -> None:

@@ -25,8 +25,8 @@ PLACES = (os.environ["PATH"], "/usr/sbin", "/opt/slurm-bin")
 CONF = """\
 ClusterName=toy
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -75,7 +75,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     for name in ("spool", "state"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     host = socket.gethostname().split(".")[0]
-    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host))
+    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, ports=_free_ports()))
     (folder / "munge.key").write_bytes(os.urandom(64))
     (folder / "munge.key").chmod(0o600)
     munge = [f"--{name}={folder}/munge.{end}" for name, end in (
@@ -106,8 +106,15 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
                 daemon.kill()
 
 
+def _free_ports() -> list[int]:
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in (one, other)]
+
+
 def _until_idle(env: dict[str, str], folder: Path) -> None:
-    for _ in range(60):
+    for _ in range(240):
         done = subprocess.run(
             ["sinfo", "--noheader", "--format=%t"], env=env, capture_output=True, text=True,
             check=False,
@@ -123,6 +130,7 @@ if __name__ == "__main__":
     reason = missing()
     if reason:
         sys.exit(reason)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # not without stopping the daemons
     with cluster(Path(sys.argv[1]).absolute()) as variables:
         print(f"export SLURM_CONF={variables['SLURM_CONF']} PATH={variables['PATH']}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

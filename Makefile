@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint types check tables build clean
+.PHONY: install demo test test-long lint types check tables build clean
 
 install: $(STAMP)
 
@@ -20,6 +20,10 @@ demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# Sweeps that are killed, ranks that hang, a SLURM of one node where it is installed.
+test-long: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 lint: install
 	$(BIN)/ruff check src tests scripts

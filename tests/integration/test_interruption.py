@@ -127,7 +127,7 @@ def test_cut_anywhere_and_resumed_is_the_same_run(
     check(monkeypatch, tmp_path, uninterrupted, where, *EXTRA)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [EMA, STAGES, TWIN])
 @pytest.mark.parametrize("where", [PLACES[1], PLACES[5], PLACES[8]])
 def test_what_else_a_run_carries_goes_on_too(

@@ -58,7 +58,8 @@ def ranks(tmp_path, folder: str, mode: str, *more: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_signal_to_any_rank_stops_all_at_one_step(tmp_path) -> None:
     done = ranks(tmp_path, "cut", "signal")
     assert done.returncode == 143, done.stderr
@@ -70,7 +71,8 @@ def test_a_signal_to_any_rank_stops_all_at_one_step(tmp_path) -> None:
     assert same(weights(last), weights(tmp_path / "whole" / "checkpoints" / "last.ckpt"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_rank_that_hangs_is_a_sentence(tmp_path) -> None:
     done = ranks(tmp_path, "hung", "hang", "trainer.timeout_s=20")
     assert done.returncode == 3, done.stderr

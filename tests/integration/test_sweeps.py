@@ -44,7 +44,7 @@ def cut_when(ready, arguments: list[str], cwd: Path) -> None:
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_a_killed_sweep_of_two_ranks_a_job_goes_on_and_ends_like_one_that_was_not(tmp_path) -> None:
     """Four jobs, none doubled; two are done, one is cut in mid-run, one has not begun."""
@@ -86,7 +86,7 @@ def test_a_killed_sweep_of_two_ranks_a_job_goes_on_and_ends_like_one_that_was_no
     assert same(whole, resumed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_without_an_id_makes_one_folder_of_agreeing_ranks(tmp_path) -> None:
     words = ["--nproc-per-node=2", str(REPO / "scripts" / "train.py"), *TINY, "model=source_only",
              "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]  # fmt: skip
@@ -109,7 +109,7 @@ def test_torchrun_without_an_id_makes_one_folder_of_agreeing_ranks(tmp_path) -> 
                   for place in (run, tmp_path / "alone")))  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_longer_grid_adds_to_the_folder_and_a_failed_job_is_tried_again(tmp_path) -> None:
     """Not by its number, which has changed; the bracket's runs of a done job are left, too."""
     common = ["-m", *TINY, "hydra.sweep.dir=sweep", "model=dann"]
@@ -131,7 +131,7 @@ def test_a_longer_grid_adds_to_the_folder_and_a_failed_job_is_tried_again(tmp_pa
     assert len(list(root.glob("*/report.json"))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_crash_of_one_job_keeps_its_traceback_and_the_sweep_its_table(tmp_path) -> None:
     """A defect of ours or of a class of the user's, not a fault that has its sentence."""
     (tmp_path / "mine.py").write_text(
@@ -153,7 +153,7 @@ def test_a_crash_of_one_job_keeps_its_traceback_and_the_sweep_its_table(tmp_path
     assert (tmp_path / "sweep" / "table.md").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_local_launcher_runs_jobs_at_once_and_says_what_became_of_them(tmp_path) -> None:
     arguments = ["-m", *TINY, "hydra/launcher=local", "hydra.sweep.dir=sweep",
                  "model=source_only,dann", "data.batch_size=16,9999"]  # fmt: skip
@@ -172,7 +172,7 @@ def test_the_local_launcher_runs_jobs_at_once_and_says_what_became_of_them(tmp_p
     assert again.stdout.count("done before") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_local_launcher_lets_its_jobs_save_when_it_is_stopped(tmp_path) -> None:
     arguments = ["-m", *TINY, "hydra/launcher=local", "hydra.sweep.dir=sweep", "bracket=false",
                  "model=dann", "trainer.max_epochs=400"]  # fmt: skip

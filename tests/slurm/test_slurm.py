@@ -18,7 +18,7 @@ from toy import cluster, missing
 from conftest import REPO, TINY
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]

@@ -132,6 +132,13 @@ def test_entries_of_a_sample_may_be_missing_one_by_one() -> None:
     torch.testing.assert_close(task.loss(outputs, labels).item(), wanted, rtol=1e-5, atol=0)
 
 
+def test_logits_between_0_and_1_are_logits_all_the_same() -> None:
+    task = made(MultiLabel)
+    scores = task.metrics("x/")
+    task.score(scores, torch.tensor([[0.3, 0.4, 0.1], [0.2, 0.1, 0.4]]), torch.ones(2, 3))
+    assert [value.item() for value in scores.compute().values()] == [1.0, 1.0]
+
+
 def test_questions_of_coral_share_their_weights_and_stay_in_order() -> None:
     """Theorem 1 of the paper: at the optimum the thresholds fall, so no answer contradicts."""
     task = made(Ordinal)

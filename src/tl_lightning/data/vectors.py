@@ -113,12 +113,14 @@ class VectorData(TransferData):
                 "data.source.train=null: vectors need a file; type data.source.train=/my/books.npz"
             )
         nodes = {"source": self.source, **({"target": self.target} if self.target else {})}
-        tables = {
-            f"{role}.{key}": read_vectors(Path(node[key]).expanduser(), f"data.{role}.{key}")
+        files = {
+            f"data.{role}.{key}": Path(node[key]).expanduser()
             for role, node in nodes.items()
             for key in KEYS
             if node.get(key) is not None
         }
+        _refuse_twice(files)
+        tables = {key.removeprefix("data."): read_vectors(file, key) for key, file in files.items()}
         tables = self._selected(_alike(tables, nodes))
         source = tables["source.train"]
         if source.y is None:
@@ -126,6 +128,11 @@ class VectorData(TransferData):
                 f"data.source.train={self.source['train']} holds no labels; a source needs them"
             )
         classes = tuple(sorted(set(source.y.tolist()), key=_order))
+        if len(classes) < 2:
+            raise DataError(
+                f"data.source.train={self.source['train']} has only the class {classes[0]!r}; a "
+                "classifier needs at least two"
+            )
         found = {role: self._domain(role, node, tables, classes) for role, node in nodes.items()}
         return self._scaled(found)
 
@@ -229,6 +236,16 @@ class VectorData(TransferData):
             for name, split in self.found[role].splits().items()
         }
         self.features = rows
+
+
+def _refuse_twice(files: Mapping[str, Path]) -> None:
+    seen: dict[Path, str] = {}
+    for key, file in files.items():
+        before = seen.setdefault(file.resolve(), key)
+        if before != key:
+            raise DataError(
+                f"{before} and {key} are the same file, {file}; type another one, or {key}=null"
+            )
 
 
 def _alike(tables: dict[str, Table], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:

@@ -63,6 +63,29 @@ def test_resumed_in_mid_epoch_is_uninterrupted(
     assert same(one, other)
 
 
+@pytest.mark.parametrize("scale", ["none", "standard", "l2"])
+def test_other_data_pass_what_the_model_was_trained_with(
+    tmp_path: Path, pair: list[str], scale: str
+) -> None:
+    """The features that are kept and their scale, however else they would be chosen."""
+    rng = np.random.default_rng(1)
+    for role in ("source", "target", "other"):
+        y = np.arange(120) % 2
+        signal = (rng.normal(size=(120, 6)) + 3 * y[:, None]) * (rng.random((120, 6)) < 0.7)
+        # In the other file the noise is not zero more often than the signal.
+        noise = rng.normal(size=(120, 6)) * (rng.random((120, 6)) < 0.5) + (role == "other")
+        np.savez(tmp_path / f"{role}.npz", x=np.hstack([signal, noise]), y=y)
+    chosen = [f"data.scale={scale}", "data.max_features=6"]
+    report = pipeline.fit(settings(pair, "model=source_only", *chosen), tmp_path / "run")
+    checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
+    assert pipeline.load(checkpoint).inputs["columns"] == list(range(6))
+    other = settings([*pair, f"data.source.train={tmp_path / 'other.npz'}"])["data"]
+    found = pipeline.evaluate(str(checkpoint), other, None)["metrics"]
+    for name in (name for name in found if name.startswith("target/test")):
+        assert found[name] == report["metrics"][name], name
+    assert found["target/test/acc"] > 0.8
+
+
 def test_pictures_and_vectors_do_not_meet(pair: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"data=vectors gives vectors, but .* takes pictures"):
         pipeline.check(settings(pair, "model=source_only", "backbone=tiny_cnn"))

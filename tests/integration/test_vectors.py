@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from helpers import command, config, same, stopped_at, weights
 from tl_lightning import pipeline
 from tl_lightning.cli import compose
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture
@@ -84,6 +84,15 @@ def test_other_data_pass_what_the_model_was_trained_with(
     for name in (name for name in found if name.startswith("target/test")):
         assert found[name] == report["metrics"][name], name
     assert found["target/test/acc"] > 0.8
+
+
+def test_adapting_with_another_activation_is_refused(tmp_path: Path, pair: list[str]) -> None:
+    """All weights would fit, and mean something else."""
+    pipeline.fit(settings(pair, "model=source_only", "trainer.max_epochs=1"), tmp_path / "run")
+    start = ["model=source_free", "adapter=[shot]", f"init={tmp_path / 'run'}"]
+    adapted = settings(pair, *start, "backbone.activation=tanh")
+    with pytest.raises(CheckpointError, match=r"with backbone.activation=relu, this run has tanh"):
+        pipeline.build(pipeline.check(adapted), tmp_path / "other")
 
 
 def test_pictures_and_vectors_do_not_meet(pair: list[str]) -> None:

@@ -251,6 +251,7 @@ def build(config: Config, run_dir: Path) -> Parts:
     L.seed_everything(config["seed"], workers=True, verbose=False)
     further = further_facts(config, data)
     module = build_module(config, data.classes, True, data.class_counts(), further)
+    module.inputs = data.learned
     peeks = config["selection"] == "oracle" or config["track_target"]
     peeks = peeks or module.learn_from == "target"
     labels = ("source", "target") if peeks else ("source",)

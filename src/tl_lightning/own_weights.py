@@ -16,6 +16,8 @@ __all__ = ["checkpoint_of", "load_backbone", "load_model", "restored_from"]
 
 #: What changes the meaning of weights, though they would fit.
 _MEANING = ("_target_", "name", "activation", "mean", "std")
+#: What changes what a head takes, though all weights would fit.
+_SHAPELESS = ("activation", "pooling", "mean", "std")
 #: What may differ between two runs with the same backbone.
 _FREE = ("pretrained", "tag", "weights", "lr_factor", "grad_checkpointing", "checkpoint", "lora")
 _CHOICES = {
@@ -23,6 +25,7 @@ _CHOICES = {
     "TorchvisionBackbone": "torchvision",
     "ConvNet": "small_cnn",
     "TextBackbone": "hf",
+    "VectorNet": "vector_net",
 }
 
 
@@ -120,6 +123,13 @@ def load_model(
             f"have {', '.join(classes[:5])}, ...; type data of the same classes, or "
             f"backbone.checkpoint={place} for the backbone alone"
         )
+    before, now = saved["config"]["backbone"], config["backbone"]
+    for key in _SHAPELESS:
+        if key in before and key in now and before[key] != now[key]:
+            raise CheckpointError(
+                f"init={place} was trained with backbone.{key}={_typed(before[key])}, this run has "
+                f"{_typed(now[key])}; type backbone.{key}={_typed(before[key])}"
+            )
     for part, prefix in ((backbone, "backbone."), (task, "task.")):
         names = [name for name in stored["state_dict"] if name.startswith(prefix)]
         state = {name.removeprefix(prefix): stored["state_dict"][name] for name in names}

@@ -194,6 +194,7 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> TransferModule:
         further=saved.get("tasks") or {},
     )
     module.load_state_dict(stored["state_dict"])
+    module.inputs = stored.get("inputs") or {}
     return module.eval()
 
 
@@ -238,6 +239,7 @@ def evaluate(
     config.pop("phases", None)  # nothing learns here, and this trainer's epochs mean nothing
     config = check(config)
     found = build_data(config)
+    found.learned = dict(module.inputs)
     found.discover()
     if list(found.classes) != list(saved["classes"]):
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,13 @@ _KEYS = ("checkpoint", "text", "texts", "pictures", "out")
 BATCH = 64
 #: Letters of a sample that the table shows.
 SHOWN = 60
+
+#: What to type for a model, by what it takes.
+_WAYS = {
+    "texts": "text=<words>",
+    "pictures": "pictures=<file or folder>",
+    "vectors": "tl-evaluate checkpoint=<file.ckpt> data=vectors data.source.train=<file> instead",
+}
 
 #: What was asked, the class's name and its probability.
 Prediction = tuple[str, str, float]
@@ -81,11 +89,10 @@ def predictions(
     spec: Any = module.backbone.input_spec
     given = "texts" if samples and isinstance(samples[0], str) else "pictures"
     kinds = {TextSpec: "texts", InputSpec: "pictures"}
-    takes = kinds.get(type(spec), "neither texts nor pictures")
+    takes = kinds.get(type(spec), "vectors")
     if given != takes:
         raise ConfigError(
-            f"the model of checkpoint={checkpoint} takes {takes}, got {given}; type "
-            + ("text=<words>" if takes == "texts" else "pictures=<file or folder>")
+            f"the model of checkpoint={checkpoint} takes {takes}, got {given}; type {_WAYS[takes]}"
         )
     saved: Any = module.hparams
     module.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -136,7 +143,8 @@ def _texts(given: dict[str, str]) -> list[str]:
 
     file = Path(given["texts"]).expanduser()
     try:
-        lines = read_text(file).splitlines()
+        # Lines as people see them: str.splitlines also ends one at characters within a text.
+        lines = [line.rstrip("\n") for line in io.StringIO(read_text(file), newline=None)]
     except ValueError as error:
         raise DataError(f"cannot read texts={file}: {error}; type texts=<file.txt>") from error
     for number, line in enumerate(lines, 1):

@@ -71,7 +71,7 @@ def task_faults(config: Config, model: type) -> list[str]:
         if column is not None and "others" not in data:
             faults.append(
                 f"{where}.labels={column} is a column, but data={data['name']} has none; type "
-                f"{where}.labels=null {where}.groups=<table class,label>, or data=csv"
+                f"{where}.labels=null {where}.groups=<table class,label>, or data=csv for pictures"
             )
         elif column is not None and column not in data["others"]:
             listed = ",".join([*data["others"], str(column)])

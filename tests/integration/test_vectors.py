@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from helpers import command, config, same, stopped_at, weights
 from tl_lightning import pipeline
 from tl_lightning.cli import compose
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture
@@ -61,6 +61,38 @@ def test_resumed_in_mid_epoch_is_uninterrupted(
     pipeline.fit(settings(pair, "model=dann", "resume=auto"), cut)
     one, other = (weights(f / "checkpoints" / "last.ckpt") for f in (whole, cut))
     assert same(one, other)
+
+
+@pytest.mark.parametrize("scale", ["none", "standard", "l2"])
+def test_other_data_pass_what_the_model_was_trained_with(
+    tmp_path: Path, pair: list[str], scale: str
+) -> None:
+    """The features that are kept and their scale, however else they would be chosen."""
+    rng = np.random.default_rng(1)
+    for role in ("source", "target", "other"):
+        y = np.arange(120) % 2
+        signal = (rng.normal(size=(120, 6)) + 3 * y[:, None]) * (rng.random((120, 6)) < 0.7)
+        # In the other file the noise is not zero more often than the signal.
+        noise = rng.normal(size=(120, 6)) * (rng.random((120, 6)) < 0.5) + (role == "other")
+        np.savez(tmp_path / f"{role}.npz", x=np.hstack([signal, noise]), y=y)
+    chosen = [f"data.scale={scale}", "data.max_features=6"]
+    report = pipeline.fit(settings(pair, "model=source_only", *chosen), tmp_path / "run")
+    checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
+    assert pipeline.load(checkpoint).inputs["columns"] == list(range(6))
+    other = settings([*pair, f"data.source.train={tmp_path / 'other.npz'}"])["data"]
+    found = pipeline.evaluate(str(checkpoint), other, None)["metrics"]
+    for name in (name for name in found if name.startswith("target/test")):
+        assert found[name] == report["metrics"][name], name
+    assert found["target/test/acc"] > 0.8
+
+
+def test_adapting_with_another_activation_is_refused(tmp_path: Path, pair: list[str]) -> None:
+    """All weights would fit, and mean something else."""
+    pipeline.fit(settings(pair, "model=source_only", "trainer.max_epochs=1"), tmp_path / "run")
+    start = ["model=source_free", "adapter=[shot]", f"init={tmp_path / 'run'}"]
+    adapted = settings(pair, *start, "backbone.activation=tanh")
+    with pytest.raises(CheckpointError, match=r"with backbone.activation=relu, this run has tanh"):
+        pipeline.build(pipeline.check(adapted), tmp_path / "other")
 
 
 def test_pictures_and_vectors_do_not_meet(pair: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,8 @@ class TextBackbone(nn.Module):
 
     Args:
         name: A name of the hub, or a folder with ``config.json``, weights and tokenizer.
-        package: An installed package whose folder ``model`` stands for ``name`` if it is there.
+        package: An installed package whose folder ``model`` stands for ``name`` if it is there, and
+            if the package's name holds the last part of ``name``.
         pretrained: Whether to start from pretrained weights; without them nothing is fetched.
         network: The network's own configuration with its ``model_type``, or None for that of
             ``name``.
@@ -160,12 +162,18 @@ class TextBackbone(nn.Module):
 
 def _place(name: str, package: str | None) -> str:
     """Return the folder or the name on the hub that a network is loaded from."""
-    spec = find_spec(package) if package else None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    # A name typed over that of the package means another network.
+    own, packaged = (
+        re.sub(r"[^a-z0-9]", "", word.lower()) for word in (folder.name, package or "")
+    )
+    spec = find_spec(package) if package and own in packaged else None
     for parent in (spec.submodule_search_locations or []) if spec else []:
         if (Path(parent) / "model").is_dir():
             return str(Path(parent) / "model")
-    folder = Path(name).expanduser()
-    return str(folder) if folder.is_dir() else name
+    return name
 
 
 @contextlib.contextmanager

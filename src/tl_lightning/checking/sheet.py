@@ -16,6 +16,7 @@ from tl_lightning.data.dataset import Split, SplitReader
 from tl_lightning.data.sampler import spread
 from tl_lightning.data.seeds import mix
 from tl_lightning.data.serve import dataset_of
+from tl_lightning.errors import DataError
 from tl_lightning.report.canvas import INK, MUTED, SOURCE, TARGET, picture, short
 from tl_lightning.types import InputSpec
 
@@ -36,6 +37,10 @@ def augmentation_sheet(data: TransferData, spec: InputSpec) -> bytes:
         spec: What the backbone expects.
     """
     data.browse()
+    if data.gives != "pictures":
+        raise DataError(
+            f"data={data.name} gives {data.gives}, of which there is no sheet; leave the sheet out"
+        )
     rows = [
         (role, name, shown)
         for role in data.roles

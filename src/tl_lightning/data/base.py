@@ -83,6 +83,9 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         self.caches: dict[str, PictureCache] = {}
         #: Of a frozen network, by ``role/split``; shown instead of the samples.
         self.features: dict[str, Features] = {}
+        #: How samples became inputs, where that was learned from those for training: plain values,
+        #: which a checkpoint keeps for other data.
+        self.learned: dict[str, Any] = {}
         #: Pictures left out because they cannot be read: a sentence each, by domain.
         self.quarantined: dict[str, list[str]] = {}
 

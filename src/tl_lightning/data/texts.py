@@ -153,6 +153,14 @@ class TextData(Roles, TransferData):
                     f"{self.form.max_length} tokens and were cut there (data.too_long)"
                 )
             domain = self.found[role]
+            if role == "target":
+                shown = set(self.found["source"].train.pictures)
+                both = sum(text in shown for text in domain.test.pictures)
+                if both:
+                    found.append(
+                        f"target: {both:,} of {len(domain.test):,} test texts stand word for word "
+                        "among the source's for training, which have labels"
+                    )
             learned = set(domain.train.pictures)
             twice = sum(text in learned for text in domain.test.pictures)
             if twice and domain.train is not domain.test:

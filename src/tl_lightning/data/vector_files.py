@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +61,9 @@ def read_vectors(path: Path, setting: str) -> Table:
                 f"{setting}={path}: {kind or 'no suffix'} names no kind of file that is known; "
                 f"name it .npz, .mat or {SVMLIGHT[0]}"
             )
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except DataError:
+        raise
+    except Exception as error:  # truncated files raise whatever their readers stumble over
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{setting}={path} cannot be read as {kind}: {words}; get the file again"
@@ -125,7 +126,13 @@ def _checked(found: Table, path: Path, setting: str) -> Table:
             f"{setting}={path} holds {x.shape[0]} vectors and {len(found.y)} labels; they must be "
             "as many"
         )
-    return Table(x, np.array([_name(label) for label in found.y.tolist()]))
+    names = np.array([_name(label) for label in found.y.tolist()])
+    if unknown := np.flatnonzero(names == "nan").tolist():
+        raise DataError(
+            f"{setting}={path}: {len(unknown)} labels are NaN, the first in row {unknown[0]} "
+            "(counted from 0); remove those rows, or leave the labels of a target out"
+        )
+    return Table(x, names)
 
 
 def _bad_rows(x: NDArray[np.float32]) -> NDArray[np.int64]:

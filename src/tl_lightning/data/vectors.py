@@ -50,15 +50,17 @@ class VectorData(TransferData):
     """A source of labelled vectors and, unless there is none, a target's.
 
     Without a file for testing a hash of the rows' numbers holds out ``test_fraction`` of each
-    class. A target's training file needs no labels; its test file does.
+    class. A target's training file needs no labels; its test file does. Which features are kept
+    and how they are scaled goes with the model's checkpoint: whatever it is tested on passes the
+    same.
 
     Args:
         source: ``{train, test}``: files, see :func:`read_vectors`; ``test`` may be None.
         target: Likewise, or None for no target; a ``train`` of None is no target either.
         val_fraction: Share of each class's training vectors held out for validation.
         test_fraction: Share of each class held out for testing, where there is no such file.
-        max_features: Keep so many features: those that are not zero in the most training vectors
-            of both domains; None keeps all.
+        max_features: Keep so many features: those that are not zero in the most vectors of both
+            domains' training files (with what is held out of them); None keeps all.
         scale: ``none``; ``standard`` subtracts the source's training mean and divides by its
             deviation, feature by feature; ``l2`` divides every vector by its length.
         kwargs: As in :class:`TransferData`.
@@ -107,25 +109,32 @@ class VectorData(TransferData):
         return int(self.found["source"].train.pictures.shape[1])  # type: ignore[union-attr]
 
     def domains(self) -> Mapping[str, Domain]:
-        """Read all files; labels of the target's training file are not looked at."""
+        """Read all files; labels of the target's training file only say what is held out."""
         if self.source.get("train") is None:
             raise DataError(
                 "data.source.train=null: vectors need a file; type data.source.train=/my/books.npz"
             )
         nodes = {"source": self.source, **({"target": self.target} if self.target else {})}
-        tables = {
-            f"{role}.{key}": read_vectors(Path(node[key]).expanduser(), f"data.{role}.{key}")
+        files = {
+            f"data.{role}.{key}": Path(node[key]).expanduser()
             for role, node in nodes.items()
             for key in KEYS
             if node.get(key) is not None
         }
-        tables = self._selected(_alike(tables, nodes))
+        _refuse_twice(files)
+        tables = {key.removeprefix("data."): read_vectors(file, key) for key, file in files.items()}
+        tables = self._selected(self._alike(tables))
         source = tables["source.train"]
         if source.y is None:
             raise DataError(
                 f"data.source.train={self.source['train']} holds no labels; a source needs them"
             )
         classes = tuple(sorted(set(source.y.tolist()), key=_order))
+        if len(classes) < 2:
+            raise DataError(
+                f"data.source.train={self.source['train']} has only the class {classes[0]!r}; a "
+                "classifier needs at least two"
+            )
         found = {role: self._domain(role, node, tables, classes) for role, node in nodes.items()}
         return self._scaled(found)
 
@@ -161,10 +170,35 @@ class VectorData(TransferData):
         train, val = parts if known else (part.without_labels() for part in parts)
         return Domain(name, classes, train, val, layout.test, layout.note)
 
+    def _alike(self, tables: dict[str, Table]) -> dict[str, Table]:
+        """Return tables of one width: svmlight files do not say how many zeros end their vectors.
+
+        Nor at which number they begin to count: where all begin at 1, column 0 goes.
+        """
+        known, widths = self.learned, {key: table.x.shape[1] for key, table in tables.items()}
+        every = all(sparse.issparse(table.x) for table in tables.values())
+        width = max([*widths.values(), known.get("width", 0) if every else 0])
+        for key, table in tables.items():
+            if widths[key] < width and not sparse.issparse(table.x):
+                longest = max(widths, key=lambda k: widths[k])
+                raise DataError(
+                    f"data.{key} has vectors of {widths[key]} features and data.{longest} of "
+                    f"{width}; both domains need the same ones"
+                )
+            if sparse.issparse(table.x):
+                table.x.resize(table.x.shape[0], width)
+        first = known.get("first", not any(table.x[:, [0]].nnz for table in tables.values())
+                          if every else False)  # fmt: skip
+        self.learned = {"columns": None, **known, "width": width, "first": bool(first)}
+        if every and first:
+            return {key: Table(table.x[:, 1:], table.y) for key, table in tables.items()}
+        return tables
+
     def _selected(self, tables: dict[str, Table]) -> dict[str, Table]:
         """Keep the most frequent features, and give up sparseness."""
         width = next(iter(tables.values())).x.shape[1]
-        if self.max_features is not None and self.max_features < width:
+        known = "scale" in self.learned
+        if not known and self.max_features is not None and self.max_features < width:
             counts = sum(
                 np.asarray((table.x != 0).sum(axis=0)).reshape(-1)
                 for key, table in tables.items()
@@ -172,8 +206,15 @@ class VectorData(TransferData):
             )
             # Of equally frequent ones the first; in the files' order.
             keep = np.sort(np.argsort(-counts, kind="stable")[: self.max_features])
-            tables = {key: Table(table.x[:, keep], table.y) for key, table in tables.items()}
-            width = len(keep)
+            self.learned["columns"] = keep.tolist()
+        if (columns := self.learned["columns"]) is not None:
+            if columns[-1] >= width:
+                raise DataError(
+                    f"the vectors have {width} features, but the model was made for some of more "
+                    f"than {columns[-1]}; use vectors of that kind"
+                )
+            tables = {key: Table(table.x[:, columns], table.y) for key, table in tables.items()}
+            width = len(columns)
         needed = 4 * width * sum(table.x.shape[0] for table in tables.values())
         if needed > LIMIT:
             raise DataError(
@@ -186,14 +227,20 @@ class VectorData(TransferData):
         }
 
     def _scaled(self, found: dict[str, Domain]) -> dict[str, Domain]:
-        if self.scale == "none":
+        scale = self.learned.setdefault("scale", self.scale)
+        if scale == "none":
             return found
-        learned = np.asarray(found["source"].train.pictures)
-        mean, std = learned.mean(axis=0), learned.std(axis=0)
+        if scale == "standard" and "mean" not in self.learned:
+            own = np.asarray(found["source"].train.pictures)
+            for name in ("mean", "std"):
+                self.learned[name] = getattr(own, name)(axis=0).tolist()
+        mean, std = (
+            np.array(self.learned.get(name, ()), dtype=np.float32) for name in ("mean", "std")
+        )
 
         def change(split: Split) -> Split:
             x: Any = np.asarray(split.pictures)
-            if self.scale == "l2":
+            if scale == "l2":
                 length = np.linalg.norm(x, axis=1, keepdims=True)
                 x = x / np.where(length > 0, length, 1)
             else:
@@ -231,25 +278,14 @@ class VectorData(TransferData):
         self.features = rows
 
 
-def _alike(tables: dict[str, Table], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:
-    """Return tables of one width: svmlight files do not say how many zeros end their vectors.
-
-    Nor at which number they begin to count: where all begin at 1, column 0 goes.
-    """
-    widths = {key: table.x.shape[1] for key, table in tables.items()}
-    width = max(widths.values())
-    for key, table in tables.items():
-        if widths[key] < width and not sparse.issparse(table.x):
-            longest = max(widths, key=lambda k: widths[k])
+def _refuse_twice(files: Mapping[str, Path]) -> None:
+    seen: dict[Path, str] = {}
+    for key, file in files.items():
+        before = seen.setdefault(file.resolve(), key)
+        if before != key:
             raise DataError(
-                f"data.{key} has vectors of {widths[key]} features and data.{longest} of {width}; "
-                "both domains need the same ones"
+                f"{before} and {key} are the same file, {file}; type another one, or {key}=null"
             )
-        if sparse.issparse(table.x):
-            table.x.resize(table.x.shape[0], width)
-    if all(sparse.issparse(table.x) and not table.x[:, [0]].nnz for table in tables.values()):
-        return {key: Table(table.x[:, 1:], table.y) for key, table in tables.items()}
-    return tables
 
 
 def _split(table: Table, classes: tuple[str, ...], setting: str, name: str) -> Split:

@@ -95,6 +95,8 @@ class TransferModule(Learning):
         self.batches = 0
         #: What features that stand for pictures still have to pass, see :meth:`extract`.
         self.rest: tuple[LayerGroup, ...] = ()
+        #: How the data's samples became inputs, see ``TransferData.learned``.
+        self.inputs: dict[str, Any] = {}
         self.means = Means()
         #: Means of the epoch whose batches are done, and their number of samples.
         self.ended: tuple[dict[str, float], int] = ({}, 0)
@@ -296,6 +298,7 @@ class TransferModule(Learning):
         checkpoint["means"] = self.means.state_dict()
         # What a configuration only names and a checkpoint should not depend on: a tokenizer, ...
         checkpoint["restored_by"] = getattr(self.backbone, "restored_by", {})
+        checkpoint["inputs"] = self.inputs
         checkpoint["ended"] = list(self.ended)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

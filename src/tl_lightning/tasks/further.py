@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tl_lightning.errors import DataError
+from tl_lightning.runtime import rank_mean
 
-__all__ = ["Facts", "FurtherTask", "ordered", "present_mean"]
+__all__ = ["Facts", "FurtherTask", "ordered", "present_count", "present_mean"]
 
 #: What a task knows of its labels, as plain values: they go into the checkpoint.
 Facts = dict[str, Any]
@@ -159,7 +160,17 @@ def present_mean(values: Tensor, known: Tensor) -> Tensor:
     >>> present_mean(torch.tensor([1.0]), torch.tensor([False])).item()
     0.0
     """
-    return torch.where(known, values, 0.0).sum() / known.sum().clamp_min(1)
+    return torch.where(known, values, 0.0).sum() / present_count(known)
+
+
+def present_count(known: Tensor) -> Tensor:
+    """Return how many are known, at least 1.
+
+    Of several ranks it is their mean, so that the mean of their losses is the loss of one batch
+    however the labels that are missing fall.
+    """
+    number = rank_mean(known.sum())
+    return torch.where(number > 0, number, 1)
 
 
 def ordered(names: set[str], where: str) -> list[str]:
@@ -177,7 +188,7 @@ def ordered(names: set[str], where: str) -> list[str]:
     """
     if len(names) < 2:
         raise DataError(
-            f"{where} has only the label {', '.join(names)!r} in the source's training pictures; "
+            f"{where} has only the label {', '.join(names)!r} in the source's training samples; "
             "name another column or table, or leave the task out"
         )
     whole = all(re.fullmatch(r"[+-]?\d+", name) for name in names)

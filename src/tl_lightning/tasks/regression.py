@@ -54,7 +54,7 @@ class Regression(FurtherTask):
         values = np.array([_number(text, where) for text in texts])
         if not values.std() > 0:
             raise DataError(
-                f"{where} is {values[0]:g} in all training pictures of the source, which leaves "
+                f"{where} is {values[0]:g} in all training samples of the source, which leaves "
                 "nothing to learn; name another column, or leave the task out"
             )
         return {"mean": float(values.mean()), "std": float(values.std())}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from tl_lightning.runtime import rank_mean
 from tl_lightning.tasks.balance import Balance, Uncertainty, projected
 from tl_lightning.tasks.further import FurtherTask
 from tl_lightning.types import Terms, View
@@ -69,7 +70,7 @@ class SeveralTasks(nn.Module):
                 loss = task.loss(task(view.features), labels)
                 if self.uncertainty is not None:
                     # The logarithm once, however many views the task is learned from.
-                    some = task.known(labels).any() & (kind == "task")
+                    some = (rank_mean(task.known(labels).sum()) > 0) & (kind == "task")
                     loss = self._weighed(number, loss, some)
                 found[f"{kind}/{name}"] = task.weight * loss
         return found

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tl_lightning.errors import nearest
-from tl_lightning.tasks.further import Facts, FurtherTask, ordered
+from tl_lightning.tasks.further import Facts, FurtherTask, ordered, present_count
 
 __all__ = ["SingleLabel"]
 
@@ -74,7 +74,7 @@ class SingleLabel(FurtherTask):
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of outputs ``(B, K)`` and labels ``(B,)``."""
         total = functional.cross_entropy(outputs.float(), labels, ignore_index=-1, reduction="sum")
-        return total / self.known(labels).sum().clamp_min(1)
+        return total / present_count(self.known(labels))
 
     def metrics(self, prefix: str) -> MetricCollection:
         """Return accuracy (micro) and macro F1."""

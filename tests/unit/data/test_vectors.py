@@ -189,6 +189,28 @@ def test_the_network_is_what_it_says() -> None:
         (lambda p: module(str(p / "no.npz")), "no.npz is no file; type data.source.train="),
         (lambda p: module(_written(p / "a.parquet", b"x")), "names no kind of file that is known"),
         (lambda p: module(_written(p / "a.npz", b"x")), "cannot be read as .npz"),
+        (lambda p: module(_written(p / "a.npz", b"")), "cannot be read as .npz: No data left"),
+        (lambda p: module(_written(p / "a.mat", b"")), "cannot be read as .mat: .*truncated"),
+        (
+            lambda p: module(_written(p / "a.svm.gz", b"\x1f\x8b\x08\x00")),
+            "cannot be read as .svm: Compressed file ended",
+        ),
+        (lambda p: module(_npy(p / "a.npz")), "cannot be read as .npz"),
+        (
+            lambda p: module(_arrays(p, x=X, y=np.where(Y == 1, np.nan, Y))),
+            "10 labels are NaN, the first in row 1 ",
+        ),
+        (lambda p: module(saved(p / "a.npz", y=0 * Y)), "has only the class '0'; a classifier"),
+        (
+            lambda p: module(saved(p / "a.npz"), str(p / "a.npz")),
+            "data.source.train and data.target.train are the same file",
+        ),
+        (
+            lambda p: module(
+                {"train": saved(p / "a.npz"), "test": str(p / ".." / p.name / "a.npz")}
+            ),
+            "data.source.train and data.source.test are the same file",
+        ),
         (lambda p: module(_arrays(p, z=X)), "holds z, and no vectors under x, features"),
         (lambda p: module(_arrays(p, x=X[0], y=Y)), r"array of shape \(4,\)"),
         (lambda p: module(_arrays(p, x=_nan(), y=Y)), "1 vectors hold NaN or infinity, the first"),
@@ -242,6 +264,12 @@ def test_a_model_of_other_vectors_is_refused(tmp_path: Path) -> None:
 
 def _written(path: Path, content: bytes) -> str:
     path.write_bytes(content)
+    return str(path)
+
+
+def _npy(path: Path) -> str:
+    with path.open("wb") as file:
+        np.save(file, X)
     return str(path)
 
 

@@ -123,6 +123,19 @@ def test_a_batch_without_labels_costs_exactly_nothing(kind) -> None:
     task.score(scores, task(features)[[1, 5]], labels[[1, 5]])  # no error
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_mean_the_loss_of_one_batch(kind, monkeypatch) -> None:
+    """However the missing labels fall: here one of two are there on a rank, three of four on the
+    other."""
+    task, (features, labels) = made(kind), batch(kind)
+    outputs = task(features)
+    whole = task.loss(outputs, labels).item()
+    total = task.known(labels).sum()
+    monkeypatch.setattr("tl_lightning.tasks.further.rank_mean", lambda own: total / 2)
+    ranks = [task.loss(outputs[part], labels[part]).item() for part in (slice(0, 2), slice(2, 6))]
+    assert sum(ranks) / 2 == pytest.approx(whole, rel=1e-5)
+
+
 def test_entries_of_a_sample_may_be_missing_one_by_one() -> None:
     task, (features, _) = made(MultiLabel), batch(MultiLabel)
     outputs = task(features[:2])
@@ -130,6 +143,13 @@ def test_entries_of_a_sample_may_be_missing_one_by_one() -> None:
     p = expit(outputs.detach().double().numpy())
     wanted = -np.mean([np.log(p[0, 0]), np.log(1 - p[0, 2]), np.log(p[1, 2])])
     torch.testing.assert_close(task.loss(outputs, labels).item(), wanted, rtol=1e-5, atol=0)
+
+
+def test_logits_between_0_and_1_are_logits_all_the_same() -> None:
+    task = made(MultiLabel)
+    scores = task.metrics("x/")
+    task.score(scores, torch.tensor([[0.3, 0.4, 0.1], [0.2, 0.1, 0.4]]), torch.ones(2, 3))
+    assert [value.item() for value in scores.compute().values()] == [1.0, 1.0]
 
 
 def test_questions_of_coral_share_their_weights_and_stay_in_order() -> None:
@@ -190,7 +210,7 @@ def test_how_labels_are_written() -> None:
         (MultiLabel, ["a;", ";"], r"tasks\.x has only the label 'a'"),
         (Regression, ["1", "many"], r"tasks\.x is a regression, but its labels hold 'many'; mend"),
         (Regression, ["1", "inf"], r"its labels hold 'inf'"),
-        (Regression, ["2", "2.0"], r"tasks\.x is 2 in all training pictures of the source"),
+        (Regression, ["2", "2.0"], r"tasks\.x is 2 in all training samples of the source"),
         (Ordinal, ["1", "low"], r"tasks\.x\.levels=null takes whole numbers .* 'low'; type tasks"),
     ],
 )

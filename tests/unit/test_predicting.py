@@ -1,0 +1,26 @@
+"""What a finished model is asked about, before it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tl_lightning.errors import DataError
+from tl_lightning.predicting import _texts
+
+
+def test_a_line_is_a_text_whatever_it_holds(tmp_path: Path) -> None:
+    """Some characters within a text end a line for ``str.splitlines``."""
+    lines = ["one\u2028text", "another\x0cone", "a\x85third"]
+    for end in ("\n", "\r\n"):
+        file = tmp_path / "lines.txt"
+        file.write_bytes(end.join([*lines, ""]).encode())
+        assert _texts({"texts": str(file)}) == lines
+
+
+def test_an_empty_line_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_text("one\n\nthree\n")
+    with pytest.raises(DataError, match=r"line 2 of texts=.* is empty; remove it"):
+        _texts({"texts": str(file)})

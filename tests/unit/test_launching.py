@@ -52,13 +52,14 @@ def test_a_job_is_a_sweep_of_one_in_the_same_folder(monkeypatch, tmp_path) -> No
         "hydra/launcher=slurm",
         "hydra.launcher.time=10",
         "hydra.sweep.dir=x",
+        "hydra.sweep.subdir=${hydra.job.num}",
         "hydra.verbose=1",
     ]
     command = Job(tmp_path / "sweep" / "a", ["seed=1"], typed, {}).command
     assert command[:4] == [sys.executable, "-m", "tl_lightning", "--multirun"]
     assert command[4:] == [
         "-cn", "other", "--config-dir=/conf", "seed=1", "hydra.verbose=1",
-        f"hydra.sweep.dir='{tmp_path}/sweep'", "hydra/launcher=basic",
+        f"hydra.sweep.dir='{tmp_path}/sweep'", "hydra.sweep.subdir='a'", "hydra/launcher=basic",
     ]  # fmt: skip
 
 

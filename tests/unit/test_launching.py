@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -87,6 +89,21 @@ def test_what_became_of_a_process_that_left_nothing(code, words, counted, tmp_pa
     assert job(tmp_path).ended(code, Path("log")) == words
     assert len(ledger.failures) == counted
     assert (tmp_path / "failed.json").exists() == (code == -9)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_tells_the_command_to_stop_tells_its_jobs(number, tmp_path, capfd) -> None:
+    before = signal.getsignal(number)
+    process = subprocess.Popen(["sleep", "60"])
+    with (
+        pytest.raises(SystemExit) as end,
+        launching._stopping({0: (job(tmp_path), process, Path("log"))}),
+    ):
+        os.kill(os.getpid(), number)
+    assert end.value.code == 143
+    assert process.returncode == -signal.SIGTERM
+    assert "interrupted; goes on" in capfd.readouterr().out
+    assert signal.getsignal(number) == before
 
 
 def test_what_became_of_one_that_left_word(tmp_path) -> None:

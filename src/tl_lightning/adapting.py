@@ -8,9 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tl_lightning.cli import composed, part_of, plain_command, run_id, say_interrupted
+from tl_lightning.cli import composed, part_of, plain_command, say_interrupted
 from tl_lightning.errors import ConfigError
 from tl_lightning.interruption import Interrupted
+from tl_lightning.ledger import run_id
 
 __all__ = ["adapt"]
 

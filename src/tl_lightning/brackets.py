@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning import pipeline
 from tl_lightning.adaptation_faults import model_of
+from tl_lightning.interruption import Interrupted
 from tl_lightning.ledger import begin, finished, held, swept_models
 from tl_lightning.runtime import rank
 from tl_lightning.strategies import alone
@@ -131,6 +133,8 @@ def _fit_once(
     with held(folder) if first else contextlib.nullcontext(True) as mine:
         if not mine:
             print(f"left to the process that is at work on it: {folder.name}", flush=True)
+            if _others_wait(config):
+                raise Interrupted
             return {}
         report = finished(folder, config)
         if first:
@@ -146,6 +150,15 @@ def _fit_once(
                 begin(place, part)
                 pipeline.fit(going_on(part, place), place, config["model"]["name"])
     return report
+
+
+def _others_wait(config: Mapping[str, Any]) -> bool:
+    """Return whether somebody else has started other ranks, which would wait for this one.
+
+    They see no lock. Who started them ends them when this one does not end well.
+    """
+    started = "SLURM_PROCID" in os.environ or "RANK" in os.environ
+    return started and not alone(config["trainer"])
 
 
 def going_on(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ below takes typed arguments.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ import lightning as L
 import torch
 
 from tl_lightning.adaptation_faults import adapts
-from tl_lightning.callbacks.checkpoint import AtomicCheckpointIO, SelectionCheckpoint
+from tl_lightning.callbacks.checkpoint import SelectionCheckpoint
 from tl_lightning.callbacks.collect import Collect
 from tl_lightning.callbacks.lines import EpochLines
 from tl_lightning.callbacks.phases import FollowPhases
+from tl_lightning.callbacks.storage import AtomicCheckpointIO
 from tl_lightning.checks import ALLOWED, find_class
 from tl_lightning.data.base import TransferData
 from tl_lightning.data.cache import CacheSettings
@@ -32,10 +34,11 @@ from tl_lightning.modules.base import TransferModule
 from tl_lightning.modules.phases import Phases
 from tl_lightning.own_weights import load_backbone, load_model, restored_from
 from tl_lightning.settings import Config
-from tl_lightning.strategies import lr_factor
+from tl_lightning.strategies import lr_factor, processes
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.tasks.further import Facts, FurtherTask
 from tl_lightning.tasks.labels import attach_labels
+from tl_lightning.trust import stored_faults
 
 __all__ = [
     "Parts", "build", "build_data", "build_module", "further_facts", "make", "make_trainer",
@@ -75,6 +78,8 @@ def make_trainer(config: Config, node: Mapping[str, Any], **given: Any) -> L.Tra
     """Build a trainer whose ranks do not wait for one another for ever."""
     keys = dict(node)
     seconds = keys.pop("timeout_s", None)
+    if keys["strategy"] == "auto" and processes(node) > 1 and not hasattr(sys, "ps1"):
+        keys["strategy"] = "ddp"  # what Lightning takes then, but for notebooks
     keys["strategy"] = with_timeout(keys["strategy"], seconds)
     trainer: L.Trainer = make(keys, config, **given)
     return trainer
@@ -212,10 +217,15 @@ def _backbone(config: Config, pretrained: bool, restored_by: Mapping[str, Any]) 
     node = dict(config["backbone"])
     own = node.pop("checkpoint", None)
     own = own if pretrained else None  # a checkpoint that is about to be loaded has all weights
+    init = config.get("init") if pretrained else None  # and so has what a run starts from
     lora = node.pop("lora", None)
     kept = restored_by or (restored_from(Path(own)) if own else {})
+    if init and not own:
+        kept = restored_from(Path(init), "init", node)
+    if faults := stored_faults({"restored_by": kept}):  # settings, no class among them
+        raise ConfigError(faults)
     node |= {key: kept[key] for key in _RESTORED if key in kept}
-    if own or not pretrained:
+    if own or init or not pretrained:
         node |= {key: value for key, value in _UNTRAINED.items() if key in node}
     backbone = make(node, config)
     if own:

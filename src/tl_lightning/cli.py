@@ -23,8 +23,8 @@ from tl_lightning.ledger import failures, job_key, note_failure, run_id, wholly_
 from tl_lightning.places import CONF
 
 __all__ = [
-    "CONF", "as_dict", "complain", "compose", "composed", "evaluate", "part_of", "plain_command",
-    "register_resolvers", "report", "run_id", "say_interrupted", "train",
+    "as_dict", "complain", "compose", "composed", "evaluate", "part_of", "plain_command",
+    "register_resolvers", "report", "say_interrupted", "train",
 ]  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def part_of(
     if any(o.startswith(f"{name}=") for o in own):
         node = OmegaConf.to_container(compose(own)[name], resolve=True)
     else:
-        from tl_lightning.callbacks.checkpoint import read_checkpoint
+        from tl_lightning.callbacks.storage import read_checkpoint
         from tl_lightning.trust import stored_faults
 
         stored: Any = read_checkpoint(Path(checkpoint))["hyper_parameters"]

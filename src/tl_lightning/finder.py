@@ -19,7 +19,7 @@ import numpy as np
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from tl_lightning.building import build, make_trainer
-from tl_lightning.callbacks.checkpoint import read_checkpoint
+from tl_lightning.callbacks.storage import read_checkpoint
 from tl_lightning.errors import TrainingError
 from tl_lightning.extraction import fill
 from tl_lightning.report.schema import write_json

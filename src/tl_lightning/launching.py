@@ -52,7 +52,7 @@ class Job:
         ours = (
             "hydra/launcher",
             "hydra.launcher",
-            "hydra.sweep.dir",
+            "hydra.sweep.",
             "hydra.mode",
             "hydra/sweeper",
         )
@@ -67,7 +67,12 @@ class Job:
                 *self.overrides,
                 *kept,
             ),
-            *(f"hydra.sweep.dir='{self.folder.parent}'", "hydra/launcher=basic"),
+            # Also where the sweep names its folders by the number of a job, which is 0 there.
+            *(
+                f"hydra.sweep.dir='{self.folder.parent}'",
+                f"hydra.sweep.subdir='{self.folder.name}'",
+            ),
+            "hydra/launcher=basic",
         ]
 
     def report(self) -> dict[str, Any] | None:
@@ -205,13 +210,14 @@ def _stopping(running: Mapping[int, tuple[Job, subprocess.Popen[bytes], Path]]) 
     def stop(*_: object) -> None:
         raise SystemExit(143)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
         for _, process, _ in running.values():
             process.terminate()
         for job, process, log in running.values():

@@ -46,10 +46,15 @@ def run_id() -> str:
 
     A time stamp taken anew by each rank would give each its own folder.
     """
-    for name in ("TL_RUN_ID", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        if os.environ.get(name, "none") != "none":
-            found = os.environ[name]
-            break
+    found = os.environ.get("TL_RUN_ID", "")
+    if found:
+        return found
+    if "SLURM_JOB_ID" in os.environ:
+        # Two commands of one job may not write into one folder; a restart types the same again.
+        typed = hashlib.sha256("\n".join(sys.argv[1:]).encode()).hexdigest()[:8]
+        found = f"{os.environ['SLURM_JOB_ID']}-{typed}"
+    elif os.environ.get("TORCHELASTIC_RUN_ID", "none") != "none":
+        found = os.environ["TORCHELASTIC_RUN_ID"]
     else:
         found = _torchrun_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     os.environ["TL_RUN_ID"] = found
@@ -81,6 +86,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "timeout_s"}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
+    every = config["checkpoint"]["every_n_epochs"]
+    if every != 1:  # which epochs a rule may pick; runs from before it was kept compare too
+        kept["checkpoint"] = {"every_n_epochs": every}
     if not kept.get("tasks"):  # runs from before there were any compare too
         kept = {key: value for key, value in kept.items() if key not in ("tasks", "balance")}
     if config["lr_find"]:  # every seed finds its own

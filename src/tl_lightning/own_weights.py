@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from tl_lightning.callbacks.checkpoint import read_checkpoint
+from tl_lightning.callbacks.storage import read_checkpoint
 from tl_lightning.errors import CheckpointError
 
 __all__ = ["checkpoint_of", "load_backbone", "load_model", "restored_from"]
@@ -90,9 +90,21 @@ def load_backbone(backbone: nn.Module, place: Path, node: Mapping[str, Any]) -> 
     backbone.load_state_dict(state)
 
 
-def restored_from(place: Path) -> Mapping[str, Any]:
-    """Return the settings of the backbone that a checkpoint of ours carries beside its weights."""
-    found: Mapping[str, Any] = read_checkpoint(checkpoint_of(place)).get("restored_by", {})
+def restored_from(
+    place: Path, key: str = "backbone.checkpoint", node: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """Return the settings of the backbone that a checkpoint of ours carries beside its weights.
+
+    Args:
+        place: A checkpoint or a run's folder.
+        key: Where it is set.
+        node: A backbone; the settings of one of another name are not for it.
+    """
+    stored = read_checkpoint(checkpoint_of(place, key))
+    theirs = stored["hyper_parameters"]["config"]["backbone"]
+    if node is not None and theirs.get("name") != node.get("name"):
+        return {}
+    found: Mapping[str, Any] = stored.get("restored_by", {})
     return found
 
 

@@ -79,6 +79,12 @@ def fit(
             stored = fill(parts.features, parts.module, parts.data, parts.trainer)
             filled = time.monotonic()
             parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resumed)
+            fitted, standing = time.monotonic(), results.standing(parts.trainer)
+            chosen = _chosen(parts.trainer)
+            parts.trainer.test(
+                parts.module, datamodule=parts.data, ckpt_path=str(chosen), verbose=False
+            )
+            ended = time.monotonic()
         except (MemoryError, OSError, RuntimeError) as error:
             sentence = explained(error, config)
             if sentence is None:
@@ -90,12 +96,6 @@ def fit(
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
-        fitted = time.monotonic()
-        chosen = _chosen(parts.trainer)
-        parts.trainer.test(
-            parts.module, datamodule=parts.data, ckpt_path=str(chosen), verbose=False
-        )
-        ended = time.monotonic()
     if rank() != 0:
         return {}
     timing = {
@@ -110,6 +110,7 @@ def fit(
         chosen,
         warned,
         trainer=parts.trainer,
+        standing=standing,
         data=parts.data,
         collect=parts.collect,
         timing=timing,
@@ -236,7 +237,10 @@ def evaluate(
         name: node for name, node in tasks.items() if node["labels"] in (None, *columns)
     }
     config["balance"] = "fixed"
-    config.pop("phases", None)  # nothing learns here, and this trainer's epochs mean nothing
+    # Nothing learns here, and this trainer's epochs mean nothing.
+    config.pop("phases", None)
+    config["callbacks"].pop("average", None)
+    config["checkpoint"] = {**config["checkpoint"], "every_n_epochs": 1}
     config = check(config)
     found = build_data(config)
     found.learned = dict(module.inputs)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
 
-from tl_lightning.callbacks.checkpoint import SELECTIONS, Selection
 from tl_lightning.callbacks.collect import Collect
+from tl_lightning.callbacks.selection import SELECTIONS, Selection
 from tl_lightning.data.base import TransferData
 from tl_lightning.floor import WORST
 from tl_lightning.ledger import identity
@@ -22,7 +23,7 @@ from tl_lightning.report.wording import BOUND
 from tl_lightning.runtime import versions
 from tl_lightning.strategies import lr_factor
 
-__all__ = ["group_of", "write_run"]
+__all__ = ["Standing", "group_of", "standing", "write_run"]
 
 
 def group_of(config: dict[str, Any]) -> str:
@@ -49,14 +50,35 @@ def _start_note(config: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _floor_note(rule: Selection, score: Any) -> list[str]:
+def _floor_note(rule: Selection, score: float | None) -> list[str]:
     by_floor = str(rule.monitor).startswith("validator/floored/")
-    if not by_floor or score is None or float(score) > WORST + 1:
+    if not by_floor or score is None or score > WORST + 1:
         return []
     return [
         "every epoch counted as collapsed (callbacks.validators.floor_ratio, least_predicted): the "
         "one that is best on the source was kept"
     ]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the callbacks know at the end of training.
+
+    The test loads the chosen model's checkpoint, and with it what they knew when it was written.
+
+    Attributes:
+        score: Of the chosen model, by the selection rule.
+        notes: On batches that were left out.
+    """
+
+    score: float | None
+    notes: list[str]
+
+
+def standing(trainer: L.Trainer) -> Standing:
+    """Return what the callbacks know; to be asked before the test."""
+    score = cast(Any, trainer.checkpoint_callback).best_model_score
+    return Standing(None if score is None else float(score), _skip_note(trainer))
 
 
 def _skip_note(trainer: L.Trainer) -> list[str]:
@@ -79,6 +101,7 @@ def write_run(
     warned: list[str],
     *,
     trainer: L.Trainer,
+    standing: Standing,
     data: TransferData,
     collect: Collect,
     timing: dict[str, float],
@@ -90,8 +113,6 @@ def write_run(
     steps = int(trainer.global_step)
     stored = torch.load(chosen, map_location="cpu", weights_only=True)
     rule = SELECTIONS[config["selection"]]
-    checkpoint: Any = trainer.checkpoint_callback
-    score = checkpoint.best_model_score
     report = {
         "schema": SCHEMA,
         "kind": "run",
@@ -106,7 +127,7 @@ def write_run(
             "words": rule.words,
             "uses_target_labels": rule.uses_target_labels,
             "monitor": rule.monitor,
-            "value": None if score is None else float(score),
+            "value": standing.score,
             "epoch": int(stored["epoch"]),
             "checkpoint": os.path.relpath(chosen, run_dir),
         },
@@ -121,8 +142,8 @@ def write_run(
             *([BOUND] if data.learn_from == "target" else []),
             *data.notes(bool(config["backbone"].get("pretrained"))),
             *_start_note(config),
-            *_floor_note(rule, score),
-            *_skip_note(trainer),
+            *_floor_note(rule, standing.score),
+            *standing.notes,
         ],
         "warnings": warned,
         "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},

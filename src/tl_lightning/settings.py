@@ -16,8 +16,9 @@ from tl_lightning.adaptation_faults import (
     oracle_faults,
     rule_of,
 )
-from tl_lightning.callbacks.checkpoint import SELECTIONS, checkpoint_faults
+from tl_lightning.callbacks.checkpoint import checkpoint_faults
 from tl_lightning.callbacks.collect import projection_faults
+from tl_lightning.callbacks.selection import SELECTIONS
 from tl_lightning.checks import ALLOWED, check_nodes, find_class, fits, words
 from tl_lightning.data.cache import CacheSettings
 from tl_lightning.errors import ConfigError, nearest
@@ -203,6 +204,12 @@ def _pair_faults(config: Config) -> list[str]:
         faults.append(
             f"callbacks.average.start_epoch={start} is after the last epoch of trainer.max_epochs="
             f"{epochs} (counted from 0); type callbacks.average.start_epoch={epochs - 1} or less"
+        )
+    every = config["checkpoint"]["every_n_epochs"]
+    if epochs is not None and every > epochs > 0:
+        faults.append(
+            f"checkpoint.every_n_epochs={every} keeps no model of a run of trainer.max_epochs="
+            f"{epochs}; type checkpoint.every_n_epochs={epochs} or less"
         )
     lora = config["backbone"].get("lora") or {}
     if lora.get("rank") and config["model"]["_target_"].endswith(".FeatureExtraction"):

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tl_lightning.cli import plain_command, run_id, train
+from tl_lightning.cli import plain_command, train
 from tl_lightning.errors import ConfigError
+from tl_lightning.ledger import run_id
 
 if TYPE_CHECKING:  # torch comes only once the arguments stand
     from tl_lightning.activations import Activation

@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from tl_lightning.cli import CONF
 from tl_lightning.errors import DataError
+from tl_lightning.places import CONF
 from tl_lightning.report.schema import write_text
 
 __all__ = ["GROUPS", "main", "refreshed", "table"]

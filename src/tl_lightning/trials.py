@@ -17,10 +17,11 @@ from rich.table import Table
 
 from tl_lightning import pipeline
 from tl_lightning.brackets import going_on
-from tl_lightning.callbacks.checkpoint import SELECTIONS
 from tl_lightning.callbacks.pruning import Pruned, Pruning
+from tl_lightning.callbacks.selection import SELECTIONS
 from tl_lightning.cli import as_dict, complain, composed
 from tl_lightning.errors import ConfigError, TransferError
+from tl_lightning.interruption import Interrupted
 from tl_lightning.ledger import begin, finished, held, note_failure
 from tl_lightning.report.page import write_page
 from tl_lightning.sweeps import console, report_folder
@@ -55,9 +56,9 @@ def work(plan: Plan) -> None:
             failed = failed + 1 if error else 0
             if error and failed >= _TOO_MANY:
                 raise error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as end:
         print(f"interrupted; go on with tune.dir={plan.folder}", file=sys.stderr, flush=True)
-        sys.exit(130)
+        sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
     _conclude(study, plan)
 
 

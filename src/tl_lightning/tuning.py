@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from tl_lightning.cli import CONF, composed, plain_command, run_id
+from tl_lightning.cli import composed, plain_command
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.ledger import run_id
+from tl_lightning.places import CONF
 from tl_lightning.search_space import Setting, Trial, read_setting
 
 __all__ = ["Plan", "read_plan", "tune"]

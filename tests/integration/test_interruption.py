@@ -13,6 +13,9 @@ import torch
 
 from helpers import config
 from tl_lightning import pipeline
+from tl_lightning.callbacks.finite import FiniteLoss
+from tl_lightning.errors import TrainingError
+from tl_lightning.floor import WORST
 from tl_lightning.interruption import signals
 
 EXTRA = ("selection=bnm", "trainer.max_epochs=3", "backbone.channel_dropout=0.2")
@@ -199,3 +202,48 @@ def test_lightning_takes_no_signal_and_ours_leave_sigusr2_alone(tmp_path) -> Non
         pipeline.fit(cfg, tmp_path)
     assert seen[signal.SIGTERM] == seen[signal.SIGUSR1] == signals._handle
     assert seen[signal.SIGUSR2] == signal.SIG_DFL
+
+
+class AtTheTest(L.Callback):
+    """Does something as the chosen model is tested."""
+
+    def __init__(self, do: Any) -> None:
+        self.do = do
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.do()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_chosen_model_is_tested_ends_as_any_other(number, tmp_path) -> None:
+    strike = AtTheTest(lambda: os.kill(os.getpid(), number))
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
+        pipeline.fit(config("trainer.max_epochs=1"), tmp_path, watching=[strike])
+    assert isinstance(caught.value, KeyboardInterrupt) == (number == signal.SIGINT)
+    assert getattr(caught.value, "code", 143) == 143
+
+
+def test_what_dies_while_the_chosen_model_is_tested_is_a_sentence_too(tmp_path) -> None:
+    def fail() -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    with pytest.raises(TrainingError, match="a loader process died"):
+        pipeline.fit(config("trainer.max_epochs=1"), tmp_path, watching=[AtTheTest(fail)])
+
+
+class Late(L.Callback):
+    """Leaves a batch out, and finds the kept model collapsed, after it was kept."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        skips = next(one for one in trainer.callbacks if isinstance(one, FiniteLoss))  # type: ignore[attr-defined]
+        skips.skipped.append({"epoch": 1, "batch": 0, "files": {"source": ["a.png"]}})
+        trainer.checkpoint_callback._demote()  # type: ignore[union-attr]
+
+
+def test_the_report_knows_what_came_after_the_chosen_model(tmp_path) -> None:
+    """The test loads the checkpoint of the chosen model, and with it what was known then."""
+    chosen = config("trainer.max_epochs=1", "selection=bnm")
+    found = pipeline.fit(chosen, tmp_path, watching=[Late()])
+    assert any("1 batches were left out" in note for note in found["notes"])
+    assert any("every epoch counted as collapsed" in note for note in found["notes"])
+    assert found["selection"]["value"] < WORST + 2

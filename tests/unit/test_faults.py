@@ -11,6 +11,7 @@ from PIL import Image
 
 from helpers import config
 from tl_lightning import pipeline
+from tl_lightning.building import make_trainer
 from tl_lightning.data.reading import open_picture
 from tl_lightning.errors import ConfigError, DataError, TrainingError
 from tl_lightning.faults import explained, with_timeout
@@ -101,3 +102,10 @@ def test_the_time_that_ranks_wait() -> None:
     assert with_timeout("single_device", 7.0) == "single_device"
     with pytest.raises(ConfigError, match=r"trainer.timeout_s=-1 is no number of seconds above 0"):
         pipeline.check(config("trainer.timeout_s=-1"))
+
+
+def test_ranks_that_nobody_named_a_strategy_for_wait_as_long(tmp_path) -> None:
+    node = {**config()["trainer"], "devices": 2, "timeout_s": 7.0}
+    assert node["strategy"] == "auto"
+    trainer = make_trainer(config(), node, logger=False, default_root_dir=str(tmp_path))
+    assert trainer.strategy._timeout == timedelta(seconds=7)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -52,13 +54,14 @@ def test_a_job_is_a_sweep_of_one_in_the_same_folder(monkeypatch, tmp_path) -> No
         "hydra/launcher=slurm",
         "hydra.launcher.time=10",
         "hydra.sweep.dir=x",
+        "hydra.sweep.subdir=${hydra.job.num}",
         "hydra.verbose=1",
     ]
     command = Job(tmp_path / "sweep" / "a", ["seed=1"], typed, {}).command
     assert command[:4] == [sys.executable, "-m", "tl_lightning", "--multirun"]
     assert command[4:] == [
         "-cn", "other", "--config-dir=/conf", "seed=1", "hydra.verbose=1",
-        f"hydra.sweep.dir='{tmp_path}/sweep'", "hydra/launcher=basic",
+        f"hydra.sweep.dir='{tmp_path}/sweep'", "hydra.sweep.subdir='a'", "hydra/launcher=basic",
     ]  # fmt: skip
 
 
@@ -86,6 +89,21 @@ def test_what_became_of_a_process_that_left_nothing(code, words, counted, tmp_pa
     assert job(tmp_path).ended(code, Path("log")) == words
     assert len(ledger.failures) == counted
     assert (tmp_path / "failed.json").exists() == (code == -9)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_tells_the_command_to_stop_tells_its_jobs(number, tmp_path, capfd) -> None:
+    before = signal.getsignal(number)
+    process = subprocess.Popen(["sleep", "60"])
+    with (
+        pytest.raises(SystemExit) as end,
+        launching._stopping({0: (job(tmp_path), process, Path("log"))}),
+    ):
+        os.kill(os.getpid(), number)
+    assert end.value.code == 143
+    assert process.returncode == -signal.SIGTERM
+    assert "interrupted; goes on" in capfd.readouterr().out
+    assert signal.getsignal(number) == before
 
 
 def test_what_became_of_one_that_left_word(tmp_path) -> None:

@@ -25,7 +25,7 @@ def done(folder, found: dict[str, Any], **more: Any) -> None:
 
 @pytest.mark.parametrize("change", [
     "seed=1", "optimizer.lr=0.5", "track_target=true", "callbacks=ema", "selection=source_val",
-    "trainer.max_epochs=9", "adapter.dann.max_lambda=0.777",
+    "trainer.max_epochs=9", "checkpoint.every_n_epochs=2", "adapter.dann.max_lambda=0.777",
 ])  # fmt: skip
 def test_what_a_job_computes_is_in_its_key(change) -> None:
     assert ledger.job_key(config(change)) != ledger.job_key(config())
@@ -155,6 +155,19 @@ def test_what_another_process_is_at_work_on_is_left_to_it(monkeypatch, tmp_path,
     assert "left to the process that is at work on it: run" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+def test_ranks_do_not_wait_for_one_that_leaves_a_job(name, monkeypatch, tmp_path) -> None:
+    """Only the first rank looks at the lock; by its exit code the others are ended."""
+    fits = Fits()
+    monkeypatch.setattr(brackets.pipeline, "fit", fits)
+    monkeypatch.setenv(name, "0")
+    two = OmegaConf.create(config("trainer.devices=2", "bracket=[]"))
+    with ledger.held(tmp_path / "run"), pytest.raises(SystemExit) as end:
+        brackets.fit_with_baselines(two, tmp_path / "run", True)
+    assert end.value.code == 143
+    assert fits.calls == []
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """Return a way to ask for the run's id under given variables."""
@@ -173,7 +186,9 @@ def launched(monkeypatch):
 
 
 def test_one_id_for_all_ranks_whoever_started_them(launched) -> None:
-    assert launched(SLURM_JOB_ID="17") == "17"
+    one = launched(SLURM_JOB_ID="17")
+    assert one.startswith("17-")
+    assert launched(SLURM_JOB_ID="17") == one
     assert launched(TL_RUN_ID="mine", SLURM_JOB_ID="17") == "mine"
     assert launched(TORCHELASTIC_RUN_ID="given") == "given"
     local = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
@@ -181,6 +196,15 @@ def test_one_id_for_all_ranks_whoever_started_them(launched) -> None:
     assert launched(**local).startswith(f"torchrun-{os.getppid()}-")
     with pytest.raises(ConfigError, match=r"type torchrun --rdzv-id=<a name for this run>"):
         launched(**{**local, "WORLD_SIZE": "4"})
+
+
+def test_two_commands_of_one_slurm_job_have_two_ids(launched, monkeypatch) -> None:
+    """Else the second would write over the first's run."""
+    found = set()
+    for words in (["seed=0"], ["seed=1"], ["seed=0"]):
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        found.add(launched(SLURM_JOB_ID="17"))
+    assert len(found) == 2
 
 
 def test_the_swept_models_are_known_in_the_processes_of_a_launcher(monkeypatch) -> None:

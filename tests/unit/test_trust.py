@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from conftest import REPO
 from helpers import config
-from tl_lightning import pipeline
+from tl_lightning import building, pipeline
 from tl_lightning.checks import find_class
 from tl_lightning.cli import compose, part_of
 from tl_lightning.errors import ConfigError
@@ -123,3 +124,23 @@ def test_nothing_is_fetched_for_a_checkpoint(trained, tmp_path, monkeypatch) -> 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", None)
     path = tampered(trained, tmp_path, "backbone", node, init="http://localhost/x.ckpt")
     pipeline.load(path)
+
+
+def test_what_a_checkpoint_says_anew_of_its_backbone_builds_nothing(trained, tmp_path) -> None:
+    """It takes another way than the configuration does, past what judges that."""
+    stored = torch.load(trained, weights_only=True)
+    stored["restored_by"] = {"network": {"_target_": "torch.nn.Linear", "in_features": 1}}
+    torch.save(stored, tmp_path / "tampered.ckpt")
+    with pytest.raises(ConfigError, match=r"restored_by\.network\._target_=torch\.nn\.Linear"):
+        pipeline.load(tmp_path / "tampered.ckpt")
+
+
+def test_nor_for_a_run_that_starts_from_one(trained, monkeypatch) -> None:
+    """So adapt.py fetches nothing for the checkpoint that it adapts."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(building, "make", lambda node, config, **given: made.append(node))
+    node = {"_target_": "x", "name": "resnet18", "pretrained": True, "weights": "http://x"}
+    building._backbone({"backbone": node, "init": str(trained)}, True, {})
+    assert (made[0]["pretrained"], made[0]["weights"]) == (False, None)
+    building._backbone({"backbone": node, "init": None}, True, {})
+    assert made[1]["pretrained"] is True

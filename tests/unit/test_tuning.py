@@ -14,9 +14,10 @@ from conftest import TINY
 from helpers import stopped_at
 from tl_lightning import trials
 from tl_lightning.callbacks.pruning import Pruned, Pruning
-from tl_lightning.cli import CONF
 from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.interruption import Interrupted
 from tl_lightning.ledger import held
+from tl_lightning.places import CONF
 from tl_lightning.report.sweep import collect
 from tl_lightning.search_space import Setting, read_setting
 from tl_lightning.trials import with_rule, work
@@ -241,6 +242,18 @@ def test_a_figure_that_is_never_logged_is_a_sentence(fits, tmp_path, monkeypatch
     monkeypatch.setattr(trials, "judged", lambda trial: lambda value, epoch: False)
     with pytest.raises(ConfigError, match=r"tune\.metric=train/los was logged by no validation"):
         work(study(tmp_path, "tune.metric=train/los", "tune.trials=1"))
+
+
+@pytest.mark.parametrize(("end", "code"), [(KeyboardInterrupt, 130), (Interrupted, 143)])
+def test_a_study_that_was_cut_says_how_it_goes_on(end, code, fits, tmp_path, monkeypatch, capsys):
+    def cut(*_: Any, **__: Any) -> None:
+        raise end
+
+    monkeypatch.setattr(trials.pipeline, "fit", cut)
+    with pytest.raises(SystemExit) as caught:
+        work(study(tmp_path, "tune.trials=1"))
+    assert caught.value.code == code
+    assert f"interrupted; go on with tune.dir={tmp_path / 'study'}" in capsys.readouterr().err
 
 
 def test_the_trial_of_a_process_at_work_is_left_to_it(fits, tmp_path, monkeypatch, capsys) -> None:

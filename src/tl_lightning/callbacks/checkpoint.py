@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
@@ -14,21 +15,14 @@ from torch import Tensor
 
 from tl_lightning.callbacks.finite import FiniteLoss
 from tl_lightning.callbacks.place import as_before_validation
-from tl_lightning.callbacks.selection import SELECTIONS, Selection
-from tl_lightning.callbacks.storage import AtomicCheckpointIO, read_checkpoint, remove_drafts
+from tl_lightning.callbacks.selection import SELECTIONS
+from tl_lightning.callbacks.storage import remove_drafts
 from tl_lightning.callbacks.table import keep_rows, rows_so_far
 from tl_lightning.errors import CheckpointError, TrainingError
 from tl_lightning.floor import WORST
 from tl_lightning.interruption import signals
 
-__all__ = [
-    "SELECTIONS",
-    "AtomicCheckpointIO",
-    "Selection",
-    "SelectionCheckpoint",
-    "checkpoint_faults",
-    "read_checkpoint",
-]
+__all__ = ["SelectionCheckpoint", "checkpoint_faults"]
 
 
 def checkpoint_faults(node: Mapping[str, Any]) -> list[str]:
@@ -103,6 +97,8 @@ class SelectionCheckpoint(ModelCheckpoint):
         self.written = 0.0
         self.started = 0.0
         self.stale: list[str] = []
+        #: Whether the run goes on from a checkpoint of its own folder.
+        self.from_here = False
 
     # -- what is kept ------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -111,12 +107,21 @@ class SelectionCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from it; checkpoints from before there was a floor hold none."""
-        super().load_state_dict(state_dict)
+        super().load_state_dict(self._where_it_lies(state_dict))
         self.kept_source_acc = state_dict.get("kept_source_acc", 0.0)
         self.current_score = state_dict.get("current_score")
         if self.monitor is not None and not Path(self.best_model_path).is_file():
             # Gone since: the run had found a better one, and will find it again.
             self.best_k_models, self.best_model_path, self.kth_best_model_path = {}, "", ""
+
+    def _where_it_lies(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of a run whose folder has another name now, with the model it keeps."""
+        kept = str(Path(str(self.dirpath)) / Path(state["best_model_path"]).name)
+        if not self.from_here or not Path(kept).is_file():
+            return state
+        scores = dict(zip([kept], state["best_k_models"].values(), strict=False))
+        paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), kept)
+        return {**state, **paths, "dirpath": self.dirpath, "best_k_models": scores}
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Return whether this model is better; one kept below today's floor has no score left.
@@ -298,6 +303,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         """Take out of the log what the resumed run will log again."""
         if trainer.state.fn == "fit":
             keep_rows(trainer, checkpoint.get("log"))
+            self.from_here = os.path.realpath(Path(str(trainer.ckpt_path)).parent) == self.dirpath
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -11,11 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from helpers import config, weights
 from tl_lightning import pipeline
 from tl_lightning.callbacks import checkpoint, storage
-from tl_lightning.callbacks.checkpoint import (
-    SELECTIONS,
-    AtomicCheckpointIO,
-    SelectionCheckpoint,
-)
+from tl_lightning.callbacks.checkpoint import SelectionCheckpoint
+from tl_lightning.callbacks.selection import SELECTIONS
+from tl_lightning.callbacks.storage import AtomicCheckpointIO
 from tl_lightning.errors import CheckpointError, TrainingError
 from tl_lightning.modules import FineTuning
 
@@ -95,6 +93,27 @@ def test_the_last_epoch_is_kept_beside_the_best(tmp_path, monkeypatch) -> None:
     assert report["selection"]["epoch"] == 0
     stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert stored["epoch"] == 2
+
+
+def test_a_folder_that_was_moved_keeps_its_best_model(tmp_path, monkeypatch) -> None:
+    """Else a resumed run would choose among the epochs since then only."""
+    values = iter([0.9, 0.5, 0.4])
+    monkeypatch.setattr(
+        SelectionCheckpoint,
+        "_monitor_candidates",
+        lambda self, trainer: {
+            "validator/floored/im": torch.tensor(next(values, 0.1)),
+            "epoch": torch.tensor(trainer.current_epoch),
+            "step": torch.tensor(trainer.global_step),
+        },
+    )
+    chosen = ("selection=im", "checkpoint.min_seconds=0")
+    pipeline.fit(config(*chosen, "trainer.max_epochs=2"), tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "two")
+    longer = config(*chosen, "trainer.max_epochs=3", "resume=auto")
+    report = pipeline.fit(longer, tmp_path / "two")
+    assert report["selection"]["epoch"] == 0
+    assert report["selection"]["value"] == pytest.approx(0.9)
 
 
 def test_checkpoint_holds_progress_and_plain_values_only(tmp_path) -> None:

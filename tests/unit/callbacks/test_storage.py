@@ -157,6 +157,8 @@ def test_checkpoints_within_an_epoch(tmp_path, monkeypatch) -> None:
 
 
 def test_settings_of_checkpoints_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"every_n_epochs=3 keeps no model of a run of trainer"):
+        pipeline.check(config("checkpoint.every_n_epochs=3"))
     wrong = ("checkpoint.keep_last=0", "checkpoint.every_minutes=-1", "checkpoint.every_n_steps=x")
     with pytest.raises(ConfigError) as caught:
         pipeline.check(config(*wrong))

@@ -13,7 +13,7 @@ import torch
 from conftest import TINY
 from helpers import command, config
 from tl_lightning import pipeline
-from tl_lightning.callbacks.checkpoint import SELECTIONS
+from tl_lightning.callbacks.selection import SELECTIONS
 from tl_lightning.callbacks.validators import Validators
 from tl_lightning.data.base import TransferData
 from tl_lightning.errors import ConfigError

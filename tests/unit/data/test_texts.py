@@ -358,3 +358,19 @@ def test_long_cells_leave_the_modules_limit_as_it_was(tmp_path) -> None:
     before = csv.field_size_limit()
     table(tmp_path, "text,label\n" + ROWS)
     assert csv.field_size_limit() == before
+
+
+def test_target_texts_that_the_source_trains_with_are_counted(tmp_path) -> None:
+    """Their labels were seen, though they are the target's to be tested on."""
+    for number, place in enumerate(("texts/train", "texts/test", "other/train", "other/test")):
+        reviews(tmp_path / place, 4, seed=100 * number)
+    for file in sorted((tmp_path / "other" / "test" / "neg").glob("*.txt"))[:3]:
+        file.write_text(next((tmp_path / "texts" / "train" / "pos").glob("*.txt")).read_text())
+    data = attached(tmp_path, target={"root": str(tmp_path / "other")})
+    source, test = data.found["source"].train, data.found["target"].test
+    both = sum(text in set(source.pictures) for text in test.pictures)
+    assert both >= 3
+    assert (
+        f"target: {both} of 8 test texts stand word for word among the source's for training, "
+        "which have labels"
+    ) in data.notes(False)

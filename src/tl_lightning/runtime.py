@@ -181,8 +181,10 @@ def single_job_argv(resume: str | bool | None) -> Iterator[None]:
         yield
     finally:
         sys.argv = argv
-        if sweeping and dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()  # or the next job would wait for this one's ranks
+        if dist.is_available() and dist.is_initialized():
+            # Or a sweep's next job would wait for this one's ranks; and a process that leaves it to
+            # its end may be aborted there by threads that still listen.
+            dist.destroy_process_group()
         for name, value in saved.items():
             if value is None:
                 os.environ.pop(name, None)

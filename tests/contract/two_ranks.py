@@ -84,6 +84,7 @@ def main(rank: int, store: str, out: str, trained: str) -> None:
             found[name] = str(error)
     assert CLASSES
     Path(f"{out}.{rank}").write_text(json.dumps(found))
+    dist.destroy_process_group()  # left to the interpreter's end, its threads may abort the process
 
 
 if __name__ == "__main__":

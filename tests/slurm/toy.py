@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
-#: Where packages put daemons, which a user's PATH leaves out; and a place for srun where it must
-#: not be on everybody's PATH.
-PLACES = (os.environ["PATH"], "/usr/sbin", "/opt/slurm-bin")
+#: Where packages put daemons, which a user's PATH leaves out; and, if it is said, another folder.
+PLACES = (os.environ["PATH"], "/usr/sbin", os.environ.get("SLURM_BIN", "/usr/bin"))
 
 CONF = """\
 ClusterName=toy

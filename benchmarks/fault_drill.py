@@ -25,10 +25,12 @@ checkpoints, and, given room, to end as the uninterrupted one. Needs leave to mo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import mmap
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -134,18 +136,26 @@ def finished(config: dict[str, Any], folder: Path, steps: Steps) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(start(config, folder, steps), 0)[1])
 
 
+def seen(folder: Path, drafts: str | None) -> set[Path]:
+    """Return the drafts that lie there; one that gets its name meanwhile is looked for again."""
+    while drafts:
+        with contextlib.suppress(FileNotFoundError):
+            return set(folder.glob(drafts))
+    return set()
+
+
 def kill(child: int, folder: Path, how: str, seconds: float, draw: random.Random) -> bool:
     """Kill the process at its moment; return whether it came before the end."""
     until = time.monotonic() + draw.uniform(0.0, seconds)
     drafts = {"write": "run/checkpoints/.*.tmp", "cache": "cache/**/*.tmp*"}.get(how)
-    known = set(folder.glob(drafts)) if drafts else set()
+    known = seen(folder, drafts)
     skip = draw.randrange(6) if how == "write" else 0
     limit = time.monotonic() + 3 * seconds
     while time.monotonic() < limit:
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
         if drafts:
-            now = set(folder.glob(drafts))
+            now = seen(folder, drafts)
             skip, known = skip - len(now - known), now
             if skip < 0:
                 break
@@ -216,12 +226,16 @@ def drill(args: argparse.Namespace, place: Path) -> dict[str, Any]:
         kind = list(KINDS)[number % len(KINDS)]
         folder, row = place / str(number), {"kind": kind, "kills": [], "broken": 0}
         ways = ["random", "write", *(["cache"] if kind == "features" else [])]
-        for _ in range(draw.randint(1, 3)):
+        wanted = draw.randint(1, 3)
+        while len(row["kills"]) < wanted:
             how = draw.choice(ways)
             steps.set(0)
             child = start(configs[kind], folder, steps)
             if not kill(child, folder, how, took[kind], draw):
-                break
+                if row["kills"]:
+                    break
+                shutil.rmtree(folder)  # quicker than the uninterrupted one: no drill, so again
+                continue
             kept, broken = stands(folder)
             lost = max(0, steps.get() - kept)
             row["kills"].append({"how": how, "at": steps.get(), "kept": kept, "lost": lost})

@@ -35,7 +35,7 @@ def predict() -> None:
     """Print what a model says: ``tl-predict checkpoint=<run or file> text="..."``."""
     plain_command(
         _predict,
-        "usage: predict.py checkpoint=<run folder or file.ckpt> text=<words>\n"
+        "usage: predict.py checkpoint=<run folder or file.ckpt> text=<words> [text=...]\n"
         "       predict.py checkpoint=<...> texts=<file.txt, a text a line>\n"
         "       predict.py checkpoint=<...> pictures=<file or folder>\n"
         "                  [out=<file.csv>]\n"
@@ -44,10 +44,13 @@ def predict() -> None:
 
 
 def _predict(arguments: list[str]) -> None:
-    given = dict(argument.partition("=")[::2] for argument in arguments)
+    pairs = [argument.partition("=")[::2] for argument in arguments]
+    given = dict(pairs)
     for key in given:
         if key not in _KEYS:
             raise ConfigError(f"{key} is no option; {nearest(key, _KEYS)}")
+        if key != "text" and sum(other == key for other, _ in pairs) > 1:
+            raise ConfigError(f"{key}= is there twice; type it once")
     if not given.get("checkpoint"):
         raise ConfigError("checkpoint is missing; type checkpoint=<run folder or file.ckpt>")
     asked = [key for key in ("text", "texts", "pictures") if key in given]
@@ -59,7 +62,7 @@ def _predict(arguments: list[str]) -> None:
     if asked == ["pictures"]:
         samples: Sequence[Any] = _pictures(Path(given["pictures"]).expanduser())
     else:
-        samples = _texts(given)
+        samples = _texts(given, [value for key, value in pairs if key == "text"])
     found = predictions(given["checkpoint"], samples)
     _show(found)
     if given.get("out"):
@@ -134,11 +137,11 @@ def _batches(samples: Sequence[Any], spec: Any) -> Any:
         yield several, dataset.__getitems__([(place, 0) for place in several])["inputs"]
 
 
-def _texts(given: dict[str, str]) -> list[str]:
-    if "text" in given:
-        if not given["text"].strip():
+def _texts(given: dict[str, str], typed: list[str]) -> list[str]:
+    if typed:
+        if not all(text.strip() for text in typed):
             raise DataError("text= is empty; type text=<words>")
-        return [given["text"]]
+        return typed
     from tl_lightning.data.text_files import read_text
 
     file = Path(given["texts"]).expanduser()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tl_lightning.errors import DataError
-from tl_lightning.predicting import _texts
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.predicting import _predict, _texts
 
 
 def test_a_line_is_a_text_whatever_it_holds(tmp_path: Path) -> None:
@@ -16,11 +16,17 @@ def test_a_line_is_a_text_whatever_it_holds(tmp_path: Path) -> None:
     for end in ("\n", "\r\n"):
         file = tmp_path / "lines.txt"
         file.write_bytes(end.join([*lines, ""]).encode())
-        assert _texts({"texts": str(file)}) == lines
+        assert _texts({"texts": str(file)}, []) == lines
 
 
 def test_an_empty_line_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "lines.txt"
     file.write_text("one\n\nthree\n")
     with pytest.raises(DataError, match=r"line 2 of texts=.* is empty; remove it"):
-        _texts({"texts": str(file)})
+        _texts({"texts": str(file)}, [])
+
+
+def test_every_typed_text_is_asked_about_and_other_keys_come_once() -> None:
+    assert _texts({}, ["one", "two"]) == ["one", "two"]
+    with pytest.raises(ConfigError, match="texts= is there twice; type it once"):
+        _predict(["checkpoint=a", "texts=b", "texts=c"])

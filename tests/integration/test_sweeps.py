@@ -119,7 +119,7 @@ def test_a_longer_grid_adds_to_the_folder_and_a_failed_job_is_tried_again(tmp_pa
     root = tmp_path / "sweep"
     (kept,) = root.glob("*/report.json")
     (failed,) = root.glob("*/failed.json")
-    assert json.loads(failed.read_text())["overrides"][-1] == "data.batch_size=9999"
+    assert "data.batch_size=9999" in json.loads(failed.read_text())["overrides"]
     assert (kept.parent / "bracket" / "joint_bn" / "report.json").is_file()
     made = kept.stat().st_mtime_ns
     again = command("train", [*common, "data.batch_size=9999,8,16"], tmp_path)
@@ -135,9 +135,9 @@ def test_a_longer_grid_adds_to_the_folder_and_a_failed_job_is_tried_again(tmp_pa
 def test_a_crash_of_one_job_keeps_its_traceback_and_the_sweep_its_table(tmp_path) -> None:
     """A defect of ours or of a class of the user's, not a fault that has its sentence."""
     (tmp_path / "mine.py").write_text(
-        "from torch.nn import Linear\n"
-        "class Broken(Linear):\n"
-        "    def __init__(self, *, in_features: int, num_classes: int) -> None:\n"
+        "from torch.nn import Module\n"
+        "class Broken(Module):\n"
+        "    def __init__(self, **knobs: object) -> None:\n"
         "        raise ZeroDivisionError('a defect')\n"
     )
     done = command(

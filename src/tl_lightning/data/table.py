@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from tl_lightning.data.dataset import Split
-from tl_lightning.data.domains import asked_domains, refuse_shared
 from tl_lightning.data.files import FileData
 from tl_lightning.data.folder import Complain
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.data.rows import Row, read_rows
+from tl_lightning.data.table_domains import TableDomains
 from tl_lightning.errors import DataError, nearest
 
 __all__ = ["COLUMNS", "TableData", "class_order"]
@@ -27,7 +27,7 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 SHOWN = 5
 
 
-class TableData(FileData):
+class TableData(TableDomains, FileData):
     """The pictures that a table lists; domains and splits are columns of it.
 
     Args:
@@ -87,25 +87,6 @@ class TableData(FileData):
         """Return what a column of ``others`` says, by picture; empty where it says nothing."""
         place = self.others.index(column)
         return {path: cells[place] for path, cells in self.cells.items()}
-
-    def _asked(self, role: str, node: Mapping[str, Any], valid: Sequence[str]) -> list[str]:
-        asked, setting = node.get("domain"), f"data.{role}.domain"
-        if not valid:
-            if asked is not None:
-                raise DataError(
-                    f"{setting}={asked}, but {self.table} has no column "
-                    f"{self.columns['domain'] or 'domain'!r}; type {setting}=null, or "
-                    "data.columns.domain=<the column's name>"
-                )
-            return []
-        otherwise = ", or data.columns.domain=null to take all for one domain"
-        places = dict.fromkeys(valid)
-        names = asked_domains(asked, setting, valid, places, str(self.table), otherwise=otherwise)
-        if role == "source":
-            self.taken = names
-        elif shared := [name for name in names if name in self.taken]:
-            refuse_shared(shared[0], [name for name in valid if name not in shared])
-        return names
 
     def _layout(self, rows: Sequence[_Picture], role: str, node: Mapping[str, Any]) -> Layout:
         own, folder = node.get("root"), Path(str(self.table)).expanduser().absolute().parent

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tl_lightning.data.dataset import Split
-from tl_lightning.data.domains import asked_domains, refuse_shared
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.data.rows import Row, read_rows
 from tl_lightning.data.table import SPLITS, class_order
+from tl_lightning.data.table_domains import TableDomains
 from tl_lightning.data.texts import TextData
 from tl_lightning.errors import DataError, nearest
 
@@ -42,7 +42,7 @@ class _Text:
     split: str | None
 
 
-class TextTable(TextData):
+class TextTable(TableDomains, TextData):
     """The texts that a table holds; domains and splits are columns of it.
 
     Args:
@@ -89,26 +89,6 @@ class TextTable(TextData):
             for name in names or [""]
         }
         return "+".join(names) or str(self.name), pooled(layouts, self.complain)
-
-    def _asked(self, role: str, node: Mapping[str, Any], valid: Sequence[str]) -> list[str]:
-        asked, setting = node.get("domain"), f"data.{role}.domain"
-        if not valid:
-            if asked is not None:
-                raise DataError(
-                    f"{setting}={asked}, but {self.table} has no column "
-                    f"{self.columns['domain'] or 'domain'!r}; type {setting}=null, or "
-                    "data.columns.domain=<the column's name>"
-                )
-            return []
-        otherwise = ", or data.columns.domain=null to take all for one domain"
-        names = asked_domains(
-            asked, setting, valid, dict.fromkeys(valid), str(self.table), otherwise=otherwise
-        )
-        if role == "source":
-            self.taken = names
-        elif shared := [name for name in names if name in self.taken]:
-            refuse_shared(shared[0], [name for name in valid if name not in shared])
-        return names
 
     def _texts(self) -> list[_Text]:
         """Read the table and complain of every row that cannot be used."""

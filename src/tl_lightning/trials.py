@@ -87,7 +87,7 @@ def with_rule(plan: Plan) -> Plan:
             )
         return with_rule(replace(plan, fixed=(*plan.fixed, "selection=source_val")))
     metric = plan.metric or str(rule.monitor)
-    reads_labels = metric.startswith("target/") and metric.endswith(_WITH_LABELS)
+    reads_labels = metric.startswith("target/") and metric not in _WITHOUT_LABELS
     if "/test/" in metric:
         raise ConfigError(
             f"tune.metric={metric} is a figure of the test, which decides nothing; type "
@@ -101,7 +101,8 @@ def with_rule(plan: Plan) -> Plan:
     return plan
 
 
-_WITH_LABELS = ("/acc", "/f1", "/precision", "/recall")
+#: All else of the target needs labels, also what a further task calls its figures.
+_WITHOUT_LABELS = ("target/val/entropy", "target/val/im")
 
 
 def _compared(plan: Plan, config: dict[str, Any]) -> tuple[str, str]:

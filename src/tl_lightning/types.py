@@ -21,6 +21,7 @@ __all__ = [
     "Context",
     "InputSpec",
     "LayerGroup",
+    "Parted",
     "Spec",
     "Terms",
     "TextSpec",
@@ -177,6 +178,16 @@ class LayerGroup:
     modules: tuple[nn.Module, ...]
     parameters: tuple[nn.Parameter, ...]
     run: Callable[[Tensor], Tensor] | None = None
+
+
+class Parted(nn.Module):
+    """A layer that treats the parts of a batch each in its own way.
+
+    Attributes:
+        parts: (domain, number of samples) in the order of the batch; set before every forward.
+    """
+
+    parts: Sequence[tuple[str, int]]
 
 
 class Backbone(Protocol):

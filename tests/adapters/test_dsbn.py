@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
 from torch import nn
 
 from helpers import config
 from tl_lightning import pipeline
 from tl_lightning.adapters.shared.batch_norm import DomainBatchNorm, attend
+from tl_lightning.backbones.checkpointing import recomputed
+from tl_lightning.types import LayerGroup
 
 
 def test_each_domain_learns_its_own_scale() -> None:
@@ -40,6 +45,29 @@ def test_beside_a_method_the_domains_part(tmp_path) -> None:
     for norm in net.norms:
         assert not torch.equal(norm.source.running_mean, norm.target.running_mean)
     assert any(not torch.equal(norm.source.weight, norm.target.weight) for norm in net.norms)
+
+
+@pytest.mark.parametrize("second", [[("target", 4)], [("source", 2), ("target", 2)]])
+def test_recomputing_in_the_backward_pass_remembers_whose_samples_they_were(second) -> None:
+    """By then others have passed: the other domain's, or those that the teacher looks at."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 3), DomainBatchNorm(nn.BatchNorm1d(3), own_affine=True))
+    nn.init.uniform_(net[1].target.weight)
+    plain, again = net, copy.deepcopy(net)
+    x = torch.randn(2, 4, 3)
+    for one, recompute in ((plain, False), (again, True)):
+        group = LayerGroup("all", (one,), tuple(one.parameters()), one)
+        total = 0.0
+        for parts, part in zip(([("source", 4)], second), x, strict=True):
+            attend([one[1]], parts)
+            out = recomputed([group], part) if recompute else one(part)
+            total = total + out.pow(3).sum()
+        total.backward()
+        assert one[1].parts == second
+    for (name, p), q in zip(plain.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad), name
+    for (name, p), q in zip(plain.named_buffers(), again.buffers(), strict=True):
+        assert torch.equal(p, q), name
 
 
 def taught():

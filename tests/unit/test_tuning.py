@@ -131,6 +131,7 @@ def test_figures_without_target_labels_by_default() -> None:
 @pytest.mark.parametrize(("words", "said"), [
     (["tune.metric=target/val/acc"], r"reads labels of the target.* type selection=oracle"),
     (["tune.metric=target/val/f1", "track_target=true"], r"reads labels of the target"),
+    (["tune.metric=target/val/age/mae", "tune.mode=min", "track_target=true"], r"reads labels"),
     (["tune.metric=target/test/acc", "selection=oracle"], r"the test, which decides nothing"),
     (["selection=last"], r"selection=last compares no epochs .* type selection=source_val"),
     (["model=choice(dann,fine_tuning)"], r"different rules \(bnm, last\), .* type selection="),

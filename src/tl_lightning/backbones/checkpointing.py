@@ -2,7 +2,8 @@
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, 2016. Computing a
 layer again in training mode would move the running statistics of its batch norms twice; here they
-move once.
+move once. Layers that were told whose samples are whose hear it again: other samples may have
+passed since.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tl_lightning.types import LayerGroup
+from tl_lightning.types import LayerGroup, Parted
 
 __all__ = ["recomputed"]
 
@@ -40,7 +41,26 @@ def recomputed(groups: Sequence[LayerGroup], x: Tensor) -> Tensor:
 def _contexts(
     modules: Sequence[nn.Module],
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _still(modules)
+    layers = [layer for module in modules for layer in module.modules()]
+    # As they are now, in the forward.
+    told = [(layer, layer.parts) for layer in layers if isinstance(layer, Parted)]
+    return nullcontext(), _again(modules, told)
+
+
+@contextlib.contextmanager
+def _again(
+    modules: Sequence[nn.Module], told: Sequence[tuple[Parted, Sequence[tuple[str, int]]]]
+) -> Iterator[None]:
+    """Compute as in the forward."""
+    now = [layer.parts for layer, _ in told]
+    for layer, parts in told:
+        layer.parts = parts
+    try:
+        with _still(modules):
+            yield
+    finally:
+        for (layer, _), parts in zip(told, now, strict=True):
+            layer.parts = parts
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.adapters.base import Adapter
+from tl_lightning.data.sampler import spread
 from tl_lightning.errors import TrainingError
 
 __all__ = ["Health", "probe_accuracy", "proxy_a_distance"]
@@ -68,7 +69,7 @@ class Health(L.Callback):
     Args:
         every_n_epochs: Epochs between two checks (each fits a small logistic regression).
         every_n_steps: Steps between two gradient norms.
-        samples: First validation pictures of each domain that are looked at.
+        samples: Validation pictures of each domain that are looked at, spread evenly over it.
         chance: A domain accuracy closer to 0.5 than this counts as chance.
         separable: Probe accuracy above which the domains are still separable.
         constant: Standard deviation of the discriminator's probability below this is constant.
@@ -102,6 +103,7 @@ class Health(L.Callback):
         self.bad: dict[str, int] = {}
         self.warned: set[str] = set()
         self.kept: list[list[tuple[Tensor, ...]]] = [[], []]
+        self.wanted: list[Tensor] = []
         #: The gradients' norms as last logged in this epoch.
         self.norms: dict[str, Tensor] = {}
         self.resumed = False
@@ -139,6 +141,14 @@ class Health(L.Callback):
         """Forget the epoch's last norms, as the log does."""
         self.norms = {}
 
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Decide which pictures are looked at: the first ones of a folder are of a class or two."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.wanted = [
+            torch.tensor(spread(len(data.found[role].val), self.samples)).to(pl_module.device)
+            for role in data.roles
+        ]
+
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
@@ -148,9 +158,10 @@ class Health(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first ``samples`` features of each domain."""
+        """Keep the features of the pictures that are looked at."""
         if self._due(trainer):
-            chosen = outputs["index"] < self.samples
+            index = outputs["index"]
+            chosen = torch.isin(index, self.wanted[dataloader_idx].to(index.device))
             names = ("index", "features", "logits")
             self.kept[dataloader_idx].append(tuple(outputs[name][chosen] for name in names))
 
@@ -187,8 +198,7 @@ class Health(L.Callback):
             return
         source, target = logits[0].float(), logits[1].float()
         right = 0.5 * ((source > 0).float().mean() + (target <= 0).float().mean())
-        spread = torch.cat([source, target]).sigmoid().std()
-        accuracy, spread_value = float(right), float(spread)
+        accuracy, spread_value = float(right), float(torch.cat([source, target]).sigmoid().std())
         module.log(f"health/{name}_domain_acc", accuracy)
         module.log(f"health/{name}_spread", spread_value)
         pulls = adapter.strength(float(getattr(module, "progress", 0.0))) > 0

@@ -59,17 +59,19 @@ class BucketSampler(DomainSampler):
         order = torch.randperm(self.size, generator=generator).numpy()
         if self.window == 1:
             return [int(index) for index in order]
-        first, rest = order[:begun], order[begun:]
         whole = self.batch_size * self.world
+        # What fills no batch comes last, where the next pass goes on or the epoch ends: it is taken
+        # out before anything is sorted, or the longest texts would be what an epoch leaves out.
+        begun = min(begun, self.size)
+        end = begun + (self.size - begun) // whole * whole
+        first, rest, last = order[:begun], order[begun:end], order[end:]
         batches = []
         for start in range(0, len(rest), self.window * whole):
             some = rest[start : start + self.window * whole]
             some = some[np.argsort(self.lengths[some], kind="stable")]
             batches += [some[k : k + whole] for k in range(0, len(some), whole)]
-        # What fills no batch comes last: there the next pass goes on.
-        full = [batch for batch in batches if len(batch) == whole]
-        mixed = [full[k] for k in torch.randperm(len(full), generator=generator).tolist()]
-        parts = [first, *mixed, *(batch for batch in batches if len(batch) < whole)]
+        mixed = [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
+        parts = [first, *mixed, last]
         return [int(index) for index in np.concatenate(parts)]
 
 

@@ -57,6 +57,31 @@ def test_pooling_equals_a_hand_computation_on_unpadded_texts(folder, pooling) ->
         torch.testing.assert_close(features, wanted, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("network", [
+    {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 24},
+    {"model_type": "bert", "is_decoder": True, "hidden_size": 16, "num_hidden_layers": 1,
+     "num_attention_heads": 2, "intermediate_size": 32},
+])  # fmt: skip
+def test_the_first_vector_of_what_reads_to_the_right_stands_for_no_text(folder, network) -> None:
+    network = {**network, "vocab_size": 60}
+    with pytest.raises(ConfigError, match=r"left to right.*type backbone\.pooling=mean"):
+        backbone(folder, network=network, pooling="cls")
+    net = backbone(folder, network=network, pooling="mean").eval()
+    found = net(batch(net, *TEXTS))
+    assert not torch.allclose(found[0], found[1])
+
+
+def test_trying_out_what_the_first_vector_knows_leaves_no_trace(folder) -> None:
+    for pooling in ("mean", "cls"):
+        torch.manual_seed(0)
+        net = backbone(folder, pooling=pooling)
+        assert all(module.training for module in net.modules())
+        drawn = torch.rand(1)
+        torch.manual_seed(0)
+        backbone(folder, pooling="mean")
+        assert torch.equal(drawn, torch.rand(1))
+
+
 def test_more_padding_gives_the_same_features(net) -> None:
     inputs = batch(net, *TEXTS)
     more = torch.nn.functional.pad(inputs, (0, 4), value=-1)

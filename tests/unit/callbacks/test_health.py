@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,31 @@ def test_fault_words() -> None:
     assert "constant" in health._fault(accuracy=0.5, spread=1e-5, probe=0.5)
     assert health._fault(accuracy=0.51, spread=0.1, probe=0.55) == ""  # confused: success
     assert health._fault(accuracy=0.9, spread=0.1, probe=0.95) == ""  # alive
+
+
+def test_domains_of_one_look_are_not_told_apart_by_their_classes() -> None:
+    """Splits lie class by class: the first pictures of the larger one are of fewer classes."""
+    rng = np.random.default_rng(0)
+    sizes, roles = {"source": 400, "target": 120}, ["source", "target"]
+    found = {role: SimpleNamespace(val=range(number)) for role, number in sizes.items()}
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(found=found, roles=roles),
+        sanity_checking=False, current_epoch=0, world_size=1,
+    )  # fmt: skip
+    seen: dict[str, float] = {}
+    module = SimpleNamespace(device=torch.device("cpu"), adapters={}, log=seen.__setitem__)
+    health = Health(**KNOBS)
+    health.on_validation_epoch_start(trainer, module)
+    for place, number in enumerate(sizes.values()):
+        # Two classes one after the other, the same features in both domains.
+        means = np.repeat([0.0, 9.0], number // 2)[:, None]
+        features = torch.from_numpy(rng.normal(means, 1.0, (number, 4)).astype(np.float32))
+        outputs = {"index": torch.arange(number), "features": features, "logits": features}
+        health.on_validation_batch_end(trainer, module, outputs, None, 0, place)
+    assert [len(parts[0][0]) for parts in health.kept] == [200, 120]
+    health.on_validation_epoch_end(trainer, module)
+    assert seen["health/probe_acc"] == pytest.approx(0.5, abs=0.1)
+    assert seen["health/a_distance"] < 0.5
 
 
 def dead(self, features, logits):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl_lightning.errors import ConfigError
+from tl_lightning.types import Parted
 
 __all__ = ["DomainBatchNorm", "attend", "split_norms"]
 
 
-class DomainBatchNorm(nn.Module):
+class DomainBatchNorm(Parted):
     """One batch norm a domain; samples go through that of their own.
 
     Whoever runs the network says before every forward which samples are whose, by :func:`attend`.
@@ -30,8 +31,7 @@ class DomainBatchNorm(nn.Module):
         self.target = copy.deepcopy(norm)
         if not own_affine and norm.affine:
             self.target.weight, self.target.bias = norm.weight, norm.bias
-        #: (domain, number of samples) in the order of the batch.
-        self.parts: Sequence[tuple[str, int]] = [("target", 0)]
+        self.parts = [("target", 0)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(B, C, ...)``."""

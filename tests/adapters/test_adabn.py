@@ -110,3 +110,22 @@ def test_words() -> None:
     both = config("model=domain_adaptation", "adapter=[adabn,dsbn]")
     with pytest.raises(ConfigError, match=r"adapter=\[adabn,dsbn\]: both replace"):
         pipeline.build_module(pipeline.check(both), ("a", "b"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_the_source_statistics_move_and_no_weight_decays(tmp_path, optimizer) -> None:
+    pipeline.fit(config("model=source_only"), tmp_path / "first")
+    settings = config(
+        "model=source_free", "adapter=[adabn]", f"init={tmp_path / 'first'}",
+        f"optimizer={optimizer}", "optimizer.lr=0.1", "optimizer.weight_decay=0.1",
+    )  # fmt: skip
+    pipeline.fit(settings, tmp_path / "free")
+    before = weights(tmp_path / "first" / "checkpoints" / "last.ckpt")
+    after = weights(tmp_path / "free" / "checkpoints" / "last.ckpt")
+    for key, value in before.items():
+        moves = key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        owner, _, leaf = key.rpartition(".")
+        for place in (key, f"{owner}.source.{leaf}", f"{owner}.target.{leaf}"):
+            if place in after:
+                moved = not torch.equal(value, after[place])
+                assert moved is (moves and ".target." in place), place

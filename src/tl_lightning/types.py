@@ -181,7 +181,7 @@ class LayerGroup:
 
 
 class Parted(nn.Module):
-    """A layer that treats the parts of a batch each in its own way.
+    """A norm that treats the parts of a batch each in its own way.
 
     Attributes:
         parts: (domain, number of samples) in the order of the batch; set before every forward.

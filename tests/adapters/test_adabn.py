@@ -9,6 +9,7 @@ from torch import nn
 from helpers import config, weights
 from tl_lightning import pipeline
 from tl_lightning.adapters.shared.batch_norm import DomainBatchNorm, attend, split_norms
+from tl_lightning.backbones.vision import TorchvisionBackbone
 from tl_lightning.errors import ConfigError
 
 
@@ -31,6 +32,21 @@ def test_each_part_of_a_batch_is_normalised_by_its_own_domain() -> None:
         assert torch.allclose(part, wanted, atol=1e-5)
     assert torch.allclose(norm.target.running_mean, 0.1 * target.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(norm.source.running_mean, 0.1 * source.mean((0, 2, 3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+@pytest.mark.parametrize("own_affine", [False, True])
+def test_layer_groups_are_those_of_the_plain_network(name: str, own_affine: bool) -> None:
+    """Else ``last:1`` of a densenet is its last norm, and ``layer_decay`` counts other layers."""
+    net = TorchvisionBackbone(
+        name=name, pretrained=False, tag="DEFAULT", weights=None, size=None,
+        grad_checkpointing=False, lr_factor=0.1,
+    )  # fmt: skip
+    plain = [(group.name, len(group.modules)) for group in net.layer_groups()]
+    assert split_norms(net, own_affine)
+    assert [(group.name, len(group.modules)) for group in net.layer_groups()] == plain
+    held = [id(p) for group in net.layer_groups() for p in group.parameters]
+    assert sorted(held) == sorted(id(p) for p in net.parameters())
 
 
 def test_statistics_of_many_batches_are_the_targets_own() -> None:
@@ -94,3 +110,22 @@ def test_words() -> None:
     both = config("model=domain_adaptation", "adapter=[adabn,dsbn]")
     with pytest.raises(ConfigError, match=r"adapter=\[adabn,dsbn\]: both replace"):
         pipeline.build_module(pipeline.check(both), ("a", "b"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_the_source_statistics_move_and_no_weight_decays(tmp_path, optimizer) -> None:
+    pipeline.fit(config("model=source_only"), tmp_path / "first")
+    settings = config(
+        "model=source_free", "adapter=[adabn]", f"init={tmp_path / 'first'}",
+        f"optimizer={optimizer}", "optimizer.lr=0.1", "optimizer.weight_decay=0.1",
+    )  # fmt: skip
+    pipeline.fit(settings, tmp_path / "free")
+    before = weights(tmp_path / "first" / "checkpoints" / "last.ckpt")
+    after = weights(tmp_path / "free" / "checkpoints" / "last.ckpt")
+    for key, value in before.items():
+        moves = key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        owner, _, leaf = key.rpartition(".")
+        for place in (key, f"{owner}.source.{leaf}", f"{owner}.target.{leaf}"):
+            if place in after:
+                moved = not torch.equal(value, after[place])
+                assert moved is (moves and ".target." in place), place

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tl_lightning.types import LayerGroup
+from tl_lightning.types import LayerGroup, Parted
 
 __all__ = ["as_it_was", "chain_of", "groups_of"]
 
 #: Containers whose own children are the layers that count.
 _BODIES = ("features", "blocks", "stages", "layers", "encoder", "trunk_output")
 _LAST = ("classifier", "heads", "head", "fc")
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, Parted)
 
 #: What networks do between the body and the classifier without a module of its own.
 _JOINS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -45,7 +45,7 @@ def _row(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
 
 
 def _starts(module: nn.Module) -> bool:
-    """Whether a group begins here: norms and what cannot learn belong to the layer before them."""
+    """Whether a group begins here: norms, also a domain's own, and what cannot learn do not."""
     return any(True for _ in module.parameters()) and not isinstance(module, _NORMS)
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tl_lightning.backbones.pooling import refuse_blind
+from tl_lightning.backbones.pooling import check_pooling
 from tl_lightning.backbones.tokens import Tokens, packed, read_tokens
 from tl_lightning.errors import CheckpointError, ConfigError, nearest
 from tl_lightning.types import LayerGroup, TextSpec
@@ -87,8 +87,8 @@ class TextBackbone(nn.Module):
                 f"the tokenizer of backbone {name} has {tokens.size} ids, but its network "
                 f"{config.vocab_size}; type backbone.tokenizer=<that of the network>"
             )
-        if pooling == "cls":
-            refuse_blind(self.net, name, config.vocab_size)
+        with _silent():
+            check_pooling(self.net, name, pooling)
         self.pooling = pooling
         self.lr_factor = lr_factor
         self.out_features = int(config.hidden_size)

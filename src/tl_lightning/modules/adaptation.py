@@ -53,6 +53,8 @@ class DomainAdaptation(TransferModule):
         twins = [one for one in adapters.values() if one.twin is not None]
         self.twin = _twin_of(twins[0], self.backbone, self.task) if twins else None
         self.twin_views = twins[0].twin_views if twins else ()
+        #: Whether nothing is to learn from the step's batch.
+        self.idle = False
         self.norms = [part for part in self.modules() if isinstance(part, DomainBatchNorm)]
 
     def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
@@ -117,7 +119,8 @@ class DomainAdaptation(TransferModule):
             # After the task, so that random numbers drawn here leave the rest of the step alone.
             terms.update(adapter(views, ctx))
             self._record({f"{name}/{key}": value for key, value in diagnostics.items()}, size)
-        if not terms and whole:  # the pictures pass for the sake of batch norm alone
+        self.idle = not terms and whole
+        if self.idle:  # the pictures pass for the sake of batch norm alone
             terms["nothing"] = next(iter(views.values())).logits.sum() * 0.0
         return terms
 
@@ -155,6 +158,11 @@ class DomainAdaptation(TransferModule):
         super().on_train_batch_start(batch, batch_idx)
         if self.twin is not None:
             self.twin.before_step(self.backbone, self.task, self.progress)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Keep weight decay from moving what no term moves: gradients of 0 would not."""
+        if self.idle:
+            optimizer.zero_grad(set_to_none=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and let the twin follow at once: a checkpoint may be written right after."""

@@ -45,7 +45,8 @@ class Classification(nn.Module):
     def metrics(self, prefix: str) -> MetricCollection:
         """Return accuracy (micro) and macro precision, recall and F1 under ``prefix``.
 
-        A class that never occurs in the evaluated pictures counts in no macro average.
+        A class that neither occurs in the evaluated pictures nor is predicted counts in no macro
+        average; one that is only predicted counts there as 0.
         """
         k = self.num_classes
         return MetricCollection(

@@ -64,22 +64,36 @@ def test_pooling_equals_a_hand_computation_on_unpadded_texts(folder, pooling) ->
 ])  # fmt: skip
 def test_the_first_vector_of_what_reads_to_the_right_stands_for_no_text(folder, network) -> None:
     network = {**network, "vocab_size": 60}
-    with pytest.raises(ConfigError, match=r"left to right.*type backbone\.pooling=mean"):
+    with pytest.raises(ConfigError, match=r"same first vector.*type backbone\.pooling=mean"):
         backbone(folder, network=network, pooling="cls")
     net = backbone(folder, network=network, pooling="mean").eval()
     found = net(batch(net, *TEXTS))
     assert not torch.allclose(found[0], found[1])
 
 
-def test_trying_out_what_the_first_vector_knows_leaves_no_trace(folder) -> None:
-    for pooling in ("mean", "cls"):
+@pytest.mark.parametrize("kind", ["fnet", "convbert"])
+def test_what_does_not_leave_out_padding_is_refused(folder, kind) -> None:
+    """Fourier mixing and convolutions take no mask: a text's features would be its batch's."""
+    network = {
+        "model_type": kind, "hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 60,
+    }  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=rf"\({kind}\) does not leave out padding.*type backbone="
+    ):
+        backbone(folder, network=network)
+
+
+def test_trying_a_network_out_leaves_no_trace(folder, monkeypatch) -> None:
+    found = []
+    for tried in (True, False):
+        if not tried:
+            monkeypatch.setattr(texts, "check_pooling", lambda *_: None)
         torch.manual_seed(0)
-        net = backbone(folder, pooling=pooling)
+        net = backbone(folder, pooling="cls")
         assert all(module.training for module in net.modules())
-        drawn = torch.rand(1)
-        torch.manual_seed(0)
-        backbone(folder, pooling="mean")
-        assert torch.equal(drawn, torch.rand(1))
+        found.append([*net.parameters(), torch.rand(3)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_more_padding_gives_the_same_features(net) -> None:

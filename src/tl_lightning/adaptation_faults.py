@@ -79,6 +79,13 @@ def adaptation_faults(config: Config, model: type) -> list[str]:
         ]
     faults = _source_faults(config, methods, issubclass(model, SourceFree))
     faults += _need_faults(config, methods)
+    precision = str(config["trainer"]["precision"])
+    if methods and precision in ("bf16-true", "16-true"):
+        faults.append(
+            f"trainer.precision={precision} makes the weights themselves 16 bits wide, while "
+            f"adapter=[{','.join(methods)}] computes its terms in 32; type trainer.precision="
+            f"{precision.replace('true', 'mixed')}"
+        )
     return faults + _turn_faults(config, [n for n, cls in methods.items() if cls.alternates])
 
 

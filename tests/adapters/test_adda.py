@@ -95,3 +95,27 @@ def test_the_copy_is_the_model_at_half_time_and_stays(tmp_path, monkeypatch) -> 
     for name, value in kept.items():
         assert torch.equal(state[f"twin.backbone.{name}"], value)
     assert any((state[f"backbone.{k}"] != v).any() for k, v in kept.items())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_classifier_rests_once_the_source_is_learnt(tmp_path, monkeypatch, optimizer) -> None:
+    """Gradients of 0 would leave it to momentum and decay; discriminator and encoder go on."""
+    seen = []
+    honest = DomainAdaptation.on_train_batch_start
+
+    def watch(self, batch, batch_idx):
+        honest(self, batch, batch_idx)
+        parts = {"rests": self.task.head.classifier, "learns": self.backbone}
+        seen.append({k: [p.detach().clone() for p in m.parameters()] for k, m in parts.items()})
+
+    monkeypatch.setattr(DomainAdaptation, "on_train_batch_start", watch)
+    overrides = ["model=domain_adaptation", "adapter=[adda]", f"optimizer={optimizer}"]
+    pipeline.fit(config(*overrides, "optimizer.weight_decay=0.1"), tmp_path)
+
+    def same(a, b, part) -> bool:
+        return all(torch.equal(x, y) for x, y in zip(seen[a][part], seen[b][part], strict=True))
+
+    assert len(seen) == 6
+    assert not same(2, 3, "rests")
+    assert same(3, 5, "rests")
+    assert not same(3, 5, "learns")

@@ -32,6 +32,8 @@ ADAPT = "model=domain_adaptation"
         ([ADAPT, "adapter=[mcd]", "lr_find=true"], r"lr_find=True does not go with; type lr_find"),
         (["model=dann", "adapter.dann.max_lambda=-1"], r"max_lambda=-1 is below 0; type adapter."),
         ([ADAPT, "adapter=[mcc]", "adapter.mcc.weight=-2"], r"weight=-2 is below 0; type adapter."),
+        ([ADAPT, "adapter=[dann,mcc]", "trainer.precision=bf16-true"],
+         r"adapter=\[dann,mcc\] computes its terms in 32; type trainer.precision=bf16-mixed"),
         (["init=3"], r"init=3 is no path; type init=<run folder>"),
     ],
 )  # fmt: skip

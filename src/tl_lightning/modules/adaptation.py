@@ -160,9 +160,13 @@ class DomainAdaptation(TransferModule):
             self.twin.before_step(self.backbone, self.task, self.progress)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Keep weight decay from moving what no term moves: gradients of 0 would not."""
+        """Keep decay and momentum from moving what no term moves: gradients of 0 would not."""
         if self.idle:
             optimizer.zero_grad(set_to_none=True)
+        elif any(one.task_weight(self.progress) == 0 for one in self.methods.values()):
+            for parameter in self.task.parameters():
+                if parameter.grad is not None and not parameter.grad.any():
+                    parameter.grad = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and let the twin follow at once: a checkpoint may be written right after."""

@@ -31,6 +31,7 @@ from tl_lightning.interruption import signals
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, TAKEN, Config, check
+from tl_lightning.shape_faults import known_only
 from tl_lightning.trust import stored_faults
 
 __all__ = [
@@ -241,7 +242,7 @@ def evaluate(
     config.pop("phases", None)
     config["callbacks"].pop("average", None)
     config["checkpoint"] = {**config["checkpoint"], "every_n_epochs": 1}
-    config = check(config)
+    config = check(known_only(config))
     found = build_data(config)
     found.learned = dict(module.inputs)
     found.discover()

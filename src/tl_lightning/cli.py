@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
 from tl_lightning.interruption import Interrupted
-from tl_lightning.ledger import failures, job_key, note_failure, run_id, wholly_finished
+from tl_lightning.ledger import alone_in, failures, job_key, note_failure, run_id, wholly_finished
 from tl_lightning.places import CONF
 from tl_lightning.typos import unknown_key
 
@@ -173,9 +173,11 @@ def complain(error: TransferError) -> None:
 
 def _remove_untouched(folder: Path) -> None:
     """Remove a run folder that holds nothing but what Hydra put there before the job began."""
-    if folder.is_dir() and all(
-        item.name == ".hydra" or item.suffix == ".log" for item in folder.iterdir()
-    ):
+    with alone_in(folder, wait_s=1) if folder.is_dir() else contextlib.nullcontext(False) as mine:
+        if not mine or any(
+            item.name != ".hydra" and item.suffix != ".log" for item in folder.iterdir()
+        ):
+            return
         shutil.rmtree(folder, ignore_errors=True)
         if folder.parent.parent.name == "outputs":
             with contextlib.suppress(OSError):  # other runs of this name are there

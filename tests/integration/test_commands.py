@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from conftest import REPO, TINY
-from helpers import command, same, weights
+from helpers import command, config, evaluated, same, weights
+from tl_lightning import pipeline
 
 
 def test_help_and_a_misspelt_option_come_fast_and_without_torch(tmp_path) -> None:
@@ -82,6 +83,16 @@ def test_no_network_and_no_weights(tmp_path) -> None:
     assert "put it at" in done.stderr
     assert "backbone.weights=<file>" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_adapted_model_is_tested_on_data_without_a_target(tmp_path) -> None:
+    report = pipeline.fit(config("model=dann", "selection=bnm", "bracket=[]"), tmp_path)
+    last = tmp_path / report["selection"]["checkpoint"]
+    alone = config("model=source_only", "data.target=null")["data"]
+    alone["batch_size"] = 10**6  # more than there are: nothing trains
+    metrics = pipeline.evaluate(last, alone, None)["metrics"]
+    assert metrics == {k: v for k, v in evaluated(report).items() if k.startswith("source/")}
+    assert pipeline.evaluate(last, None, None)["metrics"] == evaluated(report)
 
 
 def test_train_evaluate_and_report(tmp_path) -> None:

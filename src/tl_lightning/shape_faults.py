@@ -40,7 +40,8 @@ def _known() -> dict[str, Any]:
         name = item if isinstance(item, str) else next(iter(item))
         groups.add(str(name).removeprefix("optional "))
     plain.pop("hydra")
-    return {name: {} for name in groups - _NO_NODES} | plain
+    known: dict[str, Any] = {name: {} for name in groups - _NO_NODES} | plain
+    return known
 
 
 def shape_faults(config: Mapping[str, Any]) -> list[str]:
@@ -90,7 +91,7 @@ def number_faults(config: Mapping[str, Any]) -> list[str]:
     faults = []
     for path, least in _LEAST.items():
         node, _, key = path.partition(".")
-        value = (config.get(node) or {}).get(key)
+        value: Any = (config.get(node) or {}).get(key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not value >= least:
             faults.append(f"{path}={value} is less than {least}; type {path}=<value>")

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning import pipeline
 from tl_lightning.adaptation_faults import model_of
+from tl_lightning.errors import ConfigError
 from tl_lightning.interruption import Interrupted
-from tl_lightning.ledger import begin, finished, held, swept_models
+from tl_lightning.ledger import alone_in, begin, finished, held, swept_models
 from tl_lightning.runtime import rank
 from tl_lightning.strategies import alone
 
@@ -114,10 +115,16 @@ def fit_with_baselines(cfg: DictConfig, folder: Path, sweeping: bool) -> dict[st
         pipeline.check(part)
     if sweeping:
         return _fit_once(asked, parts, folder)
-    report = pipeline.fit(config, folder)
-    for name, part in parts.items():
-        _say(name, config)
-        pipeline.fit(part, folder / "bracket" / name, config["model"]["name"])
+    with alone_in(folder) if rank() == 0 else contextlib.nullcontext(True) as mine:
+        if not mine:
+            raise ConfigError(
+                f"another process is at work in {folder}; wait until it has ended, or type another "
+                "hydra.run.dir"
+            )
+        report = pipeline.fit(config, folder)
+        for name, part in parts.items():
+            _say(name, config)
+            pipeline.fit(part, folder / "bracket" / name, config["model"]["name"])
     return report
 
 

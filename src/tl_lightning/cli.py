@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
 from tl_lightning.interruption import Interrupted
-from tl_lightning.ledger import failures, job_key, note_failure, run_id, wholly_finished
+from tl_lightning.ledger import alone_in, failures, job_key, note_failure, run_id, wholly_finished
 from tl_lightning.places import CONF
+from tl_lightning.typos import unknown_key
 
 __all__ = [
     "as_dict", "complain", "compose", "composed", "evaluate", "part_of", "plain_command",
@@ -81,7 +82,14 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 def train() -> None:
     """Train, choose, test and report; see ``conf/train.yaml``."""
-    _train()
+    try:
+        _train()
+    except SystemExit as end:
+        if not isinstance(end.__context__, HydraException):
+            raise
+        # Hydra has spoken, but its advice, +key=value, would be refused as well.
+        complain(ConfigError(_strangers(sys.argv[1:])))
+        sys.exit(ConfigError.exit_code)
     if failures:
         print(f"{len(failures)} job(s) of the sweep did not finish; see its table", file=sys.stderr)
         sys.exit(1)
@@ -165,9 +173,11 @@ def complain(error: TransferError) -> None:
 
 def _remove_untouched(folder: Path) -> None:
     """Remove a run folder that holds nothing but what Hydra put there before the job began."""
-    if folder.is_dir() and all(
-        item.name == ".hydra" or item.suffix == ".log" for item in folder.iterdir()
-    ):
+    with alone_in(folder, wait_s=1) if folder.is_dir() else contextlib.nullcontext(False) as mine:
+        if not mine or any(
+            item.name != ".hydra" and item.suffix != ".log" for item in folder.iterdir()
+        ):
+            return
         shutil.rmtree(folder, ignore_errors=True)
         if folder.parent.parent.name == "outputs":
             with contextlib.suppress(OSError):  # other runs of this name are there
@@ -287,28 +297,18 @@ def composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
     try:
         return compose(overrides)
     except HydraException as error:
-        data = [item for item in overrides if item.startswith("data=")]
-        for item in overrides:
-            fault = _unknown(item, data, others)
-            if fault:
-                raise ConfigError(fault) from error
+        if faults := _strangers(overrides, others):
+            raise ConfigError(faults) from error
         words = " ".join(str(error).split("Config search path")[0].split())
         raise ConfigError(f"{words}; every setting: train.py --help") from error
 
 
-def _unknown(override: str, data: list[str], others: Iterable[str]) -> str:
-    """Return which part of an override's key is no setting of the chosen data; empty if none."""
-    key = override.split("=")[0].lstrip("~").split("@")[0].replace("/", ".")
+def _strangers(overrides: Iterable[str], others: Iterable[str] = ()) -> list[str]:
+    """Return which of the keys that were typed are no settings of the chosen data, in sentences."""
+    typed = [item for item in overrides if not item.startswith("-")]
+    chosen = [item for item in typed if (CONF / item.split("=")[0]).is_dir() and "," not in item]
     try:
-        node: Any = compose(data)
-    except HydraException:  # no such data: Hydra's own words list what there is
-        return ""
-    done = ""
-    for part in [] if key.startswith("+") else key.split("."):
-        if not OmegaConf.is_dict(node):
-            return ""
-        if part not in node:
-            known = [*map(str, node), *([] if done else others)]
-            return f"{done}{part} is no setting; {nearest(part, known)}"
-        node, done = node[part], f"{done}{part}."
-    return ""
+        node = compose(chosen)
+    except HydraException:  # no such choice: Hydra's own words list what there is
+        return []
+    return [fault for item in typed if (fault := unknown_key(item, node, others))]

@@ -18,7 +18,7 @@ from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.report.schema import read_json, read_report, write_json
 
 __all__ = [
-    "begin", "failures", "finished", "held", "identity", "job_key", "note_failure",
+    "alone_in", "begin", "failures", "finished", "held", "identity", "job_key", "note_failure",
     "noted_failure", "run_id", "swept_models", "wholly_finished",
 ]  # fmt: skip
 
@@ -193,6 +193,34 @@ def held(folder: Path) -> Iterator[bool]:
                 return
             print(f"no locks in {folder} ({error.strerror}): start a sweep once at a time there")
         yield True
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, wait_s: float = 10.0) -> Iterator[bool]:
+    """Hold a single run's folder while inside, leaving no file; False if another process has it.
+
+    Args:
+        folder: Of the run.
+        wait_s: Loader processes of a run that was killed still have its folder for some seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place, until = os.open(folder, os.O_RDONLY), time.monotonic() + wait_s
+    try:
+        while True:
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    break  # no locks there, or none on folders
+                if time.monotonic() >= until:
+                    yield False
+                    return
+                time.sleep(0.2)
+            else:
+                break
+        yield True
+    finally:
+        os.close(place)
 
 
 def note_failure(folder: Path, words: str, overrides: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ from tl_lightning.interruption import signals
 from tl_lightning.modules.base import TransferModule
 from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, TAKEN, Config, check
+from tl_lightning.shape_faults import known_only
 from tl_lightning.trust import stored_faults
 
 __all__ = [
@@ -237,11 +238,15 @@ def evaluate(
         name: node for name, node in tasks.items() if node["labels"] in (None, *columns)
     }
     config["balance"] = "fixed"
-    # Nothing learns here, and this trainer's epochs mean nothing.
+    # Nothing learns or is chosen here, so the data need no target, and this trainer's epochs mean
+    # nothing.
+    config |= {"selection": "last", "track_target": False, "adapter": {}, "bracket": []}
+    config["model"] = {"_target_": "tl_lightning.modules.FineTuning", "name": "evaluated"}
+    config["data"] = {**config["data"], "batch_size": 1}  # of training, which may be too few
     config.pop("phases", None)
     config["callbacks"].pop("average", None)
     config["checkpoint"] = {**config["checkpoint"], "every_n_epochs": 1}
-    config = check(config)
+    config = check(known_only(config))
     found = build_data(config)
     found.learned = dict(module.inputs)
     found.discover()
@@ -252,7 +257,8 @@ def evaluate(
             "same classes"
         )
     further_facts(config, found, saved.get("tasks"))
-    found.attach(module.backbone.input_spec, module.train_on, ("source",))
+    roles = tuple(role for role in module.train_on if role == "source" or config["data"]["target"])
+    found.attach(module.backbone.input_spec, roles, ("source",))
     tester = make_trainer(
         config,
         config["trainer"],

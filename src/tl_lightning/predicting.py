@@ -59,6 +59,9 @@ def _predict(arguments: list[str]) -> None:
             f"{' and '.join(asked) or 'nothing'} to ask about; type one of text=<words>, "
             "texts=<file.txt> or pictures=<file or folder>"
         )
+    out = Path(given.get("out") or ".").expanduser()
+    if not out.parent.is_dir():  # told before the model has looked at thousands
+        raise DataError(f"cannot write out={out}: {out.parent} is no folder; type another")
     if asked == ["pictures"]:
         samples: Sequence[Any] = _pictures(Path(given["pictures"]).expanduser())
     else:
@@ -163,7 +166,13 @@ def _pictures(place: Path) -> list[Path]:
         raise DataError(f"pictures={place} is absent; type pictures=<file or folder>")
     files = [place] if place.is_file() else picture_files(place)
     if not files:
-        raise DataError(f"pictures={place} holds no pictures; type pictures=<file or folder>")
+        deeper = next((item for item in sorted(place.rglob("*/")) if picture_files(item)), None)
+        raise DataError(
+            f"pictures={place} holds no pictures itself, and folders below it are not looked into; "
+            f"type pictures={deeper}, for one"
+            if deeper
+            else f"pictures={place} holds no pictures; type pictures=<file or folder>"
+        )
     check_signatures(files, setting="pictures")
     return files
 

@@ -26,6 +26,7 @@ from tl_lightning.faults import timeout_faults
 from tl_lightning.input_faults import feature_faults, input_faults
 from tl_lightning.modules.phases import resolved_steps, step_faults
 from tl_lightning.runtime import auto_precision
+from tl_lightning.shape_faults import number_faults, shape_faults
 from tl_lightning.strategies import (
     alone,
     follows,
@@ -66,8 +67,11 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
     config: Config = copy.deepcopy(dict(plain))
+    if faults := shape_faults(config):
+        raise ConfigError(faults)
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     faults = _top_level_faults(config) + _device_faults(config["trainer"])
+    faults += number_faults(config)
     config = _resolve_target(_resolve_auto(config), allowed)
     faults += check_nodes(config, GIVEN, allowed, TAKEN) + name_faults(config)
     if not faults:

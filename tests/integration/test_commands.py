@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from conftest import REPO, TINY
-from helpers import command, same, weights
+from helpers import command, config, evaluated, same, weights
+from tl_lightning import pipeline
 
 
 def test_help_and_a_misspelt_option_come_fast_and_without_torch(tmp_path) -> None:
@@ -26,7 +27,7 @@ def test_help_and_a_misspelt_option_come_fast_and_without_torch(tmp_path) -> Non
         "print('SLOW', [m for m in ('torch', 'lightning', 'torchvision') if m in sys.modules])\n"
         "print('CODE', code, 'SECONDS', time.monotonic() - start)\n"
     )
-    for arguments, wanted in ((["--help"], 0), (["model=dan"], 1), (["modle=dann"], 1)):
+    for arguments, wanted in ((["--help"], 0), (["model=dan"], 2), (["modle=dann"], 2)):
         script = code.format(arguments, str(REPO / "scripts" / "train.py"))
         done = subprocess.run(
             [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True,
@@ -35,13 +36,16 @@ def test_help_and_a_misspelt_option_come_fast_and_without_torch(tmp_path) -> Non
         assert "SLOW []" in done.stdout
         found = re.search(r"CODE (\S+) SECONDS (\S+)", done.stdout)
         assert found is not None
-        assert int(found[1] == "1") == wanted
+        assert found[1] == str(wanted)
         assert float(found[2]) < 2 * 3  # two seconds alone on a machine; three times that when busy
     assert not list(tmp_path.iterdir())
 
 
 CASES = {
-    "typo": (["model=dan"], "Could not find 'model/dan'", 1),
+    "typo": (["model=dan"], "Could not find 'model/dan'", 2),
+    "no such key": (["modle=dann"], "error: modle is no setting; did you mean 'model'?", 2),
+    "no such node": (["optimizer.lrate=1"], "error: optimizer.lrate is no setting", 2),
+    "hydra's advice": (["+seeds=3"], "error: seeds is no setting; did you mean 'seed'?", 2),
     "text for a number": (["optimizer.lr=abc"], "error: optimizer.lr=abc is not a number", 2),
     "no target": (["data.target=null"], "model=dann adapts to a target, but data.target=null", 2),
     "a launcher": (["hydra/launcher=local"], "hydra/launcher=local starts the jobs of a swe", 2),
@@ -79,6 +83,16 @@ def test_no_network_and_no_weights(tmp_path) -> None:
     assert "put it at" in done.stderr
     assert "backbone.weights=<file>" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_adapted_model_is_tested_on_data_without_a_target(tmp_path) -> None:
+    report = pipeline.fit(config("model=dann", "selection=bnm", "bracket=[]"), tmp_path)
+    last = tmp_path / report["selection"]["checkpoint"]
+    alone = config("model=source_only", "data.target=null")["data"]
+    alone["batch_size"] = 10**6  # more than there are: nothing trains
+    metrics = pipeline.evaluate(last, alone, None)["metrics"]
+    assert metrics == {k: v for k, v in evaluated(report).items() if k.startswith("source/")}
+    assert pipeline.evaluate(last, None, None)["metrics"] == evaluated(report)
 
 
 def test_train_evaluate_and_report(tmp_path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from helpers import config, file_config
+from tl_lightning import brackets
 from tl_lightning.brackets import baseline, fit_with_baselines, wanted
+from tl_lightning.cli import _remove_untouched
 from tl_lightning.errors import ConfigError
+from tl_lightning.ledger import alone_in
 
 
 def asked(monkeypatch, *overrides: str, sweeping: bool = False, argv: str = "") -> list[str]:
@@ -68,6 +73,25 @@ def test_a_fault_of_a_baseline_stops_before_the_first_training(monkeypatch, tmp_
     with pytest.raises(ConfigError, match=r"whose labels it has learned.*leave it out of the br"):
         fit_with_baselines(OmegaConf.create(found), tmp_path / "run", False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_in_a_folder_at_work_is_refused_and_harms_nothing(
+    monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(brackets, "alone_in", partial(alone_in, wait_s=0))
+    fitted: list[Path] = []
+    monkeypatch.setattr(brackets.pipeline, "fit", lambda *given: fitted.append(given[1]) or {})
+    asked = OmegaConf.create(config("bracket=false"))
+    with alone_in(tmp_path):
+        with pytest.raises(ConfigError, match=r"another process is at work in .*hydra\.run\.dir"):
+            fit_with_baselines(asked, tmp_path, False)
+        _remove_untouched(tmp_path)  # as the refused command does at its end
+        assert tmp_path.is_dir()
+    assert not fitted
+    fit_with_baselines(asked, tmp_path, False)
+    assert fitted == [tmp_path]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_beside_a_source_free_model_baselines_start_anew(monkeypatch, capsys) -> None:

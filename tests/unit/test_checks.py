@@ -100,6 +100,43 @@ def test_bracket_words() -> None:
         assert "or bracket=[source_only,joint_bn,oracle]" in words
 
 
+def test_a_setting_that_nothing_reads_is_refused() -> None:
+    assert "seeds is no setting; did you mean 'seed'?" in faults("+seeds=3")
+    words = faults("+checkpoint.keep=3", "+trainer_max_epochs=3")
+    assert "checkpoint.keep is no setting; did you mean 'keep_last'?" in words
+    assert "trainer_max_epochs is no setting" in words
+
+
+@pytest.mark.parametrize(
+    ("typed", "way"),
+    [
+        ("cache=off", "type cache.images=<value>, cache.features=<value>"),
+        ("report=false", "type report.samples=<value>"),
+        ("checkpoint=a.ckpt", "type resume=<run folder or .ckpt>"),
+    ],
+)
+def test_one_value_for_a_whole_node_is_a_sentence(typed: str, way: str) -> None:
+    words = faults(typed)
+    assert "is one value for several settings" in words
+    assert way in words
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "data.batch_size=0", "data.eval_batch_size=0", "data.steps_per_epoch=0",
+        "data.num_workers=-1", "trainer.max_epochs=0", "trainer.max_epochs=-2",
+        "trainer.accumulate_grad_batches=0", "optimizer.lr=-1",
+        "+optimizer.weight_decay=-0.1",
+    ],
+)  # fmt: skip
+def test_numbers_that_no_run_can_have_are_named(typed: str) -> None:
+    key, value = typed.lstrip("+").split("=")
+    words = faults(typed.replace("+", "++"))
+    assert f"{key}={value}" in words
+    assert f"; type {key}=" in words
+
+
 def test_channels_last_words() -> None:
     assert "channels_last=7 is neither auto nor true or false" in faults(channels_last=7)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.predicting import _predict, _texts
+from tl_lightning.predicting import _pictures, _predict, _texts
 
 
 def test_a_line_is_a_text_whatever_it_holds(tmp_path: Path) -> None:
@@ -30,3 +30,18 @@ def test_every_typed_text_is_asked_about_and_other_keys_come_once() -> None:
     assert _texts({}, ["one", "two"]) == ["one", "two"]
     with pytest.raises(ConfigError, match="texts= is there twice; type it once"):
         _predict(["checkpoint=a", "texts=b", "texts=c"])
+
+
+def test_pictures_in_folders_below_are_not_denied(tmp_path: Path) -> None:
+    below = tmp_path / "photo" / "a cat"
+    below.mkdir(parents=True)
+    with pytest.raises(DataError, match=r"holds no pictures; type pictures=<file or folder>"):
+        _pictures(tmp_path)
+    (below / "one.jpg").touch()
+    with pytest.raises(DataError, match=r"not looked into; type pictures=.*/photo/a cat, for one"):
+        _pictures(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_model_looks(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot write out=.*nowhere is no folder"):
+        _predict(["checkpoint=/absent", "text=a", f"out={tmp_path / 'nowhere' / 'a.csv'}"])

@@ -182,7 +182,8 @@ def test_the_end_of_a_run_says_whether_it_helped(make_run: Any, capsys: Any) -> 
     run = make_run()
     report_folder(run)
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.endswith("type tl-train model=dann data=digits seed=0 bracket=true")
+    # Not a command of its own: it would lack the data's place and all else that was set.
+    assert last.endswith("; type the same command with bracket=true")
     make_run("run/bracket/b", name="source_only", target=0.425)
     report_folder(run)
     last = capsys.readouterr().out.splitlines()[-1]

@@ -1,0 +1,101 @@
+"""Whether the configuration has its form: the known settings, and numbers that can be meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tl_lightning.errors import nearest
+from tl_lightning.places import CONF
+
+__all__ = ["known_only", "number_faults", "shape_faults"]
+
+#: Choices of ``conf/train.yaml`` that bring settings to other places and none under their name.
+_NO_NODES = {"_self_", "task", "recipe", "pair", "experiment"}
+#: Nodes that may be null: there is then nothing of the kind.
+_MAY_BE_NULL = {"adapter", "regularizer", "tasks", "callbacks", "logger", "phases", "scheduler"}
+#: What studies keep for themselves.
+_OWN = {"study"}
+#: Nodes without a class of their own, whose keys no signature knows.
+_PLAIN = ("cache", "checkpoint", "report")
+#: The least value of a number: below it torch or Lightning stops later, or nothing is learned.
+_LEAST = {
+    "data.batch_size": 1, "data.eval_batch_size": 1, "data.steps_per_epoch": 1,
+    "data.num_workers": 0, "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1, "trainer.log_every_n_steps": 0,
+    "trainer.gradient_clip_val": 0, "optimizer.lr": 0, "optimizer.weight_decay": 0,
+    "optimizer.momentum": 0,
+}  # fmt: skip
+
+
+@cache
+def _known() -> dict[str, Any]:
+    """Return the top-level keys, and for a node its own keys; empty for a group's choice."""
+    plain: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"), resolve=False)
+    groups = set()
+    for item in plain.pop("defaults"):
+        name = item if isinstance(item, str) else next(iter(item))
+        groups.add(str(name).removeprefix("optional "))
+    plain.pop("hydra")
+    known: dict[str, Any] = {name: {} for name in groups - _NO_NODES} | plain
+    return known
+
+
+def shape_faults(config: Mapping[str, Any]) -> list[str]:
+    """Return which settings no part of the program reads, and which nodes are single values.
+
+    Hydra adds whatever is typed with ``+``, and lets a value take a whole node's place.
+
+    Args:
+        config: The resolved configuration as plain containers.
+    """
+    known, faults = _known(), []
+    for name, value in config.items():
+        if name not in known:
+            if name not in _OWN:
+                faults.append(f"{name} is no setting; {nearest(name, known)}")
+        elif not isinstance(known[name], dict) or (value is None and name in _MAY_BE_NULL):
+            continue
+        elif not isinstance(value, Mapping):
+            faults.append(f"{name}={value} is one value for several settings; {_way(name, known)}")
+        elif name in _PLAIN:
+            alien = [key for key in value if key not in known[name]]
+            faults += [f"{name}.{key} is no setting; {nearest(key, known[name])}" for key in alien]
+    return faults
+
+
+def known_only(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration without what was a setting, or was let pass, at its time."""
+    known = _known()
+    out = {name: value for name, value in config.items() if name in known}
+    plain = {name: out[name] for name in _PLAIN if isinstance(out.get(name), Mapping)}
+    return out | {
+        name: {key: value for key, value in node.items() if key in known[name]}
+        for name, node in plain.items()
+    }
+
+
+def _way(name: str, known: Mapping[str, Any]) -> str:
+    if name == "checkpoint":
+        return "type resume=<run folder or .ckpt>, or checkpoint.<key>=<value>"
+    if known[name]:
+        return f"type {', '.join(f'{name}.{key}=<value>' for key in known[name])}"
+    return f"type {name}=<name>, one of conf/{name}/, or {name}.<key>=<value>"
+
+
+def number_faults(config: Mapping[str, Any]) -> list[str]:
+    """Return the numbers that are too small for any run."""
+    faults = []
+    for path, least in _LEAST.items():
+        node, _, key = path.partition(".")
+        value: Any = (config.get(node) or {}).get(key)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not value >= least:
+            faults.append(f"{path}={value} is less than {least}; type {path}=<value>")
+    epochs = config["trainer"].get("max_epochs")
+    if isinstance(epochs, int) and epochs < 1 and epochs != -1:
+        faults.append(f"trainer.max_epochs={epochs} trains nothing; type trainer.max_epochs=10")
+    return faults

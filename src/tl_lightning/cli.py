@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from tl_lightning.errors import ConfigError, TransferError, nearest
 from tl_lightning.interruption import Interrupted
 from tl_lightning.ledger import alone_in, failures, job_key, note_failure, run_id, wholly_finished
-from tl_lightning.places import CONF
+from tl_lightning.places import CONF, output_fault
 from tl_lightning.typos import unknown_key
 
 __all__ = [
@@ -82,6 +82,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 def train() -> None:
     """Train, choose, test and report; see ``conf/train.yaml``."""
+    if fault := output_fault(sys.argv[1:]):
+        complain(ConfigError(fault))
+        sys.exit(ConfigError.exit_code)
     try:
         _train()
     except SystemExit as end:
@@ -198,10 +201,11 @@ def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
 
 
 def evaluate() -> None:
-    """Test a checkpoint: ``tl-evaluate checkpoint=<file> [data=<name> data.root=...]``."""
+    """Test a checkpoint: ``tl-evaluate checkpoint=<run or file> [data=<name> data.root=...]``."""
     plain_command(
         _evaluate,
-        "usage: evaluate.py checkpoint=<file.ckpt> [data=<name>] [data.<key>=<value> ...]\n"
+        "usage: evaluate.py checkpoint=<run folder or file.ckpt>\n"
+        "                   [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
         "                   [allow=[<full name of a class of yours>]]\n"
         "Tests the checkpoint on its own data, or on other data with the same classes.",
@@ -214,11 +218,12 @@ def _evaluate(arguments: list[str]) -> None:
     if alien or "checkpoint" not in given:
         key = alien[0].split("=")[0] if alien else ""
         words = f"{key} is no option; {nearest(key, _EVALUATE_KEYS)}" if alien else ""
-        raise ConfigError(words or "checkpoint is missing; type checkpoint=<file.ckpt>")
+        raise ConfigError(words or "checkpoint is missing; type checkpoint=<run folder>")
     from tl_lightning import pipeline
+    from tl_lightning.own_weights import checkpoint_of
     from tl_lightning.sweeps import print_metrics
 
-    checkpoint = given.pop("checkpoint")
+    checkpoint = str(checkpoint_of(Path(given.pop("checkpoint")), "checkpoint"))
     allow = _allowed([f"{k}={v}" for k, v in given.items()])
     parts = {
         name: part_of(name, checkpoint, [f"{k}={v}" for k, v in given.items()])

@@ -41,6 +41,11 @@ def group_of(config: dict[str, Any]) -> str:
 def _start_note(config: dict[str, Any]) -> list[str]:
     own = config["backbone"].get("checkpoint")
     notes = [f"the backbone starts from {own}"] if own else []
+    starts = own or config.get("init") or config["backbone"].get("pretrained")
+    if not starts and config["model"]["_target_"].endswith(".FeatureExtraction"):
+        notes.append(
+            "the frozen backbone has random weights: nothing pretrained gives these features"
+        )
     if config["track_target"]:
         notes.append(
             "track_target=true: accuracy on labelled target validation was logged for a study"

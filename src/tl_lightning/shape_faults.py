@@ -18,7 +18,7 @@ _NO_NODES = {"_self_", "task", "recipe", "pair", "experiment"}
 #: Nodes that may be null: there is then nothing of the kind.
 _MAY_BE_NULL = {"adapter", "regularizer", "tasks", "callbacks", "logger", "phases", "scheduler"}
 #: What studies keep for themselves.
-_OWN = {"study"}
+_STUDY = {"study"}
 #: Nodes without a class of their own, whose keys no signature knows.
 _PLAIN = ("cache", "checkpoint", "report")
 #: The least value of a number: below it torch or Lightning stops later, or nothing is learned.
@@ -47,7 +47,8 @@ def _known() -> dict[str, Any]:
 def shape_faults(config: Mapping[str, Any]) -> list[str]:
     """Return which settings no part of the program reads, and which nodes are single values.
 
-    Hydra adds whatever is typed with ``+``, and lets a value take a whole node's place.
+    Hydra adds whatever is typed with ``+``, and lets a value take a whole node's place. Names that
+    begin with _ are the user's own, for interpolation in an experiment's file.
 
     Args:
         config: The resolved configuration as plain containers.
@@ -55,8 +56,11 @@ def shape_faults(config: Mapping[str, Any]) -> list[str]:
     known, faults = _known(), []
     for name, value in config.items():
         if name not in known:
-            if name not in _OWN:
-                faults.append(f"{name} is no setting; {nearest(name, known)}")
+            if name not in _STUDY and not str(name).startswith("_"):
+                faults.append(
+                    f"{name} is no setting; {nearest(name, known)} (a value of your own for "
+                    f"interpolation: _{name})"
+                )
         elif not isinstance(known[name], dict) or (value is None and name in _MAY_BE_NULL):
             continue
         elif not isinstance(value, Mapping):

@@ -80,7 +80,8 @@ def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None
     print_metrics(report["metrics"], title=title)
     peeks = "  USES TARGET LABELS" if uses_target_labels(report) else ""
     print(
-        f"selected by {selection['rule']}: {selection['words']} (epoch {selection['epoch']}){peeks}"
+        f"selected by {selection['rule']}: {selection['words']} "
+        f"(epoch {selection['epoch']}, counted from 0){peeks}"
     )
     for note in report["notes"]:
         print(f"note: {note}")

@@ -107,8 +107,9 @@ def test_train_evaluate_and_report(tmp_path) -> None:
         for name in ("acc", "precision", "recall", "f1")
     } | {"health/a_distance_before", "health/a_distance_after"}
     checkpoint = run / report["selection"]["checkpoint"]
-    again = command("evaluate", [f"checkpoint={checkpoint}"], tmp_path)
+    again = command("evaluate", [f"checkpoint={run}"], tmp_path)  # what the run has selected
     assert again.returncode == 0, again.stderr
+    assert str(checkpoint) in again.stdout.replace("\n", "")
     assert f"{100 * report['metrics']['target/test/acc']:.1f} %" in again.stdout
     typo = command("evaluate", [f"checkpoint={checkpoint}", "dta=digits"], tmp_path)
     assert typo.returncode == 2

@@ -51,6 +51,8 @@ def test_stored_features_train_the_same_head(tmp_path) -> None:
     assert close(off, full, 1e-6)
     assert reports[0]["metrics"] == pytest.approx(reports[1]["metrics"], abs=1e-6)
     assert computed(reports[0]) == 0
+    random = "the frozen backbone has random weights: nothing pretrained gives these features"
+    assert all(random in report["notes"] for report in reports)
     stored = reports[1]["dataset"]["features"]
     counts = reports[1]["dataset"]["counts"]
     assert {key: part["computed"] for key, part in stored.items()} == {

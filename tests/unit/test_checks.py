@@ -105,6 +105,12 @@ def test_a_setting_that_nothing_reads_is_refused() -> None:
     words = faults("+checkpoint.keep=3", "+trainer_max_epochs=3")
     assert "checkpoint.keep is no setting; did you mean 'keep_last'?" in words
     assert "trainer_max_epochs is no setting" in words
+    assert "interpolation: _trainer_max_epochs" in words
+
+
+def test_names_that_begin_with_an_underscore_are_the_users_own() -> None:
+    checked = pipeline.check(config("+_rate=0.25", "optimizer.lr=${_rate}"))
+    assert checked["optimizer"]["lr"] == 0.25
 
 
 @pytest.mark.parametrize(

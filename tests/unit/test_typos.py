@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tl_lightning.cli import compose
+from tl_lightning.places import output_fault
 from tl_lightning.typos import unknown_key
 
 
@@ -30,3 +31,18 @@ def test_the_part_that_is_wrong_and_the_nearest_are_named(typed: str, words: str
 )  # fmt: skip
 def test_what_is_there_is_not_accused(typed: str) -> None:
     assert unknown_key(typed, compose([])) == ""
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_hydra_tries(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    words = output_fault(["-m", "hydra.sweep.dir=file/sweep"])
+    assert words == (
+        f"hydra.sweep.dir=file/sweep cannot be made: {tmp_path / 'file'} is no folder; "
+        "type hydra.sweep.dir=<folder>"
+    )
+    for fine in (["-m", "hydra.run.dir=file/run"], ["--help", "hydra.run.dir=file/run"],
+                 ["hydra.run.dir='a/b c'"], ["hydra.run.dir=/x/${seed}"], []):  # fmt: skip
+        assert output_fault(fine) == ""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert f"outputs cannot be made: {tmp_path} may not be written to" in output_fault([])

@@ -212,11 +212,12 @@ def match_classes(
     missing = [name for name in source if name not in target]
     extra = [name for name in target if name not in source]
     if missing or extra:
+        another = "/another/folder" if setting.endswith("root") else "<another>"
         complain(
             f"the classes of {where} differ: {len(source)} expected, {len(target)} found; "
             f"missing: {_some(missing) or 'none'}; "
             f"extra: {_some([_with_nearest(name, missing) for name in extra]) or 'none'}; "
-            f"rename or remove folders so that the names agree, or type {setting}=/another/folder"
+            f"rename or remove folders so that the names agree, or type {setting}={another}"
         )
     return [source.index(name) if name in source else -1 for name in target]
 

@@ -102,10 +102,16 @@ class Layout:
         return self._numbered(kept, order)
 
     def renumbered(
-        self, classes: Sequence[str], setting: str, complain: Complain = refuse
+        self,
+        classes: Sequence[str],
+        setting: str,
+        complain: Complain = refuse,
+        where: str = "the target",
     ) -> Layout:
         """Return it with labels that index ``classes`` (the source's), matched by name."""
-        order = match_classes(classes, self.classes, setting=setting, complain=complain)
+        order = match_classes(
+            classes, self.classes, where=where, setting=setting, complain=complain
+        )
         return self._numbered(classes, order)
 
     def map(self, change: Callable[[Split], Split]) -> Layout:
@@ -200,7 +206,7 @@ def pooled(layouts: Mapping[str, Layout], complain: Complain = refuse) -> Layout
             lambda split, name=name: replace(  # type: ignore[misc]
                 split, names=[f"{name}/{old}" for old in split.names]
             )
-        ).renumbered(first.classes, f"the domain {name}", complain)
+        ).renumbered(first.classes, "data.source.domain", complain, where=f"the domain {name}")
         for name, layout in layouts.items()
     }
     parts = {

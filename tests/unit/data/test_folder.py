@@ -126,8 +126,10 @@ def test_classes_that_differ():
     )
     with pytest.raises(DataError, match=words):
         match_classes(["n1-Pug", "n2-Collie", "n3-Boxer"], ["n2-Collie", "Boxer"])
-    with pytest.raises(DataError, match="extra: none"):
+    with pytest.raises(DataError, match=r"extra: none.*or type data\.target\.root=/another/folder"):
         match_classes(["a", "b"], ["a"])
+    with pytest.raises(DataError, match=r"or type data\.target\.domain=<another>$"):
+        match_classes(["a", "b"], ["a"], setting="data.target.domain")
 
 
 def test_root_is_the_folder_or_its_parent(tmp_path, monkeypatch):

@@ -91,6 +91,10 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["checkpoint"] = {"every_n_epochs": every}
     if not kept.get("tasks"):  # runs from before there were any compare too
         kept = {key: value for key, value in kept.items() if key not in ("tasks", "balance")}
+    if kept.get("lr_for_batch") is None:
+        kept.pop("lr_for_batch", None)
+    if not kept["trainer"].get("sync_batchnorm"):
+        kept["trainer"].pop("sync_batchnorm", None)
     if config["lr_find"]:  # every seed finds its own
         kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     return kept

@@ -42,6 +42,17 @@ def test_where_and_beside_what_it_runs_is_not(change) -> None:
     assert ledger.job_key(found) == ledger.job_key(config())
 
 
+def test_runs_from_before_a_setting_was_there_compare_where_it_says_nothing() -> None:
+    found = config()
+    assert found["lr_for_batch"] is None
+    assert found["trainer"]["sync_batchnorm"] is False
+    older = {key: value for key, value in found.items() if key != "lr_for_batch"}
+    older["trainer"] = {k: v for k, v in found["trainer"].items() if k != "sync_batchnorm"}
+    assert ledger.identity(older) == ledger.identity(found)
+    assert ledger.identity(config("lr_for_batch=64")) != ledger.identity(found)
+    assert ledger.identity(config("trainer.sync_batchnorm=true")) != ledger.identity(found)
+
+
 def test_the_folder_of_a_job_ends_in_its_key_whatever_else_is_swept() -> None:
     plain = config("seed=3")
     whole = OmegaConf.create({**plain, "hydra": {"subdir": "${model.name}-${tl_key:}"}})

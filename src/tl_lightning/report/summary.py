@@ -24,7 +24,9 @@ Run = Mapping[str, Any]
 # Keys that differ from run to run without being a choice of method.
 PRIVATE = (
     "seed", "name", "data.name", "baseline_of", "bracket", "track_target", "run", "hydra", "output",
-    "paths",
+    "paths", "logger", "report", "resume", "allow", "callbacks.health", "data.num_workers",
+    "trainer.timeout_s", "checkpoint.keep_last", "checkpoint.every_minutes",
+    "checkpoint.every_n_steps", "checkpoint.min_seconds",
 )  # fmt: skip
 
 
@@ -196,7 +198,12 @@ def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
 
 def _differing(groups: list[Group]) -> list[str]:
     keys = dict.fromkeys(key for group in groups for key in group.config)
-    public = [k for k in keys if not any(k == p or k.startswith(f"{p}.") for p in PRIVATE)]
+    public = [
+        k
+        for k in keys
+        # Every part's seed is the run's: two groups may begin with different ones.
+        if not k.endswith(".seed") and not any(k == p or k.startswith(f"{p}.") for p in PRIVATE)
+    ]
     public = shown_keys(public, groups)
     return [k for k in public if len({repr(group.config.get(k)) for group in groups}) > 1]
 

@@ -295,3 +295,21 @@ def test_a_sweep_says_that_target_accuracy_was_logged(make_report) -> None:
     said = [any("track_target=true" in note for note in summarise(reports).notes)
             for reports in ([plain], [plain, tracking])]  # fmt: skip
     assert said == [False, True]
+
+
+def test_groups_that_begin_with_other_seeds_are_told_apart_by_their_settings_alone(
+    make_report,
+) -> None:
+    """Every part's seed is the run's, and where it logs is no choice of method."""
+    runs = []
+    for rate, seeds in ((0.01, (0, 1)), (0.1, (1, 2))):
+        for seed in seeds:
+            settings = {
+                "seed": seed, "optimizer": {"lr": rate},
+                "data": {"seed": seed, "num_workers": seed},
+                "logger": {"csv": {"name": str(seeds)}}, "checkpoint": {"keep_last": seed},
+                "callbacks": {"health": {"seed": seed}},
+            }  # fmt: skip
+            runs.append(make_report(seed=seed, group=str(rate), config=settings))
+    labels = {row.label for row in summarise(runs).rows}
+    assert labels == {"dann optimizer.lr=0.01", "dann optimizer.lr=0.1"}

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.report.canvas import INK, SOURCE, TARGET, picture
-from tl_lightning.report.regret import Choice, Line, choices, lines, read_traces
+from tl_lightning.report.regret import Choice, Line, choices, lines
 from tl_lightning.report.schema import write_bytes, write_text
+from tl_lightning.report.traces import read_traces
 from tl_lightning.report.wording import seeds_range
 
 __all__ = ["write_regret"]

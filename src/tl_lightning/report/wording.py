@@ -9,6 +9,7 @@ __all__ = [
     "BASELINES",
     "BOUND",
     "RULES",
+    "domains_of",
     "duration",
     "flatten",
     "metric_value",
@@ -86,6 +87,22 @@ def metric_value(name: str, value: Any) -> str:
     if not isinstance(value, (int, float)):
         return "not finite" if value is None else str(value)
     return percent(value) if name.rsplit("/", 1)[-1] in FRACTIONS else f"{value:.4g}"
+
+
+def domains_of(config: Mapping[str, Any]) -> str:
+    """Return between which domains a run was, by their names or folders; empty if it names none.
+
+    >>> domains_of({"data": {"source": {"domain": ["photo", "art"]}, "target": {"root": "/my"}}})
+    'photo+art to /my'
+    """
+    data = config.get("data") or {}
+    found = []
+    for role in ("source", "target"):
+        node = data.get(role)
+        said = (node.get("domain") or node.get("root")) if isinstance(node, Mapping) else None
+        said = said or data.get("root") or ""
+        found.append("+".join(said) if isinstance(said, list) else str(said))
+    return " to ".join(found) if any(found) else ""
 
 
 def duration(seconds: float | None) -> str:

@@ -18,7 +18,7 @@ from tl_lightning.callbacks.validators import Validators
 from tl_lightning.data.base import TransferData
 from tl_lightning.errors import ConfigError
 from tl_lightning.floor import WORST, kept
-from tl_lightning.report.regret import SCORES
+from tl_lightning.report.traces import SCORES
 from tl_lightning.report.wording import RULES
 from tl_lightning.results import group_of
 from tl_lightning.validators.scores import NAMES, Outputs

@@ -12,8 +12,9 @@ from scipy.stats import spearmanr
 from helpers import command
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.floor import WORST
-from tl_lightning.report.regret import SCORES, choices, lines, rank_correlation, read_traces
+from tl_lightning.report.regret import choices, lines, rank_correlation
 from tl_lightning.report.regret_files import write_regret
+from tl_lightning.report.traces import SCORES, read_traces
 from tl_lightning.studies import _validator_study
 
 CONFIG = {"callbacks": {"validators": {"floor_ratio": 0.9}}}
@@ -155,3 +156,25 @@ def test_the_command(study) -> None:
     done = command("validator_study", [str(study)], study)
     assert done.returncode == 0, done.stderr
     assert "| snd | yes | 2.5 |" in done.stdout
+
+
+def test_pools_hold_runs_between_the_same_domains_alone(tmp_path, make_run) -> None:
+    """One target's source-only would make another's good runs look collapsed."""
+    for number, (target, accuracy) in enumerate({"sketch": 0.2, "art": 0.9}.items()):
+        for name in ("source_only", "dann"):
+            data = {"source": {"domain": "photo"}, "target": {"domain": target}}
+            config = CONFIG | {"data": data}
+            run = make_run(
+                f"{number}{name}",
+                name=name,
+                classes=CLASSES,
+                config=config,
+                group=f"{number}{name}",
+            )
+            write_curves(run, [accuracy] * 2, [0.9] * 2, [1.0, 2.0], [1.0, 2.0])
+    traces = read_traces(tmp_path)[0]
+    assert {trace.data for trace in traces} == {
+        "digits (photo to sketch)", "digits (photo to art)",
+    }  # fmt: skip
+    for line in lines(traces):
+        assert (line.run_worst, line.pool_worst or 0.0, line.collapsed) == (0.0, 0.0, 0)

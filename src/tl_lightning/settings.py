@@ -35,6 +35,7 @@ from tl_lightning.strategies import (
     strategy_faults,
 )
 from tl_lightning.task_faults import name_faults, task_faults
+from tl_lightning.trainer_faults import trainer_faults
 
 __all__ = ["GIVEN", "TAKEN", "Config", "check"]
 
@@ -79,6 +80,7 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     if not faults:
         faults = _range_faults(config, allowed) + _pair_faults(config) + _phase_faults(config)
         faults += strategy_faults(config)
+        faults += trainer_faults(config, SELECTIONS[config["selection"]].monitor)
     if faults:
         raise ConfigError(faults)
     return _resolve_phases(config)

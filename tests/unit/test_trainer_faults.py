@@ -48,3 +48,10 @@ def test_a_rule_that_would_compare_nothing_is_a_sentence(typed: str) -> None:
     """Without a validation the last model was kept under the rule's name, without a word."""
     with pytest.raises(ConfigError, match=typed):
         pipeline.check(config("selection=bnm", f"trainer.{typed.removeprefix('trainer.')}"))
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_run_that_ends_before_its_first_validation_says_what_it_tests(tmp_path) -> None:
+    settings = config("model=source_only", "selection=source_val", "trainer.max_steps=2")
+    report = pipeline.fit(settings, tmp_path)
+    assert [words for words in report["warnings"] if "the last model is tested" in words]

@@ -111,11 +111,22 @@ def pictures(folder: Path, val: int, test: int) -> list[str]:
     ]  # fmt: skip
 
 
+def listed(folder: Path) -> list[str]:
+    """Return a run with one picture to validate and one to test on: one of two ranks has none."""
+    run = [one for one in pictures(folder, 1, 1) if not one.startswith("data.target.root")]
+    files = [file.relative_to(folder) for file in sorted(folder.rglob("*.png"))]
+    lines = [f"{file},{file.parts[2]},{file.parts[0]},{file.parts[1]}" for file in files]
+    table = folder / "list.csv"
+    table.write_text("\n".join(["path,label,domain,split", *lines]))
+    kept = [one for one in run if not one.startswith(("data=", "data.root="))]
+    domains = ["data.source.domain=photo", "data.target.domain=sketch"]
+    return ["data=csv", f"data.table={table}", *domains, *kept]
+
+
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
     files = pictures(tmp_path_factory.mktemp("pictures"), 27, 101)
-    # One of two ranks has nothing to validate or to test.
-    one = pictures(tmp_path_factory.mktemp("one"), 1, 1)
+    one = listed(tmp_path_factory.mktemp("one"))
     table = tmp_path_factory.mktemp("groups") / "groups.csv"
     lines = ["class,label", *(f"{k},{'odd' if k % 2 else 'even'}" for k in range(10))]
     table.write_text("\n".join(lines))

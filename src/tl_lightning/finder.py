@@ -66,7 +66,8 @@ def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
     parts = build(config, run_dir)
     fill(parts.features, parts.module, parts.data, parts.trainer)
     test = RangeTest(config["optimizer"]["lr"])
-    node = {**config["trainer"], "max_epochs": 1000, "max_steps": STEPS, "limit_val_batches": 0}
+    # The test ends by itself: with max_steps it would be a whole run to what ramps with progress.
+    node = {**config["trainer"], "max_epochs": 1000, "max_steps": -1, "limit_val_batches": 0}
     trainer = make_trainer(
         config,
         node,
@@ -125,7 +126,8 @@ class RangeTest(L.Callback):
         smooth = self.average / (1 - _SMOOTHING ** (len(self.losses) + 1))
         self.losses.append(smooth)
         self.least = min(self.least, smooth)
-        trainer.should_stop = not math.isfinite(smooth) or smooth > BROKEN * self.least
+        broken = not math.isfinite(smooth) or smooth > BROKEN * self.least
+        trainer.should_stop = broken or len(self.losses) == STEPS
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any

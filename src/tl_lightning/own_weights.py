@@ -18,6 +18,8 @@ __all__ = ["checkpoint_of", "load_backbone", "load_model", "restored_from"]
 _MEANING = ("_target_", "name", "activation", "mean", "std")
 #: What changes what a head takes, though all weights would fit.
 _SHAPELESS = ("activation", "pooling", "mean", "std")
+#: Where a task keeps what its loss is made with, such as the weights of classes.
+_OF_LOSS = "loss_fn."
 #: What may differ between two runs with the same backbone.
 _FREE = ("pretrained", "tag", "weights", "lr_factor", "grad_checkpointing", "checkpoint", "lora")
 _CHOICES = {
@@ -146,6 +148,9 @@ def load_model(
         names = [name for name in stored["state_dict"] if name.startswith(prefix)]
         state = {name.removeprefix(prefix): stored["state_dict"][name] for name in names}
         own = part.state_dict()
+        # The weights of a loss are no learnt ones: they follow from the settings of this run.
+        state = {k: v for k, v in state.items() if not k.startswith(_OF_LOSS)}
+        state |= {k: v for k, v in own.items() if k.startswith(_OF_LOSS)}
         if own.keys() != state.keys() or any(state[k].shape != own[k].shape for k in own):
             kind = prefix.rstrip(".")
             group = "head" if kind == "task" else kind

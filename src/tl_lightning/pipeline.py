@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
 from tl_lightning import results
@@ -158,6 +159,11 @@ def _resume(config: Config, run_dir: Path) -> str | None:
 
 def _chosen(trainer: L.Trainer) -> Path:
     checkpoint: Any = trainer.checkpoint_callback
+    if checkpoint.monitor is not None and not checkpoint.best_model_path:
+        rank_zero_warn(
+            f"no epoch was validated to its end, so there is no {checkpoint.monitor} to choose by, "
+            "and the last model is tested; train longer, or type selection=last"
+        )
     return Path(checkpoint.best_model_path or checkpoint.last_model_path)
 
 

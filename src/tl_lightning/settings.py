@@ -35,6 +35,7 @@ from tl_lightning.strategies import (
     strategy_faults,
 )
 from tl_lightning.task_faults import name_faults, task_faults
+from tl_lightning.trainer_faults import trainer_faults
 
 __all__ = ["GIVEN", "TAKEN", "Config", "check"]
 
@@ -79,6 +80,7 @@ def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
     if not faults:
         faults = _range_faults(config, allowed) + _pair_faults(config) + _phase_faults(config)
         faults += strategy_faults(config)
+        faults += trainer_faults(config, SELECTIONS[config["selection"]].monitor)
     if faults:
         raise ConfigError(faults)
     return _resolve_phases(config)
@@ -278,10 +280,11 @@ def _resolve_auto(config: Config) -> Config:
     if trainer["precision"] == "auto":
         trainer["precision"] = auto_precision(trainer["accelerator"])
     if config["optimizer"].get("fused") == "auto":
-        # Lightning clips no gradients of such an optimizer under any mixed precision.
-        mixed = "mixed" in str(trainer["precision"])
-        clips = mixed and trainer["gradient_clip_val"] is not None
-        config["optimizer"]["fused"] = not clips
+        # Lightning clips no gradients of such an optimizer under any mixed precision, and under
+        # 16-mixed shows them to the callbacks as scaled, and fails where a step has none.
+        precision = str(trainer["precision"])
+        clips = "mixed" in precision and trainer["gradient_clip_val"] is not None
+        config["optimizer"]["fused"] = not clips and precision != "16-mixed"
     if config["channels_last"] == "auto":
         config["channels_last"] = trainer["precision"] == "bf16-mixed"
     if "pin_memory" in config["data"]:

@@ -26,7 +26,8 @@ def shard(module: Any, mesh: Any) -> None:
         mesh: The ranks.
     """
     blocks = [part for group in module.backbone.layer_groups() for part in group.modules]
-    parts = [module.backbone, module.task, *getattr(module, "adapters", {}).values()]
+    own = [*module.others.tasks.values(), *getattr(module, "adapters", {}).values()]
+    parts = [module.backbone, module.task, *own]
     for part in (*blocks, *parts):
         if any(True for _ in part.parameters()):
             # Before the unit's own hooks, which a view in place of a tensor could be freed of.

@@ -167,6 +167,8 @@ def _sharded_faults(config: Config) -> list[str]:
     for name, node in (config.get("regularizer") or {}).items():
         if str(node["_target_"]).rpartition(".")[2] in _OF_WEIGHTS:
             found.append((f"regularizer=[{name}]", "reads whole weights"))
+    if config.get("balance") == "uncertainty" and config.get("tasks"):
+        found.append(("balance=uncertainty", "learns weights that are no part of the network"))
     if config["cache"]["features"] in ("full", "prefix"):
         mode = config["cache"]["features"]
         found.append((f"cache.features={mode}", "runs parts of the network by themselves"))

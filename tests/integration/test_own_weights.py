@@ -10,6 +10,7 @@ from layouts import split_folders
 from tl_lightning import pipeline
 from tl_lightning.cli import compose
 from tl_lightning.errors import CheckpointError, ConfigError
+from tl_lightning.own_weights import load_model
 
 
 def test_the_backbone_goes_on_to_other_classes(tmp_path) -> None:
@@ -77,6 +78,30 @@ def test_a_resumed_run_goes_on_from_it_too(tmp_path) -> None:
             pipeline.fit(settings, tmp_path / run)
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
+
+
+@pytest.mark.parametrize("before", ["null", "[1,2,3,4,5,6,7,8,9,10]"])
+@pytest.mark.parametrize("now", ["null", "[9,9,9,9,9,1,1,1,1,1]"])
+def test_the_weights_of_classes_are_those_of_this_run(before, now, tmp_path) -> None:
+    """They were the other run's, or "another head" where one of the two had none."""
+    built = []
+    for wish in (before, now):
+        settings = pipeline.check(config("model=source_only", f"loss.class_weights={wish}"))
+        built.append(pipeline.build_module(settings, tuple("0123456789")))
+    first, second = built
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1.0)
+    file = tmp_path / "last.ckpt"
+    stored = {"state_dict": first.state_dict(), "hyper_parameters": dict(first.hparams)}
+    torch.save(stored, file)
+    own = second.task.loss_fn.weights
+    load_model(second.backbone, second.task, file, settings, tuple("0123456789"))
+    assert second.task.loss_fn.weights is own
+    assert (own is None) == (now == "null")
+    assert own is None or own[0] == 9
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_the_folder_of_a_sweep_is_no_run(tmp_path) -> None:

@@ -85,15 +85,17 @@ NORMS = {
 RESUMED = {
     "resumed": (SHARDED, [*JOBS["sharded_dann"][1], "resume=<folder>/sharded_dann/first.ckpt"])
 }
+#: On files of their own, see the fixture.
+MORE = ("pictures", "one", "sharded_tasks")
 #: A logistic regression ends when it moves little: rounding decides a few of its digits.
 ROUGH = ("validator/dev", "validator/iwcv", "validator/floored/dev", "validator/floored/iwcv")
 
 
-def pictures(folder: Path) -> list[str]:
-    """Return a run on files: 101 pictures to test on, and 27 to validate on, of each domain."""
+def pictures(folder: Path, val: int, test: int) -> list[str]:
+    """Return a run on files with so many pictures to validate and test on, of each domain."""
     rng = np.random.default_rng(0)
     for domain in ("photo", "sketch"):
-        for split, count in (("train", 24), ("val", 27), ("test", 101)):
+        for split, count in (("train", 24), ("val", val), ("test", test)):
             for number in range(count):
                 place = folder / domain / split / "abc"[number % 3] / f"{number}.png"
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -109,10 +111,32 @@ def pictures(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def listed(folder: Path) -> list[str]:
+    """Return a run with one picture to validate and one to test on: one of two ranks has none."""
+    run = [one for one in pictures(folder, 1, 1) if not one.startswith("data.target.root")]
+    files = [file.relative_to(folder) for file in sorted(folder.rglob("*.png"))]
+    lines = [f"{file},{file.parts[2]},{file.parts[0]},{file.parts[1]}" for file in files]
+    table = folder / "list.csv"
+    table.write_text("\n".join(["path,label,domain,split", *lines]))
+    kept = [one for one in run if not one.startswith(("data=", "data.root="))]
+    domains = ["data.source.domain=photo", "data.target.domain=sketch"]
+    return ["data=csv", f"data.table={table}", *domains, *kept]
+
+
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
-    files = pictures(tmp_path_factory.mktemp("pictures"))
-    return {**JOBS, **NORMS, **RESUMED, "pictures": (DDP, files)}
+    files = pictures(tmp_path_factory.mktemp("pictures"), 27, 101)
+    one = listed(tmp_path_factory.mktemp("one"))
+    table = tmp_path_factory.mktemp("groups") / "groups.csv"
+    lines = ["class,label", *(f"{k},{'odd' if k % 2 else 'even'}" for k in range(10))]
+    table.write_text("\n".join(lines))
+    parity = ["task=[coarse]", f"tasks.coarse.groups={table}"]
+    more = {
+        "pictures": (DDP, files),
+        "one": (DDP, one),
+        "sharded_tasks": (SHARDED, ["model=fine_tuning", *parity, *PLAIN]),
+    }
+    return {**JOBS, **NORMS, **RESUMED, **more}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +177,7 @@ def assert_rows_equal(left: list[dict[str, str]], right: list[dict[str, str]]) -
                 assert float(other[name]) == wanted, (name, one["step"])
 
 
-@pytest.mark.parametrize("name", [*JOBS, "pictures"])
+@pytest.mark.parametrize("name", [*JOBS, *MORE])
 def test_two_ranks_equal_one_rank_with_the_doubled_batch(name, jobs, two, tmp_path) -> None:
     run = [*CPU, "data.batch_size=16", *jobs[name][1]]
     alone = fit(run, tmp_path)
@@ -194,7 +218,7 @@ def test_of_101_pictures_each_is_tested_once(two) -> None:
     assert {101, 27, 24} <= set(counts.values())
 
 
-@pytest.mark.parametrize("name", [*JOBS, *NORMS, "pictures"])
+@pytest.mark.parametrize("name", [*JOBS, *NORMS, *MORE])
 def test_ranks_log_the_same_and_score_one_model(name, two) -> None:
     heard = [json.loads((two / name / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert heard[0]["logged"] == heard[1]["logged"]

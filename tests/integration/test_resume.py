@@ -22,6 +22,18 @@ def test_resumed_equals_uninterrupted(place, tmp_path, monkeypatch) -> None:
     assert resumed["metrics"] == whole["metrics"]
 
 
+@pytest.mark.parametrize("limit", ["2", "0.67"])
+def test_a_limited_epoch_goes_on_where_it_was_cut(limit, tmp_path, monkeypatch) -> None:
+    """The epoch of the data has three batches, the trainer takes two of them."""
+    own = ("model=source_only", f"trainer.limit_train_batches={limit}")
+    pipeline.fit(config(*own), tmp_path / "whole")
+    with stopped_at(monkeypatch, 1, 0):
+        pipeline.fit(config(*own), tmp_path / "cut")
+    pipeline.fit(config(*own, "resume=auto"), tmp_path / "cut")
+    last = "checkpoints/last.ckpt"
+    assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("images", ["off", "decoded"])
 @pytest.mark.parametrize("workers", [0, 2])

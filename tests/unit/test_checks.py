@@ -231,6 +231,12 @@ def test_fused_where_gradients_can_still_be_clipped(overrides, fused, tmp_path) 
     pipeline.fit(settings, tmp_path)
 
 
+def test_scaled_gradients_are_unscaled_before_anything_looks_at_them() -> None:
+    """A fused optimizer does so within its step: norms of gradients were logged 65,536 times."""
+    settings = config("model=source_only", "trainer.precision=16-mixed")
+    assert pipeline.check(settings)["optimizer"]["fused"] is False
+
+
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_recipe_passes_the_check(name: str) -> None:
     # Vectors have no place where they usually lie.

@@ -59,18 +59,22 @@ def test_groups_keep_their_shares_while_the_rate_grows(accumulate, tmp_path, mon
 
 
 def test_the_first_phase_is_what_is_tested(tmp_path, monkeypatch) -> None:
-    learning = []
+    learning, progress = [], []
     honest = finder.RangeTest.on_before_optimizer_step
 
     def note(self, trainer, module, optimizer):
         honest(self, trainer, module, optimizer)
         learning.append({p.requires_grad for p in module.backbone.parameters()})
+        progress.append(module.progress)
 
     monkeypatch.setattr(finder.RangeTest, "on_before_optimizer_step", note)
     settings = config("model=source_only", "phases=head_first", "lr_find=true")
     finder.with_found_rate(pipeline.check(settings), tmp_path)
     assert learning
     assert all(kinds == {False} for kinds in learning)
+    # What grows with the run's progress has not begun, as it would have in a run of these steps.
+    assert len(progress) <= finder.STEPS
+    assert max(progress) < 0.05
 
 
 def test_a_resumed_run_goes_on_with_its_rate(tmp_path, monkeypatch) -> None:

@@ -34,6 +34,7 @@ def refused(*overrides: str) -> list[str]:
         (["callbacks=ema"], "callbacks.average keeps a whole copy of the weights"),
         (["regularizer=[l2_sp]"], "regularizer=[l2_sp] reads whole weights"),
         (["regularizer=[l1]"], "regularizer=[l1] reads whole weights"),
+        (["balance=uncertainty", "task=[coarse]"], "balance=uncertainty learns weights that are"),
         (["cache.features=full", "data.augment=none", "model=feature_extraction"],
          "cache.features=full runs parts of the network by themselves"),
         (["compile=true"], "compile=True was not tried far enough with divided weights"),

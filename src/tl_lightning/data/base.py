@@ -167,6 +167,13 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         largest = max(len(domain.train) for domain in self.found.values())
         return max(1, largest // (self.batch_size * world))
 
+    def _batches_shown(self, limit: float | None) -> int:
+        """Return how many of an epoch's batches the trainer takes: a number or a share of them."""
+        if limit is None:
+            return self.num_batches
+        share = int(self.num_batches * limit) if isinstance(limit, float) else limit
+        return max(1, min(self.num_batches, share))
+
     def setup(self, stage: str) -> None:
         """Find the data (Lightning calls this on every rank)."""
         self.discover()
@@ -178,7 +185,7 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         assert trainer is not None
         # Batches done in all epochs so far: a resumed run goes on at exactly this place.
         total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-        epoch, start = divmod(total.processed, self.num_batches)
+        epoch, start = divmod(total.processed, self._batches_shown(trainer.limit_train_batches))
         loaders: dict[str, DataLoader[Any] | FeatureLoader] = {}
         for role, split in self.training_splits().items():
             sampler = self._sampler(

@@ -20,7 +20,7 @@ from tl_lightning.schedules import Schedule
 from tl_lightning.tasks.balance import Balance
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.tasks.further import FurtherTask
-from tl_lightning.tasks.several import SeveralTasks
+from tl_lightning.tasks.several import SeveralTasks, of_all_ranks
 from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
 from tl_lightning.validators.unlabelled import UnlabelledScores
 
@@ -108,6 +108,8 @@ class TransferModule(Learning):
             {name: task.metrics(prefix=name.replace("_", "/") + "/") for name in stages}
         )
         self.others = SeveralTasks(tasks=tasks, balance=balance, stages=stages)
+        #: Stages whose batches held labels, on whichever rank.
+        self.scored: set[str] = set()
         #: Further labels of the step, by role: apart from the views, which adapters read.
         self.further: dict[str, dict[str, Tensor]] = {}
         self.unlabelled = UnlabelledScores(task.num_classes)
@@ -203,10 +205,9 @@ class TransferModule(Learning):
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
-        total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
         done = self.trainer.num_training_batches * self.current_epoch + batch_idx
         self.batches = int(done)
-        self.progress = min(1.0, done / total)
+        self.progress = min(1.0, done / self.batches_of_run())
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Any]:
         """Add up the loss terms."""
@@ -255,11 +256,13 @@ class TransferModule(Learning):
         if "labels" in batch:
             labels = batch["labels"][real]
             out["labels"] = labels
+            # Also where this rank has none of them: all ranks sum up together.
+            self.scored.add(f"{role}_{stage}")
             if len(labels):
                 self._scores(role, stage).update(logits, labels)
-                others = {k: values[real] for k, values in batch.get("others", {}).items()}
-                self.others.update(f"{role}_{stage}", shared, labels, others)
-        if role == "target" and stage == "val" and len(logits):
+            others = {k: values[real] for k, values in batch.get("others", {}).items()}
+            self.others.update(f"{role}_{stage}", shared, labels, others)
+        if role == "target" and stage == "val":
             self.unlabelled.update(logits)
         return out
 
@@ -286,11 +289,12 @@ class TransferModule(Learning):
 
     def _log_scores(self, stage: str) -> None:
         for role in DOMAINS:
-            metrics = self._scores(role, stage)
-            if any(metric.update_called for metric in metrics.values()):
-                self.log_dict(metrics.compute())
+            metrics, name = self._scores(role, stage), f"{role}_{stage}"
+            if name in self.scored:
+                self.log_dict(of_all_ranks(metrics))
             metrics.reset()
-            self.log_dict(self.others.results(f"{role}_{stage}"))
+            self.scored.discard(name)
+            self.log_dict(self.others.results(name))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store this run's progress, which adversarial terms depend on, and what rebuilds it."""

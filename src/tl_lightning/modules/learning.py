@@ -115,6 +115,17 @@ class Learning(L.LightningModule):
         own = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
         self.others.backward(terms, shared, own, mix(self.seed, 5, self.batches))
 
+    def batches_of_run(self) -> float:
+        """Return how many batches the whole run shows, whether epochs or steps end it."""
+        trainer = self.trainer
+        each, steps, epochs = trainer.num_training_batches, trainer.max_steps, trainer.max_epochs
+        total = math.inf if epochs in (None, -1) else float(each * epochs)
+        if steps > 0 and self.automatic_optimization:
+            # An epoch's last batch steps even where it ends no full accumulation.
+            whole, rest = divmod(steps, math.ceil(each / trainer.accumulate_grad_batches))
+            total = min(total, whole * each + rest * trainer.accumulate_grad_batches)
+        return total
+
     def configure_optimizers(self) -> Any:
         """Put every parameter that may learn into a named group from the first step on."""
         groups: list[dict[str, Any]] = []

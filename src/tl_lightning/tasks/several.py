@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from tl_lightning.tasks.balance import Balance, Uncertainty, projected
 from tl_lightning.tasks.further import FurtherTask
 from tl_lightning.types import Terms, View
 
-__all__ = ["Others", "SeveralTasks"]
+__all__ = ["Others", "SeveralTasks", "of_all_ranks"]
 
 Others = Mapping[str, Mapping[str, Tensor]]
 
@@ -45,6 +46,8 @@ class SeveralTasks(nn.Module):
             for stage in stages
             for name, task in tasks.items()
         })  # fmt: skip
+        #: Stages and tasks whose batches held labels, on whichever rank.
+        self.scored: set[str] = set()
 
     # -- the loss ----------------------------------------------------------------------------
     def terms(self, main: Terms, views: Mapping[str, View], others: Others) -> Terms:
@@ -145,20 +148,34 @@ class SeveralTasks(nn.Module):
         for name, task in self.tasks.items():
             assert isinstance(task, FurtherTask)
             own = task.labels_of(labels, others, name)
-            if own is not None:
-                task.score(self._metrics(stage, name), task(features), own)
+            if own is None:
+                continue
+            # Also where this rank has no sample: all ranks run the head and sum up together.
+            outputs = task(features)
+            self.scored.add(f"{stage}/{name}")
+            if len(own):
+                task.score(self._metrics(stage, name), outputs, own)
 
     def results(self, stage: str) -> dict[str, Tensor]:
         """Return the metrics of a stage by their full names, and start anew."""
         found: dict[str, Tensor] = {}
         for name in self.tasks:
             metrics = self._metrics(stage, name)
-            if any(metric.update_called for metric in metrics.values()):
-                found |= metrics.compute()
+            if f"{stage}/{name}" in self.scored:
+                found |= of_all_ranks(metrics)
             metrics.reset()
+            self.scored.discard(f"{stage}/{name}")
         return found
 
     def _metrics(self, stage: str, name: str) -> MetricCollection:
         metrics = self.scores[f"{stage}/{name}"]
         assert isinstance(metrics, MetricCollection)
         return metrics
+
+
+def of_all_ranks(metrics: MetricCollection) -> dict[str, Tensor]:
+    """Return what all ranks have added, also where this one had nothing to add."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
+        found: dict[str, Tensor] = metrics.compute()
+    return found

@@ -104,3 +104,55 @@ def test_progress_is_this_runs_fraction(tmp_path) -> None:
         patch.setattr(pipeline.TransferModule, "on_train_batch_start", watch)
         pipeline.fit(config(), tmp_path)
     assert seen == pytest.approx([k / 6 for k in range(6)])
+
+
+class Trainer:
+    """What a model asks of its trainer for its place in the run."""
+
+    def __init__(self, epochs: int | None, steps: int, accumulate: int) -> None:
+        self.max_epochs, self.max_steps, self.accumulate_grad_batches = epochs, steps, accumulate
+        self.num_training_batches = 5
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "accumulate", "batches"),
+    [
+        (2, -1, 1, 10), (2, 7, 1, 7), (2, 70, 1, 10), (-1, 7, 1, 7), (None, 7, 1, 7),
+        # Two batches a step, and the fifth steps by itself: three steps an epoch.
+        (-1, 3, 2, 5), (-1, 4, 2, 7), (9, 7, 2, 12),
+    ],
+)  # fmt: skip
+def test_a_run_that_steps_end_is_as_long_as_they_are(epochs, steps, accumulate, batches) -> None:
+    """What ramps with the run's progress, such as DANN's lambda, would else go below 0."""
+    model = net()
+    model._trainer = Trainer(epochs, steps, accumulate)  # type: ignore[assignment]
+    assert model.batches_of_run() == batches
+
+
+def test_progress_reaches_the_end_of_a_run_that_steps_end(tmp_path, monkeypatch) -> None:
+    seen = []
+    honest = pipeline.TransferModule.on_train_batch_start
+
+    def watch(self, batch, batch_idx) -> None:
+        honest(self, batch, batch_idx)
+        seen.append(self.progress)
+
+    monkeypatch.setattr(pipeline.TransferModule, "on_train_batch_start", watch)
+    pipeline.fit(config("trainer.max_epochs=-1", "trainer.max_steps=4"), tmp_path)
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_a_rank_without_a_labelled_sample_sums_up_with_the_others() -> None:
+    """Else the others would wait for it for ever: of 1 picture one of two ranks has none."""
+    model, said = net(), {}
+    model.log_dict = said.update  # type: ignore[method-assign,assignment]
+    filled = {"inputs": pictures(0, 2), "index": torch.tensor([-1, -1]),
+              "labels": torch.tensor([0, 0])}  # fmt: skip
+    model._evaluate(filled, "source", "val")
+    model._log_scores("val")
+    assert "source/val/acc" in said
+    said.clear()
+    model._log_scores("val")
+    assert not said
+    model._evaluate({k: v for k, v in filled.items() if k != "labels"}, "target", "val")
+    assert model.unlabelled.update_called

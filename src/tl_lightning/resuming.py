@@ -102,9 +102,9 @@ def other_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[s
     old, new = ({"seed": one["seed"], **identity(one)} for one in (theirs, ours))
     found = []
     for name in _SETS:
-        before, now = (sorted(one.get(name) or {}) for one in (old, new))
-        if before != now:
-            found.append(_words(name, f"[{','.join(before)}]", f"[{','.join(now)}]"))
+        names, those = (sorted(one.get(name) or {}) for one in (old, new))
+        if names != those:
+            found.append(_words(name, f"[{','.join(names)}]", f"[{','.join(those)}]"))
     before, now = flatten(old), flatten(new)
     found += [
         _words(key, before[key], now[key])

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.errors import ConfigError, TransferError, nearest
-from tl_lightning.interruption import Interrupted
+from tl_lightning.interruption import Interrupted, end_interrupted
 from tl_lightning.ledger import alone_in, failures, job_key, note_failure, run_id, wholly_finished
 from tl_lightning.places import CONF, output_fault
 from tl_lightning.typos import unknown_key
@@ -87,9 +87,9 @@ def train() -> None:
         sys.exit(ConfigError.exit_code)
     try:
         _train()
-    except SystemExit as end:
+    except (KeyboardInterrupt, SystemExit) as end:
         if not isinstance(end.__context__, HydraException):
-            raise
+            end_interrupted(end)
         # Hydra has spoken, but its advice, +key=value, would be refused as well.
         complain(ConfigError(_strangers(sys.argv[1:])))
         sys.exit(ConfigError.exit_code)
@@ -195,6 +195,8 @@ def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
         sys.exit(0 if arguments else 2)
     try:
         work(arguments)
+    except (KeyboardInterrupt, SystemExit) as end:
+        end_interrupted(end)
     except TransferError as error:
         complain(error)
         sys.exit(error.exit_code)
@@ -224,12 +226,9 @@ def _evaluate(arguments: list[str]) -> None:
     from tl_lightning.sweeps import print_metrics
 
     checkpoint = str(checkpoint_of(Path(given.pop("checkpoint")), "checkpoint"))
-    allow = _allowed([f"{k}={v}" for k, v in given.items()])
-    parts = {
-        name: part_of(name, checkpoint, [f"{k}={v}" for k, v in given.items()])
-        for name in ("data", "trainer")
-    }
-    found = pipeline.evaluate(checkpoint, parts["data"], parts["trainer"], allow)
+    typed = [f"{k}={v}" for k, v in given.items()]
+    data, trainer = (part_of(name, checkpoint, typed) for name in ("data", "trainer"))
+    found = pipeline.evaluate(checkpoint, data, trainer, _allowed(typed))
     print_metrics(found["metrics"], title=f"{checkpoint} on {found['data']}")
 
 

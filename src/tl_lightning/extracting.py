@@ -50,11 +50,20 @@ def _extract(arguments: list[str]) -> None:
     out = Path(own["out"]).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out={out} is there already and not empty; type another folder")
-    others += ["model=feature_extraction", "cache.features=full", "data.augment=none"]
+    others += ["model=feature_extraction", "cache.features=full"]
     others += ["logger={}", "callbacks={}"]
     config = composed(others, _KEYS)
+    if "augment" in config["data"]:  # texts and vectors have none
+        config["data"]["augment"] = "none"
     from tl_lightning import pipeline
+    from tl_lightning.checks import find_class
 
+    data, _ = find_class(config["data"]["_target_"], "data")
+    if not data.storable:
+        raise ConfigError(
+            f"data={config['data']['name']} has no place for each sample under which features are "
+            "kept: vectors are features already; of a stream give the pictures it was made of"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:

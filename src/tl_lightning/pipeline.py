@@ -22,14 +22,15 @@ from tl_lightning.building import (
     make_trainer,
     plan_features,
 )
-from tl_lightning.callbacks.storage import last_good, read_checkpoint
+from tl_lightning.callbacks.storage import read_checkpoint
 from tl_lightning.checks import ALLOWED, check_nodes
-from tl_lightning.errors import CheckpointError, ConfigError
+from tl_lightning.errors import ConfigError
 from tl_lightning.extraction import fill
 from tl_lightning.faults import explained
 from tl_lightning.finder import with_found_rate
 from tl_lightning.interruption import signals
 from tl_lightning.modules.base import TransferModule
+from tl_lightning.resuming import resume_point
 from tl_lightning.runtime import gathered_warnings, keep_memory, quiet, rank, single_job_argv
 from tl_lightning.settings import GIVEN, TAKEN, Config, check
 from tl_lightning.shape_faults import known_only
@@ -72,7 +73,7 @@ def fit(
     config = check(cfg)
     warned: list[str] = []
     with gathered_warnings(warned), single_job_argv(config["resume"]), signals.watched():
-        resumed = _resume(config, run_dir)
+        resumed, behind = resume_point(config, run_dir)
         try:
             config = with_found_rate(config, run_dir, resumed)
             parts = build(config, run_dir)
@@ -105,6 +106,9 @@ def fit(
         "features_s": filled - begun,
         "fit_s": fitted - filled,
         "test_s": ended - fitted,
+        # Of this process, as the seconds are, not of what a resumed run has behind it.
+        "from_step": behind,
+        "steps_per_s": (parts.trainer.global_step - behind) / max(1e-9, fitted - filled),
     }
     return results.write_run(
         run_dir,
@@ -132,29 +136,6 @@ def stored(cfg: DictConfig | Mapping[str, Any], folder: Path) -> Parts:
         parts.features = plan_features(config, parts.module, parts.data)
         fill(parts.features, parts.module, parts.data, parts.trainer)
     return parts
-
-
-def _resume(config: Config, run_dir: Path) -> str | None:
-    """Return the checkpoint to go on from, or None for a fresh start."""
-    wish = config["resume"]
-    if wish in (None, False):
-        return None
-    place = run_dir if wish == "auto" else Path(wish)
-    found = place if place.is_file() else last_good(place / "checkpoints")
-    if found is None:
-        if wish == "auto":
-            return None
-        raise CheckpointError(
-            f"nothing to resume at resume={wish}: no checkpoint in {place / 'checkpoints'}; type "
-            "resume=auto with hydra.run.dir set to the run's folder, or resume=null"
-        )
-    epoch, epochs = read_checkpoint(found)["epoch"], config["trainer"]["max_epochs"]
-    if epochs is not None and epoch > epochs:
-        raise CheckpointError(
-            f"{found} has {epoch} epochs behind it, more than trainer.max_epochs={epochs}; "
-            f"type trainer.max_epochs={epoch + 1} or more"
-        )
-    return str(found)
 
 
 def _chosen(trainer: L.Trainer) -> Path:
@@ -274,6 +255,7 @@ def evaluate(
         enable_progress_bar=False,
         use_distributed_sampler=False,
     )
-    tester.test(module, datamodule=found, verbose=False)
+    with signals.watched():
+        tester.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
     return {"metrics": metrics, "data": found.name, "classes": list(found.classes)}

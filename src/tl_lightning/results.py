@@ -151,7 +151,7 @@ def write_run(
             *standing.notes,
         ],
         "warnings": warned,
-        "timing": {**timing, "steps": steps, "steps_per_s": steps / max(1e-9, timing["fit_s"])},
+        "timing": {**timing, "steps": steps},
         "versions": versions(),
         "device": f"{config['trainer']['accelerator']}, {config['trainer']['precision']}",
         "scale": _scale(config, trainer.world_size),

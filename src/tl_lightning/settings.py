@@ -37,7 +37,7 @@ from tl_lightning.strategies import (
 from tl_lightning.task_faults import name_faults, task_faults
 from tl_lightning.trainer_faults import trainer_faults
 
-__all__ = ["GIVEN", "TAKEN", "Config", "check"]
+__all__ = ["GIVEN", "TAKEN", "Config", "check", "has_target"]
 
 Config = dict[str, Any]
 
@@ -290,6 +290,13 @@ def _resolve_auto(config: Config) -> Config:
     if "pin_memory" in config["data"]:
         config["data"]["pin_memory"] = trainer["accelerator"] == "gpu"
     return config
+
+
+def has_target(config: Config) -> bool:
+    """Return whether a composed configuration's data name a target."""
+    allowed = [*ALLOWED, *config["allow"]]
+    data = {**config, "data": dict(config["data"])}
+    return _resolve_target(data, allowed)["data"].get("target") is not None
 
 
 def _resolve_target(config: Config, allowed: list[str]) -> Config:

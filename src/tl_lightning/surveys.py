@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from tl_lightning.cli import composed, plain_command
+from tl_lightning.cli import as_dict, composed, plain_command
 from tl_lightning.errors import ConfigError, nearest
 
 __all__ = ["check_data"]
@@ -28,9 +28,10 @@ def check_data() -> None:
             "show=augmentations draws instead what training is shown of some, as a PNG.\n"
             "Exit code 0: training can start; 1: it would stop; 2: a wrong command line.",
         )
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        os._exit(130)  # a thread in the middle of a large picture would hold up a plain exit
+    except SystemExit as end:
+        if end.code == 130:
+            os._exit(130)  # a thread in the middle of a large picture would hold up a plain exit
+        raise
 
 
 #: What is the check's own, with its choices, the default first; all else goes to the training
@@ -55,6 +56,11 @@ def _check_data(arguments: list[str]) -> None:
         chosen[key] = value
     config = composed(overrides, _CHECK_KEYS)
     from tl_lightning import pipeline
+    from tl_lightning.settings import has_target
+
+    # The default model adapts to a target; who checks data without one has not asked for it.
+    if not any(one.startswith("model=") for one in overrides) and not has_target(as_dict(config)):
+        config = composed([*overrides, "model=source_only"], _CHECK_KEYS)
     from tl_lightning.checking.show import console, render
     from tl_lightning.checking.survey import survey
 

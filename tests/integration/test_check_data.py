@@ -13,6 +13,8 @@ import pytest
 from conftest import REPO
 from helpers import command
 from layouts import planted_faults, split_folders, two_domains
+from tl_lightning import surveys
+from tl_lightning.errors import ConfigError
 
 SOURCE_ONLY = ["model=source_only", "data=dogs", "data.batch_size=4"]
 
@@ -67,6 +69,18 @@ def test_a_clean_folder_may_start_with_and_without_a_target(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_data_without_a_target_are_checked_as_such(tmp_path, monkeypatch, capsys):
+    """Nobody typed the model that would adapt; one who did is told what it lacks."""
+    root = split_folders(tmp_path)
+    typed = ["data=folder", f"data.root={root}", "data.batch_size=4"]
+    with pytest.raises(SystemExit) as end:
+        surveys._check_data(typed)
+    assert end.value.code == 0
+    assert "training can start" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="model=dann adapts to a target"):
+        surveys._check_data([*typed, "model=dann"])
+
+
 def test_pictures_in_memory(tmp_path):
     done = check(tmp_path, "data=digits", "format=json")
     assert done.returncode == 0, done.stderr
@@ -87,7 +101,7 @@ CASES = {
         "Could not find 'data/dgos' Available options in 'data': cifar10",
     ),
     "no value": (["data"], "missing EQUAL"),
-    "no target": (["data.target=null"], "model=dann adapts to a target"),
+    "no target": (["model=dann", "data.target=null"], "model=dann adapts to a target"),
     "unknown to a source": (
         ["data=dogs", "+data.source.rot=1"],
         "data.source has no key 'rot'; did",

@@ -14,7 +14,7 @@ import torch
 
 from conftest import REPO, TINY
 from helpers import command, config, evaluated, same, weights
-from tl_lightning import pipeline
+from tl_lightning import cli, pipeline
 
 
 def test_help_and_a_misspelt_option_come_fast_and_without_torch(tmp_path) -> None:
@@ -213,3 +213,26 @@ def test_a_signal_saves_and_ends_with_its_status_and_resumes(sent, status, tmp_p
     assert done.returncode == 0, done.stderr
     assert f"epoch {done_epochs + 2}/{done_epochs + 2}" in done.stdout
     assert "epoch 1/" not in done.stdout
+
+
+def _typed(arguments=None) -> None:
+    raise KeyboardInterrupt
+
+
+def _lightning(arguments=None) -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+@pytest.mark.parametrize("cut", [_typed, _lightning])
+def test_ctrl_c_is_a_word_and_130_wherever_it_comes(cut, monkeypatch, capsys) -> None:
+    """While the configuration is composed, and in commands that train nothing."""
+    monkeypatch.setattr(cli.sys, "argv", ["train.py", "seed=0"])
+    monkeypatch.setattr(cli, "_train", cut)
+    for ended in (cli.train, lambda: cli.plain_command(cut, "usage")):
+        with pytest.raises(SystemExit) as end:
+            ended()
+        assert end.value.code == 130
+        assert capsys.readouterr().err == "interrupted\n"

@@ -66,3 +66,22 @@ def test_help_says_what_it_writes(monkeypatch, capsys) -> None:
         extracting.extract()
     assert end.value.code == 0
     assert "<out>/<domain>/{train,val,test}.safetensors" in capsys.readouterr().out
+
+
+def test_what_has_no_augmentation_is_not_told_to_switch_it_off(tmp_path, monkeypatch) -> None:
+    """Texts were once refused over a key that nobody had typed."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def stop(found, draft):
+        seen.append(found)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(pipeline, "stored", stop)
+    for name in ("text_csv", "dogs"):
+        with pytest.raises(ConfigError, match="far enough"):
+            extracting._extract([f"data={name}", "out=made"])
+    assert "augment" not in seen[0]["data"]
+    assert seen[1]["data"]["augment"] == "none"
+    with pytest.raises(ConfigError, match=r"data=vectors has no place .* vectors are features alr"):
+        extracting._extract(["data=vectors", "out=made"])

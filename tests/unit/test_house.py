@@ -22,7 +22,8 @@ RANKS = {
     "data": 0, "backbones": 0, "report": 0, "checking": 1, "tasks": 1, "adapters": 2,
     "regularizers": 2, "validators": 2, "modules": 3, "callbacks": 4, "settings": 5, "results": 5,
     "adaptation_faults": 5, "input_faults": 5, "task_faults": 5, "feature_plan": 5,
-    "own_weights": 5, "building": 6, "extraction": 6, "finder": 6, "pipeline": 7, "brackets": 7,
+    "own_weights": 5, "building": 6, "extraction": 6, "finder": 6, "resuming": 6, "pipeline": 7,
+    "brackets": 7,
     "sweeps": 7, "cli": 8, "adapting": 9, "tables": 9, "ledger": 1, "launching": 2, "slurm": 2,
     "search_space": 0, "tuning": 9, "trials": 9,
 }  # fmt: skip

@@ -119,6 +119,13 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         """Yield what keeps these domains from training: empty or too small splits, settings."""
         yield from self.oracle_faults(found)
         for role, domain in found.items():
+            if len(domain.classes) == 1:
+                yield (
+                    f"{role} ({domain.name}) has only the class {domain.classes[0]!r}, and a "
+                    f"classifier needs at least two; see what data={self.name} is given"
+                )
+                return
+        for role, domain in found.items():
             for split in ("train", "val", "test"):
                 if len(getattr(domain, split)) == 0:
                     yield (

@@ -231,6 +231,8 @@ def _facts(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         for key, label in (("steps", "steps"), ("steps_per_s", "steps a second"))
         if isinstance(timing.get(key), (int, float))
     }
+    if timing.get("from_step"):
+        time["resumed"] = f"at step {timing['from_step']:,}; the times are from there on"
     versions = {key: str(value) for key, value in (report.get("versions") or {}).items()}
     return {"Data": data, "Time": time, "Scale": _scale(report), "Versions": versions}
 

@@ -42,6 +42,12 @@ def advice(report: Run, bracket: Sequence[Run]) -> dict[str, str] | None:
     named = any(run.get("name") in BASELINES for run in bracket)
     if named or not _group(report).accuracies("target") or not adapted:
         return None  # or nothing was adapted: the model is its own baseline
+    config = report.get("config") or {}
+    if str((config.get("model") or {}).get("_target_")).endswith(".SourceFree"):
+        return {  # such a run trains no baseline: it is held against the model that it began with
+            "text": "What the model was worth before it adapted is not in this folder.",
+            "command": f"evaluate.py checkpoint={config.get('init')}",
+        }
     return {
         "text": "There is no source-only baseline in this folder: a figure without it says little.",
         # Data, backbone and rates stand in that command, and nowhere in a shorter one.

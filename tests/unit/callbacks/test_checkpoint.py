@@ -16,6 +16,7 @@ from tl_lightning.callbacks.selection import SELECTIONS
 from tl_lightning.callbacks.storage import AtomicCheckpointIO
 from tl_lightning.errors import CheckpointError, TrainingError
 from tl_lightning.modules import FineTuning
+from tl_lightning.resuming import other_settings
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch) -> None:
@@ -198,3 +199,49 @@ def test_short_epochs_are_not_each_written_but_the_last_is(
     pipeline.fit(config("model=source_only", *extra), tmp_path)
     assert list(dict.fromkeys(seen)) == written
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 4
+
+
+@pytest.mark.filterwarnings("default:.*other settings:UserWarning")
+@pytest.mark.filterwarnings("default:The dirpath has changed:UserWarning")
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ("seed=1", "seed=0, now 1"),
+        ("optimizer.lr=0.3", r"optimizer\.lr=[0-9.]+, now 0\.3"),
+        ("adapter=[mcc]", r"adapter=\[dann\], now \[mcc\]"),
+    ],
+)
+def test_a_run_goes_on_as_itself_only(changed, words, tmp_path) -> None:
+    """Else a finished model is reported as that of a seed or rate it has never seen."""
+    given = ("model=domain_adaptation", "adapter=[dann]", "trainer.max_epochs=1")
+    pipeline.fit(config(*given), tmp_path)
+    before = (tmp_path / "report.json").read_bytes()
+    with pytest.raises(
+        CheckpointError, match=rf"other settings: {words}.*; type them as they were"
+    ):
+        pipeline.fit(config(*given, changed, "resume=auto"), tmp_path)
+    assert (tmp_path / "report.json").read_bytes() == before
+    report = pipeline.fit(
+        config(*given, "seed=1", "trainer.max_epochs=2", f"resume={tmp_path}"), tmp_path / "new"
+    )
+    assert [w for w in report["warnings"] if "other settings: seed=0, now 1; rates" in w]
+
+
+def test_moved_data_other_devices_and_longer_runs_are_the_same_run() -> None:
+    old = config("trainer.max_epochs=1", "data.num_workers=0")
+    old["data"] |= {"root": "/a", "table": "/a/list.csv"}
+    new = config("trainer.max_epochs=9", "data.num_workers=2", "compile=true", "logger={}")
+    new["data"] |= {"root": "/b", "table": "moved/list.csv"}
+    assert other_settings(old, new) == []
+    new["data"]["table"] = "/a/other.csv"
+    assert other_settings(old, new) == ["data.table=/a/list.csv, now /a/other.csv"]
+
+
+def test_the_speed_of_a_resumed_run_counts_its_own_steps_only(tmp_path) -> None:
+    """Else a run resumed just before its end is reported as a hundred times as fast."""
+    first = pipeline.fit(config("trainer.max_epochs=2"), tmp_path)["timing"]
+    again = pipeline.fit(config("trainer.max_epochs=2", "resume=auto"), tmp_path)["timing"]
+    assert first["from_step"] == 0
+    assert first["steps_per_s"] == pytest.approx(first["steps"] / first["fit_s"], rel=0.01)
+    assert (again["steps"], again["from_step"]) == (first["steps"], first["steps"])
+    assert again["steps_per_s"] == 0

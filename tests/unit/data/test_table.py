@@ -317,3 +317,13 @@ def test_the_config_names_every_setting(tmp_path):
     data = pipeline.build_data(pipeline.check(compose([*given, "data.target.domain=sketch"])))
     data.discover()
     assert set(data.found) == {"source", "target"}
+
+
+def test_one_class_is_nothing_to_learn(tmp_path):
+    """A sentence, not what a metric says of its argument once the network is built."""
+    file = table(
+        tmp_path / "list.csv",
+        [["path", "label", "domain"], *rows(tmp_path, label=lambda path: "animal")],
+    )
+    with pytest.raises(DataError, match=r"only the class 'animal', and a classifier needs at"):
+        found(file, target=None)

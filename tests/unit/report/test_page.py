@@ -277,3 +277,11 @@ def test_curves_of_few_and_many_epochs(epochs: int, chosen: int | None) -> None:
     drawn = figures.learning_curves(curves, {"epoch": chosen})
     assert set(drawn) == {"losses", "rates"}
     assert all(png.startswith(PNG) for png in drawn.values())
+
+
+def test_a_model_adapted_without_its_source_is_held_against_itself_before(make_run: Any) -> None:
+    """Such a run trains no baseline, so the command with bracket=true would change nothing."""
+    config = {"model": {"_target_": "tl_lightning.modules.SourceFree"}, "init": "runs/a/last.ckpt"}
+    text = write_page(make_run(config=config)).read_text()
+    assert "evaluate.py checkpoint=runs/a/last.ckpt" in text
+    assert "bracket=true" not in text

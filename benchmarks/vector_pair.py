@@ -1,8 +1,8 @@
 """Two made-up domains of reviews as bags of words, in svmlight files.
 
-    python benchmarks/vector_pair.py /tmp/pair
-    python scripts/train.py -m experiment=dann_amazon data.source.train=/tmp/pair/books.svmlight \
-        data.target.train=/tmp/pair/kitchen.svmlight data.target.test=/tmp/pair/kitchen_test.svmlight
+    python benchmarks/vector_pair.py /tmp/two
+    python scripts/train.py -m experiment=dann_amazon data.source.train=/tmp/two/books.svmlight \
+        data.target.train=/tmp/two/kitchen.svmlight data.target.test=/tmp/two/kitchen_test.svmlight
 
 Each review has 40 words of a vocabulary of 1,200. Of those 200 praise or blame in both domains,
 500 are said in books alone and 500 in kitchens alone; of each domain's own words 150 praise or

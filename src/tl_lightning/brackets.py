@@ -115,6 +115,11 @@ def fit_with_baselines(cfg: DictConfig, folder: Path, sweeping: bool) -> dict[st
         pipeline.check(part)
     if sweeping:
         return _fit_once(asked, parts, folder)
+    if (folder / "report.json").is_file() and not config["resume"]:
+        raise ConfigError(
+            f"{folder} holds a finished run; type another hydra.run.dir, resume=auto to go on with "
+            "it (baselines beside it, more epochs), or delete the folder"
+        )
     with alone_in(folder) if rank() == 0 else contextlib.nullcontext(True) as mine:
         if not mine:
             raise ConfigError(

@@ -44,6 +44,7 @@ _NOISE = (
     "The `srun` command is available",  # having SLURM installed is no fault
     "Experiment logs directory .* exists",  # resumed runs append
     "Starting from v1.9.0, `tensorboardX`",
+    "torch.distributed.nn.functional.all_gather is deprecated",  # called by torchmetrics
     "It is recommended to use `self.log",  # what is logged is the same on every rank already
 )
 

@@ -75,6 +75,20 @@ def test_a_fault_of_a_baseline_stops_before_the_first_training(monkeypatch, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_a_finished_run_is_not_written_over(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    fitted: list[Path] = []
+    monkeypatch.setattr(brackets.pipeline, "fit", lambda *given: fitted.append(given[1]) or {})
+    (tmp_path / "report.json").touch()
+    with pytest.raises(
+        ConfigError, match=r"holds a finished run; type another hydra"
+    ):
+        fit_with_baselines(OmegaConf.create(config("bracket=false")), tmp_path, False)
+    assert not fitted
+    fit_with_baselines(OmegaConf.create(config("resume=auto", "bracket=false")), tmp_path, False)
+    assert fitted == [tmp_path]
+
+
 def test_a_second_run_in_a_folder_at_work_is_refused_and_harms_nothing(
     monkeypatch, tmp_path
 ) -> None:

@@ -229,7 +229,8 @@ def _evaluate(arguments: list[str]) -> None:
     typed = [f"{k}={v}" for k, v in given.items()]
     data, trainer = (part_of(name, checkpoint, typed) for name in ("data", "trainer"))
     found = pipeline.evaluate(checkpoint, data, trainer, _allowed(typed))
-    print_metrics(found["metrics"], title=f"{checkpoint} on {found['data']}")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print_metrics(found["metrics"], title=f"{checkpoint} on {found['data']}")
 
 
 _EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow")

@@ -80,9 +80,7 @@ def test_a_finished_run_is_not_written_over(monkeypatch, tmp_path) -> None:
     fitted: list[Path] = []
     monkeypatch.setattr(brackets.pipeline, "fit", lambda *given: fitted.append(given[1]) or {})
     (tmp_path / "report.json").touch()
-    with pytest.raises(
-        ConfigError, match=r"holds a finished run; type another hydra"
-    ):
+    with pytest.raises(ConfigError, match=r"holds a finished run; type another hydra"):
         fit_with_baselines(OmegaConf.create(config("bracket=false")), tmp_path, False)
     assert not fitted
     fit_with_baselines(OmegaConf.create(config("resume=auto", "bracket=false")), tmp_path, False)

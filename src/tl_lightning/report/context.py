@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tl_lightning.errors import DataError
+from tl_lightning.floor import WORST
 from tl_lightning.report.changes import distance_words
 from tl_lightning.report.figures import class_accuracy, confused_pairs
 from tl_lightning.report.folder import Predictions
@@ -146,12 +147,15 @@ def _bracket_rows(report: Mapping[str, Any], bracket: list[dict[str, Any]]) -> l
 
 def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
     rule = str(selection.get("rule", "unknown"))
+    value, monitor = selection.get("value"), str(selection.get("monitor"))
+    if value is not None and monitor.startswith("validator/floored/") and value <= WORST + 1:
+        shown: str | None = "none: every epoch counted as collapsed"
+    else:
+        shown = None if value is None else metric_value(monitor, value)
     facts = {
         "rule": rule,
         "monitor": selection.get("monitor"),
-        "value": metric_value(str(selection.get("monitor")), selection["value"])
-        if selection.get("value") is not None
-        else None,
+        "value": shown,
         "epoch": selection.get("epoch"),
         "checkpoint": selection.get("checkpoint"),
     }

@@ -14,6 +14,7 @@ from tl_lightning.report import curves, figures
 from tl_lightning.report.changes import class_change_figure
 from tl_lightning.report.folder import Series
 from tl_lightning.report.page import write_page
+from tl_lightning.report.schema import write_json
 from tl_lightning.sweeps import report_folder
 
 PNG = b"\x89PNG\r\n"
@@ -190,6 +191,17 @@ def test_the_end_of_a_run_says_whether_it_helped(make_run: Any, capsys: Any) -> 
     assert last.startswith("dann helped by 17.5 points over source-only in one seed; one seed says")
     report_folder(run / "bracket" / "b")
     assert capsys.readouterr().out.splitlines()[-1].startswith("page: ")
+
+
+def test_a_score_below_the_floor_is_no_number(make_run: Any) -> None:
+    run = make_run(rule="bnm")
+    report = json.loads((run / "report.json").read_text())
+    report["selection"] |= {"monitor": "validator/floored/bnm", "value": -9999.3}
+    write_json(run / "report.json", report)
+    text = write_page(run).read_text()
+    assert "none: every epoch counted as collapsed" in text
+    assert "-9999" not in text
+    assert "-1e+04" not in text
 
 
 @pytest.mark.parametrize(("rule", "loud"), [("oracle", True), ("source_val", False)])

@@ -18,6 +18,7 @@ __all__ = ["Start", "other_settings", "resume_point"]
 _FREE = (
     "trainer.", "cache.", "channels_last", "compile", "lr_find", "init", "optimizer.fused",
     "backbone.checkpoint", "backbone.grad_checkpointing", "backbone.package", "backbone.pretrained",
+    "backbone.in_features",  # what the data say
     "data.eval_batch_size", "data.pin_memory", "data.download", "data.root", "data.source.root",
     "data.target.root",
 )  # fmt: skip

@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/python scripts/train.py -m model=source_only,dann data=digits
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 # Sweeps that are killed, ranks that hang, a SLURM of one node where it is installed.
 test-long: install

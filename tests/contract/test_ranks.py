@@ -15,8 +15,6 @@ from contract.test_adapters import ADAPTERS, trained
 __all__ = ["trained"]
 
 WORKER = Path(__file__).with_name("two_ranks.py")
-# One process runs them all: each would start the ranks anew.
-pytestmark = pytest.mark.xdist_group("contract_ranks")
 #: Methods about batch norm, whose statistics are each rank's own unless the trainer syncs them.
 ABOUT_NORMS = {"adabn", "dsbn", "tent"}
 

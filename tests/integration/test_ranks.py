@@ -19,10 +19,7 @@ from helpers import evaluated, same, weights
 from integration.ranks import fit, settings
 from tl_lightning import pipeline
 
-# One process runs them all: each would start the ranks anew.
-pytestmark = [
-    pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ranks"),
-]  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 WORKER = Path(__file__).with_name("ranks.py")
 SGD = ["optimizer=sgd", "optimizer.lr=0.05", "bracket=[]", "callbacks.health.every_n_steps=2"]

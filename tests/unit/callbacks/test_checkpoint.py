@@ -78,8 +78,7 @@ def test_the_rule_is_in_the_checkpoints_name_and_in_the_report(rule, tmp_path) -
     assert chosen["uses_target_labels"] is (rule == "oracle")
 
 
-def test_the_last_epoch_is_kept_beside_the_best(tmp_path, monkeypatch) -> None:
-    """A resumed run goes on from the last epoch, not from the last one that was better."""
+def the_first_epoch_is_the_best(monkeypatch) -> None:
     values = iter([0.9, 0.5, 0.4])
     monkeypatch.setattr(
         SelectionCheckpoint,
@@ -90,6 +89,11 @@ def test_the_last_epoch_is_kept_beside_the_best(tmp_path, monkeypatch) -> None:
             "step": torch.tensor(trainer.global_step),
         },
     )
+
+
+def test_the_last_epoch_is_kept_beside_the_best(tmp_path, monkeypatch) -> None:
+    """A resumed run goes on from the last epoch, not from the last one that was better."""
+    the_first_epoch_is_the_best(monkeypatch)
     report = pipeline.fit(config("selection=im", "trainer.max_epochs=3"), tmp_path)
     assert report["selection"]["epoch"] == 0
     stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
@@ -98,16 +102,7 @@ def test_the_last_epoch_is_kept_beside_the_best(tmp_path, monkeypatch) -> None:
 
 def test_a_folder_that_was_moved_keeps_its_best_model(tmp_path, monkeypatch) -> None:
     """Else a resumed run would choose among the epochs since then only."""
-    values = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr(
-        SelectionCheckpoint,
-        "_monitor_candidates",
-        lambda self, trainer: {
-            "validator/floored/im": torch.tensor(next(values, 0.1)),
-            "epoch": torch.tensor(trainer.current_epoch),
-            "step": torch.tensor(trainer.global_step),
-        },
-    )
+    the_first_epoch_is_the_best(monkeypatch)
     chosen = ("selection=im", "checkpoint.min_seconds=0")
     pipeline.fit(config(*chosen, "trainer.max_epochs=2"), tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "two")

@@ -1,0 +1,280 @@
+"""Recompute the golden runs and compare their digests with ``benchmarks/golden.json``.
+
+    python benchmarks/golden.py                     # compare every run with the stored digests
+    python benchmarks/golden.py --only dann mcd     # some of them
+    python benchmarks/golden.py --write             # store new digests, after an intended change
+
+Each run is tiny (seconds on one CPU core) and goes through ``fit`` as any other run. Its digests
+cover the weights of the last checkpoint, the logged history, the chosen epoch, the test metrics and
+the predictions of every test sample. They do not depend on names inside the state dict or on column
+names of ``metrics.csv``, so that renaming leaves them alone.
+
+Bits depend on the versions of torch and on the processor's vector instructions; both are stored
+beside the digests. On another machine, run the script once on the older commit with ``--write`` and
+then on the newer one. The test suite checks losses and metrics of a few runs with a tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import lightning as L
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+REPO = Path(__file__).resolve().parents[1]
+STORED = Path(__file__).with_suffix(".json")
+sys.path.insert(0, str(REPO / "tests"))
+
+from conftest import TINY
+from layouts import split_folders, table
+from tiny_texts import reviews, tiny_bert
+from tl_lightning import pipeline
+from tl_lightning.cli import compose
+
+#: What a run on another data set takes of the tiny settings.
+COMMON = [one for one in TINY if not one.startswith(("data", "backbone."))]
+FILES = [
+    "data.batch_size=4", "data.eval_batch_size=8", "data.steps_per_epoch=3", "data.num_workers=0",
+]  # fmt: skip
+#: Methods that a run on labelled source and unlabelled target pictures can use alone.
+METHODS = (
+    "adabn", "adda", "afn", "bnm", "cdan", "coral", "dann", "deepjdot", "dsan", "dsbn", "entropy",
+    "jan", "mcc", "mcd", "mdd", "mmd", "self_training", "wdgrl",
+)  # fmt: skip
+
+
+class Stop(Exception):
+    """Ends a run in the middle."""
+
+
+class StopAt(L.Callback):
+    """Save a checkpoint after a batch of an epoch and end the run there."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.place = (epoch, batch)
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.current_epoch, batch_idx) == self.place:
+            trainer.save_checkpoint(trainer.checkpoint_callback.dirpath + "/last.ckpt")
+            raise Stop
+
+
+def digits(*overrides: str) -> list[str]:
+    return [*TINY, "data.num_workers=0", "selection=bnm", *overrides]
+
+
+def files(folder: Path, *overrides: str) -> list[str]:
+    root = split_folders(folder / "dogs", train=20, test=8)
+    return [
+        *COMMON, "data=dogs", f"data.root={root}", "backbone=tiny_cnn", "backbone.widths=[4,8]",
+        "backbone.features=16", *FILES, *overrides,
+    ]  # fmt: skip
+
+
+def texts(folder: Path, *overrides: str) -> list[str]:
+    tiny_bert(folder / "bert")
+    reviews(folder / "short", 14, most=6)
+    reviews(folder / "long", 12, seed=300, most=20)
+    return [
+        *COMMON, "data=text_folder", f"data.root={folder / 'short'}",
+        f"data.target.root={folder / 'long'}", "backbone=hf", f"backbone.name={folder / 'bert'}",
+        "backbone.pretrained=false", "backbone.lr_factor=1.0", "data.bucket=2", *FILES, *overrides,
+    ]  # fmt: skip
+
+
+def vectors(folder: Path, *overrides: str) -> list[str]:
+    rng = np.random.default_rng(0)
+    arguments = [*COMMON, "data=vectors", "data.batch_size=16"]
+    for role, shift in (("source", 0.0), ("target", 1.0)):
+        y = np.arange(120) % 2
+        np.savez(folder / f"{role}.npz", x=rng.normal(size=(120, 6)) + 3 * y[:, None] + shift, y=y)
+        arguments.append(f"data.{role}.train={folder / role}.npz")
+    return [*arguments, *overrides]
+
+
+def tasks(folder: Path) -> list[str]:
+    rows = [["class", "label"], *([k, "odd" if k % 2 else "even"] for k in range(10))]
+    groups = table(folder / "groups.csv", rows)
+    return digits("task=[coarse]", f"tasks.coarse.groups={groups}", "balance=uncertainty")
+
+
+Settings = Callable[[Path], list[str]]
+
+
+def runs() -> dict[str, Settings]:
+    """Return every golden run by name, as a function from an empty folder to its settings."""
+    found: dict[str, Settings] = {
+        f"method_{name}": lambda _, name=name: digits(
+            "model=domain_adaptation", f"adapter=[{name}]"
+        )
+        for name in METHODS
+    }
+    found |= {
+        "dann": lambda _: digits("model=dann", "trainer.max_epochs=3"),
+        "dann_mcc": lambda _: digits("model=domain_adaptation", "adapter=[dann,mcc]"),
+        "joint_bn": lambda _: digits("model=joint_bn"),
+        "oracle": lambda _: digits("model=oracle"),
+        "head_first": lambda _: digits(
+            "model=fine_tuning", "phases=head_first", "trainer.max_epochs=3", "data.target=null",
+            "selection=source_val",
+        ),
+        "features": lambda _: digits(
+            "model=feature_extraction", "data.augment=none", "cache.features=full",
+            "selection=source_val", "head=mlp",
+        ),
+        "penalties": lambda _: digits(
+            "model=fine_tuning", "regularizer=[l1,l2,l2_sp,bss]", "callbacks=ema", "loss=focal",
+            "selection=source_val",
+        ),
+        "tasks": tasks,
+        "files": lambda folder: files(
+            folder, "model=dann", "data.augment=strong", "data.target.labelled_per_class=2"
+        ),
+        "mixup": lambda folder: files(
+            folder, "model=source_only", "data.augment=randaugment", "cache.images=off",
+            "data.mix.mixup=0.4", "data.mix.cutmix=1.0",
+        ),
+        "self_training_files": lambda folder: files(
+            folder, "model=self_training", "cache.images=decoded"
+        ),
+        "texts": lambda folder: texts(folder, "model=cdan"),
+        "text_features": lambda folder: texts(
+            folder, "model=feature_extraction", "cache.features=full"
+        ),
+        "vectors": lambda folder: vectors(folder, "model=dann", "trainer.max_epochs=5"),
+        "two_ranks": lambda _: digits(
+            "model=dann", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+            "trainer.precision=32-true", "trainer.max_epochs=2", "data.batch_size=8",
+        ),
+    }  # fmt: skip
+    return found
+
+
+def fitted(name: str, overrides: list[str], folder: Path) -> Path:
+    """Run the settings; return the run's folder."""
+    run = folder / "run"
+    if name == "two_ranks":  # each rank is a process of its own
+        script = [sys.executable, str(REPO / "scripts" / "train.py")]
+        command = [*script, *overrides, f"hydra.run.dir={run}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        if done.returncode:
+            raise SystemExit(f"{name}: {done.stderr[-3000:]}")
+        return run
+
+    def settings(*more: str) -> Any:
+        return OmegaConf.to_container(compose([*overrides, *more]), resolve=True)
+
+    if name == "resumed":
+        try:
+            pipeline.fit(settings(), run, watching=[StopAt(1, 1)])
+        except Stop:
+            pass
+        pipeline.fit(settings("resume=auto"), run)
+    else:
+        pipeline.fit(settings(), run)
+    return run
+
+
+def sha(*parts: bytes) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()[:16]
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """Return a digest of all values, whatever their names are and their order is."""
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    return sha(*sorted(
+        sha(f"{t.dtype}{tuple(t.shape)}".encode(), t.contiguous().flatten().view(torch.uint8)
+            .numpy().tobytes() if t.numel() else b"").encode()
+        for t in tensors
+    ))  # fmt: skip
+
+
+def history(path: Path) -> list[list[str]]:
+    """Return the values of every row of ``metrics.csv``, without the names of their columns."""
+    with path.open() as file:
+        return [sorted(value for value in row if value) for row in list(csv.reader(file))[1:]]
+
+
+def predictions_digest(path: Path) -> str:
+    with np.load(path, allow_pickle=False) as arrays:
+        return sha(*(
+            part for name in sorted(arrays.files)
+            for part in (name.encode(), np.ascontiguousarray(arrays[name]).tobytes())
+        ))  # fmt: skip
+
+
+def digest(run: Path) -> dict[str, Any]:
+    """Return what is compared of a finished run."""
+    report = json.loads((run / "report.json").read_text())
+    return {
+        "weights": weights_digest(run / "checkpoints" / "last.ckpt"),
+        "history": sha(json.dumps(history(run / "metrics.csv")).encode()),
+        "predictions": predictions_digest(run / "predictions.npz"),
+        "epoch": report["selection"]["epoch"],
+        "metrics": {k: v for k, v in report["metrics"].items() if "/test/" in k},
+    }
+
+
+def machine() -> dict[str, str]:
+    return {
+        "torch": torch.__version__, "lightning": L.__version__, "numpy": np.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+
+
+def compute(only: list[str]) -> dict[str, dict[str, Any]]:
+    torch.set_num_threads(1)
+    found, every = {}, runs()
+    every["resumed"] = every["dann"]
+    for name in only or every:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TL_CACHE"] = str(Path(folder) / "cache")
+            found[name] = digest(fitted(name, every[name](Path(folder)), Path(folder)))
+        print(f"{name}: {found[name]['weights']}", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[], metavar="RUN")
+    parser.add_argument("--write", action="store_true", help="store the digests")
+    args = parser.parse_args()
+    found = compute(args.only)
+    if args.write:
+        STORED.write_text(json.dumps({"machine": machine(), "runs": found}, indent=1) + "\n")
+        return
+    stored = json.loads(STORED.read_text())
+    if stored["machine"] != machine():
+        print(f"note: digests are of {stored['machine']}, this is {machine()}")
+    differ = [
+        f"{name}: {key}"
+        for name, one in found.items()
+        for key, value in one.items()
+        if stored["runs"][name][key] != value
+    ]
+    print(f"{len(found)} runs, {len(found) * 5} digests, {len(differ)} differ", *differ, sep="\n")
+    sys.exit(bool(differ))
+
+
+if __name__ == "__main__":
+    main()

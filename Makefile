@@ -35,7 +35,7 @@ types: install
 check: lint types test
 
 tables: install
-	$(BIN)/python -m tl_lightning.tables
+	$(BIN)/python scripts/dev/readme_tables.py
 
 build: install
 	$(BIN)/uv build --quiet --wheel --python $(BIN)/python

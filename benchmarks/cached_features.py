@@ -113,11 +113,12 @@ def plain_accuracy(args: argparse.Namespace) -> dict[str, list[float]]:
 
 def training_rows(root: Path) -> list[int]:
     """Return the places, among all of ImageFolder's, of the pictures that train our head."""
-    from tl_lightning import pipeline
-    from tl_lightning.cli import compose
+    from tl_lightning.config.compose import compose
+    from tl_lightning.config.validation import check as validation
+    from tl_lightning.training import build as building
 
     settings = ["data=dogs", f"data.root={root}", "data.target=null", "model=feature_extraction"]
-    data = pipeline.build_data(pipeline.check(compose(settings)))
+    data = building.build_data(validation.check(compose(settings)))
     data.discover()
     paths = [str(Path(path).resolve()) for path, _ in ImageFolder(root / "train").samples]
     ours = {str(Path(path).resolve()) for path in data.found["source"].train.pictures}

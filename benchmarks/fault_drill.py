@@ -2,7 +2,7 @@
 
     python benchmarks/fault_drill.py --runs 30 --out drill.json
 
-A run is the real thing, `pipeline.fit` on small digits in a process of its own, forked from this
+A run is the real thing, `training.fit` on small digits in a process of its own, forked from this
 one (which has imported everything and computed nothing) to save the start-up. It gets SIGKILL one
 to three times, each time at a moment that is drawn:
 
@@ -47,10 +47,10 @@ import lightning as L
 import torch
 from omegaconf import OmegaConf
 
-from tl_lightning import pipeline
-from tl_lightning.callbacks.storage import read_checkpoint
-from tl_lightning.cli import compose
+from tl_lightning.checkpoints.io import read_checkpoint
+from tl_lightning.config.compose import compose
 from tl_lightning.errors import CheckpointError
+from tl_lightning.training import fit as training
 
 SMALL = (
     "data=digits", "data.size=16", "data.batch_size=16", "data.steps_per_epoch=12",
@@ -109,16 +109,16 @@ def start(config: dict[str, Any], folder: Path, steps: Steps) -> int:
         os.dup2(log, 2)
         os.environ["TL_CACHE"] = str(folder / "cache")
         torch.set_num_threads(1)
-        honest = pipeline.build
+        honest = training.build
 
         def build(*arguments: Any) -> Any:
             parts = honest(*arguments)
             parts.trainer.callbacks.insert(0, Count(steps))
             return parts
 
-        pipeline.build = build
+        training.build = build
         try:
-            pipeline.fit(config, folder / "run")
+            training.fit(config, folder / "run")
             code = 0
         except CheckpointError as error:
             print(f"error: {error}", flush=True)

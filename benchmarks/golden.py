@@ -42,8 +42,8 @@ sys.path.insert(0, str(REPO / "tests"))
 from conftest import TINY
 from layouts import split_folders, table
 from tiny_texts import reviews, tiny_bert
-from tl_lightning import pipeline
-from tl_lightning.cli import compose
+from tl_lightning.config.compose import compose
+from tl_lightning.training import fit as training
 
 #: What a run on another data set takes of the tiny settings.
 COMMON = [one for one in TINY if not one.startswith(("data", "backbone."))]
@@ -182,12 +182,12 @@ def fitted(name: str, overrides: list[str], folder: Path) -> Path:
 
     if name == "resumed":
         try:
-            pipeline.fit(settings(), run, watching=[StopAt(1, 1)])
+            training.fit(settings(), run, watching=[StopAt(1, 1)])
         except Stop:
             pass
-        pipeline.fit(settings("resume=auto"), run)
+        training.fit(settings("resume=auto"), run)
     else:
-        pipeline.fit(settings(), run)
+        training.fit(settings(), run)
     return run
 
 

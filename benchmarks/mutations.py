@@ -5,7 +5,7 @@
 
 `benchmarks/mutations.yaml` says what is broken: for every method some texts of its code, or of code
 that it leans on, and what stands there instead. Each is put into a copy of the repository, alone,
-and the method's own tests run until one fails (`tests/adapters`, then `tests/contract`). A change
+and the method's own tests run until one fails (`tests/unit/methods`, then `tests/contract`). A change
 that no test notices survives: the script names it and ends with 1. So it does where a test that
 noticed something fails on the code as it is.
 """
@@ -85,7 +85,7 @@ class Mutation:
 def mutations(table: Path = TABLE) -> list[Mutation]:
     """Return what the table holds; a change without a file is one of the method's own."""
     return [
-        Mutation(method, **{"file": f"adapters/{method}.py", **entry})
+        Mutation(method, **{"file": f"methods/{method}.py", **entry})
         for method, entries in yaml.safe_load(table.read_text()).items()
         for entry in entries
     ]
@@ -184,7 +184,7 @@ def noticed(mutation: Mutation, copy: Path) -> str | None:
     method = mutation.method
     with put_in(mutation, copy):
         for arguments in (
-            [f"tests/adapters/test_{method}.py"],
+            [f"tests/unit/methods/test_{method}.py"],
             ["tests/contract", "-k", f"[{method}] or -{method}]"],
         ):
             found = failing(copy, ["-x", *arguments])

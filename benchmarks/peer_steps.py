@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tl_lightning.adapters.base import Adapter
+from tl_lightning.methods.base import Adapter
 from tl_lightning.types import Context, View
 
 # A prime number of samples, so that N (N - 1) orders of a batch pair every two of them once.

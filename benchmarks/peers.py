@@ -47,20 +47,21 @@ from peer_steps import (
 )
 from torch import Tensor, nn
 
-from tl_lightning.adapters.afn import AFN
-from tl_lightning.adapters.bnm import BNM
-from tl_lightning.adapters.bsp import BSP
-from tl_lightning.adapters.cdan import CDAN
-from tl_lightning.adapters.coral import CORAL
-from tl_lightning.adapters.dann import DANN
-from tl_lightning.adapters.entropy import Entropy
-from tl_lightning.adapters.jan import JAN
-from tl_lightning.adapters.mcc import MCC
-from tl_lightning.adapters.mcd import discrepancy
-from tl_lightning.adapters.mmd import MMD
-from tl_lightning.adapters.shared.adversary import domain_loss, perceptron
-from tl_lightning.adapters.shared.kernels import gaussian_kernel, squared_distances
-from tl_lightning.adapters.wdgrl import gradient_penalty
+from tl_lightning.layers import perceptron
+from tl_lightning.methods.afn import AFN
+from tl_lightning.methods.bnm import BNM
+from tl_lightning.methods.bsp import BSP
+from tl_lightning.methods.cdan import CDAN
+from tl_lightning.methods.components.adversary import domain_loss
+from tl_lightning.methods.components.kernels import gaussian_kernel, squared_distances
+from tl_lightning.methods.coral import CORAL
+from tl_lightning.methods.dann import DANN
+from tl_lightning.methods.entropy import Entropy
+from tl_lightning.methods.jan import JAN
+from tl_lightning.methods.mcc import MCC
+from tl_lightning.methods.mcd import discrepancy
+from tl_lightning.methods.mmd import MMD
+from tl_lightning.methods.wdgrl import gradient_penalty
 
 FLOWS = "gradient flows through its class probabilities too; ours are constants"
 

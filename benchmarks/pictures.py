@@ -27,15 +27,16 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import decode_jpeg, read_file
 from torchvision.transforms import v2
 
-from tl_lightning.data.augment import augmentation
-from tl_lightning.data.cache import CachedReader, CacheSettings
-from tl_lightning.data.dataset import PictureDataset, Split
-from tl_lightning.data.decode import build_cache
-from tl_lightning.data.reading import shorter_side
-from tl_lightning.data.sampler import DomainSampler
-from tl_lightning.data.serve import loader_of
-from tl_lightning.runtime import keep_memory
+from tl_lightning.data.cache.build_images import build_cache
+from tl_lightning.data.cache.images import CachedReader, CacheSettings
+from tl_lightning.data.datasets import PictureDataset
+from tl_lightning.data.domain import Split
+from tl_lightning.data.io.images import shorter_side
+from tl_lightning.data.loaders import loader_of
+from tl_lightning.data.samplers.domain import DomainSampler
+from tl_lightning.data.transforms.presets import augmentation
 from tl_lightning.types import InputSpec
+from tl_lightning.utils.process import keep_memory
 
 SPEC = InputSpec(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

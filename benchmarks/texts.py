@@ -36,10 +36,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from tl_lightning import building, pipeline
-from tl_lightning.cli import compose
-from tl_lightning.data.buckets import padding_share
-from tl_lightning.data.sampler import DomainSampler
+from tl_lightning.config.compose import compose
+from tl_lightning.config.validation import check as validation
+from tl_lightning.data.samplers.domain import DomainSampler
+from tl_lightning.data.samplers.length import padding_share
+from tl_lightning.training import build as building
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 Round = tuple[float, int, int]
@@ -85,7 +86,7 @@ def synchronise() -> None:
 
 def plain(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
     """The loop that everybody writes, a round at a time."""
-    module = pipeline.build_module(config, data.classes)
+    module = building.build_module(config, data.classes)
     limit = module.backbone.input_spec.max_length
     net = module.backbone.to(device).train()
     head = nn.Linear(module.backbone.out_features, len(data.classes)).to(device)
@@ -115,7 +116,7 @@ def plain(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
 
 def ours(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
     """Batches of like length, at the precision that suits the device."""
-    module = pipeline.build_module(config, data.classes).to(device).train()
+    module = building.build_module(config, data.classes).to(device).train()
     optimizer = building.make(config["optimizer"], config, params=list(module.parameters()))
     mixed = config["trainer"]["precision"] == "bf16-mixed"
     split = data.found["source"].train
@@ -192,13 +193,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="a round and contestant")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_intermixed_args()
-    config = pipeline.check(compose(["model=fine_tuning", *args.settings]))
-    data = pipeline.build_data(config)
+    config = validation.check(compose(["model=fine_tuning", *args.settings]))
+    data = building.build_data(config)
     data.discover()
     if not args.speed:
         compare(data, args.runs)
         return
-    module = pipeline.build_module(config, data.classes, pretrained=False)
+    module = building.build_module(config, data.classes, pretrained=False)
     data.attach(module.backbone.input_spec, ("source",), ("source",))
     speed(config, data, args.steps, args.rounds)
 

@@ -153,16 +153,17 @@ def fastai(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
 def ours(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
     import lightning
 
-    from tl_lightning import building, pipeline
-    from tl_lightning.cli import compose
-    from tl_lightning.runtime import keep_memory, quiet
+    from tl_lightning.config.compose import compose
+    from tl_lightning.config.validation import check as validation
+    from tl_lightning.training import build as building
+    from tl_lightning.utils.process import keep_memory, quiet
 
     quiet()
     keep_memory()
     model = "feature_extraction" if frozen else "fine_tuning"
     settings = (f"model={model}", "data=dogs", "backbone.pretrained=false", "trainer=cpu")
-    config = pipeline.check(compose(settings))
-    module = pipeline.build_module(config, tuple(map(str, range(CLASSES))))
+    config = validation.check(compose(settings))
+    module = building.build_module(config, tuple(map(str, range(CLASSES))))
     kept = [
         {"source": {"inputs": x, "labels": y, "index": torch.arange(BATCH)}}
         for x, y in batches(BATCHES)

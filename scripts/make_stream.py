@@ -1,6 +1,6 @@
 """See ``python scripts/make_stream.py --help``."""
 
-from tl_lightning.streams import make_stream
+from tl_lightning.cli.write_shards import make_stream
 
 if __name__ == "__main__":
     make_stream()

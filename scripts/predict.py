@@ -1,6 +1,6 @@
 """See ``python scripts/predict.py --help``."""
 
-from tl_lightning.predicting import predict
+from tl_lightning.cli.predict import predict
 
 if __name__ == "__main__":
     predict()

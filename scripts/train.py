@@ -1,6 +1,6 @@
 """See ``python scripts/train.py --help``."""
 
-from tl_lightning.cli import train
+from tl_lightning.cli.train import train
 
 if __name__ == "__main__":
     train()

@@ -1,6 +1,6 @@
 """See ``python scripts/tune.py --help``."""
 
-from tl_lightning.tuning import tune
+from tl_lightning.cli.tune import tune
 
 if __name__ == "__main__":
     tune()

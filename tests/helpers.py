@@ -15,8 +15,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tl_lightning import pipeline
-from tl_lightning.cli import compose
+from tl_lightning.config.compose import compose
+from tl_lightning.training import fit as training
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -100,7 +100,7 @@ class StopAt(L.Callback):
 @contextlib.contextmanager
 def stopped_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> Iterator[None]:
     """Stop the run that is fitted inside, after a batch of an epoch."""
-    honest: Any = pipeline.build
+    honest: Any = training.build
 
     def build(*arguments: Any) -> Any:
         parts = honest(*arguments)
@@ -108,6 +108,6 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> Itera
         return parts
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "build", build)
+        patched.setattr(training, "build", build)
         with pytest.raises(Stop):
             yield

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tl_lightning.adapters.base import Adapter
+from tl_lightning.methods.base import Adapter
 from tl_lightning.types import Context, Terms, View
 
 D, K, N, M = 6, 3, 5, 7

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import config
-from tl_lightning.cli import compose
+from tl_lightning.config.compose import compose
 
 GOOD = ("good", "great", "fine", "lovely", "moving")
 BAD = ("bad", "awful", "dull", "boring", "poor")
@@ -60,7 +60,7 @@ def tiny_bert(folder: Path, weights: bool = False, **changes: Any) -> Path:
 
 def backbone(folder: Path, **changes: Any) -> Any:
     """Return the encoder of a folder."""
-    from tl_lightning.backbones.texts import TextBackbone
+    from tl_lightning.backbones.text import TextBackbone
 
     plain: dict[str, Any] = {
         "name": str(folder), "package": None, "pretrained": False, "network": None,

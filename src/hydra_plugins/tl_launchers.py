@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:  # Hydra imports this file at every start
-    from tl_lightning.launching import Job
+    from tl_lightning.sweeps.launchers.local import Job
 
 __all__ = ["LocalLauncher", "SlurmLauncher"]
 
@@ -37,8 +37,8 @@ class _Processes(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs; say in a line each what became of them."""
-        from tl_lightning.cli import complain
         from tl_lightning.errors import TransferError
+        from tl_lightning.utils.console import complain
 
         numbered = enumerate(job_overrides, initial_job_idx)
         try:
@@ -54,8 +54,8 @@ class _Processes(Launcher):
         raise NotImplementedError
 
     def _job(self, overrides: list[str], number: int) -> Job:
-        from tl_lightning.cli import as_dict
-        from tl_lightning.launching import Job
+        from tl_lightning.config.compose import as_dict
+        from tl_lightning.sweeps.launchers.local import Job
 
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
@@ -75,7 +75,7 @@ class LocalLauncher(_Processes):
 
     def run(self, jobs: list[Job]) -> None:
         """Run them, so many at a time, each on its share of the GPUs."""
-        from tl_lightning.launching import run_here
+        from tl_lightning.sweeps.launchers.local import run_here
 
         run_here(jobs, **self.settings)
 
@@ -85,6 +85,6 @@ class SlurmLauncher(_Processes):
 
     def run(self, jobs: list[Job]) -> None:
         """Submit them as one array and, unless told otherwise, wait for them."""
-        from tl_lightning.slurm import run_there
+        from tl_lightning.sweeps.launchers.slurm import run_there
 
         run_there(jobs, **self.settings)

@@ -1,6 +1,8 @@
 """``python -m tl_lightning`` is ``tl-train``: how the launchers start the jobs of a sweep."""
 
-from tl_lightning.cli import train
+from __future__ import annotations
+
+from tl_lightning.cli.train import train
 
 if __name__ == "__main__":
     train()

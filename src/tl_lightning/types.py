@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NotRequired, Protocol, TypedDict
+from typing import Any, ClassVar, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 __all__ = [
     "Backbone",
     "Batch",
+    "Config",
     "Context",
     "InputSpec",
     "LayerGroup",
@@ -214,3 +215,6 @@ class Backbone(Protocol):
             chain: Whether ``run`` is wanted too; finding out may take a forward of the network.
         """
         ...
+
+
+Config = dict[str, Any]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.test_adapters import ADAPTERS, trained
+from contract.test_methods import ADAPTERS, trained
 
 __all__ = ["trained"]
 

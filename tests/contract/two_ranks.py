@@ -15,11 +15,12 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from contract.test_adapters import ADAPTERS, CLASSES, NODES, arguments, batch, stage_terms
+from contract.test_methods import ADAPTERS, CLASSES, NODES, arguments, batch, stage_terms
 from helpers import config
-from tl_lightning import pipeline
-from tl_lightning.adapters.base import Bank
+from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
+from tl_lightning.methods.base import Bank
+from tl_lightning.training import build as building
 
 PROGRESS = 0.7
 
@@ -29,8 +30,8 @@ def built(name: str, trained: str):
     chosen = [*arguments(name, trained), "backbone.norm=false"]
     chosen += ["adapter.cdan.entropy=true"] if name == "cdan" else []
     chosen += [f"adapter.{name}.gather=true"] if "gather" in NODES[name] else []
-    checked = pipeline.check(config(*chosen))
-    net = pipeline.build_module(checked, tuple(map(str, range(10))), pretrained=False)
+    checked = validation.check(config(*chosen))
+    net = building.build_module(checked, tuple(map(str, range(10))), pretrained=False)
     with torch.no_grad():
         net.task.head.classifier[-1].weight.mul_(30)
     if net.twin is not None:
@@ -58,7 +59,7 @@ def compare(name: str, trained: str, rank: int, world: int) -> float:
     worst = 0.0
     for stage in net.stages or [None]:
         mine = gradients(net, part, stage)
-        with patch("tl_lightning.adapters.base.gathered", lambda view: view):
+        with patch("tl_lightning.methods.base.gathered", lambda view: view):
             alone = gradients(net, whole, stage)
         for own, wanted in zip(mine, alone, strict=True):
             assert (own is None) is (wanted is None)

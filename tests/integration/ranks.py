@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conftest import TINY
-from tl_lightning import pipeline
-from tl_lightning.cli import compose
+from tl_lightning.config.compose import compose
+from tl_lightning.training import fit as training
 
 
 def settings(*overrides: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Listen(L.Callback):
 
 def fit(overrides: list[str], folder: Path) -> Listen:
     """Fit one job; the process may be one of several."""
-    honest: Any = pipeline.build
+    honest: Any = training.build
     listen = Listen(folder)
 
     def build(*arguments: Any) -> Any:
@@ -75,11 +75,11 @@ def fit(overrides: list[str], folder: Path) -> Listen:
         parts.trainer.callbacks.append(listen)
         return parts
 
-    pipeline.build = build
+    training.build = build
     try:
-        pipeline.fit(settings(*overrides), folder)
+        training.fit(settings(*overrides), folder)
     finally:
-        pipeline.build = honest
+        training.build = honest
     return listen
 
 

@@ -8,13 +8,14 @@ import pytest
 
 from conftest import TINY
 from helpers import command, config, weights
-from tl_lightning import pipeline
+from tl_lightning.evaluation import load as loading
+from tl_lightning.training import fit as training
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    pipeline.fit(config("model=source_only", "trainer.max_epochs=1"), folder)
+    training.fit(config("model=source_only", "trainer.max_epochs=1"), folder)
     return folder
 
 
@@ -30,7 +31,7 @@ def test_it_takes_over_what_the_run_was(trained, tmp_path) -> None:
     found = weights(checkpoint)
     before = weights(trained / "checkpoints" / "last.ckpt")
     assert found["task.head.classifier.0.weight"].equal(before["task.head.classifier.0.weight"])
-    assert pipeline.load(checkpoint).hparams["config"]["data"]["batch_size"] == 8
+    assert loading.load(checkpoint).hparams["config"]["data"]["batch_size"] == 8
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_it_takes_over_what_the_run_was(trained, tmp_path) -> None:
 def test_words(arguments, words, trained, tmp_path, capsys, monkeypatch) -> None:
     import sys
 
-    from tl_lightning.adapting import adapt
+    from tl_lightning.cli.adapt import adapt
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["adapt.py", *(a.format(trained) for a in arguments)])

@@ -13,7 +13,7 @@ import pytest
 from conftest import REPO
 from helpers import command
 from layouts import planted_faults, split_folders, two_domains
-from tl_lightning import surveys
+from tl_lightning.cli import check_data
 from tl_lightning.errors import ConfigError
 
 SOURCE_ONLY = ["model=source_only", "data=dogs", "data.batch_size=4"]
@@ -74,11 +74,11 @@ def test_data_without_a_target_are_checked_as_such(tmp_path, monkeypatch, capsys
     root = split_folders(tmp_path)
     typed = ["data=folder", f"data.root={root}", "data.batch_size=4"]
     with pytest.raises(SystemExit) as end:
-        surveys._check_data(typed)
+        check_data._check_data(typed)
     assert end.value.code == 0
     assert "training can start" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="model=dann adapts to a target"):
-        surveys._check_data([*typed, "model=dann"])
+        check_data._check_data([*typed, "model=dann"])
 
 
 def test_pictures_in_memory(tmp_path):
@@ -140,14 +140,14 @@ def test_an_interrupt_ends_at_once(tmp_path):
     two_domains(tmp_path)
     code = (
         "import sys, time\n"
-        "from tl_lightning import surveys\n"
-        "from tl_lightning.checking import survey\n"
+        "from tl_lightning.cli import check_data\n"
+        "from tl_lightning.data.checks import survey\n"
         "def slow(path):\n"
         "    print('begun', file=sys.__stdout__, flush=True)\n"
         "    time.sleep(60)\n"
         "survey.examine = slow\n"
         f"sys.argv = ['check_data.py', *{roots(tmp_path)!r}]\n"
-        "surveys.check_data()\n"
+        "check_data.check_data()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -14,7 +14,10 @@ import torch
 
 from conftest import REPO, TINY
 from helpers import command, config, evaluated, same, weights
-from tl_lightning import cli, pipeline
+from tl_lightning.cli import train
+from tl_lightning.cli.common import plain_command
+from tl_lightning.evaluation import evaluate as evaluation
+from tl_lightning.training import fit as training
 
 
 def test_help_and_a_misspelt_option_come_fast_and_without_torch(tmp_path) -> None:
@@ -86,13 +89,13 @@ def test_no_network_and_no_weights(tmp_path) -> None:
 
 
 def test_an_adapted_model_is_tested_on_data_without_a_target(tmp_path) -> None:
-    report = pipeline.fit(config("model=dann", "selection=bnm", "bracket=[]"), tmp_path)
+    report = training.fit(config("model=dann", "selection=bnm", "bracket=[]"), tmp_path)
     last = tmp_path / report["selection"]["checkpoint"]
     alone = config("model=source_only", "data.target=null")["data"]
     alone["batch_size"] = 10**6  # more than there are: nothing trains
-    metrics = pipeline.evaluate(last, alone, None)["metrics"]
+    metrics = evaluation.evaluate(last, alone, None)["metrics"]
     assert metrics == {k: v for k, v in evaluated(report).items() if k.startswith("source/")}
-    assert pipeline.evaluate(last, None, None)["metrics"] == evaluated(report)
+    assert evaluation.evaluate(last, None, None)["metrics"] == evaluated(report)
 
 
 def test_train_evaluate_and_report(tmp_path) -> None:
@@ -229,9 +232,9 @@ def _lightning(arguments=None) -> None:
 @pytest.mark.parametrize("cut", [_typed, _lightning])
 def test_ctrl_c_is_a_word_and_130_wherever_it_comes(cut, monkeypatch, capsys) -> None:
     """While the configuration is composed, and in commands that train nothing."""
-    monkeypatch.setattr(cli.sys, "argv", ["train.py", "seed=0"])
-    monkeypatch.setattr(cli, "_train", cut)
-    for ended in (cli.train, lambda: cli.plain_command(cut, "usage")):
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=0"])
+    monkeypatch.setattr(train, "_train", cut)
+    for ended in (train.train, lambda: plain_command(cut, "usage")):
         with pytest.raises(SystemExit) as end:
             ended()
         assert end.value.code == 130

@@ -14,11 +14,15 @@ import torch
 
 from helpers import REPO, command, config, evaluated, file_config, same, weights
 from layouts import split_folders
-from tl_lightning import extraction, pipeline
-from tl_lightning.data.features import Features, view_seed
+from tl_lightning.config.validation import check as validation
+from tl_lightning.data.cache.features import Features, view_seed
 from tl_lightning.errors import ConfigError
-from tl_lightning.modules.models import FineTuning
-from tl_lightning.runtime import quiet
+from tl_lightning.evaluation import evaluate as evaluation
+from tl_lightning.models.supervised import FineTuning
+from tl_lightning.training import build as building
+from tl_lightning.training import feature_extraction
+from tl_lightning.training import fit as training
+from tl_lightning.utils.process import quiet
 
 FROZEN = ("model=feature_extraction", "data.augment=none")
 LAST = "checkpoints/last.ckpt"
@@ -44,7 +48,7 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: flo
 def test_stored_features_train_the_same_head(tmp_path) -> None:
     """To 1e-6, not bit for bit: the network saw other batch sizes when it was run once."""
     reports = [
-        pipeline.fit(frozen(f"cache.features={mode}", "trainer.max_epochs=3"), tmp_path / mode)
+        training.fit(frozen(f"cache.features={mode}", "trainer.max_epochs=3"), tmp_path / mode)
         for mode in ("off", "full")
     ]
     off, full = (weights(tmp_path / mode / LAST) for mode in ("off", "full"))
@@ -66,7 +70,7 @@ def test_bfloat16_features_train_nearly_the_same_head(tmp_path) -> None:
     """The tolerance: weights of the head agree to 2e-3 after three epochs at rate 1e-3."""
     for mode in ("off", "full"):
         settings = ("trainer.precision=bf16-mixed", "trainer.max_epochs=3")
-        pipeline.fit(frozen(f"cache.features={mode}", *settings), tmp_path / mode)
+        training.fit(frozen(f"cache.features={mode}", *settings), tmp_path / mode)
     off, full = (weights(tmp_path / mode / LAST) for mode in ("off", "full"))
     assert close(off, full, 2e-3)
     files = (tmp_path / "cache" / "features").rglob("manifest.json")
@@ -80,10 +84,10 @@ def test_only_the_first_of_a_sweep_runs_the_network(tmp_path, monkeypatch) -> No
         L.Trainer, "predict", lambda self, *a, **k: calls.append(1) or honest(self, *a, **k)
     )
     pretrained = f"backbone.channel_dropout={0.0}"
-    first = pipeline.fit(frozen(pretrained), tmp_path / "0")
+    first = training.fit(frozen(pretrained), tmp_path / "0")
     heads = [("head.activation=tanh", "head.width=8"), ("optimizer.lr=0.1",), ("head.dropout=0.5",)]
     for number, head in enumerate(heads, 1):
-        report = pipeline.fit(frozen(pretrained, *head), tmp_path / str(number))
+        report = training.fit(frozen(pretrained, *head), tmp_path / str(number))
         assert computed(report) == 0
         assert all(part["cached"] for part in report["dataset"]["features"].values())
     assert calls == [1]
@@ -91,7 +95,7 @@ def test_only_the_first_of_a_sweep_runs_the_network(tmp_path, monkeypatch) -> No
 
 
 def sets(*overrides: str, built: dict[str, Any] | None = None) -> dict[str, Path]:
-    parts = pipeline.build(pipeline.check(built or frozen(*overrides)), Path("unused"))
+    parts = training.build(validation.check(built or frozen(*overrides)), Path("unused"))
     assert parts.features.sets is not None
     return {key: each.folder for key, each in parts.features.sets.items()}
 
@@ -111,14 +115,14 @@ def sets(*overrides: str, built: dict[str, Any] | None = None) -> dict[str, Path
     ],
 )
 def test_what_the_features_depend_on(change, again, monkeypatch) -> None:
-    monkeypatch.setattr("tl_lightning.building.mix", lambda *parts: sum(parts[1:]))
+    monkeypatch.setattr("tl_lightning.training.build.mix", lambda *parts: sum(parts[1:]))
     before, after = sets(), sets(change)
     assert (before == after) is again
 
 
 def test_another_weight_or_buffer_makes_other_features(monkeypatch) -> None:
     before = sets()
-    honest = pipeline.build_module
+    honest = building.build_module
 
     def moved(name: str):
         def build(*given, **named):
@@ -130,7 +134,7 @@ def test_another_weight_or_buffer_makes_other_features(monkeypatch) -> None:
 
     names = ["blocks.0.0.weight", "blocks.0.1.running_mean", "neck.0.bias"]
     for name in names:
-        monkeypatch.setattr("tl_lightning.building.build_module", moved(name))
+        monkeypatch.setattr("tl_lightning.training.build.build_module", moved(name))
         assert not set(before.values()) & set(sets().values()), name
 
 
@@ -148,9 +152,9 @@ def test_views_are_what_the_augmentation_gives(tmp_path) -> None:
     """K different ones of each training picture; one of them is the network's own, unstored."""
     augment = "data.augment={shift: 1, contrast: 0.5, invert: 0.5}"
     cfg = config("model=feature_extraction", augment, "cache.views=3", "data.target=null")
-    parts = pipeline.build(pipeline.check(cfg), tmp_path)
+    parts = training.build(validation.check(cfg), tmp_path)
     quiet()
-    extraction.fill(parts.features, parts.module, parts.data, parts.trainer)
+    feature_extraction.fill(parts.features, parts.module, parts.data, parts.trainer)
     found = parts.data.features["source/train"]
     assert found.views == 3
     assert parts.data.features["source/val"].views == 1
@@ -181,20 +185,20 @@ def test_resumed_in_mid_epoch_on_features_equals_uninterrupted(
                 raise Stop
 
     settings = ("head.dropout=0.3", "head.width=8", "trainer.max_epochs=3", *views)
-    whole = pipeline.fit(frozen(*settings), tmp_path / "whole")
+    whole = training.fit(frozen(*settings), tmp_path / "whole")
     assert computed(whole)
-    honest: Any = pipeline.build
+    honest: Any = training.build
 
     def build(*arguments):
         parts = honest(*arguments)
         parts.trainer.callbacks.append(StopAt())
         return parts
 
-    monkeypatch.setattr(pipeline, "build", build)
+    monkeypatch.setattr(training, "build", build)
     with pytest.raises(Stop):
-        pipeline.fit(frozen(*settings), tmp_path / "cut")
-    monkeypatch.setattr(pipeline, "build", honest)
-    resumed = pipeline.fit(frozen(*settings, "resume=auto"), tmp_path / "cut")
+        training.fit(frozen(*settings), tmp_path / "cut")
+    monkeypatch.setattr(training, "build", honest)
+    resumed = training.fit(frozen(*settings, "resume=auto"), tmp_path / "cut")
     assert same(weights(tmp_path / "whole" / LAST), weights(tmp_path / "cut" / LAST))
     assert resumed["metrics"] == whole["metrics"]
     losses = []
@@ -207,8 +211,8 @@ def test_resumed_in_mid_epoch_on_features_equals_uninterrupted(
 
 
 def test_a_checkpoint_of_features_is_tested_on_pictures(tmp_path) -> None:
-    report = pipeline.fit(frozen("cache.features=full"), tmp_path)
-    found = pipeline.evaluate(tmp_path / LAST, None, None)
+    report = training.fit(frozen("cache.features=full"), tmp_path)
+    found = evaluation.evaluate(tmp_path / LAST, None, None)
     assert found["metrics"] == pytest.approx(evaluated(report), abs=1e-6)
 
 
@@ -236,18 +240,18 @@ PREFIX = ("model=fine_tuning", "data.augment=none", "cache.features=prefix")
 @pytest.mark.usefixtures("first_block_frozen")
 def test_the_prefix_trains_the_same_network(tmp_path) -> None:
     """To 1e-5: as above, through two epochs of batch norm and convolutions."""
-    report = pipeline.fit(config(*PREFIX), tmp_path / "prefix")
-    pipeline.fit(config(*PREFIX[:2]), tmp_path / "off")
+    report = training.fit(config(*PREFIX), tmp_path / "prefix")
+    training.fit(config(*PREFIX[:2]), tmp_path / "off")
     off, prefix = (weights(tmp_path / mode / LAST) for mode in ("off", "prefix"))
     assert close(off, prefix, 1e-5)
-    before = pipeline.build_module(
-        pipeline.check(config(*PREFIX)), tuple("0123456789")
+    before = building.build_module(
+        validation.check(config(*PREFIX)), tuple("0123456789")
     ).state_dict()
     kept, moved = "backbone.blocks.0.0.weight", "backbone.blocks.1.0.weight"
     assert torch.equal(before[kept], prefix[kept])
     assert not torch.allclose(before[moved], prefix[moved], atol=1e-4)
     assert computed(report)
-    found = pipeline.evaluate(tmp_path / "prefix" / LAST, None, None)
+    found = evaluation.evaluate(tmp_path / "prefix" / LAST, None, None)
     assert found["metrics"] == pytest.approx(evaluated(report), abs=1e-5)
 
 
@@ -258,7 +262,7 @@ def test_a_prefix_too_large_is_refused(tmp_path) -> None:
         r"\(cache.limit_gb=1e-06, .* GB free in .*\); type cache.features=off, a larger"
     )
     with pytest.raises(ConfigError, match=words):
-        pipeline.build(pipeline.check(config(*PREFIX, "cache.limit_gb=1e-6")), tmp_path)
+        training.build(validation.check(config(*PREFIX, "cache.limit_gb=1e-6")), tmp_path)
 
 
 @pytest.mark.usefixtures("first_block_frozen")
@@ -274,23 +278,23 @@ def test_a_network_that_is_no_chain_is_refused(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(ConvNet, "layer_groups", loose)
     with pytest.raises(ConfigError, match=r"a chain of its layer groups, and ConvNet is none"):
-        pipeline.build(pipeline.check(config(*PREFIX)), tmp_path)
+        training.build(validation.check(config(*PREFIX)), tmp_path)
 
 
 def test_auto_that_does_not_fit_goes_without(tmp_path, capsys) -> None:
-    parts = pipeline.build(pipeline.check(frozen("cache.limit_gb=1e-6")), tmp_path)
+    parts = training.build(validation.check(frozen("cache.limit_gb=1e-6")), tmp_path)
     assert parts.features.mode == "off"
     assert "features are computed anew in every epoch: they would take" in capsys.readouterr().err
 
 
 def test_auto_says_why_it_computes_anew(tmp_path, capsys) -> None:
     cfg = config("model=feature_extraction", "data.augment=light")
-    assert pipeline.build(pipeline.check(cfg), tmp_path).features.mode == "off"
+    assert training.build(validation.check(cfg), tmp_path).features.mode == "off"
     assert capsys.readouterr().err.strip() == (
         "features are computed anew in every epoch because data.augment=light; "
         "data.augment=none, or cache.views=8, computes them once"
     )
-    assert pipeline.build(pipeline.check(config()), tmp_path).features.mode == "off"
+    assert training.build(validation.check(config()), tmp_path).features.mode == "off"
     assert capsys.readouterr().err == ""
 
 
@@ -331,7 +335,7 @@ def test_auto_says_why_it_computes_anew(tmp_path, capsys) -> None:
 )
 def test_what_cannot_be_stored_is_refused(overrides, words, tmp_path) -> None:
     with pytest.raises(ConfigError) as caught:
-        pipeline.build(pipeline.check(config(*overrides)), tmp_path)
+        training.build(validation.check(config(*overrides)), tmp_path)
     assert caught.value.faults == [words]
 
 
@@ -340,12 +344,12 @@ def test_an_error_leaves_nothing_and_lets_others_in(tmp_path, monkeypatch) -> No
         raise RuntimeError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction.ShardWriter, "add", broken)
+        patch.setattr(feature_extraction.ShardWriter, "add", broken)
         with pytest.raises(RuntimeError, match="no"):
-            pipeline.fit(frozen(), tmp_path / "a")
+            training.fit(frozen(), tmp_path / "a")
     left = [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_dir()]
     assert left == []
-    assert computed(pipeline.fit(frozen(), tmp_path / "b"))
+    assert computed(training.fit(frozen(), tmp_path / "b"))
 
 
 def arguments(*more: str) -> list[str]:

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from helpers import config
-from tl_lightning import pipeline
-from tl_lightning.callbacks.finite import FiniteLoss
+from tl_lightning.callbacks.nan_guard import FiniteLoss
 from tl_lightning.errors import TrainingError
-from tl_lightning.floor import WORST
-from tl_lightning.interruption import signals
+from tl_lightning.selection.collapse import WORST
+from tl_lightning.training import fit as training
+from tl_lightning.utils.signals import signals
 
 EXTRA = ("selection=bnm", "trainer.max_epochs=3", "backbone.channel_dropout=0.2")
 EMA = ("callbacks=ema", "callbacks.health.patience=100", "callbacks.average.decay=0.5")
@@ -47,7 +47,7 @@ def cut(
     number: int = signal.SIGTERM,
 ) -> BaseException:
     """Fit until a signal ends it; return how it ended."""
-    honest: Any = pipeline.build
+    honest: Any = training.build
 
     def build(*arguments: Any) -> Any:
         parts = honest(*arguments)
@@ -55,9 +55,9 @@ def cut(
         return parts
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "build", build)
+        patched.setattr(training, "build", build)
         with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
-            pipeline.fit(config(*overrides), folder)
+            training.fit(config(*overrides), folder)
     return caught.value
 
 
@@ -105,7 +105,7 @@ def uninterrupted(tmp_path_factory):
     def fit(*overrides: str) -> tuple[Path, dict[str, Any]]:
         if overrides not in made:
             folder = tmp_path_factory.mktemp("whole")
-            made[overrides] = folder, pipeline.fit(config(*overrides), folder)
+            made[overrides] = folder, training.fit(config(*overrides), folder)
         return made[overrides]
 
     return fit
@@ -117,7 +117,7 @@ def check(monkeypatch, tmp_path, uninterrupted, where, *overrides) -> None:
     assert isinstance(end, SystemExit)
     assert end.code == 143
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
-    resumed = pipeline.fit(config(*overrides, "resume=auto"), tmp_path)
+    resumed = training.fit(config(*overrides, "resume=auto"), tmp_path)
     assert_same_run(folder, tmp_path)
     assert resumed["metrics"] == report["metrics"]
     assert resumed["selection"]["value"] == report["selection"]["value"]
@@ -149,7 +149,7 @@ def test_twice_cut_is_cut_once(tmp_path, monkeypatch, uninterrupted) -> None:
     folder, report = uninterrupted(*EXTRA)
     cut(monkeypatch, tmp_path, ("on_train_batch_start", 0, 2), *EXTRA)
     cut(monkeypatch, tmp_path, ("on_validation_batch_end", 0, 1), *EXTRA, "resume=auto")
-    resumed = pipeline.fit(config(*EXTRA, "resume=auto"), tmp_path)
+    resumed = training.fit(config(*EXTRA, "resume=auto"), tmp_path)
     assert_same_run(folder, tmp_path)
     assert resumed["metrics"] == report["metrics"]
 
@@ -172,9 +172,9 @@ def test_what_each_signal_ends_with(number, code, tmp_path, monkeypatch) -> None
 
 
 def test_a_signal_while_nothing_trains_ends_at_once(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "build", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(training, "build", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as caught:
-        pipeline.fit(config(), tmp_path)
+        training.fit(config(), tmp_path)
     assert caught.value.code == 143
     assert not (tmp_path / "checkpoints").exists()
 
@@ -190,7 +190,7 @@ def test_lightning_takes_no_signal_and_ours_leave_sigusr2_alone(tmp_path) -> Non
 
     assert honest
     cfg = config("trainer.max_epochs=1")
-    build = pipeline.build
+    build = training.build
 
     def built(*arguments):
         parts = build(*arguments)
@@ -198,8 +198,8 @@ def test_lightning_takes_no_signal_and_ours_leave_sigusr2_alone(tmp_path) -> Non
         return parts
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pipeline, "build", built)
-        pipeline.fit(cfg, tmp_path)
+        patched.setattr(training, "build", built)
+        training.fit(cfg, tmp_path)
     assert seen[signal.SIGTERM] == seen[signal.SIGUSR1] == signals._handle
     assert seen[signal.SIGUSR2] == signal.SIG_DFL
 
@@ -218,7 +218,7 @@ class AtTheTest(L.Callback):
 def test_a_signal_while_the_chosen_model_is_tested_ends_as_any_other(number, tmp_path) -> None:
     strike = AtTheTest(lambda: os.kill(os.getpid(), number))
     with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
-        pipeline.fit(config("trainer.max_epochs=1"), tmp_path, watching=[strike])
+        training.fit(config("trainer.max_epochs=1"), tmp_path, watching=[strike])
     assert isinstance(caught.value, KeyboardInterrupt) == (number == signal.SIGINT)
     assert getattr(caught.value, "code", 143) == 143
 
@@ -228,7 +228,7 @@ def test_what_dies_while_the_chosen_model_is_tested_is_a_sentence_too(tmp_path) 
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
     with pytest.raises(TrainingError, match="a loader process died"):
-        pipeline.fit(config("trainer.max_epochs=1"), tmp_path, watching=[AtTheTest(fail)])
+        training.fit(config("trainer.max_epochs=1"), tmp_path, watching=[AtTheTest(fail)])
 
 
 class Late(L.Callback):
@@ -243,7 +243,7 @@ class Late(L.Callback):
 def test_the_report_knows_what_came_after_the_chosen_model(tmp_path) -> None:
     """The test loads the checkpoint of the chosen model, and with it what was known then."""
     chosen = config("trainer.max_epochs=1", "selection=bnm")
-    found = pipeline.fit(chosen, tmp_path, watching=[Late()])
+    found = training.fit(chosen, tmp_path, watching=[Late()])
     assert any("1 batches were left out" in note for note in found["notes"])
     assert any("every epoch counted as collapsed" in note for note in found["notes"])
     assert found["selection"]["value"] < WORST + 2

@@ -12,7 +12,9 @@ import torch
 
 from conftest import TINY
 from helpers import command, config, same, weights
-from tl_lightning import pipeline
+from tl_lightning.config.validation import check as validation
+from tl_lightning.training import build as building
+from tl_lightning.training import fit as training
 
 #: Each phase but the last lasts one epoch; the third freezes what learned in the second.
 STEPS = (
@@ -50,7 +52,7 @@ class StopAt(L.Callback):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     folder = tmp_path_factory.mktemp("whole")
-    report = pipeline.fit(config(*EXTRA), folder)
+    report = training.fit(config(*EXTRA), folder)
     return weights(folder / LAST), report["metrics"]
 
 
@@ -61,18 +63,18 @@ def whole(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
 def test_resumed_around_every_change_equals_uninterrupted(
     place, whole, tmp_path, monkeypatch
 ) -> None:
-    honest: Any = pipeline.build
+    honest: Any = training.build
 
     def build(*arguments):
         parts = honest(*arguments)
         parts.trainer.callbacks.append(StopAt(*place))
         return parts
 
-    monkeypatch.setattr(pipeline, "build", build)
+    monkeypatch.setattr(training, "build", build)
     with pytest.raises(Stop):
-        pipeline.fit(config(*EXTRA), tmp_path)
-    monkeypatch.setattr(pipeline, "build", honest)
-    resumed = pipeline.fit(config(*EXTRA, "resume=auto"), tmp_path)
+        training.fit(config(*EXTRA), tmp_path)
+    monkeypatch.setattr(training, "build", honest)
+    resumed = training.fit(config(*EXTRA, "resume=auto"), tmp_path)
     assert same(whole[0], weights(tmp_path / LAST))
     assert resumed["metrics"] == whole[1]
 
@@ -82,7 +84,7 @@ import os, sys
 import torch
 import lightning as L
 from helpers import config
-from tl_lightning import pipeline
+from tl_lightning.training import fit as training
 from pathlib import Path
 
 class Spread(L.Callback):
@@ -95,14 +97,14 @@ class Spread(L.Callback):
         Spread.worst = max(Spread.worst, float((every - every[0]).abs().max()))
         Spread.steps += 1
 
-honest = pipeline.build
+honest = training.build
 def build(*arguments):
     parts = honest(*arguments)
     parts.trainer.callbacks.append(Spread())
     return parts
-pipeline.build = build
+training.build = build
 if __name__ == "__main__":
-    pipeline.fit(config(*sys.argv[2:]), Path(sys.argv[1]))
+    training.fit(config(*sys.argv[2:]), Path(sys.argv[1]))
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"spread {Spread.worst} in {Spread.steps} steps")
 '''
@@ -134,7 +136,7 @@ def test_two_ranks_through_three_phases_stay_one_model(model, tmp_path) -> None:
     one = command("train", [*TINY, *common, "hydra.run.dir=one"], tmp_path)
     assert one.returncode == 0, one.stderr
     left, right = (weights(tmp_path / name / LAST) for name in ("two", "one"))
-    start = pipeline.build_module(pipeline.check(config(*common)), tuple("0123456789"))
+    start = building.build_module(validation.check(config(*common)), tuple("0123456789"))
     for name, value in right.items():
         assert torch.allclose(value, left[name], atol=1e-6), name
     for name, value in start.named_parameters():

@@ -17,7 +17,7 @@ from PIL import Image
 
 from helpers import evaluated, same, weights
 from integration.ranks import fit, settings
-from tl_lightning import pipeline
+from tl_lightning.evaluation import evaluate as evaluation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -206,7 +206,7 @@ def test_divided_weights_resume_exactly_and_load_on_one_device(two) -> None:
     trainer = settings(*CPU)["trainer"]
     for name in ("sharded_dann", "sharded_vit"):
         last = two / name / "checkpoints" / "last.ckpt"
-        found = pipeline.evaluate(last, None, trainer)["metrics"]
+        found = evaluation.evaluate(last, None, trainer)["metrics"]
         report = json.loads((two / name / "report.json").read_text())
         assert found == pytest.approx(evaluated(report), abs=1e-6)
 

@@ -16,7 +16,7 @@ SCRIPT = """
 import os, signal, sys, time
 import lightning as L
 from helpers import config
-from tl_lightning import pipeline
+from tl_lightning.training import fit as training
 from tl_lightning.errors import TransferError
 
 folder, mode, *more = sys.argv[1:]
@@ -31,16 +31,16 @@ class Strike(L.Callback):
         if mode == "hang":
             time.sleep(600)
 
-honest = pipeline.build
+honest = training.build
 
 def build(*arguments):
     parts = honest(*arguments)
     parts.trainer.callbacks.insert(0, Strike())
     return parts
 
-pipeline.build = build
+training.build = build
 try:
-    pipeline.fit(config(*TWO), __import__("pathlib").Path(folder))
+    training.fit(config(*TWO), __import__("pathlib").Path(folder))
 except TransferError as error:
     print("error:", error, flush=True)
     sys.exit(error.exit_code)

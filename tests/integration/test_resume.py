@@ -6,17 +6,17 @@ import pytest
 
 from helpers import config, file_config, same, stopped_at, weights
 from layouts import split_folders
-from tl_lightning import pipeline
+from tl_lightning.training import fit as training
 
 EXTRA = ("backbone.channel_dropout=0.2", "adapter.dann.dropout=0.3", "trainer.max_epochs=3")
 
 
 @pytest.mark.parametrize("place", [(0, 1), (1, 0), (1, 2), (2, 1)])
 def test_resumed_equals_uninterrupted(place, tmp_path, monkeypatch) -> None:
-    whole = pipeline.fit(config(*EXTRA), tmp_path / "whole")
+    whole = training.fit(config(*EXTRA), tmp_path / "whole")
     with stopped_at(monkeypatch, *place):
-        pipeline.fit(config(*EXTRA), tmp_path / "cut")
-    resumed = pipeline.fit(config(*EXTRA, "resume=auto"), tmp_path / "cut")
+        training.fit(config(*EXTRA), tmp_path / "cut")
+    resumed = training.fit(config(*EXTRA, "resume=auto"), tmp_path / "cut")
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
     assert resumed["metrics"] == whole["metrics"]
@@ -26,10 +26,10 @@ def test_resumed_equals_uninterrupted(place, tmp_path, monkeypatch) -> None:
 def test_a_limited_epoch_goes_on_where_it_was_cut(limit, tmp_path, monkeypatch) -> None:
     """The epoch of the data has three batches, the trainer takes two of them."""
     own = ("model=source_only", f"trainer.limit_train_batches={limit}")
-    pipeline.fit(config(*own), tmp_path / "whole")
+    training.fit(config(*own), tmp_path / "whole")
     with stopped_at(monkeypatch, 1, 0):
-        pipeline.fit(config(*own), tmp_path / "cut")
-    pipeline.fit(config(*own, "resume=auto"), tmp_path / "cut")
+        training.fit(config(*own), tmp_path / "cut")
+    training.fit(config(*own, "resume=auto"), tmp_path / "cut")
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
 
@@ -45,10 +45,10 @@ def test_resumed_in_mid_epoch_on_files_equals_uninterrupted(
         f"cache.images={images}", f"data.num_workers={workers}", "data.augment=strong",
         "data.steps_per_epoch=3", "data.target.labelled_per_class=2",
     )  # fmt: skip
-    whole = pipeline.fit(file_config(root, *settings), tmp_path / "whole")
+    whole = training.fit(file_config(root, *settings), tmp_path / "whole")
     with stopped_at(monkeypatch, 1, 0):
-        pipeline.fit(file_config(root, *settings), tmp_path / "cut")
-    resumed = pipeline.fit(file_config(root, *settings, "resume=auto"), tmp_path / "cut")
+        training.fit(file_config(root, *settings), tmp_path / "cut")
+    resumed = training.fit(file_config(root, *settings, "resume=auto"), tmp_path / "cut")
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
     assert resumed["metrics"] == whole["metrics"]
@@ -56,20 +56,20 @@ def test_resumed_in_mid_epoch_on_files_equals_uninterrupted(
 
 def test_reruns_are_identical(tmp_path) -> None:
     for name in ("a", "b"):
-        pipeline.fit(config(*EXTRA), tmp_path / name)
+        training.fit(config(*EXTRA), tmp_path / name)
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "a" / last), weights(tmp_path / "b" / last))
 
 
 def test_seed_zero_is_a_seed(tmp_path) -> None:
     for seed in (0, 1):
-        pipeline.fit(config(f"seed={seed}"), tmp_path / str(seed))
+        training.fit(config(f"seed={seed}"), tmp_path / str(seed))
     last = "checkpoints/last.ckpt"
     assert not same(weights(tmp_path / "0" / last), weights(tmp_path / "1" / last))
 
 
 def test_a_start_that_fails_leaves_the_checkpoint_alone(tmp_path, monkeypatch) -> None:
-    pipeline.fit(config(), tmp_path)
+    training.fit(config(), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
 
@@ -79,5 +79,5 @@ def test_a_start_that_fails_leaves_the_checkpoint_alone(tmp_path, monkeypatch) -
     connector = "lightning.pytorch.trainer.connectors.checkpoint_connector._CheckpointConnector"
     monkeypatch.setattr(f"{connector}.restore_loops", broken)
     with pytest.raises(RuntimeError, match="no"):
-        pipeline.fit(config("resume=auto", "trainer.max_epochs=4"), tmp_path)
+        training.fit(config("resume=auto", "trainer.max_epochs=4"), tmp_path)
     assert last.read_bytes() == before

@@ -9,8 +9,12 @@ import torch
 
 from helpers import config, evaluated, file_config, same, stopped_at, weights
 from layouts import domain_folders, split_folders, table
-from tl_lightning import pipeline
-from tl_lightning.tasks import several
+from tl_lightning.config.validation import check as validation
+from tl_lightning.evaluation import evaluate as evaluation
+from tl_lightning.evaluation import load as loading
+from tl_lightning.models import base
+from tl_lightning.tasks import multitask as several
+from tl_lightning.training import fit as training
 
 LAST = "checkpoints/last.ckpt"
 BALANCES = ("fixed", "uncertainty", "pcgrad")
@@ -52,9 +56,9 @@ def logged(folder):
 
 def test_a_weight_of_zero_is_training_without_the_task(tmp_path) -> None:
     common = ("model=dann", "head.bottleneck=8")
-    alone = pipeline.fit(config(*common), tmp_path / "alone")
+    alone = training.fit(config(*common), tmp_path / "alone")
     more = tasks(tmp_path, "tasks.coarse.weight=0", "tasks.size.weight=0")
-    beside = pipeline.fit(config(*common, *more), tmp_path / "beside")
+    beside = training.fit(config(*common, *more), tmp_path / "beside")
     mine, theirs = (weights(tmp_path / name / LAST) for name in ("beside", "alone"))
     assert same(mine, theirs, but="others.")
     assert mine.keys() - theirs.keys()  # the heads are there, as they began
@@ -65,10 +69,10 @@ def test_a_weight_of_zero_is_training_without_the_task(tmp_path) -> None:
 @pytest.mark.parametrize("balance", BALANCES)
 def test_resumed_equals_uninterrupted(balance, tmp_path, monkeypatch) -> None:
     settings = tasks(tmp_path, f"balance={balance}", "model=source_only", "head.bottleneck=8")
-    whole = pipeline.fit(config(*settings), tmp_path / "whole")
+    whole = training.fit(config(*settings), tmp_path / "whole")
     with stopped_at(monkeypatch, 1, 0):
-        pipeline.fit(config(*settings), tmp_path / "cut")
-    resumed = pipeline.fit(config(*settings, "resume=auto"), tmp_path / "cut")
+        training.fit(config(*settings), tmp_path / "cut")
+    resumed = training.fit(config(*settings, "resume=auto"), tmp_path / "cut")
     assert same(weights(tmp_path / "whole" / LAST), weights(tmp_path / "cut" / LAST))
     assert resumed["metrics"] == whole["metrics"]
 
@@ -81,7 +85,7 @@ def test_both_tasks_learn(balance, tmp_path) -> None:
         "data.steps_per_epoch=120", "trainer.max_epochs=1", "optimizer.lr=0.01",
         "backbone.widths=[8,16]",
     )  # fmt: skip
-    found = pipeline.fit(config(*settings), tmp_path / "run")["metrics"]
+    found = training.fit(config(*settings), tmp_path / "run")["metrics"]
     assert found["source/test/acc"] > 0.4  # chance: 0.1
     assert found["source/test/coarse/acc"] > 0.75  # 0.5
     assert found["source/test/size/r2"] > 0.3  # 0
@@ -94,7 +98,7 @@ def test_stored_features_train_the_same_heads(tmp_path) -> None:
     """A frozen backbone's features from the cache give what its pictures give."""
     settings = tasks(tmp_path, "model=feature_extraction", "data.augment=none")
     for mode in ("off", "full"):
-        pipeline.fit(config(*settings, f"cache.features={mode}"), tmp_path / mode)
+        training.fit(config(*settings, f"cache.features={mode}"), tmp_path / mode)
     one, other = (weights(tmp_path / mode / LAST) for mode in ("off", "full"))
     for name, value in one.items():
         torch.testing.assert_close(value, other[name])
@@ -104,32 +108,32 @@ def test_stored_features_train_the_same_heads(tmp_path) -> None:
 def test_a_checkpoint_is_evaluated_and_loaded_alone(tmp_path) -> None:
     """It needs neither the tables nor the labels it was trained with."""
     settings = tasks(tmp_path, "balance=uncertainty", "model=source_only")
-    report = pipeline.fit(config(*settings), tmp_path / "run")
+    report = training.fit(config(*settings), tmp_path / "run")
     for name in ("groups", "numbers"):
         (tmp_path / f"{name}.csv").unlink()
-    assert pipeline.evaluate(tmp_path / "run" / LAST, None, None)["metrics"] == evaluated(report)
-    model = pipeline.load(tmp_path / "run" / LAST)
+    assert evaluation.evaluate(tmp_path / "run" / LAST, None, None)["metrics"] == evaluated(report)
+    model = loading.load(tmp_path / "run" / LAST)
     assert same(model.state_dict(), weights(tmp_path / "run" / LAST))
 
 
 def test_columns_train_and_no_target_label_is_seen(tmp_path, monkeypatch) -> None:
     seen = []
-    honest = pipeline.TransferModule.training_step
+    honest = base.TransferModule.training_step
 
     def watched(self, batch, batch_idx):
         seen.append({role: sorted(part.get("others", {})) for role, part in batch.items()})
         return honest(self, batch, batch_idx)
 
-    monkeypatch.setattr(pipeline.TransferModule, "training_step", watched)
+    monkeypatch.setattr(base.TransferModule, "training_step", watched)
     found = listed(tmp_path, lambda k: k if k % 3 else "", "model=dann")
-    report = pipeline.fit(found, tmp_path / "run")
+    report = training.fit(found, tmp_path / "run")
     assert seen
     assert all(step == {"source": ["age"], "target": []} for step in seen)
     names = {name for row in logged(tmp_path / "run") for name, value in row.items() if value}
     assert "source/val/age/mae" in names
     assert not any(name.startswith("target/val/age") for name in names)
     assert "target/test/age/mae" in report["metrics"]
-    again = pipeline.evaluate(tmp_path / "run" / LAST, None, None)
+    again = evaluation.evaluate(tmp_path / "run" / LAST, None, None)
     assert again["metrics"] == evaluated(report)
 
 
@@ -137,13 +141,13 @@ def test_what_the_target_says_of_a_task_is_never_learned(tmp_path) -> None:
     """Other labels on the target: the same weights, bit for bit."""
     for name, factor in (("a", 1.0), ("b", -7.0)):
         found = listed(tmp_path / name, lambda k, f=factor: k if k < 48 else f * k, "model=dann")
-        pipeline.fit(found, tmp_path / f"run_{name}")
+        training.fit(found, tmp_path / f"run_{name}")
     assert same(*(weights(tmp_path / f"run_{name}" / LAST) for name in ("a", "b")))
 
 
 def test_labelled_targets_train_further_tasks_too(tmp_path) -> None:
     found = listed(tmp_path, lambda k: k, "model=dann", "data.target.labelled_per_class=2")
-    pipeline.fit(found, tmp_path / "run")
+    training.fit(found, tmp_path / "run")
     names = set().union(*(row.keys() for row in logged(tmp_path / "run")))
     assert {"train/task/age", "train/task_labelled/age"} <= names
 
@@ -152,9 +156,9 @@ def test_a_frozen_head_keeps_its_tasks_and_weights(tmp_path) -> None:
     """Heads and learned weights are of the head's group: a phase without it freezes them."""
     steps = "phases.steps=[{from: 0, train: [backbone]}]"
     settings = tasks(tmp_path, "balance=uncertainty", "model=source_only", steps)
-    parts = pipeline.build(pipeline.check(config(*settings)), tmp_path / "none")
+    parts = training.build(validation.check(config(*settings)), tmp_path / "none")
     before = {k: v.clone() for k, v in parts.module.state_dict().items() if "others." in k}
-    pipeline.fit(config(*settings), tmp_path / "run")
+    training.fit(config(*settings), tmp_path / "run")
     after = {k: v for k, v in weights(tmp_path / "run" / LAST).items() if "others." in k}
     assert len(before) == 5  # two heads of two tensors, and the log variances
     assert same(before, after)
@@ -165,14 +169,14 @@ def test_pcgrad_without_its_projection_is_the_sum(tmp_path, monkeypatch) -> None
     settings = tasks(
         tmp_path, "model=source_only", "head.bottleneck=8", "optimizer=sgd", "trainer.max_epochs=1"
     )
-    pipeline.fit(config(*settings, "balance=pcgrad"), tmp_path / "projected")
+    training.fit(config(*settings, "balance=pcgrad"), tmp_path / "projected")
     monkeypatch.setattr(
         several,
         "projected",
         lambda parts, _: [torch.stack(p).sum(0) for p in zip(*parts, strict=True)],
     )
     for balance in ("fixed", "pcgrad"):
-        pipeline.fit(config(*settings, f"balance={balance}"), tmp_path / balance)
+        training.fit(config(*settings, f"balance={balance}"), tmp_path / balance)
     one, other, third = (weights(tmp_path / n / LAST) for n in ("fixed", "pcgrad", "projected"))
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-5)
@@ -185,5 +189,5 @@ def test_layouts_of_folders_take_groups(tmp_path) -> None:
     file = table(tmp_path / "groups.csv", [["class", "label"], *lines])
     settings = ("task=[coarse]", f"tasks.coarse.groups={file}", "data.target=null")
     found = file_config(root, "model=fine_tuning", *settings)
-    report = pipeline.fit(found, tmp_path / "run")
+    report = training.fit(found, tmp_path / "run")
     assert "source/test/coarse/f1" in report["metrics"]

@@ -11,11 +11,15 @@ import torch
 
 from helpers import command, config, evaluated, same, stopped_at, weights
 from tiny_texts import imdb, reviews, text_config, tiny_bert
-from tl_lightning import pipeline
-from tl_lightning.data.text_folder import TextFolder
+from tl_lightning.config.validation import check as validation
+from tl_lightning.data.datamodules.text_folders import TextFolder
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.predicting import predictions
-from tl_lightning.report.page import write_page
+from tl_lightning.evaluation import evaluate as evaluation
+from tl_lightning.evaluation import load as loading
+from tl_lightning.evaluation.predict import predictions
+from tl_lightning.reporting.run.page import write_page
+from tl_lightning.training import build as building
+from tl_lightning.training import fit as training
 
 pytest.importorskip("transformers")
 
@@ -48,7 +52,7 @@ def settings(places, *overrides: str):
 
 
 def fit(places, folder, *overrides: str):
-    return pipeline.fit(settings(places, *overrides), folder)
+    return training.fit(settings(places, *overrides), folder)
 
 
 # -- a run -------------------------------------------------------------------------------------
@@ -60,7 +64,7 @@ def test_it_learns_and_says_of_what(places, tmp_path) -> None:
     assert report["metrics"]["source/test/acc"] > 0.9
     assert report["dataset"]["counts"]["source/train"] == 18
     checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
-    assert pipeline.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
+    assert evaluation.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
     with np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False) as arrays:
         names, texts = arrays["source_name"], arrays["examples_source_text"]
         true = arrays["source_true"]
@@ -90,26 +94,26 @@ def test_a_checkpoint_needs_neither_folder_nor_hub(places, tmp_path, monkeypatch
     shutil.copytree(places / "bert", tmp_path / "bert")
     plain = settings(places, "model=fine_tuning", "backbone.pooling=cls")
     plain["backbone"]["name"] = str(tmp_path / "bert")
-    report = pipeline.fit(plain, tmp_path / "run")
+    report = training.fit(plain, tmp_path / "run")
     checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
     before = predictions(checkpoint, ["good film", "bad book"])
     shutil.rmtree(tmp_path / "bert")
     assert predictions(checkpoint, ["good film", "bad book"]) == before
-    assert pipeline.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
+    assert evaluation.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
     # Nor does the next run that starts from its backbone.
     own = [f"backbone.checkpoint={checkpoint}", "trainer.max_epochs=1"]
     again = settings(places, "model=feature_extraction", "backbone.pooling=cls", *own)
     again["backbone"]["name"] = str(tmp_path / "bert")
-    other = pipeline.fit(again, tmp_path / "next")
-    loaded = pipeline.load(tmp_path / "next" / other["selection"]["checkpoint"])
-    assert same(loaded.backbone.state_dict(), pipeline.load(checkpoint).backbone.state_dict())
+    other = training.fit(again, tmp_path / "next")
+    loaded = loading.load(tmp_path / "next" / other["selection"]["checkpoint"])
+    assert same(loaded.backbone.state_dict(), loading.load(checkpoint).backbone.state_dict())
 
 
 def test_phases_name_its_layers_and_what_is_frozen_stays(places, tmp_path) -> None:
     steps = "phases.steps=[{from:0,train:[head]},{from:1,train:[head,layer1]}]"
     fit(places, tmp_path, "model=fine_tuning", steps)
-    first = pipeline.build_module(
-        pipeline.check(settings(places, "model=fine_tuning", steps)), ("neg", "pos")
+    first = building.build_module(
+        validation.check(settings(places, "model=fine_tuning", steps)), ("neg", "pos")
     ).state_dict()
     last = weights(tmp_path / "checkpoints" / "last.ckpt")
     moved = {name for name in last if not torch.equal(first[name], last[name])}
@@ -123,13 +127,13 @@ def test_lora_moves_nothing_of_the_network(places, tmp_path) -> None:
     pytest.importorskip("peft")
     report = fit(places, tmp_path, "model=fine_tuning", "backbone.lora.rank=2")
     arguments = settings(places, "model=fine_tuning", "backbone.lora.rank=2")
-    first = pipeline.build_module(pipeline.check(arguments), ("neg", "pos")).state_dict()
+    first = building.build_module(validation.check(arguments), ("neg", "pos")).state_dict()
     last = weights(tmp_path / "checkpoints" / "last.ckpt")
     moved = {name for name in last if not torch.equal(first[name], last[name])}
     assert any("lora_" in name for name in moved)
     assert all("lora_" in name or name.startswith("task.") for name in moved)
     checkpoint = tmp_path / report["selection"]["checkpoint"]
-    assert pipeline.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
+    assert evaluation.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
 
 
 # -- features ----------------------------------------------------------------------------------
@@ -161,8 +165,8 @@ def test_its_layers_are_no_chain_to_store_a_prefix_of(places, tmp_path) -> None:
 @pytest.mark.parametrize("forward", ["joint", "separate"])
 @pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
 def test_gradients_of_unequally_long_domains_reach_the_features(places, name, forward) -> None:
-    plain = pipeline.check(settings(places, f"model={name}", f"model.forward={forward}"))
-    net = pipeline.build_module(plain, ("neg", "pos")).train()
+    plain = validation.check(settings(places, f"model={name}", f"model.forward={forward}"))
+    net = building.build_module(plain, ("neg", "pos")).train()
     generator = torch.Generator().manual_seed(0)
     batch = {
         role: {"inputs": torch.randint(5, 20, (4, length), generator=generator),
@@ -220,9 +224,9 @@ def test_other_target_labels_change_nothing(places, name, tmp_path, monkeypatch)
 def test_data_and_backbone_must_go_together(places, tmp_path) -> None:
     plain, pictures = settings(places, "model=fine_tuning"), config("model=source_only")
     with pytest.raises(ConfigError, match=r"data=text_folder gives texts, .*type backbone=minilm"):
-        pipeline.check({**plain, "backbone": pictures["backbone"]})
+        validation.check({**plain, "backbone": pictures["backbone"]})
     with pytest.raises(ConfigError, match=r"data=digits gives pictures, .* takes texts; type"):
-        pipeline.check({**pictures, "backbone": plain["backbone"]})
+        validation.check({**pictures, "backbone": plain["backbone"]})
 
 
 def test_long_texts_stop_the_run_before_it_trains(places, tmp_path) -> None:

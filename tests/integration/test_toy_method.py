@@ -13,7 +13,7 @@ from conftest import REPO, TINY
 
 TOY = '''"""Foo: the squared distance of the domains' mean features."""
 
-from tl_lightning.adapters.base import Penalty
+from tl_lightning.methods.base import Penalty
 
 
 class Foo(Penalty):
@@ -26,7 +26,7 @@ class Foo(Penalty):
 '''
 YAML = """# @package adapter.foo
 # Foo matches means.
-_target_: tl_lightning.adapters.foo.Foo
+_target_: tl_lightning.methods.foo.Foo
 weight: 1.0
 ramp: none
 gather: false
@@ -45,7 +45,7 @@ def test_two_files_make_a_method(tmp_path) -> None:
             shutil.copytree(place, tmp_path / name, ignore=ignore)
         else:
             shutil.copy(place, tmp_path / name)
-    (tmp_path / "src/tl_lightning/adapters/foo.py").write_text(TOY)
+    (tmp_path / "src/tl_lightning/methods/foo.py").write_text(TOY)
     (tmp_path / "conf/adapter/foo.yaml").write_text(YAML)
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(

@@ -11,9 +11,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import command, config, same, stopped_at, weights
-from tl_lightning import pipeline
-from tl_lightning.cli import compose
+from tl_lightning.config.compose import compose
+from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import CheckpointError, ConfigError
+from tl_lightning.evaluation import evaluate as evaluation
+from tl_lightning.evaluation import load as loading
+from tl_lightning.training import fit as training
 
 
 @pytest.fixture
@@ -42,11 +45,11 @@ def settings(arguments: list[str], *more: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", ["dann", "mmd", "source_only"])
 def test_runs_and_reloads(tmp_path: Path, pair: list[str], model: str) -> None:
-    report = pipeline.fit(settings(pair, f"model={model}"), tmp_path / "run")
+    report = training.fit(settings(pair, f"model={model}"), tmp_path / "run")
     assert report["metrics"]["source/test/acc"] > 0.9
     assert report["config"]["backbone"]["in_features"] == 6
     checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
-    found = pipeline.evaluate(str(checkpoint), None, None)
+    found = evaluation.evaluate(str(checkpoint), None, None)
     for name, value in found["metrics"].items():
         assert report["metrics"][name] == value, name
 
@@ -55,10 +58,10 @@ def test_resumed_in_mid_epoch_is_uninterrupted(
     tmp_path: Path, pair: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    pipeline.fit(settings(pair, "model=dann"), whole)
+    training.fit(settings(pair, "model=dann"), whole)
     with stopped_at(monkeypatch, 1, 2):
-        pipeline.fit(settings(pair, "model=dann"), cut)
-    pipeline.fit(settings(pair, "model=dann", "resume=auto"), cut)
+        training.fit(settings(pair, "model=dann"), cut)
+    training.fit(settings(pair, "model=dann", "resume=auto"), cut)
     one, other = (weights(f / "checkpoints" / "last.ckpt") for f in (whole, cut))
     assert same(one, other)
 
@@ -76,11 +79,11 @@ def test_other_data_pass_what_the_model_was_trained_with(
         noise = rng.normal(size=(120, 6)) * (rng.random((120, 6)) < 0.5) + (role == "other")
         np.savez(tmp_path / f"{role}.npz", x=np.hstack([signal, noise]), y=y)
     chosen = [f"data.scale={scale}", "data.max_features=6"]
-    report = pipeline.fit(settings(pair, "model=source_only", *chosen), tmp_path / "run")
+    report = training.fit(settings(pair, "model=source_only", *chosen), tmp_path / "run")
     checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
-    assert pipeline.load(checkpoint).inputs["columns"] == list(range(6))
+    assert loading.load(checkpoint).inputs["columns"] == list(range(6))
     other = settings([*pair, f"data.source.train={tmp_path / 'other.npz'}"])["data"]
-    found = pipeline.evaluate(str(checkpoint), other, None)["metrics"]
+    found = evaluation.evaluate(str(checkpoint), other, None)["metrics"]
     for name in (name for name in found if name.startswith("target/test")):
         assert found[name] == report["metrics"][name], name
     assert found["target/test/acc"] > 0.8
@@ -88,20 +91,20 @@ def test_other_data_pass_what_the_model_was_trained_with(
 
 def test_adapting_with_another_activation_is_refused(tmp_path: Path, pair: list[str]) -> None:
     """All weights would fit, and mean something else."""
-    pipeline.fit(settings(pair, "model=source_only", "trainer.max_epochs=1"), tmp_path / "run")
+    training.fit(settings(pair, "model=source_only", "trainer.max_epochs=1"), tmp_path / "run")
     start = ["model=source_free", "adapter=[shot]", f"init={tmp_path / 'run'}"]
     adapted = settings(pair, *start, "backbone.activation=tanh")
     with pytest.raises(CheckpointError, match=r"with backbone.activation=relu, this run has tanh"):
-        pipeline.build(pipeline.check(adapted), tmp_path / "other")
+        training.build(validation.check(adapted), tmp_path / "other")
 
 
 def test_pictures_and_vectors_do_not_meet(pair: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"data=vectors gives vectors, but .* takes pictures"):
-        pipeline.check(settings(pair, "model=source_only", "backbone=tiny_cnn"))
+        validation.check(settings(pair, "model=source_only", "backbone=tiny_cnn"))
     with pytest.raises(ConfigError, match=r"strongly changed pictures, and data=vectors gives"):
-        pipeline.check(settings(pair, "model=self_training"))
+        validation.check(settings(pair, "model=self_training"))
     with pytest.raises(ConfigError, match=r"takes vectors; type backbone=resnet18"):
-        pipeline.check({**config(), "backbone": settings(pair)["backbone"]})
+        validation.check({**config(), "backbone": settings(pair)["backbone"]})
 
 
 @pytest.mark.slow

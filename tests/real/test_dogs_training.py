@@ -11,9 +11,9 @@ import torch
 from omegaconf import OmegaConf
 
 from conftest import REPO
-from tl_lightning import pipeline
 from tl_lightning.backbones.vision import TimmBackbone, TorchvisionBackbone
-from tl_lightning.cli import compose
+from tl_lightning.config.compose import compose
+from tl_lightning.training import fit as training
 
 pytestmark = pytest.mark.real
 WEIGHTS = Path(os.environ.get("TORCH_HOME", REPO.parent / "shared" / "weights"))
@@ -42,7 +42,7 @@ def test_a_few_steps_on_real_dogs(model, real_data, weights, tmp_path) -> None:
         ),
         resolve=True,
     )
-    report = pipeline.fit(plain, tmp_path)
+    report = training.fit(plain, tmp_path)
     assert any("synthetic shift" in note for note in report["notes"])
     assert len(report["dataset"]["classes"]) == 120
     assert json.loads((tmp_path / "report.json").read_text())["name"] == model

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tl_lightning.activations import MONOTONE, Activation
-from tl_lightning.activations import activation as make_activation
 from tl_lightning.errors import ConfigError
+from tl_lightning.layers import MONOTONE, Activation
+from tl_lightning.layers import activation as make_activation
 from tl_lightning.types import InputSpec, LayerGroup
 
 __all__ = ["ConvNet"]

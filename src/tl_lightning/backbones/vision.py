@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tl_lightning.backbones.network import Network
 from tl_lightning.backbones.weights import load_weights
+from tl_lightning.backbones.wrapper import Network
 from tl_lightning.errors import CheckpointError, ConfigError, nearest
 from tl_lightning.types import InputSpec
 

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from tl_lightning.modules.base import TransferModule
+from tl_lightning.models.base import TransferModule
 
 __all__ = ["FollowPhases"]
 

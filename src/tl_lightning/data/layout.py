@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from tl_lightning.data.dataset import Split
-from tl_lightning.data.folder import (
+from tl_lightning.data.domain import Split
+from tl_lightning.data.io.folders import (
     Complain,
     class_folders,
-    halves_by_hash,
     match_classes,
     refuse,
     scan_classes,
-    split_by_hash,
 )
+from tl_lightning.data.splits import halves_by_hash, split_by_hash
 from tl_lightning.errors import nearest
 
 __all__ = ["Layout", "pooled", "read_layout", "split_of"]

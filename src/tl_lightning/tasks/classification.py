@@ -11,8 +11,8 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from tl_lightning.losses.classification import CrossEntropy
 from tl_lightning.tasks.head import Head
-from tl_lightning.tasks.losses import CrossEntropy
 
 __all__ = ["Classification"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tl_lightning.activations import ACTIVATIONS, Activation
+from tl_lightning.layers import ACTIVATIONS, Activation
 
 __all__ = ["Head"]
 

@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from helpers import config, evaluated, same, weights
-from tl_lightning import pipeline
 from tl_lightning.backbones.lora import LoRA
+from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
+from tl_lightning.evaluation import evaluate as evaluation
+from tl_lightning.evaluation import load as loading
+from tl_lightning.training import build as building
+from tl_lightning.training import fit as training
 
 #: timm's smallest transformer, without a download.
 VIT = (
@@ -24,7 +28,7 @@ def vit(*overrides: str) -> dict[str, Any]:
     """Return a tiny run on a transformer."""
     from omegaconf import OmegaConf
 
-    from tl_lightning.cli import compose
+    from tl_lightning.config.compose import compose
 
     plain = config()
     small = ("data.batch_size=4", "data.steps_per_epoch=2", "data.eval_batch_size=64")
@@ -36,7 +40,7 @@ def vit(*overrides: str) -> dict[str, Any]:
 
 
 def net(*overrides: str) -> Any:
-    return pipeline.build_module(pipeline.check(vit(*overrides)), tuple("0123456789"))
+    return building.build_module(validation.check(vit(*overrides)), tuple("0123456789"))
 
 
 def pictures() -> torch.Tensor:
@@ -80,20 +84,20 @@ def test_its_layers_compute_their_formula() -> None:
 def test_a_run_moves_nothing_else_and_its_checkpoint_loads(tmp_path) -> None:
     pytest.importorskip("peft")
     settings = vit("backbone.lora.rank=2", "regularizer=[l2_sp,l1]")
-    before = pipeline.build_module(pipeline.check(settings), tuple("0123456789")).state_dict()
+    before = building.build_module(validation.check(settings), tuple("0123456789")).state_dict()
     before = {k: v.clone() for k, v in before.items()}
-    report = pipeline.fit(settings, tmp_path)
+    report = training.fit(settings, tmp_path)
     place = tmp_path / report["selection"]["checkpoint"]
     after = weights(place)
     moved = {k for k in before if not torch.equal(before[k], after[k])}
     assert any("lora_B" in name for name in moved)
     assert all("lora_" in name or name.startswith("task.") for name in moved), moved
-    assert same(pipeline.load(place).state_dict(), after)
+    assert same(loading.load(place).state_dict(), after)
     counts = report["parameters"]
     learning = sum(v.numel() for k, v in after.items() if "lora_" in k or k.startswith("task.head"))
     assert counts["learning"] == learning
     assert counts["all"] > 3 * learning
-    assert pipeline.evaluate(place, None, None)["metrics"] == evaluated(report)
+    assert evaluation.evaluate(place, None, None)["metrics"] == evaluated(report)
 
 
 def test_layer_groups_hold_the_matrices_once() -> None:
@@ -109,7 +113,7 @@ def test_resumed_equals_uninterrupted(tmp_path) -> None:
     for run, ends in (("whole", [2]), ("cut", [1, 2])):
         for count in ends:
             cfg = vit(*settings, f"trainer.max_epochs={count}", "resume=auto")
-            pipeline.fit(cfg, tmp_path / run)
+            training.fit(cfg, tmp_path / run)
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
 
@@ -151,13 +155,13 @@ def test_a_network_with_batch_norm() -> None:
 )
 def test_words_of_faults(override, words) -> None:
     with pytest.raises(ConfigError) as caught:
-        pipeline.check(vit(override))
+        validation.check(vit(override))
     assert words in str(caught.value)
 
 
 def test_a_frozen_backbone_takes_none() -> None:
     with pytest.raises(ConfigError, match=r"model=feature_extraction freezes .*lora.rank=2"):
-        pipeline.check(vit("backbone.lora.rank=2", "model=feature_extraction"))
+        validation.check(vit("backbone.lora.rank=2", "model=feature_extraction"))
 
 
 def test_the_class_refuses_them_too() -> None:

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from helpers import config
-from tl_lightning import pipeline
-from tl_lightning.activations import ACTIVATIONS, MONOTONE, Activation, activation
 from tl_lightning.backbones.small import ConvNet
+from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
+from tl_lightning.layers import ACTIVATIONS, MONOTONE, Activation, activation
 
 KNOBS = {
     "size": 8, "widths": (4, 6), "kernel_size": 3, "norm": True, "channel_dropout": 0.0,
@@ -49,4 +49,4 @@ def test_parameters_have_the_same_names_whatever_the_activation() -> None:
 
 def test_an_unknown_activation_is_found_before_any_work() -> None:
     with pytest.raises(ConfigError, match=r"backbone.activation=tanhh is not one of relu, tanh,"):
-        pipeline.check(config("backbone.activation=tanhh"))
+        validation.check(config("backbone.activation=tanhh"))

@@ -8,14 +8,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tl_lightning.backbones.small import ConvNet
-from tl_lightning.backbones.vision import (
-    TimmBackbone,
-    TorchvisionBackbone,
-    nearest_timm,
-)
+from tl_lightning.backbones.vision import TimmBackbone, TorchvisionBackbone, nearest_timm
 from tl_lightning.backbones.weights import read_weights
 from tl_lightning.errors import CheckpointError, ConfigError
-from tl_lightning.modules import TransferModule
+from tl_lightning.models import TransferModule
 
 PLAIN = {"size": None, "grad_checkpointing": False}
 

@@ -1,0 +1,1 @@
+"""Writing, reading and resuming from checkpoints."""

@@ -1,0 +1,90 @@
+"""The command ``tl-train``."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from tl_lightning.cli.common import remove_untouched, say_interrupted
+from tl_lightning.config.compose import as_dict, strangers
+from tl_lightning.config.paths import CONF, output_fault
+from tl_lightning.errors import ConfigError, TransferError
+from tl_lightning.sweeps.jobs import failures, note_failure, wholly_finished
+from tl_lightning.utils.console import complain, sentence
+from tl_lightning.utils.signals import Interrupted, end_interrupted
+
+__all__ = ["train"]
+
+
+def train() -> None:
+    """Train, choose, test and report; see ``conf/train.yaml``."""
+    if fault := output_fault(sys.argv[1:]):
+        complain(ConfigError(fault))
+        sys.exit(ConfigError.exit_code)
+    try:
+        _train()
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not isinstance(end.__context__, HydraException):
+            end_interrupted(end)
+        # Hydra has spoken, but its advice, +key=value, would be refused as well.
+        complain(ConfigError(strangers(sys.argv[1:])))
+        sys.exit(ConfigError.exit_code)
+    if failures:
+        print(f"{len(failures)} job(s) of the sweep did not finish; see its table", file=sys.stderr)
+        sys.exit(1)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def _train(cfg: DictConfig) -> float | None:
+    """Run one job."""
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    sweeping = settings.mode == RunMode.MULTIRUN
+    try:
+        if not sweeping and not settings.launcher["_target_"].endswith(".BasicLauncher"):
+            chosen = settings.runtime.choices["hydra/launcher"]
+            raise ConfigError(f"hydra/launcher={chosen} starts the jobs of a sweep; type -m first")
+        return _job(cfg, folder, sweeping)
+    except (KeyboardInterrupt, Interrupted) as end:
+        say_interrupted(folder, sweeping)
+        sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
+    except Exception as error:  # one job's failure is not the sweep's
+        known = error if isinstance(error, TransferError) else None
+        if known is not None:
+            complain(known)
+        elif sweeping:
+            traceback.print_exc()
+        else:
+            raise
+        if known is None or sweeping:
+            words = f"{type(error).__name__}: {error}" if known is None else sentence(error)
+            note_failure(folder, words, list(settings.overrides.task))
+            return None
+        remove_untouched(folder)
+        sys.exit(known.exit_code)
+
+
+def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
+    if sweeping:
+        done = wholly_finished(folder, as_dict(cfg))
+        if done:
+            print(f"done before: {folder.name}", flush=True)
+            return done["selection"]["value"] or 0.0
+    from tl_lightning.sweeps.baselines import fit_with_baselines
+
+    found = fit_with_baselines(cfg, folder, sweeping)
+    if not found:  # not the first rank
+        return None
+    from tl_lightning.reporting.console import print_run
+    from tl_lightning.reporting.run.page import write_page
+
+    page = write_page(folder)
+    print_run(found, page, alone=not sweeping)
+    return found["selection"]["value"] or 0.0

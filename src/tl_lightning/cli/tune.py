@@ -1,0 +1,28 @@
+"""The command ``tl-tune``."""
+
+from __future__ import annotations
+
+from tl_lightning.cli.common import plain_command
+from tl_lightning.sweeps.tuning.plan import read_plan
+
+__all__ = ["tune"]
+
+
+def tune() -> None:
+    """Try settings: ``tl-tune model=dann data=digits 'optimizer.lr=log(1e-4,1e-2)'``."""
+    plain_command(
+        _tune,
+        "usage: tune.py [any setting of train.py ...] '<key>=log(a,b)|uniform(a,b)|int(a,b)|"
+        "choice(x,y)' ...\n"
+        "               [tune=<file of conf/tune>] [tune.trials=30] [tune.dir=<folder>]\n"
+        "Draws settings by Optuna, trains a run with each, stops those that fall behind, and says\n"
+        "which was best. Started again with the same tune.dir it goes on; started several times\n"
+        "at once the processes share the work. Every key of tune is in conf/tune/default.yaml.",
+    )
+
+
+def _tune(arguments: list[str]) -> None:
+    plan = read_plan(arguments)
+    from tl_lightning.sweeps.tuning.study import work
+
+    work(plan)

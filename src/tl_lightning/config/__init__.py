@@ -1,0 +1,1 @@
+"""Composing, reading and instantiating a configuration; knows no part of the framework."""

@@ -1,0 +1,90 @@
+"""What a configuration may build that was read from a file rather than typed.
+
+The configuration inside a checkpoint is as much somebody else's as the weights beside it. Names of
+packages are no fence: ``torch`` alone holds classes and functions that fetch, compile and run code.
+So a stored configuration may build the classes that ``conf/`` names, each in its own group, the
+optimizers of ``torch.optim``, and what the user allows by its full name. Nothing else is even
+imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+from torch.optim import Optimizer
+
+from tl_lightning.config.paths import CONF
+
+__all__ = ["named", "stored_faults"]
+
+_TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
+_OPTIMIZER = re.compile(r"torch\.optim\.(?:\w+\.)?[A-Z]\w*")
+#: Where the folder of the choices is called otherwise than the key that they fill.
+_FOLDERS = {"tasks": "task"}
+#: What no yaml names: chosen by a resolver, or named by older checkpoints.
+_UNNAMED = {
+    "callbacks": {"lightning.pytorch.callbacks.RichProgressBar"},
+    "logger": {"lightning.pytorch.loggers.CSVLogger"},
+}
+
+
+@lru_cache
+def named(group: str) -> frozenset[str]:
+    """Return the classes that the files of ``conf/<group>/`` name.
+
+    >>> sorted(named("head")), sorted(named("os"))
+    (['tl_lightning.tasks.head.Head'], [])
+    """
+    if not re.fullmatch(r"[a-z_]+", group):
+        return frozenset()
+    texts = [path.read_text(encoding="utf-8") for path in (CONF / group).glob("*.yaml")]
+    return frozenset(_UNNAMED.get(group, set()).union(*map(_TARGET.findall, texts)))
+
+
+def stored_faults(config: Mapping[str, Any], allow: Sequence[str] = ()) -> list[str]:
+    """Return a sentence for every class that a stored configuration must not build.
+
+    Args:
+        config: A whole configuration, or some of its groups.
+        allow: Full names of further classes that the user trusts.
+    """
+    faults = []
+    for path, target in _targets(config, ""):
+        key = path.split(".")[0]
+        group = _FOLDERS.get(key, key)
+        if target in named(group) or target in allow:
+            continue
+        if group == path == "optimizer" and _is_optimizer(target):
+            continue
+        faults.append(
+            f"{path}._target_={target} is no class that conf/{group}/ names, and a stored "
+            f"configuration builds no other; type allow=[{target}] if you trust it"
+        )
+    return faults
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, str(node["_target_"])
+        for key, value in node.items():
+            yield from _targets(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            yield from _targets(value, f"{path}.{number}")
+
+
+def _is_optimizer(target: str) -> bool:
+    if not _OPTIMIZER.fullmatch(target):
+        return False
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError:
+        return False
+    return inspect.isclass(found) and issubclass(found, Optimizer)

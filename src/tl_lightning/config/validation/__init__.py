@@ -1,0 +1,1 @@
+"""What is wrong with a configuration, said before any work starts."""

@@ -1,0 +1,1 @@
+"""Decoded images, tokens and features on disk."""

@@ -1,0 +1,194 @@
+"""A survey as one page in the terminal, short enough to be read."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tl_lightning.data.checks.issues import ERROR, KINDS, NOTE, PAIRS, WARNING
+
+__all__ = ["console", "render", "verdict"]
+
+#: Files named of a kind; ``format=json`` names all.
+SHOWN = 5
+#: Classes up to which each has a row.
+FEW = 20
+STYLES = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
+
+
+def console() -> Console:
+    """Return the terminal, or 100 columns where the output is a file."""
+    fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=100 if fixed else None)
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Return the last line of a survey.
+
+    >>> verdict({"may_start": True, "errors": 0, "warnings": 1})
+    'training can start (1 warning)'
+    """
+    warnings = _number(found["warnings"], "warning")
+    if found["may_start"]:
+        return "training can start" + (f" ({warnings})" if found["warnings"] else "")
+    return f"training would stop: {_number(found['errors'], 'error')} ({warnings})"
+
+
+def render(found: Mapping[str, Any], out: Console) -> None:
+    """Print a survey.
+
+    Args:
+        found: As :func:`tl_lightning.data.checks.survey.survey` gives it.
+        out: Where to.
+    """
+    domains = found["domains"]
+    if domains:
+        out.print(_table(domains))
+        for role, domain in domains.items():
+            if domain["classes"]:
+                out.print(Text(_balance(role, domain)))
+    if found["sizes"]:
+        sizes = (f"{side} {s['min']} / {s['median']} / {s['max']}"
+                 for side, s in found["sizes"].items())  # fmt: skip
+        out.print(Text(f"{found['examined']:,} files, pixels (min / median / max): "
+                           + ", ".join(sizes)))  # fmt: skip
+    for note in dict.fromkeys(domain["note"] for domain in domains.values() if domain["note"]):
+        out.print(Text(note, style="dim"))
+    out.print()
+    base = _base(found)
+    if base:
+        out.print(Text(f"files below {base}", style="dim"))
+    for part in _problems(found, base):
+        # A path is left whole, however narrow the terminal: it will be copied.
+        out.print(part, soft_wrap=isinstance(part, Text))
+    style = "bold green" if found["may_start"] else "bold red"
+    seconds = Text(f"  {found['seconds']:.1f} s", style="dim")
+    out.print(Text(verdict(found), style=style).append_text(seconds))
+
+
+# -- counts --------------------------------------------------------------------------------------
+def _table(domains: Mapping[str, Any]) -> Table:
+    """Return pictures by domain and split, and by class if there are few or some stand out."""
+    columns = [(role, split) for role, domain in domains.items() for split in domain["splits"]]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("\nclass", overflow="fold", max_width=36)
+    for role, split in columns:
+        first = split == next(iter(domains[role]["splits"]))
+        table.add_column(f"{role if first else ''}\n{split}", justify="right")
+    classes = list(dict.fromkeys(n for domain in domains.values() for n in domain["classes"]))
+    if len(classes) <= FEW:
+        for name in classes:
+            table.add_row(Text(name), *_class_cells(domains, name, columns))
+        table.add_section()
+    totals = (f"{domains[role]['splits'][split]:,}" for role, split in columns)
+    table.add_row(Text(_number(len(classes), "class", "classes")), *totals)
+    return table
+
+
+def _class_cells(
+    domains: Mapping[str, Any], name: str, columns: Sequence[tuple[str, str]]
+) -> list[str]:
+    counts = (domains[role]["classes"].get(name, {}).get(split) for role, split in columns)
+    return ["–" if count is None else f"{count:,}" for count in counts]
+
+
+def _balance(role: str, domain: Mapping[str, Any]) -> str:
+    """Return how evenly the training pictures of a domain spread over its classes."""
+    sizes = {
+        name: counts.get("train", 0) + counts.get("labelled", 0)
+        for name, counts in domain["classes"].items()
+    }
+    low, high = min(sizes.values()), max(sizes.values())
+    text = (
+        f"{role} ({domain['name']}): training pictures a class (min / median / max) "
+        f"{low} / {statistics.median(sizes.values()):.0f} / {high}"
+    )
+    if low and high > low:
+        text += f", {high / low:.1f} to 1"
+    if len(sizes) > FEW and high > low:
+        order = sorted(sizes, key=lambda name: (sizes[name], name))
+        fewest = ", ".join(f"{name} {sizes[name]}" for name in order[:3])
+        most = ", ".join(f"{name} {sizes[name]}" for name in order[-3:])
+        text += f"; fewest {fewest}; most {most}"
+    return text
+
+
+# -- problems ------------------------------------------------------------------------------------
+def _problems(found: Mapping[str, Any], base: str) -> list[RenderableType]:
+    """Return what was found, the gravest first."""
+    parts: list[tuple[str, list[RenderableType]]] = []
+    parts += [(ERROR, [_line(ERROR, fault)]) for fault in found["faults"]]
+    for kind, items in found["files"].items():
+        level = found["levels"][kind]
+        names = [_file(item, base) for item in items[:SHOWN]]
+        head = f"{_number(len(items), 'file')}: {KINDS[kind].words}"
+        parts.append((level, _listed(level, head, names, len(items))))
+    for kind, pair in PAIRS.items():
+        groups = [group for group in found["duplicates"] if group["kind"] == kind]
+        if groups:
+            names = [_copies(group, base) for group in groups[:SHOWN]]
+            head = f"{_number(len(groups), 'time')}: {pair.words}"
+            parts.append((pair.level, _listed(pair.level, head, names, len(groups))))
+    parts += [(r["level"], [_line(r["level"], r["text"])]) for r in found["remarks"]]
+    if found["overlap"]:
+        parts.append((NOTE, [_line(NOTE, found["overlap"])]))
+    order = list(STYLES)
+    parts.sort(key=lambda part: order.index(part[0]))
+    return [line for _, lines in parts for line in lines]
+
+
+def _line(level: str, text: str) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=7)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(level, style=STYLES[level]), Text(text))
+    return grid
+
+
+def _listed(level: str, head: str, names: Sequence[Text], total: int) -> list[RenderableType]:
+    lines = [Text(" " * 10).append_text(name) for name in names]
+    if total > len(names):
+        more = f"          ... and {total - len(names):,} more; format=json names all"
+        lines.append(Text(more, style="dim"))
+    return [_line(level, head), *lines]
+
+
+def _file(item: Mapping[str, str], base: str) -> Text:
+    text = Text(_below(item["path"], base))
+    return text.append(f"  {item['detail']}", style="dim") if item["detail"] else text
+
+
+def _copies(group: Mapping[str, Any], base: str) -> Text:
+    text = Text()
+    for item in group["paths"][:3]:
+        text.append("\n" + " " * 10 + "= " if text else "").append(_below(item["path"], base))
+        text.append(f"  {', '.join(item['places'])}", style="dim")
+    if len(group["paths"]) > 3:
+        text.append(f" and {len(group['paths']) - 3} more", style="dim")
+    return text.append("; same bytes" if group["exact"] else "; looks the same", style="dim")
+
+
+def _base(found: Mapping[str, Any]) -> str:
+    """Return the folder that everything named is below, so that it need not be said each time."""
+    paths = [item["path"] for items in found["files"].values() for item in items]
+    paths += [item["path"] for group in found["duplicates"] for item in group["paths"]]
+    if not paths or not all(os.path.isabs(path) for path in paths):
+        return ""  # pictures in memory have no folder
+    base = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return "" if base == os.sep else base
+
+
+def _below(path: str, base: str) -> str:
+    return os.path.relpath(path, base) if base else path
+
+
+def _number(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,1 @@
+"""The LightningDataModules, one file a data set."""

@@ -1,0 +1,186 @@
+"""A list of texts with their labels, domains and splits: CSV, TSV or Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tl_lightning.data.datamodules.image_table import SPLITS, class_order
+from tl_lightning.data.datamodules.table_domains import TableDomains
+from tl_lightning.data.datamodules.text import TextData
+from tl_lightning.data.domain import Split
+from tl_lightning.data.io.tables import Row, read_rows
+from tl_lightning.data.layout import Layout, pooled
+from tl_lightning.errors import DataError, nearest
+
+__all__ = ["COLUMNS", "TextTable"]
+
+#: What a table may say of a text; text and label it must.
+COLUMNS = ("text", "label", "domain", "split")
+SHOWN = 5
+#: Longest cell, in characters; the csv module's own limit is shorter than some reviews.
+LONGEST = 1 << 26
+#: What numbers with a fraction and holes look like once a program has written them.
+_NO_LABEL = re.compile(
+    r"[+-]?(\d*\.\d+|\d+\.\d*)(e[+-]?\d+)?|nan|none|null|[+-]?inf", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class _Text:
+    name: str
+    text: str
+    label: str
+    domain: str | None
+    split: str | None
+
+
+class TextTable(TableDomains, TextData):
+    """The texts that a table holds; domains and splits are columns of it.
+
+    Args:
+        table: The file. ``.parquet`` and ``.pq`` are Parquet, everything else is text.
+        delimiter: What stands between a text's columns, or None to see it in the first line.
+        columns: The table's own names of :data:`COLUMNS`; None for a column to be ignored.
+        kwargs: As in :class:`TextData`; ``root`` means nothing here.
+    """
+
+    has_domains: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        table: str | None,
+        delimiter: str | None,
+        columns: Mapping[str, str | None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name in columns:
+            if name not in COLUMNS:
+                raise DataError(f"data.columns has no key {name!r}; {nearest(str(name), COLUMNS)}")
+        for name in ("text", "label"):
+            if columns.get(name) is None:
+                raise DataError(
+                    f"data.columns.{name}=null, but a table must say every text's {name}; type "
+                    f"data.columns.{name}=<the column's name>"
+                )
+        self.table = table
+        self.delimiter = delimiter
+        self.columns = {name: columns.get(name) for name in COLUMNS}
+        self.listed: list[_Text] | None = None
+        self.taken: list[str] = []
+
+    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+        """Return the texts of the domain asked for, or all where the table knows no domains."""
+        if self.listed is None:
+            self.listed = self._texts()
+        valid = sorted({each.domain for each in self.listed if each.domain is not None})
+        names = self._asked(role, node, valid)
+        layouts = {
+            name: _layout([each for each in self.listed if not names or each.domain == name])
+            for name in names or [""]
+        }
+        return "+".join(names) or str(self.name), pooled(layouts, self.complain)
+
+    def _texts(self) -> list[_Text]:
+        """Read the table and complain of every row that cannot be used."""
+        if self.table is None:
+            raise DataError(
+                f"data={self.name} needs a table, but data.table=null; type data.table=/my/list.csv"
+            )
+        path = Path(self.table).expanduser()
+        wanted = {n: column for n, column in self.columns.items() if column is not None}
+        with _long_cells():
+            header, rows = read_rows(path, self.delimiter, list(wanted.values()))
+        for name, column in wanted.items():
+            # The two that may lack do so silently only under their usual names.
+            if column not in header and (name in ("text", "label") or column != name):
+                raise DataError(
+                    f"{path} has no column {column!r} (it has {', '.join(header)}); "
+                    f"{nearest(column, header)}; type data.columns.{name}=<the column's name>"
+                )
+        found: list[_Text] = []
+        faults: dict[str, list[str]] = {}
+        for row in rows:
+            cells = {name: row.cells.get(column) for name, column in wanted.items()}
+            kind, words = _fault(row, cells)
+            if kind:
+                faults.setdefault(kind, []).append(words)
+            else:
+                found.append(_text(row, path, cells))
+        for kind, places in faults.items():
+            more = f"; and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+            self.complain(
+                f"{path} has {len(places)} rows with {kind}: {'; '.join(places[:SHOWN])}{more}; "
+                "mend or remove them"
+            )
+        if not found and not faults:
+            raise DataError(f"{path} lists no texts below its first line; add some")
+        return found
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    before = csv.field_size_limit(LONGEST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _fault(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
+    """Return the kind of fault that a row has and where; empty if it has none."""
+    for name in COLUMNS:
+        cell = cells.get(name)
+        if cell is not None and not cell.strip():
+            return f"an empty {name}", row.place
+    label = str(cells["label"]).strip()
+    if _NO_LABEL.fullmatch(label):
+        return "a label that is neither a name nor a whole number", f"{row.place} {label!r}"
+    written = cells.get("split")
+    if written is not None and written.strip().lower() not in SPLITS:
+        hint = nearest(written.strip().lower(), SPLITS)
+        return "an unknown split", f"{row.place} {written!r} ({hint})"
+    return "", ""
+
+
+def _text(row: Row, path: Path, cells: Mapping[str, str | None]) -> _Text:
+    domain, split = cells.get("domain"), cells.get("split")
+    return _Text(
+        f"{path.name}/{row.place}",
+        str(cells["text"]),
+        str(cells["label"]).strip(),
+        None if domain is None else domain.strip(),
+        None if split is None else SPLITS[split.strip().lower()],
+    )
+
+
+def _layout(listed: Sequence[_Text]) -> Layout:
+    classes = class_order({each.label for each in listed})
+    parts = {
+        split: _split([each for each in listed if (each.split or "train") == split], classes)
+        for split in ("train", "val", "test")
+    }
+    has = {each.split for each in listed}
+    return Layout(
+        classes,
+        parts["train"],
+        parts["val"] if "val" in has else None,
+        parts["test"] if "test" in has else None,
+    )
+
+
+def _split(listed: Sequence[_Text], classes: Sequence[str]) -> Split:
+    number = {name: index for index, name in enumerate(classes)}
+    texts: Any = np.empty(len(listed), dtype=object)
+    texts[:] = [each.text for each in listed]
+    labels = np.array([number[each.label] for each in listed], dtype=np.int64)
+    return Split(texts, labels, [each.name for each in listed])

@@ -1,0 +1,1 @@
+"""Reading images, texts, vectors and tables from disk, and downloads."""

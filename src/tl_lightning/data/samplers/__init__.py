@@ -1,0 +1,1 @@
+"""The order of samples, a function of seed and epoch."""

@@ -1,0 +1,1 @@
+"""Shards of data sets larger than a disk."""

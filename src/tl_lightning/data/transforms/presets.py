@@ -1,0 +1,64 @@
+"""The named augmentation presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tl_lightning.data.transforms.batch import Affine, BatchChange, Colour, Erase
+from tl_lightning.data.transforms.geometry import Centre, Geometry, Policy, RandomCrop
+from tl_lightning.data.transforms.pixel import PixelAugment
+from tl_lightning.types import InputSpec
+
+__all__ = ["Augment", "augmentation"]
+
+Augment = Literal[
+    "none", "light", "standard", "strong", "randaugment", "trivialaugment", "shear_zoom_flip"
+]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Both halves: in the loader, and on the batch."""
+
+    geometry: Geometry
+    batch: tuple[BatchChange, ...] = ()
+
+    def finish(self, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Apply the second half where the pictures are."""
+        for change in self.batch:
+            pictures = change(pictures, seeds)
+        return pictures
+
+
+def augmentation(spec: InputSpec, augment: Augment | Mapping[str, Any]) -> Augmentation:
+    """Return what a name (or the arguments of :class:`PixelAugment`) stands for.
+
+    ``none``: as in evaluation. ``light``: a random resized crop of at least half the area and a
+    flip, as the adaptation literature has it. ``standard``: crops down to 8 %, flip and colour, as
+    ImageNet training has it. ``strong``: stronger colour with hue and gray, and erasing.
+    ``randaugment``, ``trivialaugment``: those policies of torchvision (Cubuk et al. 2020; Mueller
+    and Hutter 2021) after crop and flip. ``shear_zoom_flip``: shear up to 0.2 rad, zoom up to
+    20 % and flip.
+    """
+    if isinstance(augment, Mapping):
+        return Augmentation(Centre(spec), (PixelAugment(**augment),))
+    if augment == "none":
+        return Augmentation(Centre(spec))
+    if augment == "light":
+        return Augmentation(RandomCrop(spec, 0.5))
+    if augment == "shear_zoom_flip":
+        return Augmentation(Centre(spec, flip=True), (Affine(shear=0.2, zoom=0.2),))
+    crop = RandomCrop(spec, 0.08)
+    if augment == "standard":
+        return Augmentation(crop, (Colour(jitter=0.4),))
+    if augment == "strong":
+        erase = Erase(probability=0.25, spec=spec)
+        return Augmentation(crop, (Colour(jitter=0.5, hue=0.1, gray=0.2), erase))
+    from torchvision.transforms import v2
+
+    policy = v2.RandAugment() if augment == "randaugment" else v2.TrivialAugmentWide()
+    return Augmentation(Policy(crop, policy))

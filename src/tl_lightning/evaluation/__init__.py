@@ -1,0 +1,1 @@
+"""Loading, testing and predicting with a trained model."""

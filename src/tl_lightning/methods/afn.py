@@ -1,0 +1,46 @@
+"""AFN: stepwise adaptive feature norms.
+
+Xu, Li, Yang, Lin (2019): Larger Norm More Transferable: An Adaptive Feature Norm Approach for
+Unsupervised Domain Adaptation. ICCV.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_lightning.methods.base import Penalty
+from tl_lightning.types import Context, Views
+
+__all__ = ["AFN", "norm_gap"]
+
+
+def norm_gap(features: Tensor, step: float) -> Tensor:
+    """Return the mean of ``(|f|_const + step - |f|)^2`` over the rows of ``(B, D)``.
+
+    Its value is ``step^2`` whatever the features; only its gradient counts, which grows every norm.
+    """
+    norms: Tensor = torch.linalg.vector_norm(features, dim=1)
+    return (norms.detach() + step - norms).square().mean()
+
+
+class AFN(Penalty):
+    """Every feature's norm is asked to grow by a step, in both domains alike.
+
+    Args:
+        step: How much larger a norm is asked for.
+        kwargs: As in :class:`Penalty`.
+    """
+
+    def __init__(self, *, step: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.step = step
+
+    def loss(self, views: Views, ctx: Context) -> Tensor:
+        """Return the sum of both domains' gaps, of features ``(B, D)``."""
+        both = [views[role].features for role in ("source", "target")]
+        ctx.log("norm_source", both[0].detach().norm(dim=1).mean())
+        ctx.log("norm_target", both[1].detach().norm(dim=1).mean())
+        return norm_gap(both[0], self.step) + norm_gap(both[1], self.step)

@@ -1,0 +1,7 @@
+"""The LightningModules."""
+
+from tl_lightning.models.adaptation import DomainAdaptation, SourceFree
+from tl_lightning.models.base import TransferModule
+from tl_lightning.models.supervised import FeatureExtraction, FineTuning
+
+__all__ = ["DomainAdaptation", "FeatureExtraction", "FineTuning", "SourceFree", "TransferModule"]

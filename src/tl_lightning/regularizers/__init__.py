@@ -1,1 +1,0 @@
-"""The regularisers: terms that hold weights or features back, one method a file."""

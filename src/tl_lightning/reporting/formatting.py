@@ -1,0 +1,144 @@
+"""How figures and rules are put into words, alike on the page, in tables and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = [
+    "BASELINES",
+    "BOUND",
+    "RULES",
+    "domains_of",
+    "duration",
+    "metric_value",
+    "percent",
+    "points",
+    "seeds_range",
+    "seeds_text",
+    "taught_by_target",
+    "uses_target_labels",
+]
+
+BASELINES = {"source_only": "source-only", "joint_bn": "joint batch norm"}
+"""Runs that every adapted figure is held against, and how they are called in a sentence."""
+
+BOUND = "learned from the target's labelled training pictures: an upper bound, not a result"
+"""What a run whose model learned from target labels says of itself."""
+
+RULES = {
+    "source_val": "best validation accuracy on the source; no target label was used",
+    "entropy": "lowest entropy of the predictions on the target; no target label was used",
+    "im": "information maximisation on the target; no target label was used",
+    "bnm": "largest nuclear norm of the predictions on the target; no target label was used",
+    "snd": "soft neighbourhood density on the target; no target label was used",
+    "dev": "deep embedded validation; no target label was used",
+    "iwcv": "importance-weighted risk on the source; no target label was used",
+    "last": "the last epoch; nothing was compared",
+    "oracle": "best accuracy on labelled target data",
+}
+
+FRACTIONS = frozenset({"acc", "accuracy", "precision", "recall", "f1", "auroc", "top5", "top5_acc"})
+METRICS = {"acc": "accuracy", "f1": "F1", "auroc": "AUROC", "top5_acc": "top-5 accuracy"}
+
+
+def uses_target_labels(report: Mapping[str, Any]) -> bool:
+    """Return whether the model was chosen or taught with target labels: its figure is a bound.
+
+    >>> uses_target_labels({"learned_from": "target"}), uses_target_labels({"selection": {}})
+    (True, False)
+    """
+    selection = report.get("selection") or {}
+    chosen = bool(selection.get("uses_target_labels")) or selection.get("rule") == "oracle"
+    return chosen or taught_by_target(report)
+
+
+def taught_by_target(report: Mapping[str, Any]) -> bool:
+    """Return whether the model learned from target labels, as the baseline ``oracle`` does."""
+    return report.get("learned_from") == "target"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as a percentage with one decimal.
+
+    >>> percent(0.6128), percent(None)
+    ('61.3 %', '–')
+    """
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """Return a difference of fractions in signed points; what rounds to zero has no minus.
+
+    >>> points(0.175), points(-0.0001)
+    ('+17.5', '+0.0')
+    """
+    text = f"{100 * value:+.1f}"
+    return "+0.0" if text == "-0.0" else text
+
+
+def metric_value(name: str, value: Any) -> str:
+    """Return a metric as text: a percentage if it is a share, else four digits.
+
+    >>> metric_value("acc", 0.5), metric_value("loss", 0.5), metric_value("loss", None)
+    ('50.0 %', '0.5', 'not finite')
+    """
+    if not isinstance(value, (int, float)):
+        return "not finite" if value is None else str(value)
+    return percent(value) if name.rsplit("/", 1)[-1] in FRACTIONS else f"{value:.4g}"
+
+
+def domains_of(config: Mapping[str, Any]) -> str:
+    """Return between which domains a run was, by their names or folders; empty if it names none.
+
+    >>> domains_of({"data": {"source": {"domain": ["photo", "art"]}, "target": {"root": "/my"}}})
+    'photo+art to /my'
+    """
+    data = config.get("data") or {}
+    found = []
+    for role in ("source", "target"):
+        node = data.get(role)
+        said = (node.get("domain") or node.get("root")) if isinstance(node, Mapping) else None
+        said = said or data.get("root") or ""
+        found.append("+".join(said) if isinstance(said, list) else str(said))
+    return " to ".join(found) if any(found) else ""
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person says them.
+
+    >>> duration(7.25), duration(61.2), duration(7384)
+    ('7.2 s', '1 min 1 s', '2 h 3 min')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def seeds_text(count: int, paired: bool = False) -> str:
+    """Return a number of seeds with its noun.
+
+    >>> seeds_text(1), seeds_text(5, paired=True)
+    ('1 seed', '5 paired seeds')
+    """
+    return f"{count} {'paired ' if paired else ''}seed{'' if count == 1 else 's'}"
+
+
+def seeds_range(seeds: Iterable[int]) -> str:
+    """Return seeds with runs of three and more closed up.
+
+    >>> seeds_range([0, 1, 2, 3, 7, 9, 10])
+    '0-3, 7, 9, 10'
+    """
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    texts = [f"{r[0]}-{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return ", ".join(texts)

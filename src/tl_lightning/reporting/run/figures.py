@@ -1,0 +1,244 @@
+"""Figures of what a trained model does: confusion, features, accuracy per class, examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tl_lightning.reporting.artifacts import Array, Predictions
+from tl_lightning.utils.plotting import (
+    CLASS_COLOURS,
+    GRID,
+    INK,
+    MUTED,
+    SOURCE,
+    TARGET,
+    picture,
+    short,
+)
+
+__all__ = [
+    "class_accuracy",
+    "confused_pairs",
+    "confusion_matrix",
+    "example_gallery",
+    "features",
+    "per_class",
+]
+
+DOMAINS = {"source": (SOURCE, "o"), "target": (TARGET, "^")}
+NUMBERS, LABELS, BARS = 16, 40, 24
+"""Up to how many classes a matrix shows numbers, shows labels, and how many bars are drawn."""
+
+
+def class_accuracy(counts: Array) -> Array:
+    """Return the accuracy of each true class (C,), NaN for a class without items.
+
+    >>> class_accuracy(np.array([[3, 1], [0, 2]])).tolist()
+    [0.75, 1.0]
+    """
+    total = counts.sum(axis=1)
+    share = np.full(len(counts), np.nan)
+    np.divide(np.diagonal(counts), total, out=share, where=total > 0)
+    return share
+
+
+def confused_pairs(counts: Array, limit: int = 12) -> list[tuple[int, int, int, float]]:
+    """Return the most frequent mistakes as (true, predicted, count, share of the true class).
+
+    >>> confused_pairs(np.array([[3, 1], [0, 2]]))
+    [(0, 1, 1, 0.25)]
+    """
+    wrong = counts - np.diag(np.diagonal(counts))
+    total = counts.sum(axis=1)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    cells = [divmod(int(cell), len(counts)) for cell in order]
+    return [
+        (t, p, int(wrong[t, p]), float(wrong[t, p] / total[t])) for t, p in cells if wrong[t, p]
+    ]
+
+
+def confusion_matrix(counts: Array, names: list[str], title: str) -> bytes:
+    """Return the PNG of a confusion matrix, each row as shares of its true class.
+
+    Args:
+        counts: (C, C), rows true and columns predicted.
+        names: C class names; shown up to forty classes.
+        title: Heading.
+    """
+    total = counts.sum(axis=1, keepdims=True)
+    shares = 100 * counts / np.maximum(total, 1)
+    size = len(counts)
+
+    def draw(figure: Any) -> None:
+        from matplotlib.colors import PowerNorm
+
+        axes = figure.add_subplot()
+        axes.grid(False)
+        for spine in axes.spines.values():
+            spine.set(visible=True, color=GRID)
+        # With many classes a mistake is a faint dot: the square root brings it out.
+        norm = PowerNorm(0.5 if size > NUMBERS else 1.0, vmin=0, vmax=100)
+        image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+        axes.set(xlabel="predicted", ylabel="true", title=title)
+        _class_ticks(axes, names)
+        if size <= NUMBERS:
+            _cell_numbers(axes, shares)
+        else:
+            bar = figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02, aspect=28, format="{x:g} %")
+            bar.outline.set_visible(False)
+            bar.ax.tick_params(labelsize=8)
+
+    return picture(4.9, 4.5, draw)
+
+
+def _class_ticks(axes: Any, names: list[str]) -> None:
+    if len(names) > LABELS:
+        axes.set(xlabel=f"predicted ({len(names)} classes)", ylabel="true (same order)")
+        axes.set(xticks=[], yticks=[])
+        return
+    size = 8.0 if len(names) <= NUMBERS else 5.5
+    labels = [short(name) for name in names]
+    long = max(map(len, labels), default=0) > 3
+    axes.set_xticks(range(len(names)), labels, rotation=90 if long else 0, fontsize=size)
+    axes.set_yticks(range(len(names)), labels, fontsize=size)
+
+
+def _cell_numbers(axes: Any, shares: Array) -> None:
+    size = 7.5 if len(shares) <= 10 else 5.5
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.5:
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=size,
+                      color="white" if share > 55 else INK)  # fmt: skip
+
+
+PROJECTIONS = {"pca": ("first principal component", "second"), "tsne": ("t-SNE", ""),
+               "umap": ("UMAP", "")}  # fmt: skip
+"""What the axes of a projection are called."""
+
+
+def features(predictions: Predictions, projection: str = "pca") -> dict[str, bytes]:
+    """Return scatter plots of the 2-D features before and after training, by name.
+
+    ``features_before`` and ``features_after`` are coloured by domain. With at most twelve classes
+    there are ``features_before_classes`` and ``features_after_classes`` too. Source and target
+    differ by marker in all.
+    """
+    pictures = {}
+    for when in ("before", "after"):
+        points = predictions.arrays.get(f"features_{when}")
+        if points is None or not len(points):
+            continue
+        axes = PROJECTIONS.get(projection, (projection, ""))
+        pictures[f"features_{when}"] = _scatter(predictions, points, when, axes, by_class=False)
+        if "features_label" in predictions.arrays and predictions.num_classes <= len(CLASS_COLOURS):
+            pictures[f"features_{when}_classes"] = _scatter(predictions, points, when, axes, True)
+    return pictures
+
+
+def _scatter(
+    predictions: Predictions, points: Array, when: str, labels: tuple[str, str], by_class: bool
+) -> bytes:
+    domain = predictions.arrays.get("features_domain", np.zeros(len(points), dtype=int))
+    label = predictions.arrays.get("features_label", np.zeros(len(points), dtype=int))
+
+    def draw(figure: Any) -> None:
+        from matplotlib.colors import to_rgba
+
+        axes = figure.add_subplot()
+        for index, (name, (colour, marker)) in enumerate(DOMAINS.items()):
+            here = domain == index
+            classes = [to_rgba(CLASS_COLOURS[item % 12]) for item in label[here]]
+            axes.scatter(*points[here].T[:2], c=classes if by_class else colour, marker=marker,
+                         s=15 if marker == "^" else 12, alpha=0.75, linewidths=0.3,
+                         edgecolors="white", label=name if here.any() else None)  # fmt: skip
+        axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1])
+        axes.set_title(f"{when.capitalize()} training, by {'class' if by_class else 'domain'}")
+        _scatter_legend(figure, predictions, by_class)
+
+    return picture(4.6, 4.2 if by_class else 3.8, draw)
+
+
+def _scatter_legend(figure: Any, predictions: Predictions, by_class: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    def handle(marker: str, colour: str, label: str) -> Any:
+        return Line2D([], [], marker=marker, color=colour, linestyle="", label=label, markersize=5)
+
+    handles = [
+        handle(mark, MUTED if by_class else ink, name) for name, (ink, mark) in DOMAINS.items()
+    ]
+    if by_class:
+        names = [short(predictions.name(index), 12) for index in range(predictions.num_classes)]
+        handles += [handle("s", CLASS_COLOURS[index], name) for index, name in enumerate(names)]
+    widest = max((len(item.get_label()) for item in handles), default=0)
+    columns = 7 if widest <= 6 else 4
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, handletextpad=0.1,
+                  columnspacing=0.9, borderpad=0.1, labelspacing=0.3)  # fmt: skip
+
+
+def per_class(accuracies: dict[str, Array], names: list[str]) -> bytes:
+    """Return the PNG of accuracy per class, one bar a domain.
+
+    Args:
+        accuracies: Domain (``source``, ``target``) to accuracies (C,), NaN where there is none.
+        names: C class names. With more than twenty-four the worst are drawn.
+    """
+    leading = accuracies.get("target", next(iter(accuracies.values())))
+    order = np.arange(len(names))
+    title = "Accuracy per class"
+    if len(names) > BARS:
+        order = np.argsort(leading, kind="stable")[:BARS]
+        title = f"Accuracy per class: the {BARS} worst of {len(names)}"
+    wide = 0.8 / len(accuracies)
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        axes.grid(False, axis="y")
+        for index, (domain, values) in enumerate(accuracies.items()):
+            place = np.arange(len(order)) + (index - (len(accuracies) - 1) / 2) * wide
+            axes.barh(place, 100 * np.nan_to_num(values[order]), height=wide * 0.92,
+                      color=DOMAINS[domain][0], label=domain)  # fmt: skip
+        axes.set_yticks(range(len(order)), [short(names[item], 22) for item in order], color=INK)
+        axes.set_ylim(len(order) - 0.4, -0.6)
+        axes.set_xlim(0, 100)
+        axes.xaxis.set_major_formatter("{x:g} %")
+        axes.set_title(title, pad=20)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2,
+                    handlelength=1.0)  # fmt: skip
+
+    return picture(4.9, 1.1 + 0.13 * (len(accuracies) + 0.4) * max(len(order), 4), draw)
+
+
+def example_gallery(predictions: Predictions, domain: str, limit: int = 24) -> bytes | None:
+    """Return the PNG of example pictures with what they are and what the model said, or None.
+
+    Args:
+        predictions: Holds ``examples_{domain}`` (n, h, w, 3) uint8 and its true and predicted.
+        domain: ``source`` or ``target``.
+        limit: At most so many pictures.
+    """
+    pictures = predictions.arrays.get(f"examples_{domain}")
+    if pictures is None or not len(pictures):
+        return None
+    true, pred = (predictions.arrays[f"examples_{domain}_{kind}"] for kind in ("true", "pred"))
+    rows = -(-min(len(pictures), limit) // 8)
+
+    def draw(figure: Any) -> None:
+        figure.suptitle(f"Examples of the {domain}", x=0.01, ha="left", fontsize=9.5, weight="bold")
+        for index, axes in enumerate(figure.subplots(rows, 8, squeeze=False).flat):
+            axes.axis("off")
+            if index < min(len(pictures), limit):
+                right = true[index] == pred[index]
+                axes.imshow(pictures[index], interpolation="nearest")
+                words = [
+                    short(predictions.name(int(item)), 12) for item in (true[index], pred[index])
+                ]
+                said = "✓ " + words[0] if right else f"✗ {words[1]}\nis {words[0]}"
+                axes.text(
+                    0, -0.05, said, transform=axes.transAxes, va="top", fontsize=6.5,
+                    color=INK if right else TARGET,
+                )  # fmt: skip
+
+    return picture(7.6, 0.4 + 1.2 * rows, draw)

@@ -1,0 +1,149 @@
+"""One self-contained HTML page a run: what came out, how it was chosen, and why to believe it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tl_lightning.reporting.artifacts import Array, Predictions, read_curves, read_predictions
+from tl_lightning.reporting.run import figures
+from tl_lightning.reporting.run.class_changes import (
+    class_change,
+    class_change_figure,
+    class_words,
+    read_base,
+)
+from tl_lightning.reporting.run.context import describe
+from tl_lightning.reporting.run.curves import learning_curves, rate_test
+from tl_lightning.reporting.schema import read_report
+from tl_lightning.utils.files import write_bytes, write_text
+from tl_lightning.utils.plotting import SOURCE, TARGET
+
+__all__ = ["fill", "inline", "write_page"]
+
+EXAMPLES, THUMBNAIL = 24, 112
+
+
+def write_page(run_dir: Path) -> Path:
+    """Write ``report.html`` and ``figures/*.png`` of a finished run.
+
+    Reads ``report.json``, and ``metrics.csv``, ``predictions.npz`` and ``bracket/*/report.json``
+    where they are. The page holds its pictures and asks nothing of a network.
+
+    Args:
+        run_dir: The run's folder.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        DataError: If ``report.json`` is missing, or one of the files is broken.
+    """
+    run_dir = Path(run_dir)
+    report = read_report(run_dir)
+    curves = read_curves(run_dir / "metrics.csv")
+    classes = [str(name) for name in (report.get("dataset") or {}).get("classes") or []]
+    predictions = read_predictions(run_dir / "predictions.npz", classes)
+    pictures = learning_curves(curves, report.get("selection"))
+    if (run_dir / "lr_find.json").is_file():
+        pictures["lr_find"] = rate_test(json.loads((run_dir / "lr_find.json").read_text()))
+    panels = list(pictures)
+    names = [predictions.name(index) for index in range(predictions.num_classes)]
+    pictures |= _prediction_figures(predictions, names, str(report.get("projection") or "pca"))
+    change = class_change(predictions, read_base(run_dir, classes))
+    if change is not None:
+        pictures["class_change"] = class_change_figure(change, names)
+    for name, png in pictures.items():
+        write_bytes(run_dir / "figures" / f"{name}.png", png)
+    values = describe(report, predictions, run_dir) | {
+        "panels": panels,
+        "change": None if change is None else class_words(change, names),
+        "pictures": {name: inline(png) for name, png in pictures.items()},
+        "examples": {domain: _examples(predictions, domain) for domain in ("target", "source")},
+    }
+    return write_text(run_dir / "report.html", fill("run.html.j2", values))
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    loader = PackageLoader("tl_lightning.reporting", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["minus"] = lambda text: str(text).replace("-", "\N{MINUS SIGN}")
+    return environment
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """Return a template of this package filled with ``values``, which are escaped."""
+    colours = {"source_colour": SOURCE, "target_colour": TARGET}
+    return _environment().get_template(template).render(**colours, **values)
+
+
+def inline(png: bytes) -> str:
+    """Return a PNG as an address that carries its own bytes.
+
+    >>> inline(b"")
+    'data:image/png;base64,'
+    """
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _prediction_figures(
+    predictions: Predictions, names: list[str], projection: str
+) -> dict[str, bytes]:
+    """Return every figure that the predictions allow, by file name."""
+    pictures: dict[str, bytes] = {}
+    accuracies: dict[str, Array] = {}
+    for domain in ("source", "target"):
+        counts = predictions.confusion(domain)
+        if counts is not None:
+            title = f"{domain.capitalize()}: share of each true class, in %"
+            pictures[f"confusion_{domain}"] = figures.confusion_matrix(counts, names, title)
+            accuracies[domain] = figures.class_accuracy(counts)
+        gallery = figures.example_gallery(predictions, domain, EXAMPLES)
+        if gallery is not None:
+            pictures[f"examples_{domain}"] = gallery
+    if accuracies:
+        pictures["per_class"] = figures.per_class(accuracies, names)
+    return pictures | figures.features(predictions, projection)
+
+
+def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:
+    """Return the examples of a domain, small inline PNGs or texts, with what was said of them."""
+    arrays = predictions.arrays
+    pictures, texts = arrays.get(f"examples_{domain}"), arrays.get(f"examples_{domain}_text")
+    examples = texts if pictures is None else pictures
+    if examples is None:
+        return []
+    true, pred = arrays[f"examples_{domain}_true"], arrays[f"examples_{domain}_pred"]
+    return [
+        {
+            "picture": None if pictures is None else inline(_thumbnail(pictures[index])),
+            "text": None if texts is None else str(texts[index]),
+            "true": predictions.name(int(true[index])),
+            "pred": predictions.name(int(pred[index])),
+            "right": bool(true[index] == pred[index]),
+            "tiny": pictures is not None and max(pictures[index].shape) < THUMBNAIL,
+        }
+        for index in range(min(len(examples), EXAMPLES))
+    ]
+
+
+def _thumbnail(picture: Array) -> bytes:
+    """Return the PNG of a picture (h, w, 3), made smaller where it is large."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,176 @@
+"""A sweep folder as one table: collect its runs, summarise them, write and print the result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tl_lightning.errors import DataError
+from tl_lightning.reporting.run.page import fill, inline
+from tl_lightning.reporting.schema import read_report
+from tl_lightning.reporting.sweep.summary import Row, Summary, summarise
+from tl_lightning.reporting.sweep.tables import (
+    cells,
+    columns,
+    failure_line,
+    to_csv,
+    to_json,
+    to_markdown,
+)
+from tl_lightning.utils.files import read_json, write_json, write_text
+from tl_lightning.utils.plotting import INK, LINES, MUTED, TARGET, picture, short
+
+__all__ = ["collect", "write_sweep"]
+
+STARTED = ("config.yaml", "metrics.csv", ".hydra", "checkpoints")
+"""Any of these in a folder without report or failure means that a job was there."""
+
+
+def collect(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the reports of all runs below a folder, those of brackets too.
+
+    Every report gets a ``folder`` (relative). A job that failed, whose report cannot be read, or
+    that began and left nothing, is an entry ``{"kind": "failed", "folder", "error", "overrides"}``.
+
+    Raises:
+        DataError: If the folder does not exist or holds no job at all.
+    """
+    root = Path(folder)
+    entries = []
+    for path in _folders(root):
+        entry = _entry(path)
+        if entry is not None:
+            entries.append({**entry, "folder": path.relative_to(root).as_posix()})
+    if not entries:
+        state = "no report.json below it" if root.is_dir() else "no such folder"
+        raise DataError(
+            f"there are no runs in {root} ({state}): a sweep folder holds one folder a job. "
+            "Name the folder that tl-train -m wrote: tl-report outputs/<experiment>"
+        )
+    return entries
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return all folders from ``root`` down in order, apart from hidden ones and checkpoints."""
+    found = []
+    for name, below, _ in os.walk(root):
+        below[:] = sorted(d for d in below if not d.startswith(".") and d not in STARTED)
+        found.append(Path(name))
+    return found
+
+
+def _entry(path: Path) -> dict[str, Any] | None:
+    """Return what a job left in a folder; None where no job was."""
+    try:
+        if (path / "failed.json").is_file():
+            failed = read_json(path / "failed.json")
+            said = str(failed.get("error", "failed without saying why"))
+            return _lost(said, failed.get("overrides", []))
+        if (path / "report.json").is_file():
+            return read_report(path)
+    except DataError as error:
+        return _lost(str(error), _overrides(path))
+    if any((path / name).exists() for name in STARTED):
+        said = "began and left no report.json: it is still running, or it was killed"
+        return _lost(said, _overrides(path))
+    return None
+
+
+def _lost(error: str, overrides: list[str]) -> dict[str, Any]:
+    return {"kind": "failed", "error": error, "overrides": overrides}
+
+
+def _overrides(path: Path) -> list[str]:
+    """Return the overrides that Hydra noted for a job (a yaml list of plain words)."""
+    noted = path / ".hydra" / "overrides.yaml"
+    lines = noted.read_text(encoding="utf-8").splitlines() if noted.is_file() else []
+    return [line[2:].strip().strip("'\"") for line in lines if line.startswith("- ")]
+
+
+def write_sweep(folder: str | Path) -> Path:
+    """Write ``table.md``, ``table.csv``, ``sweep.json`` and the self-contained ``index.html``.
+
+    Args:
+        folder: Holds the runs of a sweep, at any depth.
+
+    Returns:
+        The path of ``index.html``.
+
+    Raises:
+        DataError: If there is no run below the folder.
+    """
+    root = Path(folder)
+    summary = summarise(collect(root))
+    write_text(root / "table.md", to_markdown(summary))
+    write_text(root / "table.csv", to_csv(summary))
+    write_json(root / "sweep.json", to_json(summary))
+    plots = {data: inline(dot_plot(rows)) for data, rows in _by_data(summary).items() if rows}
+    heads = columns(summary.rows)
+    values = {
+        "title": f"Sweep {root.resolve().name}",
+        "summary": summary,
+        "headings": heads,
+        "rows": [(row, cells(row, [name for name, _ in heads])) for row in summary.rows],
+        "plots": plots,
+        "failures": [failure_line(failure) for failure in summary.failures],
+    }
+    return write_text(root / "index.html", fill("sweep.html.j2", values))
+
+
+def _by_data(summary: Summary) -> dict[str, list[Row]]:
+    rows: dict[str, list[Row]] = {}
+    for row in summary.rows:
+        if row.target is not None:
+            rows.setdefault(row.data, []).append(row)
+    return rows
+
+
+def dot_plot(rows: list[Row]) -> bytes:
+    """Return the PNG of target accuracy: a dot a seed, the mean and its 95 % interval.
+
+    Args:
+        rows: Of one data set, each with a target figure; the mean of the first source-only row
+            is drawn through all.
+    """
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        axes.grid(False, axis="y")
+        base = [row.target.mean for row in rows if row.name == "source_only" and row.target]
+        if base:
+            axes.axvline(100 * base[0], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+            axes.annotate("source-only", (100 * base[0], 1), xycoords=axes.get_xaxis_transform(),
+                          xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7.5,
+                          color=MUTED)  # fmt: skip
+        for place, row in enumerate(rows):
+            _draw_row(axes, place, row)
+        names = [_two_lines(row) for row in rows]
+        axes.set_yticks(range(len(rows)), names, color=INK)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.xaxis.set_major_formatter("{x:g} %")
+        axes.margins(x=0.06)
+        axes.set_xlabel("target test accuracy")
+
+    return picture(7.2, 0.9 + 0.38 * max(len(rows), 2), draw)
+
+
+def _two_lines(row: Row) -> str:
+    """Return the name of a row, and below it the settings that tell it from its like."""
+    settings = short(row.label.removeprefix(row.name).strip(), 48)
+    return row.name + (" *" if row.oracle else "") + (f"\n{settings}" if settings else "")
+
+
+def _draw_row(axes: Any, place: int, row: Row) -> None:
+    target = row.target
+    colour = TARGET if row.oracle else LINES[0]
+    values = [100 * value for value in row.target_by_seed.values()]
+    axes.plot(values, [place + 0.17] * len(values), "o", color=colour, alpha=0.4, markersize=4,
+              markeredgewidth=0)  # fmt: skip
+    if target is None:
+        return
+    if target.low is not None and target.high is not None:
+        ends = [100 * max(target.low, 0.0), 100 * min(target.high, 1.0)]
+        axes.plot(ends, [place - 0.08] * 2, color=colour, linewidth=2.2, solid_capstyle="butt")
+    axes.plot([100 * target.mean], [place - 0.08], "D", color=colour, markersize=5.5,
+              markeredgecolor="white", markeredgewidth=0.8)  # fmt: skip

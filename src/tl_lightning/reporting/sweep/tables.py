@@ -1,0 +1,218 @@
+"""A summary as rows of text: Markdown, CSV and the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tl_lightning.reporting.formatting import BASELINES, points, seeds_range
+from tl_lightning.reporting.statistics import Interval
+from tl_lightning.reporting.sweep.compare import Comparison
+from tl_lightning.reporting.sweep.multitask import ALONE, figure, headings
+from tl_lightning.reporting.sweep.summary import Failure, Row, Summary
+
+__all__ = ["cells", "columns", "failure_line", "render", "to_csv", "to_json", "to_markdown"]
+
+HEADINGS = (
+    *("Method", "Data", "Seeds", "Target", "Source"),
+    *(f"vs {name}" for name in BASELINES.values()),
+    *("Selected by", "Minutes"),
+)
+SIDES = ("left", "left", "left", "right", "right", "right", "right", "left", "right")
+
+
+def mean_text(interval: Interval | None) -> str:
+    """Return mean and standard deviation in per cent.
+
+    >>> mean_text(Interval(0.6128, 0.021, 0.5, 0.7, 3)), mean_text(None)
+    ('61.3 ± 2.1', '–')
+    """
+    if interval is None:
+        return "–"
+    spread = "" if interval.std is None else f" ± {100 * interval.std:.1f}"
+    return f"{100 * interval.mean:.1f}{spread}"
+
+
+def gain_text(comparison: Comparison | None) -> str:
+    """Return a paired difference in points, with its interval where there is one."""
+    if comparison is None:
+        return ""
+    interval = comparison.interval
+    if interval is None:
+        return "no pairs"
+    if interval.low is None or interval.high is None:
+        return f"{points(interval.mean)} ({comparison.verdict})"
+    return f"{points(interval.mean)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def columns(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return heading and side of every column; those of further tasks only where there are any."""
+    rows = list(rows)
+    extra = headings(row.further for row in rows)
+    extra += [f"vs {ALONE}"] if any(ALONE in row.comparisons for row in rows) else []
+    return [*zip(HEADINGS, SIDES, strict=True), *((name, "right") for name in extra)]
+
+
+def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
+    """Return a row as text.
+
+    Args:
+        row: One configuration.
+        names: All headings, as :func:`columns` gives them; none: without further tasks.
+    """
+    extra = [
+        gain_text(row.comparisons.get(ALONE))
+        if name.startswith("vs ")
+        else figure(name, row.further.get(name))
+        for name in list(names)[len(HEADINGS) :]
+    ]
+    return [
+        row.label + (" *" if row.oracle else ""),
+        row.data,
+        seeds_range(row.seeds),
+        mean_text(row.target),
+        mean_text(row.source),
+        *(gain_text(row.comparisons.get(name)) for name in BASELINES),
+        row.rule,
+        "–" if row.minutes is None else f"{row.minutes:.1f}",
+        *extra,
+    ]
+
+
+def failure_line(failure: Failure) -> str:
+    """Return a failed job in one line.
+
+    >>> failure_line(Failure("3", "lost", ("seed=1",)))
+    '3: lost (seed=1)'
+    """
+    overrides = f" ({' '.join(failure.overrides)})" if failure.overrides else ""
+    return f"{failure.folder}: {failure.error}{overrides}"
+
+
+def to_markdown(summary: Summary) -> str:
+    """Return the table, verdicts, failures and notes as Markdown."""
+
+    def line(texts: list[str]) -> str:
+        return "| " + " | ".join(_one_line(text).replace("|", "\\|") for text in texts) + " |"
+
+    names, sides = map(list, zip(*columns(summary.rows), strict=True))
+    ruler = ["---:" if side == "right" else "---" for side in sides]
+    parts = [line(names), line(ruler), *(line(cells(row, names)) for row in summary.rows)]
+    text = "\n".join(parts) + "\n\nAccuracy in %, mean ± standard deviation over seeds; differences"
+    text += " of target accuracy in points, paired by seed, with the 95 % Student t interval.\n"
+    lists = {
+        "Verdicts": summary.verdicts,
+        "Failed or missing": tuple(map(failure_line, summary.failures)),
+        "Notes": summary.notes,
+    }
+    for heading, items in lists.items():
+        if items:
+            text += (
+                f"\n## {heading}\n\n" + "\n".join(f"- {_one_line(item)}" for item in items) + "\n"
+            )
+    return text
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def to_csv(summary: Summary) -> str:
+    """Return one line a row, with plain numbers (fractions, not per cent)."""
+    buffer = io.StringIO()
+    rows = [_record(row) for row in summary.rows]
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    names = names or ["name", "label", "data", "group"]
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _record(row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {key: getattr(row, key) for key in ("name", "label", "data", "group")}
+    record |= {"n": len(row.seeds), "seeds": " ".join(map(str, row.seeds))}
+    for domain, interval in (("target", row.target), ("source", row.source)):
+        record[f"{domain}_mean"] = interval.mean if interval else None
+        record[f"{domain}_std"] = interval.std if interval else None
+    record |= {"rule": row.rule, "uses_target_labels": row.oracle, "minutes": row.minutes}
+    for name in BASELINES:
+        comparison = row.comparisons.get(name)
+        values = comparison.interval if comparison else None
+        for key in ("mean", "low", "high", "n"):
+            record[f"vs_{name}_{key}"] = getattr(values, key) if values else None
+        record[f"vs_{name}_verdict"] = comparison.verdict if comparison else None
+    for name, interval in row.further.items():
+        record |= {f"{name}_mean": interval.mean, f"{name}_std": interval.std}
+    if (alone := row.comparisons.get(ALONE)) is not None:
+        found = alone.interval
+        ends = {key: getattr(found, key) if found else None for key in ("mean", "low", "high", "n")}
+        record |= {f"vs_alone_{key}": value for key, value in ends.items()}
+        record["vs_alone_verdict"] = alone.verdict
+    return record
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Return the summary as plain values; intervals with named ends."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, Interval):
+            return value._asdict()
+        if isinstance(value, dict):
+            return {str(key): named(item) for key, item in value.items()}
+        return [named(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    plain = {key: named(value) for key, value in asdict(summary).items()}
+    return {"schema": 1, "kind": "sweep", **plain}
+
+
+def render(summary: Summary, console: Console | None = None) -> None:
+    """Print the table, the verdicts, what failed and the notes.
+
+    Args:
+        summary: As :func:`tl_lightning.reporting.sweep.summary.summarise` gives it.
+        console: Where to; the terminal by default.
+    """
+    console = console or Console()
+    if summary.rows:
+        console.print(_terminal_table(summary.rows, narrow=console.width < 110))
+    for verdict in summary.verdicts:
+        console.print(Text(verdict))
+    for failure in summary.failures:
+        console.print(Text(f"no result: {failure_line(failure)}", style="red"))
+    for note in summary.notes:
+        console.print(Text(note, style="dim"))
+
+
+def _terminal_table(rows: tuple[Row, ...], narrow: bool) -> Table:
+    """Return the table without columns that say the same in every row, or find no room."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
+    heads = columns(rows)
+    names = [name for name, _ in heads]
+    every = [
+        (name, side, *texts)
+        for (name, side), *texts in zip(heads, *(cells(row, names) for row in rows), strict=True)
+    ]
+    shown = [c for c in every if c[0] not in ("Data", "Selected by") or len(set(c[2:])) > 1]
+    shown = [c for c in shown if not set(c[2:]) <= {"", "–"}]
+    if narrow:
+        shown = [c for c in shown if c[0] not in ("Source", "Selected by", "Minutes")]
+    for heading, side, *_ in shown:
+        table.add_column(
+            heading.replace("vs ", "vs\n"),
+            justify="right" if side == "right" else "left",
+            no_wrap=heading != "Method",
+            overflow="fold",
+        )
+    for texts in zip(*(column[2:] for column in shown), strict=True):
+        # The interval goes below its difference: a terminal is narrow.
+        table.add_row(*(Text(text.replace(" (", "\n(")) for text in texts))
+    return table

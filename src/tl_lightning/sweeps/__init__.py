@@ -1,0 +1,1 @@
+"""Sweeps, baselines, launchers and tuning."""

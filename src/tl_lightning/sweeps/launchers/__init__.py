@@ -1,0 +1,1 @@
+"""Starting the jobs of a sweep: local processes or SLURM."""

@@ -1,0 +1,1 @@
+"""Auxiliary tasks beside classification."""

@@ -1,0 +1,174 @@
+"""A learning rate for this model and these data, by a range test before training.
+
+Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: the rate grows step by
+step, and the loss falls fastest somewhat below the rate at which it would break down. The test runs
+on parts of its own, which are thrown away: training with the rate that it finds is training with
+that rate, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from tl_lightning.checkpoints.io import read_checkpoint
+from tl_lightning.errors import TrainingError
+from tl_lightning.training.build import build, make_trainer
+from tl_lightning.training.feature_extraction import fill
+from tl_lightning.types import Config
+from tl_lightning.utils.files import write_json
+
+__all__ = ["RangeTest", "suggestion", "with_found_rate"]
+
+STEPS, LOWEST, HIGHEST = 100, 1e-7, 10.0
+#: The test ends where the smoothed loss is this many times the least so far.
+BROKEN = 4.0
+_SMOOTHING, _SKIPPED = 0.9, 10
+
+
+def with_found_rate(config: Config, run_dir: Path, resumed: str | None = None) -> Config:
+    """Return the configuration with ``optimizer.lr`` as found, if ``lr_find`` asks for it.
+
+    What was found stands in ``lr_find.json`` of the run's folder. A resumed run takes the rate that
+    its checkpoint was trained with.
+
+    Args:
+        config: A checked configuration.
+        run_dir: The run's folder.
+        resumed: The checkpoint that the run goes on from, if any.
+
+    Raises:
+        TrainingError: If the loss never falls.
+    """
+    if not config["lr_find"]:
+        return config
+    out = copy.deepcopy(config)
+    if resumed is not None:
+        stored = read_checkpoint(Path(resumed))["hyper_parameters"]["config"]
+        out["optimizer"]["lr"] = float(stored["optimizer"]["lr"])
+        return out
+    with isolate_rng():
+        found = _tested(config, run_dir)
+    write_json(run_dir / "lr_find.json", found)
+    print(f"optimizer.lr={found['lr']:.3g} found by lr_find")
+    out["optimizer"]["lr"] = float(found["lr"])
+    return out
+
+
+def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
+    parts = build(config, run_dir)
+    fill(parts.features, parts.module, parts.data, parts.trainer)
+    test = RangeTest(config["optimizer"]["lr"])
+    # The test ends by itself: with max_steps it would be a whole run to what ramps with progress.
+    node = {**config["trainer"], "max_epochs": 1000, "max_steps": -1, "limit_val_batches": 0}
+    trainer = make_trainer(
+        config,
+        node,
+        default_root_dir=str(run_dir),
+        callbacks=[test],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(parts.module, datamodule=parts.data)
+    return {
+        "lr": suggestion(test.rates, test.losses),
+        "rates": test.rates,
+        "losses": test.losses,
+        "rule": "steepest fall of the smoothed loss, at most a tenth of the rate of the least loss",
+    }
+
+
+class RangeTest(L.Callback):
+    """Let the rate grow evenly in its logarithm, and stop where the loss breaks down.
+
+    A loss belongs to the rate of the optimizer step that follows it.
+
+    Every parameter group keeps its own share: the rate is that of new layers.
+
+    Args:
+        lr: The configuration's rate, which the groups' own are relative to.
+    """
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self.waiting: list[float] = []
+        self.average, self.least = 0.0, math.inf
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin with the first phase; the test never leaves it."""
+        module: Any = pl_module
+        if module.phases.steps:
+            module.enter_phase(0, trainer.optimizers[0].param_groups)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Gather losses between two optimizer steps, and judge them after the second."""
+        self.waiting.append(float(outputs["loss"]))
+        if trainer.global_step <= len(self.losses):  # gradients are still being gathered
+            return
+        loss = sum(self.waiting) / len(self.waiting)
+        self.waiting = []
+        self.average = _SMOOTHING * self.average + (1 - _SMOOTHING) * loss
+        smooth = self.average / (1 - _SMOOTHING ** (len(self.losses) + 1))
+        self.losses.append(smooth)
+        self.least = min(self.least, smooth)
+        broken = not math.isfinite(smooth) or smooth > BROKEN * self.least
+        trainer.should_stop = broken or len(self.losses) == STEPS
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+    ) -> None:
+        """Set the step's rate."""
+        share = len(self.rates) / (STEPS - 1)
+        self.rates.append(LOWEST * (HIGHEST / LOWEST) ** share)
+        for group in optimizer.param_groups:
+            group["lr"] = self.rates[-1] * group["initial_lr"] / self.lr
+
+
+def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Return where the loss falls fastest over the logarithm of the rate, or lower.
+
+    Never more than a tenth of the rate with the least loss: close below the edge a network may
+    learn for a moment and then die. The first steps are passed over, where the mean is of a few
+    losses, and the last, where it breaks.
+
+    Args:
+        rates: Growing, ``(N,)``.
+        losses: Smoothed, ``(N,)``.
+
+    Raises:
+        TrainingError: If it nowhere falls.
+
+    >>> rates = [10.0 ** (k / 10 - 5) for k in range(50)]
+    >>> losses = [2.0 - 1.5 / (1 + 10 ** (4 * (-2.5 - (k / 10 - 5)))) for k in range(50)]
+    >>> round(suggestion(rates, losses), 4)
+    0.0032
+    """
+    count = min(len(rates), len(losses))
+    x, y = np.log(np.asarray(rates[:count])), np.asarray(losses[:count])
+    keep = np.isfinite(y)
+    x, y = x[keep], y[keep]
+    last = int(np.argmin(y)) + 1 if len(y) else 0
+    x, y = x[:last], y[:last]
+    slopes = np.gradient(y, x) if len(y) > _SKIPPED + 1 else np.zeros(0)
+    if not len(slopes) or slopes[_SKIPPED:].min() >= 0:
+        raise TrainingError(
+            f"lr_find saw no falling loss between {LOWEST:g} and {HIGHEST:g}; type lr_find=false "
+            "and optimizer.lr=<a rate>"
+        )
+    steepest = x[_SKIPPED + int(np.argmin(slopes[_SKIPPED:]))]
+    return float(min(np.exp(steepest), np.exp(x[-1]) / 10))

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+
+from helpers import REPO
+from layouts import BREEDS, SHIFT, class_folders, domain_folders, file_settings, split_folders
+from tl_lightning.config.compose import compose
+from tl_lightning.config.validation import check as validation
+from tl_lightning.data.datamodules.class_folders import ClassFolders
+from tl_lightning.data.layout import read_layout
+from tl_lightning.errors import ConfigError, DataError
+
+NOTHING = {"root": None, "domain": None, "labelled_per_class": 0, "shift": None}
+
+
+def found(root, **kwargs):
+    data = ClassFolders(**file_settings(root, **kwargs))
+    data.discover()
+    return data.found
+
+
+def sizes(domain):
+    return len(domain.train), len(domain.val), len(domain.test)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (REPO / "conf" / "data").glob("*.yaml")))
+def test_every_data_set_s_configuration_is_whole(name):
+    config = validation.check(compose([f"data={name}", "model=source_only"]))
+    assert config["data"]["_target_"].startswith("tl_lightning.data.")
+    assert (REPO / "conf" / "recipe" / f"{name}.yaml").is_file()
+
+
+def test_one_folder(tmp_path):
+    (source,) = found(class_folders(tmp_path / "mine", 10), target=NOTHING).values()
+    assert (source.name, source.classes) == ("mine", BREEDS)
+    assert sizes(source) == (12, 6, 12)
+    assert source.note.startswith("no official split was found: 40% of every class")
+    names = [*source.train.names, *source.val.names, *source.test.names]
+    assert len(set(names)) == 30
+    for split in (source.train, source.val, source.test):
+        for name, label in zip(split.names, split.labels, strict=True):
+            assert name.split("/")[0] == BREEDS[label]
+
+
+def test_two_folders_match_by_name(tmp_path):
+    class_folders(tmp_path / "a", 10)
+    split_folders(tmp_path / "b", val=2, classes=BREEDS[::-1])
+    both = found(tmp_path / "a", target={**NOTHING, "root": str(tmp_path / "b")})
+    assert both["target"].name == "b"
+    assert sizes(both["target"]) == (24, 6, 12)
+    for name, label in zip(both["target"].val.names, both["target"].val.labels, strict=True):
+        assert name.split("/")[1] == BREEDS[label]
+
+
+def test_a_target_may_lack_keys(tmp_path):
+    class_folders(tmp_path / "a", 10)
+    class_folders(tmp_path / "b", 10)
+    both = found(tmp_path / "a", source={}, target={"root": str(tmp_path / "b")})
+    assert sizes(both["target"]) == (12, 6, 12)
+
+
+def test_source_root_stands_above_root(tmp_path):
+    class_folders(tmp_path / "a", 10)
+    assert found("/nowhere", source={"root": str(tmp_path / "a")})["source"].name == "a"
+
+
+def test_some_classes(tmp_path):
+    class_folders(tmp_path, 10)
+    (source,) = found(tmp_path, classes=[BREEDS[2], BREEDS[0]]).values()
+    assert source.classes == (BREEDS[2], BREEDS[0])
+    assert sizes(source) == (8, 4, 8)
+
+
+def test_labelled_target_pictures(tmp_path):
+    class_folders(tmp_path / "a", 10)
+    class_folders(tmp_path / "b", 10)
+    target = {"root": str(tmp_path / "b"), "labelled_per_class": 2}
+    domain = found(tmp_path / "a", target=target)["target"]
+    assert np.bincount(domain.labelled.labels).tolist() == [2, 2, 2]
+    assert sizes(domain) == (6, 6, 12)
+    assert not set(domain.labelled.names) & set(domain.train.names)
+    assert domain.note.startswith("2 labelled target samples a class train with their labels; no")
+
+
+def test_a_transductive_target(tmp_path):
+    class_folders(tmp_path / "a", 10)
+    split_folders(tmp_path / "b")
+    domain = found(tmp_path / "a", target={"root": str(tmp_path / "b")}, transductive=True)[
+        "target"
+    ]
+    assert len(domain.train) == len(domain.test) == 36
+    assert domain.note.startswith("transductive: ")
+
+
+def test_a_synthetic_target(tmp_path):
+    both = found(class_folders(tmp_path, 10), target={**NOTHING, "shift": SHIFT})
+    assert both["target"].note.startswith("synthetic shift: ")
+    assert both["target"].train.change.brightness == 0.5
+
+
+def test_labels_without_a_target(tmp_path):
+    class_folders(tmp_path, 10)
+    with pytest.raises(DataError, match=r"data\.target\.root and data\.target\.shift are both nul"):
+        found(tmp_path, target={**NOTHING, "labelled_per_class": 2})
+
+
+def test_nothing_there(tmp_path):
+    words = (
+        r"a folder of class folders \(<class>/\*\.jpg, or \{train,val,test\}/<class>/\*\.jpg\) not "
+        rf"found with data\.root={tmp_path}; tried: {tmp_path} \(other files\); type data\.root=/"
+    )
+    with pytest.raises(DataError, match=words):
+        found(tmp_path)
+    class_folders(tmp_path / "a", 10)
+    with pytest.raises(DataError, match=r"not found with data\.target\.root=/nowhere"):
+        found(tmp_path / "a", target={"root": "/nowhere"})
+
+
+def test_domains_in_place_of_classes(tmp_path):
+    domain_folders(tmp_path / "set")
+    words = (
+        r"/set holds no classes but folders of them: art_painting, photo, sketch; type "
+        r"data=domains data\.source\.domain=art_painting, or data\.root=.*/set/art_painting$"
+    )
+    with pytest.raises(DataError, match=words):
+        found(tmp_path / "set")
+    class_folders(tmp_path / "a", 10)
+    with pytest.raises(DataError, match=r"or data\.target\.root=.*/set/art_painting$"):
+        found(tmp_path / "a", target={"root": str(tmp_path / "set")})
+
+
+def test_a_domain_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"data\.source\.domain=photo, but data=tiny has one domai"):
+        found(tmp_path, source={"domain": "photo"})
+
+
+def test_an_empty_target_is_none_in_the_configuration(tmp_path):
+    config = validation.check(compose(["data=folder", "model=fine_tuning", "data.root=/x"]))
+    assert config["data"]["target"] is None
+    with pytest.raises(ConfigError, match=r"data\.target\.root=<folder> or type model=source_only"):
+        validation.check(compose(["data=folder", "model=dann"]))
+    config = validation.check(compose(["data=folder", "model=dann", "data.target.root=/x"]))
+    assert config["data"]["target"]["root"] == "/x"
+    config = validation.check(compose(["data=folder", "model=dann", "data.target={root:/x}"]))
+    assert config["data"]["target"]["root"] == "/x"
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_other_names_of_the_validation_folder(tmp_path, name):
+    split_folders(tmp_path, val=2)
+    (tmp_path / "val").rename(tmp_path / name)
+    assert len(read_layout(tmp_path).val) == 6
+
+
+def test_two_validation_folders(tmp_path):
+    split_folders(tmp_path, val=2)
+    class_folders(tmp_path / "valid", 1)
+    with pytest.raises(DataError, match=r"holds val and valid, which are all validation pictures"):
+        read_layout(tmp_path)
+
+
+def test_a_class_named_train(tmp_path):
+    layout = read_layout(class_folders(tmp_path, 3, ("bus", "train", "truck")))
+    assert layout.classes == ("bus", "train", "truck")
+    assert len(layout.train) == 9
+
+
+def test_pictures_right_in_train_are_no_class(tmp_path):
+    class_folders(tmp_path, 3, ("train", "test"))
+    with pytest.raises(DataError, match=r"/train holds no class folders; expected "):
+        read_layout(tmp_path)

@@ -1,0 +1,213 @@
+"""What every data set on disk shares: skipping, few labelled pictures, class subsets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import file_config as dogs
+from helpers import same, weights
+from layouts import BREEDS, split_folders
+from tl_lightning.config.validation import check as validation
+from tl_lightning.data.io import unreadable as quarantine
+from tl_lightning.data.io.unreadable import unreadable, without_unreadable
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.training import build as building
+from tl_lightning.training import fit as training
+
+
+@pytest.fixture
+def root(tmp_path):
+    return split_folders(tmp_path / "dogs", train=60, test=8)
+
+
+def broken(path):
+    path.write_bytes(path.read_bytes()[:-60])
+    return path
+
+
+def test_skip_leaves_unreadable_pictures_out_and_the_report_lists_them(root, tmp_path) -> None:
+    bad = broken(root / "train" / BREEDS[0] / "n02085620_3.jpg")
+    with pytest.raises(DataError, match=r"cannot read picture .*n02085620_3\.jpg.*on_error=skip"):
+        training.fit(dogs(root, "cache.images=decoded"), tmp_path / "stopped")
+    report = training.fit(dogs(root, "data.on_error=skip"), tmp_path / "run")
+    (listed,) = report["dataset"]["quarantined"].values()
+    assert len(listed) == 1
+    assert listed[0].startswith(f"{bad} (")
+    assert any("1 pictures that cannot be read were left out" in n for n in report["notes"])
+    counts = report["dataset"]["counts"]
+    train = sum(counts[f"{role}/{s}"] for role in ("source", "target") for s in ("train", "val"))
+    assert train == 3 * 60 - 1
+
+
+def test_more_than_one_in_a_hundred_stop_the_run(root, tmp_path) -> None:
+    for k in range(3):
+        broken(root / "train" / BREEDS[0] / f"n02085620_{k}.jpg")
+    words = r"leaves out at most 1%, but 3 of \d+ pictures of dogs.* cannot be read: .*check_data"
+    with pytest.raises(DataError, match=words):
+        training.fit(dogs(root, "data.on_error=skip", "data.target=null", "model=source_only"),
+                     tmp_path / "run")  # fmt: skip
+
+
+def test_a_second_run_does_not_look_again(root, monkeypatch) -> None:
+    paths = sorted(root.rglob("*.jpg"))
+    bad = broken(paths[3])
+    assert list(unreadable(paths)) == [bad]
+    monkeypatch.setattr(quarantine, "_look", lambda paths: pytest.fail("looked"))
+    assert list(unreadable(paths)) == [bad]
+
+
+def test_a_file_that_is_gone_is_unreadable(root) -> None:
+    paths = sorted(root.rglob("*.jpg"))
+    paths[0].unlink()
+    assert "No such file" in unreadable(paths)[paths[0]]
+
+
+def test_a_file_that_is_whole_again_is_looked_at_again(root) -> None:
+    paths = sorted(root.rglob("*.jpg"))
+    good = paths[3].read_bytes()
+    broken(paths[3])
+    assert unreadable(paths)
+    paths[3].write_bytes(good)
+    assert not unreadable(paths)
+
+
+def test_few_labelled_target_pictures_train_with_their_labels(root, tmp_path) -> None:
+    cfg = validation.check(dogs(root, "data.target.labelled_per_class=2"))
+    parts = training.build(cfg, tmp_path)
+    domain = parts.data.found["target"]
+    assert np.bincount(domain.labelled.labels).tolist() == [2, 2, 2]
+    assert not set(domain.labelled.names) & set(domain.train.names)
+    parts.trainer.strategy._lightning_module = parts.module
+    parts.data.trainer = parts.trainer
+    batch = {name: next(iter(loader)) for name, loader in parts.data.train_dataloader().items()}
+    batch = parts.data.on_after_batch_transfer(batch, 0)
+    assert "labels" in batch["target_labelled"]
+    assert "labels" not in batch["target"]
+    views = parts.module.views(batch)
+    assert views["target"].labels is None
+    assert torch.equal(views["target_labelled"].labels, batch["target_labelled"]["labels"])
+    parts.module._record = lambda *arguments: None  # there is no trainer to log to
+    assert {"task", "task_labelled"} <= set(parts.module.losses(batch))
+
+
+@pytest.mark.parametrize("model", ["dann", "source_only"])
+def test_labelled_target_pictures_change_what_is_learned(root, tmp_path, model) -> None:
+    for count in (0, 2):
+        arguments = (f"model={model}", f"data.target.labelled_per_class={count}")
+        report = training.fit(dogs(root, *arguments), tmp_path / str(count))
+        assert any("2 labelled target" in note for note in report["notes"]) == bool(count)
+    last = "checkpoints/last.ckpt"
+    assert not same(weights(tmp_path / "0" / last), weights(tmp_path / "2" / last))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.target.labelled_per_class=99"], r"=99, but class 'n02085620.*has \d+ training"),
+        (["data.target.labelled_per_class=-1"], r"labelled_per_class=-1 is no count of samples"),
+        (["data.classes=[n02085620-Chihuahua,n02085782-Japanese_spanel]"],
+         r"names 'n02085782-Japanese_spanel', which .* did you mean 'n02085782-Japanese_spaniel'"),
+        (["data.classes=[n02085620-Chihuahua]"], r"must name at least two classes, each once"),
+        (["data.source.domain=x"], r"data.source.domain=x, but data=dogs has one domain; type"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be(root, tmp_path, overrides, words) -> None:
+    with pytest.raises(DataError, match=words):
+        training.fit(dogs(root, *overrides), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("cache.images=all", r"cache.images=all is not one of off, decoded, auto; type cache.im"),
+        ("cache.shorter=big", r"cache.shorter=big is not a whole number or null"),
+        ("data.augment=mild", r"data.augment=mild is not one of none, light, standard"),
+        ("data.on_error=ignore", r"data.on_error=ignore is not one of stop, skip"),
+    ],
+)
+def test_words_that_are_none(root, override, words) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validation.check(dogs(root, override))
+
+
+def test_a_subset_of_classes(root, tmp_path) -> None:
+    chosen = f"data.classes=[{BREEDS[2]},{BREEDS[0]}]"
+    parts = training.build(validation.check(dogs(root, chosen)), tmp_path)
+    for domain in parts.data.found.values():
+        assert domain.classes == (BREEDS[2], BREEDS[0])
+        for split in domain.splits().values():
+            assert {n.split("/")[-2] for n in split.names} == {BREEDS[0], BREEDS[2]}
+            for name, label in zip(split.names, split.labels, strict=True):
+                assert name.split("/")[-2] == domain.classes[label]
+
+
+def test_transductive_trains_and_tests_on_all_of_the_target(root, tmp_path) -> None:
+    other = split_folders(tmp_path / "other", train=10, test=4)
+    arguments = (f"data.target.root={other}", "data.transductive=true")
+    parts = training.build(validation.check(dogs(root, *arguments)), tmp_path)
+    domain = parts.data.found["target"]
+    assert len(domain.train) == len(domain.test) == 3 * 14
+    assert "transductive" in parts.data.notes(pretrained=False)[0]
+    few = dogs(root, *arguments, "data.target.labelled_per_class=2")
+    domain = training.build(validation.check(few), tmp_path).data.found["target"]
+    assert not set(domain.labelled.names) & {*domain.train.names, *domain.test.names}
+
+
+def first_batches(root, tmp_path, workers, images):
+    arguments = (f"data.num_workers={workers}", f"cache.images={images}", "data.augment=standard")
+    parts = training.build(validation.check(dogs(root, *arguments)), tmp_path)
+    parts.trainer.strategy._lightning_module = parts.module
+    parts.data.trainer = parts.trainer
+    found = []
+    for role, loader in parts.data.train_dataloader().items():
+        for batch in loader:
+            ready = parts.data.on_after_batch_transfer(batch, 0)
+            found.append((role, ready["index"], ready["inputs"]))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # on two cores
+@pytest.mark.parametrize("images", ["off", "decoded"])
+def test_batches_are_the_same_with_any_number_of_workers(root, tmp_path, images) -> None:
+    plain = first_batches(root, tmp_path, 0, images)
+    for workers in (2, 4):
+        other = first_batches(root, tmp_path, workers, images)
+        assert len(plain) == len(other) == 4
+        for (role, index, inputs), (other_role, other_index, other_inputs) in zip(
+            plain, other, strict=True
+        ):
+            assert role == other_role
+            assert torch.equal(index, other_index)
+            assert torch.equal(inputs, other_inputs)
+
+
+def test_removing_a_picture_keeps_the_rest_of_a_split(root) -> None:
+    parts = building.build_data(dogs(root, "data.target=null"))
+    domain = parts.domains()["source"]
+    bad = broken(domain.train.pictures[5])
+    kept, left_out = without_unreadable(replace(domain, labelled=None))
+    assert len(left_out) == 1
+    assert kept.train.names == [n for n in domain.train.names if n != domain.train.names[5]]
+    assert bad not in kept.paths()
+    assert kept.test is domain.test
+
+
+def test_the_report_says_what_was_cached(root, tmp_path) -> None:
+    training.fit(dogs(root, "cache.images=decoded"), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    counts = report["dataset"]["counts"]
+    assert report["dataset"]["cached"]["source"] == sum(
+        n for k, n in counts.items() if k.startswith("source")
+    )
+
+
+def test_what_pretraining_has_seen_is_stamped(root, tmp_path) -> None:
+    data = training.build(validation.check(dogs(root)), tmp_path).data
+    assert "pretraining overlap: Stanford Dogs" in " ".join(data.notes(pretrained=True))
+    assert "overlap" not in " ".join(data.notes(pretrained=False))

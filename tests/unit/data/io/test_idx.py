@@ -1,0 +1,117 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layouts import digits_idx, digits_npz, usps_bz2
+from tl_lightning.data.io.idx import read_mnist, read_usps
+from tl_lightning.errors import DataError
+
+
+@pytest.mark.parametrize("folder", [".", "digits", "MNIST", "mnist", "MNIST/raw", "raw"])
+@pytest.mark.parametrize("form", ["npz", "idx", "gz", "dotted"])
+def test_mnist_in_every_form(tmp_path, folder, form):
+    place = tmp_path / "root" / folder
+    arrays = (
+        digits_npz(place / "mnist.npz")
+        if form == "npz"
+        else digits_idx(place, packed=form == "gz", dotted=form == "dotted")
+    )
+    digits = read_mnist(tmp_path / "root", False)
+    for name, expected in arrays.items():
+        assert np.array_equal(getattr(digits, name), expected)
+
+
+@pytest.mark.parametrize("folder", [".", "USPS", "usps", "digits"])
+def test_usps_as_torchvision_has_it(tmp_path, folder):
+    arrays = usps_bz2(tmp_path / "root" / folder)
+    digits = read_usps(tmp_path / "root", False)
+    for name, expected in arrays.items():
+        got = getattr(digits, name)
+        assert got.shape == expected.shape
+        assert np.abs(got.astype(int) - expected).max() <= 1
+        assert got.dtype == np.uint8
+
+
+def test_broken_npz(tmp_path):
+    path = tmp_path / "mnist.npz"
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    path.with_suffix(".npy").rename(path)
+    with pytest.raises(DataError, match=r"cannot read .*/mnist\.npz: "):
+        read_mnist(tmp_path, False)
+    path.write_bytes(b"<html>")
+    with pytest.raises(
+        DataError, match=r"cannot read .*/mnist\.npz: .*; remove it and get another"
+    ):
+        read_mnist(tmp_path, False)
+    arrays = digits_npz(path)
+    np.savez(path, x_train=arrays["x_train"])
+    words = r"mnist\.npz does not hold the digits expected: y_train is missing; x_test is missing"
+    with pytest.raises(DataError, match=words):
+        read_mnist(tmp_path, False)
+    np.savez(path, **{**arrays, "x_train": arrays["x_train"] / 255.0})
+    with pytest.raises(
+        DataError, match=r"x_train is float64 \(60, 28, 28\), not uint8 \(N, H, W\)"
+    ):
+        read_mnist(tmp_path, False)
+    np.savez(path, **{**arrays, "y_test": arrays["y_test"][:3]})
+    with pytest.raises(DataError, match=r"y_test has \(3,\) labels for \(20, 28, 28\) pictures"):
+        read_mnist(tmp_path, False)
+    np.savez(path, **{**arrays, "y_test": arrays["y_test"] + 1})
+    with pytest.raises(DataError, match="y_test has labels 1 to 10, not 0 to 9"):
+        read_mnist(tmp_path, False)
+
+
+def test_broken_idx(tmp_path):
+    digits_idx(tmp_path)
+    path = tmp_path / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"cannot read .*t10k-images-idx3-ubyte: cannot reshape"):
+        read_mnist(tmp_path, False)
+    path.write_bytes(b"<html>")
+    with pytest.raises(
+        DataError, match=r"cannot read .*t10k-images-idx3-ubyte: begins with b'<htm'"
+    ):
+        read_mnist(tmp_path, False)
+    path.unlink()
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(b"x" * 99)[:20])
+    with pytest.raises(DataError, match=r"cannot read .*ubyte\.gz: "):
+        read_mnist(tmp_path, False)
+
+
+def test_broken_usps(tmp_path):
+    usps_bz2(tmp_path)
+    (tmp_path / "usps.bz2").write_bytes(b"<html>")
+    with pytest.raises(
+        DataError, match=r"cannot read USPS in .*; remove usps\.bz2 and usps\.t\.bz2"
+    ):
+        read_usps(tmp_path, False)
+
+
+@pytest.mark.parametrize("name", ["MNIST", "USPS"])
+def test_download_by_torchvision(tmp_path, monkeypatch, name):
+    import torchvision.datasets
+
+    read = {"MNIST": read_mnist, "USPS": read_usps}[name]
+    library = getattr(torchvision.datasets, name)
+
+    def dead(*args, **kwargs):
+        raise RuntimeError("Error downloading the file")
+
+    monkeypatch.setattr(torchvision.datasets, name, dead)
+    words = rf"cannot download {name} .*: Error downloading the file; get it elsewhere, put it in "
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, True)
+
+    def fetch(root, train=True, download=False):
+        if not download:
+            return library(root, train=train)
+        if name == "MNIST":
+            digits_idx(Path(root) / "MNIST" / "raw")
+        else:
+            usps_bz2(Path(root))
+        return None
+
+    monkeypatch.setattr(torchvision.datasets, name, fetch)
+    assert len(read(tmp_path, True).x_test) == 20

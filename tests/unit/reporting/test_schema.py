@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tl_lightning.errors import DataError
+from tl_lightning.reporting import schema
+from tl_lightning.reporting.artifacts import read_curves, read_predictions
+from tl_lightning.utils import files
+
+
+def test_what_is_written_is_what_is_read(make_run: Any, make_report: Any) -> None:
+    run = make_run()
+    assert schema.read_report(run) == make_report()
+    assert schema.read_report(run / "report.json") == make_report()
+
+
+def test_numbers_of_numpy_and_paths_become_plain(tmp_path: Path) -> None:
+    values = {"a": np.float32(0.5), "b": np.arange(2), "c": Path("x"), "d": (float("inf"), True)}
+    path = files.write_json(tmp_path / "a.json", values)
+    assert files.read_json(path) == {"a": 0.5, "b": [0, 1], "c": "x", "d": [None, True]}
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    path = files.write_text(tmp_path / "page.html", "old")
+
+    def fail(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, broken, fail)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_what_is_no_json_is_never_written(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        files.write_json(tmp_path / "a.json", {"x": object()})
+    assert files.read_json(tmp_path / "a.json") == {"x": 1}
+
+
+def test_missing_report_names_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").touch()
+    with pytest.raises(DataError, match=r"no report\.json in .*holds metrics\.csv.*tl-report"):
+        schema.read_report(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        schema.read_report(tmp_path / "nowhere")
+
+
+def test_broken_report_says_so(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"schema": 1,')
+    with pytest.raises(DataError, match=r"not valid JSON.*cut short.*run again"):
+        schema.read_report(tmp_path)
+    (tmp_path / "report.json").write_text("[1]")
+    with pytest.raises(DataError, match="holds a JSON list where an object was expected"):
+        schema.read_report(tmp_path)
+
+
+def test_unknown_schema_and_kind_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({"schema": 99, "versions": {"tl_lightning": "9.0"}}))
+    with pytest.raises(DataError, match=r"schema 99, .*reads schema 1.*got 9\.0"):
+        schema.read_report(tmp_path)
+    path.write_text(json.dumps({"schema": 1, "kind": "sweep"}))
+    with pytest.raises(DataError, match="of kind 'sweep', not 'run'"):
+        schema.read_report(tmp_path)
+
+
+def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,0,1.5\n0,1,oops\n")
+    with pytest.raises(DataError, match="line 3: column 'train/loss' holds 'oops'"):
+        read_curves(tmp_path / "metrics.csv")
+
+
+def test_sparse_rows_become_columns_and_take_the_next_epoch(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,step,lr,loss\n,0,0.1,\n0,1,,2.0\n0,2,,4.0\n,3,0.2,\n1,4,,1.0\n,5,0.3\n"
+    )
+    curves = read_curves(tmp_path / "metrics.csv")
+    assert curves["lr"].value.tolist() == [0.1, 0.2, 0.3]
+    assert curves["lr"].epoch.tolist()[:2] == [0, 1]
+    epochs, means = curves["loss"].per_epoch()
+    assert (epochs.tolist(), means.tolist()) == ([0, 1], [3.0, 1.0])
+    assert read_curves(tmp_path / "absent.csv") == {}
+
+
+def test_broken_predictions_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.npz"
+    path.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(DataError, match=r"predictions\.npz cannot be read.*cut short"):
+        read_predictions(path, [])
+    np.savez(path, target_true=np.array([{}], dtype=object))
+    with pytest.raises(DataError, match="plain arrays"):
+        read_predictions(path, [])
+
+
+def test_confusion_counts_like_a_loop_and_leaves_unlabelled_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    true, pred = rng.integers(-1, 4, 200), rng.integers(0, 4, 200)
+    np.savez(tmp_path / "p.npz", target_true=true, target_pred=pred)
+    counts = read_predictions(tmp_path / "p.npz", ["a"]).confusion("target")
+    expected = np.zeros((4, 4), dtype=int)
+    for t, p in zip(true, pred, strict=True):
+        if t >= 0:
+            expected[t, p] += 1
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_reading_reports_is_quick_to_import() -> None:
+    heavy = "{'torch', 'lightning', 'torchvision', 'torchmetrics', 'matplotlib'}"
+    code = (
+        "import sys, tl_lightning.reporting.run.page, tl_lightning.reporting.sweep.page;"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

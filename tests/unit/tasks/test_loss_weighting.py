@@ -1,0 +1,166 @@
+"""Weights and gradients of several tasks, by the papers' formulas."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tl_lightning.tasks.auxiliary.single_label import SingleLabel
+from tl_lightning.tasks.loss_weighting import Uncertainty, projected
+from tl_lightning.tasks.multitask import SeveralTasks
+from tl_lightning.types import View
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_uncertainty_and_its_gradient(share) -> None:
+    balance = Uncertainty([1.0, share])
+    with torch.no_grad():
+        balance.log_variances.copy_(torch.tensor([0.3, -0.7]))
+    loss = torch.tensor(2.0, requires_grad=True)
+    term = balance(1, loss, torch.tensor(True))
+    term.backward()
+    sigma = math.exp(-0.7 / 2)
+    assert term.item() == pytest.approx(share * 2.0 / sigma**2 + math.log(sigma))
+    assert loss.grad.item() == pytest.approx(share / sigma**2)
+    wanted = -share * math.exp(0.7) * 2.0 + 0.5
+    assert balance.log_variances.grad.tolist() == pytest.approx([0.0, wanted])
+    assert balance.weight(1).item() == pytest.approx(share * math.exp(0.7))
+
+
+def test_uncertainty_comes_to_the_noise() -> None:
+    """Of squared errors with mean square v the learned variance is v (the paper's eq. 5)."""
+    balance = Uncertainty([0.5])
+    optimizer = torch.optim.LBFGS(balance.parameters(), max_iter=50)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = balance(0, torch.tensor(3.0), True)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert balance.log_variances.exp().item() == pytest.approx(3.0, rel=1e-4)
+
+
+def test_uncertainty_without_labels_is_nothing() -> None:
+    balance = Uncertainty([1.0])
+    nn.init.constant_(balance.log_variances, 0.4)
+    term = balance(0, torch.tensor(0.0), torch.tensor(False))
+    term.backward()
+    assert term.item() == 0.0
+    assert balance.log_variances.grad.item() == 0.0
+
+
+def alone(i, gradients, order):
+    """One task's part of algorithm 1 of PCGrad, the others in a given order."""
+    g = gradients[i].copy()
+    for j in order:
+        if g @ gradients[j] < 0:
+            g -= g @ gradients[j] / (gradients[j] @ gradients[j]) * gradients[j]
+    return g
+
+
+def paper(gradients):
+    """Algorithm 1 for two tasks."""
+    return alone(0, gradients, [1]) + alone(1, gradients, [0])
+
+
+def test_projected_is_algorithm_1() -> None:
+    for seed in range(20):
+        rows = np.random.default_rng(seed).normal(size=(2, 7))
+        wanted = paper(rows)
+        parts = [
+            [torch.tensor(r[:4]).view(2, 2).float(), torch.tensor(r[4:]).float()] for r in rows
+        ]
+        found = torch.cat([part.reshape(-1) for part in projected(parts)])
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_projected_takes_the_others_in_a_random_order() -> None:
+    rows = np.array([[1.0, 0.2, -0.3], [-1.0, 0.6, 0.1], [-0.2, -1.0, 0.8]])
+    parts = [[torch.tensor(row).float()] for row in rows]
+    found = {
+        tuple(np.round(projected(parts, torch.Generator().manual_seed(seed))[0].numpy(), 4))
+        for seed in range(30)
+    }
+    assert len(found) > 1
+    single = [
+        [alone(i, rows, order) for order in itertools.permutations(set(range(3)) - {i})]
+        for i in range(3)
+    ]
+    possible = [sum(parts) for parts in itertools.product(*single)]
+    for one in found:
+        assert min(np.abs(one - other).max() for other in possible) < 1e-3
+    again = projected(parts, torch.Generator().manual_seed(3))[0]
+    assert torch.equal(again, projected(parts, torch.Generator().manual_seed(3))[0])
+
+
+def test_projected_leaves_friends_alone() -> None:
+    one, other = torch.tensor([1.0, 0.5]), torch.tensor([0.2, 1.0])
+    assert torch.equal(projected([[one], [other]])[0], one + other)
+    assert torch.equal(projected([[one], [torch.zeros(2)]])[0], one)
+
+
+def two_tasks(balance, weight=1.0):
+    torch.manual_seed(0)
+    settings = {"in_features": 4, "labels": "x", "groups": None, "weight": weight}
+    task = SingleLabel(facts={"names": ["a", "b"]}, **settings)
+    return SeveralTasks(tasks={"x": task}, balance=balance, stages=["source_val"])
+
+
+def test_backward_projects_what_is_shared_and_sums_the_rest() -> None:
+    several = two_tasks("pcgrad")
+    shared, main = nn.Linear(3, 4), nn.Linear(4, 2)
+    several.tasks["x"].head.load_state_dict(main.state_dict())  # of two minds on the same labels
+    lonely = nn.Parameter(torch.zeros(2))
+    features = shared(torch.randn(8, 3))
+    labels, others = torch.arange(8) % 2, {"source": {"x": (torch.arange(8) + 1) % 2}}
+    view = View(features, main(features), labels)
+    loss = nn.functional.cross_entropy(view.logits, labels)
+    terms = several.terms({"task": loss}, {"source": view}, others)
+    assert list(terms) == ["task", "task/x"]
+    own = [*main.parameters(), *several.parameters(), lonely]
+    separate = [
+        torch.autograd.grad(t, [*shared.parameters(), *own[:-1]], retain_graph=True,
+                            allow_unused=True)
+        for t in terms.values()
+    ]  # fmt: skip
+    several.backward(terms, list(shared.parameters()), own, seed=0)
+    flat = [torch.cat([g.reshape(-1) for g in part[:2]]).double().numpy() for part in separate]
+    assert flat[0] @ flat[1] < 0  # they do work against each other here
+    found = torch.cat([p.grad.reshape(-1) for p in shared.parameters()])
+    np.testing.assert_allclose(found, paper(flat), rtol=1e-4, atol=1e-6)
+    for parameter, *gradients in zip(own[:-1], *(part[2:] for part in separate), strict=True):
+        torch.testing.assert_close(parameter.grad, sum(g for g in gradients if g is not None))
+    assert lonely.grad is None  # the optimizer must leave it alone
+
+
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty", "pcgrad"])
+def test_a_weight_of_zero_adds_no_term(balance) -> None:
+    several = two_tasks(balance, weight=0.0)
+    features = torch.randn(4, 4)
+    view = View(features, features, torch.zeros(4, dtype=torch.long))
+    main = {"task": features.sum()}
+    assert several.terms(main, {"source": view}, {"source": {"x": view.labels}}) is main
+    assert not any(p.requires_grad for p in several.parameters())
+    assert not several.projects
+
+
+def test_labelled_targets_pay_for_the_uncertainty_once() -> None:
+    several = two_tasks("uncertainty")
+    with torch.no_grad():
+        several.uncertainty.log_variances.copy_(torch.tensor([0.4, 0.8]))
+    features = torch.randn(4, 4)
+    view = View(features, features, torch.zeros(4, dtype=torch.long))
+    views = dict.fromkeys(("source", "target_labelled"), view)
+    others = {role: {"x": view.labels} for role in views}
+    main = {"task": torch.tensor(1.0), "task_labelled": torch.tensor(1.0)}
+    terms = several.terms(main, views, others)
+    assert (terms["task"] - terms["task_labelled"]).item() == pytest.approx(0.2)
+    assert (terms["task/x"] - terms["task_labelled/x"]).item() == pytest.approx(0.4)
+    assert several.weights()["weight/main"].item() == pytest.approx(math.exp(-0.4))

@@ -1,23 +1,24 @@
-"""Feature extraction with cached features against the plain PyTorch loop, on one machine.
+"""Training time with cached features compared with a plain PyTorch loop, on one machine.
 
     python benchmarks/cached_features.py /data/dogs
 
-The folder holds train/<class>/ and test/<class>/. Three things are timed, each in a process of its
-own and with an empty cache:
+The folder contains train/<class>/ and test/<class>/. Three things are timed, each in its own
+process and with an empty cache:
 
-plain    The loop as it is usually written: ImageFolder, torchvision's transforms, a DataLoader with
-         worker processes, float32, a frozen mobilenet_v2 that every picture passes in every epoch,
-         a linear head under Adam. Two epochs (the second is taken: workers and files are warm then)
-         are timed and scaled to all epochs. No augmentation, as in ours.
-command  `scripts/train.py model=feature_extraction` with the plain loop's batches and rate:
-         start-up, extraction, training, test and page included. `inside` is the same without
-         start-up and page, as the report's timing has it.
-sweep    Eight heads in one `-m` against one of them, in batches of 128.
+plain    A typical training loop: ImageFolder, torchvision's transforms, a DataLoader with worker
+         processes, float32, a frozen mobilenet_v2 that every image passes in every epoch, and a
+         linear head trained with Adam. Two epochs are timed; the second one, with running workers
+         and a warm file cache, is scaled to all epochs. No augmentation, as in tl_lightning.
+command  `scripts/train.py model=feature_extraction` with the batch size and learning rate of the
+         plain loop, including start-up, extraction, training, test and report. `inside` excludes
+         start-up and report, as in the timing of report.json.
+sweep    Eight heads in one `-m` sweep compared with a single head, in batches of 128.
 
-Ours holds an eighth of the training pictures back to validate every epoch, so that an epoch of
-either passes all of them. `inside` compares with the plain loop's epochs alone, without its test.
-Accuracy: without augmentation the frozen features of a picture never change, so the plain loop's
-head is trained to the end on features taken once in float32, of the pictures that train ours.
+tl_lightning holds out an eighth of the training images and validates on them every epoch, so both
+sides process all images in an epoch. `inside` is compared with the epochs of the plain loop alone,
+without its test. Accuracy: without augmentation, the frozen features of an image never change, so
+the head of the plain loop is trained on float32 features that are computed once, on the images
+that tl_lightning uses for training.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def frozen() -> nn.Module:
 
 
 def plain(args: argparse.Namespace) -> dict[str, float]:
-    """Time the plain loop's second epoch, and its test."""
+    """Time the second epoch of the plain loop, and its test."""
     net = frozen()
     train = loader(args.root / "train", args.workers, True)
     test = loader(args.root / "test", args.workers, False)
@@ -73,26 +74,26 @@ def plain(args: argparse.Namespace) -> dict[str, float]:
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
     for _ in range(2):
         started = time.perf_counter()
-        for pictures, labels in train:
+        for images, labels in train:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(head(net(pictures)), labels).backward()
+            nn.functional.cross_entropy(head(net(images)), labels).backward()
             optimizer.step()
         epoch = time.perf_counter() - started
     started = time.perf_counter()
     with torch.no_grad():
-        right = sum(int((head(net(x)).argmax(1) == y).sum()) for x, y in test)
-    assert right >= 0
-    return {"epoch": epoch, "test": time.perf_counter() - started, "pictures": len(train.dataset)}
+        correct = sum(int((head(net(x)).argmax(1) == y).sum()) for x, y in test)
+    assert correct >= 0
+    return {"epoch": epoch, "test": time.perf_counter() - started, "images": len(train.dataset)}
 
 
 def plain_accuracy(args: argparse.Namespace) -> dict[str, list[float]]:
-    """Train the plain loop's head to the end, for each seed."""
+    """Train the head of the plain loop on cached features, for each seed."""
     net = frozen()
     parts = []
     with torch.no_grad():
         for name in ("train", "test"):
-            found = [(net(x), y) for x, y in loader(args.root / name, args.workers, False)]
-            parts.append([torch.cat(part) for part in zip(*found, strict=True)])
+            batches = [(net(x), y) for x, y in loader(args.root / name, args.workers, False)]
+            parts.append([torch.cat(part) for part in zip(*batches, strict=True)])
     (features, labels), (test, truth) = parts
     kept = torch.tensor(training_rows(args.root))
     features, labels = features[kept], labels[kept]
@@ -112,7 +113,7 @@ def plain_accuracy(args: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def training_rows(root: Path) -> list[int]:
-    """Return the places, among all of ImageFolder's, of the pictures that train our head."""
+    """Return the ImageFolder indices of the images that tl_lightning trains on."""
     from tl_lightning.config.compose import compose
     from tl_lightning.config.validation import check as validation
     from tl_lightning.training import build as building
@@ -121,17 +122,17 @@ def training_rows(root: Path) -> list[int]:
     data = building.build_data(validation.check(compose(settings)))
     data.discover()
     paths = [str(Path(path).resolve()) for path, _ in ImageFolder(root / "train").samples]
-    ours = {str(Path(path).resolve()) for path in data.found["source"].train.pictures}
-    return [place for place, path in enumerate(paths) if path in ours]
+    train = {str(Path(path).resolve()) for path in data.found["source"].train.samples}
+    return [index for index, path in enumerate(paths) if path in train]
 
 
-def ours(args: argparse.Namespace, folder: Path, *overrides: str) -> float:
-    """Run the command with an empty cache; return its seconds."""
-    where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
+def run_command(args: argparse.Namespace, folder: Path, *overrides: str) -> float:
+    """Run the command with an empty cache and return its duration in seconds."""
+    key = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
     command = [
         sys.executable, str(SCRIPT), *overrides, "model=feature_extraction", "data=dogs",
         f"data.root={args.root}", "data.target=null", "data.augment=none", "backbone=mobilenet_v2",
-        "scheduler=constant", f"trainer.max_epochs={args.epochs}", f"{where}={folder}",
+        "scheduler=constant", f"trainer.max_epochs={args.epochs}", f"{key}={folder}",
     ]  # fmt: skip
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache:
@@ -142,7 +143,7 @@ def ours(args: argparse.Namespace, folder: Path, *overrides: str) -> float:
 
 
 def child(args: argparse.Namespace, part: str) -> dict:
-    """Run one part of the plain loop in a process of its own; also return its seconds in all."""
+    """Run one part of the plain loop in its own process; add the total duration to its result."""
     started = time.perf_counter()
     command = [sys.executable, __file__, str(args.root), "--part", part]
     command += [f"--{key}={getattr(args, key)}" for key in ("epochs", "seeds", "workers")]
@@ -156,35 +157,39 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--part", choices=["plain", "accuracy"], help="(for its own processes)")
+    parser.add_argument("--part", choices=["plain", "accuracy"], help="for internal use")
     args = parser.parse_args()
     args.root = args.root.resolve()
     if args.part:
         print(json.dumps(plain(args) if args.part == "plain" else plain_accuracy(args)))
         return
-    slow = child(args, "plain")
-    inside_plain = args.epochs * slow["epoch"]
-    # Its start-up is what is left of the process's time: two epochs and the test taken away.
-    command_plain = inside_plain + max(0.0, slow["seconds"] - 2 * slow["epoch"])
-    rate = slow["pictures"] / slow["epoch"]
-    print(f"plain: {slow['epoch']:.1f} s an epoch ({rate:.0f} pictures/s)", flush=True)
+    timed = child(args, "plain")
+    inside_plain = args.epochs * timed["epoch"]
+    # Start-up and test are what remains of the process's duration without the two epochs.
+    command_plain = inside_plain + max(0.0, timed["seconds"] - 2 * timed["epoch"])
+    rate = timed["images"] / timed["epoch"]
+    print(f"plain: {timed['epoch']:.1f} s per epoch ({rate:.0f} images/s)", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for seed in range(args.seeds):
-            place = Path(folder) / str(seed)
-            seconds = ours(args, place, f"seed={seed}")
-            report = json.loads((place / "report.json").read_text())
+            run_dir = Path(folder) / str(seed)
+            seconds = run_command(args, run_dir, f"seed={seed}")
+            report = json.loads((run_dir / "report.json").read_text())
             runs.append((seconds, report["timing"]["total_s"], report["metrics"]))
-            print(f"ours, seed {seed}: {seconds:.1f} s, {runs[-1][1]:.1f} s inside", flush=True)
-        one = ours(args, Path(folder) / "one", *ONE)
-        heads = ours(args, Path(folder) / "heads", "-m", *HEADS)
-    theirs = child(args, "accuracy")["accuracies"]
-    found = [metrics["source/test/acc"] for *_, metrics in runs]
-    print(f"accuracy: plain {100 * mean(theirs):.2f}, ours {100 * mean(found):.2f}")
+            inside = runs[-1][1]
+            print(f"tl_lightning, seed {seed}: {seconds:.1f} s, {inside:.1f} s inside", flush=True)
+        one = run_command(args, Path(folder) / "one", *ONE)
+        heads = run_command(args, Path(folder) / "heads", "-m", *HEADS)
+    plain_accuracies = child(args, "accuracy")["accuracies"]
+    accuracies = [metrics["source/test/acc"] for *_, metrics in runs]
+    print(
+        f"accuracy: plain {100 * mean(plain_accuracies):.2f}, "
+        f"tl_lightning {100 * mean(accuracies):.2f}"
+    )
     print(f"8 heads: {heads:.1f} s, one {one:.1f} s: {heads / one:.2f}x")
-    middle = sorted(runs)[len(runs) // 2]
-    print(f"inside {inside_plain / middle[1]:.1f}x")
-    print(f"command {command_plain / middle[0]:.1f}x")
+    median = sorted(runs)[len(runs) // 2]
+    print(f"inside {inside_plain / median[1]:.1f}x")
+    print(f"command {command_plain / median[0]:.1f}x")
 
 
 if __name__ == "__main__":

@@ -45,12 +45,12 @@ from tiny_texts import reviews, tiny_bert
 from tl_lightning.config.compose import compose
 from tl_lightning.training import fit as training
 
-#: What a run on another data set takes of the tiny settings.
-COMMON = [one for one in TINY if not one.startswith(("data", "backbone."))]
+#: The tiny settings that do not depend on the dataset or backbone.
+COMMON = [setting for setting in TINY if not setting.startswith(("data", "backbone."))]
 FILES = [
     "data.batch_size=4", "data.eval_batch_size=8", "data.steps_per_epoch=3", "data.num_workers=0",
 ]  # fmt: skip
-#: Methods that a run on labelled source and unlabelled target pictures can use alone.
+#: Methods that can be used alone on labelled source and unlabelled target images.
 METHODS = (
     "adabn", "adda", "afn", "bnm", "cdan", "coral", "dann", "deepjdot", "dsan", "dsbn", "entropy",
     "jan", "mcc", "mcd", "mdd", "mmd", "self_training", "wdgrl",
@@ -58,19 +58,19 @@ METHODS = (
 
 
 class Stop(Exception):
-    """Ends a run in the middle."""
+    """Raised to end a run in the middle."""
 
 
 class StopAt(L.Callback):
-    """Save a checkpoint after a batch of an epoch and end the run there."""
+    """Save a checkpoint after the given batch of an epoch and end the run."""
 
     def __init__(self, epoch: int, batch: int) -> None:
-        self.place = (epoch, batch)
+        self.position = (epoch, batch)
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (trainer.current_epoch, batch_idx) == self.place:
+        if (trainer.current_epoch, batch_idx) == self.position:
             trainer.save_checkpoint(trainer.checkpoint_callback.dirpath + "/last.ckpt")
             raise Stop
 
@@ -111,7 +111,9 @@ def vectors(folder: Path, *overrides: str) -> list[str]:
 def tasks(folder: Path) -> list[str]:
     rows = [["class", "label"], *([k, "odd" if k % 2 else "even"] for k in range(10))]
     groups = table(folder / "groups.csv", rows)
-    return digits("task=[coarse]", f"tasks.coarse.groups={groups}", "balance=uncertainty")
+    return digits(
+        "aux_task=[coarse]", f"aux_tasks.coarse.groups={groups}", "task_weighting=uncertainty"
+    )
 
 
 Settings = Callable[[Path], list[str]]
@@ -119,15 +121,13 @@ Settings = Callable[[Path], list[str]]
 
 def runs() -> dict[str, Settings]:
     """Return every golden run by name, as a function from an empty folder to its settings."""
-    found: dict[str, Settings] = {
-        f"method_{name}": lambda _, name=name: digits(
-            "model=domain_adaptation", f"adapter=[{name}]"
-        )
+    settings: dict[str, Settings] = {
+        f"method_{name}": lambda _, name=name: digits("model=domain_adaptation", f"method=[{name}]")
         for name in METHODS
     }
-    found |= {
+    settings |= {
         "dann": lambda _: digits("model=dann", "trainer.max_epochs=3"),
-        "dann_mcc": lambda _: digits("model=domain_adaptation", "adapter=[dann,mcc]"),
+        "dann_mcc": lambda _: digits("model=domain_adaptation", "method=[dann,mcc]"),
         "joint_bn": lambda _: digits("model=joint_bn"),
         "oracle": lambda _: digits("model=oracle"),
         "head_first": lambda _: digits(
@@ -148,7 +148,7 @@ def runs() -> dict[str, Settings]:
         ),
         "mixup": lambda folder: files(
             folder, "model=source_only", "data.augment=randaugment", "cache.images=off",
-            "data.mix.mixup=0.4", "data.mix.cutmix=1.0",
+            "data.mixup_alpha=0.4", "data.cutmix_alpha=1.0",
         ),
         "self_training_files": lambda folder: files(
             folder, "model=self_training", "cache.images=decoded"
@@ -163,13 +163,13 @@ def runs() -> dict[str, Settings]:
             "trainer.precision=32-true", "trainer.max_epochs=2", "data.batch_size=8",
         ),
     }  # fmt: skip
-    return found
+    return settings
 
 
 def fitted(name: str, overrides: list[str], folder: Path) -> Path:
-    """Run the settings; return the run's folder."""
+    """Run the settings and return the run folder."""
     run = folder / "run"
-    if name == "two_ranks":  # each rank is a process of its own
+    if name == "two_ranks":  # needs one process per rank
         script = [sys.executable, str(REPO / "scripts" / "train.py")]
         command = [*script, *overrides, f"hydra.run.dir={run}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -192,14 +192,14 @@ def fitted(name: str, overrides: list[str], folder: Path) -> Path:
 
 
 def sha(*parts: bytes) -> str:
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for part in parts:
-        found.update(part)
-    return found.hexdigest()[:16]
+        hashed.update(part)
+    return hashed.hexdigest()[:16]
 
 
 def weights_digest(checkpoint: Path) -> str:
-    """Return a digest of all values, whatever their names are and their order is."""
+    """Return a digest of all tensors, independent of their names and order."""
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
     return sha(*sorted(
@@ -210,7 +210,7 @@ def weights_digest(checkpoint: Path) -> str:
 
 
 def history(path: Path) -> list[list[str]]:
-    """Return the values of every row of ``metrics.csv``, without the names of their columns."""
+    """Return the values of every row of ``metrics.csv``, without the column names."""
     with path.open() as file:
         return [sorted(value for value in row if value) for row in list(csv.reader(file))[1:]]
 
@@ -224,7 +224,7 @@ def predictions_digest(path: Path) -> str:
 
 
 def digest(run: Path) -> dict[str, Any]:
-    """Return what is compared of a finished run."""
+    """Return the digests and metrics of a finished run."""
     report = json.loads((run / "report.json").read_text())
     return {
         "weights": weights_digest(run / "checkpoints" / "last.ckpt"),
@@ -244,14 +244,14 @@ def machine() -> dict[str, str]:
 
 def compute(only: list[str]) -> dict[str, dict[str, Any]]:
     torch.set_num_threads(1)
-    found, every = {}, runs()
-    every["resumed"] = every["dann"]
-    for name in only or every:
+    digests, settings = {}, runs()
+    settings["resumed"] = settings["dann"]
+    for name in only or settings:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["TL_CACHE"] = str(Path(folder) / "cache")
-            found[name] = digest(fitted(name, every[name](Path(folder)), Path(folder)))
-        print(f"{name}: {found[name]['weights']}", flush=True)
-    return found
+            digests[name] = digest(fitted(name, settings[name](Path(folder)), Path(folder)))
+        print(f"{name}: {digests[name]['weights']}", flush=True)
+    return digests
 
 
 def main() -> None:
@@ -259,20 +259,22 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="RUN")
     parser.add_argument("--write", action="store_true", help="store the digests")
     args = parser.parse_args()
-    found = compute(args.only)
+    digests = compute(args.only)
     if args.write:
-        STORED.write_text(json.dumps({"machine": machine(), "runs": found}, indent=1) + "\n")
+        STORED.write_text(json.dumps({"machine": machine(), "runs": digests}, indent=1) + "\n")
         return
     stored = json.loads(STORED.read_text())
     if stored["machine"] != machine():
-        print(f"note: digests are of {stored['machine']}, this is {machine()}")
+        print(f"note: the stored digests are from {stored['machine']}, this is {machine()}")
     differ = [
         f"{name}: {key}"
-        for name, one in found.items()
-        for key, value in one.items()
+        for name, values in digests.items()
+        for key, value in values.items()
         if stored["runs"][name][key] != value
     ]
-    print(f"{len(found)} runs, {len(found) * 5} digests, {len(differ)} differ", *differ, sep="\n")
+    print(
+        f"{len(digests)} runs, {len(digests) * 5} values, {len(differ)} differ", *differ, sep="\n"
+    )
     sys.exit(bool(differ))
 
 

@@ -1,12 +1,12 @@
-"""A linear head of ours against scikit-learn's LogisticRegression on the same features.
+"""A linear head trained by tl_lightning compared with LogisticRegression on the same features.
 
     python benchmarks/linear_probe.py /data/dogs backbone=mobilenet_v2 data=dogs
     python benchmarks/linear_probe.py /data/cifar10 backbone=tf_efficientnet_lite0 data=cifar10
 
-Every further argument is a setting of `train.py`. The features come from `scripts/extract.py`, the
-head from `scripts/train.py experiment=linear_probe` with seeds 0, 1, 2. The strength of the
-penalty there is chosen by accuracy on the validation split, which it has for itself: it is
-the strongest linear classifier of this kind that can be had honestly. Test labels choose nothing.
+All other arguments are settings of `train.py`. The features are computed by
+`scripts/extract_features.py`; the head is trained by `scripts/train.py experiment=linear_probe`
+with seeds 0, 1, 2. The penalty of scikit-learn's LogisticRegression is chosen by accuracy on the
+validation split, which makes it a strong baseline. Test labels are not used for any choice.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def run(script: str, arguments: list[str], cache: str) -> None:
 
 
 def reference(folder: Path) -> tuple[float, float]:
-    """Return scikit-learn's penalty chosen on the validation split, and its test accuracy."""
+    """Return the inverse penalty C chosen on the validation split, and its test accuracy."""
     parts = {}
     for split in ("train", "val", "test"):
-        found = load_file(folder / "source" / f"{split}.safetensors")
-        parts[split] = (found["features"].float().numpy(), found["labels"].numpy())
+        tensors = load_file(folder / "source" / f"{split}.safetensors")
+        parts[split] = (tensors["features"].float().numpy(), tensors["labels"].numpy())
     best = (0.0, 0.0, 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -62,19 +62,21 @@ def main() -> None:
     settings = [*args.settings, f"data.root={args.root.resolve()}"]
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        run("extract", [*settings, f"out={folder / 'features'}"], f"{folder}/cache")
-        penalty, theirs = reference(folder / "features")
-        found = []
+        run("extract_features", [*settings, f"out={folder / 'features'}"], f"{folder}/cache")
+        penalty, baseline = reference(folder / "features")
+        accuracies = []
         for seed in range(args.seeds):
-            place = folder / str(seed)
-            extra = ["experiment=linear_probe", f"seed={seed}", f"hydra.run.dir={place}"]
+            run_dir = folder / str(seed)
+            extra = ["experiment=linear_probe", f"seed={seed}", f"hydra.run.dir={run_dir}"]
             run("train", [*settings, *extra], f"{folder}/cache")
-            report = json.loads((place / "report.json").read_text())
-            found.append(report["metrics"]["source/test/acc"])
-    figures = ", ".join(f"{100 * value:.2f}" for value in found)
+            report = json.loads((run_dir / "report.json").read_text())
+            accuracies.append(report["metrics"]["source/test/acc"])
+    mean_accuracy = mean(accuracies)
+    values = ", ".join(f"{100 * value:.2f}" for value in accuracies)
     print(f"{' '.join(args.settings)}")
-    print(f"  LogisticRegression(C={penalty:g}) {100 * theirs:.2f}")
-    print(f"  linear head {100 * mean(found):.2f} ({figures}): {100 * (mean(found) - theirs):+.2f}")
+    print(f"  LogisticRegression(C={penalty:g}) {100 * baseline:.2f}")
+    difference = 100 * (mean_accuracy - baseline)
+    print(f"  linear head {100 * mean_accuracy:.2f} ({values}): {difference:+.2f}")
 
 
 if __name__ == "__main__":

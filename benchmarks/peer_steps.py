@@ -1,4 +1,4 @@
-"""The two sides of `peers.py`: one step of ours, one of pytorch-adapt's or PyKale's."""
+"""Single steps with tl_lightning, pytorch-adapt and PyKale, for the comparison in `peers.py`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tl_lightning.methods.base import Adapter
+from tl_lightning.methods.base import Method
 from tl_lightning.types import Context, View
 
-# A prime number of samples, so that N (N - 1) orders of a batch pair every two of them once.
+# A prime number of samples, so that N (N - 1) permutations of a batch form every pair once.
 N, OTHER, D, K, WIDTH, RANDOM = 17, 9, 12, 5, 32, 40
 PROGRESS, MAX_LAMBDA, MULTIPLIERS = 0.2, 0.3, (0.25, 0.5, 1.0, 2.0, 4.0)
 LIMIT = 1e-5
@@ -26,7 +26,7 @@ ADVERSARY = {**CRITIC, "max_lambda": MAX_LAMBDA, "gain": 10.0, "dropout": 0.0}
 
 @dataclass
 class Batch:
-    """Features of both domains as leaves, the source's labels, and the classifier of both."""
+    """Features of both domains as leaf tensors, source labels, and the shared classifier."""
 
     source: Tensor
     target: Tensor
@@ -34,14 +34,14 @@ class Batch:
     classify: nn.Linear
 
     def leaves(self) -> Batch:
-        """Return a copy whose gradients are its own."""
+        """Return a copy with separate gradients."""
         parts = [part.detach().clone().requires_grad_() for part in (self.source, self.target)]
         return Batch(*parts, self.labels, deepcopy(self.classify))
 
 
 @dataclass
 class Step:
-    """A loss, its gradients at both domains' features and at the discriminator."""
+    """A loss and its gradients with respect to the features and the discriminator."""
 
     loss: float
     features: list[Tensor]
@@ -50,12 +50,12 @@ class Step:
 
 @dataclass
 class Row:
-    """A comparison; ``reason`` says why it may differ."""
+    """A comparison; ``reason`` explains an expected difference."""
 
     method: str
     setting: str
-    ours: Step
-    theirs: Step
+    own: Step
+    peer: Step
     reason: str = ""
 
 
@@ -66,76 +66,76 @@ def batch(m: int = N) -> Batch:
     return Batch(torch.randn(N, D), torch.randn(m, D) + 0.5, torch.randint(0, K, (N,)), classify)
 
 
-def term(of: Callable[[Batch], Tensor], given: Batch) -> Step:
-    """Return the step of any function of a batch, such as a peer's loss."""
+def term(loss: Callable[[Batch], Tensor], given: Batch) -> Step:
+    """Return the step of any function of a batch, such as the loss of a peer."""
     at = given.leaves()
-    return step(of(at), at)
+    return step(loss(at), at)
 
 
 def step(loss: Tensor, at: Batch, net: nn.Module | None = None, scale: float = 1.0) -> Step:
-    """Return ``scale`` times a loss with its gradients."""
+    """Return a loss and its gradients, multiplied by ``scale``."""
     weights = list(net.parameters()) if net is not None else []
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         scale * loss, [at.source, at.target, *weights], retain_graph=True, allow_unused=True
     )
-    some = [torch.zeros(1) if gradient is None else gradient for gradient in found]
-    return Step(scale * loss.item(), some[:2], some[2:])
+    gradients = [torch.zeros(1) if gradient is None else gradient for gradient in gradients]
+    return Step(scale * loss.item(), gradients[:2], gradients[2:])
 
 
-def method(cls: type[Adapter], **knobs: Any) -> Any:
+def method(cls: type[Method], **params: Any) -> Any:
     torch.manual_seed(2)
-    return cls(in_features=D, num_classes=K, **knobs)
+    return cls(in_features=D, num_classes=K, **params)
 
 
-def taken(adapter: Any, given: Batch, task: bool = False, stage: str = "") -> Step:
-    """Return our step of a method, with the classifier's loss where asked."""
+def own_step(method: Any, given: Batch, task: bool = False, stage: str = "") -> Step:
+    """Return a step of a tl_lightning method, optionally with the classification loss."""
     at = given.leaves()
     views = {
         "source": View(at.source, at.classify(at.source), labels=at.labels),
         "target": View(at.target, at.classify(at.target)),
     }
-    terms = adapter(views, Context(PROGRESS, 0, lambda *_: None, at.classify, stage))
+    terms = method(views, Context(PROGRESS, 0, lambda *_: None, at.classify, stage))
     loss = torch.stack(list(terms.values())).sum()
     if task:
         loss = loss + functional.cross_entropy(views["source"].logits, at.labels)
-    return step(loss, at, getattr(adapter, "discriminator", None))
+    return step(loss, at, getattr(method, "discriminator", None))
 
 
-class Keeper(torch.optim.SGD):
-    """An optimizer that keeps the gradients of its one step and changes nothing."""
+class GradientRecorder(torch.optim.SGD):
+    """An optimizer that stores the gradients of its only step and changes no parameter."""
 
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters, lr=0.0)
 
     def step(self, closure: Any = None) -> None:
-        everything = [p for group in self.param_groups for p in group["params"]]
-        self.found = [torch.zeros(1) if p.grad is None else p.grad.clone() for p in everything]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self.grads = [torch.zeros(1) if p.grad is None else p.grad.clone() for p in parameters]
 
 
-def discriminator_of(adapter: Any) -> nn.Module:
-    """Return pytorch-adapt's discriminator with our weights."""
+def discriminator_of(method: Any) -> nn.Module:
+    """Return pytorch-adapt's discriminator with the weights of the method's discriminator."""
     models = import_module("pytorch_adapt.models")
-    ours = list(adapter.discriminator.parameters())
-    net: nn.Module = models.Discriminator(in_size=ours[0].shape[1], h=WIDTH)
+    weights = list(method.discriminator.parameters())
+    net: nn.Module = models.Discriminator(in_size=weights[0].shape[1], h=WIDTH)
     with torch.no_grad():
-        for to, of in zip(net.parameters(), ours, strict=True):
-            to.copy_(of)
+        for parameter, weight in zip(net.parameters(), weights, strict=True):
+            parameter.copy_(weight)
     return net
 
 
 def hooked(
-    adapter: Any, given: Batch, hook: Any, combine: Any = None, loss: str = "total_loss"
+    method: Any, given: Batch, hook: Any, combine: Any = None, loss: str = "total_loss"
 ) -> Step:
-    """Take a step with one of pytorch-adapt's hooks.
+    """Return a step with one of pytorch-adapt's hooks.
 
     Args:
-        adapter: Ours, for the discriminator.
+        method: The tl_lightning method, for the discriminator.
         given: The batch.
-        hook: From optimizers' names (``opts``, or ``d_opts`` and ``g_opts``) to the hook.
-        combine: Its combiner of features and probabilities.
-        loss: ``d_loss`` or ``g_loss`` for one half of a step of two optimizers.
+        hook: Function from optimizers (``opts``, or ``d_opts`` and ``g_opts``) to the hook.
+        combine: Function that combines features and probabilities.
+        loss: ``d_loss`` or ``g_loss`` for one half of a step with two optimizers.
     """
-    at, net = given.leaves(), discriminator_of(adapter)
+    at, net = given.leaves(), discriminator_of(method)
     context = {
         "src_imgs_features": at.source, "target_imgs_features": at.target,
         "src_labels": at.labels, "src_domain": torch.ones(len(at.source)),
@@ -144,77 +144,77 @@ def hooked(
     }  # fmt: skip
     leaves, weights = [at.source, at.target], list(net.parameters())
     if loss == "total_loss":
-        both = Keeper([*leaves, *weights])
+        both = GradientRecorder([*leaves, *weights])
         _, losses = hook(opts=[both])(context)
-        return Step(losses[loss]["total"], both.found[:2], both.found[2:])
-    critic, features = Keeper(weights), Keeper(leaves)
+        return Step(losses[loss]["total"], both.grads[:2], both.grads[2:])
+    critic, features = GradientRecorder(weights), GradientRecorder(leaves)
     _, losses = hook(d_opts=[critic], g_opts=[features])(context)
-    half = (features.found, []) if loss == "g_loss" else ([], critic.found)
+    half = (features.grads, []) if loss == "g_loss" else ([], critic.grads)
     return Step(losses[loss]["total"], *half)
 
 
-class Cut(nn.Module):
-    """Passes values on and gradients not."""
+class Detach(nn.Module):
+    """Identity that stops the gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` without its graph."""
+        """Return ``x`` detached from the graph."""
         return x.detach()
 
 
-def trained(adapter: Any, given: Batch, name: str, *, constant: bool = False, **knobs: Any) -> Step:
-    """Return the domain term of one of PyKale's trainers, with its own lambda where asked.
+def trained(method: Any, given: Batch, name: str, *, constant: bool = False, **params: Any) -> Step:
+    """Return the domain loss of one of PyKale's trainers, optionally with its own lambda.
 
     Args:
-        adapter: Ours, for the discriminator and the strength.
+        method: The tl_lightning method, for the discriminator and the strength.
         given: The batch.
-        name: Of the trainer.
-        constant: Whether its classifier's logits are cut off from the graph.
-        knobs: Of the trainer; ``ramp`` multiplies the term by its own lambda.
+        name: Class name of the trainer.
+        constant: Whether to detach the logits of the classifier.
+        params: Arguments of the trainer; ``ramp=True`` multiplies the loss by its own lambda.
     """
     at, kale = given.leaves(), import_module("kale.pipeline.domain_adapter")
-    ramp = knobs.pop("ramp", False)
-    net = deepcopy(getattr(adapter, "discriminator", None))
+    ramp = params.pop("ramp", False)
+    net = deepcopy(getattr(method, "discriminator", None))
 
     class Data:
         def prepare_data_loaders(self, **_: Any) -> None: ...
 
-    class Two(nn.Module):  # its discriminators have two outputs, ours has one
-        def forward(self, seen: Tensor) -> Tensor:
-            out = net(seen)
+    class TwoOutputs(nn.Module):  # PyKale expects two outputs, the discriminator has one
+        def forward(self, x: Tensor) -> Tensor:
+            out = net(x)
             return torch.cat([out, torch.zeros_like(out)], 1)
 
-    parts = [nn.Identity(), nn.Sequential(at.classify, Cut()) if constant else at.classify]
+    parts = [nn.Identity(), nn.Sequential(at.classify, Detach()) if constant else at.classify]
     if net is not None:
-        parts.append(Two())
+        parts.append(TwoOutputs())
     trainer = getattr(kale, name)(
-        Data(), *parts, nb_init_epochs=0, nb_adapt_epochs=1, lambda_init=MAX_LAMBDA, **knobs
+        Data(), *parts, nb_init_epochs=0, nb_adapt_epochs=1, lambda_init=MAX_LAMBDA, **params
     )
     trainer.target_label, trainer._nb_training_batches = 1, 10
     trainer._update_batch_epoch_factors(PROGRESS * 10)
-    truth = torch.cat([at.labels, torch.zeros(len(at.target), dtype=torch.long)])
+    labels = torch.cat([at.labels, torch.zeros(len(at.target), dtype=torch.long)])
     domains = torch.tensor([0] * len(at.source) + [1] * len(at.target))
-    _, loss, _ = trainer.compute_loss((torch.cat([at.source, at.target]), truth, domains))
+    _, loss, _ = trainer.compute_loss((torch.cat([at.source, at.target]), labels, domains))
     return step(loss, at, net, float(trainer.lamb_da) if ramp else 1.0)
 
 
-def gap(ours: list[Tensor], theirs: list[Tensor]) -> float | None:
-    """Return the largest difference of the entries, relative to the largest entry of ours."""
-    if not ours:
+def gap(own: list[Tensor], peer: list[Tensor]) -> float | None:
+    """Return the largest absolute difference, relative to the largest absolute entry of ``own``."""
+    if not own:
         return None
-    largest = max(x.abs().max().item() for x in ours)
-    worst = max((x - y).abs().max().item() for x, y in zip(ours, theirs, strict=True))
-    return worst / largest if largest else worst
+    largest = max(x.abs().max().item() for x in own)
+    difference = max((x - y).abs().max().item() for x, y in zip(own, peer, strict=True))
+    return difference / largest if largest else difference
 
 
 def line(peer: str, row: Row) -> bool:
-    """Print a row; return whether it is equal or explained."""
-    a, b = row.ours, row.theirs
+    """Print a row and return whether both sides are equal or the difference is explained."""
+    a, b = row.own, row.peer
     gaps = [gap(a.features, b.features), gap(a.discriminator, b.discriminator)]
-    # A loss near 0 is the difference of terms near 1, whose rounding it keeps.
+    # A loss near 0 is a difference of terms near 1, with their absolute rounding error.
     loss = abs(a.loss - b.loss) / max(1.0, abs(a.loss))
-    equal = all(one is None or one <= LIMIT for one in [loss, *gaps])
+    equal = all(value is None or value <= LIMIT for value in [loss, *gaps])
     verdict = "equal" if equal else "differs" if row.reason else "DIFFERS, NOT EXPLAINED"
-    shown = "".join(f"{'-':>10}" if one is None else f"{one:10.1e}" for one in gaps)
+    shown = "".join(f"{'-':>10}" if value is None else f"{value:10.1e}" for value in gaps)
     print(f"{row.method:8}{peer:14}{row.setting:44}{a.loss:11.6f}{b.loss:11.6f}{shown}  {verdict}")
     if not equal and row.reason:
         print(f"        {row.reason}")

@@ -1,18 +1,20 @@
-"""Which of compute, decoding, storage and network binds on 1, 8, 64 and 1,024 GPUs.
+"""Calculation of the bottleneck (compute, decoding, storage or network) on 1 to 1,024 GPUs.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --set gpu_rate=800 --set parameters=86e6 --read decoded
     python benchmarks/scaling.py --strategy fsdp --gpus 8 64
 
-Arithmetic, no measurement: its inputs and their sources stand in `benchmarks/scaling.yaml`.
-No GPU was timed for it: give your own with `--set gpu_rate=<pictures a second of one GPU>`.
+This is a calculation, not a measurement; its inputs and their sources are in
+`benchmarks/scaling.yaml`. No GPU was timed: set the throughput of yours with
+`--set gpu_rate=<images per second of one GPU>`.
 
-A GPU's step on a batch of B takes B / rate. What it sends for it, as a ring over n GPUs:
+A step of one GPU on a batch of size B takes B / rate. In a ring of n GPUs, each GPU sends
 2 (n - 1) / n bytes for each byte of gradients (all-reduce, `ddp`), or 3 (n - 1) / n (weights
-gathered twice, gradients scattered once, `fsdp`). One ring crosses every link once, so the slowest
-link counts: NVLink within a server, the network between servers. A share of the step hides it. Not
-in it: latency, stragglers, evaluation, checkpoints, contention; real runs are slower. Reading and
-decoding run beside the step, so the slowest of the three sets the pace.
+gathered twice, gradients scattered once, `fsdp`). The ring uses every link once, so the slowest
+link is relevant: NVLink within a server, the network between servers. Communication is overlapped
+with a fraction of the step. Latency, stragglers, evaluation, checkpoints and contention are not
+included; real runs are slower. Reading and decoding are concurrent with the step, so the slowest of
+the three determines the throughput.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from pathlib import Path
 import yaml
 
 INPUTS = Path(__file__).with_suffix(".yaml")
-#: Bytes on the wire a rank, times (n - 1) / n, for each byte of gradients.
+#: Bytes sent per rank and byte of gradients, divided by (n - 1) / n.
 PASSES = {"ddp": 2, "fsdp": 3}
-#: What is read: (bytes a picture, pictures a second of a core).
+#: Inputs of each reader: (bytes per image, images per second and core).
 READERS = {
     "pillow": ("file_bytes", "pillow_per_core"),
     "jpeg": ("file_bytes", "decoder_per_core"),
@@ -37,14 +39,14 @@ READERS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a number of GPUs needs and reaches.
+    """Requirements and throughput for a number of GPUs.
 
     Attributes:
         gpus: Number of GPUs.
-        sent: Bytes that each sends a step.
-        exposed: Seconds of a step that wait for them.
-        limits: Pictures a second of all GPUs, by what would bind if nothing else did.
-        needed: Pictures a second, bytes a second, and cores a GPU, to keep the GPUs busy.
+        sent: Bytes sent per GPU and step.
+        exposed: Seconds per step spent waiting for communication.
+        limits: Images per second of all GPUs for each possible bottleneck.
+        needed: Images per second, bytes per second, and cores per GPU that keep the GPUs busy.
     """
 
     gpus: int
@@ -55,29 +57,29 @@ class Plan:
 
     @property
     def binds(self) -> str:
-        """Return what binds."""
+        """Return the name of the bottleneck."""
         return min(self.limits, key=lambda name: self.limits[name])
 
     @property
     def rate(self) -> float:
-        """Return pictures a second."""
+        """Return the throughput in images per second."""
         return min(self.limits.values())
 
 
 def ring_bytes(gpus: int, size: float, passes: int = 2) -> float:
-    """Return the bytes that each of some GPUs sends to reduce ``size`` bytes."""
+    """Return the bytes sent per GPU in a ring reduction of ``size`` bytes."""
     return passes * (gpus - 1) / gpus * size
 
 
 def plan(gpus: int, x: Mapping[str, float], read: str, place: str, strategy: str) -> Plan:
-    """Return what ``gpus`` GPUs need and reach.
+    """Return the requirements and throughput of ``gpus`` GPUs.
 
     Args:
         gpus: Number of GPUs.
         x: The inputs by name.
-        read: One of READERS.
-        place: Where pictures lie: ``memory``, ``disk`` of each server, or ``shared``.
-        strategy: One of PASSES.
+        read: A key of READERS.
+        place: Location of the images: ``memory``, local ``disk`` of each server, or ``shared``.
+        strategy: A key of PASSES.
     """
     size, core = (x[name] for name in READERS[read])
     nodes = -(-gpus // int(x["gpus_per_node"]))
@@ -97,34 +99,34 @@ def plan(gpus: int, x: Mapping[str, float], read: str, place: str, strategy: str
         limits["storage"] = nodes * x["disk"] / size
     if place == "shared":
         limits["storage"] = min(x["shared"], nodes * x["network"]) / size
-    needed = {"pictures": compute, "bytes": compute * size, "cores": x["gpu_rate"] / core}
+    needed = {"images": compute, "bytes": compute * size, "cores": x["gpu_rate"] / core}
     return Plan(gpus, sent, exposed, limits, needed)
 
 
 def inputs(changes: Sequence[str] = ()) -> dict[str, float]:
-    """Return the figures of the file by name, with ``name=value`` of the user's in their place."""
-    found = {
+    """Return the inputs of the file by name, with ``name=value`` changes applied."""
+    values = {
         name: float(entry["value"])
         for group in yaml.safe_load(INPUTS.read_text()).values()
         for name, entry in group.items()
     }
     for change in changes:
         name, _, value = change.partition("=")
-        if name not in found:
-            raise SystemExit(f"--set {change}: {name} is none of {', '.join(sorted(found))}")
-        found[name] = float(value)
-    return found
+        if name not in values:
+            raise SystemExit(f"--set {change}: {name} must be one of {', '.join(sorted(values))}")
+        values[name] = float(value)
+    return values
 
 
 def table(plans: Sequence[Plan]) -> str:
-    """Return the plans as a table in Markdown."""
+    """Return the plans as a Markdown table."""
     lines = [
-        "| GPUs | pictures/s needed | GB/s to read | cores a GPU | MB sent a GPU and step "
-        "| pictures/s reached | what binds |",
+        "| GPUs | images/s needed | GB/s to read | cores per GPU | MB sent per GPU and step "
+        "| images/s reached | bottleneck |",
         "|---:|---:|---:|---:|---:|---:|---|",
     ]
     lines += [
-        f"| {p.gpus:,} | {p.needed['pictures']:,.0f} | {p.needed['bytes'] / 1e9:.3g} "
+        f"| {p.gpus:,} | {p.needed['images']:,.0f} | {p.needed['bytes'] / 1e9:.3g} "
         f"| {p.needed['cores']:.1f} | {p.sent / 1e6:.0f} | {p.rate:,.0f} | {p.binds} |"
         for p in plans
     ]
@@ -138,12 +140,11 @@ def main() -> None:
     )
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 1024])
     parser.add_argument("--read", choices=READERS, default="jpeg", help="files or decoded cache")
-
     parser.add_argument("--strategy", choices=PASSES, default="ddp")
     parser.add_argument("--set", action="append", default=[], help="name=value of scaling.yaml")
-    given = parser.parse_args()
-    x = inputs(given.set)
-    print(table([plan(n, x, given.read, given.place, given.strategy) for n in given.gpus]))
+    args = parser.parse_args()
+    x = inputs(args.set)
+    print(table([plan(n, x, args.read, args.place, args.strategy) for n in args.gpus]))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Texts: a plain TF-IDF classifier beside runs of ours, and our step against the plain loop.
+"""Benchmarks on texts: runs compared with TF-IDF, and training speed compared with a plain loop.
 
     python benchmarks/texts.py data=imdb data.root=/data --runs outputs/fine_tuning-imdb/<id> ...
     python benchmarks/texts.py data=imdb data.root=/data --speed
 
-The first prints test accuracies on the same texts. TF-IDF of words and pairs of words with logistic
-regression learns from the training split; the strength of its penalty is chosen on the validation
-split, and test labels choose nothing. A run's figure is that of its report.json, and is printed
-only where it was measured on these very texts (its fingerprint says so).
+The first command prints test accuracies on the same texts. TF-IDF of words and bigrams with
+logistic regression is trained on the training split; its penalty is chosen on the validation split,
+and test labels are not used for any choice. The accuracy of a run is read from its report.json, and
+only printed if the fingerprint shows that it was measured on the same texts.
 
-The second times training steps of the same network on the same texts, two contestants taking turns,
-a few steps at a time, so that the machine's moods hit both alike. Medians over the rounds, without
-the first. `plain` is the loop as it is usually written: float32, every text padded to the greatest
-length, AdamW. `ours` takes batches of like length from our sampler, padded to their own longest,
-with precision and optimizer as `auto` chooses them here; module and losses are those of
-model=fine_tuning, without the Trainer around them. Every further argument is a setting of
-`train.py`.
+The second command times training steps of the same network on the same texts. Both contestants take
+turns, a few steps at a time, so that fluctuations of the machine affect both equally. Results are
+medians over the rounds, without the first one. `plain` is a typical training loop: float32, every
+text padded to the maximum length, AdamW. `ours` uses batches of similar length from tl_lightning's
+sampler, padded to the longest text of the batch, with precision and optimizer as selected by `auto`
+on this machine; module and losses are those of model=fine_tuning, without the Trainer. All other
+arguments are settings of `train.py`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ Round = tuple[float, int, int]
 
 
 def reference(data: Any) -> dict[str, float]:
-    """Return the plain classifier's accuracy by domain."""
+    """Return the test accuracy of the TF-IDF classifier by domain."""
     source = data.found["source"]
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    train = words.fit_transform(source.train.pictures)
-    val = words.transform(source.val.pictures)
+    tfidf = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    train = tfidf.fit_transform(source.train.samples)
+    val = tfidf.transform(source.val.samples)
     best: tuple[float, Any] = (-1.0, None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -59,7 +59,7 @@ def reference(data: Any) -> dict[str, float]:
             model = LogisticRegression(C=penalty, max_iter=500).fit(train, source.train.labels)
             best = max(best, (model.score(val, source.val.labels), model), key=lambda each: each[0])
     return {
-        role: best[1].score(words.transform(domain.test.pictures), domain.test.labels)
+        role: best[1].score(tfidf.transform(domain.test.samples), domain.test.labels)
         for role, domain in data.found.items()
     }
 
@@ -69,14 +69,15 @@ def compare(data: Any, runs: list[Path]) -> None:
     for folder in runs:
         report = json.loads((folder / "report.json").read_text())
         if report["dataset"]["fingerprint"] != data.fingerprint():
-            print(f"{folder}: other texts or other splits; left out")
+            print(f"{folder}: skipped, measured on other texts or splits")
             continue
         metrics = report["metrics"]
         rows[f"{report['name']}, seed {report['seed']} ({folder})"] = {
             role: metrics[f"{role}/test/acc"] for role in data.found
         }
-    for name, found in rows.items():
-        print("  ".join([*(f"{role} {100 * acc:.1f} %" for role, acc in found.items()), name]))
+    for name, accuracies in rows.items():
+        values = (f"{role} {100 * acc:.1f} %" for role, acc in accuracies.items())
+        print("  ".join([*values, name]))
 
 
 def synchronise() -> None:
@@ -85,7 +86,7 @@ def synchronise() -> None:
 
 
 def plain(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
-    """The loop that everybody writes, a round at a time."""
+    """Run a typical training loop, one round at a time."""
     module = building.build_module(config, data.classes)
     limit = module.backbone.input_spec.max_length
     net = module.backbone.to(device).train()
@@ -96,8 +97,8 @@ def plain(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
     while True:
         order = torch.randperm(len(dataset), generator=generator)[: steps * data.batch_size]
         batches = []
-        for places in order.split(data.batch_size):
-            batch = dataset.__getitems__([(int(place), 0) for place in places])
+        for indices in order.split(data.batch_size):
+            batch = dataset.__getitems__([(int(index), 0) for index in indices])
             missing = limit - batch["inputs"].shape[1]
             batches.append((nn.functional.pad(batch["inputs"], (0, missing), value=-1), batch))
         synchronise()
@@ -115,16 +116,16 @@ def plain(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
 
 
 def ours(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
-    """Batches of like length, at the precision that suits the device."""
+    """Train on batches of similar length, with automatic precision, one round at a time."""
     module = building.build_module(config, data.classes).to(device).train()
-    optimizer = building.make(config["optimizer"], config, params=list(module.parameters()))
+    optimizer = building.instantiate(config["optimizer"], config, params=list(module.parameters()))
     mixed = config["trainer"]["precision"] == "bf16-mixed"
     split = data.found["source"].train
     dataset = data._dataset("source", split, train=True)
-    place = {"batch_size": data.batch_size, "seed": 0, "domain": 0}
-    whole = len(split) // data.batch_size
-    sampler = data._sampler(split, num_batches=whole, **place)
-    # A whole pass in turns, for its batches come in a mixed order of lengths.
+    num_batches = len(split) // data.batch_size
+    options = {"batch_size": data.batch_size, "num_batches": num_batches, "seed": 0, "domain": 0}
+    sampler = data._sampler(split, **options)
+    # The rounds go through complete passes, because the lengths of successive batches vary.
     batches = iter(data._loader(dataset, data.batch_size, sampler))
     while True:
         done = tokens = 0
@@ -150,39 +151,39 @@ def ours(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
 
 
 def padding(data: Any) -> dict[str, float]:
-    """Return the share of padding in one pass, by how batches are made."""
+    """Return the fraction of padding in one pass for each way to form batches."""
     split = data.found["source"].train
     lengths = data._lengths("source", split)
     limit = data.form.max_length
-    place = {"batch_size": data.batch_size, "num_batches": len(split) // data.batch_size}
-    place |= {"seed": 0, "domain": 0}
-    mixed = [index for index, _ in DomainSampler(size=len(split), **place)]
-    like = [index for index, _ in data._sampler(split, **place)]
+    options = {"batch_size": data.batch_size, "num_batches": len(split) // data.batch_size}
+    options |= {"seed": 0, "domain": 0}
+    mixed = [index for index, _ in DomainSampler(size=len(split), **options)]
+    similar = [index for index, _ in data._sampler(split, **options)]
     return {
         f"all to {limit}": float(1 - np.mean(lengths) / limit),
-        "to the batch's longest": padding_share(lengths, mixed, data.batch_size),
-        "batches of like length": padding_share(lengths, like, data.batch_size),
+        "to the longest text of the batch": padding_share(lengths, mixed, data.batch_size),
+        "batches of similar length": padding_share(lengths, similar, data.batch_size),
     }
 
 
 def speed(config: Any, data: Any, steps: int, rounds: int) -> None:
     device = "cuda" if config["trainer"]["accelerator"] == "gpu" else "cpu"
-    for name, share in padding(data).items():
-        print(f"padding {100 * share:5.1f} %  {name}")
+    for name, fraction in padding(data).items():
+        print(f"padding {100 * fraction:5.1f} %  {name}")
     contestants = {"plain": plain, "ours": ours}
     turns = {name: run(config, data, steps, device) for name, run in contestants.items()}
-    found: dict[str, list[Round]] = {name: [] for name in contestants}
+    timings: dict[str, list[Round]] = {name: [] for name in contestants}
     for _ in range(rounds + 1):
         for name, turn in turns.items():
-            found[name].append(next(turn))
+            timings[name].append(next(turn))
     rates = {}
-    for name, all_rounds in found.items():
+    for name, all_rounds in timings.items():
         kept = all_rounds[1:]
         rates[name] = median(samples / seconds for seconds, samples, _ in kept)
         tokens = median(tokens / seconds for seconds, _, tokens in kept)
         print(f"{name:6} {rates[name]:8.2f} texts/s  {tokens:10,.0f} tokens/s")
-    times = rates["ours"] / rates["plain"]
-    print(f"ours is {times:.2f} times as fast ({config['trainer']['precision']})")
+    ratio = rates["ours"] / rates["plain"]
+    print(f"ours is {ratio:.2f} times as fast ({config['trainer']['precision']})")
 
 
 def main() -> None:
@@ -190,7 +191,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="+", help="data=imdb data.root=/data backbone=minilm ...")
     parser.add_argument("--runs", nargs="*", type=Path, default=[])
     parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--steps", type=int, default=8, help="a round and contestant")
+    parser.add_argument("--steps", type=int, default=8, help="steps per round and contestant")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_intermixed_args()
     config = validation.check(compose(["model=fine_tuning", *args.settings]))

@@ -1,23 +1,24 @@
-"""Images a second of fine-tuning on this CPU: the plain loop, timm's and fastai's defaults, ours.
+"""Training throughput on this CPU: a plain loop, the defaults of timm and fastai, and tl_lightning.
 
     python benchmarks/train_step.py --threads 2 --rounds 7
     python benchmarks/train_step.py --accuracy /data/cifar10 data=cifar10 backbone=mobilenet_v2
 
-resnet18 at 224 x 224, batches of 32, random pictures as bytes in memory; scaling and normalising
-count for everybody. Each contestant lives in a process of its own, because ours keeps freed memory
-with the process (`runtime.keep_memory`) and must not lend that to the others; they take turns, a
-few steps at a time, so that the machine's moods hit all alike. Figures are medians over the rounds,
-without the first. `full` trains everything, `frozen` the last layer alone.
+resnet18 at 224 x 224, batches of 32, random uint8 images in memory; the time for scaling and
+normalisation is included for all contestants. Each contestant runs in its own process, because
+tl_lightning keeps freed memory (`tl_lightning.utils.process.keep_memory`), which must not affect
+the others. They take turns, a few steps at a time, so that fluctuations of the machine affect all
+equally. Results are medians over the rounds, without the first one. `full` trains all layers,
+`frozen` only the last one.
 
-plain   float32, Adam, as everybody writes it.
+plain   a typical training loop: float32, Adam.
 timm    `create_optimizer_v2` with the defaults of timm's train.py: float32, SGD with momentum.
-fastai  a `Learner` with its defaults: float32, its Adam, one cycle. Left out where fastai is not
+fastai  a `Learner` with its defaults: float32, its Adam, one cycle. Skipped if fastai is not
         installed (`pip install fastai`).
-ours    `model=fine_tuning` (or feature_extraction without a cache) through the Trainer with
-        precision, layout and optimizer as `auto` chooses them here.
+ours    `model=fine_tuning` (or feature_extraction without a cache) with the Trainer, and precision,
+        memory format and optimizer as selected by `auto` on this machine.
 
-With `--accuracy` it trains for real, with trainer.precision auto and 32-true and seeds 0, 1,
-2, and prints both means.
+With `--accuracy`, complete runs with trainer.precision=auto and 32-true and seeds 0, 1, 2 are made,
+and the mean accuracies are printed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
-def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+def images() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     size = (BATCH * BATCHES, 3, 224, 224)
     inputs = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
@@ -50,7 +51,7 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def batches(steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    inputs, labels = pictures()
+    inputs, labels = images()
     for step in range(steps):
         rows = slice(step % BATCHES * BATCH, (step % BATCHES + 1) * BATCH)
         yield inputs[rows], labels[rows]
@@ -64,14 +65,14 @@ Turn = Callable[[], None]
 
 
 def loop(net: nn.Module, optimizer: Any, steps: int, wait: Turn) -> Iterator[float]:
-    """The loop that everybody writes, a round at a time."""
-    kept = list(batches(BATCHES))
+    """Run a typical training loop, one round at a time."""
+    data = list(batches(BATCHES))
     net.train()
     while True:
         wait()
         started = time.perf_counter()
         for step in range(steps):
-            inputs, labels = kept[step % BATCHES]
+            inputs, labels = data[step % BATCHES]
             loss = nn.functional.cross_entropy(net(normal(inputs)), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -90,8 +91,8 @@ def plain(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
     net = models.resnet18(num_classes=CLASSES)
     if frozen:
         freeze(net)
-    learning = [p for p in net.parameters() if p.requires_grad]
-    return loop(net, torch.optim.Adam(learning, lr=1e-3), steps, wait)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    return loop(net, torch.optim.Adam(trainable, lr=1e-3), steps, wait)
 
 
 def timm(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
@@ -106,20 +107,20 @@ def timm(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
 
 
 def fastai(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
-    import fastai.callback.schedule  # noqa: F401, gives learners their one cycle
+    import fastai.callback.schedule  # noqa: F401, adds fit_one_cycle to Learner
     from fastai.callback.core import Callback
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from torchvision import models
 
-    inputs, labels = pictures()
+    inputs, labels = images()
 
     class Memory:
         def __len__(self) -> int:
             return steps * BATCH
 
-        def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-            return inputs[place % len(inputs)], labels[place % len(labels)]
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return inputs[index % len(inputs)], labels[index % len(labels)]
 
     class Clock(Callback):
         seconds = 0.0
@@ -164,7 +165,7 @@ def ours(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
     settings = (f"model={model}", "data=dogs", "backbone.pretrained=false", "trainer=cpu")
     config = validation.check(compose(settings))
     module = building.build_module(config, tuple(map(str, range(CLASSES))))
-    kept = [
+    data = [
         {"source": {"inputs": x, "labels": y, "index": torch.arange(BATCH)}}
         for x, y in batches(BATCHES)
     ]
@@ -175,18 +176,18 @@ def ours(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
             self.started = time.perf_counter()
 
         def on_train_epoch_end(self, *_: Any) -> None:
-            say(time.perf_counter() - self.started)
+            report_round(time.perf_counter() - self.started)
 
     class Memory(torch.utils.data.Dataset):
         def __len__(self) -> int:
             return steps
 
         def __getitem__(self, step: int) -> dict[str, Any]:
-            return kept[step % BATCHES]
+            return data[step % BATCHES]
 
     loader = torch.utils.data.DataLoader(Memory(), batch_size=None)
     node = {**config["trainer"], "max_epochs": 10_000}
-    trainer = building.make(
+    trainer = building.instantiate(
         node, config, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[Clock()],
     )  # fmt: skip
@@ -197,12 +198,12 @@ def ours(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
 CONTESTANTS = {"plain": plain, "timm": timm, "fastai": fastai, "ours": ours}
 
 
-def say(seconds: float) -> None:
-    print(f"\nround {seconds}", flush=True)  # a bar may stand before it
+def report_round(seconds: float) -> None:
+    print(f"\nround {seconds}", flush=True)  # the newline ends a progress bar
 
 
 def contestant(args: argparse.Namespace) -> None:
-    """Take turns: a line on the input starts a round, a line on the output ends it."""
+    """Run rounds: a line on stdin starts a round, a line on stdout reports its duration."""
     torch.set_num_threads(args.threads)
 
     def wait() -> None:
@@ -210,11 +211,11 @@ def contestant(args: argparse.Namespace) -> None:
             sys.exit(0)
 
     for seconds in CONTESTANTS[args.contestant](args.steps, args.frozen, wait):
-        say(seconds)
+        report_round(seconds)
 
 
 def compete(args: argparse.Namespace, frozen: bool) -> dict[str, float]:
-    """Return images a second of every contestant."""
+    """Return the images per second of every contestant."""
     players = {}
     for name in CONTESTANTS:
         command = [sys.executable, __file__, "--contestant", name, f"--threads={args.threads}"]
@@ -229,17 +230,17 @@ def compete(args: argparse.Namespace, frozen: bool) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in players}
     for _ in range(args.rounds + 1):
         for name, player in list(players.items()):
-            found = turn(player)
-            if found is None:
-                words = player.stderr.read().strip().splitlines()[-1:]
-                print(f"{name} left out: {' '.join(words)}")
+            duration = turn(player)
+            if duration is None:
+                message = player.stderr.read().strip().splitlines()[-1:]
+                print(f"{name} skipped: {' '.join(message)}")
                 del players[name], seconds[name]
             else:
-                seconds[name].append(found)
+                seconds[name].append(duration)
     for player in players.values():
         player.stdin.close()
         player.wait()
-    return {name: args.steps * BATCH / median(found[1:]) for name, found in seconds.items()}
+    return {name: args.steps * BATCH / median(times[1:]) for name, times in seconds.items()}
 
 
 def turn(player: Any) -> float | None:
@@ -255,29 +256,29 @@ def turn(player: Any) -> float | None:
 
 
 def accuracy(root: Path, settings: list[str]) -> None:
-    """Train with both precisions and print the means."""
-    found: dict[str, list[float]] = {"auto": [], "32-true": []}
+    """Train with both precisions and print the mean accuracies."""
+    results: dict[str, list[float]] = {"auto": [], "32-true": []}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(3):
-            for precision, accuracies in found.items():
-                place = Path(folder) / f"{precision}-{seed}"
+            for precision, accuracies in results.items():
+                run_dir = Path(folder) / f"{precision}-{seed}"
                 command = [
                     sys.executable, str(SCRIPT), "model=fine_tuning", f"data.root={root}",
-                    f"trainer.precision={precision}", f"seed={seed}", f"hydra.run.dir={place}",
+                    f"trainer.precision={precision}", f"seed={seed}", f"hydra.run.dir={run_dir}",
                     *settings,
                 ]  # fmt: skip
                 subprocess.run(command, check=True, capture_output=True)
-                report = json.loads((place / "report.json").read_text())
+                report = json.loads((run_dir / "report.json").read_text())
                 accuracies.append(100 * report["metrics"]["source/test/acc"])
                 print(f"seed {seed}, {report['device']}: {accuracies[-1]:.2f}", flush=True)
-    for precision, accuracies in found.items():
+    for precision, accuracies in results.items():
         print(f"{precision}: {mean(accuracies):.2f} +- {stdev(accuracies):.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", nargs="*", help="of train.py, with --accuracy")
-    parser.add_argument("--accuracy", type=Path, metavar="ROOT", help="the folder of a data set")
+    parser.add_argument("settings", nargs="*", help="settings of train.py, with --accuracy")
+    parser.add_argument("--accuracy", type=Path, metavar="ROOT", help="dataset folder")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
@@ -290,14 +291,13 @@ def main() -> None:
     if args.accuracy:
         accuracy(args.accuracy.resolve(), args.settings)
         return
-    for words, frozen in (("full", False), ("frozen", True)):
+    for mode, frozen in (("full", False), ("frozen", True)):
         rates = compete(args, frozen)
-        print(
-            f"{words}: " + ", ".join(f"{name} {rate:.1f} images/s" for name, rate in rates.items())
-        )
+        values = (f"{name} {rate:.1f} images/s" for name, rate in rates.items())
+        print(f"{mode}: " + ", ".join(values))
         others = [name for name in rates if name != "ours"]
         ratios = (f"ours/{name} {rates['ours'] / rates[name]:.2f}x" for name in others)
-        print(f"{words}: " + ", ".join(ratios), flush=True)
+        print(f"{mode}: " + ", ".join(ratios), flush=True)
 
 
 if __name__ == "__main__":

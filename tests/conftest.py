@@ -1,4 +1,4 @@
-"""What every test shares: a tiny configuration, real data if it is there, one thread."""
+"""Settings shared by all tests: a tiny configuration, a temporary cache and real data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REAL = Path(os.environ.get("TL_REAL_DATA", REPO.parent / "shared" / "data"))
 
 torch.set_num_threads(1)
 
-#: A run of a second: small pictures, a small net, six steps.
+#: A run of about one second: small images, a small network, six steps.
 TINY = [
     "data=digits",
     "data.size=16",
@@ -29,10 +29,10 @@ TINY = [
     "trainer.max_epochs=2",
     "trainer.deterministic=true",
     "channels_last=false",
-    "callbacks.health.patience=100",  # six steps teach a discriminator nothing
-    "bracket=auto",
-    "selection=last",  # a run that is cut before a validation does not compare that epoch
-    "checkpoint.min_seconds=0",
+    "callbacks.adversary_monitor.patience=100",  # six steps are too few for a discriminator
+    "baselines=auto",
+    "selection=last",  # tests of interruption must not depend on completed validations
+    "checkpointing.min_seconds=0",
     "report.samples=60",
     "report.examples=4",
 ]
@@ -40,7 +40,7 @@ TINY = [
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what is built out of the home folder; child processes inherit it."""
+    """Keep caches out of the home folder, also those of child processes."""
     before = os.environ.get("TL_CACHE")
     os.environ["TL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -52,7 +52,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Return the folder of real data, or skip."""
+    """Return the folder of real data, or skip the test if there is none."""
     if not REAL.is_dir():
         pytest.skip(f"no real data at TL_REAL_DATA={REAL}")
     return REAL

@@ -1,4 +1,4 @@
-"""Small helpers of the tests."""
+"""Helpers shared by the tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def config(*overrides: str) -> dict[str, Any]:
 def command(
     script: str, arguments: Sequence[str], cwd: Path, timeout: float = 200, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of scripts/ as a user would, from another folder."""
+    """Run one of the commands in scripts/ as a subprocess in the folder ``cwd``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     environment.pop("TL_RUN_ID", None)
     return subprocess.run(
@@ -48,17 +48,17 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], but: str = "\0") -> bool:
-    """Return whether two state dicts are equal bit for bit, leaving out names with ``but``."""
+    """Return whether two state dicts are equal bit for bit, ignoring names that contain ``but``."""
     left, right = ({k: v for k, v in x.items() if but not in k} for x in (a, b))
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
 def evaluated(report: dict[str, Any]) -> dict[str, float]:
-    """Return the test metrics of a report, which evaluating its checkpoint gives again."""
+    """Return the test metrics of a report, which evaluating its checkpoint must reproduce."""
     return {name: value for name, value in report["metrics"].items() if "/test/" in name}
 
 
-#: Two epochs of two steps on pictures of a few pixels.
+#: Two epochs of two steps on tiny images.
 SMALL = (
     "data.batch_size=4", "data.eval_batch_size=8", "data.steps_per_epoch=2", "data.num_workers=0",
     "data.augment=light", "trainer.max_epochs=2",
@@ -66,24 +66,24 @@ SMALL = (
 
 
 def file_config(root: Path, *overrides: str) -> dict[str, Any]:
-    """Return a tiny run on files in the layout of dogs below ``root``, plus overrides."""
+    """Return the configuration of a tiny run on image files below ``root``, plus overrides."""
     plain = config()
     arguments = ["data=dogs", f"data.root={root}", "backbone=tiny_cnn", *SMALL, *overrides]
     found: Any = OmegaConf.to_container(compose(arguments), resolve=True)
     epochs = found["trainer"]["max_epochs"]
-    for key in ("trainer", "backbone", "channels_last", "callbacks", "report", "checkpoint"):
+    for key in ("trainer", "backbone", "channels_last", "callbacks", "report", "checkpointing"):
         found[key] = plain[key]
     found["trainer"]["max_epochs"] = epochs
-    found["bracket"] = []
+    found["baselines"] = []
     return found
 
 
 class Stop(Exception):
-    """Ends a run as a power cut would."""
+    """Raised to end a run abruptly."""
 
 
 class StopAt(L.Callback):
-    """Saves after a batch, and ends the run there."""
+    """Save a checkpoint after a given batch, and end the run there."""
 
     def __init__(self, epoch: int, batch: int) -> None:
         self.place = (epoch, batch)
@@ -91,7 +91,7 @@ class StopAt(L.Callback):
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here."""
+        """Save and raise at the given epoch and batch."""
         if (trainer.current_epoch, batch_idx) == self.place:
             trainer.save_checkpoint(trainer.checkpoint_callback.dirpath + "/last.ckpt")
             raise Stop
@@ -99,11 +99,11 @@ class StopAt(L.Callback):
 
 @contextlib.contextmanager
 def stopped_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> Iterator[None]:
-    """Stop the run that is fitted inside, after a batch of an epoch."""
-    honest: Any = training.build
+    """Stop the run started inside this context after the given batch of an epoch."""
+    original: Any = training.build
 
     def build(*arguments: Any) -> Any:
-        parts = honest(*arguments)
+        parts = original(*arguments)
         parts.trainer.callbacks.append(StopAt(epoch, batch))
         return parts
 

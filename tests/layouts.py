@@ -1,4 +1,4 @@
-"""Tiny copies of the real data sets, made by code in their real layouts."""
+"""Generators of tiny datasets in the layouts of the real ones."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from PIL import Image
 BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog")
 
 
-#: A synthetic shift's keys.
+#: Arguments of a synthetic shift.
 SHIFT = {"blur": 0.02, "brightness": 0.5, "saturation": 0.5, "tint": [1.0, 1.0, 1.0]}
 SHIFT |= {"noise": 0.0, "seed": 0}
 
 
 def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
-    """Return what every data set of files needs, for a few pictures."""
+    """Return the arguments of an image data module for a few images."""
     settings = {
         "name": "tiny",
         "batch_size": 2,
@@ -40,7 +40,8 @@ def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
         "steps_per_epoch": None,
         "num_workers": 0,
         "augment": "light",
-        "mix": {"mixup": 0.0, "cutmix": 0.0},
+        "mixup_alpha": 0.0,
+        "cutmix_alpha": 0.0,
         "seed": 0,
         "pin_memory": False,
         "root": str(root),
@@ -56,16 +57,16 @@ def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
 
 
 def real_data(*parts: str) -> Path:
-    """Return a folder of the real data, or skip the test saying why."""
+    """Return a folder of the real data, or skip the test if it is missing."""
     default = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get("TL_REAL_DATA", default)).joinpath(*parts)
     if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} is absent; set TL_REAL_DATA to its parent")
+        pytest.skip(f"real data not found: {folder}; set TL_REAL_DATA to its parent")
     return folder
 
 
-def picture(path: Path, seed: int, size: tuple[int, int] = (24, 20)) -> Path:
-    """Write one small picture; its suffix says how."""
+def image(path: Path, seed: int, size: tuple[int, int] = (24, 20)) -> Path:
+    """Write a small image in the format given by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -84,14 +85,14 @@ def class_folders(
     for label, name in enumerate(classes):
         for index in range(start, start + number):
             file = f"{name.split('-')[0]}_{index}.jpg"
-            picture(folder / name / file, seed + 1000 * label + index, size)
+            image(folder / name / file, seed + 1000 * label + index, size)
     return folder
 
 
 def split_folders(
     root: Path, train: int = 8, test: int = 4, val: int = 0, classes: Sequence[str] = BREEDS
 ) -> Path:
-    """Write ``root/{train,test,val}/<class>/``; a split of 0 pictures is left out."""
+    """Write ``root/{train,test,val}/<class>/``; splits of 0 images are omitted."""
     start = 0
     for split, number in (("train", train), ("test", test), ("val", val)):
         if number:
@@ -107,14 +108,14 @@ def domain_folders(
     classes: Sequence[str] = ("dog", "horse", "house"),
     level: str = "",
 ) -> Path:
-    """Write ``root/<domain>/<class>/``, as PACS; ``level="images"`` is Office-31's."""
-    for place, domain in enumerate(domains):
-        class_folders(root / domain / level, number, classes, 100 * place)
+    """Write ``root/<domain>/<class>/`` as in PACS, or with ``level="images"`` as in Office-31."""
+    for index, domain in enumerate(domains):
+        class_folders(root / domain / level, number, classes, 100 * index)
     return root
 
 
 def domainnet(root: Path, domains: Sequence[str] = ("clipart", "real")) -> Path:
-    """Write domains with the lists that DomainNet has: 3 of 4 pictures a class for training."""
+    """Write domains with lists as in DomainNet: 3 of 4 images per class are for training."""
     domain_folders(root, domains, 4, ("aircraft_carrier", "zebra"))
     for domain in domains:
         lines: dict[str, list[str]] = {"train": [], "test": []}
@@ -128,7 +129,7 @@ def domainnet(root: Path, domains: Sequence[str] = ("clipart", "real")) -> Path:
 
 
 def visda(root: Path) -> Path:
-    """Write ``train/`` and ``validation/`` with a class named train, and VisDA's lists."""
+    """Write ``train/`` and ``validation/`` with a class named train and lists as in VisDA."""
     domain_folders(root, ("train", "validation"), 10, ("bus", "train", "truck"))
     for domain in ("train", "validation"):
         names = [p.relative_to(root / domain) for p in sorted((root / domain).rglob("*.jpg"))]
@@ -137,23 +138,23 @@ def visda(root: Path) -> Path:
 
 
 def table(path: Path, rows: Sequence[Sequence[Any]], mark: str = ",", start: str = "") -> Path:
-    """Write a table of texts; the first row names the columns."""
+    """Write a delimited text table; the first row is the header."""
     lines = "".join(mark.join(map(str, row)) + "\n" for row in rows)
     path.write_text(start + lines, encoding="utf-8")
     return path
 
 
 def cifar_batches(root: Path, official: Any, patch: pytest.MonkeyPatch, number: int = 6) -> Path:
-    """Write CIFAR's batches for Python, and let torchvision expect these checksums."""
+    """Write batches as in CIFAR for Python and patch the checksums in torchvision."""
     folder = root / official.base_folder
     folder.mkdir(parents=True)
     coarse = official.meta["key"] == "fine_label_names"
     names = [f"class_{label:02d}" for label in range(100 if coarse else 10)]
     for kind in ("train_list", "test_list"):
         listed = []
-        for place, (file, _) in enumerate(getattr(official, kind)):
+        for index, (file, _) in enumerate(getattr(official, kind)):
             labels = list(range(len(names))) * number
-            rng = np.random.default_rng(place + 100 * (kind == "test_list"))
+            rng = np.random.default_rng(index + 100 * (kind == "test_list"))
             pixels = rng.integers(0, 256, (len(labels), 3072), dtype=np.uint8)
             key = "fine_labels" if coarse else "labels"
             content = pickle.dumps({"data": pixels, key: labels})
@@ -170,12 +171,12 @@ BREEDS_OF_PETS = ("Abyssinian", "american_bulldog", "yorkshire_terrier")
 
 
 def pets(root: Path, train: int = 8, test: int = 4, lists: bool = True) -> Path:
-    """Write ``images/`` and ``annotations/`` as the Oxford-IIIT Pet archives hold them."""
+    """Write ``images/`` and ``annotations/`` as in the Oxford-IIIT Pet archives."""
     lines: dict[str, list[str]] = {"trainval": [], "test": []}
     for label, breed in enumerate(BREEDS_OF_PETS):
         for index in range(train + test):
             name = f"{breed}_{index + 1}"
-            picture(root / "images" / f"{name}.jpg", 1000 * label + index)
+            image(root / "images" / f"{name}.jpg", 1000 * label + index)
             lines["trainval" if index < train else "test"].append(f"{name} {label + 1} 1 1\n")
     (root / "images" / f"{BREEDS_OF_PETS[0]}_100.mat").write_bytes(b"MATLAB")
     if lists:
@@ -189,7 +190,7 @@ def pets(root: Path, train: int = 8, test: int = 4, lists: bool = True) -> Path:
 
 @contextmanager
 def served(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Serve files by name on the loopback address, and give its own."""
+    """Serve files by name over HTTP on the loopback interface and yield the base URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> bytes | None:
@@ -219,7 +220,7 @@ def served(files: Mapping[str, bytes]) -> Iterator[str]:
 
 
 def archive(folder: Path) -> bytes:
-    """Return a folder as a ``.tar.gz`` that holds it by its name."""
+    """Return the content of a ``.tar.gz`` archive of a folder."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
         tar.add(folder, arcname=folder.name)
@@ -227,7 +228,7 @@ def archive(folder: Path) -> bytes:
 
 
 def official_dogs(root: Path, train: int = 8, test: int = 4, lists: str | None = "lists") -> Path:
-    """Write ``Images/<nWNID-Breed>/`` and the lists as MATLAB files, as Stanford ships them."""
+    """Write ``Images/<nWNID-Breed>/`` and the lists as MATLAB files, as in Stanford Dogs."""
     from scipy.io import savemat
 
     class_folders(root / "Images", train + test)
@@ -250,7 +251,7 @@ def official_dogs(root: Path, train: int = 8, test: int = 4, lists: str | None =
 def digit_arrays(
     train: int = 60, test: int = 20, side: int = 28, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Return arrays like those of MNIST: bright blobs on black, every class present."""
+    """Return arrays as in MNIST: bright blobs on black, with all classes present."""
     rng = np.random.default_rng(seed)
     arrays = {}
     for split, number in (("train", train), ("test", test)):
@@ -264,7 +265,7 @@ def digit_arrays(
 
 
 def digits_npz(path: Path, **kwargs: int) -> dict[str, np.ndarray]:
-    """Write ``mnist.npz`` or ``usps.npz`` and return what it holds."""
+    """Write ``mnist.npz`` or ``usps.npz`` and return its arrays."""
     arrays = digit_arrays(**kwargs)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)
@@ -274,7 +275,7 @@ def digits_npz(path: Path, **kwargs: int) -> dict[str, np.ndarray]:
 def digits_idx(
     folder: Path, *, packed: bool = False, dotted: bool = False, **kwargs: int
 ) -> dict[str, np.ndarray]:
-    """Write the four idx files of MNIST."""
+    """Write the four IDX files of MNIST."""
     arrays = digit_arrays(**kwargs)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -296,7 +297,7 @@ def digits_idx(
 
 
 def usps_bz2(folder: Path) -> dict[str, np.ndarray]:
-    """Write USPS as LIBSVM's site ships it: label 1 to 10, pixels in [-1, 1]."""
+    """Write USPS as on the LIBSVM site: labels 1 to 10, pixels in [-1, 1]."""
     arrays = digit_arrays(train=40, test=20, side=16)
     folder.mkdir(parents=True, exist_ok=True)
     for split, file in (("train", "usps.bz2"), ("test", "usps.t.bz2")):
@@ -310,14 +311,14 @@ def usps_bz2(folder: Path) -> dict[str, np.ndarray]:
 
 
 def photos(folder: Path, number: int = 3) -> Path:
-    """Write photographs like those of BSDS500, some upright, some not."""
+    """Write photographs as in BSDS500, in portrait and landscape format."""
     for index in range(number):
-        picture(folder / f"{index}.jpg", index, (48, 36) if index % 2 else (36, 48))
+        image(folder / f"{index}.jpg", index, (48, 36) if index % 2 else (36, 48))
     return folder
 
 
 def two_domains(root: Path, size: tuple[int, int] = (48, 40)) -> Path:
-    """Write ``root/{source,target}/{train,test}/<class>/`` without a fault."""
+    """Write ``root/{source,target}/{train,test}/<class>/`` without problems."""
     for seed, role in ((0, "source"), (50_000, "target")):
         class_folders(root / role / "train", 6, seed=seed, size=size)
         class_folders(root / role / "test", 3, start=6, seed=seed, size=size)
@@ -330,10 +331,10 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def planted_faults(root: Path) -> dict[str, Path]:
-    """Write two domains with one fault of nearly every kind; return the file at fault by kind.
+def planted_problems(root: Path) -> dict[str, Path]:
+    """Write two domains with nearly every kind of problem; return the affected file by kind.
 
-    A kind in two ways has its second under ``<kind>/<how>``.
+    A second variant of a kind has the key ``<kind>/<variant>``.
     """
     two_domains(root)
     train = root / "source" / "train"
@@ -351,7 +352,7 @@ def planted_faults(root: Path) -> dict[str, Path]:
         return Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).convert(mode)
 
     new("empty", own / "empty.jpg").touch()
-    new("not_a_picture", own / "text.jpg").write_text("<html>404 not found</html>")
+    new("not_an_image", own / "text.jpg").write_text("<html>404 not found</html>")
     new("truncated", own / "half.jpg").write_bytes(first.read_bytes()[: first.stat().st_size // 2])
     head = struct.pack(">IIBBBBB", 20_000, 18_000, 1, 0, 0, 0, 0)
     new("enormous", own / "bomb.png").write_bytes(
@@ -388,6 +389,6 @@ def planted_faults(root: Path) -> dict[str, Path]:
     with Image.open(other / "n02085782_2.jpg") as seen:
         seen.save(new("across_domains", target.parent / BREEDS[1] / "seen.png"))
     shutil.copy(target / "n02085620_6.jpg", new("within", target / "twice.jpg"))
-    for split in ("train", "test"):  # the target calls a class by another name
+    for split in ("train", "test"):  # One class has a different name in the target.
         (root / "target" / split / BREEDS[2]).rename(root / "target" / split / "n02085936-Maltese")
     return planted

@@ -1,4 +1,4 @@
-"""What the reference tests of the adaptation methods share."""
+"""Helpers for the reference tests of the adaptation methods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tl_lightning.methods.base import Adapter
+from tl_lightning.methods.base import Method
 from tl_lightning.types import Context, Terms, View
 
 D, K, N, M = 6, 3, 5, 7
@@ -16,7 +16,7 @@ PENALTY = {"weight": 1.0, "ramp": "none", "gather": False}
 
 
 def views(n: int = N, m: int = M, scale: float = 1.0, seed: int = 1) -> dict[str, View]:
-    """Return random views of ``n`` source and ``m`` target samples, labels on the source only."""
+    """Return random views of ``n`` labelled source and ``m`` unlabelled target samples."""
     g = torch.Generator().manual_seed(seed)
 
     def part(rows: int, width: int, shift: float = 0.0) -> torch.Tensor:
@@ -32,36 +32,36 @@ def views(n: int = N, m: int = M, scale: float = 1.0, seed: int = 1) -> dict[str
 
 
 def context(progress: float = 1.0, stage: str = "", classify: Any = None) -> Context:
-    """Return a context whose diagnostics go nowhere."""
+    """Return a context that discards diagnostics."""
     return Context(progress, 0, lambda *_: None, classify or nn.Identity(), stage)
 
 
 def arrays(given: dict[str, View]) -> dict[str, Any]:
     """Return features ``fs, ft``, logits ``zs, zt``, probabilities ``ps, pt`` and labels ``y``."""
     source, target = given["source"], given["target"]
-    found = {
+    result = {
         "fs": source.features, "ft": target.features, "zs": source.logits, "zt": target.logits,
         "ps": source.logits.softmax(1), "pt": target.logits.softmax(1), "y": source.labels,
     }  # fmt: skip
     return {k: v.detach().double().numpy() if v.is_floating_point() else v.numpy()
-            for k, v in found.items()}  # fmt: skip
+            for k, v in result.items()}  # fmt: skip
 
 
-def built(cls: type[Adapter], **knobs: Any) -> Any:
-    """Return a method with its own parameters drawn from a fixed seed."""
+def built(cls: type[Method], **params: Any) -> Any:
+    """Return a method whose weights are initialised from a fixed seed."""
     torch.manual_seed(0)
-    return cls(in_features=D, num_classes=K, **knobs)
+    return cls(in_features=D, num_classes=K, **params)
 
 
 def gradients(terms: Terms, *of: torch.Tensor) -> list[torch.Tensor | None]:
-    """Return the gradients of the sum of terms."""
+    """Return the gradients of the sum of the terms with respect to the given tensors."""
     total = torch.stack([term.float() for term in terms.values()]).sum()
     return list(torch.autograd.grad(total, of, allow_unused=True, retain_graph=True))
 
 
-def entropy(shares: np.ndarray) -> np.ndarray:
+def entropy(p: np.ndarray) -> np.ndarray:
     """Return the entropy of each row."""
-    return -(shares * np.log(shares)).sum(1)
+    return -(p * np.log(p)).sum(1)
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def gaussian(x: np.ndarray, multipliers: Any, width: float | None = None) -> np.ndarray:
-    """Return the mean Gaussian kernel, with the mean squared distance as its width."""
+    """Return the mean Gaussian kernel; its width defaults to the mean squared distance."""
     from scipy.spatial.distance import cdist
 
     d = cdist(x, x, "sqeuclidean")

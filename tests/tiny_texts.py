@@ -1,4 +1,4 @@
-"""A tiny text encoder with random weights, and tiny texts; nothing is downloaded."""
+"""Tiny text encoder with random weights and tiny text datasets, without downloads."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def tiny_bert(folder: Path, weights: bool = False, **changes: Any) -> Path:
-    """Write ``config.json`` and ``tokenizer.json`` of a BERT of two layers, and weights if asked.
+    """Write ``config.json`` and ``tokenizer.json`` of a two-layer BERT, optionally with weights.
 
     Args:
-        folder: Where to.
-        weights: Whether to write weights too, drawn from a fixed seed.
-        changes: Of the configuration.
+        folder: Output folder.
+        weights: Whether to write weights as well, drawn from a fixed seed.
+        changes: Changes to the configuration.
     """
     pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -39,7 +39,7 @@ def tiny_bert(folder: Path, weights: bool = False, **changes: Any) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    tokenizer.enable_padding()  # as published tokenizers often have it
+    tokenizer.enable_padding()  # as in many published tokenizers
     tokenizer.save(str(folder / "tokenizer.json"))
     network = {
         "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -59,7 +59,7 @@ def tiny_bert(folder: Path, weights: bool = False, **changes: Any) -> Path:
 
 
 def backbone(folder: Path, **changes: Any) -> Any:
-    """Return the encoder of a folder."""
+    """Return a backbone with the encoder in a folder."""
     from tl_lightning.backbones.text import TextBackbone
 
     plain: dict[str, Any] = {
@@ -71,7 +71,7 @@ def backbone(folder: Path, **changes: Any) -> Any:
 
 
 def sentence(kind: Sequence[str], seed: int, most: int = 14) -> str:
-    """Return some words, of which one in three says whether it is good or bad."""
+    """Return random words, one third of which indicate the class."""
     rng = np.random.default_rng(seed)
     words = [str(rng.choice(kind if k % 3 == 1 else FILLER)) for k in range(rng.integers(2, most))]
     return " ".join(words)
@@ -88,7 +88,7 @@ def reviews(root: Path, number: int = 12, seed: int = 0, most: int = 14) -> Path
 
 
 def imdb(root: Path, train: int = 16, test: int = 8) -> Path:
-    """Write ``root/aclImdb/{train,test}/{neg,pos}/*.txt`` and ``train/unsup``, as it is shipped."""
+    """Write ``root/aclImdb/{train,test}/{neg,pos}/*.txt`` and ``train/unsup``, as in IMDb."""
     reviews(root / "aclImdb" / "train", train)
     reviews(root / "aclImdb" / "test", test, seed=50)
     (root / "aclImdb" / "train" / "unsup").mkdir()
@@ -97,7 +97,7 @@ def imdb(root: Path, train: int = 16, test: int = 8) -> Path:
 
 
 def text_config(folder: Path, *overrides: str) -> dict[str, Any]:
-    """Return a run of two epochs of a few steps on texts, with the encoder of ``folder``."""
+    """Return the configuration of a short run on texts with the encoder in ``folder``."""
     plain = config()
     arguments = [
         "backbone=hf", f"backbone.name={folder}", "backbone.pretrained=false", "data.batch_size=4",
@@ -106,8 +106,8 @@ def text_config(folder: Path, *overrides: str) -> dict[str, Any]:
     ]  # fmt: skip
     found: Any = OmegaConf.to_container(compose(arguments), resolve=True)
     epochs = found["trainer"]["max_epochs"]
-    for key in ("trainer", "channels_last", "callbacks", "report", "checkpoint"):
+    for key in ("trainer", "channels_last", "callbacks", "report", "checkpointing"):
         found[key] = plain[key]
     found["trainer"]["max_epochs"] = epochs
-    found["bracket"] = []
+    found["baselines"] = []
     return found

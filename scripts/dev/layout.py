@@ -1,4 +1,4 @@
-"""Count what ``docs/design.md`` says of the layout: ``python scripts/dev/layout.py [checkout]``.
+"""Code metrics quoted in ``docs/design.md``: ``python scripts/dev/layout.py [checkout]``.
 
 Works on any checkout of the project, so that two commits can be compared.
 """
@@ -12,47 +12,47 @@ from collections import Counter
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-#: Reading a composed configuration by string key.
+#: Access to a composed configuration by string key.
 BY_STRING = re.compile(r"\b(?:config|cfg|checked|saved)(?:\[\"|\.get\(\"|\[key\])")
-#: A representative of each kind of extension; files of src and conf that name it are those that an
-#: extension of the same kind has to touch.
+#: One example of each kind of extension. The files in src and conf that mention it are those that
+#: have to be changed for a new extension of that kind.
 EXTENSIONS = {
-    "data set": "pets", "method": "deepjdot", "score": "iwcv", "metric": "f1",
+    "dataset": "pets", "method": "deepjdot", "score": "iwcv", "metric": "f1",
     "backbone": "convnext_tiny",
 }  # fmt: skip
 
 
 def modules(source: Path) -> dict[str, Path]:
-    """Return the files of the package by module name."""
-    found = {}
+    """Return the source files of the package by module name."""
+    paths = {}
     for path in sorted(source.rglob("*.py")):
         parts = [source.name, *path.relative_to(source).with_suffix("").parts]
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 def imports(source: Path) -> dict[str, set[str]]:
-    """Return which module of the package imports which others, anywhere in the file."""
-    every = modules(source)
-    found: dict[str, set[str]] = {}
-    for name, path in every.items():
-        named = set()
+    """Return the modules of the package that each module imports, also within functions."""
+    paths = modules(source)
+    graph: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        imported = set()
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
-                full = [f"{node.module}.{one.name}" for one in node.names]
-                named |= {one if one in every else node.module for one in full}
+                full = [f"{node.module}.{alias.name}" for alias in node.names]
+                imported |= {item if item in paths else node.module for item in full}
             elif isinstance(node, ast.Import):
-                named |= {one.name for one in node.names}
-        found[name] = (named & every.keys()) - {name}
-    return found
+                imported |= {alias.name for alias in node.names}
+        graph[name] = (imported & paths.keys()) - {name}
+    return graph
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that import one another (Tarjan's algorithm)."""
+    """Return groups of modules with circular imports (Tarjan's algorithm)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found = []
+    groups = []
 
     def visit(name: str) -> None:
         index[name] = low[name] = len(index)
@@ -67,16 +67,16 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
             group = stack[stack.index(name) :]
             del stack[stack.index(name) :]
             if len(group) > 1:
-                found.append(sorted(group))
+                groups.append(sorted(group))
 
     for name in graph:
         if name not in index:
             visit(name)
-    return found
+    return groups
 
 
 def depths(source: Path) -> dict[str, int]:
-    """Return for every class how many of the package's own classes its MRO has, itself included."""
+    """Return the number of the package's classes in the MRO of each class, including itself."""
     bases: dict[str, list[str]] = {}
     for path in modules(source).values():
         for node in ast.walk(ast.parse(path.read_text())):
@@ -95,8 +95,8 @@ def depths(source: Path) -> dict[str, int]:
 
 
 def long_functions(source: Path, limit: int = 60) -> list[str]:
-    """Return the functions with more than ``limit`` lines without their docstring."""
-    found = []
+    """Return functions with more than ``limit`` lines, not counting the docstring."""
+    long = []
     for name, path in modules(source).items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -105,12 +105,12 @@ def long_functions(source: Path, limit: int = 60) -> list[str]:
                 doc = (first.end_lineno or 0) - first.lineno + 1 if has else 0
                 lines = (node.end_lineno or 0) - node.lineno + 1 - doc
                 if lines > limit:
-                    found.append(f"{name}.{node.name} {lines}")
-    return found
+                    long.append(f"{name}.{node.name} {lines}")
+    return long
 
 
 def naming(repo: Path, word: str) -> list[str]:
-    """Return the files of src and conf that hold a word."""
+    """Return the files in src and conf that contain a word."""
     files = [*repo.glob("src/**/*.py"), *repo.glob("conf/**/*.yaml")]
     return sorted(
         str(p.relative_to(repo)) for p in files if re.search(rf"(?i)\b{word}\b", p.read_text())
@@ -122,33 +122,33 @@ def lines(paths: list[Path]) -> int:
 
 
 def counts(repo: Path = REPO) -> dict[str, str]:
-    """Return every figure as text."""
+    """Return all metrics as text."""
     source = repo / "src" / "tl_lightning"
     folders = Counter(path.parent for path in source.rglob("*.py"))
-    fullest, files = max(
+    largest, files = max(
         ((f, n) for f, n in folders.items() if f != source), key=lambda item: item[1]
     )
     by_string = [p for p in source.rglob("*.py") if BY_STRING.search(p.read_text())]
-    deep = depths(source)
-    deepest = max(deep, key=lambda name: deep[name])
-    found = {
-        "modules at the top": str(folders[source]),
-        "files in the fullest folder": f"{files} ({fullest.relative_to(source)})",
-        "files that read the configuration by string": str(len(by_string)),
-        "own classes in the deepest MRO": f"{deep[deepest]} ({deepest})",
-        "import circles": str(len(circles(imports(source)))),
+    depth = depths(source)
+    deepest = max(depth, key=lambda name: depth[name])
+    metrics = {
+        "modules at the top level": str(folders[source]),
+        "files in the largest folder": f"{files} ({largest.relative_to(source)})",
+        "files that access the configuration by string": str(len(by_string)),
+        "own classes in the longest MRO": f"{depth[deepest]} ({deepest})",
+        "circular imports": str(len(circles(imports(source)))),
         "functions over 60 lines": str(len(long_functions(source))),
         "lines of src": str(lines([*repo.glob("src/**/*.py")])),
         "lines of conf": str(lines([*repo.glob("conf/**/*.yaml")])),
     }
     for kind, word in EXTENSIONS.items():
-        found[f"files of src and conf for a {kind} ({word})"] = str(len(naming(repo, word)))
-    return found
+        metrics[f"files in src and conf for a {kind} ({word})"] = str(len(naming(repo, word)))
+    return metrics
 
 
 def main() -> None:
     for name, value in counts(Path(sys.argv[1]) if len(sys.argv) > 1 else REPO).items():
-        print(f"{name:48} {value}")
+        print(f"{name:50} {value}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The tables in README.md, made from ``conf/``: ``python scripts/dev/readme_tables.py``.
+"""Generator for the tables in README.md from ``conf/``: ``python scripts/dev/readme_tables.py``.
 
-A choice's row is the first sentence of its yaml's comment, so that a new method or data set appears
-by being there.
+Each row shows the first sentence of the comment at the top of a yaml file, so new methods and
+datasets are added automatically.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tl_lightning.utils.files import write_text
 
 __all__ = ["GROUPS", "main", "refreshed", "table"]
 
-GROUPS = ("model", "adapter", "data", "backbone")
+GROUPS = ("model", "method", "data", "backbone")
 
 
 def sentence(text: str) -> str:
-    r"""Return the first sentence of a yaml's leading comment.
+    r"""Return the first sentence of the comment at the top of a yaml file.
 
-    >>> sentence("# @package adapter.foo\n# Foo, as in Bar (2020): much.\n# More.\nx: 1")
+    >>> sentence("# @package method.foo\n# Foo, as in Bar (2020): much.\n# More.\nx: 1")
     'Foo, as in Bar (2020): much.'
     """
     lines = []
@@ -31,31 +31,30 @@ def sentence(text: str) -> str:
             break
         if not line.startswith("# @package"):
             lines.append(line.lstrip("# ").rstrip())
-    found = re.match(
-        r"(.+?[.])(?: |$)", re.sub(r"(\b[A-Z][a-z]* et al)\.", r"\1@", " ".join(lines))
-    )
-    return (found[1] if found else " ".join(lines)).replace("@", ".")
+    comment = re.sub(r"(\b[A-Z][a-z]* et al)\.", r"\1@", " ".join(lines))
+    match = re.match(r"(.+?[.])(?: |$)", comment)
+    return (match[1] if match else comment).replace("@", ".")
 
 
 def table(group: str, conf: Path = CONF) -> str:
-    """Return the Markdown table of a group's choices."""
-    rows = [f"| `{group}=` | what it is |", "|---|---|"]
-    for path in sorted((conf / group).glob("*.yaml")):
-        choice = f"[{path.stem}]" if group == "adapter" else path.stem
+    """Return a Markdown table of the choices of a config group."""
+    rows = [f"| `{group}=` | description |", "|---|---|"]
+    for path in sorted((conf / group).glob("[!_]*.yaml")):
+        choice = f"[{path.stem}]" if group == "method" else path.stem
         rows.append(f"| `{choice}` | {sentence(path.read_text())} |")
     return "\n".join(rows)
 
 
 def refreshed(text: str, conf: Path = CONF) -> str:
-    """Return ``text`` with every generated table made anew.
+    """Return ``text`` with all generated tables updated.
 
     Raises:
-        DataError: If a table's marks are missing.
+        DataError: If the markers of a table are missing.
     """
     for group in GROUPS:
         begin, end = f"<!-- table {group} -->", f"<!-- end {group} -->"
         if begin not in text or end not in text:
-            raise DataError(f"README.md has lost the marks of a table; put back {begin} and {end}")
+            raise DataError(f"README.md: table markers not found; restore {begin} and {end}")
         before, rest = text.split(begin, 1)
         after = rest.split(end, 1)[1]
         text = f"{before}{begin}\n{table(group, conf)}\n{end}{after}"
@@ -63,7 +62,7 @@ def refreshed(text: str, conf: Path = CONF) -> str:
 
 
 def main(readme: Path = CONF.parent / "README.md") -> None:
-    """Write the tables into README.md."""
+    """Update the tables in README.md."""
     write_text(readme, refreshed(readme.read_text()))
     print(f"tables written: {readme}", file=sys.stderr)
 

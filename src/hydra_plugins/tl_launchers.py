@@ -1,4 +1,4 @@
-"""``hydra/launcher=local`` and ``hydra/launcher=slurm``. Hydra takes launchers from here only."""
+"""Hydra launchers ``local`` and ``slurm``; Hydra only finds plugins in ``hydra_plugins``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-if TYPE_CHECKING:  # Hydra imports this file at every start
+if TYPE_CHECKING:  # Hydra imports this module at every start
     from tl_lightning.sweeps.launchers.local import Job
 
 __all__ = ["LocalLauncher", "SlurmLauncher"]
 
 
 class _Processes(Launcher):
-    """Start every job of a sweep that is not done yet in processes of its own."""
+    """Base class of launchers that run each unfinished job of a sweep in separate processes."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings: dict[str, Any] = {
@@ -30,27 +30,27 @@ class _Processes(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what a job is composed from."""
+        """Store the configuration from which jobs are composed."""
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; say in a line each what became of them."""
+        """Run the jobs and return their results."""
         from tl_lightning.errors import TransferError
-        from tl_lightning.utils.console import complain
+        from tl_lightning.utils.console import on_problem
 
         numbered = enumerate(job_overrides, initial_job_idx)
         try:
             jobs = [self._job(list(overrides), number) for number, overrides in numbered]
             self.run(jobs)
         except TransferError as error:
-            complain(error)
+            on_problem(error)
             sys.exit(error.exit_code)
         return [self._result(job) for job in jobs]
 
     def run(self, jobs: list[Job]) -> None:
-        """Run those that are not done."""
+        """Run the unfinished jobs."""
         raise NotImplementedError
 
     def _job(self, overrides: list[str], number: int) -> Job:
@@ -64,27 +64,27 @@ class _Processes(Launcher):
         return Job(folder, overrides, list(self.config.hydra.overrides.hydra), as_dict(config))
 
     def _result(self, job: Job) -> JobReturn:
-        found = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+        result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
         report = job.report()
-        found.return_value = (report["selection"]["value"] or 0.0) if report else None
-        return found
+        result.return_value = (report["selection"]["value"] or 0.0) if report else None
+        return result
 
 
 class LocalLauncher(_Processes):
-    """Several jobs at once on this machine; see ``conf/hydra/launcher/local.yaml``."""
+    """Launcher for parallel jobs on this machine; see ``conf/hydra/launcher/local.yaml``."""
 
     def run(self, jobs: list[Job]) -> None:
-        """Run them, so many at a time, each on its share of the GPUs."""
+        """Run the jobs in parallel, with the GPUs divided among them."""
         from tl_lightning.sweeps.launchers.local import run_here
 
         run_here(jobs, **self.settings)
 
 
 class SlurmLauncher(_Processes):
-    """An array of SLURM jobs; see ``conf/hydra/launcher/slurm.yaml``."""
+    """Launcher for SLURM job arrays; see ``conf/hydra/launcher/slurm.yaml``."""
 
     def run(self, jobs: list[Job]) -> None:
-        """Submit them as one array and, unless told otherwise, wait for them."""
+        """Submit the jobs as one array and, unless ``wait`` is false, wait for them."""
         from tl_lightning.sweeps.launchers.slurm import run_there
 
         run_there(jobs, **self.settings)

@@ -1,4 +1,4 @@
-"""Transfer learning and domain adaptation on Lightning and Hydra."""
+"""Transfer learning and domain adaptation with Lightning and Hydra."""
 
 from __future__ import annotations
 

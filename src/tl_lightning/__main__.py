@@ -1,4 +1,4 @@
-"""``python -m tl_lightning`` is ``tl-train``: how the launchers start the jobs of a sweep."""
+"""Entry point of ``python -m tl_lightning``, the same as ``tl-train``; used by the launchers."""
 
 from __future__ import annotations
 

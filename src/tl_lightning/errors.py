@@ -1,7 +1,7 @@
-"""The errors a user can mend: what was wrong, what was got, where it is set, what to type.
+"""User-facing errors, whose messages say what is wrong, where it is set and how to fix it.
 
-A :class:`TransferError` is shown as one sentence without a traceback; anything else is a defect of
-ours and keeps its traceback.
+A :class:`TransferError` is shown as a message without a traceback; any other exception is a bug in
+this package and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ __all__ = [
 
 
 class TransferError(Exception):
-    """Base of every error that the user can mend.
+    """Base class of all errors that the user can fix.
 
     Attributes:
-        exit_code: Exit status of the command that ends with this error.
+        exit_code: Exit status of a command that fails with this error.
     """
 
     exit_code = 2
 
 
 class ConfigError(TransferError):
-    """The configuration cannot be run; lists every fault found, not only the first."""
+    """The configuration is invalid; lists all problems found, not only the first."""
 
-    def __init__(self, faults: str | Iterable[str]) -> None:
-        self.faults = [faults] if isinstance(faults, str) else list(faults)
-        super().__init__("\n".join(self.faults))
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class DataError(TransferError):
-    """The data on disk is not what the configuration says."""
+    """The data on disk does not match the configuration."""
 
 
 class CheckpointError(TransferError):
-    """A checkpoint or weights file is missing, broken or of another kind."""
+    """A checkpoint or weights file is missing, corrupt or of the wrong kind."""
 
 
 class TrainingError(TransferError):
-    """Training cannot go on (a loss that is not finite, a dead discriminator)."""
+    """Training cannot continue (for example, a non-finite loss or a dead discriminator)."""
 
     exit_code = 3
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return a hint naming the valid choices nearest to ``word``.
+    """Return a hint with the choice closest to ``word``, or all choices if none is close.
 
     >>> nearest("reset18", ["resnet18", "resnet50", "vgg16_bn"])
     "did you mean 'resnet18'?"

@@ -1,4 +1,4 @@
-"""Activations by their usual names; one table for backbones, heads and adapters."""
+"""Activation functions by name and multilayer perceptrons, for backbones, heads and methods."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 
-#: These never decrease; gelu and silu dip below zero and rise again.
+#: Non-decreasing activations; gelu and silu are not monotonic below zero.
 MONOTONE: frozenset[Activation] = frozenset(get_args(Activation)) - {"gelu", "silu"}
 
 
 def activation(name: Activation) -> nn.Module:
-    """Return a fresh activation module by its usual name.
+    """Return a new activation module by name.
 
     >>> activation("tanh")
     Tanh()
@@ -37,7 +37,7 @@ def activation(name: Activation) -> nn.Module:
 def perceptron(
     d: int, width: int, depth: int, dropout: float, act: Activation, out: int = 1
 ) -> nn.Sequential:
-    """Return ``depth`` hidden layers of ``width`` and a linear one to ``out``."""
+    """Return an MLP from ``d`` to ``out`` features with ``depth`` hidden layers of ``width``."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [nn.Linear(d, width), activation(act), nn.Dropout(dropout)]

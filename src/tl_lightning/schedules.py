@@ -1,8 +1,8 @@
-"""From progress to a factor: pure functions of ``p``, the fraction of the run done in [0, 1].
+"""Schedules as pure functions of the progress ``p``, the completed fraction of the run in [0, 1].
 
-The learning-rate schedules multiply each group's own rate; :func:`sigmoid_ramp` weighs adversarial
-terms. None of them counts iterations, so a longer run stretches the schedule instead of ending it
-early.
+The learning-rate schedules multiply each group's base learning rate; :func:`sigmoid_ramp` weights
+adversarial terms. None of them counts iterations, so a longer run stretches the schedule instead of
+ending it early.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Constant", "Cosine", "DannAnnealing", "Schedule", "Step", "sigmoid_r
 
 
 class Schedule(Protocol):
-    """Anything that maps progress in [0, 1] to a factor on the learning rate."""
+    """A callable that maps progress in [0, 1] to a learning-rate factor."""
 
     def __call__(self, progress: float) -> float:
         """Return the factor at ``progress``."""
@@ -24,8 +24,8 @@ class Schedule(Protocol):
 def sigmoid_ramp(progress: float, gain: float = 10.0) -> float:
     """Return ``2 / (1 + exp(-gain p)) - 1``, the ramp of Ganin et al. (2016), JMLR 17(59), sec. 5.
 
-    With the paper's gain of 10 it is practically 1 from the middle of the run on; a gain of 1
-    would end at 0.46.
+    With the paper's gain of 10 it is close to 1 from the middle of the run; a gain of 1 would only
+    reach 0.46.
 
     >>> sigmoid_ramp(0.0), round(sigmoid_ramp(1.0), 4), round(sigmoid_ramp(1.0, gain=1.0), 2)
     (0.0, 0.9999, 0.46)
@@ -33,23 +33,23 @@ def sigmoid_ramp(progress: float, gain: float = 10.0) -> float:
     return 2.0 / (1.0 + math.exp(-gain * progress)) - 1.0
 
 
-def _warm(progress: float, warmup: float) -> float:
+def _warmup_factor(progress: float, warmup: float) -> float:
     return 1.0 if warmup <= 0 else min(1.0, progress / warmup)
 
 
 class Constant:
-    """The same rate all along, after a linear warm-up over the first ``warmup`` of the run."""
+    """Constant rate after a linear warm-up over the fraction ``warmup`` of the run."""
 
     def __init__(self, *, warmup: float) -> None:
         self.warmup = warmup
 
     def __call__(self, progress: float) -> float:
         """Return the factor at ``progress``."""
-        return _warm(progress, self.warmup)
+        return _warmup_factor(progress, self.warmup)
 
 
 class Cosine:
-    """Half a cosine from 1 to ``final`` (Loshchilov and Hutter 2017), after a linear warm-up.
+    """Cosine decay from 1 to ``final`` (Loshchilov and Hutter 2017) after a linear warm-up.
 
     >>> schedule = Cosine(warmup=0.0, final=0.0)
     >>> schedule(0.0), round(schedule(0.5), 3), schedule(1.0)
@@ -63,13 +63,13 @@ class Cosine:
     def __call__(self, progress: float) -> float:
         """Return the factor at ``progress``."""
         if progress < self.warmup:
-            return _warm(progress, self.warmup)
+            return _warmup_factor(progress, self.warmup)
         p = (progress - self.warmup) / max(1e-12, 1.0 - self.warmup)
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, p)))
 
 
 class Step:
-    """Multiply by ``gamma`` at each of the ``milestones`` (fractions of the run).
+    """Step decay: multiply by ``gamma`` at each of the ``milestones`` (fractions of the run).
 
     >>> schedule = Step(warmup=0.0, milestones=[0.5, 0.75], gamma=0.1)
     >>> [round(schedule(p), 3) for p in (0.0, 0.6, 0.8)]
@@ -84,11 +84,11 @@ class Step:
     def __call__(self, progress: float) -> float:
         """Return the factor at ``progress``."""
         passed = sum(progress >= milestone for milestone in self.milestones)
-        return float(_warm(progress, self.warmup) * self.gamma**passed)
+        return float(_warmup_factor(progress, self.warmup) * self.gamma**passed)
 
 
 class DannAnnealing:
-    """``(1 + alpha p)^-beta``, the annealing of Ganin et al. (2016): alpha 10, beta 0.75.
+    """Annealing ``(1 + alpha p)^-beta`` of Ganin et al. (2016), with alpha 10 and beta 0.75.
 
     >>> schedule = DannAnnealing(warmup=0.0, alpha=10.0, beta=0.75)
     >>> schedule(0.0), round(schedule(1.0), 3)
@@ -103,4 +103,4 @@ class DannAnnealing:
     def __call__(self, progress: float) -> float:
         """Return the factor at ``progress``."""
         factor: float = (1.0 + self.alpha * progress) ** -self.beta
-        return _warm(progress, self.warmup) * factor
+        return _warmup_factor(progress, self.warmup) * factor

@@ -1,9 +1,9 @@
-"""The words of the house.
+"""Shared type definitions: batches, views, input specs, layer groups and protocols.
 
 Shapes: ``B`` samples in a batch, ``C`` channels, ``H`` x ``W`` pixels, ``D`` features, ``K``
-classes. Pictures travel to the device as ``uint8`` ``(B, C, H, W)`` and are scaled and normalised
-there with the backbone's own mean and standard deviation. Texts travel as ``int64`` token numbers
-``(B, L)``, -1 where a text is shorter than the batch's longest; vectors as ``float32`` ``(B, F)``.
+classes. Images are transferred to the device as ``uint8`` ``(B, C, H, W)``, then scaled and
+normalised there with the backbone's mean and standard deviation. Texts are ``int64`` token ids
+``(B, L)``, padded with -1 to the longest text of the batch; vectors are ``float32`` ``(B, F)``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = [
     "Batch",
     "Config",
     "Context",
+    "DomainAwareNorm",
     "InputSpec",
     "LayerGroup",
-    "Parted",
     "Spec",
     "Terms",
     "TextSpec",
@@ -35,17 +35,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a backbone expects of a picture; transforms take it from here.
+    """Image format expected by a backbone; also determines the transforms.
 
     Attributes:
         size: Height and width in pixels.
         mean: Mean of each channel, subtracted after scaling to [0, 1].
         std: Standard deviation of each channel.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
-        crop_pct: Share of the resized picture's side that the centre crop keeps in evaluation.
+        crop_pct: Fraction of the resized image's side kept by the centre crop in evaluation.
     """
 
-    #: Of a batch as it comes from the data; anything else is stored features.
+    #: Type of a raw input batch; any other type means cached features.
     dtype: ClassVar[torch.dtype] = torch.uint8
     size: int
     mean: tuple[float, ...]
@@ -55,30 +55,30 @@ class InputSpec:
 
 
 class Tokenizer(Protocol):
-    """From texts to token ids.
+    """Maps texts to token ids.
 
     Attributes:
-        digest: A hash of all that the ids depend on.
+        digest: Hash of everything the ids depend on.
     """
 
     digest: str
 
     def encode(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], bool]]:
-        """Return every text's ids, at most ``limit``, and whether it was cut for that."""
+        """Return for each text its ids, at most ``limit``, and whether it was truncated."""
         ...
 
     def length(self, text: str) -> int:
-        """Return the number of a text's ids when nothing is cut."""
+        """Return the number of ids of a text without truncation."""
         ...
 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """What a backbone expects of a text: ids ``(B, L)``, padded by -1 on the right.
+    """Text format expected by a backbone: ids ``(B, L)``, padded with -1 on the right.
 
     Attributes:
-        max_length: Most ids of a text, special ones included.
-        tokenizer: Makes them.
+        max_length: Maximum number of ids per text, including special tokens.
+        tokenizer: The tokenizer that produces the ids.
     """
 
     dtype: ClassVar[torch.dtype] = torch.int64
@@ -88,68 +88,68 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class VectorSpec:
-    """What a backbone expects of a vector.
+    """Vector format expected by a backbone.
 
     Attributes:
-        width: Its length ``F``.
+        width: Length ``F`` of the vector.
     """
 
     dtype: ClassVar[torch.dtype] = torch.float32
     width: int
 
 
-#: The form of a backbone's input.
+#: Input format of a backbone.
 Spec = InputSpec | TextSpec | VectorSpec
 
 
 class Batch(TypedDict):
     """One domain's batch.
 
-    ``labels`` are class indices ``(B,)``, or shares ``(B, K)`` after mixing; they are absent, not
-    hidden, where the domain is unlabelled. ``index`` is the position in the split, or -1 for a
-    sample that only fills up the last batch of a rank. ``strong`` are the same pictures, strongly
-    changed, where a method asks for them. ``others`` are the labels of further tasks by name,
-    absent like ``labels``.
+    ``labels`` are class indices ``(B,)``, or soft labels ``(B, K)`` after mixup; the key is missing
+    if the domain is unlabelled. ``index`` is the position in the split, or -1 for a sample that
+    only pads the last batch of a rank. ``strong`` are strongly augmented versions of the same
+    images, present if a method requests them. ``aux_labels`` are the labels of the auxiliary tasks
+    by name, missing under the same condition as ``labels``.
     """
 
     inputs: Tensor
     index: Tensor
     labels: NotRequired[Tensor]
     strong: NotRequired[Tensor]
-    others: NotRequired[dict[str, Tensor]]
+    aux_labels: NotRequired[dict[str, Tensor]]
 
 
 @dataclass
 class View:
-    """What an adapter sees of one domain in one step.
+    """Model outputs for one domain in one step, as passed to the methods.
 
     Attributes:
-        features: ``(B, D)``, the features the classifier sees (after the bottleneck).
+        features: ``(B, D)``, the classifier's input (after the bottleneck).
         logits: ``(B, K)``.
         labels: ``(B,)`` class indices, or None: always None for an unlabelled domain.
-        index: ``(B,)`` places in the split, or None where nobody gave them.
-        twin_features: ``(B, D)`` of the model's twin, without a graph, for methods that have one.
-        twin_logits: ``(B, K)``, likewise.
+        index: ``(B,)`` positions in the split, or None if unknown.
+        teacher_features: ``(B, D)`` from the teacher, detached; None without a teacher.
+        teacher_logits: ``(B, K)``, likewise.
     """
 
     features: Tensor
     logits: Tensor
     labels: Tensor | None = None
     index: Tensor | None = None
-    twin_features: Tensor | None = None
-    twin_logits: Tensor | None = None
+    teacher_features: Tensor | None = None
+    teacher_logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Context:
-    """What an adapter may know of the run besides its views.
+    """Information about the run that is passed to a method besides the views.
 
     Attributes:
-        progress: Fraction of this run done, in [0, 1].
-        step: Number of batches done in this run.
+        progress: Completed fraction of the run, in [0, 1].
+        step: Number of completed batches in the run.
         log: ``log(name, value)`` records a diagnostic scalar.
         classify: The classifier, from features ``(B, D)`` as in the views to logits ``(B, K)``.
-        stage: Name of the stage that is due, for methods that alternate; else empty.
+        stage: Name of the current stage for alternating methods, otherwise empty.
     """
 
     progress: float
@@ -165,14 +165,14 @@ Terms = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Some neighbouring layers of a backbone, between input and output.
+    """A group of consecutive layers of a backbone.
 
     Attributes:
-        name: As the network calls them, such as ``layer4``; never ``head`` or ``backbone``.
-        modules: What goes into evaluation mode where the group is frozen.
-        parameters: Everything in it that can learn; no parameter is in two groups.
-        run: Maps the previous group's output to this one's; None where the network is no chain of
-            its groups (then no group of that network has it), or where nobody asked.
+        name: Name from the network, such as ``layer4``; never ``head`` or ``backbone``.
+        modules: Modules to switch to evaluation mode while the group is frozen.
+        parameters: All parameters of the group; no parameter is in two groups.
+        run: Maps the previous group's output to this group's output; None for all groups if the
+            network is not a chain of its groups, or if ``chain`` was not requested.
     """
 
     name: str
@@ -181,23 +181,23 @@ class LayerGroup:
     run: Callable[[Tensor], Tensor] | None = None
 
 
-class Parted(nn.Module):
-    """A norm that treats the parts of a batch each in its own way.
+class DomainAwareNorm(nn.Module):
+    """A normalisation layer that handles each domain's part of a batch separately.
 
     Attributes:
-        parts: (domain, number of samples) in the order of the batch; set before every forward.
+        parts: (domain, number of samples) in batch order; must be set before every forward pass.
     """
 
     parts: Sequence[tuple[str, int]]
 
 
 class Backbone(Protocol):
-    """A network from samples to features; any ``nn.Module`` with these members.
+    """A network that maps samples to features; any ``nn.Module`` with these members.
 
     Attributes:
         out_features: Width ``D`` of the features.
-        input_spec: What it expects of its input.
-        lr_factor: How fast it learns relative to new layers (0.1 is usual for pretrained ones).
+        input_spec: Expected input format.
+        lr_factor: Learning-rate factor relative to new layers (commonly 0.1 if pretrained).
     """
 
     out_features: int
@@ -205,14 +205,14 @@ class Backbone(Protocol):
     lr_factor: float
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Map normalised pictures ``(B, C, H, W)``, tokens or vectors to features ``(B, D)``."""
+        """Map normalised images ``(B, C, H, W)``, tokens or vectors to features ``(B, D)``."""
         ...
 
     def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
-        """Return its groups from input to output; they hold every parameter and buffer once.
+        """Return the layer groups from input to output; none of them share parameters or buffers.
 
         Args:
-            chain: Whether ``run`` is wanted too; finding out may take a forward of the network.
+            chain: Whether to set ``run``; this may require a forward pass of the network.
         """
         ...
 

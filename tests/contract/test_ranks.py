@@ -1,4 +1,4 @@
-"""Two ranks give every method the gradient of one rank with the doubled batch."""
+"""Every method has the same gradient on two ranks as on one rank with the whole batch."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pathlib import Path
 
 import pytest
 
-from contract.test_methods import ADAPTERS, trained
+from contract.test_methods import METHODS, trained
 
 __all__ = ["trained"]
 
 WORKER = Path(__file__).with_name("two_ranks.py")
-#: Methods about batch norm, whose statistics are each rank's own unless the trainer syncs them.
-ABOUT_NORMS = {"adabn", "dsbn", "tent"}
+#: Methods that require batch norm, whose statistics differ between ranks without sync_batchnorm.
+BATCH_NORM_METHODS = {"adabn", "dsbn", "tent"}
 
 
 @pytest.fixture(scope="session")
 def differences(trained, tmp_path_factory) -> list[dict[str, float | str]]:
-    """Return what both ranks found."""
+    """Return the results of both ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     arguments = [str(folder / "store"), str(folder / "out"), trained]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(WORKER)]
-    keep = {"env": env, "stderr": subprocess.PIPE, "text": True}
-    ranks = [subprocess.Popen([*command, str(rank), *arguments], **keep) for rank in (0, 1)]
-    said = [rank.communicate(timeout=300)[1] for rank in ranks]
-    for rank, words in zip(ranks, said, strict=True):
-        assert rank.returncode == 0, words[-3000:]
+    options = {"env": env, "stderr": subprocess.PIPE, "text": True}
+    ranks = [subprocess.Popen([*command, str(rank), *arguments], **options) for rank in (0, 1)]
+    errors = [rank.communicate(timeout=300)[1] for rank in ranks]
+    for rank, error in zip(ranks, errors, strict=True):
+        assert rank.returncode == 0, error[-3000:]
     return [json.loads((folder / f"out.{rank}").read_text()) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_mean_gradient_of_two_ranks_is_that_of_the_whole_batch(name, differences) -> None:
-    for found in differences:
-        if name in ABOUT_NORMS:
-            assert "batch norm" in str(found[name])
+@pytest.mark.parametrize("name", METHODS)
+def test_mean_gradient_of_two_ranks_equals_that_of_the_whole_batch(name, differences) -> None:
+    for result in differences:
+        if name in BATCH_NORM_METHODS:
+            assert "batch norm" in str(result[name])
         else:
-            assert isinstance(found[name], float), found[name]
-            assert found[name] < 1e-5
+            assert isinstance(result[name], float), result[name]
+            assert result[name] < 1e-5

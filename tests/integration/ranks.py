@@ -1,6 +1,7 @@
-"""Run by ``test_ranks.py`` in several processes at once: fits one job after the other.
+"""Worker of ``test_ranks.py``, run in one process per rank: fits a list of jobs.
 
-Every rank writes what it logged, and how far the ranks' weights and buffers were apart, as JSON.
+Each rank writes its logged values, and the largest difference of weights and buffers between
+ranks, as JSON.
 """
 
 from __future__ import annotations
@@ -22,39 +23,39 @@ from tl_lightning.training import fit as training
 
 
 def settings(*overrides: str) -> dict[str, Any]:
-    """Return the tiny run's configuration; another backbone takes none of its keys."""
-    own = any(one.startswith("backbone=") for one in overrides)
-    data = any(one.startswith("data=") for one in overrides)
-    gone = (("backbone.",) if own else ()) + (("data", "backbone.") if data else ())
-    kept = [one for one in TINY if not one.startswith(gone or "\0")]
+    """Return the configuration of a tiny run, without TINY's keys of replaced groups."""
+    backbone = any(override.startswith("backbone=") for override in overrides)
+    data = any(override.startswith("data=") for override in overrides)
+    removed = (("backbone.",) if backbone else ()) + (("data", "backbone.") if data else ())
+    kept = [override for override in TINY if not override.startswith(removed or "\0")]
     plain: Any = OmegaConf.to_container(compose([*kept, *overrides]), resolve=True)
     return plain
 
 
-class Listen(L.Callback):
-    """Keeps what this rank logs, how far the ranks are apart, and the first epoch's checkpoint."""
+class Recorder(L.Callback):
+    """Records logged values and differences between ranks; saves a checkpoint after epoch 0."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.logged: list[dict[str, float]] = []
         self.spread = [0.0, 0.0]
 
-    def _apart(self, trainer: L.Trainer, module: L.LightningModule, place: int) -> None:
+    def _compare(self, trainer: L.Trainer, module: L.LightningModule, stage: int) -> None:
         for name, value in module.state_dict().items():
             if name.endswith("_extra_state") or hasattr(value, "full_tensor"):
                 continue
-            if place == 0 and "running" in name:  # of a step each rank has its own
+            if stage == 0 and "running" in name:  # differs between ranks during an epoch
                 continue
-            every = trainer.strategy.all_gather(value.double())
+            values = trainer.strategy.all_gather(value.double())
             if trainer.world_size > 1:
-                apart = float((every - every[0]).abs().max())
-                self.spread[place] = max(self.spread[place], apart)
+                difference = float((values - values[0]).abs().max())
+                self.spread[stage] = max(self.spread[stage], difference)
 
     def on_train_batch_end(self, trainer, module, *rest) -> None:
-        self._apart(trainer, module, 0)
+        self._compare(trainer, module, 0)
 
     def on_validation_batch_end(self, trainer, module, *rest) -> None:
-        self._apart(trainer, module, 1)  # of what is scored: the average, where there is one
+        self._compare(trainer, module, 1)  # the validated weights: the average, if there is one
 
     def on_validation_end(self, trainer, module) -> None:
         if trainer.current_epoch == 0:
@@ -65,31 +66,31 @@ class Listen(L.Callback):
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
 
 
-def fit(overrides: list[str], folder: Path) -> Listen:
-    """Fit one job; the process may be one of several."""
-    honest: Any = training.build
-    listen = Listen(folder)
+def fit(overrides: list[str], folder: Path) -> Recorder:
+    """Fit one job on this rank."""
+    original: Any = training.build
+    recorder = Recorder(folder)
 
     def build(*arguments: Any) -> Any:
-        parts = honest(*arguments)
-        parts.trainer.callbacks.append(listen)
+        parts = original(*arguments)
+        parts.trainer.callbacks.append(recorder)
         return parts
 
     training.build = build
     try:
         training.fit(settings(*overrides), folder)
     finally:
-        training.build = honest
-    return listen
+        training.build = original
+    return recorder
 
 
 def main(rank: str, folder: Path) -> None:
-    """Fit every job of ``jobs.json``; a job may go on from one before it."""
+    """Fit all jobs in ``jobs.json``; a job may be resumed from an earlier one."""
     for name, overrides in json.loads((folder / "jobs.json").read_text()).items():
-        own = [one.replace("<folder>", str(folder)) for one in overrides]
-        heard = fit(own, folder / name)
-        said = {"logged": heard.logged, "spread": heard.spread}
-        (folder / name / f"rank{rank}.json").write_text(json.dumps(said))
+        resolved = [override.replace("<folder>", str(folder)) for override in overrides]
+        recorder = fit(resolved, folder / name)
+        values = {"logged": recorder.logged, "spread": recorder.spread}
+        (folder / name / f"rank{rank}.json").write_text(json.dumps(values))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A finished checkpoint adapted from the command line, without its source."""
+"""Source-free adaptation of a trained model from the command line."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_takes_over_what_the_run_was(trained, tmp_path) -> None:
-    """TINY's network and data are in the checkpoint alone."""
+def test_settings_default_to_those_of_the_checkpoint(trained, tmp_path) -> None:
+    """Network and dataset of TINY are only given by the checkpoint."""
     arguments = [f"checkpoint={trained}", "trainer.max_epochs=1", "report.samples=60"]
-    done = command("adapt", [*arguments, "adapter=[shot]", "data.batch_size=8"], tmp_path)
+    done = command("adapt", [*arguments, "method=[shot]", "data.batch_size=8"], tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(next((tmp_path / "outputs").rglob("report.json")).read_text())
     assert report["name"] == "shot"
     checkpoint = next((tmp_path / "outputs").rglob("last.ckpt"))
-    found = weights(checkpoint)
+    after = weights(checkpoint)
     before = weights(trained / "checkpoints" / "last.ckpt")
-    assert found["task.head.classifier.0.weight"].equal(before["task.head.classifier.0.weight"])
+    assert after["task.head.classifier.0.weight"].equal(before["task.head.classifier.0.weight"])
     assert loading.load(checkpoint).hparams["config"]["data"]["batch_size"] == 8
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (["adapter=[shot]"], "checkpoint is missing; type checkpoint="),
+        (["method=[shot]"], "checkpoint is missing; set checkpoint="),
         (["checkpoint=/nowhere"], "checkpoint=/nowhere is neither a checkpoint nor the folder"),
-        (["checkpoint=x", "model=dann"], "model=dann has no place here"),
-        (["checkpoint={}", "data.batchsize=8"], "data.batchsize is no setting; did you mean"),
-        (["checkpoint={}", "adapter=[dann]"], "adapter=[dann] needs the source"),
+        (["checkpoint=x", "model=dann"], "model=dann is not supported by adapt.py"),
+        (["checkpoint={}", "data.batchsize=8"], "data.batchsize is not a setting; did you mean"),
+        (["checkpoint={}", "method=[dann]"], "method=[dann] needs source data"),
     ],
 )
-def test_words(arguments, words, trained, tmp_path, capsys, monkeypatch) -> None:
+def test_invalid_arguments_are_reported(
+    arguments, message, trained, tmp_path, capsys, monkeypatch
+) -> None:
     import sys
 
     from tl_lightning.cli.adapt import adapt
@@ -54,9 +56,9 @@ def test_words(arguments, words, trained, tmp_path, capsys, monkeypatch) -> None
     with pytest.raises(SystemExit) as end:
         adapt()
     assert end.value.code == 2
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_the_tiny_run_is_not_the_default() -> None:
+def test_tiny_run_does_not_use_the_default_network() -> None:
     assert any(item.startswith("backbone.widths") for item in TINY)

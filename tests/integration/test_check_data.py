@@ -1,4 +1,4 @@
-"""The check as a user types it, from another folder."""
+"""The data check as a command, run from another folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from conftest import REPO
 from helpers import command
-from layouts import planted_faults, split_folders, two_domains
+from layouts import planted_problems, split_folders, two_domains
 from tl_lightning.cli import check_data
 from tl_lightning.errors import ConfigError
 
@@ -27,12 +27,12 @@ def roots(root) -> list[str]:
     return [*SOURCE_ONLY, f"data.root={root / 'source'}", f"data.target.root={root / 'target'}"]
 
 
-def test_every_planted_fault_is_named_and_training_would_stop(tmp_path):
-    planted = planted_faults(tmp_path / "data")
+def test_all_planted_problems_are_named_and_training_would_stop(tmp_path):
+    planted = planted_problems(tmp_path / "data")
     assert len(planted) >= 12
-    away = tmp_path / "away"
-    away.mkdir()
-    done = check(away, *roots(tmp_path / "data"))
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    done = check(cwd, *roots(tmp_path / "data"))
     assert done.returncode == 1, done.stderr
     for path in planted.values():
         name = str(path.relative_to(tmp_path / "data")).replace("\udce9", "\\xe9")
@@ -40,11 +40,11 @@ def test_every_planted_fault_is_named_and_training_would_stop(tmp_path):
     assert "did you mean n02085936-Maltese_dog?" in " ".join(done.stdout.split())
     assert "training would stop: 6 errors" in done.stdout
     assert "Traceback" not in done.stderr + done.stdout
-    assert not list(away.iterdir())
+    assert not list(cwd.iterdir())
 
 
-def test_json_is_one_object_and_names_all(tmp_path):
-    planted = planted_faults(tmp_path)
+def test_json_output_is_one_object_with_all_problems(tmp_path):
+    planted = planted_problems(tmp_path)
     done = check(tmp_path, *roots(tmp_path), "format=json")
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)
@@ -58,7 +58,7 @@ def test_json_is_one_object_and_names_all(tmp_path):
     assert found["seconds"] < 60
 
 
-def test_a_clean_folder_may_start_with_and_without_a_target(tmp_path):
+def test_valid_data_may_start_with_and_without_a_target(tmp_path):
     two_domains(tmp_path)
     done = check(tmp_path, *roots(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -69,19 +69,21 @@ def test_a_clean_folder_may_start_with_and_without_a_target(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_data_without_a_target_are_checked_as_such(tmp_path, monkeypatch, capsys):
-    """Nobody typed the model that would adapt; one who did is told what it lacks."""
+def test_missing_target_is_an_error_only_for_an_explicit_adaptation_model(
+    tmp_path, monkeypatch, capsys
+):
+    """The default model adapts to a target, but it was not requested explicitly."""
     root = split_folders(tmp_path)
-    typed = ["data=folder", f"data.root={root}", "data.batch_size=4"]
+    arguments = ["data=folder", f"data.root={root}", "data.batch_size=4"]
     with pytest.raises(SystemExit) as end:
-        check_data._check_data(typed)
+        check_data._check_data(arguments)
     assert end.value.code == 0
     assert "training can start" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="model=dann adapts to a target"):
-        check_data._check_data([*typed, "model=dann"])
+        check_data._check_data([*arguments, "model=dann"])
 
 
-def test_pictures_in_memory(tmp_path):
+def test_images_in_memory(tmp_path):
     done = check(tmp_path, "data=digits", "format=json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -92,17 +94,17 @@ def test_pictures_in_memory(tmp_path):
 CASES = {
     "typo in a format": (
         ["format=jsno"],
-        "format=jsno is no format of a check; did you mean 'json'",
+        "format=jsno is not a valid format; did you mean 'json'",
     ),
-    "typo in a name": (["fromat=json"], "fromat is no setting; did you mean 'format'"),
-    "typo in a key": (["data.sise=1"], "data.sise is no setting; did you mean 'size'?"),
+    "typo in a name": (["fromat=json"], "fromat is not a setting; did you mean 'format'"),
+    "typo in a key": (["data.sise=1"], "data.sise is not a setting; did you mean 'size'?"),
     "no such data": (
         ["data=dgos"],
-        "Could not find 'data/dgos' Available options in 'data': cifar10",
+        "Could not find 'data/dgos' Available options in 'data': _base",
     ),
     "no value": (["data"], "missing EQUAL"),
     "no target": (["model=dann", "data.target=null"], "model=dann adapts to a target"),
-    "unknown to a source": (
+    "unknown key of the source": (
         ["data=dogs", "+data.source.rot=1"],
         "data.source has no key 'rot'; did",
     ),
@@ -110,21 +112,21 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
-def test_a_wrong_command_line_is_a_sentence(case, tmp_path):
-    arguments, words = CASES[case]
+def test_invalid_command_line(case, tmp_path):
+    arguments, message = CASES[case]
     done = check(tmp_path, *arguments)
     assert done.returncode == 2, done.stderr
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_folder_is_a_fault_of_the_data(tmp_path):
+def test_missing_folder_is_reported_as_a_data_problem(tmp_path):
     done = check(tmp_path, "data=dogs", f"data.root={tmp_path / 'nowhere'}", "format=json")
     assert done.returncode == 1, done.stderr
     assert (
-        f"not found with data.root={tmp_path / 'nowhere'}" in json.loads(done.stdout)["faults"][0]
+        f"not found with data.root={tmp_path / 'nowhere'}" in json.loads(done.stdout)["problems"][0]
     )
 
 
@@ -135,15 +137,15 @@ def test_help(tmp_path):
     assert check(tmp_path).returncode == 2
 
 
-def test_an_interrupt_ends_at_once(tmp_path):
-    """Although a thread is in the middle of a picture that would take a minute."""
+def test_interrupt_ends_the_check_immediately(tmp_path):
+    """Even though a thread is still busy with an image for a minute."""
     two_domains(tmp_path)
     code = (
         "import sys, time\n"
         "from tl_lightning.cli import check_data\n"
         "from tl_lightning.data.checks import survey\n"
         "def slow(path):\n"
-        "    print('begun', file=sys.__stdout__, flush=True)\n"
+        "    print('started', file=sys.__stdout__, flush=True)\n"
         "    time.sleep(60)\n"
         "survey.examine = slow\n"
         f"sys.argv = ['check_data.py', *{roots(tmp_path)!r}]\n"
@@ -154,7 +156,7 @@ def test_an_interrupt_ends_at_once(tmp_path):
         cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
+    assert process.stdout.readline() == "started\n"
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=50)
@@ -163,7 +165,7 @@ def test_an_interrupt_ends_at_once(tmp_path):
     assert time.monotonic() - started < 30
 
 
-def test_a_contact_sheet_is_drawn_where_one_stands(tmp_path):
+def test_contact_sheet_is_written_to_the_working_directory(tmp_path):
     from PIL import Image
 
     split_folders(tmp_path / "dogs", train=8)
@@ -174,6 +176,6 @@ def test_a_contact_sheet_is_drawn_where_one_stands(tmp_path):
     assert done.returncode == 0, done.stderr
     sheet = tmp_path / "augmentations-dogs.png"
     assert str(sheet) in done.stdout
-    with Image.open(sheet) as drawn:
-        assert drawn.size[0] == 2000
-        assert len(drawn.convert("RGB").getcolors(1 << 24)) > 500
+    with Image.open(sheet) as opened:
+        assert opened.size[0] == 2000
+        assert len(opened.convert("RGB").getcolors(1 << 24)) > 500

@@ -1,4 +1,4 @@
-"""Features for other tools."""
+"""tl-extract-features: stored features, manifest and error messages."""
 
 from __future__ import annotations
 
@@ -20,71 +20,71 @@ from tl_lightning.training import fit as training
 
 
 @pytest.mark.slow
-def test_features_are_written_for_others(tmp_path) -> None:
+def test_features_labels_and_manifest(tmp_path) -> None:
     cache = f"cache.dir={tmp_path / 'cache'}"
-    done = command("extract", [*TINY, cache, "out=made/features"], tmp_path)
+    done = command("extract_features", [*TINY, cache, "out=made/features"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"features: {tmp_path / 'made' / 'features'}"
     out = tmp_path / "made" / "features"
-    about = json.loads((out / "manifest.json").read_text())
-    assert [path.name for path in out.parent.iterdir()] == ["features"], "no draft is left"
-    assert about["classes"] == list("0123456789")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert [path.name for path in out.parent.iterdir()] == ["features"], "a draft was left behind"
+    assert manifest["classes"] == list("0123456789")
     parts = training.build(validation.check(config("model=feature_extraction")), tmp_path)
-    assert about["names"].keys() == parts.data.counts().keys()
-    for key, names in about["names"].items():
+    assert manifest["names"].keys() == parts.data.counts().keys()
+    for key, names in manifest["names"].items():
         role, _, name = key.partition("/")
         split = getattr(parts.data.found[role], name)
         stored = load_file(out / role / f"{name}.safetensors")
         assert names == list(split.names)
         assert np.array_equal(stored["labels"].numpy(), split.labels)
-        pictures = parts.data._dataset(role, split, train=False)
-        assert isinstance(pictures, ArrayDataset)
-        wanted = parts.module.eval().extract(pictures.inputs)
+        images = parts.data._dataset(role, split, train=False)
+        assert isinstance(images, ArrayDataset)
+        expected = parts.module.eval().extract(images.inputs)
         assert stored["features"].dtype == torch.float32
-        assert torch.allclose(stored["features"], wanted, atol=1e-5)
-    again = command("extract", [*TINY, cache, "out=made/features"], tmp_path)
+        assert torch.allclose(stored["features"], expected, atol=1e-5)
+    again = command("extract_features", [*TINY, cache, "out=made/features"], tmp_path)
     assert again.returncode == 2
-    assert "is there already and not empty; type another folder" in again.stderr
+    assert "exists and is not empty; set out=<another folder>" in again.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (["data=digits"], "out is missing; type out=/a/folder/for/the/features"),
-        (["out=x", "dtype=int8"], "dtype=int8 is neither float32 nor stored; type dtype=float32"),
-        (["out=x", "model=dann"], "model=dann has no place here: .* leave model out"),
-        (["out=x", "outt=3"], "outt is no setting; did you mean 'out'"),
+        (["data=digits"], "out is missing; set out=<folder for the features>"),
+        (["out=x", "dtype=int8"], "dtype=int8 must be float32 or stored; set dtype=float32"),
+        (["out=x", "model=dann"], "model=dann is not supported by .*; omit model"),
+        (["out=x", "outt=3"], "outt is not a setting; did you mean 'out'"),
     ],
 )
-def test_a_wrong_command_line_is_one_sentence(arguments, words, tmp_path, monkeypatch) -> None:
+def test_invalid_arguments(arguments, message, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         extract_features._extract(arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_says_what_it_writes(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["extract.py", "--help"])
+def test_help_lists_the_output_files(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["extract_features.py", "--help"])
     with pytest.raises(SystemExit) as end:
         extract_features.extract()
     assert end.value.code == 0
     assert "<out>/<domain>/{train,val,test}.safetensors" in capsys.readouterr().out
 
 
-def test_what_has_no_augmentation_is_not_told_to_switch_it_off(tmp_path, monkeypatch) -> None:
-    """Texts were once refused over a key that nobody had typed."""
+def test_augmentation_is_disabled_only_for_data_that_have_it(tmp_path, monkeypatch) -> None:
+    """Texts were once refused because of data.augment, which the user had not set."""
     monkeypatch.chdir(tmp_path)
     seen = []
 
-    def stop(found, draft):
-        seen.append(found)
-        raise ConfigError("far enough")
+    def stop(checked, draft):
+        seen.append(checked)
+        raise ConfigError("stopped before extraction")
 
     monkeypatch.setattr("tl_lightning.training.fit.stored", stop)
     for name in ("text_csv", "dogs"):
-        with pytest.raises(ConfigError, match="far enough"):
+        with pytest.raises(ConfigError, match="stopped before extraction"):
             extract_features._extract([f"data={name}", "out=made"])
     assert "augment" not in seen[0]["data"]
     assert seen[1]["data"]["augment"] == "none"
-    with pytest.raises(ConfigError, match=r"data=vectors has no place .* vectors are features alr"):
+    with pytest.raises(ConfigError, match=r"data=vectors is not supported: vectors are features a"):
         extract_features._extract(["data=vectors", "out=made"])

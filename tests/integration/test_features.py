@@ -1,4 +1,4 @@
-"""Training on stored features is training through the network; they are found or made anew."""
+"""Feature cache: training on stored features equals training through the network."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: flo
 
 
 def test_stored_features_train_the_same_head(tmp_path) -> None:
-    """To 1e-6, not bit for bit: the network saw other batch sizes when it was run once."""
+    """To 1e-6, not bit for bit, as features are computed with another batch size."""
     reports = [
         training.fit(frozen(f"cache.features={mode}", "trainer.max_epochs=3"), tmp_path / mode)
         for mode in ("off", "full")
@@ -55,19 +55,19 @@ def test_stored_features_train_the_same_head(tmp_path) -> None:
     assert close(off, full, 1e-6)
     assert reports[0]["metrics"] == pytest.approx(reports[1]["metrics"], abs=1e-6)
     assert computed(reports[0]) == 0
-    random = "the frozen backbone has random weights: nothing pretrained gives these features"
-    assert all(random in report["notes"] for report in reports)
+    note = "the frozen backbone has random weights, so its features are not pretrained"
+    assert all(note in report["notes"] for report in reports)
     stored = reports[1]["dataset"]["features"]
     counts = reports[1]["dataset"]["counts"]
     assert {key: part["computed"] for key, part in stored.items()} == {
         key: number for key, number in counts.items() if key != "target/train"
     }
-    for name in ("off", "full"):  # the gallery shows pictures in both
+    for name in ("off", "full"):  # the gallery needs the images in both modes
         assert (tmp_path / name / "predictions.npz").is_file()
 
 
 def test_bfloat16_features_train_nearly_the_same_head(tmp_path) -> None:
-    """The tolerance: weights of the head agree to 2e-3 after three epochs at rate 1e-3."""
+    """The head's weights agree to 2e-3 after three epochs at learning rate 1e-3."""
     for mode in ("off", "full"):
         settings = ("trainer.precision=bf16-mixed", "trainer.max_epochs=3")
         training.fit(frozen(f"cache.features={mode}", *settings), tmp_path / mode)
@@ -77,11 +77,11 @@ def test_bfloat16_features_train_nearly_the_same_head(tmp_path) -> None:
     assert all('"precision": "bf16-mixed"' in file.read_text() for file in files)
 
 
-def test_only_the_first_of_a_sweep_runs_the_network(tmp_path, monkeypatch) -> None:
+def test_only_the_first_job_of_a_sweep_runs_the_network(tmp_path, monkeypatch) -> None:
     calls = []
-    honest = L.Trainer.predict
+    original = L.Trainer.predict
     monkeypatch.setattr(
-        L.Trainer, "predict", lambda self, *a, **k: calls.append(1) or honest(self, *a, **k)
+        L.Trainer, "predict", lambda self, *a, **k: calls.append(1) or original(self, *a, **k)
     )
     pretrained = f"backbone.channel_dropout={0.0}"
     first = training.fit(frozen(pretrained), tmp_path / "0")
@@ -94,16 +94,16 @@ def test_only_the_first_of_a_sweep_runs_the_network(tmp_path, monkeypatch) -> No
     assert computed(first) > 0
 
 
-def sets(*overrides: str, built: dict[str, Any] | None = None) -> dict[str, Path]:
-    parts = training.build(validation.check(built or frozen(*overrides)), Path("unused"))
+def sets(*overrides: str, settings: dict[str, Any] | None = None) -> dict[str, Path]:
+    parts = training.build(validation.check(settings or frozen(*overrides)), Path("unused"))
     assert parts.features.sets is not None
     return {key: each.folder for key, each in parts.features.sets.items()}
 
 
 @pytest.mark.parametrize(
-    ("change", "again"),
+    ("override", "reused"),
     [
-        ("seed=1", True),  # of the data's order; the backbone's weights are given below
+        ("seed=1", True),  # the backbone's weights are kept the same below
         ("head.width=8", True),
         ("data.batch_size=8", True),
         ("backbone.lr_factor=0.5", True),
@@ -114,19 +114,21 @@ def sets(*overrides: str, built: dict[str, Any] | None = None) -> dict[str, Path
         ("data.sharpness=3.0", False),
     ],
 )
-def test_what_the_features_depend_on(change, again, monkeypatch) -> None:
+def test_features_are_reused_if_the_setting_does_not_affect_them(
+    override, reused, monkeypatch
+) -> None:
     monkeypatch.setattr("tl_lightning.training.build.mix", lambda *parts: sum(parts[1:]))
-    before, after = sets(), sets(change)
-    assert (before == after) is again
+    before, after = sets(), sets(override)
+    assert (before == after) is reused
 
 
-def test_another_weight_or_buffer_makes_other_features(monkeypatch) -> None:
+def test_changed_weight_or_buffer_invalidates_features(monkeypatch) -> None:
     before = sets()
-    honest = building.build_module
+    original = building.build_module
 
-    def moved(name: str):
-        def build(*given, **named):
-            module = honest(*given, **named)
+    def changed(name: str):
+        def build(*args, **kwargs):
+            module = original(*args, **kwargs)
             module.backbone.state_dict()[name].view(-1)[0] += 1
             return module
 
@@ -134,22 +136,22 @@ def test_another_weight_or_buffer_makes_other_features(monkeypatch) -> None:
 
     names = ["blocks.0.0.weight", "blocks.0.1.running_mean", "neck.0.bias"]
     for name in names:
-        monkeypatch.setattr("tl_lightning.training.build.build_module", moved(name))
+        monkeypatch.setattr("tl_lightning.training.build.build_module", changed(name))
         assert not set(before.values()) & set(sets().values()), name
 
 
-def test_a_changed_file_makes_other_features(tmp_path) -> None:
+def test_changed_file_invalidates_the_features_of_its_split(tmp_path) -> None:
     root = split_folders(tmp_path / "dogs", train=20, test=8)
     settings = (*FROZEN, "data.target=null")
-    before = sets(built=file_config(root, *settings))
+    before = sets(settings=file_config(root, *settings))
     file = next((root / "test").rglob("*.jpg"))
     os.utime(file, ns=(1, 1))
-    after = sets(built=file_config(root, *settings))
+    after = sets(settings=file_config(root, *settings))
     assert {key for key in before if before[key] != after[key]} == {"source/test"}
 
 
-def test_views_are_what_the_augmentation_gives(tmp_path) -> None:
-    """K different ones of each training picture; one of them is the network's own, unstored."""
+def test_stored_views_are_features_of_augmented_images(tmp_path) -> None:
+    """Each of the K views of a training image equals the network's output, and they differ."""
     augment = "data.augment={shift: 1, contrast: 0.5, invert: 0.5}"
     cfg = config("model=feature_extraction", augment, "cache.views=3", "data.target=null")
     parts = training.build(validation.check(cfg), tmp_path)
@@ -164,17 +166,15 @@ def test_views_are_what_the_augmentation_gives(tmp_path) -> None:
     for view in range(3):
         seeds = [view_seed(split.names[k], view) for k in range(8)]
         batch = data.__getitems__(list(zip(range(8), seeds, strict=True)))
-        pictures = parts.data.changes.finish(batch["inputs"], seeds)
+        images = parts.data.changes.finish(batch["inputs"], seeds)
         rows.append(found.rows(torch.arange(8) + view * found.number))
-        assert torch.allclose(parts.module.extract(pictures), rows[-1], atol=1e-6)
+        assert torch.allclose(parts.module.extract(images), rows[-1], atol=1e-6)
     assert not torch.allclose(rows[0], rows[1], atol=1e-3)
     assert not torch.allclose(rows[1], rows[2], atol=1e-3)
 
 
 @pytest.mark.parametrize("views", [(), ("cache.views=2", "data.augment=light")])
-def test_resumed_in_mid_epoch_on_features_equals_uninterrupted(
-    views, tmp_path, monkeypatch
-) -> None:
+def test_resume_in_the_middle_of_an_epoch_on_features(views, tmp_path, monkeypatch) -> None:
     class Stop(Exception):
         pass
 
@@ -185,32 +185,34 @@ def test_resumed_in_mid_epoch_on_features_equals_uninterrupted(
                 raise Stop
 
     settings = ("head.dropout=0.3", "head.width=8", "trainer.max_epochs=3", *views)
-    whole = training.fit(frozen(*settings), tmp_path / "whole")
-    assert computed(whole)
-    honest: Any = training.build
+    uninterrupted = training.fit(frozen(*settings), tmp_path / "uninterrupted")
+    assert computed(uninterrupted)
+    original: Any = training.build
 
     def build(*arguments):
-        parts = honest(*arguments)
+        parts = original(*arguments)
         parts.trainer.callbacks.append(StopAt())
         return parts
 
     monkeypatch.setattr(training, "build", build)
     with pytest.raises(Stop):
-        training.fit(frozen(*settings), tmp_path / "cut")
-    monkeypatch.setattr(training, "build", honest)
-    resumed = training.fit(frozen(*settings, "resume=auto"), tmp_path / "cut")
-    assert same(weights(tmp_path / "whole" / LAST), weights(tmp_path / "cut" / LAST))
-    assert resumed["metrics"] == whole["metrics"]
+        training.fit(frozen(*settings), tmp_path / "interrupted")
+    monkeypatch.setattr(training, "build", original)
+    resumed = training.fit(frozen(*settings, "resume=auto"), tmp_path / "interrupted")
+    assert same(
+        weights(tmp_path / "uninterrupted" / LAST), weights(tmp_path / "interrupted" / LAST)
+    )
+    assert resumed["metrics"] == uninterrupted["metrics"]
     losses = []
-    for name in ("whole", "cut"):
+    for name in ("uninterrupted", "interrupted"):
         lines = (tmp_path / name / "metrics.csv").read_text().splitlines()
-        place = lines[0].split(",").index("train/loss")
-        losses.append([found for line in lines[1:] if (found := line.split(",")[place])])
+        column = lines[0].split(",").index("train/loss")
+        losses.append([loss for line in lines[1:] if (loss := line.split(",")[column])])
     assert len(losses[0]) == 3
-    assert losses[0][-2:] == losses[1][-2:], "the mean over the cut epoch too"
+    assert losses[0][-2:] == losses[1][-2:], "the interrupted epoch must have the same mean loss"
 
 
-def test_a_checkpoint_of_features_is_tested_on_pictures(tmp_path) -> None:
+def test_checkpoint_trained_on_features_is_tested_on_images(tmp_path) -> None:
     report = training.fit(frozen("cache.features=full"), tmp_path)
     found = evaluation.evaluate(tmp_path / LAST, None, None)
     assert found["metrics"] == pytest.approx(evaluated(report), abs=1e-6)
@@ -218,10 +220,10 @@ def test_a_checkpoint_of_features_is_tested_on_pictures(tmp_path) -> None:
 
 @pytest.fixture
 def first_block_frozen(monkeypatch) -> None:
-    honest = FineTuning.__init__
+    original = FineTuning.__init__
 
     def build(self, **kwargs) -> None:
-        honest(self, **kwargs)
+        original(self, **kwargs)
         self.backbone.blocks[0].requires_grad_(False)
 
     def train(self, mode: bool = True):
@@ -238,8 +240,8 @@ PREFIX = ("model=fine_tuning", "data.augment=none", "cache.features=prefix")
 
 
 @pytest.mark.usefixtures("first_block_frozen")
-def test_the_prefix_trains_the_same_network(tmp_path) -> None:
-    """To 1e-5: as above, through two epochs of batch norm and convolutions."""
+def test_training_on_a_stored_prefix_gives_the_same_network(tmp_path) -> None:
+    """To 1e-5, after two epochs through batch norm and convolutions."""
     report = training.fit(config(*PREFIX), tmp_path / "prefix")
     training.fit(config(*PREFIX[:2]), tmp_path / "off")
     off, prefix = (weights(tmp_path / mode / LAST) for mode in ("off", "prefix"))
@@ -247,99 +249,101 @@ def test_the_prefix_trains_the_same_network(tmp_path) -> None:
     before = building.build_module(
         validation.check(config(*PREFIX)), tuple("0123456789")
     ).state_dict()
-    kept, moved = "backbone.blocks.0.0.weight", "backbone.blocks.1.0.weight"
-    assert torch.equal(before[kept], prefix[kept])
-    assert not torch.allclose(before[moved], prefix[moved], atol=1e-4)
+    frozen_weight, trained_weight = "backbone.blocks.0.0.weight", "backbone.blocks.1.0.weight"
+    assert torch.equal(before[frozen_weight], prefix[frozen_weight])
+    assert not torch.allclose(before[trained_weight], prefix[trained_weight], atol=1e-4)
     assert computed(report)
     found = evaluation.evaluate(tmp_path / "prefix" / LAST, None, None)
     assert found["metrics"] == pytest.approx(evaluated(report), abs=1e-5)
 
 
 @pytest.mark.usefixtures("first_block_frozen")
-def test_a_prefix_too_large_is_refused(tmp_path) -> None:
-    words = (
-        r"cache.features=prefix: they would take .* GB, 0.00\d* MB a picture "
-        r"\(cache.limit_gb=1e-06, .* GB free in .*\); type cache.features=off, a larger"
+def test_prefix_larger_than_the_limit_is_refused(tmp_path) -> None:
+    message = (
+        r"cache.features=prefix: the cache would need .* GB, 0.00\d* MB per image "
+        r"\(cache.limit_gb=1e-06, .* GB free in .*\); set cache.features=off, a larger"
     )
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         training.build(validation.check(config(*PREFIX, "cache.limit_gb=1e-6")), tmp_path)
 
 
 @pytest.mark.usefixtures("first_block_frozen")
-def test_a_network_that_is_no_chain_is_refused(tmp_path, monkeypatch) -> None:
+def test_prefix_needs_a_chain_of_layer_groups(tmp_path, monkeypatch) -> None:
     from dataclasses import replace
 
     from tl_lightning.backbones.small import ConvNet
 
-    honest = ConvNet.layer_groups
+    original = ConvNet.layer_groups
 
-    def loose(self, chain=False):
-        return [replace(group, run=None) for group in honest(self)]
+    def without_chain(self, chain=False):
+        return [replace(group, run=None) for group in original(self)]
 
-    monkeypatch.setattr(ConvNet, "layer_groups", loose)
-    with pytest.raises(ConfigError, match=r"a chain of its layer groups, and ConvNet is none"):
+    monkeypatch.setattr(ConvNet, "layer_groups", without_chain)
+    with pytest.raises(ConfigError, match=r"layer groups form a chain, but those of ConvNet do no"):
         training.build(validation.check(config(*PREFIX)), tmp_path)
 
 
-def test_auto_that_does_not_fit_goes_without(tmp_path, capsys) -> None:
+def test_auto_is_off_above_the_size_limit(tmp_path, capsys) -> None:
     parts = training.build(validation.check(frozen("cache.limit_gb=1e-6")), tmp_path)
     assert parts.features.mode == "off"
-    assert "features are computed anew in every epoch: they would take" in capsys.readouterr().err
+    message = "features are recomputed in every epoch: the cache would need"
+    assert message in capsys.readouterr().err
 
 
-def test_auto_says_why_it_computes_anew(tmp_path, capsys) -> None:
+def test_auto_explains_why_features_are_recomputed(tmp_path, capsys) -> None:
     cfg = config("model=feature_extraction", "data.augment=light")
     assert training.build(validation.check(cfg), tmp_path).features.mode == "off"
     assert capsys.readouterr().err.strip() == (
-        "features are computed anew in every epoch because data.augment=light; "
-        "data.augment=none, or cache.views=8, computes them once"
+        "features are recomputed in every epoch because data.augment=light; set "
+        "data.augment=none, or cache.views=8, to compute them only once"
     )
     assert training.build(validation.check(config()), tmp_path).features.mode == "off"
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "message"),
     [
         (
             ("cache.features=full", "model=source_only", "data.augment=none"),
             "cache.features=full needs a backbone that is frozen for the whole run, but "
-            "model=source_only trains block0, block1, neck; type model=feature_extraction, or "
+            "model=source_only trains block0, block1, neck; set model=feature_extraction, or "
             "cache.features=off",
         ),
         (
             ("cache.features=prefix", "model=source_only", "data.augment=none"),
-            "cache.features=prefix needs first layers that never train, but model=source_only "
-            "trains block0, block1, neck; type cache.features=off, or keep the first layers frozen",
+            "cache.features=prefix needs first layers that stay frozen, but model=source_only "
+            "trains block0, block1, neck; set cache.features=off, or freeze the first layers",
         ),
         (
             ("cache.features=full", "model=feature_extraction", "data.augment=light"),
-            "cache.features=full would show each picture alike in every epoch, but "
-            "data.augment=light; type data.augment=none, or cache.views=8",
+            "cache.features=full stores features of the images without augmentation, but "
+            "data.augment=light; set data.augment=none, or cache.views=8",
         ),
         (
-            ("cache.features=full", *FROZEN, "data.mix.mixup=0.2"),
-            "cache.features=full with model=feature_extraction cannot mix pictures that it does "
-            "not see, but data.mix.mixup=0.2; type data.mix.mixup=0, or cache.features=off",
+            ("cache.features=full", *FROZEN, "data.mixup_alpha=0.2"),
+            "data.mixup_alpha=0.2 mixes images, but model=feature_extraction with "
+            "cache.features=full loads no images in training; set data.mixup_alpha=0, or "
+            "cache.features=off",
         ),
         (
             (*FROZEN, "cache.views=2"),
-            "cache.views=2, but data.augment=none shows every picture alike; type "
+            "cache.views=2 stores augmented views, but data.augment=none; set "
             "cache.views=null, or data.augment=light",
         ),
         (
             ("model=feature_extraction", "data.augment=light", "cache.views=0"),
-            "cache.views=0 is no number of views; type cache.views=8, or null",
+            "cache.views=0 must be at least 1 or null; set cache.views=8",
         ),
     ],
 )
-def test_what_cannot_be_stored_is_refused(overrides, words, tmp_path) -> None:
+def test_settings_that_prevent_caching_are_refused(overrides, message, tmp_path) -> None:
     with pytest.raises(ConfigError) as caught:
         training.build(validation.check(config(*overrides)), tmp_path)
-    assert caught.value.faults == [words]
+    assert caught.value.problems == [message]
 
 
-def test_an_error_leaves_nothing_and_lets_others_in(tmp_path, monkeypatch) -> None:
+def test_error_removes_drafts_and_releases_locks(tmp_path, monkeypatch) -> None:
     def broken(self, features) -> None:
         raise RuntimeError("no")
 
@@ -359,8 +363,8 @@ def arguments(*more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_compute_once(tmp_path) -> None:
-    both = [
+def test_two_concurrent_processes_compute_features_once(tmp_path) -> None:
+    processes = [
         subprocess.Popen(
             [sys.executable, str(REPO / "scripts" / "train.py"), *arguments(f"hydra.run.dir={n}")],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -368,15 +372,15 @@ def test_two_processes_at_once_compute_once(tmp_path) -> None:
         )
         for n in ("a", "b")
     ]  # fmt: skip
-    ends = [process.communicate(timeout=150) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ends
-    assert sum("features of" in err for _, err in ends) == 1
+    outputs = [process.communicate(timeout=150) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sum("features of" in err for _, err in outputs) == 1
     assert same(weights(tmp_path / "a" / LAST), weights(tmp_path / "b" / LAST))
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
 @pytest.mark.slow
-def test_two_ranks_compute_what_one_does(tmp_path) -> None:
+def test_two_ranks_compute_the_same_features_as_one(tmp_path) -> None:
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=8")
     for name, more in (("one", ("data.batch_size=16",)), ("two", ddp)):
         cache = f"cache.dir={tmp_path / f'cache-{name}'}"
@@ -391,6 +395,6 @@ def test_two_ranks_compute_what_one_does(tmp_path) -> None:
     for name, file in one.items():
         a, b = (Features(f.parent) for f in (file, two[name]))
         assert len(b.parts) == 2
-        everything = torch.arange(a.number)
-        assert torch.allclose(a.rows(everything), b.rows(everything), atol=1e-6)
+        rows = torch.arange(a.number)
+        assert torch.allclose(a.rows(rows), b.rows(rows), atol=1e-6)
     assert close(weights(tmp_path / "one" / LAST), weights(tmp_path / "two" / LAST), 1e-5)

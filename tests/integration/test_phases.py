@@ -1,4 +1,4 @@
-"""Phases across resumes and ranks."""
+"""Phases of fine-tuning across resumes and ranks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tl_lightning.config.validation import check as validation
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 
-#: Each phase but the last lasts one epoch; the third freezes what learned in the second.
+#: Every phase but the last lasts one epoch; the third freezes layers trained in the second.
 STEPS = (
     "phases.steps=[{from:0,train:[head]},{from:1,train:[head,last:2],lr_factor:0.5},"
     "{from:2,train:[neck,block0],lr:0.002}]"
 )
 EXTRA = (
-    STEPS, "backbone.channel_dropout=0.2", "adapter.dann.dropout=0.3", "scheduler.warmup=0.4",
+    STEPS, "backbone.channel_dropout=0.2", "method.dann.dropout=0.3", "scheduler.warmup=0.4",
     "layer_decay=0.5", "trainer.max_epochs=4",
 )  # fmt: skip
 LAST = "checkpoints/last.ckpt"
 
 
 class Stop(Exception):
-    """Ends a run as a power cut would."""
+    """Raised to end a run abruptly."""
 
 
 class StopAt(L.Callback):
-    """Ends in mid-epoch after a batch, or after an epoch where the batch is None."""
+    """Stop after a batch, or after the whole epoch if the batch is None."""
 
     def __init__(self, epoch: int, batch: int | None) -> None:
         self.place = (epoch, batch)
@@ -44,14 +44,14 @@ class StopAt(L.Callback):
             raise Stop
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        # The epoch before has left its own checkpoint.
+        # The previous epoch has already saved its checkpoint.
         if self.place == (trainer.current_epoch - 1, None):
             raise Stop
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
     report = training.fit(config(*EXTRA), folder)
     return weights(folder / LAST), report["metrics"]
 
@@ -60,23 +60,23 @@ def whole(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     "place",
     [(0, 1), (0, 2), (0, None), (1, 0), (1, 1), (1, None), (2, 0), (2, 1), (2, None), (3, 0)],
 )
-def test_resumed_around_every_change_equals_uninterrupted(
-    place, whole, tmp_path, monkeypatch
+def test_resume_around_every_phase_change_equals_uninterrupted_run(
+    place, uninterrupted, tmp_path, monkeypatch
 ) -> None:
-    honest: Any = training.build
+    original: Any = training.build
 
     def build(*arguments):
-        parts = honest(*arguments)
+        parts = original(*arguments)
         parts.trainer.callbacks.append(StopAt(*place))
         return parts
 
     monkeypatch.setattr(training, "build", build)
     with pytest.raises(Stop):
         training.fit(config(*EXTRA), tmp_path)
-    monkeypatch.setattr(training, "build", honest)
+    monkeypatch.setattr(training, "build", original)
     resumed = training.fit(config(*EXTRA, "resume=auto"), tmp_path)
-    assert same(whole[0], weights(tmp_path / LAST))
-    assert resumed["metrics"] == whole[1]
+    assert same(uninterrupted[0], weights(tmp_path / LAST))
+    assert resumed["metrics"] == uninterrupted[1]
 
 
 RANKS = '''
@@ -88,7 +88,7 @@ from tl_lightning.training import fit as training
 from pathlib import Path
 
 class Spread(L.Callback):
-    """Largest difference of any weight or buffer over the ranks, after every step."""
+    """Measure the largest difference of any weight or buffer between ranks after each step."""
     worst, steps = 0.0, 0
     def on_train_batch_end(self, trainer, module, *rest):
         own = torch.cat([v.double().flatten() for v in module.state_dict().values()])
@@ -97,9 +97,9 @@ class Spread(L.Callback):
         Spread.worst = max(Spread.worst, float((every - every[0]).abs().max()))
         Spread.steps += 1
 
-honest = training.build
+original = training.build
 def build(*arguments):
-    parts = honest(*arguments)
+    parts = original(*arguments)
     parts.trainer.callbacks.append(Spread())
     return parts
 training.build = build
@@ -112,8 +112,8 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["source_only", "dann"])
-def test_two_ranks_through_three_phases_stay_one_model(model, tmp_path) -> None:
-    """No rank drifts by a single bit, and both are the one rank with the doubled batch."""
+def test_two_ranks_equal_one_rank_through_three_phases(model, tmp_path) -> None:
+    """The ranks stay identical, and equal one rank with twice the batch size."""
     import os
     import subprocess
     import sys
@@ -132,7 +132,7 @@ def test_two_ranks_through_three_phases_stay_one_model(model, tmp_path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "spread 0.0 in 9 steps" in done.stdout
-    assert done.stdout.count("phase 2 of 3 from epoch 1: head, block1, neck learn") == 1
+    assert done.stdout.count("phase 2 of 3 from epoch 1: training head, block1, neck (") == 1
     one = command("train", [*TINY, *common, "hydra.run.dir=one"], tmp_path)
     assert one.returncode == 0, one.stderr
     left, right = (weights(tmp_path / name / LAST) for name in ("two", "one"))

@@ -1,4 +1,4 @@
-"""Two ranks stop at the same step, whoever got the signal, and none waits for ever."""
+"""Interruption of two ranks: both stop at the same step, and none waits forever."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tl_lightning.errors import TransferError
 folder, mode, *more = sys.argv[1:]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "resume=auto", *more)
 
-class Strike(L.Callback):
+class Interrupt(L.Callback):
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if (trainer.global_rank, trainer.current_epoch, batch_idx) != (1, 0, 1):
             return
@@ -31,11 +31,11 @@ class Strike(L.Callback):
         if mode == "hang":
             time.sleep(600)
 
-honest = training.build
+original = training.build
 
 def build(*arguments):
-    parts = honest(*arguments)
-    parts.trainer.callbacks.insert(0, Strike())
+    parts = original(*arguments)
+    parts.trainer.callbacks.insert(0, Interrupt())
     return parts
 
 training.build = build
@@ -60,12 +60,12 @@ def ranks(tmp_path, folder: str, mode: str, *more: str) -> subprocess.CompletedP
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_signal_to_any_rank_stops_all_at_one_step(tmp_path) -> None:
-    done = ranks(tmp_path, "cut", "signal")
+def test_signal_to_one_rank_stops_all_at_the_same_step(tmp_path) -> None:
+    done = ranks(tmp_path, "stopped", "signal")
     assert done.returncode == 143, done.stderr
-    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 3
-    for folder in ("cut", "whole"):
+    for folder in ("stopped", "whole"):
         done = ranks(tmp_path, folder, "")
         assert done.returncode == 0, done.stderr
     assert same(weights(last), weights(tmp_path / "whole" / "checkpoints" / "last.ckpt"))
@@ -73,7 +73,7 @@ def test_a_signal_to_any_rank_stops_all_at_one_step(tmp_path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_rank_that_hangs_is_a_sentence(tmp_path) -> None:
+def test_hanging_rank_is_reported(tmp_path) -> None:
     done = ranks(tmp_path, "hung", "hang", "trainer.timeout_s=20")
     assert done.returncode == 3, done.stderr
-    assert "error: another rank did not answer within trainer.timeout_s=20" in done.stdout
+    assert "error: another rank did not respond within trainer.timeout_s=20" in done.stdout

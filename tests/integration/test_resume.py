@@ -1,4 +1,4 @@
-"""A resumed run is the uninterrupted one, bit for bit."""
+"""A resumed run equals an uninterrupted run bit for bit."""
 
 from __future__ import annotations
 
@@ -8,36 +8,40 @@ from helpers import config, file_config, same, stopped_at, weights
 from layouts import split_folders
 from tl_lightning.training import fit as training
 
-EXTRA = ("backbone.channel_dropout=0.2", "adapter.dann.dropout=0.3", "trainer.max_epochs=3")
+EXTRA = ("backbone.channel_dropout=0.2", "method.dann.dropout=0.3", "trainer.max_epochs=3")
 
 
 @pytest.mark.parametrize("place", [(0, 1), (1, 0), (1, 2), (2, 1)])
-def test_resumed_equals_uninterrupted(place, tmp_path, monkeypatch) -> None:
-    whole = training.fit(config(*EXTRA), tmp_path / "whole")
+def test_resumed_run_equals_uninterrupted_run(place, tmp_path, monkeypatch) -> None:
+    uninterrupted = training.fit(config(*EXTRA), tmp_path / "uninterrupted")
     with stopped_at(monkeypatch, *place):
-        training.fit(config(*EXTRA), tmp_path / "cut")
-    resumed = training.fit(config(*EXTRA, "resume=auto"), tmp_path / "cut")
+        training.fit(config(*EXTRA), tmp_path / "interrupted")
+    resumed = training.fit(config(*EXTRA, "resume=auto"), tmp_path / "interrupted")
     last = "checkpoints/last.ckpt"
-    assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
-    assert resumed["metrics"] == whole["metrics"]
+    assert same(
+        weights(tmp_path / "uninterrupted" / last), weights(tmp_path / "interrupted" / last)
+    )
+    assert resumed["metrics"] == uninterrupted["metrics"]
 
 
 @pytest.mark.parametrize("limit", ["2", "0.67"])
-def test_a_limited_epoch_goes_on_where_it_was_cut(limit, tmp_path, monkeypatch) -> None:
-    """The epoch of the data has three batches, the trainer takes two of them."""
-    own = ("model=source_only", f"trainer.limit_train_batches={limit}")
-    training.fit(config(*own), tmp_path / "whole")
+def test_resume_with_limited_train_batches(limit, tmp_path, monkeypatch) -> None:
+    """The data have three batches per epoch, of which the trainer uses two."""
+    settings = ("model=source_only", f"trainer.limit_train_batches={limit}")
+    training.fit(config(*settings), tmp_path / "uninterrupted")
     with stopped_at(monkeypatch, 1, 0):
-        training.fit(config(*own), tmp_path / "cut")
-    training.fit(config(*own, "resume=auto"), tmp_path / "cut")
+        training.fit(config(*settings), tmp_path / "interrupted")
+    training.fit(config(*settings, "resume=auto"), tmp_path / "interrupted")
     last = "checkpoints/last.ckpt"
-    assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
+    assert same(
+        weights(tmp_path / "uninterrupted" / last), weights(tmp_path / "interrupted" / last)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", ["off", "decoded"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_in_mid_epoch_on_files_equals_uninterrupted(
+def test_resume_in_the_middle_of_an_epoch_on_image_files(
     images, workers, tmp_path, monkeypatch
 ) -> None:
     root = split_folders(tmp_path / "dogs", train=20, test=8)
@@ -45,13 +49,15 @@ def test_resumed_in_mid_epoch_on_files_equals_uninterrupted(
         f"cache.images={images}", f"data.num_workers={workers}", "data.augment=strong",
         "data.steps_per_epoch=3", "data.target.labelled_per_class=2",
     )  # fmt: skip
-    whole = training.fit(file_config(root, *settings), tmp_path / "whole")
+    uninterrupted = training.fit(file_config(root, *settings), tmp_path / "uninterrupted")
     with stopped_at(monkeypatch, 1, 0):
-        training.fit(file_config(root, *settings), tmp_path / "cut")
-    resumed = training.fit(file_config(root, *settings, "resume=auto"), tmp_path / "cut")
+        training.fit(file_config(root, *settings), tmp_path / "interrupted")
+    resumed = training.fit(file_config(root, *settings, "resume=auto"), tmp_path / "interrupted")
     last = "checkpoints/last.ckpt"
-    assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "cut" / last))
-    assert resumed["metrics"] == whole["metrics"]
+    assert same(
+        weights(tmp_path / "uninterrupted" / last), weights(tmp_path / "interrupted" / last)
+    )
+    assert resumed["metrics"] == uninterrupted["metrics"]
 
 
 def test_reruns_are_identical(tmp_path) -> None:
@@ -61,14 +67,14 @@ def test_reruns_are_identical(tmp_path) -> None:
     assert same(weights(tmp_path / "a" / last), weights(tmp_path / "b" / last))
 
 
-def test_seed_zero_is_a_seed(tmp_path) -> None:
+def test_seed_zero_differs_from_seed_one(tmp_path) -> None:
     for seed in (0, 1):
         training.fit(config(f"seed={seed}"), tmp_path / str(seed))
     last = "checkpoints/last.ckpt"
     assert not same(weights(tmp_path / "0" / last), weights(tmp_path / "1" / last))
 
 
-def test_a_start_that_fails_leaves_the_checkpoint_alone(tmp_path, monkeypatch) -> None:
+def test_failed_start_leaves_the_checkpoint_unchanged(tmp_path, monkeypatch) -> None:
     training.fit(config(), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     before = last.read_bytes()

@@ -1,4 +1,4 @@
-"""Texts from files to the report: the same modules, phases, caches and adapters as pictures."""
+"""Runs on texts, from files to the report: phases, caches, methods, checkpoints and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from helpers import command, config, evaluated, same, stopped_at, weights
 from tiny_texts import imdb, reviews, text_config, tiny_bert
 from tl_lightning.config.validation import check as validation
-from tl_lightning.data.datamodules.text_folders import TextFolder
+from tl_lightning.data.datamodules.text_folders import TextFoldersDataModule
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.evaluation import load as loading
@@ -26,7 +26,7 @@ pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Return the encoder's folder, two folders of reviews of unlike lengths, and IMDb's."""
+    """Return a folder with an encoder, short and long reviews, and IMDb."""
     root = tmp_path_factory.mktemp("texts")
     tiny_bert(root / "bert")
     reviews(root / "short", 14, most=6)
@@ -37,16 +37,16 @@ def places(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def joint(places, tmp_path_factory):
-    """Return what learns beside target texts that no method looks at."""
+    """Return the weights of a joint training without an adaptation method."""
     folder = tmp_path_factory.mktemp("joint")
     fit(places, folder, "model=joint_bn")
     return weights(folder / "checkpoints" / "last.ckpt")
 
 
 def settings(places, *overrides: str):
-    """Return a run on the short reviews; a model that adapts does so to the long ones."""
-    adapts = any(o.split("=")[1] in ("dann", "cdan", "mmd", "joint_bn") for o in overrides)
-    target = [f"data.target.root={places / 'long'}"] if adapts else []
+    """Return a run on the short reviews, with the long ones as the target of adaptation."""
+    is_adaptation = any(o.split("=")[1] in ("dann", "cdan", "mmd", "joint_bn") for o in overrides)
+    target = [f"data.target.root={places / 'long'}"] if is_adaptation else []
     data = ["data=text_folder", f"data.root={places / 'short'}"]
     return text_config(places / "bert", *data, *target, *overrides)
 
@@ -55,8 +55,8 @@ def fit(places, folder, *overrides: str):
     return training.fit(settings(places, *overrides), folder)
 
 
-# -- a run -------------------------------------------------------------------------------------
-def test_it_learns_and_says_of_what(places, tmp_path) -> None:
+# -- runs --------------------------------------------------------------------------------------
+def test_fine_tuning_learns_and_reports_example_texts(places, tmp_path) -> None:
     report = fit(
         places, tmp_path / "run", "model=fine_tuning", "data.steps_per_epoch=30",
         "trainer.max_epochs=3",
@@ -68,29 +68,31 @@ def test_it_learns_and_says_of_what(places, tmp_path) -> None:
     with np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False) as arrays:
         names, texts = arrays["source_name"], arrays["examples_source_text"]
         true = arrays["source_true"]
-    # Evaluation goes by length; predictions stand in the split's own order all the same.
+    # Evaluation batches are sorted by length, but predictions keep the order of the split.
     assert [("neg", "pos")[label] for label in true] == [name.split("/")[0] for name in names]
-    words = {(places / "short" / name).read_text() for name in names}
-    assert set(texts) <= words
+    contents = {(places / "short" / name).read_text() for name in names}
+    assert set(texts) <= contents
     page = write_page(tmp_path / "run").read_text()
     assert all(f"<p>{text}</p>" in page for text in texts)
-    said = predictions(tmp_path / "run", ["good great lovely", "awful dull", "good"])
-    assert [name for _, name, _ in said] == ["pos", "neg", "pos"]
+    predicted = predictions(tmp_path / "run", ["good great lovely", "awful dull", "good"])
+    assert [name for _, name, _ in predicted] == ["pos", "neg", "pos"]
     alone = predictions(checkpoint, ["awful dull"])
-    assert alone[0][2] == pytest.approx(said[1][2], abs=1e-5)  # whatever it shares a batch with
+    assert alone[0][2] == pytest.approx(predicted[1][2], abs=1e-5)  # independent of the batch
 
 
-def test_resumed_in_mid_epoch_equals_uninterrupted(places, tmp_path, monkeypatch) -> None:
+def test_resume_within_an_epoch_equals_uninterrupted_run(places, tmp_path, monkeypatch) -> None:
     arguments = ("model=dann", "data.target.domain=null", "data.steps_per_epoch=6")
     fit(places, tmp_path / "whole", *arguments)
     with stopped_at(monkeypatch, 1, 2):
-        fit(places, tmp_path / "cut", *arguments)
-    fit(places, tmp_path / "cut", *arguments, "resume=auto")
-    whole, cut = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("whole", "cut"))
-    assert same(whole, cut)
+        fit(places, tmp_path / "interrupted", *arguments)
+    fit(places, tmp_path / "interrupted", *arguments, "resume=auto")
+    whole, interrupted = (
+        weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("whole", "interrupted")
+    )
+    assert same(whole, interrupted)
 
 
-def test_a_checkpoint_needs_neither_folder_nor_hub(places, tmp_path, monkeypatch) -> None:
+def test_checkpoint_does_not_need_the_encoder_folder(places, tmp_path, monkeypatch) -> None:
     shutil.copytree(places / "bert", tmp_path / "bert")
     plain = settings(places, "model=fine_tuning", "backbone.pooling=cls")
     plain["backbone"]["name"] = str(tmp_path / "bert")
@@ -100,7 +102,7 @@ def test_a_checkpoint_needs_neither_folder_nor_hub(places, tmp_path, monkeypatch
     shutil.rmtree(tmp_path / "bert")
     assert predictions(checkpoint, ["good film", "bad book"]) == before
     assert evaluation.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
-    # Nor does the next run that starts from its backbone.
+    # Neither does another run that loads its backbone.
     own = [f"backbone.checkpoint={checkpoint}", "trainer.max_epochs=1"]
     again = settings(places, "model=feature_extraction", "backbone.pooling=cls", *own)
     again["backbone"]["name"] = str(tmp_path / "bert")
@@ -109,7 +111,7 @@ def test_a_checkpoint_needs_neither_folder_nor_hub(places, tmp_path, monkeypatch
     assert same(loaded.backbone.state_dict(), loading.load(checkpoint).backbone.state_dict())
 
 
-def test_phases_name_its_layers_and_what_is_frozen_stays(places, tmp_path) -> None:
+def test_phases_train_only_their_layer_groups(places, tmp_path) -> None:
     steps = "phases.steps=[{from:0,train:[head]},{from:1,train:[head,layer1]}]"
     fit(places, tmp_path, "model=fine_tuning", steps)
     first = building.build_module(
@@ -123,7 +125,7 @@ def test_phases_name_its_layers_and_what_is_frozen_stays(places, tmp_path) -> No
         fit(places, tmp_path / "no", "model=fine_tuning", "phases.steps=[{from:0,train:[layer7]}]")
 
 
-def test_lora_moves_nothing_of_the_network(places, tmp_path) -> None:
+def test_lora_trains_only_its_layers_and_the_head(places, tmp_path) -> None:
     pytest.importorskip("peft")
     report = fit(places, tmp_path, "model=fine_tuning", "backbone.lora.rank=2")
     arguments = settings(places, "model=fine_tuning", "backbone.lora.rank=2")
@@ -137,7 +139,7 @@ def test_lora_moves_nothing_of_the_network(places, tmp_path) -> None:
 
 
 # -- features ----------------------------------------------------------------------------------
-def test_stored_features_are_those_of_the_network(places, tmp_path) -> None:
+def test_cached_features_equal_those_of_the_network(places, tmp_path) -> None:
     reports = {
         mode: fit(places, tmp_path / mode, "model=feature_extraction", f"cache.features={mode}")
         for mode in ("off", "full")
@@ -155,8 +157,8 @@ def test_stored_features_are_those_of_the_network(places, tmp_path) -> None:
     assert "examples_source_text" in np.load(tmp_path / "full" / "predictions.npz").files
 
 
-def test_its_layers_are_no_chain_to_store_a_prefix_of(places, tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"is a chain of its layer groups, and TextBackbone is n"):
+def test_prefix_features_are_not_supported(places, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"groups form a chain, but those of TextBackbone do not"):
         fit(places, tmp_path, "model=fine_tuning", "cache.features=prefix",
             "phases.steps=[{from:0,train:[head,layer1]}]")  # fmt: skip
 
@@ -164,7 +166,9 @@ def test_its_layers_are_no_chain_to_store_a_prefix_of(places, tmp_path) -> None:
 # -- methods -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("forward", ["joint", "separate"])
 @pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
-def test_gradients_of_unequally_long_domains_reach_the_features(places, name, forward) -> None:
+def test_gradients_reach_the_backbone_for_domains_of_different_length(
+    places, name, forward
+) -> None:
     plain = validation.check(settings(places, f"model={name}", f"model.forward={forward}"))
     net = building.build_module(plain, ("neg", "pos")).train()
     generator = torch.Generator().manual_seed(0)
@@ -177,7 +181,7 @@ def test_gradients_of_unequally_long_domains_reach_the_features(places, name, fo
     batch["source"]["labels"] = torch.tensor([0, 1, 0, 1])
     views = net.views(batch)
     assert views["target"].labels is None
-    # In evaluation mode no draw of dropout differs: together or apart, the features are the same.
+    # Without dropout, joint and separate forward passes give the same features.
     net.eval()
     both, alone = net.views(batch), net.extract(batch["source"]["inputs"])
     torch.testing.assert_close(both["source"].features, net.task(alone)[0], atol=1e-5, rtol=1e-4)
@@ -192,60 +196,62 @@ def test_gradients_of_unequally_long_domains_reach_the_features(places, name, fo
 
 
 @pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
-def test_weight_zero_is_training_without_it(places, name, joint, tmp_path) -> None:
-    knob = "weight" if name == "mmd" else "max_lambda"
-    fit(places, tmp_path / "zero", f"model={name}", f"adapter.{name}.{knob}=0")
+def test_zero_weight_equals_training_without_the_method(places, name, joint, tmp_path) -> None:
+    param = "weight" if name == "mmd" else "max_lambda"
+    fit(places, tmp_path / "zero", f"model={name}", f"method.{name}.{param}=0")
     zero = weights(tmp_path / "zero" / "checkpoints" / "last.ckpt")
     assert all(torch.equal(zero[key], joint[key]) for key in joint)
 
 
 @pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
-def test_other_target_labels_change_nothing(places, name, tmp_path, monkeypatch) -> None:
+def test_target_labels_do_not_change_training(places, name, tmp_path, monkeypatch) -> None:
     arguments = (f"model={name}", "selection=im")
     plain = fit(places, tmp_path / "plain", *arguments)
-    honest = TextFolder.domains
+    original = TextFoldersDataModule.domains
 
-    def lying(self):
-        found = honest(self)
+    def with_random_labels(self):
+        found = original(self)
         for split in ("train", "val", "test"):
             labels = getattr(found["target"], split).labels
             labels[:] = np.random.default_rng(1).integers(0, 2, len(labels))
         return found
 
-    monkeypatch.setattr(TextFolder, "domains", lying)
-    lied = fit(places, tmp_path / "lied", *arguments)
-    assert plain["metrics"] != lied["metrics"]  # the test does see the other labels
-    assert plain["selection"] == lied["selection"]
+    monkeypatch.setattr(TextFoldersDataModule, "domains", with_random_labels)
+    changed = fit(places, tmp_path / "changed", *arguments)
+    assert plain["metrics"] != changed["metrics"]  # testing uses the changed labels
+    assert plain["selection"] == changed["selection"]
     for file in (plain["selection"]["checkpoint"], "checkpoints/last.ckpt"):
-        assert same(weights(tmp_path / "plain" / file), weights(tmp_path / "lied" / file))
+        assert same(weights(tmp_path / "plain" / file), weights(tmp_path / "changed" / file))
 
 
-# -- refusals ----------------------------------------------------------------------------------
-def test_data_and_backbone_must_go_together(places, tmp_path) -> None:
-    plain, pictures = settings(places, "model=fine_tuning"), config("model=source_only")
-    with pytest.raises(ConfigError, match=r"data=text_folder gives texts, .*type backbone=minilm"):
-        validation.check({**plain, "backbone": pictures["backbone"]})
-    with pytest.raises(ConfigError, match=r"data=digits gives pictures, .* takes texts; type"):
-        validation.check({**pictures, "backbone": plain["backbone"]})
+# -- errors ------------------------------------------------------------------------------------
+def test_data_and_backbone_must_match(places, tmp_path) -> None:
+    plain, images = settings(places, "model=fine_tuning"), config("model=source_only")
+    with pytest.raises(
+        ConfigError, match=r"data=text_folder provides texts, .*set backbone=minilm"
+    ):
+        validation.check({**plain, "backbone": images["backbone"]})
+    with pytest.raises(ConfigError, match=r"data=digits provides images, .* expects texts; set"):
+        validation.check({**images, "backbone": plain["backbone"]})
 
 
-def test_long_texts_stop_the_run_before_it_trains(places, tmp_path) -> None:
-    with pytest.raises(DataError, match=r"more than 5 tokens, which is backbone.max_length"):
+def test_long_texts_are_an_error_before_training(places, tmp_path) -> None:
+    with pytest.raises(DataError, match=r"have more than backbone.max_length=5 tokens: "):
         fit(places, tmp_path, "model=fine_tuning", "data.too_long=error", "backbone.max_length=5")
     assert not (tmp_path / "checkpoints").exists()
 
 
 # -- commands ----------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_the_predict_command(places, tmp_path) -> None:
+def test_predict_and_check_data_commands(places, tmp_path) -> None:
     report = fit(places, tmp_path / "run", "model=fine_tuning")
     (tmp_path / "lines.txt").write_text("good film\nawful [bold] book, dull\n")
     run = f"checkpoint={tmp_path / 'run'}"
-    done = command("predict", [run, "texts=lines.txt", "out=said.csv"], tmp_path)
+    done = command("predict", [run, "texts=lines.txt", "out=predictions.csv"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "probability" in done.stdout
     assert "[bold]" in done.stdout
-    rows = (tmp_path / "said.csv").read_text().splitlines()
+    rows = (tmp_path / "predictions.csv").read_text().splitlines()
     assert rows[0] == "sample,class,probability"
     assert rows[2].startswith('"awful [bold] book, dull",')
     assert json.loads((tmp_path / "run" / "report.json").read_text())["seed"] == report["seed"]
@@ -255,4 +261,4 @@ def test_the_predict_command(places, tmp_path) -> None:
         tmp_path,
     )
     assert refused.returncode == 2
-    assert "holds texts, and this command looks at pictures" in refused.stderr
+    assert "contains texts, but this command checks images" in refused.stderr

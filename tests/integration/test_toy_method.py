@@ -1,4 +1,4 @@
-"""A method is two files and nothing else: it runs, and the contract tests pick it up."""
+"""A new method needs only two files: it runs, and the contract tests include it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Foo(Penalty):
     """Mean matching."""
 
     def loss(self, views, ctx):
-        """Return the distance of the means."""
+        """Return the squared distance between the means."""
         source, target = (views[role].features for role in ("source", "target"))
         return (source.mean(0) - target.mean(0)).square().sum()
 '''
-YAML = """# @package adapter.foo
+YAML = """# @package method.foo
 # Foo matches means.
 _target_: tl_lightning.methods.foo.Foo
 weight: 1.0
@@ -33,23 +33,23 @@ gather: false
 """
 
 
-CHOICE = ["model=domain_adaptation", "adapter=[foo,dann]"]
+OVERRIDES = ["model=domain_adaptation", "method=[foo,dann]"]
 
 
 @pytest.mark.slow
-def test_two_files_make_a_method(tmp_path) -> None:
+def test_a_method_needs_only_two_files(tmp_path) -> None:
     for name in ("src", "conf", "scripts", "tests", "pyproject.toml", "README.md"):
-        place = REPO / name
+        path = REPO / name
         ignore = shutil.ignore_patterns("__pycache__")
-        if place.is_dir():
-            shutil.copytree(place, tmp_path / name, ignore=ignore)
+        if path.is_dir():
+            shutil.copytree(path, tmp_path / name, ignore=ignore)
         else:
-            shutil.copy(place, tmp_path / name)
+            shutil.copy(path, tmp_path / name)
     (tmp_path / "src/tl_lightning/methods/foo.py").write_text(TOY)
-    (tmp_path / "conf/adapter/foo.yaml").write_text(YAML)
+    (tmp_path / "conf/method/foo.yaml").write_text(YAML)
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "scripts/train.py", *TINY, *CHOICE],
+        [sys.executable, "scripts/train.py", *TINY, *OVERRIDES],
         cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -1,4 +1,4 @@
-"""Real pictures and real pretrained weights, a few steps of each model; skipped without them."""
+"""A few training steps on real images with pretrained weights; skipped if they are missing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SHORT = [
 @pytest.fixture
 def weights(monkeypatch) -> Path:
     if not (WEIGHTS / "hub" / "checkpoints" / "mobilenet_v2-b0353104.pth").is_file():
-        pytest.skip(f"no pretrained weights at TORCH_HOME={WEIGHTS}")
+        pytest.skip(f"pretrained weights not found at TORCH_HOME={WEIGHTS}")
     monkeypatch.setenv("TORCH_HOME", str(WEIGHTS))
     return WEIGHTS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["dann", "feature_extraction", "fine_tuning"])
-def test_a_few_steps_on_real_dogs(model, real_data, weights, tmp_path) -> None:
+def test_short_training_on_real_dogs(model, real_data, weights, tmp_path) -> None:
     root = real_data / "dogs"
     plain = OmegaConf.to_container(
         compose(
@@ -48,7 +48,7 @@ def test_a_few_steps_on_real_dogs(model, real_data, weights, tmp_path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["name"] == model
 
 
-def test_lite0_takes_its_own_normalisation(weights) -> None:
+def test_efficientnet_lite0_uses_its_normalisation(weights) -> None:
     net = TimmBackbone(
         name="tf_efficientnet_lite0", pretrained=True, size=None, grad_checkpointing=False,
         lr_factor=0.1,
@@ -58,7 +58,7 @@ def test_lite0_takes_its_own_normalisation(weights) -> None:
     assert net.out_features == 1280
 
 
-def test_mobilenet_finds_its_weights_without_a_download(weights) -> None:
+def test_mobilenet_loads_cached_weights(weights) -> None:
     args = {
         "name": "mobilenet_v2",
         "tag": "IMAGENET1K_V1",

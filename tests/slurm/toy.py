@@ -1,7 +1,7 @@
-"""A SLURM of one node on this machine, below a folder of its own: nothing else is touched.
+"""Single-node SLURM on this machine, with all of its files in one folder.
 
-As a program it starts one, says how to use it, and stops it on Ctrl-C:
-``python tests/slurm/toy.py <folder>``. It needs root and Debian's slurm-wlm and munge.
+Run ``python tests/slurm/toy.py <folder>`` to start it, print the environment variables that it
+needs, and stop it on Ctrl-C. Requires root and the Debian packages slurm-wlm and munge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
-#: Where packages put daemons, which a user's PATH leaves out; and, if it is said, another folder.
+#: Folders of the daemons, which are not in the PATH of users; SLURM_BIN can add another one.
 PLACES = (os.environ["PATH"], "/usr/sbin", os.environ.get("SLURM_BIN", "/usr/bin"))
 
 CONF = """\
@@ -60,16 +60,16 @@ CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 
 
 def missing() -> str:
-    """Return why no SLURM can run here; empty if one can."""
+    """Return why SLURM cannot be started, or an empty string."""
     absent = [name for name in PROGRAMS if shutil.which(name, path=":".join(PLACES)) is None]
     if absent:
-        return f"no {', '.join(absent)} here (apt-get install slurm-wlm munge)"
+        return f"{', '.join(absent)} not found (apt-get install slurm-wlm munge)"
     return "" if os.geteuid() == 0 else "starting SLURM needs root"
 
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """Run the daemons while inside; gives the variables with which SLURM's commands find them."""
+    """Run the daemons inside the context; yields the environment variables for SLURM commands."""
     env = {**os.environ, "PATH": ":".join(PLACES), "SLURM_CONF": f"{folder}/slurm.conf"}
     for name in ("spool", "state"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -106,10 +106,10 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _free_ports() -> list[int]:
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in (one, other)]
+    with socket.socket() as a, socket.socket() as b:
+        for sock in (a, b):
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in (a, b)]
 
 
 def _until_idle(env: dict[str, str], folder: Path) -> None:
@@ -129,7 +129,7 @@ if __name__ == "__main__":
     reason = missing()
     if reason:
         sys.exit(reason)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # not without stopping the daemons
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the daemons are stopped
     with cluster(Path(sys.argv[1]).absolute()) as variables:
         print(f"export SLURM_CONF={variables['SLURM_CONF']} PATH={variables['PATH']}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Schedules against their formulas."""
+"""Learning-rate schedules against their formulas."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tl_lightning.schedules import Constant, Cosine, DannAnnealing, Step, sigmoi
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 1.0])
 def test_formulas(p: float) -> None:
     assert DannAnnealing(warmup=0, alpha=10, beta=0.75)(p) == pytest.approx((1 + 10 * p) ** -0.75)
-    wanted = 0.5 * (1 + math.cos(math.pi * p))
-    assert Cosine(warmup=0, final=0)(p) == pytest.approx(wanted)
+    expected = 0.5 * (1 + math.cos(math.pi * p))
+    assert Cosine(warmup=0, final=0)(p) == pytest.approx(expected)
     assert sigmoid_ramp(p) == pytest.approx(2 / (1 + math.exp(-10 * p)) - 1)
     assert Constant(warmup=0)(p) == 1
 
 
-def test_warmup_rises_linearly() -> None:
+def test_warmup_is_linear() -> None:
     for schedule in (
         Constant(warmup=0.2),
         Cosine(warmup=0.2, final=0.0),

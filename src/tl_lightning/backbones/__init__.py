@@ -1,1 +1,1 @@
-"""Networks from pictures to features."""
+"""Backbones that map images, texts or vectors to features."""

@@ -1,9 +1,8 @@
-"""Activations thrown away and computed again in the backward pass: less memory, a third more work.
+"""Activation checkpointing: recompute activations in the backward pass to save memory.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, 2016. Computing a
-layer again in training mode would move the running statistics of its batch norms twice; here they
-move once. Layers that were told whose samples are whose hear it again: other samples may have
-passed since.
+Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, 2016. Running
+statistics of batch norm are updated only once, although layers run twice in training mode.
+Domain-aware norms get back the domains of the original forward pass.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tl_lightning.types import LayerGroup, Parted
+from tl_lightning.types import DomainAwareNorm, LayerGroup
 
 __all__ = ["recomputed"]
 
 
 def recomputed(groups: Sequence[LayerGroup], x: Tensor) -> Tensor:
-    """Run a chain of layer groups, keeping for the backward pass only what goes between them.
+    """Run a chain of layer groups, storing only the activations between groups.
 
     Args:
-        groups: A chain: every ``run`` is there.
-        x: The input of the first.
+        groups: Layer groups with ``run`` set.
+        x: Input of the first group.
     """
     for group in groups:
         assert group.run is not None
-        # Not reentrant: that would cut off gradients where the input needs none.
+        # The reentrant variant loses gradients if the input does not require them.
         x = checkpoint(
             group.run, x, use_reentrant=False, context_fn=partial(_contexts, group.modules)
         )
@@ -42,48 +41,49 @@ def _contexts(
     modules: Sequence[nn.Module],
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     layers = [layer for module in modules for layer in module.modules()]
-    # As they are now, in the forward.
-    told = [(layer, layer.parts) for layer in layers if isinstance(layer, Parted)]
-    return nullcontext(), _again(modules, told)
+    # Captured during the original forward pass.
+    domains = [(layer, layer.parts) for layer in layers if isinstance(layer, DomainAwareNorm)]
+    return nullcontext(), _recomputing(modules, domains)
 
 
 @contextlib.contextmanager
-def _again(
-    modules: Sequence[nn.Module], told: Sequence[tuple[Parted, Sequence[tuple[str, int]]]]
+def _recomputing(
+    modules: Sequence[nn.Module],
+    domains: Sequence[tuple[DomainAwareNorm, Sequence[tuple[str, int]]]],
 ) -> Iterator[None]:
-    """Compute as in the forward."""
-    now = [layer.parts for layer, _ in told]
-    for layer, parts in told:
+    """Reproduce the state of the original forward pass."""
+    current = [layer.parts for layer, _ in domains]
+    for layer, parts in domains:
         layer.parts = parts
     try:
-        with _still(modules):
+        with _frozen_statistics(modules):
             yield
     finally:
-        for (layer, _), parts in zip(told, now, strict=True):
+        for (layer, _), parts in zip(domains, current, strict=True):
             layer.parts = parts
 
 
 @contextlib.contextmanager
-def _still(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Keep the running statistics of all batch norms as they are."""
+def _frozen_statistics(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Keep the running statistics of all batch norms unchanged."""
     norms = [
         norm
         for module in modules
         for norm in module.modules()
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
     ]
-    before = [(norm, norm.momentum, _count(norm)) for norm in norms]
+    state = [(norm, norm.momentum, _batch_count(norm)) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, count in before:
+        for norm, momentum, count in state:
             norm.momentum = momentum
             if count is not None and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.copy_(count)
 
 
-def _count(norm: nn.modules.batchnorm._BatchNorm) -> Tensor | None:
+def _batch_count(norm: nn.modules.batchnorm._BatchNorm) -> Tensor | None:
     with torch.no_grad():
         return None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()

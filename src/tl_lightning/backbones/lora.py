@@ -1,4 +1,4 @@
-"""LoRA: a frozen backbone with small learning matrices beside its own, through ``peft``.
+"""LoRA for backbones: low-rank adaptation of linear layers with ``peft``.
 
 Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen (2022): LoRA: Low-Rank Adaptation of Large
 Language Models. ICLR.
@@ -18,48 +18,50 @@ __all__ = ["LoRA"]
 
 
 class LoRA:
-    """``W x + alpha / rank * B A x`` in the chosen linear layers; only ``A`` and ``B`` learn.
+    """Replaces ``W x`` by ``W x + alpha / rank * B A x`` in selected linear layers.
 
-    ``B`` starts at 0, so the network starts as it was. Everything else of it is frozen.
+    Only ``A`` and ``B`` are trained. ``B`` starts at 0, so outputs are initially unchanged.
 
     Args:
-        rank: Of ``A`` ``(rank, in)`` and ``B`` ``(out, rank)``; 0 leaves the backbone as it is.
-        alpha: Scale of the learned change.
-        dropout: Before ``A``.
-        targets: Ends of the names of the layers that get them.
+        rank: Rank of ``A`` ``(rank, in)`` and ``B`` ``(out, rank)``; 0 disables LoRA.
+        alpha: Scale of the update.
+        dropout: Dropout probability before ``A``.
+        targets: Suffixes of the names of the layers to adapt.
 
     Raises:
-        ConfigError: If a setting is out of its range.
+        ConfigError: If a setting is out of range.
     """
 
     def __init__(self, *, rank: int, alpha: float, dropout: float, targets: Sequence[str]) -> None:
-        knobs = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets}
-        faults = self.faults("backbone.lora", knobs)
-        if faults:
-            raise ConfigError(faults)
+        params = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets}
+        problems = self.check_config("backbone.lora", params)
+        if problems:
+            raise ConfigError(problems)
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout
         self.targets = list(targets)
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the settings, a sentence each."""
-        found = []
-        if knobs["rank"] < 0:
-            found.append(f"{where}.rank={knobs['rank']} is below 0; type {where}.rank=0 for none")
-        if knobs["alpha"] <= 0:
-            found.append(f"{where}.alpha={knobs['alpha']} is not above 0; type {where}.alpha=16")
-        if not 0 <= knobs["dropout"] < 1:
-            found.append(
-                f"{where}.dropout={knobs['dropout']} is not in [0, 1); type {where}.dropout=0.1"
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message for each invalid setting."""
+        problems = []
+        if params["rank"] < 0:
+            problems.append(f"{where}.rank={params['rank']} must be at least 0; set {where}.rank=0")
+        if params["alpha"] <= 0:
+            problems.append(
+                f"{where}.alpha={params['alpha']} must be positive; set {where}.alpha=16"
             )
-        if not knobs["targets"]:
-            found.append(f"{where}.targets=[] names no layer; type {where}.targets=[qkv,proj]")
-        return found
+        if not 0 <= params["dropout"] < 1:
+            problems.append(
+                f"{where}.dropout={params['dropout']} must be in [0, 1); set {where}.dropout=0.1"
+            )
+        if not params["targets"]:
+            problems.append(f"{where}.targets=[] must not be empty; set {where}.targets=[qkv,proj]")
+        return problems
 
     def apply(self, backbone: nn.Module) -> None:
-        """Put the matrices into ``backbone`` in place and freeze the rest of it.
+        """Add LoRA matrices to ``backbone`` in place and freeze all other parameters.
 
         Raises:
             ConfigError: If ``peft`` is missing, no layer matches or the network has batch norm.
@@ -70,22 +72,22 @@ class LoRA:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
             raise ConfigError(
-                f"backbone.lora.rank={self.rank} needs the package peft ({error}); type "
-                "pip install 'tl_lightning[lora]', or backbone.lora.rank=0"
+                f"backbone.lora.rank={self.rank} requires the package peft ({error}); run "
+                "pip install 'tl_lightning[lora]', or set backbone.lora.rank=0"
             ) from error
         if any(isinstance(module, _BatchNorm) for module in backbone.modules()):
             raise ConfigError(
-                f"backbone.lora.rank={self.rank} freezes the network, but its batch norm would "
-                "move on; LoRA is for transformers: type backbone=timm "
-                "backbone.name=vit_tiny_patch16_224, or backbone.lora.rank=0"
+                f"backbone.lora.rank={self.rank} is not supported with batch norm, whose "
+                "statistics would still change; use a transformer, such as backbone=timm "
+                "backbone.name=vit_tiny_patch16_224, or set backbone.lora.rank=0"
             )
         linear = [name for name, m in backbone.named_modules() if isinstance(m, nn.Linear)]
         matched = [n for n in linear if any(f".{n}".endswith(f".{t}") for t in self.targets)]
         if not matched:
-            last = sorted({name.rpartition(".")[2] for name in linear})
+            names = sorted({name.rpartition(".")[2] for name in linear})
             raise ConfigError(
-                f"backbone.lora.targets={self.targets} are no linear layers of this backbone, "
-                f"which has {', '.join(last) or 'none'}; type backbone.lora.targets=[<names>]"
+                f"backbone.lora.targets={self.targets} does not match any linear layer of this "
+                f"backbone ({', '.join(names) or 'it has none'}); set backbone.lora.targets=[...]"
             )
         settings = LoraConfig(
             r=self.rank,

@@ -1,4 +1,4 @@
-"""A small network on vectors."""
+"""Multilayer perceptron for vector data."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tl_lightning.layers import Activation
 from tl_lightning.layers import activation as make_activation
 from tl_lightning.types import LayerGroup, VectorSpec
 
-__all__ = ["VectorNet"]
+__all__ = ["MLP"]
 
 
-class VectorNet(nn.Module):
-    """Linear layers, each with an activation; without any, the vectors themselves.
+class MLP(nn.Module):
+    """Linear layers with activations; without layers, the identity.
 
     Args:
-        in_features: Length ``F`` of the vectors; None in a configuration stands for the data's.
-        widths: Of the layers' outputs; one layer is the network that Ganin et al. ("Domain-
-            Adversarial Training of Neural Networks", JMLR 17(59), 2016) adapt sentiment with.
-        activation: After each layer.
-        dropout: Before each layer but the first.
-        lr_factor: How fast it learns relative to new layers.
+        in_features: Length ``F`` of the vectors; None in the configuration means that of the data.
+        widths: Output width of each layer. Ganin et al. ("Domain-Adversarial Training of Neural
+            Networks", JMLR 17(59), 2016) use one layer for sentiment analysis.
+        activation: Activation after each layer.
+        dropout: Dropout probability before each layer except the first.
+        lr_factor: Learning-rate factor relative to new layers.
 
     >>> import torch
-    >>> net = VectorNet(in_features=5, widths=[4, 3], activation="sigmoid", dropout=0.0,
+    >>> net = MLP(in_features=5, widths=[4, 3], activation="sigmoid", dropout=0.0,
     ...                 lr_factor=1.0)
     >>> net(torch.zeros(2, 5)).shape, net.out_features
     (torch.Size([2, 3]), 3)
@@ -44,7 +44,7 @@ class VectorNet(nn.Module):
         lr_factor: float,
     ) -> None:
         super().__init__()
-        assert in_features is not None, "what builds the model asks the data"
+        assert in_features is not None, "in_features is set from the data when the model is built"
         self.layers = nn.Sequential()
         last = in_features
         for number, width in enumerate(widths):
@@ -58,19 +58,19 @@ class VectorNet(nn.Module):
         self.input_spec = VectorSpec(width=in_features)
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the settings, a sentence each."""
-        found = []
-        if min(knobs["widths"], default=1) < 1:
-            found.append(
-                f"{where}.widths={list(knobs['widths'])} must be numbers above 0; type "
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message for each invalid setting."""
+        problems = []
+        if min(params["widths"], default=1) < 1:
+            problems.append(
+                f"{where}.widths={list(params['widths'])} must be positive integers; set "
                 f"{where}.widths=[50]"
             )
-        if not 0 <= knobs["dropout"] < 1:
-            found.append(
-                f"{where}.dropout={knobs['dropout']} is not in [0, 1); type {where}.dropout=0.5"
+        if not 0 <= params["dropout"] < 1:
+            problems.append(
+                f"{where}.dropout={params['dropout']} must be in [0, 1); set {where}.dropout=0.5"
             )
-        return found
+        return problems
 
     def forward(self, x: Tensor) -> Tensor:
         """Map vectors ``(B, F)`` to features ``(B, out_features)``."""
@@ -78,7 +78,7 @@ class VectorNet(nn.Module):
         return out
 
     def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
-        """Return one group a layer."""
+        """Return one group per layer."""
         return [
             LayerGroup(f"layer{k}", (layer,), tuple(layer.parameters()), layer)
             for k, layer in enumerate(self.layers)

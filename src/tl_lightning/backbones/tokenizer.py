@@ -1,4 +1,4 @@
-"""Tokenizers as plain text: what a network's token ids mean, kept with its checkpoints."""
+"""Tokenizers as JSON text, which can be stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from tl_lightning.errors import CheckpointError, ConfigError
 
 __all__ = ["Tokens", "packed", "read_tokens"]
 
-#: What a packed tokenizer begins with: no path does, and no interpolation can hide in it.
-MARK = "zlib:"
-_INSTALL = "type pip install 'tl_lightning[text]'"
+#: Prefix of a packed tokenizer, which is neither a path nor an interpolation.
+PREFIX = "zlib:"
+_INSTALL = "run pip install 'tl_lightning[text]'"
 
 
 class Tokens:
-    """A tokenizer of the package ``tokenizers``: the same ids on every machine.
+    """A tokenizer of the ``tokenizers`` package, with the same ids on every machine.
 
     Args:
-        text: What ``tokenizer.json`` holds. Its own limits and padding do not count.
+        text: Content of ``tokenizer.json``; its truncation and padding settings are ignored.
 
     Attributes:
-        text: As given.
-        digest: A hash of it.
+        text: The given text.
+        digest: Hash of the text.
 
     Raises:
-        ConfigError: If the package is absent or the text is no tokenizer's.
+        ConfigError: If the package is not installed or the text is not a valid tokenizer.
     """
 
     def __init__(self, text: str) -> None:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise ConfigError(f"texts need the package tokenizers ({error}); {_INSTALL}") from error
+            raise ConfigError(f"text data requires tokenizers ({error}); {_INSTALL}") from error
         try:
             self.own: Any = Tokenizer.from_str(text)
         except Exception as error:  # the package raises plain exceptions
             raise ConfigError(
-                f"backbone.tokenizer is not what tokenizer.json holds ({error}); type "
+                f"backbone.tokenizer is not a valid tokenizer.json ({error}); set "
                 "backbone.tokenizer=<folder or tokenizer.json>, or null for that of backbone.name"
             ) from error
         self.own.no_padding()
@@ -51,53 +51,53 @@ class Tokens:
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def encode(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], bool]]:
-        """Return the token ids of every text, at most ``limit`` of them, and whether it was cut.
+        """Return for each text its token ids, at most ``limit``, and whether it was truncated.
 
-        Special tokens count, and stay where a text is cut.
+        Special tokens are included in the limit and kept on truncation.
         """
         self.own.enable_truncation(limit)
-        found = self.own.encode_batch(list(texts))
+        encodings = self.own.encode_batch(list(texts))
         self.own.no_truncation()
-        return [(each.ids, bool(each.overflowing)) for each in found]
+        return [(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
 
     def length(self, text: str) -> int:
-        """Return the number of a text's tokens when nothing is cut, special tokens included."""
+        """Return the number of tokens of a text without truncation, including special tokens."""
         return len(self.own.encode(text).ids)
 
     @property
     def size(self) -> int:
-        """Number of different ids."""
+        """Size of the vocabulary."""
         return int(self.own.get_vocab_size())
 
     def __repr__(self) -> str:
         return f"{type(self.own.model).__name__} {self.digest}"
 
     def __deepcopy__(self, memo: Any) -> Tokens:
-        return self  # nothing changes it
+        return self  # immutable
 
 
 def packed(text: str) -> str:
-    """Return a text short enough for a checkpoint; :func:`read_tokens` takes it.
+    """Return a text compressed for a checkpoint; :func:`read_tokens` reads it.
 
     >>> packed("a" * 1000).startswith("zlib:"), len(packed("a" * 1000)) < 50
     (True, True)
     """
-    return MARK + base64.b64encode(zlib.compress(text.encode())).decode("ascii")
+    return PREFIX + base64.b64encode(zlib.compress(text.encode())).decode("ascii")
 
 
 def read_tokens(place: str, offline: bool) -> Tokens:
-    """Return the tokenizer that a setting names.
+    """Read a tokenizer.
 
     Args:
-        place: A ``tokenizer.json``, a folder, a name of the hub, or a packed text.
-        offline: Whether nothing may be fetched.
+        place: A ``tokenizer.json``, a folder, a name on the hub, or a packed text.
+        offline: Whether downloads are disabled.
 
     Raises:
-        ConfigError: If it is no tokenizer of the package ``tokenizers``.
-        CheckpointError: If there is none.
+        ConfigError: If it is not a tokenizer of the ``tokenizers`` package.
+        CheckpointError: If it is not found.
     """
-    if place.startswith(MARK):
-        return Tokens(zlib.decompress(base64.b64decode(place.removeprefix(MARK))).decode())
+    if place.startswith(PREFIX):
+        return Tokens(zlib.decompress(base64.b64decode(place.removeprefix(PREFIX))).decode())
     path = Path(place).expanduser()
     if path.is_file() or (path / "tokenizer.json").is_file():
         file = path if path.is_file() else path / "tokenizer.json"
@@ -105,28 +105,28 @@ def read_tokens(place: str, offline: bool) -> Tokens:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise ConfigError(f"texts need the package transformers ({error}); {_INSTALL}") from error
+        raise ConfigError(f"text data requires transformers ({error}); {_INSTALL}") from error
     try:
-        found: Any = AutoTokenizer.from_pretrained(
+        loaded: Any = AutoTokenizer.from_pretrained(
             str(path) if path.is_dir() else place, local_files_only=offline or path.is_dir()
         )
-    except Exception as error:  # the hub client raises its own kinds
-        raise CheckpointError(_absent(place, str(error).splitlines()[0])) from error
-    inner = getattr(found, "backend_tokenizer", None)
-    if inner is None:
+    except Exception as error:  # the hub client raises various exceptions
+        raise CheckpointError(_not_found(place, str(error).splitlines()[0])) from error
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
         raise ConfigError(
-            f"the tokenizer of {place} ({type(found).__name__}) has no tokenizer.json; type "
+            f"the tokenizer of {place} ({type(loaded).__name__}) has no tokenizer.json; set "
             "backbone.tokenizer=<folder or tokenizer.json>, or another backbone.name"
         )
-    tokens = Tokens(json.dumps(json.loads(inner.to_str()), ensure_ascii=False))
-    # Where there are no files the library makes up a tokenizer that knows no word.
-    if tokens.size <= len(found.all_special_tokens):
-        raise CheckpointError(_absent(place, "it knows no words but the special tokens"))
+    tokens = Tokens(json.dumps(json.loads(backend.to_str()), ensure_ascii=False))
+    # Without tokenizer files, the library returns a tokenizer with an empty vocabulary.
+    if tokens.size <= len(loaded.all_special_tokens):
+        raise CheckpointError(_not_found(place, "its vocabulary has only special tokens"))
     return tokens
 
 
-def _absent(place: str, reason: str) -> str:
+def _not_found(place: str, reason: str) -> str:
     return (
-        f"no tokenizer for backbone {place}: {reason}; put its tokenizer.json there, or type "
+        f"tokenizer of backbone {place} not found: {reason}; put its tokenizer.json there, or set "
         "backbone.tokenizer=<folder or tokenizer.json>"
     )

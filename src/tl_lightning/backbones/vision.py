@@ -1,4 +1,4 @@
-"""Pretrained picture backbones from torchvision and timm, through their own loaders and caches."""
+"""Pretrained image backbones from torchvision and timm, using their loaders and caches."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["TimmBackbone", "TorchvisionBackbone"]
 
 
 class TorchvisionBackbone(Network):
-    """Any classification network of torchvision without its last linear layer.
+    """Any torchvision classification network without its last linear layer.
 
     Args:
-        name: torchvision's name, such as ``resnet18``.
-        pretrained: Whether to start from pretrained weights.
-        tag: Which of torchvision's weights, such as ``IMAGENET1K_V1`` or ``DEFAULT``.
-        weights: A file with the weights instead, or None.
-        size: Height and width of the pictures in pixels, or None for what the weights were trained
-            with.
-        grad_checkpointing: Whether activations are computed again in the backward pass.
-        lr_factor: How fast it learns relative to new layers.
+        name: Name in torchvision, such as ``resnet18``.
+        pretrained: Whether to load pretrained weights.
+        tag: Name of torchvision's weights, such as ``IMAGENET1K_V1`` or ``DEFAULT``.
+        weights: File with weights to use instead, or None.
+        size: Height and width of the images in pixels, or None for the size that the weights were
+            trained with.
+        grad_checkpointing: Whether to use activation checkpointing.
+        lr_factor: Learning-rate factor relative to new layers.
 
     Raises:
-        ConfigError: If torchvision has no such network or weights, or it takes one size only.
+        ConfigError: If torchvision has no such network or weights, or the size is not supported.
         CheckpointError: If the weights can be neither found nor downloaded, or do not fit.
     """
 
@@ -54,12 +54,12 @@ class TorchvisionBackbone(Network):
         names = list(models.list_models(module=models))
         if name not in names:
             raise ConfigError(
-                f"torchvision has no network backbone.name={name}; {nearest(name, names)}"
+                f"backbone.name={name} not found in torchvision; {nearest(name, names)}"
             )
         entries = models.get_model_weights(name)
         if tag not in [*entries.__members__, "DEFAULT"]:
             raise ConfigError(
-                f"{name} has no weights backbone.tag={tag}; {nearest(tag, entries.__members__)}"
+                f"backbone.tag={tag} not found for {name}; {nearest(tag, entries.__members__)}"
             )
         entry = entries[tag] if tag in entries.__members__ else entries.DEFAULT
         self.lr_factor = lr_factor
@@ -67,12 +67,12 @@ class TorchvisionBackbone(Network):
         if size not in (None, self.input_spec.size):
             if name.startswith(("vit_", "maxvit")):
                 raise ConfigError(
-                    f"{name} of torchvision takes pictures of {self.input_spec.size} pixels only, "
-                    f"got backbone.size={size}; type backbone.size=null, or backbone=timm "
-                    "backbone.name=<a vit of timm>"
+                    f"backbone.size={size} is not supported with {name} of torchvision, which "
+                    f"requires {self.input_spec.size} pixels; set backbone.size=null, or "
+                    "backbone=timm backbone.name=<a vit of timm>"
                 )
             self.input_spec = replace(self.input_spec, size=size)
-        # Inception is built with its auxiliary classifier, which its weights hold and we drop.
+        # The weights of Inception include the auxiliary classifier, which is removed below.
         extra = {"aux_logits": True, "init_weights": True} if name == "inception_v3" else {}
         net = models.get_model(name, weights=None, **extra)
         if pretrained and weights is None:
@@ -93,11 +93,11 @@ def _fetch(entry: Any, name: str) -> Mapping[str, Any]:
     try:
         state: Mapping[str, Any] = entry.get_state_dict(progress=True, check_hash=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
-        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise CheckpointError(
-            f"no pretrained weights for backbone {name}: downloading failed ({error}); fetch "
-            f"{entry.url} elsewhere and put it at {place}, or type backbone.weights=<file>, or "
-            "backbone.pretrained=false to start from random weights"
+            f"pretrained weights of backbone {name} not found: the download failed ({error}); "
+            f"download {entry.url} elsewhere and put it at {path}, or set backbone.weights=<file>, "
+            "or backbone.pretrained=false to start from random weights"
         ) from error
     return state
 
@@ -115,11 +115,11 @@ def _torchvision_spec(entry: Any) -> InputSpec:
 
 
 def _drop_classifier(net: nn.Module) -> tuple[str, int]:
-    """Replace the last linear layer by the identity; return its name and its input width."""
+    """Replace the last linear layer with an identity; return its name and input width."""
     last = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear)][-1:]
     if not last:
         raise ConfigError(
-            f"{type(net).__name__} ends in no linear layer; use another backbone.name"
+            f"{type(net).__name__} has no linear layer at the end; set another backbone.name"
         )
     path, layer = last[0]
     parent = net.get_submodule(path.rpartition(".")[0])
@@ -128,16 +128,16 @@ def _drop_classifier(net: nn.Module) -> tuple[str, int]:
 
 
 class TimmBackbone(Network):
-    """Any network of timm, pooled, without its classifier.
+    """Any timm network with pooling and without its classifier.
 
     Args:
-        name: timm's name, such as ``tf_efficientnet_lite0`` or ``vit_small_patch16_224``.
-        pretrained: Whether to start from pretrained weights.
-        weights: A file with the weights instead, or None.
-        size: Height and width of the pictures in pixels, or None for what the weights were trained
-            with; position embeddings are interpolated.
-        grad_checkpointing: Whether activations are computed again in the backward pass.
-        lr_factor: How fast it learns relative to new layers.
+        name: Name in timm, such as ``tf_efficientnet_lite0`` or ``vit_small_patch16_224``.
+        pretrained: Whether to load pretrained weights.
+        weights: File with weights to use instead, or None.
+        size: Height and width of the images in pixels, or None for the size that the weights were
+            trained with; position embeddings are interpolated.
+        grad_checkpointing: Whether to use activation checkpointing.
+        lr_factor: Learning-rate factor relative to new layers.
 
     Raises:
         ConfigError: If timm has no such network.
@@ -159,8 +159,7 @@ class TimmBackbone(Network):
 
         if not timm.is_model(name.split(".")[0]):
             raise ConfigError(
-                f"timm has no network backbone.name={name}; "
-                f"{nearest_timm(name, timm.list_models())}"
+                f"backbone.name={name} not found in timm; {nearest_timm(name, timm.list_models())}"
             )
         self.lr_factor = lr_factor
         try:
@@ -170,10 +169,10 @@ class TimmBackbone(Network):
                 num_classes=0,
                 **_timm_size(name, size),
             )
-        except Exception as error:  # the hub client raises its own kinds for a missing network
+        except Exception as error:  # the hub client raises various exceptions
             raise CheckpointError(
-                f"no pretrained weights for backbone {name}: {type(error).__name__}: "
-                f"{str(error).splitlines()[0]}; fetch them elsewhere and type "
+                f"pretrained weights of backbone {name} not found: {type(error).__name__}: "
+                f"{str(error).splitlines()[0]}; download them elsewhere and set "
                 "backbone.weights=<file>, or backbone.pretrained=false to start from random weights"
             ) from error
         if weights is not None:
@@ -191,7 +190,7 @@ class TimmBackbone(Network):
 
 
 def _timm_size(name: str, size: int | None) -> dict[str, int]:
-    """Return what timm must know of the size: position embeddings are made for it."""
+    """Return the size argument of networks with position embeddings."""
     import timm
 
     config = timm.models.get_pretrained_cfg(name)
@@ -199,6 +198,6 @@ def _timm_size(name: str, size: int | None) -> dict[str, int]:
 
 
 def nearest_timm(name: str, names: list[str]) -> str:
-    """Return a hint for a misspelt timm name; the whole list would fill screens."""
+    """Return a hint for a misspelt timm name, without listing all models."""
     hint = nearest(name, names)
-    return hint if hint.startswith("did") else "timm.list_models() lists them"
+    return hint if hint.startswith("did") else "see timm.list_models() for all names"

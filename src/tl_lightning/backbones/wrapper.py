@@ -1,4 +1,4 @@
-"""What backbones made of other libraries' networks share."""
+"""Base class of backbones that wrap networks of other libraries."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tl_lightning.types import InputSpec, LayerGroup
 
 __all__ = ["Network"]
 
-#: How the networks met so far are joined, by what they are: found out once a process.
+#: Cached results of :func:`chain_of` by class, name and size.
 _joins: dict[tuple[str, str, int], str | None] = {}
 
 
 class Network(nn.Module):
-    """A network without its classifier, from pictures to features.
+    """A network of another library without its classifier.
 
     Attributes:
         net: The network.
-        name: Its library's name for it.
-        input_spec: What it expects of a picture.
+        name: Name of the network in its library.
+        input_spec: Expected image format.
     """
 
     net: nn.Module
@@ -36,44 +36,43 @@ class Network(nn.Module):
     input_spec: InputSpec
 
     def take(self, net: nn.Module, name: str, size: int | None, grad_checkpointing: bool) -> None:
-        """Hold the network, once ``input_spec`` stands.
+        """Set the network; ``input_spec`` must be set before.
 
         Args:
-            net: Without its classifier.
-            name: Its library's name for it.
-            size: What was asked for of ``input_spec.size``; None if nothing was.
-            grad_checkpointing: Whether activations are computed again in the backward pass.
+            net: The network without its classifier.
+            name: Name of the network in its library.
+            size: Requested image size, or None for the default.
+            grad_checkpointing: Whether to use activation checkpointing.
 
         Raises:
-            ConfigError: If it cannot take pictures of that size, or activations cannot be computed
-                again though they should.
+            ConfigError: If the network does not support the image size or activation checkpointing.
         """
         self.net = net
         self.name = name
         if size is not None:
-            self._try(size)
-        self.recompute = grad_checkpointing and self._can_recompute()
+            self._check_size(size)
+        self.recompute = grad_checkpointing and self._recomputes_groups()
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the settings, a sentence each."""
-        size = knobs.get("size")
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message for each invalid setting."""
+        size = params.get("size")
         if size is None or size > 0:
             return []
-        return [f"{where}.size={size} is not above 0; type {where}.size=null or {where}.size=96"]
+        return [f"{where}.size={size} must be positive; set {where}.size=null or {where}.size=96"]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map normalised pictures ``(B, 3, H, W)`` to ``(B, D)``."""
+        """Map normalised images ``(B, 3, H, W)`` to ``(B, D)``."""
         if self.recompute and self.training:
             return recomputed(self.layer_groups(chain=True), inputs)
         out: Tensor = self.net(inputs)
         return out.flatten(1)
 
     def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
-        """Return the layer groups under the library's names; see :func:`groups_of`.
+        """Return the layer groups with the network's module names; see :func:`groups_of`.
 
         Args:
-            chain: Whether ``run`` is wanted; that they are a chain is tried out the first time.
+            chain: Whether to set ``run``; the first time, this takes trial forward passes.
         """
         if not chain:
             return groups_of(self.net)
@@ -84,45 +83,42 @@ class Network(nn.Module):
         groups = groups_of(self.net, _joins[key])
         last = groups[-1]
         if last.run is not None:
-            groups[-1] = replace(last, run=partial(_flat, last.run))
+            groups[-1] = replace(last, run=partial(_flattened, last.run))
         return groups
 
-    def _try(self, size: int) -> None:
+    def _check_size(self, size: int) -> None:
         with as_it_was(self.net), torch.no_grad():
             try:
                 self.net.eval()(torch.zeros(1, 3, size, size))
-            except Exception as error:  # each network refuses in its own way
+            except Exception as error:  # the exception depends on the network
                 raise ConfigError(
-                    f"{self.name} cannot take pictures of backbone.size={size} pixels "
-                    f"({str(error).splitlines()[0]}); type backbone.size=null for the size that "
-                    "its weights were trained with"
+                    f"backbone.size={size} is not supported with {self.name} "
+                    f"({str(error).splitlines()[0]}); set backbone.size=null for the size that "
+                    "the weights were trained with"
                 ) from error
 
-    def _can_recompute(self) -> bool:
-        """Whether it is done here, by groups; a network that does it by itself is told to."""
+    def _recomputes_groups(self) -> bool:
+        """Return whether to recompute by layer group; otherwise enable it in the network."""
         if self.layer_groups(chain=True)[-1].run is not None:
             return True
-        advice = "type backbone.grad_checkpointing=false"
+        problem = f"backbone.grad_checkpointing=true is not supported with {self.name}"
+        advice = "set backbone.grad_checkpointing=false"
         if not hasattr(self.net, "set_grad_checkpointing"):
             raise ConfigError(
-                f"{self.name} is no chain of layers, so that backbone.grad_checkpointing=true has "
-                f"nothing to divide; {advice}, or use timm's network"
+                f"{problem}, which is not a chain of layers; {advice}, or use the timm network"
             )
         if any(isinstance(module, _BatchNorm) for module in self.net.modules()):
             raise ConfigError(
-                f"{self.name} is no chain of layers and has batch norm, whose statistics would "
-                f"move twice a step with backbone.grad_checkpointing=true; {advice}"
+                f"{problem}, which is not a chain of layers and has batch norm, whose statistics "
+                f"would be updated twice per step; {advice}"
             )
-        switch: Callable[[bool], None] = self.net.set_grad_checkpointing  # type: ignore[assignment]
+        enable: Callable[[bool], None] = self.net.set_grad_checkpointing  # type: ignore[assignment]
         try:
-            switch(True)
+            enable(True)
         except AssertionError as error:
-            raise ConfigError(
-                f"timm cannot recompute {self.name} (backbone.grad_checkpointing=true: {error}); "
-                f"{advice}"
-            ) from error
+            raise ConfigError(f"{problem} in timm ({error}); {advice}") from error
         return False
 
 
-def _flat(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _flattened(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return run(x).flatten(1)

@@ -1,1 +1,1 @@
-"""When things happen in a run."""
+"""Lightning callbacks: checkpointing, NaN guard, weight averaging, monitors and reports."""

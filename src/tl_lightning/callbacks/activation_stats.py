@@ -1,4 +1,4 @@
-"""What activations do while a network learns: how many saturate or die, what gradient is left."""
+"""Activation statistics during training: saturated or dead units, and gradient norms by layer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 from tl_lightning.layers import ACTIVATIONS
 
-__all__ = ["Activations", "Meter", "counts", "weight_gradients"]
+__all__ = ["ActivationStats", "Meter", "counts", "weight_gradients"]
 
-#: An output this near to an end of its range counts as saturated; outputs of tanh span twice that
-#: of sigmoid, so their slope there is 0.02 and 0.01.
+#: An output this close to a bound of its range counts as saturated. The range of tanh is twice that
+#: of sigmoid, so the slopes there are 0.02 and 0.01.
 _MARGIN = 0.01
 _WATCHED = tuple(kind for kind in ACTIVATIONS.values() if kind is not nn.Identity)
 
 
 def counts(layer: nn.Module, outputs: Tensor) -> Tensor:
-    """Return what a layer's outputs ``(B, U, ...)`` add to its counts, one or two numbers a unit.
+    """Return additive counts for the outputs ``(B, U, ...)`` of an activation layer.
 
-    Of tanh and sigmoid ``(2,)``: outputs within 0.01 of an end of the range, and outputs. Of all
-    others ``(U,)``: outputs above zero, by unit (a channel of a map is one unit). Counts of several
-    batches, or of several processes, add up.
+    For tanh and sigmoid ``(2,)``: the number of outputs within 0.01 of a bound, and of all outputs.
+    For other activations ``(U,)``: the number of positive outputs per unit, where a channel of a
+    feature map is one unit. Counts can be summed over batches and ranks.
 
     >>> counts(nn.Tanh(), torch.tensor([[0.0, 0.995], [-0.995, 1.0]])).tolist()
     [3.0, 4.0]
@@ -35,13 +35,13 @@ def counts(layer: nn.Module, outputs: Tensor) -> Tensor:
     values = outputs.detach().double()
     if isinstance(layer, nn.Tanh | nn.Sigmoid):
         low = -1.0 if isinstance(layer, nn.Tanh) else 0.0
-        ends = (values > 1.0 - _MARGIN) | (values < low + _MARGIN)
-        return torch.stack([ends.sum(), ends.new_tensor(ends.numel(), dtype=torch.long)]).double()
+        near = (values > 1.0 - _MARGIN) | (values < low + _MARGIN)
+        return torch.stack([near.sum(), near.new_tensor(near.numel(), dtype=torch.long)]).double()
     return (values > 0).movedim(1, -1).flatten(0, -2).sum(0).double()
 
 
 def share(layer: nn.Module, total: Tensor) -> Tensor:
-    """Return the saturated share of all outputs, or the share of units that were never positive."""
+    """Return the fraction of saturated outputs, or of units that were never positive."""
     if isinstance(layer, nn.Tanh | nn.Sigmoid):
         return total[0] / total[1]
     return (total == 0).double().mean()
@@ -57,10 +57,10 @@ def weight_gradients(module: nn.Module) -> dict[str, Tensor]:
 
 
 class Meter:
-    """Counts the outputs of every activation in a module while :meth:`watching`.
+    """Count the outputs of every activation in a module while :meth:`watching` is active.
 
     Args:
-        module: Its layers are found by their type.
+        module: Searched for activation layers by type.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> meter = Meter(net)
@@ -76,12 +76,12 @@ class Meter:
 
     @contextmanager
     def watching(self, real: Tensor | None = None) -> Iterator[None]:
-        """Count what runs inside, of the samples ``real (B,)`` only where that is given."""
+        """Count forward passes inside the context; ``real (B,)`` masks padding samples."""
 
         def hook(name: str) -> Any:
             def add(layer: nn.Module, inputs: Any, outputs: Tensor) -> None:
-                found = counts(layer, outputs if real is None else outputs[real])
-                self.total[name] = self.total[name] + found if name in self.total else found
+                new = counts(layer, outputs if real is None else outputs[real])
+                self.total[name] = self.total[name] + new if name in self.total else new
 
             return add
 
@@ -93,21 +93,21 @@ class Meter:
                 handle.remove()
 
     def shares(self) -> dict[str, Tensor]:
-        """Return each layer's :func:`share`, of the layers that ran."""
+        """Return the :func:`share` of each layer that ran."""
         return {name: share(self.layers[name], total) for name, total in self.total.items()}
 
 
-class Activations(L.Callback):
-    """Log what each activation does on the source's validation pictures, and each layer's gradient.
+class ActivationStats(L.Callback):
+    """Log activation saturation on source validation images and gradient norms per layer.
 
-    ``activation/<layer>/saturated`` is the share of a tanh's or sigmoid's outputs within 0.01 of an
-    end of its range; of another activation the share of dead units, never above zero on any of the
-    pictures (a channel is one unit). ``activation/<layer>/grad`` is the mean over some steps of the
-    epoch of the Euclidean norm of a linear or convolutional layer's weight gradient, before
-    clipping. Looks only: the weights are bit for bit those of a run without it.
+    ``activation/<layer>/saturated`` is, for tanh and sigmoid, the fraction of outputs within 0.01
+    of a bound; for other activations, the fraction of dead units, never positive on any image (a
+    channel is one unit). ``activation/<layer>/grad`` is the Euclidean norm of a linear or
+    convolutional layer's weight gradient before clipping, averaged over every ``every_n_steps``-th
+    step of the epoch. Training is unaffected: weights are bit-identical with and without it.
 
     Args:
-        every_n_steps: Steps between two looks at the gradients.
+        every_n_steps: Steps between two gradient measurements.
     """
 
     def __init__(self, *, every_n_steps: int) -> None:
@@ -118,26 +118,26 @@ class Activations(L.Callback):
         self.watch: Any = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch's sums so far."""
+        """Return the gradient norms summed over the epoch so far."""
         return {"gradients": dict(self.gradients), "looks": self.looks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on adding."""
+        """Restore the sums."""
         self.gradients, self.looks = dict(state_dict["gradients"]), state_dict["looks"]
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
-        """Add the gradients of this step, if it is its turn."""
+        """Add the gradient norms of every ``every_n_steps``-th step."""
         if trainer.global_step % self.every_n_steps:
             return
         self.looks += 1
         for name, norm in weight_gradients(pl_module).items():
-            before = self.gradients.get(name, torch.zeros_like(norm)).to(norm.device)
-            self.gradients[name] = before + norm
+            total = self.gradients.get(name, torch.zeros_like(norm)).to(norm.device)
+            self.gradients[name] = total + norm
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the epoch's mean gradients and start again."""
+        """Log the mean gradient norms of the epoch and reset the sums."""
         for name, total in self.gradients.items():
             pl_module.log(f"activation/{name}/grad", total / self.looks)
         self.gradients, self.looks = {}, 0
@@ -150,7 +150,7 @@ class Activations(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Watch the source's pictures, which come first."""
+        """Count activations on source images, the first dataloader."""
         if dataloader_idx == 0 and not trainer.sanity_checking:
             self.meter = self.meter or Meter(pl_module)
             self.watch = self.meter.watching(batch["index"] >= 0)
@@ -165,18 +165,18 @@ class Activations(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop watching; show the features to the adapters, which do not take part in a forward."""
+        """Remove the hooks; run the discriminators, which are not part of a forward pass."""
         if self.watch is None or self.meter is None:
             return
         self.watch.__exit__(None, None, None)
         self.watch = None
-        adapters: Any = getattr(pl_module, "adapters", {})
+        methods: Any = getattr(pl_module, "methods", {})
         with self.meter.watching(), torch.no_grad():
-            for adapter in adapters.values():
-                adapter.domain_logits(outputs["features"], outputs["logits"])
+            for method in methods.values():
+                method.domain_logits(outputs["features"], outputs["logits"])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the epoch's shares, of the pictures of all ranks."""
+        """Log the fractions over the images of all ranks."""
         if self.meter is None:
             return
         for name, total in self.meter.total.items():

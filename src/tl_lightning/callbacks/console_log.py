@@ -1,4 +1,4 @@
-"""One line an epoch, for logs and pipes where a progress bar would fill the file."""
+"""One printed line per epoch, for log files where a progress bar would be unreadable."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-__all__ = ["EpochLines"]
+__all__ = ["ConsoleLog"]
 
 SHOWN = ("train/loss", "source/val/acc", "target/val/im", "health/a_distance")
 
 
-class EpochLines(L.Callback):
-    """Print the epoch's main figures."""
+class ConsoleLog(L.Callback):
+    """Print the main metrics of each epoch on rank 0."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, also of an epoch resumed in its middle."""
+        """Start the timer; an epoch resumed in the middle has no epoch start."""
         self.started = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+        """Restart the timer."""
         self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the line."""
-        # Asked for on every rank: the ranks' means are taken here, and one alone would wait.
+        """Print epoch, metrics and duration."""
+        # Read on every rank: computing the metrics is a collective operation.
         self._print(trainer, trainer.callback_metrics)
 
     @rank_zero_only

@@ -1,4 +1,4 @@
-"""Which model is kept, and when what is written."""
+"""Model checkpointing: selection of the best model, and when checkpoints are written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from tl_lightning.callbacks.nan_guard import FiniteLoss
+from tl_lightning.callbacks.nan_guard import NaNGuard
 from tl_lightning.checkpoints.io import as_before_validation, remove_drafts
 from tl_lightning.errors import CheckpointError, TrainingError
 from tl_lightning.loggers.csv_logger import keep_rows, rows_so_far
@@ -24,25 +24,25 @@ __all__ = ["SelectionCheckpoint"]
 
 
 class SelectionCheckpoint(ModelCheckpoint):
-    """Keep the model that the selection rule picks, under the rule's name, and the last one.
+    """Save the model chosen by the selection rule, named after the rule, and the last one.
 
-    A resumed run is the uninterrupted one only if nothing is half done in what it starts from. So
-    checkpoints are written after a batch that has stepped the optimizer, before a validation (which
-    is then made anew), or at an epoch's end; an error anywhere else leaves the earlier ones.
+    A resumed run equals an uninterrupted one only if a checkpoint contains no half-finished work.
+    Checkpoints are therefore written after a batch with an optimizer step, before a validation
+    (which is then repeated), or at the end of an epoch. An error at any other point leaves the
+    earlier checkpoints unchanged.
 
     Args:
-        dirpath: Folder of the run's checkpoints.
-        selection: Name of the rule.
-        every_n_epochs: How often a model may be kept.
-        every_n_steps: Batches between two checkpoints within an epoch, or None.
-        every_minutes: Minutes after which one is written within an epoch, or None; by the first
-            rank's clock.
-        min_seconds: Epochs that end sooner than this after the last write are not written, but for
-            the last one and those that the rule picks: an epoch on cached features is over sooner
-            than its checkpoint is on the disk.
+        dirpath: Checkpoint folder of the run.
+        selection: Name of the selection rule.
+        every_n_epochs: Epochs between two checkpoints.
+        every_n_steps: Optimizer steps between two checkpoints within an epoch, or None.
+        every_minutes: Minutes between two checkpoints within an epoch, or None; measured on rank 0.
+        min_seconds: Skip the checkpoint of an epoch that ends within this time after the previous
+            write, unless it is the last epoch or chosen by the rule. On cached features an epoch
+            takes less time than writing its checkpoint.
     """
 
-    # The file name keeps the rule; "=" would make it unusable on a Hydra command line.
+    # The file name contains the rule; "=" would have to be quoted on a Hydra command line.
     CHECKPOINT_EQUALS_CHAR = "_"
 
     def __init__(
@@ -68,7 +68,7 @@ class SelectionCheckpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
-        #: What may be saved now: a ``batch``, ``validation`` or ``epoch`` stands; empty: nothing.
+        #: Point of training that can be saved now; empty within a step or validation.
         self.place: Literal["", "batch", "validation", "epoch"] = ""
         self.kept_source_acc = 0.0
         self.every_n_steps = every_n_steps
@@ -77,69 +77,66 @@ class SelectionCheckpoint(ModelCheckpoint):
         self.written = 0.0
         self.started = 0.0
         self.stale: list[str] = []
-        #: Whether the run goes on from a checkpoint of its own folder.
+        #: Whether the run was resumed from a checkpoint in its own folder.
         self.from_here = False
 
-    # -- what is kept ------------------------------------------------------------------------
+    # -- model selection ---------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """Add the source accuracy of the model that is kept."""
+        """Add the source accuracy of the best model."""
         return {**super().state_dict(), "kept_source_acc": self.kept_source_acc}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from it; checkpoints from before there was a floor hold none."""
-        super().load_state_dict(self._where_it_lies(state_dict))
+        """Restore the best model; old checkpoints do not contain its source accuracy."""
+        super().load_state_dict(self._relocated(state_dict))
         self.kept_source_acc = state_dict.get("kept_source_acc", 0.0)
         self.current_score = state_dict.get("current_score")
         if self.monitor is not None and not Path(self.best_model_path).is_file():
-            # Gone since: the run had found a better one, and will find it again.
+            # The file was replaced by a better one after this checkpoint, in epochs run again now.
             self.best_k_models, self.best_model_path, self.kth_best_model_path = {}, "", ""
 
-    def _where_it_lies(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return the state of a run whose folder has another name now, with the model it keeps."""
-        kept = str(Path(str(self.dirpath)) / Path(state["best_model_path"]).name)
-        if not self.from_here or not Path(kept).is_file():
+    def _relocated(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the state with the best model's path updated if the run folder was moved."""
+        best = str(Path(str(self.dirpath)) / Path(state["best_model_path"]).name)
+        if not self.from_here or not Path(best).is_file():
             return state
-        scores = dict(zip([kept], state["best_k_models"].values(), strict=False))
-        paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), kept)
+        scores = dict(zip([best], state["best_k_models"].values(), strict=False))
+        paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), best)
         return {**state, **paths, "dirpath": self.dirpath, "best_k_models": scores}
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        """Return whether this model is better; one kept below today's floor has no score left.
+        """Return whether this model is better than the best one so far.
 
-        Early models are all bad on the source, so the floor rises: what passed it then may be
-        below it now.
+        The accuracy threshold of the collapse filter rises with the best source accuracy, so a
+        model that passed it in an early epoch may have to be demoted now.
         """
         values = trainer.callback_metrics
-        floor = values.get("validator/floor")
-        if self._by_floor and floor is not None and self.kept_source_acc < float(floor):
+        threshold = values.get("validator/floor")
+        filtered = str(self.monitor).startswith("validator/floored/")
+        if filtered and threshold is not None and self.kept_source_acc < float(threshold):
             self._demote()
         better = super().check_monitor_top_k(trainer, current)
         if better and "validator/source_val" in values:
             self.kept_source_acc = float(values["validator/source_val"])
         return better
 
-    @property
-    def _by_floor(self) -> bool:
-        return str(self.monitor).startswith("validator/floored/")
-
     def _demote(self) -> None:
         worst = torch.tensor(WORST + self.kept_source_acc)
         self.best_k_models = dict.fromkeys(self.best_k_models, worst)
         self.best_model_score = self.kth_value = worst
 
-    # -- when it is written ------------------------------------------------------------------
+    # -- writing checkpoints -----------------------------------------------------------------
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, and let signals wait for a place that can be saved."""
+        """Start the timer, and defer signals to the next point that can be saved."""
         super().on_train_start(trainer, pl_module)
         self.started = monotonic()
-        if trainer.ckpt_path is None:  # what stands in the log is an earlier attempt's
+        if trainer.ckpt_path is None:  # remove the rows of an earlier attempt from the log
             keep_rows(trainer, {"columns": [], "count": 0, "row": None})
         if trainer.is_global_zero and self.dirpath:
             remove_drafts(Path(self.dirpath))
         signals.gentle = True
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Save nothing within a step."""
+        """Prevent saving within a step."""
         self.place = ""
 
     def on_train_batch_end(
@@ -150,33 +147,33 @@ class SelectionCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save where it is due or a signal asks for it; an epoch's last batch has its own time."""
+        """Save if due or after a signal, except at the last batch of an epoch, saved separately."""
         if trainer.is_last_batch or trainer.global_step == trainer.max_steps:
             return
-        steps, rest = divmod(batch_idx + 1, trainer.accumulate_grad_batches)
-        if rest:  # gradients are not saved
+        steps, pending = divmod(batch_idx + 1, trainer.accumulate_grad_batches)
+        if pending:  # accumulated gradients are not part of a checkpoint
             return
         self.place = "batch"
-        # Ranks ask each other, which takes longer than looking at a clock.
+        # With several ranks this needs communication, so it is not done in every step.
         if trainer.world_size == 1 or steps % 10 == 1:
-            self._end_if_asked(trainer)
-            if self._due_by_clock(trainer):
+            self._exit_on_signal(trainer)
+            if self._time_is_up(trainer):
                 self._save_last(trainer)
                 return
         if self.every_n_steps and steps % self.every_n_steps == 0:
             self._save_last(trainer)
 
-    def _due_by_clock(self, trainer: L.Trainer) -> bool:
+    def _time_is_up(self, trainer: L.Trainer) -> bool:
         if self.every_minutes is None:
             return False
-        since = monotonic() - max(self.written, self.started)
-        return bool(trainer.strategy.broadcast(since >= 60 * self.every_minutes))
+        elapsed = monotonic() - max(self.written, self.started)
+        return bool(trainer.strategy.broadcast(elapsed >= 60 * self.every_minutes))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember that the epoch's batches are done and its validation is not."""
+        """Mark that the epoch's batches are done and its validation is not."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.place = "validation"
-            # A validation made anew counts from nothing, as any does.
+            # A repeated validation starts counting from 0.
             trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
 
     def on_validation_batch_start(
@@ -187,27 +184,27 @@ class SelectionCheckpoint(ModelCheckpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Save and end if a signal asks for it."""
+        """Save and exit after a signal."""
         if self.place == "validation" and (trainer.world_size == 1 or batch_idx % 10 == 0):
-            self._end_if_asked(trainer)
+            self._exit_on_signal(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write nothing: the epoch's end is near, where all of its figures stand."""
+        """Prevent saving until the end of the epoch, when all of its metrics are known."""
         self.place = ""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write, unless the last write was a moment ago."""
+        """Save the best and the last model, unless the previous write was too recent."""
         self.place = "epoch"
-        # Where no validation was made the rule has nothing new to compare.
+        # Without a validation in this epoch the monitored value has not changed.
         compares = self.monitor is None or trainer.fit_loop.epoch_loop._should_check_val_epoch()
         if compares and (self.monitor is not None or not self._too_soon(trainer)):
             super().on_train_epoch_end(trainer, pl_module)
         self._keep_last(trainer)
-        self._end_if_asked(trainer)
+        self._exit_on_signal(trainer)
         self.place = ""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End here if a signal came too late to be seen: everything is written."""
+        """Exit after a signal that arrived too late to be handled; everything is written."""
         super().on_train_end(trainer, pl_module)
         signals.gentle = False
         if signals.received:
@@ -217,9 +214,9 @@ class SelectionCheckpoint(ModelCheckpoint):
         return True
 
     def _keep_last(self, trainer: L.Trainer) -> None:
-        """Write the last epoch's model too where another one is kept: a resumed run needs it.
+        """Save the last epoch even if it is not the best: a resumed run needs it.
 
-        Lightning writes it together with a better one only.
+        Lightning updates ``last.ckpt`` only together with a new best model.
         """
         if self._should_skip_saving_checkpoint(trainer) or self._too_soon(trainer):
             return
@@ -227,20 +224,20 @@ class SelectionCheckpoint(ModelCheckpoint):
             self._save_last(trainer)
 
     def _too_soon(self, trainer: L.Trainer) -> bool:
-        """Whether the first rank's clock says so; the last epoch is always written."""
+        """Return whether the previous write was too recent; never in the last epoch."""
         epochs, steps = trainer.max_epochs or -1, trainer.max_steps
         ends = trainer.current_epoch + 1 == epochs or 0 < steps <= trainer.global_step
         if ends or trainer.should_stop:
             return False
-        since = monotonic() - self.written
-        return bool(trainer.strategy.broadcast(since < self.min_seconds))
+        elapsed = monotonic() - self.written
+        return bool(trainer.strategy.broadcast(elapsed < self.min_seconds))
 
-    def _end_if_asked(self, trainer: L.Trainer) -> None:
-        """Save and end on all ranks where any of them has got a signal."""
+    def _exit_on_signal(self, trainer: L.Trainer) -> None:
+        """Save and exit on all ranks if any of them has received a signal."""
         number = signals.received
         if trainer.world_size > 1:
-            asked = torch.tensor(number, device=trainer.strategy.root_device)
-            number = int(trainer.strategy.reduce(asked, reduce_op="max"))
+            received = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(received, reduce_op="max"))
         if number:
             signals.received = number
             if self._last_global_step_saved != trainer.global_step:
@@ -250,7 +247,7 @@ class SelectionCheckpoint(ModelCheckpoint):
 
     def _save_last(self, trainer: L.Trainer) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, FiniteLoss):
+            if isinstance(callback, NaNGuard):
                 callback.look(trainer)
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
@@ -258,7 +255,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
         super()._save_last_checkpoint(trainer, monitor_candidates)
-        # Only now does no checkpoint speak of what has been replaced.
+        # Remove replaced files only now that no checkpoint refers to them any more.
         while self.stale:
             super()._remove_checkpoint(trainer, self.stale.pop())
 
@@ -272,7 +269,7 @@ class SelectionCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add where the log stands; a run cut in a validation makes that anew."""
+        """Add the position in the log; a validation that was interrupted is repeated."""
         checkpoint["log"] = rows_so_far(trainer, ends_epoch=self.place == "epoch")
         if self.place == "validation":
             as_before_validation(checkpoint)
@@ -280,7 +277,7 @@ class SelectionCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take out of the log what the resumed run will log again."""
+        """Remove the log rows that the resumed run will write again."""
         if trainer.state.fn == "fit":
             keep_rows(trainer, checkpoint.get("log"))
             self.from_here = os.path.realpath(Path(str(trainer.ckpt_path)).parent) == self.dirpath
@@ -288,12 +285,13 @@ class SelectionCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save what stands; never a broken model or a half step, nor on a full disk.
+        """Save if training is at a point that can be saved.
 
-        Nor where there are other ranks, which are not here and would be waited for.
+        Never after a training error, within a step or on a full disk; nor with several ranks, since
+        the others are not at this point and saving would wait for them.
         """
         signals.gentle = False
-        stands = self.place and not isinstance(exception, TrainingError | CheckpointError)
+        valid = self.place and not isinstance(exception, TrainingError | CheckpointError)
         new = self._last_global_step_saved != trainer.global_step
-        if stands and new and trainer.world_size == 1:
+        if valid and new and trainer.world_size == 1:
             self._save_last(trainer)

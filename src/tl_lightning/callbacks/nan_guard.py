@@ -1,4 +1,4 @@
-"""A loss that is not finite: stop before it spoils a checkpoint, or leave its batch out."""
+"""Guard against NaN and infinite losses: stop the run, or skip the affected batches."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from tl_lightning.errors import TrainingError
-from tl_lightning.reporting.run.nan_report import write_autopsy
+from tl_lightning.reporting.run.nan_report import write_nan_report
 
-__all__ = ["FiniteLoss"]
+__all__ = ["NaNGuard"]
 
-#: Files that a sentence names; the autopsy has them all.
-_NAMED = 4
-#: Steps before the bad one whose losses it shows.
-_BEFORE = 10
+#: Number of files listed in a message; the NaN report lists all of them.
+_LISTED = 4
+#: Number of steps before the first bad one whose losses are reported.
+_HISTORY = 10
 
 
 @dataclass
 class _Step:
-    """What is known of a step without waiting for the device."""
+    """Record of a training step, kept without synchronising with the device."""
 
     epoch: int
     batch: int
@@ -37,19 +37,19 @@ class _Step:
     rates: dict[str, float]
 
 
-class FiniteLoss(L.Callback):
-    """Look at the loss every ``every_n_steps`` and at each epoch's last step.
+class NaNGuard(L.Callback):
+    """Check the loss every ``every_n_steps`` steps and at the last step of each epoch.
 
-    A look waits for the device, so it is not made in every step; it finds the first bad step of
-    those since the last look. The last step of an epoch is always looked at because a checkpoint
-    follows it. ``skip`` looks in every step, before the optimizer's: where the loss or a gradient
-    is not finite on any rank, no rank takes the step, and buffers (batch norm's statistics) are as
-    they were before the batch.
+    A check synchronises with the device, so it is not done every step; it finds the first bad step
+    since the previous check. The last step of an epoch is always checked because a checkpoint
+    follows. With ``skip`` every step is checked before the optimizer step: if the loss or a
+    gradient is not finite on any rank, no rank takes the step, and buffers (batch norm statistics)
+    are restored to their values before the batch.
 
     Args:
-        every_n_steps: Steps between two looks where ``on_nan`` is ``stop``.
-        on_nan: What happens then.
-        max_skipped: Most batches that are left out before the run stops all the same.
+        every_n_steps: Steps between two checks if ``on_nan`` is ``stop``.
+        on_nan: Whether to stop the run or to skip the batch.
+        max_skipped: The run stops once more batches than this have been skipped.
     """
 
     def __init__(
@@ -60,30 +60,30 @@ class FiniteLoss(L.Callback):
         self.max_skipped = max_skipped
         self.recent: list[_Step] = []
         self.before: list[tuple[int, int, float]] = []
-        #: The batches that were left out: epoch, batch, files.
+        #: Skipped batches: epoch, batch, files.
         self.skipped: list[dict[str, Any]] = []
         self.loss = torch.tensor(0.0)
         self.norms: dict[str, float] = {}
-        #: Batches that the next optimizer step stands for, and buffers as they were before them.
+        #: Batches accumulated for the next optimizer step, and copies of the buffers before them.
         self.open: list[tuple[int, dict[str, Tensor]]] = []
         self.buffers: list[tuple[Tensor, Tensor]] = []
         self.stepped = self.bad = False
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the settings, a sentence each."""
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message per invalid setting."""
         return [
-            f"{where}.{key}={knobs[key]} is below {least}; type {where}.{key}={least} or more"
-            for key, least in (("every_n_steps", 1), ("max_skipped", 0))
-            if knobs[key] < least
+            f"{where}.{key}={params[key]} is below {minimum}; set {where}.{key}={minimum} or more"
+            for key, minimum in (("every_n_steps", 1), ("max_skipped", 0))
+            if params[key] < minimum
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which batches were left out."""
+        """Return the skipped batches."""
         return {"skipped": list(self.skipped)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the skipped batches."""
         self.skipped = list(state_dict["skipped"])
 
     # -- stop --------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class FiniteLoss(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Raise TrainingError if a loss since the last look is NaN or infinite."""
+        """Raise TrainingError if a loss since the previous check is NaN or infinite."""
         if self.on_nan == "skip":
             self._end_of_batch(pl_module)
             return
@@ -109,30 +109,29 @@ class FiniteLoss(L.Callback):
             self.look(trainer)
 
     def look(self, trainer: L.Trainer) -> None:
-        """Raise TrainingError if a loss since the last look is not finite; all ranks look at once.
+        """Raise TrainingError if a loss since the previous check is not finite.
 
-        Whoever writes a checkpoint within an epoch looks first.
+        This is a collective operation. It has to be called before a checkpoint is written within an
+        epoch.
         """
         recent, self.recent = self.recent, []
         if not recent:
             return
-        losses = torch.stack([one.loss for one in recent]).tolist()
+        losses = torch.stack([step.loss for step in recent]).tolist()
         finite = [math.isfinite(loss) for loss in losses]
-        places = [(one.epoch, one.batch) for one in recent]
-        steps = [(*place, loss) for place, loss in zip(places, losses, strict=True)]
+        history = [(s.epoch, s.batch, loss) for s, loss in zip(recent, losses, strict=True)]
         if all(finite):
-            self.before = [*self.before, *steps][-_BEFORE:]
+            self.before = [*self.before, *history][-_HISTORY:]
         else:
-            self.before = [*self.before, *steps[: finite.index(False)]][-_BEFORE:]
+            self.before = [*self.before, *history[: finite.index(False)]][-_HISTORY:]
         if trainer.strategy.reduce_boolean_decision(all(finite), all=True):
             return
-        mine = None if all(finite) else self._found(trainer, recent, finite.index(False))
-        found = _of_all_ranks(trainer, mine)
-        found["gradients"] = gradient_norms(trainer)
-        self._stop(trainer, found, "")
+        own = None if all(finite) else self._step_report(trainer, recent[finite.index(False)])
+        report = _first_of_ranks(trainer, own)
+        report["gradients"] = gradient_norms(trainer)
+        self._stop(trainer, report, "")
 
-    def _found(self, trainer: L.Trainer, recent: list[_Step], place: int) -> dict[str, Any]:
-        step = recent[place]
+    def _step_report(self, trainer: L.Trainer, step: _Step) -> dict[str, Any]:
         return {
             "epoch": step.epoch,
             "batch": step.batch,
@@ -143,57 +142,58 @@ class FiniteLoss(L.Callback):
             "before": self.before,
         }
 
-    def _stop(self, trainer: L.Trainer, found: dict[str, Any], why: str) -> None:
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in found["terms"].items())
-        rates = ", ".join(f"{name} {value:.3g}" for name, value in found["rates"].items())
-        place = f"epoch {found['epoch']}, batch {found['batch']}"
-        words = (
-            f"the loss is not finite at {place} ({terms}; learning rates {rates}){why}; the batch "
-            f"shows {_shown(found['files'])}; checkpoints before this are intact: try a lower "
-            "optimizer.lr, trainer.gradient_clip_val=1.0 or trainer.precision=32-true"
+    def _stop(self, trainer: L.Trainer, report: dict[str, Any], reason: str) -> None:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in report["terms"].items())
+        rates = ", ".join(f"{name} {value:.3g}" for name, value in report["rates"].items())
+        position = f"epoch {report['epoch']}, batch {report['batch']}"
+        message = (
+            f"the loss is not finite at {position} ({terms}; learning rates {rates}){reason}; the "
+            f"batch contains {_listed(report['files'])}; earlier checkpoints are intact; try a "
+            "lower optimizer.lr, trainer.gradient_clip_val=1.0 or trainer.precision=32-true"
         )
         if self.on_nan == "stop":
-            words += ", or callbacks.finite.on_nan=skip to leave such batches out"
+            message += ", or set callbacks.nan_guard.on_nan=skip to skip such batches"
         if trainer.is_global_zero:
-            page = write_autopsy(Path(trainer.default_root_dir), {**found, "words": words})
-            words += f"; more in {page}"
-        raise TrainingError(words)
+            page = write_nan_report(Path(trainer.default_root_dir), {**report, "words": message})
+            message += f"; for details see {page}"
+        raise TrainingError(message)
 
     # -- skip --------------------------------------------------------------------------------
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember what a batch may spoil."""
+        """Back up the buffers, which the forward pass of a bad batch would change."""
         if self.on_nan == "skip":
             if not self.open:
-                self.buffers = [(one, one.clone()) for one in pl_module.buffers()]
+                self.buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
             self.open.append((batch_idx, _index(batch)))
 
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
     ) -> None:
-        """Remember the loss."""
+        """Keep the loss for the check."""
         self.loss = loss.detach()
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
-        """Take the gradients away where the batch is left out: nothing moves then."""
+        """Remove the gradients of a bad batch, so that the step changes nothing."""
         if self.on_nan != "skip":
             return
-        # A gradient scaler meets gradients that are not finite as a matter of course.
+        # With a gradient scaler, infinite gradients are normal: it skips the step itself.
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         norms = [] if scaled else torch._foreach_norm(grads)
         values = torch.stack([self.loss.float(), *(norm.float() for norm in norms)])
-        fine = bool(torch.isfinite(values).all())
+        finite = bool(torch.isfinite(values).all())
         self.stepped = True
-        if trainer.strategy.reduce_boolean_decision(fine, all=True):
+        if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
         self.bad = True
-        found = _of_all_ranks(trainer, None if fine else self._autopsy(trainer, optimizer))
-        self._note(found)
-        if not scaled:  # it takes no step itself, and counts on finding them
+        own = None if finite else self._skip_report(trainer, optimizer)
+        report = _first_of_ranks(trainer, own)
+        self._record(report)
+        if not scaled:  # the scaler skips the step itself and needs the gradients for that
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
@@ -201,10 +201,10 @@ class FiniteLoss(L.Callback):
             for buffer, before in self.buffers:
                 buffer.copy_(before)
         if len(self.skipped) > self.max_skipped:
-            why = f" and callbacks.finite.max_skipped={self.max_skipped} batches were left out"
-            self._stop(trainer, found, why)
+            limit = f" after callbacks.nan_guard.max_skipped={self.max_skipped} skipped batches"
+            self._stop(trainer, report, limit)
 
-    def _autopsy(self, trainer: L.Trainer, optimizer: Any) -> dict[str, Any]:
+    def _skip_report(self, trainer: L.Trainer, optimizer: Any) -> dict[str, Any]:
         files: dict[str, list[str]] = {}
         for _, index in self.open:
             for role, names in _files(trainer, index).items():
@@ -220,14 +220,15 @@ class FiniteLoss(L.Callback):
             "before": [],
         }
 
-    def _note(self, found: Mapping[str, Any]) -> None:
-        """Remember what no step is taken for, once a batch, though it may have several stages."""
-        mine = {key: found[key] for key in ("epoch", "batch", "files")}
-        if mine not in self.skipped[-1:]:
-            self.skipped.append(mine)
+    def _record(self, report: Mapping[str, Any]) -> None:
+        """Record a skipped batch once, even if it takes several optimizer steps, and warn."""
+        entry = {key: report[key] for key in ("epoch", "batch", "files")}
+        if entry not in self.skipped[-1:]:
+            self.skipped.append(entry)
             rank_zero_warn(
-                f"epoch {mine['epoch']}, batch {mine['batch']} was left out: its loss or gradient "
-                f"is not finite ({len(self.skipped)} so far); it shows {_shown(mine['files'])}"
+                f"skipped batch {entry['batch']} of epoch {entry['epoch']}: its loss or gradient "
+                f"is not finite ({len(self.skipped)} skipped so far); the batch contains "
+                f"{_listed(entry['files'])}"
             )
 
     def _end_of_batch(self, module: Any) -> None:
@@ -239,13 +240,13 @@ class FiniteLoss(L.Callback):
 
 
 def gradient_norms(trainer: L.Trainer) -> dict[str, float]:
-    """Return the norm of each parameter group's present gradient."""
-    found = {}
+    """Return the current gradient norm of each parameter group."""
+    result = {}
     for group in trainer.optimizers[0].param_groups:
         norms = [p.grad.detach().float().norm() for p in group["params"] if p.grad is not None]
         if norms:
-            found[str(group["name"])] = float(torch.stack(norms).norm())
-    return found
+            result[str(group["name"])] = float(torch.stack(norms).norm())
+    return result
 
 
 def _index(batch: Any) -> dict[str, Tensor]:
@@ -253,29 +254,29 @@ def _index(batch: Any) -> dict[str, Tensor]:
 
 
 def _files(trainer: L.Trainer, index: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Return the names of a batch's pictures by their stream."""
+    """Return the sample names of a batch by stream."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     splits = data.training_splits()
     return {
-        role: [str(splits[role].names[place]) for place in places.tolist() if place >= 0]
-        for role, places in index.items()
+        role: [str(splits[role].names[i]) for i in indices.tolist() if i >= 0]
+        for role, indices in index.items()
         if role in splits
     }
 
 
-def _shown(files: Mapping[str, list[str]]) -> str:
+def _listed(files: Mapping[str, list[str]]) -> str:
     parts = []
     for role, names in files.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        parts.append(f"{role} {', '.join(names[:_NAMED])}{more}")
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        parts.append(f"{role} {', '.join(names[:_LISTED])}{more}")
     return "; ".join(parts)
 
 
-def _of_all_ranks(trainer: L.Trainer, mine: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what the first rank found that found anything, the same on all."""
-    every: list[dict[str, Any] | None] = [mine]
+def _first_of_ranks(trainer: L.Trainer, own: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the report of the earliest bad batch over all ranks, the same on each of them."""
+    gathered: list[dict[str, Any] | None] = [own]
     if trainer.world_size > 1:
-        every = [None] * trainer.world_size
-        dist.all_gather_object(every, mine)
-    found = [one for one in every if one is not None]
-    return min(found, key=lambda one: (one["epoch"], one["batch"]))
+        gathered = [None] * trainer.world_size
+        dist.all_gather_object(gathered, own)
+    reports = [report for report in gathered if report is not None]
+    return min(reports, key=lambda report: (report["epoch"], report["batch"]))

@@ -1,4 +1,4 @@
-"""Enter each phase of a run at its first epoch."""
+"""Training phases: freezing and unfreezing of layer groups by epoch."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tl_lightning.models.base import TransferModule
 
-__all__ = ["FollowPhases"]
+__all__ = ["PhaseCallback"]
 
 
-class FollowPhases(L.Callback):
-    """Let the module enter the phase of the current epoch, and say so on the first rank.
+class PhaseCallback(L.Callback):
+    """Enter the phase of the current epoch and print it on rank 0.
 
-    What a phase does is a pure function of the epoch, so nothing is stored and a resumed run needs
-    no more than to enter again.
+    A phase is a pure function of the epoch, so nothing is stored: a resumed run enters it again.
     """
 
     def __init__(self) -> None:
         self.said: int | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Enter; not earlier, because DDP must have seen every parameter as one that learns."""
+        """Enter the phase; not earlier, since DDP must see every parameter as trainable first."""
         self._enter(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Enter; a run resumed in mid-epoch starts no epoch."""
+        """Enter the phase of a run resumed in the middle of an epoch, which has no epoch start."""
         self._enter(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Enter."""
+        """Enter the phase of this epoch."""
         self._enter(trainer, pl_module)
 
     def _enter(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -41,32 +40,32 @@ class FollowPhases(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Say once what learns; a resumed run knows its epoch for sure only by now."""
+        """Print the trainable groups once per phase; a resumed run knows its epoch only by now."""
         assert isinstance(pl_module, TransferModule)
         number = pl_module.phases.at(trainer.current_epoch)
         if number != self.said:
-            self._say(pl_module, number)
+            self._print(pl_module, number)
         self.said = number
 
     @rank_zero_only
-    def _say(self, module: TransferModule, number: int) -> None:
-        learns = module.learns[number]
+    def _print(self, module: TransferModule, number: int) -> None:
+        trainable_groups = module.trainable_groups[number]
         groups = [group.name for group in module.backbone.layer_groups() if group.parameters]
-        parts = ["head"] if "head" in learns else []
-        names = [name for name in groups if name in learns]
+        parts = ["head"] if "head" in trainable_groups else []
+        names = [name for name in groups if name in trainable_groups]
         parts += ["backbone"] if len(names) == len(groups) else names
         sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-        some, total = sum(n for n, on in sizes if on), sum(n for n, _ in sizes)
+        trainable, total = sum(n for n, on in sizes if on), sum(n for n, _ in sizes)
         print(
             f"phase {number + 1} of {len(module.phases.steps)} from epoch "
-            f"{module.phases.starts[number]}: {', '.join(parts)} learn{'s' * (len(parts) == 1)} "
-            f"({_short(some)} of {_short(total)} parameters)",
+            f"{module.phases.starts[number]}: training {', '.join(parts)} "
+            f"({_short(trainable)} of {_short(total)} parameters)",
             flush=True,
         )
 
 
 def _short(count: int) -> str:
-    """Return a number of parameters as people say it.
+    """Format a parameter count for humans.
 
     >>> _short(950), _short(12_345), _short(11_200_000)
     ('950', '12.3 k', '11.2 M')

@@ -1,12 +1,12 @@
-"""Averages of the weights along the run: what is validated, kept and tested is the average.
+"""EMA and SWA of the weights: the averaged model is validated, checkpointed and tested.
 
-Lightning's ``WeightAveraging`` holds the average, swaps it in for validation and stores both sets
-of weights. Changed here: before it starts the average is the model itself (Lightning would validate
-and keep the weights that the run began with); a test after the run loads the average (Lightning
-would load the current weights over it); it lives on the model's device from the first step; a value
-that does not move stays as it is bit for bit; an interruption in the middle of a validation saves
-the two sets under their own names. Lightning's ``StochasticWeightAveraging`` is not offered: it
-replaces the scheduler, and its last epoch updates batch norm by forward passes of its own.
+Based on Lightning's ``WeightAveraging``, which keeps the average, swaps it in for validation and
+stores both sets of weights. Differences: before ``start_epoch`` the average equals the model
+(Lightning would validate and save the initial weights); testing after the fit uses the average
+(Lightning would overwrite it with the current weights); the average is on the model's device from
+the first step; constant values stay bit-identical; an interruption during validation saves both
+sets of weights under the correct names. Lightning's ``StochasticWeightAveraging`` is not supported:
+it replaces the scheduler, and updates batch norm with extra forward passes in its last epoch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["EMA", "SWA", "move_towards"]
 
 
 @torch.no_grad()
-def move_towards(average: list[Tensor], now: list[Tensor], share: float) -> None:
-    """Set ``average += share * (now - average)`` in place; counters take the present value.
+def move_towards(average: list[Tensor], now: list[Tensor], weight: float) -> None:
+    """Set ``average += weight * (now - average)`` in place; integer counters are copied.
 
     Args:
         average: Tensors of one data type.
-        now: The present ones, of the same shapes.
-        share: In [0, 1].
+        now: The current values, of the same shapes.
+        weight: In [0, 1].
 
     >>> mean = [torch.tensor([1.0])]
     >>> move_towards(mean, [torch.tensor([2.0])], 0.25)
@@ -40,19 +40,18 @@ def move_towards(average: list[Tensor], now: list[Tensor], share: float) -> None
     [tensor([1.2500])]
     """
     if average[0].is_floating_point():
-        # Exact where both are equal, which the weighted sum of the two is not.
-        torch._foreach_lerp_(average, now, share)
+        # Exact if both are equal, unlike a weighted sum.
+        torch._foreach_lerp_(average, now, weight)
     else:
         torch._foreach_copy_(average, now)
 
 
 class _Averaging(WeightAveraging):
-    """The parts that both averages share.
+    """Base class of EMA and SWA.
 
     Args:
-        start_epoch: First epoch that is averaged, counted from 0; the average is the model itself
-            before it.
-        update: Changes the averaged values, given the present ones and how many came before.
+        start_epoch: First epoch to average, counted from 0; before it the average is the model.
+        update: Updates the averaged values, given the current ones and the number of updates.
     """
 
     def __init__(
@@ -63,24 +62,24 @@ class _Averaging(WeightAveraging):
         self.swapped = False
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the settings, a sentence each."""
-        found, start, decay = [], knobs["start_epoch"], knobs.get("decay", 0)
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message per invalid setting."""
+        problems, start, decay = [], params["start_epoch"], params.get("decay", 0)
         if start < 0:
-            found.append(
-                f"{where}.start_epoch={start} is below 0; type {where}.start_epoch=0 for the first "
-                "epoch"
+            problems.append(
+                f"{where}.start_epoch={start} is below 0; set {where}.start_epoch=0 to average "
+                "from the first epoch"
             )
         if not 0 <= decay < 1:
-            found.append(f"{where}.decay={decay} is not in [0, 1); type {where}.decay=0.999")
-        return found
+            problems.append(f"{where}.decay={decay} is not in [0, 1); set {where}.decay=0.999")
+        return problems
 
     def due(self, trainer: L.Trainer) -> bool:
-        """Return whether the weights after this optimizer step belong to the average."""
+        """Return whether to update the average after this optimizer step."""
         raise NotImplementedError
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring the average to the model's device; when it was made the model was not there yet."""
+        """Move the average to the model's device, on which the model was not yet at setup."""
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
 
@@ -92,7 +91,7 @@ class _Averaging(WeightAveraging):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Take the weights into the average, or follow them before the average starts."""
+        """Update the average; before ``start_epoch`` copy the current weights."""
         early = trainer.current_epoch < self.start_epoch
         if trainer.global_step <= self._latest_update_step or not (early or self.due(trainer)):
             return
@@ -100,7 +99,7 @@ class _Averaging(WeightAveraging):
         self._average_model.update_parameters(pl_module)
         self._latest_update_step = trainer.global_step
         if early:
-            self._average_model.n_averaged.zero_()  # so that the next update is a copy again
+            self._average_model.n_averaged.zero_()  # makes the next update a copy again
 
     def _swap_models(self, pl_module: L.LightningModule) -> None:
         super()._swap_models(pl_module)
@@ -109,70 +108,71 @@ class _Averaging(WeightAveraging):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the average as the model and the present weights beside it."""
+        """Store the average as the model's state, and the current weights in addition."""
         if self.swapped:
-            # Interrupted in a validation; the state dict shares its memory with the model.
+            # Interrupted during validation; the state dict shares memory with the model.
             self._swap_models(pl_module)
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on from both sets of weights in a fit; elsewhere the average is loaded already."""
+        """Restore both sets of weights in a fit; otherwise the average is loaded already."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
 class EMA(_Averaging):
-    """The exponential moving average of the weights.
+    """Exponential moving average of the weights.
 
     Polyak, Juditsky (1992): Acceleration of Stochastic Approximation by Averaging. SIAM J. Control
     Optim. 30(4); with exponential weights as in Tarvainen, Valpola (NeurIPS 2017).
     ``e_1 = w_1`` and ``e_t = decay e_{t-1} + (1 - decay) w_t`` after each optimizer step ``t`` from
-    the first of ``start_epoch`` on. Batch norm's statistics are averaged likewise.
+    the first one of ``start_epoch``. Batch norm statistics are averaged in the same way.
 
     Args:
-        decay: In [0, 1); the average looks back about ``1 / (1 - decay)`` steps.
-        start_epoch: First epoch that is averaged, counted from 0.
+        decay: In [0, 1); the average covers about the last ``1 / (1 - decay)`` steps.
+        start_epoch: First epoch to average, counted from 0.
 
     Raises:
-        ConfigError: If an argument is out of its range.
+        ConfigError: If an argument is out of range.
     """
 
     def __init__(self, *, decay: float, start_epoch: int) -> None:
-        _refuse(self.faults("callbacks.average", {"decay": decay, "start_epoch": start_epoch}))
+        params = {"decay": decay, "start_epoch": start_epoch}
+        _raise_if(self.check_config("callbacks.weight_averaging", params))
         super().__init__(start_epoch, lambda mean, now, n: move_towards(mean, now, 1 - decay))
 
     def due(self, trainer: L.Trainer) -> bool:
-        """Return true: every step counts."""
+        """Return True: the average is updated after every step."""
         return True
 
 
 class SWA(_Averaging):
-    """The equal mean of the weights at the ends of the epochs from ``start_epoch`` on.
+    """Mean of the weights at the end of each epoch, starting with ``start_epoch``.
 
     Izmailov, Podoprikhin, Garipov, Vetrov, Wilson (2018): Averaging Weights Leads to Wider Optima
-    and Better Generalization. UAI. Batch norm's statistics are averaged too; the paper computes
-    them anew from the training pictures.
+    and Better Generalization. UAI. Batch norm statistics are averaged as well; the paper recomputes
+    them on the training images.
 
     Args:
-        start_epoch: First epoch that is averaged, counted from 0.
+        start_epoch: First epoch to average, counted from 0.
 
     Raises:
-        ConfigError: If it is below 0.
+        ConfigError: If ``start_epoch`` is below 0.
     """
 
     def __init__(self, *, start_epoch: int) -> None:
-        _refuse(self.faults("callbacks.average", {"start_epoch": start_epoch}))
+        _raise_if(self.check_config("callbacks.weight_averaging", {"start_epoch": start_epoch}))
         super().__init__(
             start_epoch, lambda mean, now, n: move_towards(mean, now, 1 / (int(n) + 1))
         )
 
     def due(self, trainer: L.Trainer) -> bool:
-        """Return whether the epoch, or the run, ends with this step."""
+        """Return whether this is the last step of the epoch or of the run."""
         return trainer.is_last_batch or trainer.global_step == trainer.max_steps
 
 
-def _refuse(faults: list[str]) -> None:
-    if faults:
-        raise ConfigError(faults)
+def _raise_if(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError(problems)

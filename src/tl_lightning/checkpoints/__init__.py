@@ -1,1 +1,1 @@
-"""Writing, reading and resuming from checkpoints."""
+"""Checkpoint I/O, resuming and warm starts."""

@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, sealed by a checksum, read without executing code."""
+"""Checkpoint files: atomic writes, checksums, and loading without code execution."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ __all__ = [
 
 
 def as_before_validation(checkpoint: dict[str, Any]) -> None:
-    """Say in a checkpoint that its epoch's batches are done and its validation has to be made.
+    """Mark in a checkpoint that the epoch's batches are done and its validation has to be run.
 
-    Lightning goes back to a validation only if it was cut in the middle of a batch, and then goes
-    on in that middle without the figures of the batches before. It is told that this was the first.
+    Lightning only restarts a validation that was interrupted within a batch, and continues from
+    there without the metrics of earlier batches. So the state is set to that of a validation
+    interrupted in its first batch.
 
     Args:
-        checkpoint: Written after an epoch's last batch, before or in its validation; changed.
+        checkpoint: Written after the last batch of an epoch, before or during its validation;
+            modified in place.
     """
     loops = checkpoint["loops"]["fit_loop"]
     for count in ("total", "current"):
@@ -46,23 +48,23 @@ def as_before_validation(checkpoint: dict[str, Any]) -> None:
     checkpoint["before_validation"] = True
 
 
-#: The newest checkpoint of a run; ``earlier-1.ckpt`` is the one before it.
+#: The newest checkpoint of a run; ``earlier-1.ckpt`` is the previous one.
 LAST = "last.ckpt"
 _MARK = b"tl_lightning sha256 "
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size * 2
-#: The record that an archive without a comment ends with: its signature and its length.
+#: Signature and length of the record at the end of a zip archive without a comment.
 _SIGNATURE, _END = b"PK\x05\x06", 22
 _BLOCK = 1 << 20
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint under a temporary name beside its place, sync it, then rename it.
+    """Write checkpoints to a temporary file in the same folder, sync it, then rename it.
 
-    Lightning writes to ``$TMPDIR`` and moves: across file systems that is a copy, and a kill or a
-    full disk leaves half a file under the final name.
+    Lightning writes to ``$TMPDIR`` and moves the file. Across file systems that is a copy, so a
+    killed process or a full disk leaves an incomplete file under the final name.
 
     Args:
-        keep_last: How many of the newest checkpoints stay: ``last.ckpt`` and those before it.
+        keep_last: Number of most recent checkpoints to keep: ``last.ckpt`` and ``earlier-*.ckpt``.
     """
 
     def __init__(self, *, keep_last: int) -> None:
@@ -71,33 +73,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Save ``checkpoint`` so that ``path`` holds the old file or the whole new one."""
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        """Save ``checkpoint``; ``path`` is either the old file or the complete new one."""
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        draft = final.with_name(f".{final.name}.{os.getpid()}.tmp")
         try:
             with open(draft, "wb") as file:
                 torch.save(checkpoint, file)
             _seal(draft)
-            if place.name == LAST:
-                _make_way(place, self.keep_last)
-            os.replace(draft, place)
-            _sync_folder(place.parent)
+            if final.name == LAST:
+                _rotate(final, self.keep_last)
+            os.replace(draft, final)
+            _sync_folder(final.parent)
         except (OSError, RuntimeError) as error:
             if isinstance(error.__context__, KeyboardInterrupt):
-                # torch closes its archive all the same, and complains that it is not whole.
+                # On Ctrl-C torch closes its incomplete archive, which raises a RuntimeError.
                 raise KeyboardInterrupt from None
-            free = shutil.disk_usage(place.parent).free // 2**20
+            free = shutil.disk_usage(final.parent).free // 2**20
             raise CheckpointError(
-                f"cannot write checkpoint {place}: {error} ({free} MiB free there); make room and "
-                "resume, or set hydra.run.dir to another disk; earlier checkpoints are intact"
+                f"cannot write checkpoint {final}: {error} ({free} MiB free on this disk); free "
+                "some disk space and resume, or set hydra.run.dir to another disk; earlier "
+                "checkpoints are intact"
             ) from error
         finally:
             draft.unlink(missing_ok=True)
 
 
 def _seal(path: Path) -> None:
-    """Append the digest of a file as its archive's comment, and sync it."""
+    """Append the file's checksum as the comment of the zip archive, and sync the file."""
     with open(path, "r+b") as file:
         file.seek(-_END, os.SEEK_END)
         assert file.read(4) == _SIGNATURE, "torch writes archives without a comment"
@@ -111,8 +114,8 @@ def _seal(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _make_way(last: Path, keep: int) -> None:
-    """Give the newest checkpoints the names of older ones, the oldest first."""
+def _rotate(last: Path, keep: int) -> None:
+    """Rename ``last.ckpt`` to ``earlier-1.ckpt``, that to ``earlier-2.ckpt``, and so on."""
     for number in range(keep - 1, 0, -1):
         newer = last if number == 1 else last.with_name(f"earlier-{number - 1}.ckpt")
         if newer.is_file():
@@ -120,7 +123,7 @@ def _make_way(last: Path, keep: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power cut, where the system lets folders be synced."""
+    """Make a rename survive a power failure, on systems where folders can be synced."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -131,90 +134,89 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what writes that were killed have left."""
+    """Remove temporary files left by killed processes."""
     for draft in folder.glob(".*.ckpt.*.tmp"):
         draft.unlink(missing_ok=True)
 
 
-def _fault(path: Path) -> str:
-    """Return what is wrong with a file's bytes; one without a sum is left to its reader."""
+def _checksum_error(path: Path) -> str:
+    """Return an error if the checksum does not match; files without a checksum are accepted."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - _END - _TRAILER))
         tail = file.read()
         end = tail.rfind(_SIGNATURE)
-        if end < 0 or tail[end + _END - 2 :] == b"\0\0":  # no archive, or one without a sum
+        if end < 0 or tail[end + _END - 2 :] == b"\0\0":  # not an archive, or without a checksum
             return ""
         file.seek(0)
-        digest, left = hashlib.sha256(), size - _TRAILER
-        while block := file.read(min(_BLOCK, left)):
+        digest, remaining = hashlib.sha256(), size - _TRAILER
+        while block := file.read(min(_BLOCK, remaining)):
             digest.update(block)
-            left -= len(block)
-    same = tail[end + _END :] == _MARK + digest.hexdigest().encode()
-    return "" if same else "its bytes are not those that were written"
+            remaining -= len(block)
+    valid = tail[end + _END :] == _MARK + digest.hexdigest().encode()
+    return "" if valid else "its content does not match its checksum"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint of ours holds, without executing anything in it.
+    """Load a checkpoint of tl_lightning without executing any code in it.
 
     Raises:
-        CheckpointError: If the file is missing, broken or not one of ours.
+        CheckpointError: If the file is missing, corrupt or was not written by tl_lightning.
     """
     if not path.is_file():
         raise CheckpointError(
-            f"no checkpoint at checkpoint={path}; type the path of a .ckpt file below a run's "
-            "checkpoints/"
+            f"checkpoint={path} not found; pass the path of a .ckpt file in a run's checkpoints/"
         )
     try:
-        fault = _fault(path)
+        problem = _checksum_error(path)
         stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken archive raises many kinds
+    except Exception as error:  # a corrupt archive raises many types
         raise CheckpointError(
-            f"checkpoint={path} is broken or holds more than tensors and plain values "
+            f"checkpoint={path} is corrupt or contains more than tensors and plain values "
             f"({type(error).__name__}); use another of the run's checkpoints"
         ) from error
-    if fault:
+    if problem:
         raise CheckpointError(
-            f"checkpoint={path} is broken: {fault}; use another of the run's checkpoints"
+            f"checkpoint={path} is corrupt: {problem}; use another of the run's checkpoints"
         )
     if not isinstance(stored, dict) or "config" not in stored.get("hyper_parameters", {}):
         raise CheckpointError(
-            f"checkpoint={path} was not written by tl_lightning; for plain weights type "
+            f"checkpoint={path} was not written by tl_lightning; to load plain weights, set "
             "backbone.weights=<file>"
         )
     return stored
 
 
 def last_good(folder: Path) -> Path | None:
-    """Return a run's newest checkpoint that is whole, or None where there is none at all.
+    """Return the newest valid checkpoint of a run, or None if it has none.
 
-    Warns of every newer one that is broken; it is left under the name ``<name>.broken``.
+    Every newer, corrupt checkpoint causes a warning and is renamed to ``<name>.broken``.
 
     Args:
-        folder: The run's ``checkpoints/``.
+        folder: The ``checkpoints/`` folder of the run.
 
     Raises:
-        CheckpointError: If there are checkpoints and all of them are broken.
+        CheckpointError: If there are checkpoints and all of them are corrupt.
     """
-    faults = []
+    problems = []
     for path in _newest_first(folder):
         try:
             read_checkpoint(path)
         except CheckpointError as error:
-            faults.append((path, str(error)))
+            problems.append((path, str(error)))
             continue
-        for broken, fault in faults:
-            warnings.warn(f"{fault.partition(';')[0]}; going on from {path}", stacklevel=2)
-            # It must not take the name of a good one when the next is written.
+        for broken, problem in problems:
+            warnings.warn(f"{problem.partition(';')[0]}; resuming from {path}", stacklevel=2)
+            # Otherwise rotation would replace a valid checkpoint with it.
             broken.with_name(f"{broken.name}.broken").unlink(missing_ok=True)
-            if broken.is_file():  # another rank may have been here
+            if broken.is_file():  # another rank may have renamed it
                 os.replace(broken, broken.with_name(f"{broken.name}.broken"))
         return path
-    if faults:
+    if problems:
         raise CheckpointError(
-            f"nothing to resume in {folder}: {faults[0][1].partition(';')[0]}"
-            + (f", nor is any of the {len(faults) - 1} others whole" if len(faults) > 1 else "")
-            + "; type resume=null with another hydra.run.dir to start anew"
+            f"nothing to resume in {folder}: {problems[0][1].partition(';')[0]}"
+            + (f" ({len(problems) - 1} more corrupt checkpoint(s))" if len(problems) > 1 else "")
+            + "; set resume=null and another hydra.run.dir to start a new run"
         )
     return None
 

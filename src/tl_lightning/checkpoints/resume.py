@@ -1,4 +1,4 @@
-"""What a run goes on from, and whether that is the same run."""
+"""Resuming: the checkpoint to start from, and a check that it is from the same run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tl_lightning.errors import CheckpointError
 
 __all__ = ["Start", "resume_point"]
 
-#: Differences that an error or a warning lists.
-_SHOWN = 4
+#: Number of differences listed in a message.
+_LISTED = 4
 
 
 class Start(NamedTuple):
-    """Where a run starts.
+    """Starting point of a run.
 
     Attributes:
-        checkpoint: What it goes on from, or None for a fresh start.
-        steps: Optimizer steps that lie behind it.
+        checkpoint: Checkpoint to resume from, or None for a new run.
+        steps: Number of optimizer steps completed in it.
     """
 
     checkpoint: str | None = None
@@ -30,49 +30,52 @@ class Start(NamedTuple):
 
 
 def resume_point(config: Mapping[str, Any], run_dir: Path) -> Start:
-    """Return where a run starts: at a checkpoint, if there is one to go on from.
+    """Return the checkpoint that a run resumes from, if any.
 
     Args:
         config: The checked configuration.
-        run_dir: The run's folder.
+        run_dir: Folder of the run.
 
     Raises:
-        CheckpointError: If there is none where one is named, if it is further than the run is to
-            go, or if ``resume=auto`` finds that of a run with other settings.
+        CheckpointError: If the given checkpoint does not exist, has completed more epochs than
+            ``trainer.max_epochs``, or ``resume=auto`` finds one trained with different settings.
     """
-    wish = config["resume"]
-    if wish in (None, False):
+    resume = config["resume"]
+    if resume in (None, False):
         return Start()
-    place = run_dir if wish == "auto" else Path(wish)
-    found = place if place.is_file() else last_good(place / "checkpoints")
-    if found is None:
-        if wish == "auto":
+    place = run_dir if resume == "auto" else Path(resume)
+    path = place if place.is_file() else last_good(place / "checkpoints")
+    if path is None:
+        if resume == "auto":
             return Start()
         raise CheckpointError(
-            f"nothing to resume at resume={wish}: no checkpoint in {place / 'checkpoints'}; type "
-            "resume=auto with hydra.run.dir set to the run's folder, or resume=null"
+            f"nothing to resume at resume={resume}: no checkpoint in {place / 'checkpoints'}; set "
+            "resume=auto and hydra.run.dir=<folder of the run>, or resume=null"
         )
-    stored = read_checkpoint(found)
+    stored = read_checkpoint(path)
     epoch, epochs = stored["epoch"], config["trainer"]["max_epochs"]
     if epochs is not None and epoch > epochs:
         raise CheckpointError(
-            f"{found} has {epoch} epochs behind it, more than trainer.max_epochs={epochs}; "
-            f"type trainer.max_epochs={epoch + 1} or more"
+            f"{path} has completed {epoch} epochs, more than trainer.max_epochs={epochs}; "
+            f"set trainer.max_epochs={epoch + 1} or more"
         )
-    _same_run(found, stored["hyper_parameters"]["config"], config)
-    return Start(str(found), int(stored["global_step"]))
+    _check_same_run(path, stored["hyper_parameters"]["config"], config)
+    return Start(str(path), int(stored["global_step"]))
 
 
-def _same_run(found: Path, theirs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse or tell that a checkpoint was trained with other settings than it goes on with."""
-    other = other_settings(theirs, config)
+def _check_same_run(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise or warn if a checkpoint was trained with settings other than those of this run."""
+    other = other_settings(saved, config)
     if not other:
         return
-    more = f"; and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
-    words = f"{found} was trained with other settings: {'; '.join(other[:_SHOWN])}{more}"
+    more = f"; and {len(other) - _LISTED} more" if len(other) > _LISTED else ""
+    message = f"{path} was trained with different settings: {'; '.join(other[:_LISTED])}{more}"
     if config["resume"] == "auto":
         raise CheckpointError(
-            f"{words}; type them as they were to go on, another hydra.run.dir for another run, or "
-            f"resume={found} to go on with the new ones all the same"
+            f"{message}; use the same settings to resume, another hydra.run.dir for a new run, or "
+            f"resume={path} to resume with the new settings"
         )
-    warnings.warn(f"{words}; rates and moments go on as they were", stacklevel=2)
+    warnings.warn(
+        f"{message}; learning rates and optimizer state are restored from the checkpoint",
+        stacklevel=2,
+    )

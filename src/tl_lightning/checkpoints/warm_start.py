@@ -1,4 +1,4 @@
-"""A backbone from an earlier run of one's own, for new labels."""
+"""Warm start: load backbone or model weights from an earlier run."""
 
 from __future__ import annotations
 
@@ -14,174 +14,172 @@ from tl_lightning.errors import CheckpointError
 
 __all__ = ["checkpoint_of", "load_backbone", "load_model", "restored_from"]
 
-#: What changes the meaning of weights, though they would fit.
+#: Settings that change the meaning of backbone weights of the same shape.
 _MEANING = ("_target_", "name", "activation", "mean", "std")
-#: What changes what a head takes, though all weights would fit.
+#: Settings that change the features given to a head without changing any shape.
 _SHAPELESS = ("activation", "pooling", "mean", "std")
-#: Where a task keeps what its loss is made with, such as the weights of classes.
+#: Prefix of the state of a task's loss, such as class weights.
 _OF_LOSS = "loss_fn."
-#: What may differ between two runs with the same backbone.
+#: Settings that may differ between two runs with the same backbone.
 _FREE = ("pretrained", "tag", "weights", "lr_factor", "grad_checkpointing", "checkpoint", "lora")
 _CHOICES = {
     "TimmBackbone": "timm",
     "TorchvisionBackbone": "torchvision",
     "ConvNet": "small_cnn",
     "TextBackbone": "hf",
-    "VectorNet": "vector_net",
+    "MLP": "vector_net",
 }
 
 
-def checkpoint_of(place: Path, key: str = "backbone.checkpoint") -> Path:
-    """Return the checkpoint that a path names: a file, or the one that a run has selected.
+def checkpoint_of(path: Path, key: str = "backbone.checkpoint") -> Path:
+    """Return the checkpoint at a path: the file itself, or the one selected by the run there.
 
     Args:
-        place: The path.
-        key: Where it is set.
+        path: A checkpoint file or a run folder.
+        key: Setting that contains the path, for the error message.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If no checkpoint is found.
     """
-    if place.is_file():
-        return place
-    chosen = place / "checkpoints" / "last.ckpt"
-    report = place / "report.json"
+    if path.is_file():
+        return path
+    chosen = path / "checkpoints" / "last.ckpt"
+    report = path / "report.json"
     selected = json.loads(report.read_text()).get("selection") if report.is_file() else None
     if selected:
-        chosen = place / selected["checkpoint"]
+        chosen = path / selected["checkpoint"]
     if not chosen.is_file():
         raise CheckpointError(
-            f"{key}={place} is neither a checkpoint nor the folder of a run that has "
-            "one; type the path of a .ckpt file or of a run's folder"
+            f"{key}={path} is neither a checkpoint nor the folder of a run with a checkpoint; set "
+            f"{key}=<.ckpt file or run folder>"
         )
     return chosen
 
 
-def load_backbone(backbone: nn.Module, place: Path, node: Mapping[str, Any]) -> None:
-    """Give a backbone the weights that it has in a checkpoint of ours.
+def load_backbone(backbone: nn.Module, path: Path, node: Mapping[str, Any]) -> None:
+    """Load the weights of a backbone from an earlier run.
 
     Args:
-        backbone: As ``node`` describes it.
-        place: A checkpoint or a run's folder.
-        node: The configuration's ``backbone``.
+        backbone: Built from ``node``.
+        path: A checkpoint file or a run folder.
+        node: The ``backbone`` node of the configuration.
 
     Raises:
-        CheckpointError: If there is no such checkpoint, or its backbone is another one.
+        CheckpointError: If no checkpoint is found, or its backbone is a different one.
     """
-    file = checkpoint_of(place)
+    file = checkpoint_of(path)
     stored = read_checkpoint(file)
-    theirs = stored["hyper_parameters"]["config"]["backbone"]
+    saved = stored["hyper_parameters"]["config"]["backbone"]
     state = {
         name.removeprefix("backbone."): value
         for name, value in stored["state_dict"].items()
         if name.startswith("backbone.")
     }
-    rank = (theirs.get("lora") or {}).get("rank")
+    rank = (saved.get("lora") or {}).get("rank")
     if rank:
         raise CheckpointError(
-            f"backbone.checkpoint={place} was trained with backbone.lora.rank={rank}, whose "
-            "matrices stand beside the network's own; type the path of a run with "
-            "backbone.lora.rank=0"
+            f"backbone.checkpoint={path} was trained with backbone.lora.rank={rank}, and warm "
+            "starts from LoRA runs are not supported; use a run with backbone.lora.rank=0"
         )
     own = backbone.state_dict()
     fits = own.keys() == state.keys() and all(state[k].shape == own[k].shape for k in own)
-    if not fits or any(theirs.get(key) != node.get(key) for key in _MEANING):
+    if not fits or any(saved.get(key) != node.get(key) for key in _MEANING):
         raise CheckpointError(
-            f"backbone.checkpoint={place} holds {_words(theirs)}, this run builds {_words(node)}; "
-            f"type {_settings(theirs, node)}"
+            f"backbone.checkpoint={path} contains {_label(saved)}, but this run builds "
+            f"{_label(node)}; set {_overrides(saved, node)}"
         )
     backbone.load_state_dict(state)
 
 
 def restored_from(
-    place: Path, key: str = "backbone.checkpoint", node: Mapping[str, Any] | None = None
+    path: Path, key: str = "backbone.checkpoint", node: Mapping[str, Any] | None = None
 ) -> Mapping[str, Any]:
-    """Return the settings of the backbone that a checkpoint of ours carries beside its weights.
+    """Return the backbone settings that a checkpoint stores in addition to its weights.
 
     Args:
-        place: A checkpoint or a run's folder.
-        key: Where it is set.
-        node: A backbone; the settings of one of another name are not for it.
+        path: A checkpoint file or a run folder.
+        key: Setting that contains the path, for the error message.
+        node: If given, settings of a backbone with a different name are ignored.
     """
-    stored = read_checkpoint(checkpoint_of(place, key))
-    theirs = stored["hyper_parameters"]["config"]["backbone"]
-    if node is not None and theirs.get("name") != node.get("name"):
+    stored = read_checkpoint(checkpoint_of(path, key))
+    saved = stored["hyper_parameters"]["config"]["backbone"]
+    if node is not None and saved.get("name") != node.get("name"):
         return {}
-    found: Mapping[str, Any] = stored.get("restored_by", {})
-    return found
+    settings: Mapping[str, Any] = stored.get("restored_by", {})
+    return settings
 
 
 def load_model(
     backbone: nn.Module,
     task: nn.Module,
-    place: Path,
+    path: Path,
     config: Mapping[str, Any],
     classes: Sequence[str],
 ) -> None:
-    """Give backbone and head all the weights that they have in a checkpoint of ours.
+    """Load the weights of backbone and head from an earlier run.
 
     Args:
-        backbone: As the configuration describes it.
-        task: Likewise.
-        place: A checkpoint or a run's folder.
-        config: The run's configuration.
-        classes: Class names in the order of the labels.
+        backbone: Built from ``config``.
+        task: Built from ``config``.
+        path: A checkpoint file or a run folder.
+        config: Configuration of this run.
+        classes: Class names in label order.
 
     Raises:
-        CheckpointError: If there is no such checkpoint, or it is of another network or classes.
+        CheckpointError: If no checkpoint is found, or its network or classes are different.
     """
-    stored = read_checkpoint(checkpoint_of(place, "init"))
+    stored = read_checkpoint(checkpoint_of(path, "init"))
     saved = stored["hyper_parameters"]
     if list(saved["classes"]) != list(classes):
         raise CheckpointError(
-            f"init={place} knows the classes {', '.join(saved['classes'][:5])}, ..., these data "
-            f"have {', '.join(classes[:5])}, ...; type data of the same classes, or "
-            f"backbone.checkpoint={place} for the backbone alone"
+            f"init={path} has the classes {', '.join(saved['classes'][:5])}, ..., but this "
+            f"dataset has {', '.join(classes[:5])}, ...; use a dataset with the same classes, or "
+            f"set backbone.checkpoint={path} to load only the backbone"
         )
     before, now = saved["config"]["backbone"], config["backbone"]
     for key in _SHAPELESS:
         if key in before and key in now and before[key] != now[key]:
             raise CheckpointError(
-                f"init={place} was trained with backbone.{key}={_typed(before[key])}, this run has "
-                f"{_typed(now[key])}; type backbone.{key}={_typed(before[key])}"
+                f"init={path} was trained with backbone.{key}={_as_text(before[key])}, but this "
+                f"run has {_as_text(now[key])}; set backbone.{key}={_as_text(before[key])}"
             )
     for part, prefix in ((backbone, "backbone."), (task, "task.")):
         names = [name for name in stored["state_dict"] if name.startswith(prefix)]
         state = {name.removeprefix(prefix): stored["state_dict"][name] for name in names}
         own = part.state_dict()
-        # The weights of a loss are no learnt ones: they follow from the settings of this run.
+        # The state of a loss is not learned: it is determined by the settings of this run.
         state = {k: v for k, v in state.items() if not k.startswith(_OF_LOSS)}
         state |= {k: v for k, v in own.items() if k.startswith(_OF_LOSS)}
         if own.keys() != state.keys() or any(state[k].shape != own[k].shape for k in own):
-            kind = prefix.rstrip(".")
-            group = "head" if kind == "task" else kind
-            theirs = saved["config"][group]
+            group = "head" if prefix == "task." else "backbone"
+            before, now = saved["config"][group], config[group]
             raise CheckpointError(
-                f"init={place} holds another {group} ({_plain(theirs)}) than this run builds "
-                f"({_plain(config[group])}); type the {group}'s settings of that run"
+                f"init={path} contains a different {group} ({_params(before)}) than this run "
+                f"builds ({_params(now)}); use the {group} settings of that run"
             )
         part.load_state_dict(state)
 
 
-def _plain(node: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={_typed(v)}" for key, v in node.items() if not key.startswith("_"))
+def _params(node: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_as_text(v)}" for key, v in node.items() if not key.startswith("_"))
 
 
-def _words(node: Mapping[str, Any]) -> str:
+def _label(node: Mapping[str, Any]) -> str:
     kind = str(node["_target_"]).rpartition(".")[2]
     return f"{node['name']} ({kind})" if "name" in node else kind
 
 
-def _settings(theirs: Mapping[str, Any], node: Mapping[str, Any]) -> str:
-    """Say what to type for the backbone of the checkpoint."""
-    kind = str(theirs["_target_"]).rpartition(".")[2]
-    other = theirs["_target_"] != node["_target_"]
-    typed = [
-        f"backbone.{key}={_typed(value)}"
-        for key, value in theirs.items()
+def _overrides(saved: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """Return the command-line overrides that select the checkpoint's backbone."""
+    kind = str(saved["_target_"]).rpartition(".")[2]
+    other = saved["_target_"] != node["_target_"]
+    changed = [
+        f"backbone.{key}={_as_text(value)}"
+        for key, value in saved.items()
         if not key.startswith("_") and key not in _FREE and (other or value != node.get(key))
     ]
-    return " ".join([f"backbone={_CHOICES.get(kind, '<as in that run>')}", *typed])
+    return " ".join([f"backbone={_CHOICES.get(kind, '<as in that run>')}", *changed])
 
 
-def _typed(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

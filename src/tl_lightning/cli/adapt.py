@@ -1,4 +1,4 @@
-"""The command that adapts a finished model to a target without its source."""
+"""The command ``tl-adapt``: source-free adaptation of a trained model."""
 
 from __future__ import annotations
 
@@ -16,54 +16,54 @@ from tl_lightning.utils.signals import Interrupted
 
 __all__ = ["adapt"]
 
-#: What the run takes over from the checkpoint's own run unless it is given.
-_TAKEN_OVER = ("data", "backbone", "head", "loss", "trainer", "optimizer", "scheduler")
+#: Config groups taken from the run of the checkpoint unless given.
+_INHERITED = ("data", "backbone", "head", "loss", "trainer", "optimizer", "scheduler")
 
 
 def adapt() -> None:
-    """Adapt a checkpoint: ``tl-adapt checkpoint=<run or file> [adapter=[shot]] [...]``."""
+    """Adapt a checkpoint: ``tl-adapt checkpoint=<run or file> [method=[shot]] [...]``."""
     plain_command(
         _adapt,
-        "usage: adapt.py checkpoint=<run folder or file.ckpt> [adapter=[shot]|[tent]|[mcc]|...]\n"
+        "usage: adapt.py checkpoint=<run folder or file.ckpt> [method=[shot]|[tent]|[mcc]|...]\n"
         "                [data=<name>] [any other setting of train.py ...]\n"
-        "Adapts the model to the target's unlabelled training pictures; no source picture trains.\n"
-        "Data, network, optimizer and trainer are those of the checkpoint's run unless given.\n"
-        "Writes a run folder as train.py does, outputs/<adapter>-<data>/<run id> or hydra.run.dir.",
+        "Adapts the model to the target's unlabelled training images, without source images.\n"
+        "Data, network, optimizer and trainer default to those of the checkpoint's run.\n"
+        "Writes a run folder as train.py does, outputs/<method>-<data>/<run id> or hydra.run.dir.",
     )
 
 
 def _adapt(arguments: list[str]) -> None:
     given = dict(argument.partition("=")[::2] for argument in arguments)
-    place = given.pop("checkpoint", "")
-    if not place:
+    path = given.pop("checkpoint", "")
+    if not path:
         raise ConfigError(
-            "checkpoint is missing; type checkpoint=<a run's folder or a .ckpt file of ours>"
+            "checkpoint is missing; set checkpoint=<run folder or .ckpt file of tl_lightning>"
         )
     if "model" in given or "init" in given:
         key = "model" if "model" in given else "init"
         raise ConfigError(
-            f"{key}={given[key]} has no place here: the model is checkpoint={place}; leave {key} "
-            "out, or type train.py for another model"
+            f"{key}={given[key]} is not supported by adapt.py: the model is checkpoint={path}; "
+            f"omit {key}, or use train.py for another model"
         )
     folder = given.pop("hydra.run.dir", "")
-    given.setdefault("adapter", "[shot]")
-    others = [f"{key}={value}" for key, value in given.items()]
-    # Keys below a group that the checkpoint's run decides are not this composition's to know.
-    apart = [f"{name}." for name in _TAKEN_OVER if name not in given]
-    known = [one for one in others if not one.startswith(tuple(apart))]
-    whole = ["model=source_free", f"init='{Path(place).absolute()}'", "bracket=[]", *known]
-    plain: Any = OmegaConf.to_container(composed(whole, ("checkpoint",)), resolve=True)
+    given.setdefault("method", "[shot]")
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    # Keys of inherited groups may not exist in the default configuration composed here.
+    inherited = tuple(f"{name}." for name in _INHERITED if name not in given)
+    known = [override for override in overrides if not override.startswith(inherited)]
+    own = ["model=source_free", f"init='{Path(path).absolute()}'", "baselines=[]", *known]
+    config: Any = OmegaConf.to_container(composed(own, ("checkpoint",)), resolve=True)
     from tl_lightning.checkpoints.warm_start import checkpoint_of
 
-    checkpoint = str(checkpoint_of(Path(place), "checkpoint"))
-    for name in _TAKEN_OVER:
-        plain[name] = part_of(name, checkpoint, others, whole=True)
-    plain["backbone"]["checkpoint"] = None
+    checkpoint = str(checkpoint_of(Path(path), "checkpoint"))
+    for name in _INHERITED:
+        config[name] = part_of(name, checkpoint, overrides, whole=True)
+    config["backbone"]["checkpoint"] = None
     if "data.seed" not in given:
-        plain["data"]["seed"] = plain["seed"]
-    plain["init"] = checkpoint
-    name = f"{plain['model']['name']}-{plain['data']['name']}"
-    _run(plain, Path(folder or f"outputs/{name}/{run_id()}").absolute())
+        config["data"]["seed"] = config["seed"]
+    config["init"] = checkpoint
+    name = f"{config['model']['name']}-{config['data']['name']}"
+    _run(config, Path(folder or f"outputs/{name}/{run_id()}").absolute())
 
 
 def _run(config: dict[str, Any], folder: Path) -> None:
@@ -72,9 +72,9 @@ def _run(config: dict[str, Any], folder: Path) -> None:
     from tl_lightning.training.fit import fit
 
     try:
-        found = fit(config, folder)
+        report = fit(config, folder)
     except (KeyboardInterrupt, Interrupted) as end:
         say_interrupted(folder)
         sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
-    if found:  # the first rank
-        print_run(found, write_page(folder))
+    if report:  # rank 0 only
+        print_run(report, write_page(folder))

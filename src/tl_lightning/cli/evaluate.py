@@ -1,4 +1,4 @@
-"""The command ``tl-evaluate``."""
+"""The command ``tl-evaluate``: test a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ def evaluate() -> None:
         "usage: evaluate.py checkpoint=<run folder or file.ckpt>\n"
         "                   [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
-        "                   [allow=[<full name of a class of yours>]]\n"
-        "Tests the checkpoint on its own data, or on other data with the same classes.",
+        "                   [allow=[<import path of a custom class>]]\n"
+        "Tests the checkpoint on its own dataset, or on another one with the same classes.",
     )
 
 
 def _evaluate(arguments: list[str]) -> None:
     given = dict(item.split("=", 1) for item in arguments if "=" in item)
-    alien = [a for a in arguments if a.split("=")[0].split(".")[0] not in _EVALUATE_KEYS]
-    if alien or "checkpoint" not in given:
-        key = alien[0].split("=")[0] if alien else ""
-        words = f"{key} is no option; {nearest(key, _EVALUATE_KEYS)}" if alien else ""
-        raise ConfigError(words or "checkpoint is missing; type checkpoint=<run folder>")
+    for argument in arguments:
+        key = argument.split("=")[0]
+        if key.split(".")[0] not in _EVALUATE_KEYS:
+            raise ConfigError(f"{key} is not an option; {nearest(key, _EVALUATE_KEYS)}")
+    if "checkpoint" not in given:
+        raise ConfigError("checkpoint is missing; set checkpoint=<run folder>")
     from tl_lightning.checkpoints.warm_start import checkpoint_of
-    from tl_lightning.evaluation.evaluate import evaluate as tested
+    from tl_lightning.evaluation.evaluate import evaluate as run_evaluation
     from tl_lightning.reporting.console import print_metrics
 
     checkpoint = str(checkpoint_of(Path(given.pop("checkpoint")), "checkpoint"))
-    typed = [f"{k}={v}" for k, v in given.items()]
-    data, trainer = (part_of(name, checkpoint, typed) for name in ("data", "trainer"))
-    found = tested(checkpoint, data, trainer, allowed(typed))
+    overrides = [f"{k}={v}" for k, v in given.items()]
+    data, trainer = (part_of(name, checkpoint, overrides) for name in ("data", "trainer"))
+    result = run_evaluation(checkpoint, data, trainer, allowed(overrides))
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print_metrics(found["metrics"], title=f"{checkpoint} on {found['data']}")
+        print_metrics(result["metrics"], title=f"{checkpoint} on {result['data']}")
 
 
 _EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow")

@@ -1,4 +1,4 @@
-"""The command that writes features for other tools."""
+"""The command ``tl-extract-features``: write backbone features for other tools."""
 
 from __future__ import annotations
 
@@ -15,46 +15,47 @@ from tl_lightning.errors import ConfigError
 
 __all__ = ["extract"]
 
-#: What is the command's own; all else goes to the training configuration.
+#: Options of this command; all other arguments are overrides of the training configuration.
 _KEYS = ("out", "dtype")
 _DTYPES = ("float32", "stored")
 
 
 def extract() -> None:
-    """Write a frozen network's features: ``tl-extract data=<name> data.root=... out=<folder>``."""
+    """Write features of a frozen backbone: ``tl-extract-features data=<name> out=<folder>``."""
     plain_command(
         _extract,
-        "usage: extract.py data=<name> [data.root=<folder>] [backbone=<name>] out=<folder>\n"
-        "                  [dtype=float32|stored] [any other setting of train.py ...]\n"
-        "Runs the backbone once over every picture and writes\n"
+        "usage: extract_features.py data=<name> [data.root=<folder>] [backbone=<name>]\n"
+        "                           out=<folder> [dtype=float32|stored]\n"
+        "                           [any other setting of train.py ...]\n"
+        "Runs the backbone once over every image and writes\n"
         "<out>/<domain>/{train,val,test}.safetensors (features, labels) and <out>/manifest.json\n"
-        "(names, classes). dtype=stored keeps the precision that they were computed in.",
+        "(names, classes). dtype=stored keeps the precision in which they were computed.",
     )
 
 
 def _extract(arguments: list[str]) -> None:
     pairs = [argument.partition("=") for argument in arguments]
-    own = {key: value for key, _, value in pairs if key in _KEYS}
-    others = [argument for argument in arguments if argument.partition("=")[0] not in own]
-    if not own.get("out"):
-        raise ConfigError("out is missing; type out=/a/folder/for/the/features")
-    dtype = own.get("dtype", "float32")
+    options = {key: value for key, _, value in pairs if key in _KEYS}
+    overrides = [argument for argument in arguments if argument.partition("=")[0] not in options]
+    if not options.get("out"):
+        raise ConfigError("out is missing; set out=<folder for the features>")
+    dtype = options.get("dtype", "float32")
     if dtype not in _DTYPES:
-        raise ConfigError(f"dtype={dtype} is neither float32 nor stored; type dtype=float32")
+        raise ConfigError(f"dtype={dtype} must be float32 or stored; set dtype=float32")
     for key in ("model", "cache.features", "data.augment"):
-        for other in others:
-            if other.startswith(f"{key}="):
+        for override in overrides:
+            if override.startswith(f"{key}="):
                 raise ConfigError(
-                    f"{other} has no place here: features are those of plain pictures from a "
-                    f"frozen backbone; leave {key} out"
+                    f"{override} is not supported by extract_features.py: features are computed by "
+                    f"a frozen backbone without augmentation; omit {key}"
                 )
-    out = Path(own["out"]).expanduser().absolute()
+    out = Path(options["out"]).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"out={out} is there already and not empty; type another folder")
-    others += ["model=feature_extraction", "cache.features=full"]
-    others += ["logger={}", "callbacks={}"]
-    config = composed(others, _KEYS)
-    if "augment" in config["data"]:  # texts and vectors have none
+        raise ConfigError(f"out={out} exists and is not empty; set out=<another folder>")
+    overrides += ["model=feature_extraction", "cache.features=full"]
+    overrides += ["logger={}", "callbacks={}"]
+    config = composed(overrides, _KEYS)
+    if "augment" in config["data"]:  # texts and vectors have no augmentation
         config["data"]["augment"] = "none"
     from tl_lightning.config.instantiate import find_class
     from tl_lightning.training.fit import stored
@@ -62,14 +63,15 @@ def _extract(arguments: list[str]) -> None:
     data, _ = find_class(config["data"]["_target_"], "data")
     if not data.storable:
         raise ConfigError(
-            f"data={config['data']['name']} has no place for each sample under which features are "
-            "kept: vectors are features already; of a stream give the pictures it was made of"
+            f"data={config['data']['name']} is not supported: vectors are features already, and "
+            "streams have no sample index to store features by; for a stream, use the dataset it "
+            "was written from"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
         if not _write(stored(config, draft), draft, dtype):
-            return  # not the first rank
+            return  # not rank 0
         if out.exists():
             out.rmdir()
         os.replace(draft, out)
@@ -79,7 +81,7 @@ def _extract(arguments: list[str]) -> None:
 
 
 def _write(parts: Any, draft: Path, dtype: str) -> bool:
-    """Write every split below ``draft``; return whether this process is the one to do so."""
+    """Write all splits to ``draft`` on rank 0; return whether this process is rank 0."""
     import torch
     from safetensors.torch import save_file
 
@@ -89,13 +91,13 @@ def _write(parts: Any, draft: Path, dtype: str) -> bool:
     names, domains = {}, {}
     for key, split in data.stored_splits().items():
         role, _, name = key.partition("/")
-        if role not in data.roles:  # the few labelled pictures of a target are in its train
+        if role not in data.roles:  # the few-shot target samples are part of target/train
             continue
-        whole = getattr(data.found[role], name)
+        dataset = getattr(data.found[role], name)
         features = data.features[key].rows(torch.arange(len(split)))
         tensors = {"features": features.float() if dtype == "float32" else features}
-        if whole.labels is not None:
-            tensors["labels"] = torch.from_numpy(whole.labels.copy()).long()
+        if dataset.labels is not None:
+            tensors["labels"] = torch.from_numpy(dataset.labels.copy()).long()
         folder = draft / role
         folder.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")

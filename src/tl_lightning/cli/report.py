@@ -1,4 +1,4 @@
-"""The command ``tl-report``."""
+"""The command ``tl-report``: write the page of a run or the table of a sweep."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["report"]
 
 
 def report() -> None:
-    """Write a run's page or a sweep's table anew: ``tl-report <folder>``."""
+    """Write the page of a run or the table of a sweep again: ``tl-report <folder>``."""
     plain_command(
         _report,
         "usage: report.py <run folder or sweep folder>\n"
         "       report.py run=<folder> | sweep=<folder>\n"
-        "Writes the page of a run (report.html), or the table of all runs below a folder\n"
-        "(index.html, table.md, table.csv, sweep.json). sweep= makes a table of a run and its\n"
-        "baselines too.",
+        "Writes the page of a run (report.html), or the table of all runs in a folder\n"
+        "(index.html, table.md, table.csv, sweep.json). With sweep=<run folder>, the table\n"
+        "compares a run with its baselines.",
     )
 
 
@@ -28,11 +28,11 @@ def _report(arguments: list[str]) -> None:
     key, _, folder = arguments[0].rpartition("=")
     if len(arguments) > 1:
         raise ConfigError(
-            f"one folder at a time, got {' '.join(arguments)}; type report.py sweep=<folder>"
+            f"expected one folder, got {' '.join(arguments)}; run report.py sweep=<folder>"
         )
     if key in ("run", "sweep"):
         report_folder(Path(folder), as_sweep=key == "sweep")
     elif key and "/" not in key and not Path(arguments[0]).exists():
-        raise ConfigError(f"{key} is no option; {nearest(key, ('run', 'sweep'))}")
+        raise ConfigError(f"{key} is not an option; {nearest(key, ('run', 'sweep'))}")
     else:
         report_folder(Path(arguments[0]))

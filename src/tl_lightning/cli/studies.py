@@ -1,4 +1,4 @@
-"""The commands of the studies."""
+"""The commands ``tl-activation-study`` and ``tl-validator-study``."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from tl_lightning.cli.train import train
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
 
-if TYPE_CHECKING:  # torch comes only once the arguments stand
+if TYPE_CHECKING:  # import torch only after the arguments were checked
     from tl_lightning.layers import Activation
 
 __all__ = ["activation_study", "validator_study"]
 
 
 def activation_study() -> None:
-    """Run the activation study and write its page: ``tl-activation-study seeds=3``."""
+    """Run the activation study and write its report: ``tl-activation-study seeds=3``."""
     plain_command(
         _activation_study,
         "usage: activation_study.py seeds=3 [out=<folder>] [any setting of train.py ...]\n"
-        "Runs the parts on plain vectors, heads on frozen features, a network from scratch and\n"
-        "DANN with tanh, relu, sigmoid and gelu; writes <out>/study.html, study.csv, study.md.\n"
-        "Settings are for the last three: study=heads,cnn trainer.max_epochs=5 ...",
+        "Trains MLPs on vectors, heads on frozen features, a CNN from scratch and DANN, each with\n"
+        "tanh, relu, sigmoid and gelu; writes <out>/study.html, study.csv and study.md.\n"
+        "Settings apply to the last three parts: study=heads,cnn trainer.max_epochs=5 ...",
     )
 
 
-#: What the sweep of conf/experiment/activation_study.yaml runs through, for the part without it.
+#: Activations of conf/experiment/activation_study.yaml, for the part that is not a Hydra sweep.
 _ACTIVATIONS: tuple[Activation, ...] = ("tanh", "relu", "sigmoid", "gelu")
 
 
@@ -36,17 +36,17 @@ def _activation_study(arguments: list[str]) -> None:
     pairs = {key: value for key, _, value in (a.partition("=") for a in arguments)}
     count = pairs.pop("seeds", "3")
     if not count.isdigit() or int(count) < 1:
-        raise ConfigError(f"seeds={count} is no number of seeds; type seeds=3")
+        raise ConfigError(f"seeds={count} must be a positive integer; set seeds=3")
     if "seed" in pairs:
         raise ConfigError(
-            f"seed={pairs['seed']} is set by seeds=; type seeds=3 for the seeds 0, 1 and 2"
+            f"seed={pairs['seed']} is not supported here; set seeds=3 for the seeds 0, 1 and 2"
         )
     folder = Path(pairs.pop("out", "") or f"outputs/activation_study/{run_id()}").expanduser()
-    others = [a for a in arguments if a.partition("=")[0] in pairs]
+    overrides = [a for a in arguments if a.partition("=")[0] in pairs]
     _vectors(folder, int(count))
     seeds = ",".join(map(str, range(int(count))))
     sys.argv[1:] = ["-m", "experiment=activation_study", f"hydra.sweep.dir={folder}",
-                    f"seed={seeds}", *others]  # fmt: skip
+                    f"seed={seeds}", *overrides]  # fmt: skip
     train()
 
 
@@ -60,19 +60,19 @@ def _vectors(folder: Path, seeds: int) -> None:
 
 
 def validator_study() -> None:
-    """Hold every rule without target labels against the best checkpoint of a folder's runs."""
+    """Compare selection rules without target labels with the best checkpoint of each run."""
     plain_command(
         _validator_study,
         "usage: validator_study.py <sweep folder>\n"
-        "Reads runs made with track_target=true; writes <folder>/regret.md, regret.csv and\n"
-        "regret.png: how much target accuracy each rule loses against the best checkpoint.",
+        "Reads runs trained with track_target=true; writes <folder>/regret.md, regret.csv and\n"
+        "regret.png: the target accuracy lost by each rule relative to the best checkpoint.",
     )
 
 
 def _validator_study(arguments: list[str]) -> None:
     if len(arguments) != 1:
         raise ConfigError(
-            f"one folder of runs was expected, got {len(arguments)} words; type "
+            f"expected one sweep folder, got {len(arguments)} arguments; run "
             "validator_study.py outputs/sweeps/<run id>"
         )
     from tl_lightning.reporting.studies.selection_report import write_regret

@@ -1,4 +1,4 @@
-"""The command ``tl-train``."""
+"""The command ``tl-train``: train a model or a sweep."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tl_lightning.cli.common import remove_untouched, say_interrupted
-from tl_lightning.config.compose import as_dict, strangers
-from tl_lightning.config.paths import CONF, output_fault
+from tl_lightning.config.compose import as_dict, unknown_overrides
+from tl_lightning.config.paths import CONF, output_problem
 from tl_lightning.errors import ConfigError, TransferError
 from tl_lightning.sweeps.jobs import failures, note_failure, wholly_finished
-from tl_lightning.utils.console import complain, sentence
+from tl_lightning.utils.console import on_problem, sentence
 from tl_lightning.utils.signals import Interrupted, end_interrupted
 
 __all__ = ["train"]
 
 
 def train() -> None:
-    """Train, choose, test and report; see ``conf/train.yaml``."""
-    if fault := output_fault(sys.argv[1:]):
-        complain(ConfigError(fault))
+    """Train a model, select a checkpoint, test it and write a report; see ``conf/train.yaml``."""
+    if problem := output_problem(sys.argv[1:]):
+        on_problem(ConfigError(problem))
         sys.exit(ConfigError.exit_code)
     try:
         _train()
     except (KeyboardInterrupt, SystemExit) as end:
         if not isinstance(end.__context__, HydraException):
             end_interrupted(end)
-        # Hydra has spoken, but its advice, +key=value, would be refused as well.
-        complain(ConfigError(strangers(sys.argv[1:])))
+        # Hydra has printed an error, but the +key=value it suggests would be rejected as well.
+        on_problem(ConfigError(unknown_overrides(sys.argv[1:])))
         sys.exit(ConfigError.exit_code)
     if failures:
         print(f"{len(failures)} job(s) of the sweep did not finish; see its table", file=sys.stderr)
@@ -50,22 +50,22 @@ def _train(cfg: DictConfig) -> float | None:
     try:
         if not sweeping and not settings.launcher["_target_"].endswith(".BasicLauncher"):
             chosen = settings.runtime.choices["hydra/launcher"]
-            raise ConfigError(f"hydra/launcher={chosen} starts the jobs of a sweep; type -m first")
+            raise ConfigError(f"hydra/launcher={chosen} requires a sweep; add -m to the command")
         return _job(cfg, folder, sweeping)
     except (KeyboardInterrupt, Interrupted) as end:
         say_interrupted(folder, sweeping)
         sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
-    except Exception as error:  # one job's failure is not the sweep's
+    except Exception as error:  # a failed job must not stop the sweep
         known = error if isinstance(error, TransferError) else None
         if known is not None:
-            complain(known)
+            on_problem(known)
         elif sweeping:
             traceback.print_exc()
         else:
             raise
         if known is None or sweeping:
-            words = f"{type(error).__name__}: {error}" if known is None else sentence(error)
-            note_failure(folder, words, list(settings.overrides.task))
+            message = f"{type(error).__name__}: {error}" if known is None else sentence(error)
+            note_failure(folder, message, list(settings.overrides.task))
             return None
         remove_untouched(folder)
         sys.exit(known.exit_code)
@@ -75,16 +75,16 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     if sweeping:
         done = wholly_finished(folder, as_dict(cfg))
         if done:
-            print(f"done before: {folder.name}", flush=True)
+            print(f"already finished: {folder.name}", flush=True)
             return done["selection"]["value"] or 0.0
     from tl_lightning.sweeps.baselines import fit_with_baselines
 
-    found = fit_with_baselines(cfg, folder, sweeping)
-    if not found:  # not the first rank
+    report = fit_with_baselines(cfg, folder, sweeping)
+    if not report:  # not rank 0
         return None
     from tl_lightning.reporting.console import print_run
     from tl_lightning.reporting.run.page import write_page
 
     page = write_page(folder)
-    print_run(found, page, alone=not sweeping)
-    return found["selection"]["value"] or 0.0
+    print_run(report, page, alone=not sweeping)
+    return report["selection"]["value"] or 0.0

@@ -1,4 +1,4 @@
-"""The command ``tl-tune``."""
+"""The command ``tl-tune``: hyperparameter search."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["tune"]
 
 
 def tune() -> None:
-    """Try settings: ``tl-tune model=dann data=digits 'optimizer.lr=log(1e-4,1e-2)'``."""
+    """Tune settings: ``tl-tune model=dann data=digits 'optimizer.lr=log(1e-4,1e-2)'``."""
     plain_command(
         _tune,
         "usage: tune.py [any setting of train.py ...] '<key>=log(a,b)|uniform(a,b)|int(a,b)|"
         "choice(x,y)' ...\n"
         "               [tune=<file of conf/tune>] [tune.trials=30] [tune.dir=<folder>]\n"
-        "Draws settings by Optuna, trains a run with each, stops those that fall behind, and says\n"
-        "which was best. Started again with the same tune.dir it goes on; started several times\n"
-        "at once the processes share the work. Every key of tune is in conf/tune/default.yaml.",
+        "Samples settings with Optuna, trains a run with each, prunes bad runs, prints the best.\n"
+        "Run the command again with the same tune.dir to continue a study; several processes can\n"
+        "work on it at the same time. All keys of tune are listed in conf/tune/default.yaml.",
     )
 
 

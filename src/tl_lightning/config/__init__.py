@@ -1,1 +1,1 @@
-"""Composing, reading and instantiating a configuration; knows no part of the framework."""
+"""Composition, validation and instantiation of the configuration."""

@@ -1,10 +1,10 @@
-"""What a configuration may build that was read from a file rather than typed.
+"""Allowlist of the classes that a stored configuration may build.
 
-The configuration inside a checkpoint is as much somebody else's as the weights beside it. Names of
-packages are no fence: ``torch`` alone holds classes and functions that fetch, compile and run code.
-So a stored configuration may build the classes that ``conf/`` names, each in its own group, the
-optimizers of ``torch.optim``, and what the user allows by its full name. Nothing else is even
-imported.
+The configuration inside a checkpoint is as untrusted as its weights. Allowing whole packages would
+not be safe: ``torch`` alone contains classes and functions that download, compile and run code.
+A stored configuration may therefore build only the classes named in ``conf/``, each in its own
+group, the optimizers of ``torch.optim``, and classes that the user allows by their full name.
+Nothing else is even imported.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch.optim import Optimizer
 
 from tl_lightning.config.paths import CONF
 
-__all__ = ["named", "stored_faults"]
+__all__ = ["named", "stored_problems"]
 
 _TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
 _OPTIMIZER = re.compile(r"torch\.optim\.(?:\w+\.)?[A-Z]\w*")
-#: Where the folder of the choices is called otherwise than the key that they fill.
-_FOLDERS = {"tasks": "task"}
-#: What no yaml names: chosen by a resolver, or named by older checkpoints.
+#: Config groups whose folder has another name than the key they fill.
+_FOLDERS = {"aux_tasks": "aux_task"}
+#: Classes named in no yaml file: chosen by a resolver, or found in older checkpoints.
 _UNNAMED = {
     "callbacks": {"lightning.pytorch.callbacks.RichProgressBar"},
     "logger": {"lightning.pytorch.loggers.CSVLogger"},
@@ -35,7 +35,7 @@ _UNNAMED = {
 
 @lru_cache
 def named(group: str) -> frozenset[str]:
-    """Return the classes that the files of ``conf/<group>/`` name.
+    """Return the classes named in the files of ``conf/<group>/``.
 
     >>> sorted(named("head")), sorted(named("os"))
     (['tl_lightning.tasks.head.Head'], [])
@@ -46,14 +46,14 @@ def named(group: str) -> frozenset[str]:
     return frozenset(_UNNAMED.get(group, set()).union(*map(_TARGET.findall, texts)))
 
 
-def stored_faults(config: Mapping[str, Any], allow: Sequence[str] = ()) -> list[str]:
-    """Return a sentence for every class that a stored configuration must not build.
+def stored_problems(config: Mapping[str, Any], allow: Sequence[str] = ()) -> list[str]:
+    """Return an error message for every class that a stored configuration must not build.
 
     Args:
         config: A whole configuration, or some of its groups.
-        allow: Full names of further classes that the user trusts.
+        allow: Full names of additional classes that the user trusts.
     """
-    faults = []
+    problems = []
     for path, target in _targets(config, ""):
         key = path.split(".")[0]
         group = _FOLDERS.get(key, key)
@@ -61,11 +61,11 @@ def stored_faults(config: Mapping[str, Any], allow: Sequence[str] = ()) -> list[
             continue
         if group == path == "optimizer" and _is_optimizer(target):
             continue
-        faults.append(
-            f"{path}._target_={target} is no class that conf/{group}/ names, and a stored "
-            f"configuration builds no other; type allow=[{target}] if you trust it"
+        problems.append(
+            f"{path}._target_={target} is not a class named in conf/{group}/, and a stored "
+            f"configuration may build no others; set allow=[{target}] if you trust it"
         )
-    return faults
+    return problems
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Compose a configuration from conf/ and a command line."""
+"""Composition of a configuration from ``conf/`` and command-line overrides."""
 
 from __future__ import annotations
 
@@ -15,33 +15,40 @@ from tl_lightning.config.paths import CONF
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.utils.run_id import run_id
 
-__all__ = ["as_dict", "compose", "composed", "register_resolvers", "strangers", "unknown_key"]
+__all__ = [
+    "as_dict",
+    "compose",
+    "composed",
+    "register_resolvers",
+    "unknown_key",
+    "unknown_overrides",
+]
 
 
 def _bar() -> dict[str, Any] | None:
-    """Return a progress bar's node where a person is watching."""
+    """Return the node of a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         return None
     return {"_target_": "lightning.pytorch.callbacks.RichProgressBar"}
 
 
-def _methods(adapter: DictConfig, otherwise: str) -> str:
-    """Return the names of the adapters in use, such as ``dann+mcc``, or ``otherwise``."""
-    return "+".join(map(str, adapter)) or otherwise
+def _methods(method: DictConfig, default: str) -> str:
+    """Return the names of the methods in use, such as ``dann+mcc``, or ``default`` if none."""
+    return "+".join(map(str, method)) or default
 
 
 def _key(*, _root_: DictConfig) -> str:
-    """Return the key of a job of a sweep, in which its folder's name ends."""
+    """Return the hash of a sweep job that its folder's name ends in."""
     return job_key(as_dict(_root_))
 
 
 def _gpus(accelerator: str, devices: int | str) -> int | str | None:
-    """Return how many GPUs a node has to give to a job."""
+    """Return the number of GPUs per node that a job requests; None on CPU."""
     return None if accelerator == "cpu" else devices
 
 
 def as_dict(cfg: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as plain values, without Hydra's own node."""
+    """Return a composed configuration as plain values, without the ``hydra`` node."""
     return {
         str(key): OmegaConf.to_container(cfg[key], resolve=True)
         if OmegaConf.is_config(cfg[key])
@@ -52,7 +59,7 @@ def as_dict(cfg: DictConfig) -> dict[str, Any]:
 
 
 def register_resolvers() -> None:
-    """Make ``${tl_run_id:}``, ``${tl_key:}``, ... of ``conf/train.yaml`` known to OmegaConf."""
+    """Register the resolvers of ``conf/train.yaml``: ``${tl_run_id:}``, ``${tl_key:}``, ..."""
     OmegaConf.register_new_resolver("tl_key", _key, replace=True)
     OmegaConf.register_new_resolver("tl_gpus", _gpus, replace=True)
     OmegaConf.register_new_resolver("tl_methods", _methods, replace=True)
@@ -64,55 +71,55 @@ register_resolvers()
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
-    """Return the training configuration for the given overrides, outside of a Hydra job."""
+    """Return the training configuration for the given overrides, outside a Hydra job."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("train", overrides=list(overrides))
 
 
-def composed(overrides: list[str], others: Iterable[str]) -> DictConfig:
-    """Return the training configuration; what Hydra refuses becomes one sentence."""
+def composed(overrides: list[str], extra_keys: Iterable[str]) -> DictConfig:
+    """Return the training configuration; raise a ConfigError for overrides that Hydra rejects."""
     try:
         return compose(overrides)
     except HydraException as error:
-        if faults := strangers(overrides, others):
-            raise ConfigError(faults) from error
-        words = " ".join(str(error).split("Config search path")[0].split())
-        raise ConfigError(f"{words}; every setting: train.py --help") from error
+        if problems := unknown_overrides(overrides, extra_keys):
+            raise ConfigError(problems) from error
+        message = " ".join(str(error).split("Config search path")[0].split())
+        raise ConfigError(f"{message}; run train.py --help to list all settings") from error
 
 
-def strangers(overrides: Iterable[str], others: Iterable[str] = ()) -> list[str]:
-    """Return which of the keys that were typed are no settings of the chosen data, in sentences."""
-    typed = [item for item in overrides if not item.startswith("-")]
-    chosen = [item for item in typed if (CONF / item.split("=")[0]).is_dir() and "," not in item]
+def unknown_overrides(overrides: Iterable[str], extra_keys: Iterable[str] = ()) -> list[str]:
+    """Return an error message for every override whose key does not exist."""
+    items = [item for item in overrides if not item.startswith("-")]
+    choices = [item for item in items if (CONF / item.split("=")[0]).is_dir() and "," not in item]
     try:
-        node = compose(chosen)
-    except HydraException:  # no such choice: Hydra's own words list what there is
+        node = compose(choices)
+    except HydraException:  # no such choice: Hydra's own message lists the valid ones
         return []
-    return [fault for item in typed if (fault := unknown_key(item, node, others))]
+    return [problem for item in items if (problem := unknown_key(item, node, extra_keys))]
 
 
-def unknown_key(override: str, node: Any, others: Iterable[str] = ()) -> str:
-    """Return which part of an override's key is no setting, in a sentence; empty if all are.
+def unknown_key(override: str, node: Any, extra_keys: Iterable[str] = ()) -> str:
+    """Return an error message naming the part of a key that does not exist, or an empty string.
 
     Args:
-        override: As typed: ``data.batch_size=8``.
+        override: A command-line override, such as ``data.batch_size=8``.
         node: The composed configuration.
-        others: Further keys that the command takes.
+        extra_keys: Additional top-level keys that the command accepts.
 
     >>> unknown_key("optimizer.lrat=1", OmegaConf.create({"optimizer": {"lr": 0.1}}))
-    "optimizer.lrat is no setting; did you mean 'lr'?"
+    "optimizer.lrat is not a setting; did you mean 'lr'?"
     """
     key = override.split("=")[0].lstrip("~").split("@")[0].replace("/", ".")
     parts = key.split(".")
-    # A group may bring settings to other places, as experiment= does.
+    # A group may set keys elsewhere, as experiment= does.
     if key.startswith("+") or parts[0] == "hydra" or (len(parts) == 1 and (CONF / key).is_dir()):
         return ""
-    done = ""
+    prefix = ""
     for part in parts:
         if not OmegaConf.is_dict(node):
             return ""
         if part not in node:
-            known = [*map(str, node), *([] if done else others)]
-            return f"{done}{part} is no setting; {nearest(part, known)}"
-        node, done = node[part], f"{done}{part}."
+            known = [*map(str, node), *([] if prefix else extra_keys)]
+            return f"{prefix}{part} is not a setting; {nearest(part, known)}"
+        node, prefix = node[part], f"{prefix}{part}."
     return ""

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: the settings that do and do not count."""
+"""Identity of a run: the settings that determine its result."""
 
 from __future__ import annotations
 
@@ -12,107 +12,110 @@ from tl_lightning.utils.text import flatten
 
 __all__ = ["identity", "job_key", "other_settings"]
 
-#: Keys that say where, when and beside what a run was made, not what it computes.
-_CIRCUMSTANCES = (
+#: Keys that do not affect what a run computes, or that runs of one group may differ in.
+_IGNORED = (
     "seed",
-    "bracket",
+    "baselines",
     "track_target",
     "resume",
     "allow",
     "report",
     "logger",
     "callbacks",
-    "checkpoint",
+    "checkpointing",
 )
-#: What of the cache changes what is learned.
-_OF_CACHE = ("images", "shorter", "features", "views")
+#: Keys of ``cache`` that affect training.
+_CACHE_KEYS = ("images", "shorter_side", "features", "views")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a configuration decides what a run computes, but its seed and callbacks."""
-    kept = {key: value for key, value in config.items() if key not in _CIRCUMSTANCES}
+    """Return the settings that determine what a run computes, except its seed and callbacks."""
+    kept = {key: value for key, value in config.items() if key not in _IGNORED}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "timeout_s"}
-    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _OF_CACHE}
-    every = config["checkpoint"]["every_n_epochs"]
-    if every != 1:  # which epochs a rule may pick; runs from before it was kept compare too
-        kept["checkpoint"] = {"every_n_epochs": every}
-    if not kept.get("tasks"):  # runs from before there were any compare too
-        kept = {key: value for key, value in kept.items() if key not in ("tasks", "balance")}
-    if kept.get("lr_for_batch") is None:
-        kept.pop("lr_for_batch", None)
+    kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _CACHE_KEYS}
+    every = config["checkpointing"]["every_n_epochs"]
+    # Defaults are left out, so that runs from before a setting existed still compare equal.
+    if every != 1:  # it decides which epochs a selection rule can choose from
+        kept["checkpointing"] = {"every_n_epochs": every}
+    if not kept.get("aux_tasks"):
+        kept = {
+            key: value for key, value in kept.items() if key not in ("aux_tasks", "task_weighting")
+        }
+    if kept.get("reference_batch_size") is None:
+        kept.pop("reference_batch_size", None)
     if not kept["trainer"].get("sync_batchnorm"):
         kept["trainer"].pop("sync_batchnorm", None)
-    if config["lr_find"]:  # every seed finds its own
+    if config["lr_find"]:  # each seed finds its own learning rate
         kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     return kept
 
 
 def job_key(config: Mapping[str, Any]) -> str:
-    """Return a short hash of what a job of a sweep computes, its seed and callbacks included.
+    """Return a short hash of what a sweep job computes, including its seed and callbacks.
 
-    Of the configuration as composed, in which ``auto`` is still ``auto``: a node without a GPU
-    gives the job the same key as one with.
+    The hash is of the configuration as composed, before ``auto`` is resolved, so a job has the
+    same key on nodes with and without a GPU.
 
     Args:
-        config: The configuration as plain values, without Hydra's own node.
+        config: The configuration as plain values, without the ``hydra`` node.
     """
     kept = identity(config)
     callbacks = config.get("callbacks") or {}
     kept |= {key: config[key] for key in ("seed", "track_target")}
-    kept["callbacks"] = {key: value for key, value in callbacks.items() if key != "bar"}
+    kept["callbacks"] = {key: value for key, value in callbacks.items() if key != "progress_bar"}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-#: What may change between a run and its continuation: machines, lengths and places.
+#: Prefixes of settings that may change when a run is resumed: hardware, run length and paths.
 _FREE = (
     "trainer.", "cache.", "channels_last", "compile", "lr_find", "init", "optimizer.fused",
     "backbone.checkpoint", "backbone.grad_checkpointing", "backbone.package", "backbone.pretrained",
-    "backbone.in_features",  # what the data say
+    "backbone.in_features",  # taken from the data
     "data.eval_batch_size", "data.pin_memory", "data.download", "data.root", "data.source.root",
     "data.target.root",
 )  # fmt: skip
-#: What of the trainer decides what a step computes.
+#: Settings of the trainer that affect what a step computes.
 _STEPS = ("trainer.accumulate_grad_batches", "trainer.gradient_clip_val")
-#: Groups of things by name, where another set of names is another run.
-_SETS = ("adapter", "regularizer", "tasks")
+#: Nodes whose set of names must not change between a run and its continuation.
+_SETS = ("method", "regularizer", "aux_tasks")
 
 
-def other_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Return what decides a run's result and differs between two configurations.
+def other_settings(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return the settings that affect a run's result and differ between two configurations.
 
-    Settings that only one of them knows are left out: the other may be of an earlier version.
+    Settings that only one of them has are ignored: the other may be from an earlier version.
 
     Args:
-        theirs: That of a checkpoint.
-        ours: That of the run which would go on from it.
+        stored: The configuration in a checkpoint.
+        current: The configuration of the run that would resume from it.
+
+    Returns:
+        Messages such as ``seed=0, now 1``, sorted.
     """
-    old, new = ({"seed": one["seed"], **identity(one)} for one in (theirs, ours))
-    found = []
+    old, new = ({"seed": config["seed"], **identity(config)} for config in (stored, current))
+    changes = []
     for name in _SETS:
-        names, those = (sorted(one.get(name) or {}) for one in (old, new))
-        if names != those:
-            found.append(_words(name, f"[{','.join(names)}]", f"[{','.join(those)}]"))
-    before, now = flatten(old), flatten(new)
-    found += [
-        _words(key, before[key], now[key])
-        for key in before.keys() & now.keys()
-        if _part(before[key]) != _part(now[key]) and (key in _STEPS or not key.startswith(_FREE))
+        before, now = (f"[{','.join(sorted(config.get(name) or {}))}]" for config in (old, new))
+        if before != now:
+            changes.append(f"{name}={before}, now {now}")
+    flat_old, flat_new = flatten(old), flatten(new)
+    changes += [
+        f"{key}={flat_old[key]}, now {flat_new[key]}"
+        for key in flat_old.keys() & flat_new.keys()
+        if _comparable(flat_old[key]) != _comparable(flat_new[key])
+        and (key in _STEPS or not key.startswith(_FREE))
     ]
-    return sorted(found)
+    return sorted(changes)
 
 
-def _words(key: str, before: Any, now: Any) -> str:
-    return f"{key}={before}, now {now}"
+def _comparable(value: Any) -> Any:
+    """Return the part of a value that is compared: the file name of a path, as folders may move.
 
-
-def _part(value: Any) -> Any:
-    """Return what must be the same of a value: of a path, its name, for folders are moved.
-
-    >>> _part("/my/books.npz") == _part("books.npz"), _part(1) == _part(1.0)
+    >>> _comparable("/my/books.npz") == _comparable("books.npz"), _comparable(1) == _comparable(1.0)
     (True, True)
     """
     if isinstance(value, (list, tuple)):
-        return [_part(one) for one in value]
+        return [_comparable(item) for item in value]
     return Path(value).name if isinstance(value, str) and "/" in value else value

@@ -10,23 +10,23 @@ from typing import Any
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.types import Config
 
-__all__ = ["ALLOWED", "find_class", "make"]
+__all__ = ["ALLOWED", "find_class", "instantiate"]
 
 
-def make(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
+def instantiate(node: Mapping[str, Any], config: Config, **given: Any) -> Any:
     """Build the class that a node names, from the node's keys and ``given``.
 
     Hydra's own ``instantiate`` would hide our errors in its own, build the nodes that a checkpoint
     carries as plain values, and call functions too.
     """
     allowed = [*ALLOWED, *(config.get("allow") or [])]
-    cls, fault = find_class(node["_target_"], "configuration", allowed)
-    if fault:
-        raise ConfigError(fault)
+    cls, problem = find_class(node["_target_"], "configuration", allowed)
+    if problem:
+        raise ConfigError(problem)
     keys = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in keys.items():
         if isinstance(value, Mapping) and "_target_" in value:
-            keys[key] = make(value, config)
+            keys[key] = instantiate(value, config)
     return cls(**keys, **given)
 
 
@@ -36,12 +36,12 @@ ALLOWED = ("tl_lightning", "torch", "torchvision", "lightning", "timm", "torchme
 
 
 def find_class(target: str, where: str, allowed: Sequence[str] = ALLOWED) -> tuple[Any, str]:
-    """Return the class named ``target`` and no fault, or None and the fault."""
+    """Return the class named ``target`` and an empty string, or None and an error message."""
     package = target.split(".")[0]
     if package not in allowed and target not in allowed:
         return None, (
             f"{where}._target_={target} is outside the allowed packages "
-            f"({', '.join(allowed)}); type allow=[{target}] if you trust it"
+            f"({', '.join(allowed)}); set allow=[{target}] if you trust it"
         )
     module, _, name = target.rpartition(".")
     try:
@@ -50,5 +50,5 @@ def find_class(target: str, where: str, allowed: Sequence[str] = ALLOWED) -> tup
         return None, f"{where}._target_={target} cannot be imported: {error}"
     if not inspect.isclass(found):
         names = [n for n, m in vars(import_module(module)).items() if inspect.isclass(m)]
-        return None, f"{where}._target_={target} is no class; {nearest(name, names)}"
+        return None, f"{where}._target_={target} is not a class; {nearest(name, names)}"
     return found, ""

@@ -1,4 +1,4 @@
-"""Where the package's own files lie, and where a command's own go."""
+"""Path of ``conf/``, and a check of a command's output folder."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["CONF", "output_fault"]
+__all__ = ["CONF", "output_problem"]
 
-_HERE = Path(__file__).resolve().parents[1]
-#: A wheel carries conf/ inside the package; an editable install reads the repository's.
-CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: A wheel contains conf/ inside the package; an editable install reads the repository's.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 
 
-def output_fault(typed: Sequence[str]) -> str:
-    """Return why the folder of a run or sweep cannot be made, in a sentence; empty if it can.
+def output_problem(arguments: Sequence[str]) -> str:
+    """Return why the folder of a run or sweep cannot be created; empty if it can.
 
-    Hydra makes it before anything of ours runs, and ends in a traceback where it cannot.
+    Hydra creates the folder before any of our code runs, and fails with a traceback.
 
     Args:
-        typed: The command's arguments.
+        arguments: The command's arguments.
 
-    >>> output_fault(["model=dann", "hydra.run.dir=/dev/null/a"])
-    'hydra.run.dir=/dev/null/a cannot be made: /dev/null is no folder; type hydra.run.dir=<folder>'
+    >>> output_problem(["model=dann", "hydra.run.dir=/dev/null/a"])
+    'cannot create hydra.run.dir=/dev/null/a: /dev/null is not a folder; set hydra.run.dir=<folder>'
     """
-    if any(word.startswith("-") and word not in ("-m", "--multirun") for word in typed):
-        return ""  # --help and its like write nothing
-    key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(typed) else "hydra.run.dir"
-    said = [word.partition("=")[2] for word in typed if word.startswith(f"{key}=")]
-    place = said[-1].strip("'\"") if said else "outputs"
-    if "${" in place:
+    if any(item.startswith("-") and item not in ("-m", "--multirun") for item in arguments):
+        return ""  # --help and similar flags write nothing
+    key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(arguments) else "hydra.run.dir"
+    values = [item.partition("=")[2] for item in arguments if item.startswith(f"{key}=")]
+    folder = values[-1].strip("'\"") if values else "outputs"
+    if "${" in folder:
         return ""
-    path = Path(place).absolute()
-    there = next(part for part in (path, *path.parents) if part.exists())
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+    path = Path(folder).absolute()
+    parent = next(part for part in (path, *path.parents) if part.exists())
+    if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
         return ""
-    why = "may not be written to" if there.is_dir() else "is no folder"
-    return f"{key}={place} cannot be made: {there} {why}; type {key}=<folder>"
+    reason = "is not writable" if parent.is_dir() else "is not a folder"
+    return f"cannot create {key}={folder}: {parent} {reason}; set {key}=<folder>"

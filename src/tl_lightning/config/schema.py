@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 
 from tl_lightning.config.paths import CONF
 
-__all__ = ["PLAIN_NODES", "known_keys", "known_only"]
+__all__ = ["PLAIN_NODES", "drop_unknown_keys", "known_keys"]
 
 #: Choices of ``conf/train.yaml`` that bring settings to other places and none under their name.
-_NO_NODES = {"_self_", "task", "recipe", "pair", "experiment"}
+_NO_NODES = {"_self_", "aux_task", "recipe", "recipe_for", "experiment"}
 
 #: Nodes without a class of their own, whose keys no signature knows.
-PLAIN_NODES = ("cache", "checkpoint", "report")
+PLAIN_NODES = ("cache", "checkpointing", "report")
 
 
 @cache
@@ -32,7 +32,7 @@ def known_keys() -> dict[str, Any]:
     return known
 
 
-def known_only(config: Mapping[str, Any]) -> dict[str, Any]:
+def drop_unknown_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored configuration without what was a setting, or was let pass, at its time."""
     known = known_keys()
     out = {name: value for name, value in config.items() if name in known}

@@ -1,1 +1,1 @@
-"""Data sets, domains, samples and their order."""
+"""Datasets, domains, transforms, samplers and caches."""

@@ -21,39 +21,41 @@ class Split:
     """One split of one domain.
 
     Attributes:
-        pictures: Paths, or pixels ``(N, H, W, 3)`` uint8.
-        labels: ``(N,)`` class indices, or None where there are none.
-        names: A stable name of each picture, relative to the domain's root.
-        change: A fixed change of every picture (a synthetic shift): ``change(picture, key)``, the
-            key from its name.
-        others: Labels of further tasks by name, ``(N, ...)`` numbers.
+        samples: Paths, pixels ``(N, H, W, 3)`` uint8, texts ``(N,)`` or vectors ``(N, F)``.
+        labels: ``(N,)`` class indices, or None if the split is unlabelled.
+        names: Stable name of each sample, relative to the root of the domain.
+        change: Fixed transform of every image (synthetic shift), called as ``change(image, key)``
+            with a key derived from the image's name.
+        aux_labels: Labels of the auxiliary tasks by name, each ``(N, ...)``.
     """
 
-    pictures: Sequence[Path] | NDArray[np.uint8]
+    samples: Sequence[Path] | NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     names: Sequence[str]
     change: Change | None = None
-    others: Mapping[str, NDArray[Any]] | None = None
+    aux_labels: Mapping[str, NDArray[Any]] | None = None
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.samples)
 
     def without_labels(self) -> Split:
-        """Return the same pictures with the labels gone (not hidden)."""
-        return replace(self, labels=None, others=None)
+        """Return the same samples with all labels removed."""
+        return replace(self, labels=None, aux_labels=None)
 
     def subset(self, keep: Sequence[int]) -> Split:
         """Return the samples at ``keep``, in that order."""
         chosen = np.asarray(keep, dtype=np.int64)
-        pictures: Any = (
-            self.pictures[chosen]
-            if isinstance(self.pictures, np.ndarray)
-            else [self.pictures[i] for i in chosen]
+        samples: Any = (
+            self.samples[chosen]
+            if isinstance(self.samples, np.ndarray)
+            else [self.samples[i] for i in chosen]
         )
         labels = None if self.labels is None else self.labels[chosen]
         names = [self.names[i] for i in chosen]
-        others = self.others and {name: values[chosen] for name, values in self.others.items()}
-        return replace(self, pictures=pictures, labels=labels, names=names, others=others)
+        aux_labels = self.aux_labels and {
+            name: values[chosen] for name, values in self.aux_labels.items()
+        }
+        return replace(self, samples=samples, labels=labels, names=names, aux_labels=aux_labels)
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ class Domain:
     """One domain with its splits.
 
     Attributes:
-        name: What the report calls it.
-        classes: Class names; labels index them.
-        train, val, test: The splits; no picture is in two of them.
-        note: A sentence that the report must show (for instance "synthetic shift").
-        labelled: Of a target: the few training pictures that keep their labels, or None.
+        name: Name shown in the report.
+        classes: Class names, indexed by the labels.
+        train, val, test: The splits, disjoint unless the target is transductive.
+        note: Note to show in the report, for instance that the shift is synthetic.
+        labelled: Few-shot target samples that keep their labels, or None.
     """
 
     name: str
@@ -77,20 +79,20 @@ class Domain:
     labelled: Split | None = None
 
     def splits(self) -> dict[str, Split]:
-        """Return its splits by name."""
+        """Return the splits by name, with ``labelled`` if there is one."""
         found = {"train": self.train, "val": self.val, "test": self.test}
         return found if self.labelled is None else {**found, "labelled": self.labelled}
 
     def paths(self) -> list[Path]:
-        """Return every file of every split once."""
-        return [Path(path) for path in self.whole().pictures]
+        """Return the files of all splits without duplicates."""
+        return [Path(path) for path in self.whole().samples]
 
     def whole(self) -> Split:
-        """Return the files of every split once, without labels."""
+        """Return the samples of all splits as one unlabelled split without duplicates."""
         found = {
             name: path
             for split in self.splits().values()
-            for name, path in zip(split.names, split.pictures, strict=True)
+            for name, path in zip(split.names, split.samples, strict=True)
         }
         return Split(list(found.values()), None, list(found), self.train.change)
 

@@ -1,4 +1,4 @@
-"""What a folder of pictures says of its classes and splits, and how the rest is decided."""
+"""Classes and splits of a folder, with hash-based splits where the folder defines none."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import (
-    Complain,
+    OnProblem,
     class_folders,
     match_classes,
-    refuse,
+    raise_problem,
     scan_classes,
 )
 from tl_lightning.data.splits import halves_by_hash, split_by_hash
@@ -22,18 +22,18 @@ from tl_lightning.errors import nearest
 
 __all__ = ["Layout", "pooled", "read_layout", "split_of"]
 
-#: Names that a split's folder may have.
+#: Accepted folder names of each split.
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder of pictures; what it does not say is decided by a hash of ``class/file``.
+    """Classes and splits of one dataset; missing splits are chosen by a hash of ``class/file``.
 
     Attributes:
-        classes: Class names; labels index them.
-        train, val, test: Its splits; None where the folder does not say.
-        note: What the report must say of its splits.
+        classes: Class names, indexed by the labels.
+        train, val, test: The splits; None where the dataset defines none.
+        note: Note on the splits to show in the report.
     """
 
     classes: tuple[str, ...]
@@ -43,35 +43,35 @@ class Layout:
     note: str = ""
 
     def paths(self) -> list[Path]:
-        """Return every file of every split; none of what is held in memory."""
+        """Return the files of all splits; splits held in memory have none."""
         splits = [split for split in (self.train, self.val, self.test) if split is not None]
         return [
-            Path(picture)
+            Path(image)
             for split in splits
-            if not isinstance(split.pictures, np.ndarray)
-            for picture in split.pictures
+            if not isinstance(split.samples, np.ndarray)
+            for image in split.samples
         ]
 
-    def with_test(self, fraction: float, complain: Complain = refuse) -> Layout:
-        """Return it with test pictures, ``fraction`` of those for training if it has none."""
+    def with_test(self, fraction: float, on_problem: OnProblem = raise_problem) -> Layout:
+        """Return the layout with a test split, held out of the training split if there is none."""
         if self.test is not None:
             return self
-        train, test = _divide(self.train, fraction, "test", complain)
+        train, test = _divide(self.train, fraction, "test", on_problem)
         note = (
             f"no official split was found: {fraction:.0%} of every class, chosen by a hash of "
-            "the names, are held out for testing"
+            "the file names, is held out for testing"
         )
         return replace(self, train=train, test=test, note=_joined(self.note, note))
 
-    def with_val(self, fraction: float, complain: Complain = refuse) -> Layout:
-        """Return it with validation pictures, ``fraction`` of those for training if it has none."""
+    def with_val(self, fraction: float, on_problem: OnProblem = raise_problem) -> Layout:
+        """Return the layout with a validation split, held out of the training split if none."""
         if self.val is not None:
             return self
-        train, val = _divide(self.train, fraction, "val", complain)
+        train, val = _divide(self.train, fraction, "val", on_problem)
         return replace(self, train=train, val=val)
 
     def halves(self) -> tuple[Layout, Layout]:
-        """Divide what is learned and chosen from in two disjoint halves; both keep the test."""
+        """Split training and validation samples into disjoint halves that share the test split."""
         first, second = _divide_evenly(self.train)
         one, other = replace(self, train=first), replace(self, train=second)
         if self.val is not None:
@@ -80,21 +80,23 @@ class Layout:
         return one, other
 
     def whole(self) -> Split:
-        """Return the pictures of every split as one split."""
+        """Return the samples of all splits as one split."""
         return _concatenated([s for s in (self.train, self.val, self.test) if s is not None])
 
-    def only(self, classes: Sequence[str], where: str, complain: Complain = refuse) -> Layout:
-        """Return it with these classes alone, in this order; complains of names it lacks."""
+    def only(
+        self, classes: Sequence[str], where: str, on_problem: OnProblem = raise_problem
+    ) -> Layout:
+        """Return the layout restricted to these classes, in this order; report unknown names."""
         unknown = [name for name in classes if name not in self.classes]
         if unknown:
-            complain(
-                f"data.classes names {unknown[0]!r}, which {where} does not have; "
+            on_problem(
+                f"data.classes contains {unknown[0]!r}, which is not a class of {where}; "
                 f"{nearest(unknown[0], self.classes)}"
             )
         if len(set(classes)) < max(2, len(classes)):
-            complain(
+            on_problem(
                 f"data.classes={list(classes)} must name at least two classes, each once; "
-                "type data.classes=[one,other] or data.classes=null"
+                "set data.classes=[<first>,<second>] or data.classes=null"
             )
         kept = [name for name in classes if name in self.classes]
         order = [kept.index(name) if name in kept else -1 for name in self.classes]
@@ -104,17 +106,17 @@ class Layout:
         self,
         classes: Sequence[str],
         setting: str,
-        complain: Complain = refuse,
+        on_problem: OnProblem = raise_problem,
         where: str = "the target",
     ) -> Layout:
-        """Return it with labels that index ``classes`` (the source's), matched by name."""
+        """Return the layout with labels that index ``classes`` (of the source), matched by name."""
         order = match_classes(
-            classes, self.classes, where=where, setting=setting, complain=complain
+            classes, self.classes, where=where, setting=setting, on_problem=on_problem
         )
         return self._numbered(classes, order)
 
     def map(self, change: Callable[[Split], Split]) -> Layout:
-        """Return it with every split changed."""
+        """Return the layout with ``change`` applied to every split."""
         return replace(
             self,
             train=change(self.train),
@@ -123,7 +125,7 @@ class Layout:
         )
 
     def _numbered(self, classes: Sequence[str], order: Sequence[int]) -> Layout:
-        """Give label ``k`` the number ``order[k]``; pictures numbered -1 are left out."""
+        """Map label ``k`` to ``order[k]``; drop samples mapped to -1."""
         table = np.asarray(order, dtype=np.int64)
 
         def renumber(split: Split) -> Split:
@@ -139,47 +141,52 @@ class Layout:
 def read_layout(
     root: Path,
     setting: str = "data.root",
-    complain: Complain = refuse,
+    on_problem: OnProblem = raise_problem,
     scan: Callable[..., dict[str, list[Path]]] = scan_classes,
 ) -> Layout:
-    """Read ``{train,val,test}/<class>/`` (``val`` and ``test`` may lack), or else ``<class>/``.
+    """Read ``{train,val,test}/<class>/`` (``val`` and ``test`` are optional) or ``<class>/``.
 
-    ``valid/`` and ``validation/`` will do for ``val/``. A folder ``train`` of pictures among other
-    classes is the class of that name: trains are on rails in VisDA and CIFAR-100. ``scan`` finds
-    the files of every class, as :func:`scan_classes` does.
+    ``valid/`` and ``validation/`` are accepted for ``val/``. A folder ``train`` of images next to
+    other classes is a class of that name: VisDA and CIFAR-100 have a class "train". ``scan`` lists
+    the files of every class, see :func:`scan_classes`.
 
     Raises:
-        DataError: If there are no class folders; ``complain`` decides on lesser faults: a class
-            without pictures, splits whose classes differ.
+        DataError: If no class folders are found; recoverable problems (a class without files,
+            splits whose classes differ) are passed to ``on_problem``.
     """
     if not _has_splits(root):
-        found = scan(root, setting=setting, complain=complain)
+        found = scan(root, setting=setting, on_problem=on_problem)
         return Layout(tuple(found), split_of(root, tuple(found), found))
-    places = {
+    folders = {
         split: [root / name for name in names if (root / name).is_dir()]
         for split, names in SPLITS.items()
     }
-    if len(places["val"]) > 1:
-        complain(
-            f"{root} holds {' and '.join(place.name for place in places['val'])}, which are all "
-            f"validation pictures; keep one of them, or type {setting}=/another/folder"
+    if len(folders["val"]) > 1:
+        on_problem(
+            f"{root} has several validation folders: "
+            f"{' and '.join(path.name for path in folders['val'])}; "
+            f"keep one of them, or set {setting}=/another/folder"
         )
     scanned = {
-        split: scan(found[0], setting=setting, complain=complain)
-        for split, found in places.items()
+        split: scan(found[0], setting=setting, on_problem=on_problem)
+        for split, found in folders.items()
         if found
     }
     classes = tuple(scanned["train"])
     for split, found in scanned.items():
         match_classes(
-            classes, list(found), where=f"{places[split][0]}", setting=setting, complain=complain
+            classes,
+            list(found),
+            where=f"{folders[split][0]}",
+            setting=setting,
+            on_problem=on_problem,
         )
     parts = {split: split_of(root, classes, found) for split, found in scanned.items()}
     return Layout(classes, parts["train"], parts.get("val"), parts.get("test"))
 
 
 def _has_splits(root: Path) -> bool:
-    """Return whether ``root/train`` is a split, rather than a class or absent."""
+    """Return whether ``root/train`` is a split and not a class."""
     if class_folders(root / "train"):
         return True
     known = {name for names in SPLITS.values() for name in names}
@@ -187,16 +194,16 @@ def _has_splits(root: Path) -> bool:
 
 
 def split_of(root: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Split:
-    """Return the split of these pictures by class, named relative to ``root``."""
+    """Return a split of these files by class, with names relative to ``root``."""
     by_class = [found.get(name, []) for name in classes]
-    paths = [path for pictures in by_class for path in pictures]
-    labels = np.repeat(np.arange(len(classes)), [len(pictures) for pictures in by_class])
+    paths = [path for images in by_class for path in images]
+    labels = np.repeat(np.arange(len(classes)), [len(images) for images in by_class])
     names = [path.relative_to(root).as_posix() for path in paths]
     return Split(paths, labels.astype(np.int64), names)
 
 
-def pooled(layouts: Mapping[str, Layout], complain: Complain = refuse) -> Layout:
-    """Return several domains of the same classes as one; names get the domain's in front."""
+def pooled(layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem) -> Layout:
+    """Merge domains that share their classes; sample names are prefixed with the domain name."""
     first = next(iter(layouts.values()))
     if len(layouts) == 1:
         return first
@@ -205,14 +212,14 @@ def pooled(layouts: Mapping[str, Layout], complain: Complain = refuse) -> Layout
             lambda split, name=name: replace(  # type: ignore[misc]
                 split, names=[f"{name}/{old}" for old in split.names]
             )
-        ).renumbered(first.classes, "data.source.domain", complain, where=f"the domain {name}")
+        ).renumbered(first.classes, "data.source.domain", on_problem, where=f"the domain {name}")
         for name, layout in layouts.items()
     }
     parts = {
         split: [getattr(layout, split) for layout in same.values()]
         for split in ("train", "val", "test")
     }
-    # A split that only some of the domains have would hold some of them only.
+    # A split that only some domains define joins the training samples instead.
     known = {split: all(p is not None for p in found) for split, found in parts.items()}
     if not known["val"]:
         parts["train"] += [p for p in parts["val"] if p is not None]
@@ -229,12 +236,12 @@ def pooled(layouts: Mapping[str, Layout], complain: Complain = refuse) -> Layout
 
 
 def _concatenated(splits: Sequence[Split]) -> Split:
-    held = [split.pictures for split in splits if isinstance(split.pictures, np.ndarray)]
-    pictures: Any = [Path(picture) for split in splits for picture in split.pictures if not held]
-    pictures = np.concatenate(held) if held else pictures
+    held = [split.samples for split in splits if isinstance(split.samples, np.ndarray)]
+    images: Any = [Path(image) for split in splits for image in split.samples if not held]
+    images = np.concatenate(held) if held else images
     labels = np.concatenate([split.labels for split in splits])
     names = [name for split in splits for name in split.names]
-    return Split(pictures, labels, names, splits[0].change)
+    return Split(images, labels, names, splits[0].change)
 
 
 def _joined(*notes: str) -> str:
@@ -242,13 +249,13 @@ def _joined(*notes: str) -> str:
 
 
 def _keyed(split: Split) -> tuple[list[str], list[int]]:
-    """Return ``class/file`` and the labels: a picture is split alike in every layout."""
+    """Return ``class/file`` and the labels, so that the split does not depend on the layout."""
     assert split.labels is not None
     return ["/".join(name.split("/")[-2:]) for name in split.names], split.labels.tolist()
 
 
-def _divide(split: Split, fraction: float, salt: str, complain: Complain) -> tuple[Split, Split]:
-    rest, held = split_by_hash(*_keyed(split), fraction, salt, complain)
+def _divide(split: Split, fraction: float, salt: str, on_problem: OnProblem) -> tuple[Split, Split]:
+    rest, held = split_by_hash(*_keyed(split), fraction, salt, on_problem)
     return split.subset(rest), split.subset(held)
 
 

@@ -1,4 +1,4 @@
-"""From a split to its dataset and its loader."""
+"""Factories for the dataset and the data loader of a split."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from tl_lightning.data.cache.images import CachedReader, PictureCache
+from tl_lightning.data.cache.images import CachedReader, ImageCache
 from tl_lightning.data.datasets import (
     ArrayDataset,
     EvalDataset,
-    PictureDataset,
+    ImageDataset,
     Reader,
     SplitReader,
     collate,
@@ -26,7 +26,7 @@ from tl_lightning.types import InputSpec
 
 __all__ = ["dataset_of", "loader_of"]
 
-#: Largest split, in bytes, that is resized as a whole beforehand.
+#: Maximum size in bytes of splits that are resized in advance and kept in memory.
 IN_MEMORY = 1 << 29
 
 
@@ -34,50 +34,50 @@ def dataset_of(
     split: Split,
     spec: InputSpec,
     geometry: Geometry,
-    cache: PictureCache | None,
+    cache: ImageCache | None,
     seeded: bool = False,
-) -> PictureDataset | ArrayDataset:
-    """Return the dataset of a split: from memory, from the cache, or from the files.
+) -> ImageDataset | ArrayDataset:
+    """Return the dataset of a split, which reads from memory, the cache or the files.
 
     Args:
-        split: What it shows.
-        spec: What the backbone expects.
-        geometry: Crops the pictures.
-        cache: Holds all of its pictures decoded, or None.
-        seeded: Whether batches carry their samples' seeds.
+        split: The split.
+        spec: Input specification of the backbone.
+        geometry: Cropping and resizing.
+        cache: Cache with all images of the split, or None.
+        seeded: Whether batches contain the seeds of their samples.
     """
     if _fits_memory(split, spec, geometry):
-        pixels = resize_pixels(np.asarray(split.pictures), spec)
-        return ArrayDataset(replace(split, pictures=pixels), seeded)
+        pixels = resize_pixels(np.asarray(split.samples), spec)
+        return ArrayDataset(replace(split, samples=pixels), seeded)
     read: Reader
     if cache is not None:
         read = CachedReader(cache, split.names)
     else:
         read = SplitReader(split, shorter_side(spec) if geometry.fixed else None, spec)
-    return PictureDataset(split, read, geometry, spec.size, seeded)
+    return ImageDataset(split, read, geometry, spec.size, seeded)
 
 
 def _fits_memory(split: Split, spec: InputSpec, geometry: Geometry) -> bool:
-    """Whether to resize the whole split beforehand: small pictures that nothing else moves."""
+    """Return whether to resize the split in advance: small, in memory, and not transformed."""
     small = len(split) * spec.size**2 * 3 <= IN_MEMORY
-    still = geometry.fixed and split.change is None
-    return isinstance(split.pictures, np.ndarray) and small and still
+    constant = geometry.fixed and split.change is None
+    return isinstance(split.samples, np.ndarray) and small and constant
 
 
 def loader_of(
-    dataset: EvalDataset | PictureDataset | ArrayDataset,
+    dataset: EvalDataset | ImageDataset | ArrayDataset,
     batch_size: int,
     sampler: Sampler[tuple[int, int]],
     num_workers: int,
     pin_memory: bool,
 ) -> DataLoader[Any]:
-    """Return its loader.
+    """Return the data loader of a dataset.
 
-    Files are decoded by worker processes, decoded pictures cropped by threads; a look-up in memory
-    needs neither.
+    Files are decoded in worker processes and cached images are cropped in threads; datasets in
+    memory need neither.
     """
     inner = dataset.dataset if isinstance(dataset, EvalDataset) else dataset
-    if isinstance(inner, PictureDataset) and isinstance(inner.read, CachedReader):
+    if isinstance(inner, ImageDataset) and isinstance(inner.read, CachedReader):
         return ThreadedLoader(
             dataset,
             batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""Whether pretraining has seen the pictures that a run is tested on."""
+"""Detection of overlap between a dataset and the ImageNet pretraining data."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Sequence
 
 __all__ = ["pretraining_overlap"]
 
-#: What ImageNet calls its pictures: n02085620_10074.JPEG, ILSVRC2012_val_00000001.JPEG.
+#: ImageNet file names: n02085620_10074.JPEG, ILSVRC2012_val_00000001.JPEG.
 _IMAGENET = re.compile(r"(n\d{8}_\d+|ILSVRC20\d\d_(val|test|train)_\d+)\.[A-Za-z]+$")
-#: One picture may be named so by chance; a fifth of a data set is not.
-_SHARE = 0.2
+#: Fraction of ImageNet file names above which a dataset is considered to overlap.
+_MIN_FRACTION = 0.2
 
 
 def pretraining_overlap(names: Sequence[str], known: str) -> str:
-    """Return in one sentence that ImageNet backbones have seen these pictures, or nothing.
+    """Return a note that ImageNet backbones have seen these images, or an empty string.
 
     Args:
-        names: File names of the data set, with or without folders.
-        known: What the data set says of itself (``TransferData.overlap``); empty if nothing.
+        names: File names of the dataset, with or without folders.
+        known: Known overlap of the dataset (``TransferDataModule.overlap``), or an empty string.
 
     >>> pretraining_overlap(["cat/1.jpg"], "")
     ''
     >>> pretraining_overlap(["cat/n02085620_7.JPEG"], "")[:58]
-    'pretraining overlap: 100 % of the files are named as Image'
+    'pretraining overlap: 100% of the file names follow the Ima'
     """
     reason = known
     if not reason:
         named = sum(bool(_IMAGENET.fullmatch(name.rsplit("/", 1)[-1])) for name in names)
-        if named <= _SHARE * len(names):
+        if named <= _MIN_FRACTION * len(names):
             return ""
         reason = (
-            f"{100 * named / len(names):.0f} % of the files are named as ImageNet's "
+            f"{100 * named / len(names):.0f}% of the file names follow the ImageNet pattern "
             "(n02085620_10074.jpg)"
         )
-    return f"pretraining overlap: {reason}; ImageNet backbones have seen these pictures"
+    return f"pretraining overlap: {reason}; ImageNet backbones have seen these images"

@@ -1,4 +1,4 @@
-"""Splits by a hash of the file name, and the few labelled samples of a target."""
+"""Splits by a hash of the sample names, and few-shot target samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tl_lightning.data.domain import Domain
-from tl_lightning.data.io.folders import Complain, refuse
+from tl_lightning.data.io.folders import OnProblem, raise_problem
 from tl_lightning.errors import DataError
 from tl_lightning.utils.seeding import mix_text
 
@@ -19,23 +19,22 @@ def split_by_hash(
     labels: Sequence[int],
     fraction: float,
     salt: str,
-    complain: Complain = refuse,
+    on_problem: OnProblem = raise_problem,
 ) -> tuple[list[int], list[int]]:
     """Hold out ``ceil(fraction * n)`` samples of every class, chosen by a hash of their names.
 
-    The choice depends on nothing but the names: not on the file system's order, the seed, the
-    other classes, or where the folder lies. A class gaining a file keeps nearly all of its split.
+    The split depends only on the names, not on the order of the file system, the seed, the other
+    classes or the location of the folder. Adding a file to a class hardly changes its split.
 
     Args:
-        names: A stable name of each sample, such as ``class/file``.
-        labels: Their classes.
-        fraction: Share to hold out, in (0, 1).
+        names: Stable name of each sample, such as ``class/file``.
+        labels: Class index of each sample.
+        fraction: Fraction to hold out, in (0, 1).
         salt: Different salts give independent splits.
-        complain: Called with the fault if nothing would be left of a class; none of it is then
-            held out.
+        on_problem: Called for each class with too few samples, of which none is then held out.
 
     Returns:
-        Indices of the rest and of what is held out, both ascending.
+        Ascending indices of the remaining and of the held-out samples.
 
     Raises:
         DataError: If the fraction is out of range.
@@ -46,20 +45,20 @@ def split_by_hash(
     """
     if not 0.0 < fraction < 1.0:
         raise DataError(
-            f"the share to hold out must lie between 0 and 1, got {fraction}; "
-            "type for instance data.val_fraction=0.1"
+            f"the fraction to hold out must be between 0 and 1, got {fraction}; "
+            "set for example data.val_fraction=0.1"
         )
     members: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(int(label), []).append(index)
     held: list[int] = []
     for group in members.values():
-        # 0.1 * 30 must not become 4 by a rounding error in the last bit.
+        # Tolerance for rounding errors: ceil(0.1 * 30) must be 3.
         number = math.ceil(fraction * len(group) - 1e-9)
         if number >= len(group):
-            complain(
-                f"the class of {names[group[0]]} has {len(group)} samples: nothing is left after "
-                f"{number} are held out for {salt}; add some, remove the class, or set a "
+            on_problem(
+                f"the class of {names[group[0]]} has only {len(group)} sample(s), and none is left "
+                f"after holding out {number} for {salt}; add samples, remove the class, or set a "
                 "smaller data.val_fraction"
             )
             continue
@@ -72,7 +71,7 @@ def split_by_hash(
 def halves_by_hash(
     names: Sequence[str], labels: Sequence[int], salt: str
 ) -> tuple[list[int], list[int]]:
-    """Divide every class into two disjoint halves by a hash; the first has the odd one.
+    """Split every class into disjoint halves by a hash; the first gets the odd sample.
 
     >>> halves_by_hash(["a/1", "a/2", "a/3"], [0, 0, 0], "halves")[0].__len__()
     2
@@ -82,19 +81,20 @@ def halves_by_hash(
 
 
 def with_labelled(domain: Domain, count: int, transductive: bool = False) -> Domain:
-    """Take ``count`` labelled pictures a class out of the target's training pictures.
+    """Move ``count`` samples per class from the training split of the target to ``labelled``.
 
     Args:
-        domain: The target.
-        count: At least 1; which pictures is a matter of their names alone.
-        transductive: Whether it is tested on its training pictures: then not on the labelled ones.
+        domain: The target domain.
+        count: Number of samples per class; the choice depends only on the sample names.
+        transductive: Whether to remove the labelled samples from the test split, too.
 
     Raises:
-        DataError: If it is no count, or a class has too few.
+        DataError: If ``count`` is invalid or a class has too few samples.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise DataError(
-            f"data.target.labelled_per_class={count} is no count of samples; type 0, 1, 3, ..."
+            f"data.target.labelled_per_class={count} is not a valid number of samples; "
+            "set data.target.labelled_per_class=0, 1, 3, ..."
         )
     labels = domain.train.labels
     assert labels is not None
@@ -107,14 +107,14 @@ def with_labelled(domain: Domain, count: int, transductive: bool = False) -> Dom
             raise DataError(
                 f"data.target.labelled_per_class={count}, but class {name!r} of the target "
                 f"({domain.name}) has {len(own)} training samples; "
-                f"type data.target.labelled_per_class={max(0, len(own) - 1)} or less"
+                f"set data.target.labelled_per_class={max(0, len(own) - 1)} or less"
             )
         chosen += own[:count]
     kept = sorted(chosen)
     rest = sorted(set(range(len(labels))) - set(kept))
-    note = f"{count} labelled target samples a class train with their labels"
+    note = f"{count} few-shot target sample(s) per class, trained with their labels"
     labelled = domain.train.subset(kept)
-    if transductive:  # they must not be tested on
+    if transductive:
         test = domain.test
         outside = [i for i, n in enumerate(test.names) if n not in set(labelled.names)]
         domain = replace(domain, test=test.subset(outside))

@@ -1,4 +1,4 @@
-"""Threads that prepare pictures: the work is in kernels that let other threads run."""
+"""Data loading with threads, for work in kernels that release the GIL."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ Out = TypeVar("Out")
 
 @contextmanager
 def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool whose threads compute with one core each.
+    """Yield a thread pool whose threads run torch kernels single-threaded.
 
-    Without that, every thread would start a team of its own for each kernel, and the teams would
-    spin against one another: ten times slower on a small machine.
+    Otherwise every thread would start its own team of OpenMP threads, which compete for the cores:
+    ten times slower on a small machine.
     """
     before = torch.get_num_threads()
     ready = Barrier(threads + 1)
-    pool = ThreadPoolExecutor(threads, initializer=_alone)
+    pool = ThreadPoolExecutor(threads, initializer=_use_one_thread)
     try:
         for _ in range(threads):
             pool.submit(ready.wait)
         ready.wait()
-        torch.set_num_threads(before)  # each thread has its own count, this one keeps its own
+        torch.set_num_threads(before)  # the number is per thread; restore that of the caller
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _alone() -> None:
-    torch.get_num_threads()  # a thread takes the process's number when it first asks, not later
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # the first call initializes the number from the process; do it now
     torch.set_num_threads(1)
 
 
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], ahead: int
 ) -> Iterator[Out]:
-    """Yield ``work(item)`` in the items' order, at most ``ahead`` of them computed in advance."""
-    waiting: deque[Future[Out]] = deque()
+    """Yield ``work(item)`` in the order of ``items``, computing at most ``ahead`` in advance."""
+    pending: deque[Future[Out]] = deque()
     for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(pool.submit(work, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 class ThreadedLoader(DataLoader[Any]):
-    """A DataLoader whose workers are threads.
+    """DataLoader whose workers are threads.
 
-    For pictures that are decoded already: a worker process would spend more time on handing a
-    batch over (fresh shared memory is mapped page by page) than on making it.
+    For images that are already decoded: a worker process would spend more time on transferring a
+    batch (new shared memory is mapped page by page) than on preparing it.
 
     Args:
-        threads: Number of threads; each prepares whole batches, two ahead.
-        kwargs: As for ``DataLoader``; ``num_workers`` stays 0.
+        threads: Number of threads; each prepares whole batches, two in advance.
+        kwargs: As for ``DataLoader``, with ``num_workers`` left at 0.
     """
 
     def __init__(self, *args: Any, threads: int, **kwargs: Any) -> None:

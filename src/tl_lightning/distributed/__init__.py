@@ -1,1 +1,1 @@
-"""Ranks, strategies and sharded weights."""
+"""Distributed training: ranks, strategies and FSDP."""

@@ -1,9 +1,9 @@
-"""Weights, gradients and optimizer states divided over the ranks (FSDP2), for large backbones.
+"""Fully sharded training (FSDP2): weights, gradients and optimizer states divided over the ranks.
 
-Zhao et al. (2023): PyTorch FSDP. VLDB. Rajbhandari et al. (2020): ZeRO. SC. Every layer group of
-the backbone, the task and each adapter is a unit: its weights are gathered just before they are
-used. Lightning's ``ModelParallelStrategy`` holds the process group and the checkpoints, which are
-the same single files as anywhere else.
+Zhao et al. (2023): PyTorch FSDP. VLDB. Rajbhandari et al. (2020): ZeRO. SC. Each layer group of the
+backbone, the task and each method is an FSDP unit, whose weights are gathered just before use.
+Lightning's ``ModelParallelStrategy`` manages the process group and the checkpoints, which are
+single files as with any other strategy.
 """
 
 from __future__ import annotations
@@ -19,59 +19,58 @@ __all__ = ["Sharded", "shard"]
 
 
 def shard(module: Any, mesh: Any) -> None:
-    """Divide the parameters of a model over a one-dimensional mesh of ranks, in place.
+    """Shard the parameters of a model over a one-dimensional device mesh, in place.
 
     Args:
-        module: A ``TransferModule``; its parts are what a step calls, so each is a unit of its own.
-        mesh: The ranks.
+        module: A ``TransferModule``; each part that a training step calls becomes a separate unit.
+        mesh: Device mesh of the ranks.
     """
     blocks = [part for group in module.backbone.layer_groups() for part in group.modules]
-    own = [*module.others.tasks.values(), *getattr(module, "adapters", {}).values()]
-    parts = [module.backbone, module.task, *own]
+    extra = [*module.multitask.tasks.values(), *getattr(module, "methods", {}).values()]
+    parts = [module.backbone, module.task, *extra]
     for part in (*blocks, *parts):
         if any(True for _ in part.parameters()):
-            # Before the unit's own hooks, which a view in place of a tensor could be freed of.
-            part.register_forward_hook(_of_its_own)
+            # Registered before FSDP's own hooks, which must not receive views of other tensors.
+            part.register_forward_hook(_clone_views)
             name = type(part).__name__
             fully_shard(part, mesh=mesh)
-            type(part).__name__ = name  # terms of the loss are called after it
-            if hasattr(part, "domain_logits"):  # asked for outside of a step as well
+            type(part).__name__ = name  # loss terms are named after the class
+            if hasattr(part, "domain_logits"):  # also called outside of training steps
                 register_fsdp_forward_method(part, "domain_logits")
 
 
-def _of_its_own(module: nn.Module, inputs: Any, output: Any) -> Any:
-    """Return the output with memory of its own in place of views of other tensors."""
+def _clone_views(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return the output with views of other tensors replaced by copies."""
     if isinstance(output, Tensor):
         return output.clone() if output._is_view() else output
     if isinstance(output, tuple):
-        return tuple(_of_its_own(module, inputs, one) for one in output)
+        return tuple(_clone_views(module, inputs, item) for item in output)
     return output
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy for FSDP2, sharding our models by their layer groups.
+    """Lightning's FSDP2 strategy, with models sharded by layer group.
 
-    The parts of a model are divided when the ranks are connected, so that the model itself knows
-    nothing of it.
+    The model is sharded in ``setup``, so that it does not have to implement ``configure_model``.
     """
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """Connect the ranks; all of them share the data, and the weights."""
+        """Set up the process group with all ranks in the data parallel dimension."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Divide the model, once; the optimizer is made of the parts."""
+        """Shard the model once, before the optimizer is created from its parameters."""
         module: Any = self.lightning_module
         if not getattr(module, "is_sharded", False):
             shard(module, self.device_mesh["data_parallel"])
             module.is_sharded = True
-        module.configure_model = _done  # Lightning refuses a model that does not shard itself
+        module.configure_model = _noop  # Lightning requires models to override it
         super().setup(trainer)
 
 
-def _done() -> None:
-    """Do nothing: the model is divided already."""
+def _noop() -> None:
+    """Do nothing: the model is sharded already."""

@@ -1,4 +1,4 @@
-"""Which rank this is, and values agreed between ranks."""
+"""Rank of this process, and values reduced or synchronised over ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["rank", "rank_mean", "same_buffers"]
 
 
 def rank() -> int:
-    """Return this process's rank, before and after the ranks are connected."""
+    """Return the rank of this process; also works before the process group is initialised."""
     if dist.is_available() and dist.is_initialized():
         return int(dist.get_rank())
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
@@ -21,10 +21,10 @@ def rank() -> int:
 
 
 def rank_mean(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over the ranks, without gradients; alone, the tensor.
+    """Return the mean of a tensor over all ranks, detached.
 
-    What a rank divides by this has the same gradient, in the mean over ranks, as one process with
-    the batch of all of them.
+    If each rank divides by this mean, the gradient averaged over ranks equals that of a single
+    process with the batches of all ranks.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return value.detach()
@@ -34,10 +34,10 @@ def rank_mean(value: Tensor) -> Tensor:
 
 
 def same_buffers(module: nn.Module) -> None:
-    """Give every rank the first one's buffers, such as batch norm's running statistics.
+    """Broadcast the floating point buffers of rank 0, such as batch norm statistics.
 
-    Each rank moves them by its own pictures, and a checkpoint holds the first one's: without this
-    the ranks would evaluate somewhat different models, none of them the one that is kept.
+    Each rank updates its buffers on its own samples, and checkpoints contain those of rank 0.
+    Without this, ranks would evaluate slightly different models.
     """
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         for buffer in module.buffers():

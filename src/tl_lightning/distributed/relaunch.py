@@ -1,4 +1,4 @@
-"""The command line that further ranks of one job of a sweep are started with."""
+"""Command line with which Lightning starts the other ranks of a sweep job."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "W
 
 @contextlib.contextmanager
 def single_job_argv(resume: str | bool | None) -> Iterator[None]:
-    """Let Lightning's relaunched ranks run this one job of a sweep, in this job's own folder.
+    """Make the ranks started by Lightning run only this job of the sweep, in the job's folder.
 
-    Lightning starts the other ranks with this process's whole command line. Under ``-m`` each of
-    them would start a sweep of its own, with other values, and train on them in one process group.
+    Lightning starts the other ranks with the full command line of this process. With ``-m`` each of
+    them would start the sweep from its first job, in the process group of the current one.
 
     Args:
-        resume: What this rank goes on from, as in the configuration: a repeated sweep goes on with
-            its interrupted jobs though nobody typed so, and all ranks have to.
+        resume: The ``resume`` setting of this rank. A repeated sweep resumes interrupted jobs
+            without being told to, and all ranks have to do the same.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import read_write
@@ -33,11 +33,11 @@ def single_job_argv(resume: str | bool | None) -> Iterator[None]:
         yield
         return
     hydra = HydraConfig.get()
-    argv, saved = sys.argv[:], {name: os.environ.get(name) for name in _LAUNCH_VARIABLES}
+    argv, environ = sys.argv[:], {name: os.environ.get(name) for name in _LAUNCH_VARIABLES}
     sweeping = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     if sweeping:
-        going_on = [] if resume in (None, False) else [f"resume={resume}"]
-        sys.argv = [argv[0], *hydra.overrides.task, *going_on, "hydra.mode=RUN"]
+        resuming = [] if resume in (None, False) else [f"resume={resume}"]
+        sys.argv = [argv[0], *hydra.overrides.task, *resuming, "hydra.mode=RUN"]
         node: Any = HydraConfig.instance().cfg
         assert node is not None
         with read_write(node.hydra.run):
@@ -47,10 +47,10 @@ def single_job_argv(resume: str | bool | None) -> Iterator[None]:
     finally:
         sys.argv = argv
         if dist.is_available() and dist.is_initialized():
-            # Or a sweep's next job would wait for this one's ranks; and a process that leaves it to
-            # its end may be aborted there by threads that still listen.
+            # Otherwise the next job of the sweep would wait for the ranks of this one, and threads
+            # of the process group could abort the process at exit.
             dist.destroy_process_group()
-        for name, value in saved.items():
+        for name, value in environ.items():
             if value is None:
                 os.environ.pop(name, None)
             else:

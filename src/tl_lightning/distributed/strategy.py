@@ -54,7 +54,7 @@ def alone(trainer: Mapping[str, Any]) -> bool:
 
 
 def global_batch(config: Mapping[str, Any]) -> int:
-    """Return the pictures of a domain behind one step of the optimizer, of all processes."""
+    """Return the images of a domain behind one step of the optimizer, of all processes."""
     trainer = config["trainer"]
     own = int(config["data"]["batch_size"]) * int(trainer["accumulate_grad_batches"])
     return own * processes(trainer)
@@ -64,14 +64,14 @@ def lr_factor(config: Mapping[str, Any]) -> float:
     """Return the factor on every learning rate by the linear scaling rule.
 
     Goyal et al. (2017): Accurate, Large Minibatch SGD. arXiv:1706.02677. ``lr * B / B_0``, with
-    ``B`` the batch of all processes and ``B_0 = lr_for_batch``; 1 where that is null.
+    ``B`` the batch of all processes and ``B_0 = reference_batch_size``; 1 where that is null.
 
     >>> trainer = {"devices": 4, "num_nodes": 1, "accelerator": "cpu", "accumulate_grad_batches": 2}
     >>> data = {"batch_size": 32}
-    >>> lr_factor({"trainer": trainer, "data": data, "lr_for_batch": 64})
+    >>> lr_factor({"trainer": trainer, "data": data, "reference_batch_size": 64})
     4.0
     """
-    reference = config.get("lr_for_batch")
+    reference = config.get("reference_batch_size")
     return 1.0 if reference is None else global_batch(config) / int(reference)
 
 

@@ -1,1 +1,1 @@
-"""Loading, testing and predicting with a trained model."""
+"""Loading of trained models, testing and prediction."""

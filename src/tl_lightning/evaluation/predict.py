@@ -1,4 +1,4 @@
-"""Predictions of a trained model for images, texts or vectors."""
+"""Predictions of a trained model for texts or image files."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from tl_lightning.errors import ConfigError
 
 __all__ = ["Prediction", "predictions"]
 
-#: Samples that pass the network at a time.
+#: Batch size.
 BATCH = 64
 
-#: What to type for a model, by what it takes.
-_WAYS = {
-    "texts": "text=<words>",
-    "pictures": "pictures=<file or folder>",
-    "vectors": "tl-evaluate checkpoint=<file.ckpt> data=vectors data.source.train=<file> instead",
+#: What to do instead, by the input type of the model.
+_HINTS = {
+    "texts": "set text=<text>",
+    "images": "set images=<file or folder>",
+    "vectors": "run tl-evaluate checkpoint=<file.ckpt> data=vectors data.source.train=<file>",
 }
 
-#: What was asked, the class's name and its probability.
+#: The text or image path, the predicted class and its probability.
 Prediction = tuple[str, str, float]
 
 
 def predictions(
     checkpoint: str | Path, samples: Sequence[str] | Sequence[Path]
 ) -> list[Prediction]:
-    """Return what a model says of texts or picture files, in their order.
+    """Return the predictions of a model for texts or image files, in the given order.
 
     Args:
-        checkpoint: A checkpoint of ours or the folder of a run.
-        samples: Texts, or paths of pictures.
+        checkpoint: A checkpoint or run folder.
+        samples: Texts, or paths of images.
 
     Raises:
-        CheckpointError: If there is no such checkpoint.
-        ConfigError: If the model takes something else.
+        CheckpointError: If the checkpoint is not found.
+        ConfigError: If the model expects another kind of input.
     """
     import torch
 
@@ -46,27 +46,26 @@ def predictions(
 
     module = load(checkpoint_of(Path(checkpoint), "checkpoint"))
     spec: Any = module.backbone.input_spec
-    given = "texts" if samples and isinstance(samples[0], str) else "pictures"
-    kinds = {TextSpec: "texts", InputSpec: "pictures"}
-    takes = kinds.get(type(spec), "vectors")
-    if given != takes:
-        raise ConfigError(
-            f"the model of checkpoint={checkpoint} takes {takes}, got {given}; type {_WAYS[takes]}"
-        )
+    given = "texts" if samples and isinstance(samples[0], str) else "images"
+    kinds = {TextSpec: "texts", InputSpec: "images"}
+    expected = kinds.get(type(spec), "vectors")
+    if given != expected:
+        problem = f"the model of checkpoint={checkpoint} expects {expected}, got {given}"
+        raise ConfigError(f"{problem}; {_HINTS[expected]}")
     saved: Any = module.hparams
     module.to("cuda" if torch.cuda.is_available() else "cpu")
     out: list[Prediction] = [("", "", 0.0)] * len(samples)
     with torch.inference_mode():
-        for places, inputs in _batches(samples, spec):
-            share, index = module(inputs.to(module.device)).float().softmax(1).max(1)
-            rows = zip(places, index.tolist(), share.tolist(), strict=True)
-            for place, label, probability in rows:
-                out[place] = (str(samples[place]), saved["classes"][label], probability)
+        for indices, inputs in _batches(samples, spec):
+            probabilities, labels = module(inputs.to(module.device)).float().softmax(1).max(1)
+            rows = zip(indices, labels.tolist(), probabilities.tolist(), strict=True)
+            for index, label, probability in rows:
+                out[index] = (str(samples[index]), saved["classes"][label], probability)
     return out
 
 
 def _batches(samples: Sequence[Any], spec: Any) -> Any:
-    """Yield places and inputs, of texts the longest first."""
+    """Yield the indices and inputs of batches; texts are sorted, the longest first."""
     import numpy as np
 
     from tl_lightning.data.cache.tokens import padded
@@ -76,18 +75,18 @@ def _batches(samples: Sequence[Any], spec: Any) -> Any:
     from tl_lightning.types import TextSpec
 
     if isinstance(spec, TextSpec):
-        found = spec.tokenizer.encode(list(samples), spec.max_length)
-        cut = sum(longer for _, longer in found)
-        if cut:
-            words = f"{cut} of {len(samples)} texts have more than {spec.max_length} tokens"
-            print(f"{words} and were cut", file=sys.stderr)
-        order = sorted(range(len(found)), key=lambda place: -len(found[place][0]))
+        encoded = spec.tokenizer.encode(list(samples), spec.max_length)
+        truncated = sum(longer for _, longer in encoded)
+        if truncated:
+            text = f"{truncated} of {len(samples)} texts were truncated to {spec.max_length} tokens"
+            print(text, file=sys.stderr)
+        order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index][0]))
         for start in range(0, len(order), BATCH):
-            places = order[start : start + BATCH]
-            yield places, padded([np.asarray(found[place][0]) for place in places])
+            indices = order[start : start + BATCH]
+            yield indices, padded([np.asarray(encoded[index][0]) for index in indices])
         return
     split = Split(list(samples), None, [str(path) for path in samples])
     dataset = dataset_of(split, spec, Centre(spec), None)
     for start in range(0, len(samples), BATCH):
-        several = list(range(start, min(start + BATCH, len(samples))))
-        yield several, dataset.__getitems__([(place, 0) for place in several])["inputs"]
+        indices = list(range(start, min(start + BATCH, len(samples))))
+        yield indices, dataset.__getitems__([(index, 0) for index in indices])["inputs"]

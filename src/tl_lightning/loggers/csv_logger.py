@@ -1,4 +1,4 @@
-"""The log as a table of figures, which a resumed run continues without a doubled or missing row."""
+"""CSV logger that resumes without duplicate or missing rows."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from lightning.pytorch.loggers import CSVLogger
 
 from tl_lightning.utils.files import write_text
 
-__all__ = ["MetricsTable", "keep_rows", "rows_so_far"]
+__all__ = ["MetricsCSVLogger", "keep_rows", "rows_so_far"]
 
 
 class _Writer:
-    """Appends rows to ``metrics.csv``; writes it anew, as a whole, where a column comes up.
+    """Append rows to ``metrics.csv``; rewrite the file when a new column appears.
 
-    Lightning's own loses the columns of the rows that a run finds there, and fails on them.
+    Lightning's writer ignores the columns of an existing file and cannot append to it.
 
     Args:
-        path: The file.
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.waiting: list[dict[str, Any]] = []
-        self.columns, self.count = self._found()
+        self.buffer: list[dict[str, Any]] = []
+        self.columns, self.count = self._read_existing()
 
-    def _found(self) -> tuple[list[str], int]:
+    def _read_existing(self) -> tuple[list[str], int]:
         if not self.path.is_file():
             return [], 0
         with self.path.open(newline="", encoding="utf-8") as file:
@@ -38,27 +38,27 @@ class _Writer:
             return list(reader.fieldnames or []), sum(1 for _ in reader)
 
     def log_hparams(self, params: dict[str, Any]) -> None:
-        """Write nothing: the run's configuration lies in its folder and its report."""
+        """Do nothing: the configuration is in the run folder and in the report."""
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None) -> None:
-        """Take a row."""
+        """Buffer a row."""
         plain = {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}
-        self.waiting.append({**plain, "step": step})
+        self.buffer.append({**plain, "step": step})
 
     def save(self) -> None:
-        """Write the rows that wait."""
-        if not self.waiting:
+        """Write the buffered rows."""
+        if not self.buffer:
             return
-        new = set().union(*self.waiting) - set(self.columns)
+        new = set().union(*self.buffer) - set(self.columns)
         if new:
-            rows = [*self.rows(), *self.waiting]
+            rows = [*self.rows(), *self.buffer]
             self.columns = sorted({*self.columns, *new})
             self._write_all(rows)
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns).writerows(self.waiting)
-        self.count += len(self.waiting)
-        self.waiting = []
+                csv.DictWriter(file, self.columns).writerows(self.buffer)
+        self.count += len(self.buffer)
+        self.buffer = []
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows in the file."""
@@ -67,20 +67,20 @@ class _Writer:
         with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
-    def keep(self, columns: list[str], count: int, further: dict[str, Any] | None) -> None:
-        """Keep the first rows of the file, and add one that was about to be written."""
+    def keep(self, columns: list[str], count: int, pending: dict[str, Any] | None) -> None:
+        """Truncate the file to its first ``count`` rows and append the pending row, if any."""
         rows = self.rows()
-        if len(rows) < count:  # another run's folder: a table of its own begins
+        if len(rows) < count:  # resumed in the folder of another run: start a new table
             return
         rows = [{key: row.get(key, "") for key in columns} for row in rows[:count]]
-        self.columns, self.count, self.waiting = list(columns), count, []
+        self.columns, self.count, self.buffer = list(columns), count, []
         if columns:
             self._write_all(rows)
         else:
             self.path.unlink(missing_ok=True)
-        if further:
-            step = further.pop("step")
-            self.log_metrics(further, step)
+        if pending:
+            step = pending.pop("step")
+            self.log_metrics(pending, step)
             self.save()
 
     def _write_all(self, rows: list[dict[str, Any]]) -> None:
@@ -91,11 +91,11 @@ class _Writer:
         write_text(self.path, text.getvalue())
 
 
-class MetricsTable(CSVLogger):
-    """Lightning's CSV logger with a file that survives being cut and continued.
+class MetricsCSVLogger(CSVLogger):
+    """Lightning's CSV logger, with a file that is consistent after an interruption and resume.
 
     Args:
-        save_dir: The run's folder, which gets ``metrics.csv``.
+        save_dir: The run's folder, in which ``metrics.csv`` is written.
     """
 
     def __init__(self, *, save_dir: str) -> None:
@@ -104,7 +104,7 @@ class MetricsTable(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The file's writer, on the first rank."""
+        """The writer of the file, on rank zero only."""
         if self._experiment is None:
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             self._experiment = _Writer(Path(self.log_dir) / "metrics.csv")  # type: ignore[assignment]
@@ -112,16 +112,16 @@ class MetricsTable(CSVLogger):
 
 
 def _writer(trainer: L.Trainer) -> _Writer | None:
-    tables = [one for one in trainer.loggers if isinstance(one, MetricsTable)]
-    return tables[0].experiment if tables and trainer.is_global_zero else None
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSVLogger)]
+    return loggers[0].experiment if loggers and trainer.is_global_zero else None
 
 
 def rows_so_far(trainer: L.Trainer, ends_epoch: bool) -> dict[str, Any] | None:
-    """Return where the table stands, once everything is on the disk.
+    """Write all buffered rows; return the table's state for a checkpoint, None without a table.
 
     Args:
-        trainer: Whose table.
-        ends_epoch: Whether the epoch's row is about to be written, after this checkpoint.
+        trainer: The trainer whose CSV logger is saved.
+        ends_epoch: Whether the row of the epoch is still to be written, after this checkpoint.
     """
     writer = _writer(trainer)
     if writer is None:
@@ -129,16 +129,16 @@ def rows_so_far(trainer: L.Trainer, ends_epoch: bool) -> dict[str, Any] | None:
     writer.save()
     row: dict[str, Any] | None = None
     if ends_epoch:
-        found = trainer._logger_connector.metrics["log"]
-        row = {key: float(value) for key, value in found.items()}
+        metrics = trainer._logger_connector.metrics["log"]
+        row = {key: float(value) for key, value in metrics.items()}
         if row:
             row["epoch"] = trainer.current_epoch
             row["step"] = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
     return {"columns": list(writer.columns), "count": writer.count, "row": row or None}
 
 
-def keep_rows(trainer: L.Trainer, stand: dict[str, Any] | None) -> None:
-    """Take the table back to where it stood when a checkpoint was written."""
+def keep_rows(trainer: L.Trainer, state: dict[str, Any] | None) -> None:
+    """Restore the table to the state returned by :func:`rows_so_far`."""
     writer = _writer(trainer)
-    if writer is not None and stand is not None:
-        writer.keep(stand["columns"], stand["count"], dict(stand["row"]) if stand["row"] else None)
+    if writer is not None and state is not None:
+        writer.keep(state["columns"], state["count"], dict(state["row"]) if state["row"] else None)

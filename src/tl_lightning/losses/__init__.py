@@ -1,1 +1,1 @@
-"""Losses and regularizers."""
+"""Classification losses and regularizers."""

@@ -1,4 +1,4 @@
-"""Penalties on weights and features that are added to the loss."""
+"""Regularizers: penalties on weights and features that are added to the loss."""
 
 from __future__ import annotations
 
@@ -15,36 +15,35 @@ __all__ = ["BSS", "L1", "L2", "L2SP", "Regularizer", "spectral_tail", "squares"]
 
 
 class Regularizer(nn.Module):
-    """Base of the regularisers; knows no Lightning, no optimizer, no loader.
+    """Base class of the regularizers; independent of Lightning, optimizers and data loaders.
 
-    A method implements :meth:`forward` and takes its knobs as required keyword arguments (the
-    defaults live in its yaml). Only what learns when the term is asked for counts: a frozen weight
-    adds nothing. A weight of 0 adds no term at all, so the run is the run without the method. The
-    knobs are numbers of at least 0.
+    A regularizer implements :meth:`forward` and takes its parameters, which must be at least 0, as
+    required keyword arguments; the defaults are in its YAML file. Frozen parameters do not
+    contribute. A weight of 0 adds no term, which is equivalent to training without the regularizer.
 
     Args:
-        backbone: From pictures to features, with its starting weights in place.
+        backbone: Backbone with its initial weights loaded.
         task: The head and its loss.
-        knobs: What :meth:`faults` looks at.
+        params: Parameters to check with :meth:`check_config`.
 
     Raises:
-        ConfigError: If a knob is below 0.
+        ConfigError: If a parameter is below 0.
     """
 
-    def __init__(self, *, backbone: nn.Module, task: nn.Module, **knobs: float) -> None:
+    def __init__(self, *, backbone: nn.Module, task: nn.Module, **params: float) -> None:
         super().__init__()
-        faults = self.faults("regularizer", knobs)
-        if faults:
-            raise ConfigError(faults)
-        # In a tuple, not as submodules: their weights are in the model's state dict already.
+        problems = self.check_config("regularizer", params)
+        if problems:
+            raise ConfigError(problems)
+        # A tuple hides the modules from the state dict, which already has them.
         self.parts = (backbone, task)
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the knobs of the node at ``where``, a sentence each."""
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message for each invalid parameter of the config node at ``where``."""
         return [
-            f"{where}.{key}={value} is below 0; type {where}.{key}=0 for none of it"
-            for key, value in knobs.items()
+            f"{where}.{key}={value} must be at least 0; set {where}.{key}=0 to disable it"
+            for key, value in params.items()
             if isinstance(value, int | float) and value < 0
         ]
 
@@ -53,17 +52,17 @@ class Regularizer(nn.Module):
         raise NotImplementedError
 
     def kernels(self) -> Iterator[Tensor]:
-        """Yield the learning weights of two or more dimensions, of the backbone and the head.
+        """Yield the trainable weights of backbone and head that have two or more dimensions.
 
-        Those are matrices, convolution kernels and embeddings; biases and the scales of
-        normalisation have one dimension.
+        These are matrices, convolution kernels and embeddings; biases and normalisation scales have
+        one dimension.
         """
         for part in self.parts:
             yield from (p for p in part.parameters() if p.requires_grad and p.ndim > 1)
 
 
 def squares(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the sum of squares of all values, in float32.
+    """Return the sum of squares over all tensors, in float32.
 
     >>> squares([torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]).item()
     14.0
@@ -72,15 +71,15 @@ def squares(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class L1(Regularizer):
-    """``weight * sum |w|`` over the learning matrices and kernels of backbone and head.
+    """``weight * sum |w|`` over the trainable matrices and kernels of backbone and head.
 
     Tibshirani (1996): Regression Shrinkage and Selection via the Lasso. JRSS B 58(1). Biases and
-    the scales of normalisation are left out.
+    normalisation scales are excluded.
 
     Args:
         backbone: As in :class:`Regularizer`.
-        task: As there.
-        weight: At least 0.
+        task: As in :class:`Regularizer`.
+        weight: Weight of the penalty, at least 0.
     """
 
     def __init__(self, *, backbone: nn.Module, task: nn.Module, weight: float) -> None:
@@ -89,21 +88,21 @@ class L1(Regularizer):
 
     def forward(self, views: Views) -> Terms:
         """Return ``{"l1": term}``."""
-        found = [w.float().abs().sum() for w in self.kernels()] if self.weight else []
-        return {"l1": self.weight * torch.stack(found).sum()} if found else {}
+        norms = [w.float().abs().sum() for w in self.kernels()] if self.weight else []
+        return {"l1": self.weight * torch.stack(norms).sum()} if norms else {}
 
 
 class L2(Regularizer):
-    """``weight / 2 * sum w^2`` over the learning matrices and kernels of backbone and head.
+    """``weight / 2 * sum w^2`` over the trainable matrices and kernels of backbone and head.
 
-    Hoerl, Kennard (1970): Ridge Regression. Technometrics 12(1). Its gradient ``weight * w`` goes
-    through the optimizer like any other; with Adam that is not weight decay (Loshchilov, Hutter,
-    ICLR 2019). Biases and the scales of normalisation are left out.
+    Hoerl, Kennard (1970): Ridge Regression. Technometrics 12(1). The gradient ``weight * w`` is
+    part of the loss gradient, which with Adam differs from decoupled weight decay (Loshchilov,
+    Hutter, ICLR 2019). Biases and normalisation scales are excluded.
 
     Args:
         backbone: As in :class:`Regularizer`.
-        task: As there.
-        weight: At least 0.
+        task: As in :class:`Regularizer`.
+        weight: Weight of the penalty, at least 0.
     """
 
     def __init__(self, *, backbone: nn.Module, task: nn.Module, weight: float) -> None:
@@ -112,73 +111,73 @@ class L2(Regularizer):
 
     def forward(self, views: Views) -> Terms:
         """Return ``{"l2": term}``."""
-        found = list(self.kernels()) if self.weight else []
-        return {"l2": 0.5 * self.weight * squares(found)} if found else {}
+        kernels = list(self.kernels()) if self.weight else []
+        return {"l2": 0.5 * self.weight * squares(kernels)} if kernels else {}
 
 
 class L2SP(Regularizer):
     """``alpha / 2 * ||w_S - w_S^0||^2 + beta / 2 * ||w_new||^2``.
 
-    ``w_S`` are all learning parameters of the backbone (also biases and normalisation), ``w_S^0``
-    the same where the run began, ``w_new`` all learning parameters of the head.
+    ``w_S`` are all trainable parameters of the backbone, including biases and normalisation,
+    ``w_S^0`` their initial values in this run, and ``w_new`` those of the head.
 
     Args:
-        backbone: As in :class:`Regularizer`; its weights now are ``w_S^0``.
-        task: As there.
-        alpha: Pull towards the start, at least 0.
-        beta: Pull of the head towards 0, at least 0.
+        backbone: As in :class:`Regularizer`; its current weights are ``w_S^0``.
+        task: As in :class:`Regularizer`.
+        alpha: Weight of the backbone's penalty, at least 0.
+        beta: Weight of the head's penalty, at least 0.
     """
 
     def __init__(self, *, backbone: nn.Module, task: nn.Module, alpha: float, beta: float) -> None:
         super().__init__(backbone=backbone, task=task, alpha=alpha, beta=beta)
         self.alpha = alpha
         self.beta = beta
-        # Not in the state dict: a resumed run builds them again from the same pretrained weights.
-        for place, value in enumerate(backbone.parameters() if alpha else ()):
-            self.register_buffer(f"start_{place}", value.detach().clone(), persistent=False)
+        # Not persistent: a resumed run builds them again from the same pretrained weights.
+        for index, value in enumerate(backbone.parameters() if alpha else ()):
+            self.register_buffer(f"start_{index}", value.detach().clone(), persistent=False)
 
     def forward(self, views: Views) -> Terms:
-        """Return ``{"l2_sp": pull to the start, "l2_sp_head": pull to 0}``."""
+        """Return the terms ``l2_sp`` of the backbone and ``l2_sp_head`` of the head."""
         backbone, task = self.parts
         pairs = zip(backbone.parameters(), self.buffers(), strict=True) if self.alpha else ()
-        moved = [now.float() - start.float() for now, start in pairs if now.requires_grad]
-        new = [w for w in task.parameters() if w.requires_grad] if self.beta else []
+        deltas = [w.float() - start.float() for w, start in pairs if w.requires_grad]
+        head = [w for w in task.parameters() if w.requires_grad] if self.beta else []
         terms = {}
-        if moved:
-            terms["l2_sp"] = 0.5 * self.alpha * squares(moved)
-        if new:
-            terms["l2_sp_head"] = 0.5 * self.beta * squares(new)
+        if deltas:
+            terms["l2_sp"] = 0.5 * self.alpha * squares(deltas)
+        if head:
+            terms["l2_sp_head"] = 0.5 * self.beta * squares(head)
         return terms
 
 
 def spectral_tail(features: Tensor, k: int) -> Tensor:
-    """Return the sum of squares of the ``k`` smallest singular values, in float32.
+    """Return the sum of the ``k`` smallest squared singular values, in float32.
 
     Args:
         features: ``(B, D)``.
-        k: How many; all ``min(B, D)`` of them if it is more.
+        k: Number of singular values; at most ``min(B, D)`` are used.
 
     >>> round(spectral_tail(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 2).item(), 4)
     5.0
     """
-    values: Tensor = torch.linalg.svdvals(features.float())  # from the largest to the smallest
+    values: Tensor = torch.linalg.svdvals(features.float())  # in descending order
     return values[-k:].square().sum()
 
 
 class BSS(Regularizer):
-    """``eta * sum of sigma_i^2`` over the ``k`` smallest singular values of a batch's features.
+    """Batch spectral shrinkage: ``eta`` times the ``k`` smallest squared singular values.
 
-    The features are those that the classifier sees. Of several domains each has a matrix of its
-    own, and the term is their mean; features that do not learn add nothing.
+    The matrix is that of a batch's features (the classifier's input). With several domains, the
+    term is the mean over domains; features without gradient do not contribute.
 
     Args:
         backbone: As in :class:`Regularizer`.
-        task: As there.
-        eta: At least 0.
+        task: As in :class:`Regularizer`.
+        eta: Weight of the penalty, at least 0.
         k: Number of singular values, at least 1.
 
     Raises:
-        ConfigError: If a knob is out of its range.
+        ConfigError: If a parameter is out of range.
     """
 
     def __init__(self, *, backbone: nn.Module, task: nn.Module, eta: float, k: int) -> None:
@@ -187,21 +186,21 @@ class BSS(Regularizer):
         self.k = k
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the knobs, a sentence each."""
-        found = super().faults(where, knobs)
-        if knobs["k"] == 0:
-            found.append(
-                f"{where}.k=0 singular values are none; type {where}.k=1, or {where}.eta=0 to "
-                "leave the method out"
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message for each invalid parameter."""
+        problems = super().check_config(where, params)
+        if params["k"] == 0:
+            problems.append(
+                f"{where}.k=0 must be at least 1; set {where}.k=1, or {where}.eta=0 to disable "
+                "the regularizer"
             )
-        return found
+        return problems
 
     def forward(self, views: Views) -> Terms:
         """Return ``{"bss": term}`` for views with features ``(B, D)``."""
-        found = [
+        penalties = [
             spectral_tail(view.features, self.k)
             for view in views.values()
             if self.eta and view.features.requires_grad
         ]
-        return {"bss": self.eta * torch.stack(found).mean()} if found else {}
+        return {"bss": self.eta * torch.stack(penalties).mean()} if penalties else {}

@@ -1,1 +1,1 @@
-"""The adaptation methods, one paper a file."""
+"""Adaptation methods, one module per paper."""

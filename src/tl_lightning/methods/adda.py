@@ -13,34 +13,34 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from tl_lightning.layers import Activation, perceptron
-from tl_lightning.methods.base import Adapter
+from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.adversary import domain_loss
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["ADDA"]
 
 
-class ADDA(Adapter):
-    """First the source alone, then the target's features are made to look like the source's.
+class ADDA(Method):
+    """Pretrains on the source, then adapts a target encoder to match the source features.
 
-    After ``pretrain`` of the run a copy of the model is frozen: it encodes the source from then on,
-    while the model itself, which no longer sees a label, encodes the target. Discriminator and
-    encoder learn in the same step, each at full strength: the encoder by the inverted-label loss
-    ``-log D(f_t)``, not by a reversal. The model that is tested is the target's.
+    After the fraction ``pretrain`` of the run the model is copied and frozen. The copy then encodes
+    the source, while the model itself, no longer trained on labels, encodes the target.
+    Discriminator and encoder are updated in the same step; the encoder uses the inverted-label loss
+    ``-log D(f_t)`` instead of a gradient reversal. The target encoder is the model that is tested.
 
     Args:
         in_features: Width ``D`` of the features.
         num_classes: Not used by this method.
-        weight: Of the encoder's term; 0 leaves the whole run to the source.
-        pretrain: Share of the run before the copy is taken.
+        weight: Weight of the encoder's term; 0 trains on the source for the whole run.
+        pretrain: Fraction of the run before the model is copied.
         width: Hidden width of the discriminator.
         depth: Number of its hidden layers.
-        activation: After each hidden layer.
+        activation: Activation after each hidden layer.
     """
 
-    twin = "frozen"
-    twin_views = ("source",)
-    may_rest = True
+    teacher = "frozen"
+    teacher_views = ("source",)
+    find_unused_parameters = True
 
     def __init__(
         self,
@@ -55,35 +55,35 @@ class ADDA(Adapter):
     ) -> None:
         super().__init__(in_features=in_features, num_classes=num_classes)
         self.weight = weight
-        self.twin_begins = pretrain
+        self.teacher_start = pretrain
         self.discriminator = perceptron(in_features, width, depth, 0.0, activation)
 
     def strength(self, progress: float) -> float:
-        """Return the weight once the source has been learnt."""
-        return self.weight if progress >= self.twin_begins else 0.0
+        """Return the weight after pretraining, 0 before."""
+        return self.weight if progress >= self.teacher_start else 0.0
 
     def task_weight(self, progress: float) -> float:
-        """Return 0 once the source has been learnt."""
+        """Return 1 during pretraining, 0 afterwards."""
         return 0.0 if self.strength(progress) > 0 else 1.0
 
     def domain_logits(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Return the discriminator's logits ``(B,)``; above 0 means source."""
+        """Return the discriminator's logits ``(B,)``; positive means source."""
         out: Tensor = self.discriminator(features)
         return out.squeeze(1)
 
     def forward(self, views: Views, ctx: Context) -> Terms:
-        """Return the discriminator's and the encoder's term; 0 before the copy is taken."""
-        target, source = views["target"].features, views["source"].twin_features
+        """Return the encoder's and the discriminator's term, both 0 before the model is copied."""
+        target, source = views["target"].features, views["source"].teacher_features
         weight = self.strength(ctx.progress)
         if source is None or weight == 0:
-            nothing = target.sum() * 0.0
-            return {"adda": nothing, "adda_discriminator": nothing.detach()}
-        of_source, of_target = (self.domain_logits(f.detach(), f) for f in (source, target))
-        # The encoder is judged by the discriminator as it stands, which learns nothing from it.
+            zero = target.sum() * 0.0
+            return {"adda": zero, "adda_discriminator": zero.detach()}
+        source_out, target_out = (self.domain_logits(f.detach(), f) for f in (source, target))
+        # The encoder's term must not train the discriminator, so its parameters are detached.
         fixed: Any = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        judged = functional_call(self.discriminator, fixed, (target,)).squeeze(1).float()
-        fooled = functional.binary_cross_entropy_with_logits(judged, torch.ones_like(judged))
+        logits = functional_call(self.discriminator, fixed, (target,)).squeeze(1).float()
+        loss = functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
         with torch.no_grad():
-            accuracy = 0.5 * ((of_source > 0).float().mean() + (of_target <= 0).float().mean())
+            accuracy = 0.5 * ((source_out > 0).float().mean() + (target_out <= 0).float().mean())
         ctx.log("domain_acc", accuracy)
-        return {"adda": weight * fooled, "adda_discriminator": domain_loss(of_source, of_target)}
+        return {"adda": weight * loss, "adda_discriminator": domain_loss(source_out, target_out)}

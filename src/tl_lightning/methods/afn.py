@@ -20,17 +20,17 @@ __all__ = ["AFN", "norm_gap"]
 def norm_gap(features: Tensor, step: float) -> Tensor:
     """Return the mean of ``(|f|_const + step - |f|)^2`` over the rows of ``(B, D)``.
 
-    Its value is ``step^2`` whatever the features; only its gradient counts, which grows every norm.
+    The value is always ``step^2``; only the gradient matters, which increases every norm.
     """
     norms: Tensor = torch.linalg.vector_norm(features, dim=1)
     return (norms.detach() + step - norms).square().mean()
 
 
 class AFN(Penalty):
-    """Every feature's norm is asked to grow by a step, in both domains alike.
+    """Enlarges every sample's feature norm step by step, equally in both domains.
 
     Args:
-        step: How much larger a norm is asked for.
+        step: Increment of the target norm over the current norm.
         kwargs: As in :class:`Penalty`.
     """
 
@@ -39,7 +39,7 @@ class AFN(Penalty):
         self.step = step
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the sum of both domains' gaps, of features ``(B, D)``."""
+        """Return the sum of both domains' norm gaps for features ``(B, D)``."""
         both = [views[role].features for role in ("source", "target")]
         ctx.log("norm_source", both[0].detach().norm(dim=1).mean())
         ctx.log("norm_target", both[1].detach().norm(dim=1).mean())

@@ -1,4 +1,4 @@
-"""What every adaptation method is: a module that turns views of the domains into loss terms."""
+"""Base classes of the adaptation methods: modules that map views of the domains to loss terms."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tl_lightning.methods.components.gather import gathered
 from tl_lightning.schedules import sigmoid_ramp
 from tl_lightning.types import Context, Terms, View, Views
 
-__all__ = ["Adapter", "Bank", "Penalty", "Ramp", "Stage"]
+__all__ = ["Method", "Penalty", "Ramp", "Stage", "TargetBank"]
 
 Ramp = Literal["none", "linear", "sigmoid"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the steps that a method takes in turn on every batch.
+    """One stage of an alternating method; every batch goes through all stages in order.
 
     Attributes:
-        name: As the method finds it in ``ctx.stage``.
-        repeats: How often, each time with a step of the optimizer.
-        forward: Whether the pictures pass the network anew each time; False where the steps
-            before changed nothing that the views depend on. The first stage's always do once.
+        name: Name of the stage, passed to the method as ``ctx.stage``.
+        repeats: Number of optimizer steps in this stage.
+        forward: Whether to run the network again before each step; False if the preceding steps
+            changed nothing that the views depend on. The first stage always runs it once.
         whole: Whether the task's terms and those of the other methods belong to this stage.
     """
 
@@ -37,11 +37,11 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Bank:
-    """The whole target's training split as the model sees it at the start of an epoch.
+class TargetBank:
+    """Model outputs on the whole target training split, computed at the start of an epoch.
 
     Attributes:
-        features: ``(N, D)`` in float32, in evaluation mode.
+        features: ``(N, D)`` in float32, computed in evaluation mode.
         logits: ``(N, K)``, likewise.
     """
 
@@ -49,40 +49,40 @@ class Bank:
     logits: Tensor
 
 
-class Adapter(nn.Module):
-    """Base of the methods; knows no Lightning, no optimizer, no loader.
+class Method(nn.Module):
+    """Base class of the methods; independent of Lightning, optimizers and data loaders.
 
-    A method implements :meth:`forward` and takes its knobs as required keyword arguments (the
-    defaults live in its yaml). It is built as ``Foo(in_features=D, num_classes=K, **knobs)``.
+    A method implements :meth:`forward` and takes its parameters as required keyword arguments; the
+    defaults are in its YAML file. It is built as ``Foo(in_features=D, num_classes=K, **params)``.
 
     Args:
         in_features: Width ``D`` of the features in the views.
         num_classes: Width ``K`` of the logits in the views.
     """
 
-    #: Further views: ``target_strong`` (the target's pictures, strongly changed) and
-    #: ``target_labelled`` (its few labelled ones).
-    needs: ClassVar[frozenset[str]] = frozenset()
-    #: Which domains' views it reads.
-    reads: ClassVar[frozenset[str]] = frozenset({"source", "target"})
-    #: A second copy of the model that follows it: ``average`` over the steps, or ``frozen`` from
-    #: ``twin_begins`` on.
-    twin: ClassVar[Literal["average", "frozen"] | None] = None
-    #: Roles whose views carry the twin's features and logits.
-    twin_views: ClassVar[tuple[str, ...]] = ()
-    #: Share of the run after which a frozen twin is taken.
-    twin_begins: float = 0.0
-    #: Weight of the old value in an averaging twin, a step.
-    twin_momentum: float = 0.0
-    #: Whether it adds terms to the loss; a method may only change the network.
-    has_terms: ClassVar[bool] = True
-    #: Whether it wants :meth:`begin_epoch` to be called.
-    uses_bank: ClassVar[bool] = False
-    #: Whether it takes turns, see :meth:`plan`.
-    alternates: ClassVar[bool] = False
-    #: Whether in some step some parameter that learns has no gradient (DDP must look for them).
-    may_rest: ClassVar[bool] = False
-    #: Whether it works on a trained model alone, and would keep the source from being learnt.
+    #: Additional views: ``target_strong`` (strongly augmented target images) and
+    #: ``target_labelled`` (few-shot target samples).
+    extra_views: ClassVar[frozenset[str]] = frozenset()
+    #: Domains whose views the method needs.
+    required_domains: ClassVar[frozenset[str]] = frozenset({"source", "target"})
+    #: Kind of teacher: ``average`` is a moving average of the model, ``frozen`` a copy taken at
+    #: ``teacher_start``.
+    teacher: ClassVar[Literal["average", "frozen"] | None] = None
+    #: Roles whose views include the teacher's features and logits.
+    teacher_views: ClassVar[tuple[str, ...]] = ()
+    #: Fraction of the run after which a frozen teacher is copied.
+    teacher_start: float = 0.0
+    #: Momentum of an averaging teacher per step.
+    teacher_momentum: float = 0.0
+    #: Whether the method adds loss terms; if not, it only changes the network.
+    adds_loss: ClassVar[bool] = True
+    #: Whether :meth:`begin_epoch` must be called with a target bank.
+    uses_target_bank: ClassVar[bool] = False
+    #: Whether the method alternates between stages, see :meth:`plan`.
+    alternating: ClassVar[bool] = False
+    #: Whether a trainable parameter may have no gradient in some step, which DDP must be told.
+    find_unused_parameters: ClassVar[bool] = False
+    #: Whether the method adapts a trained model and cannot be combined with source training.
     source_free: ClassVar[bool] = False
 
     def __init__(self, *, in_features: int, num_classes: int) -> None:
@@ -91,48 +91,48 @@ class Adapter(nn.Module):
         self.num_classes = num_classes
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what is wrong with the settings, a sentence each."""
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> Iterator[str]:
+        """Yield one message for each invalid setting."""
         for name in ("weight", "max_lambda"):
-            if knobs.get(name, 0) < 0:
-                yield f"{where}.{name}={knobs[name]} is below 0; type {where}.{name}=1"
+            if params.get(name, 0) < 0:
+                yield f"{where}.{name}={params[name]} must be at least 0; set {where}.{name}=1"
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return the named loss terms of one step; they are added to the task's loss."""
         raise NotImplementedError
 
-    def prepare(self, backbone: nn.Module, task: nn.Module) -> None:
-        """Change the network before anything is built on it."""
+    def modify_network(self, backbone: nn.Module, task: nn.Module) -> None:
+        """Modify the network in place; called before the optimizer and the teacher are built."""
 
     def plan(self) -> tuple[Stage, ...]:
-        """Return the stages of every batch; none for a method whose terms are simply added."""
+        """Return the stages of every batch; empty if the terms are simply added to the loss."""
         return ()
 
-    def begin_epoch(self, bank: Bank) -> None:
-        """Look at the whole target before an epoch."""
+    def begin_epoch(self, bank: TargetBank) -> None:
+        """Process the target bank at the start of an epoch."""
 
     def strength(self, progress: float) -> float:
-        """Return how hard the method pulls on the features at ``progress`` (0: not at all)."""
+        """Return the effective weight of the method at ``progress``; 0 means no effect."""
         return 1.0
 
     def task_weight(self, progress: float) -> float:
-        """Return the factor on the task's loss on the source at ``progress``."""
+        """Return the factor on the task's source loss at ``progress``."""
         return 1.0
 
     def domain_logits(self, features: Tensor, logits: Tensor) -> Tensor | None:
-        """Return the method's own domain scores ``(B,)`` (above 0: source), or None."""
+        """Return the domain discriminator's logits ``(B,)`` (source if positive), or None."""
         return None
 
 
-class Penalty(Adapter):
-    """A method that is one term, ``weight * ramp(p) * loss(views)``, computed in float32.
+class Penalty(Method):
+    """A method with a single term ``weight * ramp(p) * loss(views)``, computed in float32.
 
     Args:
-        in_features: As in :class:`Adapter`.
-        num_classes: As there.
-        weight: Largest weight of the term; 0 leaves the training as it is without the method.
-        ramp: How the weight comes in over the run: at once, linearly, or by :func:`sigmoid_ramp`.
-        gather: Whether the batches of all ranks are one batch to the method.
+        in_features: As in :class:`Method`.
+        num_classes: As in :class:`Method`.
+        weight: Maximum weight of the term; 0 is equivalent to training without the method.
+        ramp: Ramp-up of the weight over the run: none, linear, or :func:`sigmoid_ramp`.
+        gather: Whether to gather the batches of all ranks into one batch.
     """
 
     def __init__(
@@ -154,16 +154,16 @@ class Penalty(Adapter):
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return the weighted term under the method's name."""
-        shown = {role: gathered(view) for role, view in views.items()} if self.gather else views
+        inputs = {role: gathered(view) for role, view in views.items()} if self.gather else views
         weight = self.strength(ctx.progress)
         device = next(iter(views.values())).features.device.type
         with torch.autocast(device, enabled=False):
-            value = self.loss({role: _exact(view) for role, view in shown.items()}, ctx)
+            value = self.loss({role: _to_float32(view) for role, view in inputs.items()}, ctx)
         ctx.log("weight", weight)
         return {type(self).__name__.lower(): weight * value}
 
 
-def _exact(view: View) -> View:
-    """Return the view in float32: differences of near things are lost in bfloat16."""
+def _to_float32(view: View) -> View:
+    """Return the view in float32, because small differences vanish in bfloat16."""
     values = {name: value for name, value in vars(view).items() if isinstance(value, Tensor)}
     return View(**{k: v.float() if v.is_floating_point() else v for k, v in values.items()})

@@ -1,4 +1,4 @@
-"""BNM: batch nuclear-norm maximisation on the target.
+"""BNM: batch nuclear-norm maximisation on target predictions.
 
 Cui, Wang, Zhuo, Li, Huang, Tian (2020): Towards Discriminability and Diversity: Batch Nuclear-norm
 Maximization under Label Insufficient Situations. CVPR.
@@ -16,12 +16,12 @@ __all__ = ["BNM"]
 
 
 class BNM(Penalty):
-    """``-|P|_* / B``: sure predictions of many classes have a large nuclear norm."""
+    """``-|P|_* / B``: confident and diverse predictions have a large nuclear norm."""
 
-    reads = frozenset({"target"})
+    required_domains = frozenset({"target"})
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return minus the nuclear norm of the target's probabilities ``(B, K)``, a sample."""
-        shares = views["target"].logits.softmax(1)
-        norm: Tensor = torch.linalg.svdvals(shares).sum()
-        return -norm / len(shares)
+        """Return the negative nuclear norm of the target probabilities ``(B, K)``, per sample."""
+        probs = views["target"].logits.softmax(1)
+        norm: Tensor = torch.linalg.svdvals(probs).sum()
+        return -norm / len(probs)

@@ -1,4 +1,4 @@
-"""BSP: batch spectral penalisation, beside an adversary.
+"""BSP: batch spectral penalisation, for use with an adversarial method.
 
 Chen, Wang, Long, Wang (2019): Transferability vs. Discriminability: Batch Spectral Penalization for
 Adversarial Domain Adaptation. ICML.
@@ -18,13 +18,13 @@ __all__ = ["BSP"]
 
 
 class BSP(Penalty):
-    """The squares of the largest ``k`` singular values of both domains' feature matrices.
+    """Sum of the ``k`` largest squared singular values of both domains' feature matrices.
 
-    Made to stand beside an adversary (``adapter=[dann,bsp]``), whose features it keeps from
-    collapsing onto few directions.
+    Combine it with an adversarial method (``method=[dann,bsp]``) to keep the features from
+    collapsing onto a few directions.
 
     Args:
-        k: How many.
+        k: Number of singular values.
         kwargs: As in :class:`Penalty`.
     """
 
@@ -33,7 +33,7 @@ class BSP(Penalty):
         self.k = k
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the penalty of features ``(B_s, D)`` and ``(B_t, D)``."""
+        """Return the penalty for features ``(B_s, D)`` and ``(B_t, D)``."""
         both = [views[role].features for role in ("source", "target")]
         values = [torch.linalg.svdvals(features)[: self.k] for features in both]
         total: Tensor = values[0].square().sum() + values[1].square().sum()

@@ -1,4 +1,4 @@
-"""CDAN and CDAN+E: a discriminator that sees features and predictions together.
+"""CDAN and CDAN+E: a discriminator conditioned on features and predictions.
 
 Long, Cao, Wang, Jordan (2018): Conditional Adversarial Domain Adaptation. NeurIPS.
 """
@@ -17,32 +17,32 @@ from tl_lightning.types import View
 __all__ = ["CDAN", "certainty"]
 
 
-def certainty(logits: Tensor, of_ranks: bool = False) -> Tensor:
-    """Return ``1 + exp(-H)`` of every prediction ``(B, K)``, scaled to a mean of 1: ``(B,)``.
+def certainty(logits: Tensor, across_ranks: bool = False) -> Tensor:
+    """Return the weights ``1 + exp(-H)`` ``(B,)`` of the predictions, scaled to a mean of 1.
 
     Args:
         logits: ``(B, K)``.
-        of_ranks: Whether the mean is that of the batches of all ranks.
+        across_ranks: Whether to take the mean over the batches of all ranks.
     """
-    shares = logits.float().softmax(1)
-    weight = 1 + torch.exp(-torch.special.entr(shares).sum(1))
+    probs = logits.float().softmax(1)
+    weight = 1 + torch.exp(-torch.special.entr(probs).sum(1))
     mean = weight.mean()
-    return weight / (rank_mean(mean) if of_ranks else mean)
+    return weight / (rank_mean(mean) if across_ranks else mean)
 
 
 class CDAN(Adversary):
-    """The discriminator sees the outer product of features and class probabilities.
+    """A discriminator on the outer product of features and class probabilities.
 
-    Probabilities are constants here: no gradient flows through them. Where ``D K`` exceeds
-    ``largest``, the product is replaced by the paper's random map
-    ``(R_f f) * (R_g g) / sqrt(largest)``, with fixed normal matrices that are saved with the model.
+    No gradient flows through the probabilities. If ``D K`` exceeds ``largest``, the outer product
+    is replaced by the paper's random multilinear map ``(R_f f) * (R_g g) / sqrt(largest)``, with
+    fixed Gaussian matrices that are saved with the model.
 
     Args:
         in_features: Width ``D`` of the features.
         num_classes: ``K``.
-        entropy: CDAN+E: samples weigh by the certainty of their prediction, a constant too (the
-            authors' code lets a reversed gradient through it).
-        largest: Width above which the random map is used, and its own width.
+        entropy: Whether to use CDAN+E: samples are weighted by the certainty of their prediction,
+            without gradient (the authors' code lets a reversed gradient through the weights).
+        largest: Maximum width of the outer product, and the width of the random map.
         kwargs: As in :class:`Adversary`.
     """
 
@@ -64,13 +64,13 @@ class CDAN(Adversary):
             self.register_buffer("of_shares", torch.randn(num_classes, largest))
 
     def seen(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Return the map of features ``(B, D)`` and probabilities ``(B, K)``."""
-        shares = logits.detach().float().softmax(1).to(features.dtype)
+        """Return the multilinear map of features ``(B, D)`` and probabilities ``(B, K)``."""
+        probs = logits.detach().float().softmax(1).to(features.dtype)
         if self.random:
-            mapped: Tensor = (features @ self.of_features) * (shares @ self.of_shares)
+            mapped: Tensor = (features @ self.of_features) * (probs @ self.of_shares)
             return mapped.div(self.largest**0.5)
-        return (shares[:, :, None] * features[:, None, :]).flatten(1)
+        return (probs[:, :, None] * features[:, None, :]).flatten(1)
 
     def weights(self, view: View) -> Tensor | None:
-        """Return the certainty of each prediction for CDAN+E."""
-        return certainty(view.logits.detach(), of_ranks=True) if self.entropy else None
+        """Return the certainty weight of each prediction for CDAN+E, otherwise None."""
+        return certainty(view.logits.detach(), across_ranks=True) if self.entropy else None

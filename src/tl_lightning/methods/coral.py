@@ -1,4 +1,4 @@
-"""Deep CORAL: equal covariances of the domains' features.
+"""Deep CORAL: alignment of the domains' feature covariances.
 
 Sun, Saenko (2016): Deep CORAL: Correlation Alignment for Deep Domain Adaptation. ECCV workshops.
 """
@@ -20,9 +20,9 @@ def covariance(x: Tensor) -> Tensor:
 
 
 class CORAL(Penalty):
-    """``|C_s - C_t|_F^2 / (4 D^2)`` with the covariances ``C`` of the batch."""
+    """``|C_s - C_t|_F^2 / (4 D^2)`` with the feature covariances ``C`` of the batch."""
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the distance of the covariances of ``(B_s, D)`` and ``(B_t, D)``."""
+        """Return the distance between the covariances of ``(B_s, D)`` and ``(B_t, D)``."""
         gap = covariance(views["source"].features) - covariance(views["target"].features)
         return gap.square().sum() / (4 * self.in_features**2)

@@ -16,7 +16,7 @@ __all__ = ["DANN"]
 
 
 class DANN(Adversary):
-    """The discriminator sees the features.
+    """A discriminator on the features.
 
     Args:
         in_features: Width ``D`` of the features.

@@ -1,4 +1,4 @@
-"""DeepJDOT: optimal transport of features and labels jointly.
+"""DeepJDOT: joint optimal transport of features and labels.
 
 Damodaran, Kellenberger, Flamary, Tuia, Courty (2018): DeepJDOT: Deep Joint Distribution Optimal
 Transport for Unsupervised Domain Adaptation. ECCV.
@@ -19,13 +19,13 @@ __all__ = ["DeepJDOT", "transport"]
 
 
 def transport(cost: Tensor) -> Tensor:
-    """Return the exact optimal plan ``(N, M)`` between uniform masses, which sums to 1.
+    """Return the exact optimal transport plan ``(N, M)`` between uniform distributions.
 
-    Equal masses on equally many points move whole points, so the plan is an assignment (Birkhoff);
-    unequal numbers are brought to their least common multiple by splitting every point.
+    The plan sums to 1. For equal numbers of points it is an assignment (Birkhoff); otherwise the
+    points are replicated up to the least common multiple of ``N`` and ``M``.
 
     Args:
-        cost: ``(N, M)``; its gradient is not followed.
+        cost: ``(N, M)``; treated as a constant.
 
     >>> transport(torch.tensor([[0.0, 5.0], [5.0, 0.0]])).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
@@ -46,12 +46,12 @@ def transport(cost: Tensor) -> Tensor:
 class DeepJDOT(Penalty):
     """Transport cost between source (features, labels) and target (features, predictions).
 
-    ``sum_ij g_ij (alpha |f_i - f_j|^2 + beta CE(y_i, p_j))`` with ``g`` the optimal plan for the
-    same cost, held constant.
+    ``sum_ij g_ij (alpha |f_i - f_j|^2 + beta CE(y_i, p_j))``, where ``g`` is the optimal plan for
+    the same cost, treated as a constant.
 
     Args:
-        alpha: Weight of the squared distance of features.
-        beta: Weight of the cross-entropy of the target's prediction with the source's label.
+        alpha: Weight of the squared feature distance.
+        beta: Weight of the cross-entropy between target prediction and source label.
         kwargs: As in :class:`Penalty`.
     """
 

@@ -1,4 +1,4 @@
-"""DSAN: local maximum mean discrepancy, class by class.
+"""DSAN: local (per-class) maximum mean discrepancy.
 
 Zhu, Zhuang, Wang, Ke, Chen, Bian, Xiong, He (2020): Deep Subdomain Adaptation Network for Image
 Classification. IEEE TNNLS.
@@ -20,25 +20,25 @@ from tl_lightning.types import Context, Views
 __all__ = ["DSAN", "class_weights"]
 
 
-def class_weights(shares: Tensor) -> Tensor:
-    """Return each sample's weight in each class: its share of that class's total, ``(B, K)``.
+def class_weights(probs: Tensor) -> Tensor:
+    """Return the class probabilities ``(B, K)``, normalised to sum 1 over the batch for each class.
 
     >>> class_weights(torch.tensor([[1.0, 0.0], [0.5, 0.0], [0.5, 0.0]])).tolist()
     [[0.5, 0.0], [0.25, 0.0], [0.25, 0.0]]
     """
-    total = shares.sum(0, keepdim=True)
-    return torch.where(total > 0, shares / total.clamp_min(1e-12), 0.0)
+    total = probs.sum(0, keepdim=True)
+    return torch.where(total > 0, probs / total.clamp_min(1e-12), 0.0)
 
 
 class DSAN(Penalty):
-    """The mean over classes of the MMD between source and target samples weighed by that class.
+    """Mean over classes of the MMD between source and target samples weighted by that class.
 
-    The source weighs by its labels, the target by its predicted probabilities (without gradient).
-    Classes that the batch's source does not hold, or that the target is nowhere thought to be, are
-    left out, as in the authors' code.
+    Source samples are weighted by their labels, target samples by their predicted probabilities
+    (without gradient). As in the authors' code, classes without a source label or a target
+    prediction in the batch are skipped.
 
     Args:
-        multipliers: Widths of the kernel, times the features' mean squared distance.
+        multipliers: Kernel widths as multiples of the features' mean squared distance.
         kwargs: As in :class:`Penalty`.
     """
 
@@ -47,16 +47,16 @@ class DSAN(Penalty):
         self.multipliers = tuple(multipliers)
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the discrepancy; 0 where no class is in both."""
+        """Return the discrepancy; 0 if the domains have no class in common."""
         source, target = views["source"], views["target"]
         assert source.labels is not None
         k, n = self.num_classes, len(source.features)
         truth = functional.one_hot(source.labels, k).float()
-        guess = target.logits.detach().softmax(1)
-        thought = functional.one_hot(guess.argmax(1), k).sum(0) > 0
-        shared = (truth.sum(0) > 0) & thought
-        # One signed weight a sample and class: the discrepancy is a quadratic form of the kernel.
-        signed = torch.cat([class_weights(truth), -class_weights(guess)]) * shared
+        probs = target.logits.detach().softmax(1)
+        predicted = functional.one_hot(probs.argmax(1), k).sum(0) > 0
+        shared = (truth.sum(0) > 0) & predicted
+        # With signed weights per sample and class, the MMD is a quadratic form of the kernel.
+        signed = torch.cat([class_weights(truth), -class_weights(probs)]) * shared
         kernel = gaussian_kernel(torch.cat([source.features, target.features]), self.multipliers)
         assert len(kernel) - n == len(target.features)
         terms = ((kernel @ signed) * signed).sum(0)

@@ -12,10 +12,10 @@ __all__ = ["DSBN"]
 
 
 class DSBN(AdaBN):
-    """Every batch norm has statistics, a scale and a shift of its own for each domain.
+    """Batch norm with separate statistics, scale and shift for each domain.
 
-    The target's scale and shift learn only from terms on the target: use it beside a method that
-    has some (``adapter=[dsbn,self_training]``, ``[dsbn,dann]``).
+    The target's scale and shift are trained only by loss terms on the target, so combine it with a
+    method that adds such terms (``method=[dsbn,self_training]``, ``[dsbn,dann]``).
 
     Args:
         in_features: Not used by this method.
@@ -23,4 +23,4 @@ class DSBN(AdaBN):
     """
 
     own_affine = True
-    may_rest = True
+    find_unused_parameters = True

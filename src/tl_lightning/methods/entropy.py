@@ -14,16 +14,16 @@ __all__ = ["Entropy", "mean_entropy"]
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
-    """Return the mean entropy of predictions ``(B, K)`` in nats."""
+    """Return the mean entropy of the predictions ``(B, K)``, in nats."""
     logp = logits.log_softmax(1)
     return -(logp.exp() * logp).sum(1).mean()
 
 
 class Entropy(Penalty):
-    """The mean entropy of the target's predictions; needs no source."""
+    """Mean entropy of the target predictions; does not use the source."""
 
-    reads = frozenset({"target"})
+    required_domains = frozenset({"target"})
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the entropy of the target's logits ``(B, K)``."""
+        """Return the mean entropy of the target logits ``(B, K)``."""
         return mean_entropy(views["target"].logits)

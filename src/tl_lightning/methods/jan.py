@@ -19,12 +19,12 @@ __all__ = ["JAN"]
 
 
 class JAN(Penalty):
-    """MMD under the product of a kernel of the features and one of the class probabilities.
+    """MMD with the product of a kernel on the features and a kernel on the class probabilities.
 
     Args:
-        multipliers: Widths of the features' kernel, times their mean squared distance.
-        bandwidth: Width of the probabilities' kernel.
-        unbiased: Whether pairs of a sample with itself are left out.
+        multipliers: Widths of the feature kernel as multiples of the mean squared distance.
+        bandwidth: Width of the kernel on the probabilities.
+        unbiased: Whether to exclude pairs of a sample with itself.
         kwargs: As in :class:`Penalty`.
     """
 
@@ -37,10 +37,10 @@ class JAN(Penalty):
         self.unbiased = unbiased
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the joint discrepancy of ``(B_s, D)``, ``(B_s, K)`` and the target's."""
+        """Return the joint discrepancy of features ``(B, D)`` and logits ``(B, K)``."""
         both = [views["source"], views["target"]]
         features = torch.cat([view.features for view in both])
-        shares = torch.cat([view.logits for view in both]).softmax(1)
+        probs = torch.cat([view.logits for view in both]).softmax(1)
         kernel = gaussian_kernel(features, self.multipliers)
-        kernel = kernel * gaussian_kernel(shares, (1.0,), self.bandwidth)
+        kernel = kernel * gaussian_kernel(probs, (1.0,), self.bandwidth)
         return mmd(kernel, len(both[0].features), self.unbiased)

@@ -1,4 +1,4 @@
-"""MCD: maximum classifier discrepancy, in three alternating steps.
+"""MCD: maximum classifier discrepancy, trained in three alternating steps.
 
 Saito, Watanabe, Ushiku, Harada (2018): Maximum Classifier Discrepancy for Unsupervised Domain
 Adaptation. CVPR.
@@ -14,14 +14,14 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from tl_lightning.layers import Activation, perceptron
-from tl_lightning.methods.base import Adapter, Stage
+from tl_lightning.methods.base import Method, Stage
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["MCD", "discrepancy"]
 
 
 def discrepancy(first: Tensor, second: Tensor) -> Tensor:
-    """Return the mean absolute difference of two classifiers' probabilities ``(B, K)``.
+    """Return the mean absolute difference between the probabilities of two ``(B, K)`` logits.
 
     >>> import torch
     >>> round(discrepancy(torch.tensor([[99.0, 0.0]]), torch.tensor([[0.0, 99.0]])).item(), 3)
@@ -30,26 +30,27 @@ def discrepancy(first: Tensor, second: Tensor) -> Tensor:
     return (first.float().softmax(1) - second.float().softmax(1)).abs().mean()
 
 
-class MCD(Adapter):
-    """Two classifiers disagree where the target is far from the source; features mend that.
+class MCD(Method):
+    """Two classifiers maximise their discrepancy on the target, the features minimise it.
 
-    A: everything learns the source, both classifiers alike. B: both classifiers learn the source
-    and to disagree on the target, the features stand still. C, ``repeats`` times: the features
-    learn to make them agree. The first classifier is the head's, and the one that is tested.
+    Step A trains the features and both classifiers on the source. Step B, with fixed features,
+    trains both classifiers on the source and to disagree on the target. Step C, repeated
+    ``repeats`` times with fixed classifiers, trains the features to make them agree. The first
+    classifier is that of the head, and the one that is tested.
 
     Args:
         in_features: Width ``D`` of the features.
         num_classes: ``K``.
-        weight: Of the discrepancy; 0 leaves out B, C and the second classifier.
-        repeats: How often C (the paper's ``n``).
+        weight: Weight of the discrepancy; 0 disables steps B and C and the second classifier.
+        repeats: Number of times step C is taken (the paper's ``n``).
         width: Hidden width of the second classifier.
         depth: Number of its hidden layers.
-        dropout: After each hidden layer.
-        activation: After each hidden layer.
+        dropout: Dropout probability after each hidden layer.
+        activation: Activation after each hidden layer.
     """
 
-    alternates = True
-    may_rest = True
+    alternating = True
+    find_unused_parameters = True
 
     def __init__(
         self,
@@ -69,18 +70,18 @@ class MCD(Adapter):
         self.second = perceptron(in_features, width, depth, dropout, activation, num_classes)
 
     def plan(self) -> tuple[Stage, ...]:
-        """Return A, B and C."""
-        learn = Stage("source", whole=True)
+        """Return steps A, B and C."""
+        source = Stage("source", whole=True)
         if self.weight == 0:
-            return (learn,)
-        return learn, Stage("classifiers"), Stage("features", repeats=self.repeats)
+            return (source,)
+        return source, Stage("classifiers"), Stage("features", repeats=self.repeats)
 
     def strength(self, progress: float) -> float:
         """Return the weight."""
         return self.weight
 
     def forward(self, views: Views, ctx: Context) -> Terms:
-        """Return the terms of the stage that is due."""
+        """Return the terms of the current stage."""
         if self.weight == 0:
             return {}
         source, target = views["source"], views["target"]
@@ -88,24 +89,24 @@ class MCD(Adapter):
         if ctx.stage == "source":
             return {"mcd_second": _cross_entropy(self.second(source.features), source.labels)}
         if ctx.stage == "classifiers":
-            seen, unseen = source.features.detach(), target.features.detach()
-            gap = discrepancy(ctx.classify(unseen), self.second(unseen))
+            f_source, f_target = source.features.detach(), target.features.detach()
+            gap = discrepancy(ctx.classify(f_target), self.second(f_target))
             ctx.log("discrepancy", gap.detach())
             return {
-                "mcd_first": _cross_entropy(ctx.classify(seen), source.labels),
-                "mcd_second": _cross_entropy(self.second(seen), source.labels),
+                "mcd_first": _cross_entropy(ctx.classify(f_source), source.labels),
+                "mcd_second": _cross_entropy(self.second(f_source), source.labels),
                 "mcd_apart": -self.weight * gap,
             }
-        gap = discrepancy(_held(ctx.classify, target.features), _held(self.second, target.features))
-        return {"mcd": self.weight * gap}
+        outs = [_call_frozen(net, target.features) for net in (ctx.classify, self.second)]
+        return {"mcd": self.weight * discrepancy(*outs)}
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), labels)
 
 
-def _held(classifier: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    """Return a classifier's logits with its own parameters held constant."""
+def _call_frozen(classifier: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """Return a classifier's logits without a gradient to its parameters."""
     assert isinstance(classifier, nn.Module)
     fixed: Any = {name: p.detach() for name, p in classifier.named_parameters()}
     out: Tensor = functional_call(classifier, fixed, (features,))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tl_lightning.layers import Activation, perceptron
-from tl_lightning.methods.base import Adapter
+from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.gradient_reversal import reverse_gradient
 from tl_lightning.schedules import sigmoid_ramp
 from tl_lightning.types import Context, Terms, Views
@@ -19,41 +19,42 @@ __all__ = ["MDD", "disparity"]
 
 
 def disparity(
-    source: Tensor, target: Tensor, of_source: Tensor, of_target: Tensor, margin: float
+    source: Tensor, target: Tensor, source_classes: Tensor, target_classes: Tensor, margin: float
 ) -> Tensor:
-    """Return what the second classifier minimises: ``margin CE_s - log(1 - p_t)``.
+    """Return the loss of the second classifier: ``margin CE_s - log(1 - p_t)``.
 
-    It agrees with the first classifier on the source and disagrees on the target; the features,
-    behind a reversal, do the opposite.
+    Minimising it makes the second classifier agree with the first on the source and disagree on
+    the target; the features, behind a gradient reversal, are trained to do the opposite.
 
     Args:
         source: ``(B_s, K)`` logits of the second classifier.
         target: ``(B_t, K)``, likewise.
-        of_source: ``(B_s,)`` classes that the first one predicts.
-        of_target: ``(B_t,)``, likewise.
+        source_classes: ``(B_s,)`` classes predicted by the first classifier.
+        target_classes: ``(B_t,)``, likewise.
         margin: ``gamma`` of the paper.
     """
-    agrees = functional.cross_entropy(source.float(), of_source)
-    # log(1 - p) from logits: the log of the others' sum, less that of all.
+    agreement = functional.cross_entropy(source.float(), source_classes)
+    # log(1 - p) from logits: logsumexp of the other classes minus logsumexp of all.
     logits = target.float()
-    others = logits.masked_fill(functional.one_hot(of_target, logits.shape[1]).bool(), -torch.inf)
-    differs = (logits.logsumexp(1) - others.logsumexp(1)).mean()
-    return margin * agrees + differs
+    mask = functional.one_hot(target_classes, logits.shape[1]).bool()
+    others = logits.masked_fill(mask, -torch.inf)
+    disagreement = (logits.logsumexp(1) - others.logsumexp(1)).mean()
+    return margin * agreement + disagreement
 
 
-class MDD(Adapter):
-    """A second classifier behind a gradient reversal, as far from the first as it can be.
+class MDD(Method):
+    """A second classifier behind a gradient reversal, trained to disagree with the first.
 
     Args:
         in_features: Width ``D`` of the features.
         num_classes: ``K``.
-        max_lambda: Largest weight of the reversed gradient; 0 leaves joint batches without a pull.
-        gain: Steepness of its ramp.
-        margin: ``gamma``: ``log gamma`` is the margin.
+        max_lambda: Maximum weight of the reversed gradient; 0 turns the adaptation off.
+        gain: Steepness of the ramp.
+        margin: ``gamma`` of the paper; the margin is ``log gamma``.
         width: Hidden width of the second classifier.
         depth: Number of its hidden layers.
-        dropout: After each hidden layer.
-        activation: After each hidden layer.
+        dropout: Dropout probability after each hidden layer.
+        activation: Activation after each hidden layer.
     """
 
     def __init__(
@@ -83,9 +84,9 @@ class MDD(Adapter):
         """Return ``{"mdd": loss}`` for views with features ``(B, D)`` and logits ``(B, K)``."""
         source, target = views["source"], views["target"]
         scale = self.strength(ctx.progress)
-        seen = reverse_gradient(torch.cat([source.features, target.features]), scale)
-        out = self.second(seen)
-        parts = out[: len(source.features)], out[len(source.features) :]
+        features = reverse_gradient(torch.cat([source.features, target.features]), scale)
+        out = self.second(features)
+        logits = out[: len(source.features)], out[len(source.features) :]
         predicted = [view.logits.detach().argmax(1) for view in (source, target)]
         ctx.log("lambda", scale)
-        return {"mdd": disparity(*parts, predicted[0], predicted[1], self.margin)}
+        return {"mdd": disparity(*logits, predicted[0], predicted[1], self.margin)}

@@ -1,4 +1,4 @@
-"""MMD with several kernels, the loss of DAN.
+"""Multi-kernel MMD, the loss of DAN.
 
 Long, Cao, Wang, Jordan (2015): Learning Transferable Features with Deep Adaptation Networks. ICML.
 Gretton, Borgwardt, Rasch, Schoelkopf, Smola (2012): A Kernel Two-Sample Test. JMLR 13.
@@ -20,14 +20,14 @@ __all__ = ["MMD"]
 
 
 class MMD(Penalty):
-    """The squared maximum mean discrepancy of the domains' features under Gaussian kernels.
+    """Squared maximum mean discrepancy between the domains' features with Gaussian kernels.
 
-    ``k(x, y) = mean_m exp(-|x - y|^2 / (m s))``, with ``s`` the batch's mean squared distance. The
-    paper weighs its kernels by a quadratic programme; equal weights are what implementations use.
+    ``k(x, y) = mean_m exp(-|x - y|^2 / (m s))``, where ``s`` is the mean squared distance in the
+    batch. The paper weights the kernels by a quadratic programme; here all weights are equal.
 
     Args:
-        multipliers: ``m``.
-        unbiased: Whether pairs of a sample with itself are left out.
+        multipliers: Multipliers ``m`` of the kernel width.
+        unbiased: Whether to exclude pairs of a sample with itself.
         kwargs: As in :class:`Penalty`.
     """
 
@@ -37,7 +37,7 @@ class MMD(Penalty):
         self.unbiased = unbiased
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the discrepancy of features ``(B_s, D)`` and ``(B_t, D)``."""
+        """Return the discrepancy between features ``(B_s, D)`` and ``(B_t, D)``."""
         source, target = views["source"].features, views["target"].features
         kernel = gaussian_kernel(torch.cat([source, target]), self.multipliers)
         return mmd(kernel, len(source), self.unbiased)

@@ -1,4 +1,4 @@
-"""MME: minimax entropy, for a target of which a few pictures are labelled.
+"""MME: minimax entropy, for semi-supervised adaptation with few-shot target samples.
 
 Saito, Kim, Sclaroff, Darrell, Saenko (2019): Semi-supervised Domain Adaptation via Minimax Entropy.
 ICCV.
@@ -17,16 +17,16 @@ __all__ = ["MME"]
 
 
 class MME(Penalty):
-    """The classifier raises the entropy of unlabelled target pictures, the features lower it.
+    """The classifier maximises the entropy of unlabelled target samples, the features minimise it.
 
-    The paper's classifier compares directions (cosine, temperature 0.05); here it is the head as it
-    is configured. Unlike the other adversaries, the term's weight scales both players, as in the
-    paper.
+    The paper uses a cosine classifier with temperature 0.05; here the configured head is used.
+    Unlike in the other adversarial methods, the weight scales the gradients of both the classifier
+    and the features, as in the paper.
     """
 
-    needs = frozenset({"target_labelled"})
-    reads = frozenset({"target"})
+    extra_views = frozenset({"target_labelled"})
+    required_domains = frozenset({"target"})
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return minus the entropy, seen through a reversal by the features ``(B, D)``."""
+        """Return the negative entropy, with a gradient reversal at the features ``(B, D)``."""
         return -mean_entropy(ctx.classify(reverse_gradient(views["target"].features, 1.0)).float())

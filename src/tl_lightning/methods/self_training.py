@@ -1,9 +1,9 @@
-"""Self-training with an averaging teacher and strong augmentation.
+"""Self-training with a mean teacher and strong augmentation.
 
-Sohn et al. (2020): FixMatch. NeurIPS (sure pseudo-labels from a weak view teach a strong one).
+Sohn et al. (2020): FixMatch. NeurIPS (confident pseudo-labels of a weak view for a strong view).
 Tarvainen, Valpola (2017): Mean teachers are better role models. NeurIPS (the teacher).
-French, Mackiewicz, Fisher (2018): Self-ensembling for visual domain adaptation. ICLR (both, between
-domains).
+French, Mackiewicz, Fisher (2018): Self-ensembling for visual domain adaptation. ICLR (the
+combination for domain adaptation).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ __all__ = ["SelfTraining"]
 
 
 class SelfTraining(Penalty):
-    """Cross-entropy of the strong view with the teacher's class, where the teacher is sure.
+    """Cross-entropy of the strong view with the teacher's confident pseudo-labels.
 
     Args:
-        threshold: Least confidence of the teacher; others count as 0 in the mean over the batch.
-        momentum: Weight of the teacher's old weights, a step.
+        threshold: Minimum confidence of the teacher; other samples count as 0 in the batch mean.
+        momentum: Momentum of the teacher's moving average, per step.
         kwargs: As in :class:`Penalty`.
     """
 
-    needs = frozenset({"target_strong"})
-    reads = frozenset({"target"})
-    twin = "average"
-    twin_views = ("target",)
+    extra_views = frozenset({"target_strong"})
+    required_domains = frozenset({"target"})
+    teacher = "average"
+    teacher_views = ("target",)
 
     def __init__(self, *, threshold: float, momentum: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = threshold
-        self.twin_momentum = momentum
+        self.teacher_momentum = momentum
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the mean loss of the strong view's logits ``(B, K)``."""
-        teacher = views["target"].twin_logits
-        assert teacher is not None
-        confidence, labels = teacher.softmax(1).max(1)
-        sure = confidence >= self.threshold
-        ctx.log("sure", sure.float().mean())
+        """Return the mean loss for the strong view's logits ``(B, K)``."""
+        teacher_logits = views["target"].teacher_logits
+        assert teacher_logits is not None
+        confidence, labels = teacher_logits.softmax(1).max(1)
+        confident = confidence >= self.threshold
+        ctx.log("sure", confident.float().mean())
         losses = functional.cross_entropy(views["target_strong"].logits, labels, reduction="none")
-        return (losses * sure).mean()
+        return (losses * confident).mean()

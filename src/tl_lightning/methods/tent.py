@@ -1,4 +1,4 @@
-"""TENT: test-time adaptation of batch norm by entropy.
+"""TENT: test-time adaptation of batch norm by entropy minimisation.
 
 Wang, Shelhamer, Liu, Olshausen, Darrell (2021): Tent: Fully Test-Time Adaptation by Entropy
 Minimization. ICLR.
@@ -18,21 +18,21 @@ __all__ = ["TENT"]
 
 
 class TENT(Penalty):
-    """Only the scales and shifts of batch norm learn, to make the target's predictions sure.
+    """Trains only the scales and shifts of batch norm to minimise the target's entropy.
 
-    Made for ``model=source_free``. The paper predicts each batch as it adapts to it; here the
-    target's unlabelled training split is passed once or more, and the model that is left is tested
-    with the batch-norm statistics that it gathered on the way.
+    Intended for ``model=source_free``. The paper predicts each batch while adapting to it; here the
+    model is trained on the unlabelled target training split and then tested with the running batch
+    norm statistics of that training.
     """
 
-    reads = frozenset({"target"})
+    required_domains = frozenset({"target"})
     source_free = True
 
-    def prepare(self, backbone: nn.Module, task: nn.Module) -> None:
-        """Freeze everything but batch norm's scales and shifts.
+    def modify_network(self, backbone: nn.Module, task: nn.Module) -> None:
+        """Freeze everything except the scales and shifts of batch norm.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If the network has no batch norm with scale and shift.
         """
         found = 0
         for part in (backbone, task):
@@ -43,10 +43,10 @@ class TENT(Penalty):
                     found += 1
         if not found:
             raise ConfigError(
-                f"adapter=[tent] learns batch norm's scales and shifts, and "
-                f"{type(backbone).__name__} and the head have none; type adapter=[shot]"
+                "method=[tent] trains the scales and shifts of batch norm, but "
+                f"{type(backbone).__name__} and the head have none; set method=[shot]"
             )
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
-        """Return the mean entropy of the target's logits ``(B, K)``."""
+        """Return the mean entropy of the target logits ``(B, K)``."""
         return mean_entropy(views["target"].logits)

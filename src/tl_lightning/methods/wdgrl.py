@@ -1,4 +1,4 @@
-"""WDGRL: representations guided by the Wasserstein distance.
+"""WDGRL: Wasserstein distance guided representation learning.
 
 Shen, Qu, Zhang, Yu (2018): Wasserstein Distance Guided Representation Learning for Domain
 Adaptation. AAAI. The penalty is that of Gulrajani et al. (2017), NeurIPS.
@@ -13,48 +13,48 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tl_lightning.layers import Activation, perceptron
-from tl_lightning.methods.base import Adapter, Stage
+from tl_lightning.methods.base import Method, Stage
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["WDGRL", "gradient_penalty"]
 
 
-def gradient_penalty(critic: nn.Module, source: Tensor, target: Tensor, shares: Tensor) -> Tensor:
-    """Return the mean of ``(|grad critic| - 1)^2`` at the domains' features and between them.
+def gradient_penalty(critic: nn.Module, source: Tensor, target: Tensor, alphas: Tensor) -> Tensor:
+    """Return the mean of ``(|grad critic| - 1)^2`` at the features and at interpolated points.
 
     Args:
-        critic: From ``(B, D)`` to ``(B, 1)``.
+        critic: Maps ``(B, D)`` to ``(B, 1)``.
         source: ``(B, D)``.
-        target: ``(B', D)``; the points between pair the first samples of each.
-        shares: ``(min(B, B'), 1)`` in [0, 1]: where between.
+        target: ``(B', D)``.
+        alphas: ``(min(B, B'), 1)`` in [0, 1], weights of the source in the interpolated points.
     """
     n = min(len(source), len(target))
-    between = shares * source[:n] + (1 - shares) * target[:n]
-    points = torch.cat([source, target, between]).detach().requires_grad_()
+    interpolated = alphas * source[:n] + (1 - alphas) * target[:n]
+    points = torch.cat([source, target, interpolated]).detach().requires_grad_()
     (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-    # Kept from 0, where a norm has no gradient.
+    # The small constant avoids the undefined gradient of the norm at 0.
     return ((slopes.square().sum(1) + 1e-12).sqrt() - 1).square().mean()
 
 
-class WDGRL(Adapter):
-    """A critic of slope 1 measures the distance of the domains; the features make it small.
+class WDGRL(Method):
+    """A critic estimates the Wasserstein distance between the domains; the features minimise it.
 
-    Every batch: ``repeats`` steps of the critic alone on features that stand still, then one of the
-    task and the features against the critic, which stands still.
+    For every batch, the critic takes ``repeats`` steps with fixed features; then the task and the
+    features take one step with a fixed critic.
 
     Args:
         in_features: Width ``D`` of the features.
         num_classes: Not used by this method.
-        weight: Of the distance in the features' step.
-        repeats: Steps of the critic a batch (the paper's ``n``).
+        weight: Weight of the distance in the feature step.
+        repeats: Critic steps per batch (the paper's ``n``).
         penalty: Weight of the gradient penalty.
         width: Hidden width of the critic.
         depth: Number of its hidden layers.
-        activation: After each hidden layer.
+        activation: Activation after each hidden layer.
     """
 
-    alternates = True
-    may_rest = True
+    alternating = True
+    find_unused_parameters = True
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class WDGRL(Adapter):
         self.critic = perceptron(in_features, width, depth, 0.0, activation)
 
     def plan(self) -> tuple[Stage, ...]:
-        """Return the critic's steps and the features'."""
+        """Return the critic stage and the feature stage."""
         return (
             Stage("critic", repeats=self.repeats, forward=False),
             Stage("features", forward=False, whole=True),
@@ -86,17 +86,17 @@ class WDGRL(Adapter):
         return self.weight
 
     def forward(self, views: Views, ctx: Context) -> Terms:
-        """Return the terms of the stage that is due."""
+        """Return the terms of the current stage."""
         source, target = views["source"].features, views["target"].features
-        with torch.autocast(source.device.type, enabled=False):  # second derivatives
+        with torch.autocast(source.device.type, enabled=False):  # for second derivatives
             source, target = source.float(), target.float()
             if ctx.stage == "critic":
                 source, target = source.detach(), target.detach()
                 distance = self.critic(source).mean() - self.critic(target).mean()
-                shares = torch.rand(min(len(source), len(target)), 1, device=source.device)
-                slopes = gradient_penalty(self.critic, source, target, shares)
+                alphas = torch.rand(min(len(source), len(target)), 1, device=source.device)
+                lipschitz = gradient_penalty(self.critic, source, target, alphas)
                 ctx.log("distance", distance.detach())
-                return {"wdgrl_critic": self.penalty * slopes - distance}
+                return {"wdgrl_critic": self.penalty * lipschitz - distance}
             fixed: Any = {name: p.detach() for name, p in self.critic.named_parameters()}
             means = [functional_call(self.critic, fixed, (f,)).mean() for f in (source, target)]
             return {"wdgrl": self.weight * (means[0] - means[1])}

@@ -1,4 +1,4 @@
-"""The LightningModules."""
+"""LightningModules for fine-tuning, feature extraction and domain adaptation."""
 
 from tl_lightning.models.adaptation import DomainAdaptation, SourceFree
 from tl_lightning.models.base import TransferModule

@@ -1,4 +1,4 @@
-"""The loop that every model shares: the step, the metrics, the parameter groups."""
+"""Base LightningModule: training step, metrics and checkpoint state shared by all models."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torchmetrics import MetricCollection
 
 from tl_lightning.distributed.ranks import same_buffers
 from tl_lightning.losses.regularizers import Regularizer
-from tl_lightning.models.epoch_means import Means
+from tl_lightning.models.epoch_means import EpochMeans
 from tl_lightning.models.inputs import Normalise, joined
-from tl_lightning.models.optimization import Learning, OptimizerFactory
+from tl_lightning.models.optimization import Optimization, OptimizerFactory
 from tl_lightning.models.phases import Phases
 from tl_lightning.schedules import Schedule
-from tl_lightning.tasks.auxiliary.base import FurtherTask
+from tl_lightning.tasks.auxiliary.base import AuxiliaryTask
 from tl_lightning.tasks.classification import Classification
-from tl_lightning.tasks.loss_weighting import Balance
-from tl_lightning.tasks.multitask import SeveralTasks, of_all_ranks
+from tl_lightning.tasks.loss_weighting import TaskWeighting
+from tl_lightning.tasks.multitask import MultiTask, of_all_ranks
 from tl_lightning.tasks.unlabelled_metrics import UnlabelledScores
 from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
 from tl_lightning.utils.seeding import mix
@@ -29,34 +29,34 @@ __all__ = ["DOMAINS", "TransferModule"]
 DOMAINS = ("source", "target")
 
 
-class TransferModule(Learning):
-    """A backbone, a task and the loop around them; a model says only which losses it has.
+class TransferModule(Optimization):
+    """A backbone and a task with the training loop; subclasses implement :meth:`losses`.
 
     Args:
-        name: What reports call this model.
-        backbone: From normalised pictures to features.
-        task: From features to logits and loss.
+        name: Name of the model in reports.
+        backbone: Maps normalised images to features.
+        task: Maps features to logits and loss.
         optimizer: Builds the optimizer from named parameter groups with their learning rates.
-        lr: Learning rate of new layers; the backbone learns at ``lr * backbone.lr_factor``.
-        schedule: From progress to a factor on every learning rate.
-        phases: Which layers learn from which epoch on.
-        layer_decay: Layer group ``k`` of the ``n`` that hold parameters learns at ``lr *
+        lr: Learning rate of new layers; that of the backbone is ``lr * backbone.lr_factor``.
+        schedule: Maps progress to a factor on every learning rate.
+        phases: Layers to train in each phase.
+        layer_decay: Of ``n`` layer groups with parameters, group ``k`` has the learning rate ``lr *
             backbone.lr_factor * layer_decay ** (n - 1 - k)`` (Clark et al., "ELECTRA", ICLR 2020).
-        seed: The run's seed, for the random numbers of each step.
-        channels_last: Whether pictures are laid out with channels last (faster for convolutions).
-        regularizers: Further terms by name, added to every step's loss.
-        tasks: Further tasks by name, on the features that the task's classifier sees.
-        balance: How their losses come together with the task's.
-        saved: Plain values that a checkpoint needs to rebuild itself: ``config``, ``classes``.
+        seed: Seed of the run, used to seed each step.
+        channels_last: Whether to use the channels-last memory format (faster for convolutions).
+        regularizers: Regularizers by name; their terms are added to every step's loss.
+        aux_tasks: Auxiliary tasks by name, on the features that the task's classifier sees.
+        task_weighting: How to combine their losses with the task's loss.
+        saved: Plain values needed to rebuild the model from a checkpoint: ``config``, ``classes``.
     """
 
-    #: Domains whose batches the training step takes.
+    #: Domains whose batches are used in the training step.
     train_on: ClassVar[tuple[str, ...]] = ("source",)
-    #: Whose labels teach it; ``target`` only for an upper bound, marked wherever it stands.
+    #: Domain whose labels are used for training; ``target`` only for the oracle (upper bound).
     learn_from: ClassVar[str] = "source"
-    #: ``joint`` puts all domains through the backbone in one batch, ``separate`` one by one.
+    #: ``joint`` passes all domains through the backbone in one batch, ``separate`` one by one.
     forward_mode: Literal["joint", "separate"] = "joint"
-    #: Whether what learns may change from phase to phase.
+    #: Whether the set of trainable layers may change from phase to phase.
     takes_phases: ClassVar[bool] = True
 
     def __init__(
@@ -73,8 +73,8 @@ class TransferModule(Learning):
         seed: int,
         channels_last: bool,
         regularizers: dict[str, Regularizer],
-        tasks: dict[str, FurtherTask],
-        balance: Balance,
+        aux_tasks: dict[str, AuxiliaryTask],
+        task_weighting: TaskWeighting,
         saved: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -87,98 +87,100 @@ class TransferModule(Learning):
         self.lr = lr
         self.schedule = schedule
         self.phases = phases
-        self.learns = phases.learning(backbone.layer_groups())
+        self.trainable_groups = phases.learning(backbone.layer_groups())
         self.layer_decay = layer_decay
         self.seed = seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.progress = 0.0
         self.batches = 0
-        #: What features that stand for pictures still have to pass, see :meth:`extract`.
-        self.rest: tuple[LayerGroup, ...] = ()
-        #: How the data's samples became inputs, see ``TransferData.learned``.
+        #: Layer groups that cached features still have to pass, see :meth:`extract`.
+        self.remaining_layers: tuple[LayerGroup, ...] = ()
+        #: How samples are converted to inputs, see ``TransferDataModule.learned``.
         self.inputs: dict[str, Any] = {}
-        self.means = Means()
-        #: Means of the epoch whose batches are done, and their number of samples.
-        self.ended: tuple[dict[str, float], int] = ({}, 0)
-        # Plain dicts, lists and numbers only: a checkpoint loads under weights_only=True.
+        self.means = EpochMeans()
+        #: Means of the finished epoch, and their number of samples.
+        self.epoch_means: tuple[dict[str, float], int] = ({}, 0)
+        # Only plain dicts, lists and numbers, so that checkpoints load with weights_only=True.
         self.save_hyperparameters(saved)
         self.normalise = Normalise(backbone.input_spec, self.layout)
         stages = [f"{role}_{stage}" for role in DOMAINS for stage in ("val", "test")]
         self.scores = nn.ModuleDict(
             {name: task.metrics(prefix=name.replace("_", "/") + "/") for name in stages}
         )
-        self.others = SeveralTasks(tasks=tasks, balance=balance, stages=stages)
-        #: Stages whose batches held labels, on whichever rank.
+        self.multitask = MultiTask(tasks=aux_tasks, task_weighting=task_weighting, stages=stages)
+        #: Stages whose batches had labels, on any rank.
         self.scored: set[str] = set()
-        #: Further labels of the step, by role: apart from the views, which adapters read.
-        self.further: dict[str, dict[str, Tensor]] = {}
+        #: Auxiliary labels of the step by role; not part of the views, which methods can read.
+        self.aux_labels: dict[str, dict[str, Tensor]] = {}
         self.unlabelled = UnlabelledScores(task.num_classes)
 
-    # -- what a model says -------------------------------------------------------------------
+    # -- overridden by subclasses ------------------------------------------------------------
     def losses(self, batch: dict[str, Batch]) -> Terms:
         """Return the named loss terms of one training step; their sum is minimised."""
         raise NotImplementedError
 
     def extract(self, inputs: Tensor) -> Tensor:
-        """Return the backbone's features ``(B, D)`` of a batch's inputs.
+        """Return the backbone's features ``(B, D)`` for a batch of inputs.
 
-        Anything but its input's own type comes from the feature cache and has passed the layers
-        before ``self.rest`` already.
+        Inputs that are not of the backbone's input type are cached features, which only have to
+        pass ``self.remaining_layers``.
         """
         if self.untouched(inputs):
             out: Tensor = self.backbone(self.normalise(inputs))
             return out
         out = inputs.contiguous(memory_format=self.layout) if inputs.dim() == 4 else inputs
-        for group in self.rest:
+        for group in self.remaining_layers:
             assert group.run is not None
             out = group.run(out)
         return out
 
     def untouched(self, inputs: Tensor) -> bool:
-        """Whether these are samples, not stored features of theirs."""
+        """Return whether the inputs are raw samples rather than cached features."""
         return bool(inputs.dtype == self.backbone.input_spec.dtype)
 
-    # -- what every model shares -------------------------------------------------------------
-    def pictures(self, batch: dict[str, Batch]) -> dict[str, Tensor]:
-        """Return what passes the network in a training step, by the view that it makes.
+    # -- training step -----------------------------------------------------------------------
+    def network_inputs(self, batch: dict[str, Batch]) -> dict[str, Tensor]:
+        """Return the network inputs of a training step by view.
 
-        The few labelled pictures of a target are a view of their own, ``target_labelled``.
+        Few-shot target samples form a separate view, ``target_labelled``.
         """
         roles = (*self.train_on, "target_labelled")
         return {role: batch[role]["inputs"] for role in roles if role in batch}
 
     def views(self, batch: dict[str, Batch]) -> dict[str, View]:
-        """Return features, logits and, where there are any, labels of each domain that trains."""
-        pictures = self.pictures(batch)
-        sizes = {role: len(part) for role, part in pictures.items()}
-        if self.forward_mode == "joint" and len(pictures) > 1:
-            self.attend(sizes)
-            features, logits = self.task(self.extract(joined([*pictures.values()])))
+        """Return features, logits and labels (if any) of each domain used for training."""
+        inputs = self.network_inputs(batch)
+        sizes = {role: len(part) for role, part in inputs.items()}
+        if self.forward_mode == "joint" and len(inputs) > 1:
+            self.set_batch_domains(sizes)
+            features, logits = self.task(self.extract(joined([*inputs.values()])))
             counts = list(sizes.values())
-            parts = list(zip(features.split(counts), logits.split(counts), strict=True))
+            outputs = list(zip(features.split(counts), logits.split(counts), strict=True))
         else:
-            parts = [self._separate(role, part) for role, part in pictures.items()]
-        whole: dict[str, Any] = {role: batch.get(role, {}) for role in pictures}
-        self.further = {role: part["others"] for role, part in whole.items() if "others" in part}
+            outputs = [self._single_domain(role, part) for role, part in inputs.items()]
+        parts: dict[str, Any] = {role: batch.get(role, {}) for role in inputs}
+        self.aux_labels = {
+            role: part["aux_labels"] for role, part in parts.items() if "aux_labels" in part
+        }
         return {
-            role: View(features, logits, whole[role].get("labels"), whole[role].get("index"))
-            for role, (features, logits) in zip(pictures, parts, strict=True)
+            role: View(features, logits, parts[role].get("labels"), parts[role].get("index"))
+            for role, (features, logits) in zip(inputs, outputs, strict=True)
         }
 
-    def _separate(self, role: str, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        self.attend({role: len(pictures)})
-        out: tuple[Tensor, Tensor] = self.task(self.extract(pictures))
+    def _single_domain(self, role: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        self.set_batch_domains({role: len(inputs)})
+        out: tuple[Tensor, Tensor] = self.task(self.extract(inputs))
         return out
 
-    def attend(self, sizes: Mapping[str, int]) -> None:
-        """Hear whose pictures pass the network next: for networks that tell domains apart.
+    def set_batch_domains(self, sizes: Mapping[str, int]) -> None:
+        """Tell domain-specific layers which slice of the next batch belongs to which domain.
 
         Args:
-            sizes: Number of pictures by role, in the order of the batch.
+            sizes: Number of samples by role, in batch order.
         """
 
     def task_terms(self, views: dict[str, View]) -> Terms:
-        """Return the task's loss on every view that has labels, and the regularisers' terms."""
+        """Return the task's loss on every labelled view, and the regularization terms."""
         names = {"source": "task", "target_labelled": "task_labelled"}
         labelled = {role: view for role, view in views.items() if view.labels is not None}
         terms = {
@@ -186,22 +188,22 @@ class TransferModule(Learning):
             for role, view in labelled.items()
             if view.labels is not None
         }
-        terms = self.others.terms(terms, labelled, self.further)
+        terms = self.multitask.terms(terms, labelled, self.aux_labels)
         for regularizer in self.regularizers.values():
             terms.update(regularizer(views))
         return terms
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return class logits ``(B, K)`` of the target's inputs, such as pictures as uint8."""
-        return self._separate("target", inputs)[1]
+        """Return class logits ``(B, K)`` for target inputs, such as uint8 images."""
+        return self._single_domain("target", inputs)[1]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed this step by its place in the run, so that a resumed run draws the same numbers."""
+        """Seed the step by its position in the run, so that resumed runs draw the same numbers."""
         self.means.begin()
         seed = mix(self.seed, self.current_epoch, batch_idx, self.global_rank)
         if self.device.type == "cpu":
-            # torch.manual_seed also notes, with a traceback each time, what every kind of device
-            # would have to do once it is used: a quarter of a step on stored features.
+            # torch.manual_seed also queues a seed call, with a traceback, for every device type
+            # that is not initialised: a quarter of the time of a step on cached features.
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
@@ -210,58 +212,58 @@ class TransferModule(Learning):
         self.progress = min(1.0, done / self.batches_of_run())
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Any]:
-        """Add up the loss terms."""
+        """Return the sum of the loss terms."""
         terms = self.losses(batch)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         size = len(next(iter(batch.values()))["index"])
-        shown = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self._record({"train/loss": loss.detach(), **shown, **self.others.weights()}, size)
-        self.terms_of_step = terms if self.others.projects else None
+        logged = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self._record({"train/loss": loss.detach(), **logged, **self.multitask.weights()}, size)
+        self.terms_of_step = terms if self.multitask.projects else None
         return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
 
     def _record(self, values: dict[str, Any], size: int) -> None:
         self.means.add(values, size)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the epoch's means with its last step: logging every step would cost more than it."""
+        """Log the epoch means with the last step, because logging every step is slow."""
         last = batch_idx + 1 == self.trainer.num_training_batches
         if last or self.global_step == self.trainer.max_steps:
-            self.ended = self.means.take()
+            self.epoch_means = self.means.take()
             self._log_means()
 
     def _log_means(self) -> None:
-        means, size = self.ended
+        means, size = self.epoch_means
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
 
     def on_train_start(self) -> None:
-        """Log what an epoch that was cut before its validation had logged."""
-        if self.ended[0]:
+        """Log the means of an epoch that was interrupted before its validation."""
+        if self.epoch_means[0]:
             self._log_means()
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """Score a batch of one domain: by its labels where it has any, else without."""
+        """Update the metrics with a batch of one domain, labelled or unlabelled."""
         return self._evaluate(batch, DOMAINS[dataloader_idx], "val")
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Score a batch of one domain by its labels."""
+        """Update the metrics with a labelled batch of one domain."""
         return self._evaluate(batch, DOMAINS[dataloader_idx], "test")
 
     def _evaluate(self, batch: Batch, role: str, stage: str) -> dict[str, Tensor]:
-        features, logits = self._separate(role, batch["inputs"])
+        features, logits = self._single_domain(role, batch["inputs"])
         real = batch["index"] >= 0
         shared, features, logits = features[real], features[real].float(), logits[real].float()
         out = {"features": features, "logits": logits, "index": batch["index"][real]}
         if "labels" in batch:
             labels = batch["labels"][real]
             out["labels"] = labels
-            # Also where this rank has none of them: all ranks sum up together.
+            # Even if this rank has no labelled sample, because all ranks reduce together.
             self.scored.add(f"{role}_{stage}")
             if len(labels):
                 self._scores(role, stage).update(logits, labels)
-            others = {k: values[real] for k, values in batch.get("others", {}).items()}
-            self.others.update(f"{role}_{stage}", shared, labels, others)
+            aux_labels = {k: values[real] for k, values in batch.get("aux_labels", {}).items()}
+            self.multitask.update(f"{role}_{stage}", shared, labels, aux_labels)
         if role == "target" and stage == "val":
             self.unlabelled.update(logits)
         return out
@@ -272,11 +274,11 @@ class TransferModule(Learning):
         return metrics
 
     def on_validation_epoch_start(self) -> None:
-        """Let all ranks score one model, after any average has taken its place."""
+        """Synchronise buffers, so that all ranks validate the same (possibly averaged) model."""
         same_buffers(self)
 
     def on_validation_epoch_end(self) -> None:
-        """Log what the epoch's validation gave."""
+        """Log the validation metrics."""
         self._log_scores("val")
         if self.unlabelled.update_called:
             for name, value in self.unlabelled.compute().items():
@@ -294,21 +296,21 @@ class TransferModule(Learning):
                 self.log_dict(of_all_ranks(metrics))
             metrics.reset()
             self.scored.discard(name)
-            self.log_dict(self.others.results(name))
+            self.log_dict(self.multitask.results(name))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store this run's progress, which adversarial terms depend on, and what rebuilds it."""
+        """Store the progress, which adversarial terms depend on, and what rebuilds the model."""
         checkpoint["progress"] = self.progress
         checkpoint["means"] = self.means.state_dict()
-        # What a configuration only names and a checkpoint should not depend on: a tokenizer, ...
+        # External files that the configuration refers to, such as a tokenizer.
         checkpoint["restored_by"] = getattr(self.backbone, "restored_by", {})
         checkpoint["inputs"] = self.inputs
-        checkpoint["ended"] = list(self.ended)
+        checkpoint["ended"] = list(self.epoch_means)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the stored progress."""
+        """Restore the progress and the epoch means."""
         self.progress = float(checkpoint["progress"])
         self.means.load_state_dict(checkpoint.get("means", {}))
         if checkpoint.get("before_validation"):
             means, size = checkpoint["ended"]
-            self.ended = (means, size)
+            self.epoch_means = (means, size)

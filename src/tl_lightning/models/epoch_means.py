@@ -1,4 +1,4 @@
-"""Means over an epoch without a word to anybody in between."""
+"""Epoch means accumulated without per-step logging or device synchronisation."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Means"]
+__all__ = ["EpochMeans"]
 
-_PENDING = 256
+_PENDING = 256  # values to keep per name before summation
 
 
-class Means:
-    """Means of named scalars, weighted by batch size.
+class EpochMeans:
+    """Batch-size-weighted means of named scalars.
 
-    A step only appends to a list: it neither computes nor waits for the device. Sums are float64.
+    A step only appends to a list, without computing or waiting for the device. Sums are float64.
 
-    >>> means = Means()
+    >>> means = EpochMeans()
     >>> means.add({"loss": torch.tensor(1.0)}, 1)
     >>> means.add({"loss": torch.tensor(4.0)}, 2)
     >>> means.take()
@@ -32,16 +32,16 @@ class Means:
         self.marks: dict[str, int] = {}
 
     def begin(self) -> None:
-        """Say that a batch begins."""
-        for name, kept in list(self.pending.items()):
-            if len(kept) >= _PENDING:
+        """Mark the start of a batch."""
+        for name, values in list(self.pending.items()):
+            if len(values) >= _PENDING:
                 self._sum(name)
-        self.marks = {name: len(kept) for name, kept in self.pending.items()}
+        self.marks = {name: len(values) for name, values in self.pending.items()}
 
     def undo(self) -> None:
-        """Forget what was added since the batch began.
+        """Discard the values added since the start of the batch.
 
-        >>> means = Means()
+        >>> means = EpochMeans()
         >>> means.add({"loss": 1.0}, 1)
         >>> means.begin()
         >>> means.add({"loss": float("nan"), "other": 2.0}, 1)
@@ -54,10 +54,10 @@ class Means:
             del self.pending[name][mark:], self.weights[name][mark:]
 
     def add(self, values: Mapping[str, Tensor | float], size: int) -> None:
-        """Take one batch's values; ``size`` is its number of samples."""
+        """Add the values of a batch with ``size`` samples."""
         for name, value in values.items():
-            kept = self.pending.setdefault(name, [])
-            kept.append(value.detach() if isinstance(value, Tensor) else value)
+            pending = self.pending.setdefault(name, [])
+            pending.append(value.detach() if isinstance(value, Tensor) else value)
             self.weights.setdefault(name, []).append(size)
 
     def _sum(self, name: str) -> None:
@@ -66,25 +66,25 @@ class Means:
             return
         tensors = [torch.as_tensor(value) for value in values]
         device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
-        found = torch.stack([t.to(device, torch.float32).reshape(()) for t in tensors]).cpu()
+        stacked = torch.stack([t.to(device, torch.float32).reshape(()) for t in tensors]).cpu()
         total, count = self.sums.get(name, (0.0, 0))
-        share = torch.tensor(weights, dtype=torch.float64)
-        self.sums[name] = (total + float(found.double() @ share), count + sum(weights))
+        sizes = torch.tensor(weights, dtype=torch.float64)
+        self.sums[name] = (total + float(stacked.double() @ sizes), count + sum(weights))
 
     def take(self) -> tuple[dict[str, float], int]:
-        """Return the means and the largest number of samples behind one, and start anew."""
+        """Return the means and the largest number of samples behind any of them, then reset."""
         state = self.state_dict()
         self.sums = {}
         size = max((count for _, count in state.values()), default=1)
         return {name: total / count for name, (total, count) in state.items()}, size
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums so far, as plain numbers."""
+        """Return the current sums as plain numbers."""
         for name in list(self.pending):
             self._sum(name)
         return dict(self.sums)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from stored sums."""
+        """Restore the sums from a checkpoint."""
         self.pending, self.weights = {}, {}
         self.sums = {name: (float(total), int(count)) for name, (total, count) in state.items()}

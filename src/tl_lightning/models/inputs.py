@@ -1,4 +1,4 @@
-"""What becomes of a batch before the backbone sees it."""
+"""Normalisation and concatenation of input batches."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Normalise", "joined"]
 
 
 class Normalise(nn.Module):
-    """Scales uint8 pictures to [0, 1] and normalises them as the backbone expects.
+    """Scales uint8 images to [0, 1] and normalises them with the backbone's mean and std.
 
-    Tokens and vectors are left as they are.
+    Tokens and vectors are left unchanged.
 
     Args:
-        spec: What the backbone expects.
-        layout: Memory format of the pictures.
+        spec: Input format of the backbone.
+        layout: Memory format of the images.
     """
 
     mean: Tensor
@@ -34,7 +34,7 @@ class Normalise(nn.Module):
                 self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return pictures ``(B, C, H, W)`` normalised, anything but uint8 as it is."""
+        """Return normalised images ``(B, C, H, W)``; inputs that are not uint8 are unchanged."""
         if inputs.dtype != torch.uint8:
             return inputs
         scaled = inputs.to(self.mean.dtype).div(255.0).sub(self.mean).div(self.std)
@@ -42,7 +42,7 @@ class Normalise(nn.Module):
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return the batches as one; token numbers ``(B, L)`` as long as the longest of them.
+    """Concatenate batches; token ids ``(B, L)`` are padded with -1 to the longest ``L``.
 
     >>> joined([torch.tensor([[5]]), torch.tensor([[6, 7]])])
     tensor([[ 5, -1],

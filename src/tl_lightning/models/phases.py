@@ -1,4 +1,4 @@
-"""Which parts learn from which epoch on, and at which rate: a description that holds no state."""
+"""Training phases: trainable layers and learning rate by epoch, as a stateless description."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class _Step:
 
 
 class Phases:
-    r"""A run in phases, each with its own learning layers and its own rate.
+    r"""A run divided into phases, each with its own trainable layers and learning rate.
 
-    Phase :math:`i` holds from epoch :math:`f_i` to :math:`f_{i+1}`. With ``schedule="phase"`` the
-    progress that the learning-rate schedule sees at optimizer step :math:`t`, of :math:`E` an
-    epoch, is :math:`(t - E f_i) / (E f_{i+1} - E f_i)`; with ``"run"`` it is :math:`t / T`.
+    Phase :math:`i` lasts from epoch :math:`f_i` to :math:`f_{i+1}`. With ``schedule="phase"``, the
+    progress passed to the learning-rate schedule at optimizer step :math:`t`, with :math:`E` steps
+    per epoch, is :math:`(t - E f_i) / (E f_{i+1} - E f_i)`; with ``"run"`` it is :math:`t / T`.
 
     Args:
-        schedule: ``"phase"`` starts the schedule anew in every phase, ``"run"`` spans the run.
-        steps: Mappings with ``from`` (first epoch, from 0 on), ``train`` (names, ``head``,
-            ``backbone``, ``last:N``) and at most one of ``lr`` and ``lr_factor``; empty: everything
-            learns all along.
+        schedule: ``"phase"`` restarts the schedule in every phase, ``"run"`` spans the whole run.
+        steps: Mappings with ``from`` (first epoch, from 0), ``train`` (layer names, ``head``,
+            ``backbone``, ``last:N``) and at most one of ``lr`` and ``lr_factor``. If empty,
+            everything is trained for the whole run.
 
     >>> phases = Phases(schedule="phase", steps=[{"from": 0, "train": ["head"]},
     ...                 {"from": 3, "train": ["head", "backbone"], "lr_factor": 0.1}])
@@ -54,16 +54,16 @@ class Phases:
         self.starts = tuple(step.start for step in self.steps)
 
     def at(self, epoch: int) -> int:
-        """Return the number, from 0, of the phase that an epoch belongs to."""
+        """Return the index of the phase that an epoch belongs to."""
         return max(0, bisect_right(self.starts, epoch) - 1)
 
     def place(self, step: int, per_epoch: int, total: float) -> tuple[int, float]:
-        """Return the phase of an optimizer step and the progress that its schedule sees.
+        """Return the phase of an optimizer step and the progress for its schedule.
 
         Args:
-            step: Optimizer steps done.
-            per_epoch: Optimizer steps an epoch.
-            total: Optimizer steps of the run.
+            step: Number of completed optimizer steps.
+            per_epoch: Optimizer steps per epoch.
+            total: Optimizer steps in the run.
         """
         number = self.at(step // per_epoch)
         begin, end = 0.0, total
@@ -83,75 +83,75 @@ class Phases:
         return 1.0 if step.lr_factor is None else step.lr_factor
 
     def learning(self, groups: Sequence[LayerGroup]) -> list[frozenset[str]]:
-        """Return for each phase the layer groups that learn, and ``head`` where new layers do.
+        """Return the trainable layer groups of each phase; ``head`` stands for new layers.
 
-        A group without parameters goes with the group before it: dropout behind a frozen layer
-        rests as well.
+        A group without parameters follows the group before it, so that dropout after a frozen layer
+        is also in evaluation mode.
 
         Args:
-            groups: The backbone's, from input to output.
+            groups: Layer groups of the backbone, from input to output.
 
         Raises:
-            ConfigError: If a step names no group of this backbone, or nothing that could learn.
+            ConfigError: If a step names an unknown layer group, or has no trainable parameters.
         """
         if not self.steps:
             return [frozenset(("head", *(group.name for group in groups)))]
-        holding = [group.name for group in groups if group.parameters]
-        faults: list[str] = []
-        found = []
+        with_parameters = [group.name for group in groups if group.parameters]
+        problems: list[str] = []
+        trainable = []
         for number, step in enumerate(self.steps):
             names = set()
-            for word in step.train:
-                names |= _meant(word, [group.name for group in groups], holding)
-                if not _known(word, groups):
-                    faults.append(_unknown(number, word, groups))
-            if not names & {"head", *holding} and not faults:
-                faults.append(
-                    f"phases.steps[{number}].train=[{','.join(step.train)}] holds no parameters, "
-                    f"so nothing would learn; type head, or one of {', '.join(holding)}"
+            for entry in step.train:
+                names |= _expand(entry, [group.name for group in groups], with_parameters)
+                if not _is_known(entry, groups):
+                    problems.append(_unknown_message(number, entry, groups))
+            if not names & {"head", *with_parameters} and not problems:
+                problems.append(
+                    f"phases.steps[{number}].train=[{','.join(step.train)}] has no parameters, so "
+                    f"nothing would be trained; use head, or one of {', '.join(with_parameters)}"
                 )
-            before = False
+            previous = False
             for group in groups:
-                if not group.parameters and before:
+                if not group.parameters and previous:
                     names.add(group.name)
-                before = group.name in names
-            found.append(frozenset(names))
-        if faults:
-            raise ConfigError(faults)
-        return found
+                previous = group.name in names
+            trainable.append(frozenset(names))
+        if problems:
+            raise ConfigError(problems)
+        return trainable
 
 
-def _last(word: str) -> int | None:
-    number = word.removeprefix("last:")
-    return int(number) if word != number and number.isdigit() and int(number) else None
+def _last_count(entry: str) -> int | None:
+    number = entry.removeprefix("last:")
+    return int(number) if entry != number and number.isdigit() and int(number) else None
 
 
-def _meant(word: str, names: list[str], holding: list[str]) -> set[str]:
-    last = _last(word)
-    if last is not None:
-        return set(holding[-last:])
-    return set(names) if word == "backbone" else {word}
+def _expand(entry: str, names: list[str], with_parameters: list[str]) -> set[str]:
+    count = _last_count(entry)
+    if count is not None:
+        return set(with_parameters[-count:])
+    return set(names) if entry == "backbone" else {entry}
 
 
-def _known(word: str, groups: Iterable[LayerGroup]) -> bool:
+def _is_known(entry: str, groups: Iterable[LayerGroup]) -> bool:
     names = {"head", "backbone", *(group.name for group in groups)}
-    return word in names or _last(word) is not None
+    return entry in names or _last_count(entry) is not None
 
 
-def _unknown(number: int, word: str, groups: Iterable[LayerGroup]) -> str:
+def _unknown_message(number: int, entry: str, groups: Iterable[LayerGroup]) -> str:
     names = [group.name for group in groups]
-    hint = nearest(word, ["head", "backbone", *names])
-    own = "" if hint.startswith("valid") else f" This backbone's are {', '.join(names)}."
+    hint = nearest(entry, ["head", "backbone", *names])
+    available = "" if hint.startswith("valid") else f" (layer groups: {', '.join(names)})"
     return (
-        f"phases.steps[{number}].train has {word!r}, which is no layer group; {hint}{own} Type a "
-        "name, head, backbone or last:N"
+        f"phases.steps[{number}].train: {entry!r} is not a layer group of this backbone; "
+        f"{hint}{available}; use layer group names, head, backbone or last:N"
     )
 
 
 def epoch_of(start: float, max_epochs: int) -> int:
-    """Return the epoch that ``from`` means: itself, or that fraction of the run.
+    """Return the epoch for a value of ``from``, which is an epoch or a fraction of the run.
 
-    A fraction falls neither on the first epoch nor beyond the last one.
+    A fraction is never mapped to the first epoch or beyond the last one.
 
     >>> epoch_of(3, 10), epoch_of(0.66, 10), epoch_of(0.1, 2), epoch_of(0.9, 2)
     (3, 7, 1, 1)
@@ -162,15 +162,15 @@ def epoch_of(start: float, max_epochs: int) -> int:
 
 
 def resolved_steps(steps: Sequence[Mapping[str, Any]], max_epochs: int) -> list[dict[str, Any]]:
-    """Return the steps with whole epochs; of fractions on one epoch the last is kept.
+    """Return the steps with fractions resolved to epochs; of steps at one epoch, keep the last.
 
     >>> resolved_steps([{"from": 0}, {"from": 0.1}, {"from": 0.2}], max_epochs=2)
     [{'from': 0}, {'from': 1}]
     """
-    found = {epoch_of(step["from"], max_epochs): step for step in steps}
-    return [{**step, "from": epoch} for epoch, step in found.items() if epoch < max_epochs]
+    by_epoch = {epoch_of(step["from"], max_epochs): step for step in steps}
+    return [{**step, "from": epoch} for epoch, step in by_epoch.items() if epoch < max_epochs]
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number; true and false are none."""
+    """Return whether a value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Models that learn from labels alone; each says only which losses it has."""
+"""Supervised models: fine-tuning, feature extraction and training on the labelled target."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["FeatureExtraction", "FineTuning", "LabelledTarget"]
 
 
 class FineTuning(TransferModule):
-    """Everything learns, from the labelled source alone (also the baseline ``source_only``)."""
+    """Trains all layers on the labelled source (also used for the baseline ``source_only``)."""
 
     def losses(self, batch: dict[str, Batch]) -> Terms:
-        """Return the task's loss on what has labels."""
+        """Return the task's loss on the labelled samples."""
         return self.task_terms(self.views(batch))
 
 
 class FeatureExtraction(FineTuning):
-    """A frozen backbone and a head that learns.
+    """Trains a head on a frozen backbone.
 
-    Frozen means frozen: the backbone is in evaluation mode (batch norm normalises by its stored
-    statistics, which do not move), builds no graph, and is in no optimizer group.
+    The backbone stays in evaluation mode (batch norm uses and keeps its stored statistics), builds
+    no autograd graph and is in no optimizer group.
     """
 
     takes_phases: ClassVar[bool] = False
@@ -36,26 +36,26 @@ class FeatureExtraction(FineTuning):
         self.backbone.eval()
 
     def train(self, mode: bool = True) -> FeatureExtraction:
-        """Switch the head; the backbone stays in evaluation mode."""
+        """Set the mode of the head; the backbone stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
 
     def frozen_depth(self) -> int:
-        """Return the number of all layer groups."""
+        """Return the number of layer groups, which are all frozen."""
         return len(self.backbone.layer_groups())
 
     def extract(self, inputs: Tensor) -> Tensor:
-        """Return features without a graph."""
+        """Return features without an autograd graph."""
         with torch.no_grad():
             return super().extract(inputs)
 
 
 class LabelledTarget(FineTuning):
-    """Everything learns, from *labelled target* training pictures (the baseline ``oracle``).
+    """Trains all layers on *labelled target* training samples (the baseline ``oracle``).
 
-    Steps, batches and settings are those of every other model. What learns from the source
-    elsewhere learns from the target here, and target validation is scored with its labels.
+    Steps, batches and settings are the same as for the other models, but the target takes the place
+    of the source in training, and target validation uses its labels.
     """
 
     learn_from: ClassVar[str] = "target"

@@ -1,4 +1,4 @@
-"""A second copy of the model that follows it and never learns."""
+"""Teacher models: a moving average or a frozen copy of backbone and task."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Twin"]
+__all__ = ["Teacher"]
 
 
-class Twin(nn.Module):
-    """Backbone and task as they were, or as they are on average; always in evaluation mode.
+class Teacher(nn.Module):
+    """A moving average or a frozen copy of backbone and task, always in evaluation mode.
 
     Args:
-        backbone: To copy.
-        task: To copy.
-        kind: ``average`` moves a little towards the model after every step; ``frozen`` copies it
-            once.
-        begins: Share of the run after which the frozen copy is taken.
-        momentum: Weight of the average's old value.
+        backbone: Backbone to copy.
+        task: Task to copy.
+        kind: ``average`` for a moving average over the steps, ``frozen`` for a single copy.
+        begins: Fraction of the run after which the frozen copy is taken.
+        momentum: Momentum of the moving average.
     """
 
     taken: Tensor
@@ -40,29 +39,29 @@ class Twin(nn.Module):
         self.kind = kind
         self.begins = begins
         self.momentum = momentum
-        # In the state dict: a resumed run must not take the copy anew.
+        # A buffer, so that a resumed run does not take the copy again.
         self.register_buffer("taken", torch.tensor(kind == "average"))
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: a teacher's answer depends on no other sample."""
+        """Stay in evaluation mode, so that outputs do not depend on the other samples."""
         return super().train(False)
 
     @torch.no_grad()
     def before_step(self, backbone: nn.Module, task: nn.Module, progress: float) -> None:
-        """Take the frozen copy where its time has come."""
+        """Take the frozen copy once ``progress`` has reached its start."""
         if self.kind == "frozen" and progress >= self.begins and not self.taken:
-            self._move(backbone, task, momentum=0.0)
+            self._update(backbone, task, momentum=0.0)
             self.taken.fill_(True)
 
     @torch.no_grad()
     def after_step(self, backbone: nn.Module, task: nn.Module) -> None:
-        """Move the average."""
+        """Update the moving average."""
         if self.kind == "average":
-            self._move(backbone, task, self.momentum)
+            self._update(backbone, task, self.momentum)
 
-    def _move(self, backbone: nn.Module, task: nn.Module, momentum: float) -> None:
+    def _update(self, backbone: nn.Module, task: nn.Module, momentum: float) -> None:
         for own, other in ((self.backbone, backbone), (self.task, task)):
             values = other.state_dict()
             for name, value in own.state_dict().items():

@@ -1,1 +1,1 @@
-"""The report of a run and of a sweep: files, tables, figures, one HTML page."""
+"""Reports of runs and sweeps: tables, figures and self-contained HTML pages."""

@@ -1,4 +1,4 @@
-"""What a finished run leaves beside its report: the curves and the predictions."""
+"""Readers for the logged metrics and the predictions of a finished run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Curves = dict[str, "Series"]
 
 
 class Series(NamedTuple):
-    """One logged column without its empty cells; the three arrays have one length.
+    """One logged column without its empty cells; all three arrays have the same length.
 
     Attributes:
-        epoch: Epoch of each value, counted from 0 as Lightning does; NaN where unknown.
+        epoch: Zero-based epoch of each value; NaN if unknown.
         step: Optimizer step of each value.
         value: The logged values.
     """
@@ -34,7 +34,7 @@ class Series(NamedTuple):
     value: Array
 
     def per_epoch(self) -> tuple[Array, Array]:
-        """Return the epochs and the mean of the finite values logged in each.
+        """Return the epochs and the mean of the finite values of each.
 
         >>> Series(np.array([0, 0, 1]), np.array([1, 2, 3]), np.array([1.0, 3.0, 5.0])).per_epoch()
         (array([0, 1]), array([2., 5.]))
@@ -46,10 +46,10 @@ class Series(NamedTuple):
 
 
 def read_curves(path: str | Path) -> Curves:
-    """Read a ``metrics.csv`` of Lightning's CSVLogger; empty when there is no such file.
+    """Read a ``metrics.csv`` of Lightning's CSVLogger; empty if the file does not exist.
 
-    Rows without an epoch (a learning-rate monitor writes such) take that of the next row that
-    has one.
+    Rows without an epoch, such as those of a learning-rate monitor, get the epoch of the next row
+    that has one.
 
     Raises:
         DataError: If a cell is not a number.
@@ -72,8 +72,8 @@ def _number(cell: str, column: str, path: Path, line: int) -> float:
         return float(cell)
     except (TypeError, ValueError):
         raise DataError(
-            f"{path}, line {line}: column {column!r} holds {cell!r} where a number was expected. "
-            "Mend the cell or delete the line; the page can then be written again with tl-report"
+            f"{path}, line {line}: column {column!r} must be a number, got {cell!r}. "
+            "Fix the cell or delete the line, then write the page again with tl-report"
         ) from None
 
 
@@ -90,7 +90,7 @@ def _series(rows: list[dict[str, float]], name: str) -> Series:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The arrays of ``predictions.npz`` and the names of the classes.
+    """The arrays of ``predictions.npz`` and the class names.
 
     Attributes:
         arrays: ``{domain}_true`` (N,), ``{domain}_pred`` (N,), ``features_before`` (M, 2), ...
@@ -101,14 +101,14 @@ class Predictions:
     classes: list[str]
 
     def pair(self, domain: str) -> tuple[Array, Array] | None:
-        """Return (true, predicted) of the labelled items of a domain, or None when absent."""
+        """Return (true, predicted) of the labelled samples of a domain; None if there are none."""
         true, pred = self.arrays.get(f"{domain}_true"), self.arrays.get(f"{domain}_pred")
         if true is None or pred is None or not np.any(true >= 0):
             return None
         return true[true >= 0], pred[true >= 0]
 
     def confusion(self, domain: str) -> Array | None:
-        """Return the counts (C, C), rows true and columns predicted, or None when absent."""
+        """Return counts (C, C), true classes in rows, predicted in columns; None if unlabelled."""
         pair = self.pair(domain)
         if pair is None:
             return None
@@ -117,7 +117,7 @@ class Predictions:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes: named, or at least as many as any index asks for."""
+        """Number of classes: the named ones, or more if a label exceeds them."""
         largest = (
             int(array.max()) + 1
             for key, array in self.arrays.items()
@@ -126,31 +126,31 @@ class Predictions:
         return max([len(self.classes), *largest])
 
     def name(self, index: int) -> str:
-        """Return the name of a class, or its index when it has none."""
+        """Return the name of a class, or its index if it has no name."""
         return self.classes[index] if 0 <= index < len(self.classes) else str(index)
 
 
 def read_predictions(path: str | Path, classes: list[str]) -> Predictions:
-    """Read a ``predictions.npz``; holds no array when there is no such file.
+    """Read a ``predictions.npz``; the result has no arrays if the file does not exist.
 
     Args:
         path: The file.
         classes: Class names by index.
 
     Raises:
-        DataError: If the file is broken or needs pickle.
+        DataError: If the file is corrupt or contains pickled objects.
     """
     path = Path(path)
     if not path.is_file():
         return Predictions({}, classes)
     try:
-        # Opened here, since numpy leaves the file open when it turns out to be no archive.
+        # Opened here because np.load leaks the file handle if the file is not an archive.
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path} cannot be read as a numpy archive of plain arrays ({error}): it was cut short "
-            "or written by something else. Delete it and write the page again with tl-report, "
-            "or run the evaluation again"
+            f"{path} cannot be read as a numpy archive of plain arrays ({error}): it is truncated "
+            "or was not written by this package. Delete it and write the page again with "
+            "tl-report, or run the evaluation again"
         ) from error
     return Predictions(arrays, classes)

@@ -1,4 +1,4 @@
-"""What is printed and written after a run and after a sweep."""
+"""Terminal output for finished runs and sweeps."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["print_metrics", "print_run", "report_folder"]
 
 
 def console() -> Console:
-    """Return a console that does not break tables when the output is a file."""
+    """Return a console that is wide enough for tables when stdout is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def report_folder(folder: Path, as_sweep: bool | None = None) -> None:
-    """Write the page of a run folder, or the table of all runs below a folder, and print it.
+    """Write and print the report of a run folder or of a sweep folder.
 
     Args:
-        folder: Of a run or of a sweep.
-        as_sweep: Which of them; None: what lies there says so.
+        folder: Folder of a run or of a sweep.
+        as_sweep: Whether to treat it as a sweep; None: only if it has no ``report.json``.
 
     Raises:
-        DataError: If the folder does not exist, or holds no run.
+        DataError: If the folder does not exist or contains no runs.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder at {folder}; type the path of a run's or a sweep's folder")
+        raise DataError(f"folder not found: {folder}; pass the folder of a run or of a sweep")
     from tl_lightning.reporting.run.page import write_page
     from tl_lightning.reporting.schema import read_report
     from tl_lightning.reporting.studies.activation_report import is_study, write_study
@@ -40,32 +40,32 @@ def report_folder(folder: Path, as_sweep: bool | None = None) -> None:
     from tl_lightning.reporting.sweep.summary import summarise
     from tl_lightning.reporting.sweep.tables import render
 
-    here = (folder / "report.json").is_file()
-    if here if as_sweep is None else not as_sweep:
+    is_run = (folder / "report.json").is_file() if as_sweep is None else not as_sweep
+    if is_run:
         print_run(read_report(folder), write_page(folder))
         return
     page = write_sweep(folder)
     render(summarise(collect(folder)), console())
-    print(f"page: {page} (also table.md, table.csv and sweep.json beside it)")
+    print(f"page: {page} (with table.md, table.csv and sweep.json in the same folder)")
     if is_study(collect(folder)):
         print(f"study: {write_study(folder)}")
 
 
 def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None:
-    """Print a run's test figures, where its page lies, and whether it helped.
+    """Print a run's test metrics, the path of its page and the comparison with its baseline.
 
     Args:
         report: The run's report.
-        page: Its page, in the run's folder.
-        alone: Whether to say so if there is no baseline; a sweep may train it in another job.
+        page: The run's page, in the run's folder.
+        alone: Whether to advise running a missing baseline, which in a sweep may be another job.
     """
     selection = report["selection"]
     title = f"{report['name']} on {report['data']}, seed {report['seed']}"
     print_metrics(report["metrics"], title=title)
-    peeks = "  USES TARGET LABELS" if uses_target_labels(report) else ""
+    warning = "  USES TARGET LABELS" if uses_target_labels(report) else ""
     print(
         f"selected by {selection['rule']}: {selection['words']} "
-        f"(epoch {selection['epoch']}, counted from 0){peeks}"
+        f"(epoch {selection['epoch']}, zero-based){warning}"
     )
     for note in report["notes"]:
         print(f"note: {note}")
@@ -74,20 +74,20 @@ def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None
 
 
 def print_verdict(report: Mapping[str, Any], folder: Path, alone: bool) -> None:
-    """Print whether the run helped over its baselines, or what to type to find out."""
-    from tl_lightning.reporting.run.context import read_bracket
+    """Print the comparison with the baseline, or how to obtain one."""
+    from tl_lightning.reporting.run.context import read_baselines
     from tl_lightning.reporting.verdict import advice, run_verdict
 
-    bracket, _ = read_bracket(folder)
-    verdict, missing = run_verdict(report, bracket), advice(report, bracket)
+    baselines, _ = read_baselines(folder)
+    verdict, missing = run_verdict(report, baselines), advice(report, baselines)
     if missing and alone:
-        verdict = f"{missing['text'].removesuffix('.')}; type {missing['command']}"
+        verdict = f"{missing['text'].removesuffix('.')}; run {missing['command']}"
     if verdict:
         print(verdict)
 
 
 def print_metrics(metrics: Mapping[str, float], title: str) -> None:
-    """Print test metrics, a row a domain."""
+    """Print test metrics, one row per domain."""
     table = Table(title=title, title_justify="left")
     columns = ("acc", "precision", "recall", "f1")
     table.add_column("domain")

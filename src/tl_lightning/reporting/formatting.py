@@ -1,4 +1,4 @@
-"""How figures and rules are put into words, alike on the page, in tables and in the terminal."""
+"""Text formatting of metrics and selection rules, shared by pages, tables and terminal output."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = [
 ]
 
 BASELINES = {"source_only": "source-only", "joint_bn": "joint batch norm"}
-"""Runs that every adapted figure is held against, and how they are called in a sentence."""
+"""Baseline runs that every adapted model is compared with, and their display names."""
 
-BOUND = "learned from the target's labelled training pictures: an upper bound, not a result"
-"""What a run whose model learned from target labels says of itself."""
+BOUND = "trained on labelled target images: an upper bound, not a result"
+"""Note in the report of a run that was trained on target labels."""
 
 RULES = {
-    "source_val": "best validation accuracy on the source; no target label was used",
-    "entropy": "lowest entropy of the predictions on the target; no target label was used",
-    "im": "information maximisation on the target; no target label was used",
-    "bnm": "largest nuclear norm of the predictions on the target; no target label was used",
-    "snd": "soft neighbourhood density on the target; no target label was used",
-    "dev": "deep embedded validation; no target label was used",
-    "iwcv": "importance-weighted risk on the source; no target label was used",
-    "last": "the last epoch; nothing was compared",
+    "source_val": "best source validation accuracy; no target labels used",
+    "entropy": "lowest entropy of the target predictions; no target labels used",
+    "im": "information maximisation on the target; no target labels used",
+    "bnm": "largest nuclear norm of the target predictions; no target labels used",
+    "snd": "soft neighbourhood density on the target; no target labels used",
+    "dev": "deep embedded validation; no target labels used",
+    "iwcv": "importance-weighted source risk; no target labels used",
+    "last": "last epoch; no checkpoints were compared",
     "oracle": "best accuracy on labelled target data",
 }
 
@@ -43,7 +43,7 @@ METRICS = {"acc": "accuracy", "f1": "F1", "auroc": "AUROC", "top5_acc": "top-5 a
 
 
 def uses_target_labels(report: Mapping[str, Any]) -> bool:
-    """Return whether the model was chosen or taught with target labels: its figure is a bound.
+    """Return whether target labels were used to train or select the model (an upper bound).
 
     >>> uses_target_labels({"learned_from": "target"}), uses_target_labels({"selection": {}})
     (True, False)
@@ -54,7 +54,7 @@ def uses_target_labels(report: Mapping[str, Any]) -> bool:
 
 
 def taught_by_target(report: Mapping[str, Any]) -> bool:
-    """Return whether the model learned from target labels, as the baseline ``oracle`` does."""
+    """Return whether the model was trained on target labels, as the baseline ``oracle`` is."""
     return report.get("learned_from") == "target"
 
 
@@ -68,7 +68,7 @@ def percent(value: float | None) -> str:
 
 
 def points(value: float) -> str:
-    """Return a difference of fractions in signed points; what rounds to zero has no minus.
+    """Return a difference of fractions in signed percentage points; never ``-0.0``.
 
     >>> points(0.175), points(-0.0001)
     ('+17.5', '+0.0')
@@ -78,7 +78,7 @@ def points(value: float) -> str:
 
 
 def metric_value(name: str, value: Any) -> str:
-    """Return a metric as text: a percentage if it is a share, else four digits.
+    """Return a metric as text: a percentage if it is a fraction, else four significant digits.
 
     >>> metric_value("acc", 0.5), metric_value("loss", 0.5), metric_value("loss", None)
     ('50.0 %', '0.5', 'not finite')
@@ -89,23 +89,23 @@ def metric_value(name: str, value: Any) -> str:
 
 
 def domains_of(config: Mapping[str, Any]) -> str:
-    """Return between which domains a run was, by their names or folders; empty if it names none.
+    """Return the names or folders of a run's source and target; empty if the config has none.
 
     >>> domains_of({"data": {"source": {"domain": ["photo", "art"]}, "target": {"root": "/my"}}})
     'photo+art to /my'
     """
     data = config.get("data") or {}
-    found = []
+    names = []
     for role in ("source", "target"):
         node = data.get(role)
-        said = (node.get("domain") or node.get("root")) if isinstance(node, Mapping) else None
-        said = said or data.get("root") or ""
-        found.append("+".join(said) if isinstance(said, list) else str(said))
-    return " to ".join(found) if any(found) else ""
+        domain = (node.get("domain") or node.get("root")) if isinstance(node, Mapping) else None
+        domain = domain or data.get("root") or ""
+        names.append("+".join(domain) if isinstance(domain, list) else str(domain))
+    return " to ".join(names) if any(names) else ""
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds as a person says them.
+    """Return a human-readable duration.
 
     >>> duration(7.25), duration(61.2), duration(7384)
     ('7.2 s', '1 min 1 s', '2 h 3 min')
@@ -120,7 +120,7 @@ def duration(seconds: float | None) -> str:
 
 
 def seeds_text(count: int, paired: bool = False) -> str:
-    """Return a number of seeds with its noun.
+    """Return a seed count with its noun.
 
     >>> seeds_text(1), seeds_text(5, paired=True)
     ('1 seed', '5 paired seeds')
@@ -129,16 +129,16 @@ def seeds_text(count: int, paired: bool = False) -> str:
 
 
 def seeds_range(seeds: Iterable[int]) -> str:
-    """Return seeds with runs of three and more closed up.
+    """Return seeds as text, with three or more consecutive ones as a range.
 
     >>> seeds_range([0, 1, 2, 3, 7, 9, 10])
     '0-3, 7, 9, 10'
     """
-    runs: list[list[int]] = []
+    ranges: list[list[int]] = []
     for seed in sorted(seeds):
-        if runs and seed == runs[-1][-1] + 1:
-            runs[-1].append(seed)
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1].append(seed)
         else:
-            runs.append([seed])
-    texts = [f"{r[0]}-{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+            ranges.append([seed])
+    texts = [f"{r[0]}-{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in ranges]
     return ", ".join(texts)

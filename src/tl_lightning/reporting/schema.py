@@ -1,4 +1,4 @@
-"""The report on disk: what ``report.json`` is, and writing a file whole or not at all."""
+"""Reader and schema version of ``report.json``."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from tl_lightning.utils.files import read_json
 __all__ = ["SCHEMA", "read_report"]
 
 SCHEMA = 1
-"""Version of ``report.json``; goes up when a reader of the old one would be misled."""
+"""Version of ``report.json``; incremented on changes that are not backward compatible."""
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
     """Read the report of a finished run.
 
     Args:
-        path: ``report.json`` itself or the folder it lies in.
+        path: ``report.json`` or its folder.
 
     Returns:
         The report as plain values; ``metrics`` is flat, with fractions in [0, 1].
 
     Raises:
-        DataError: If the file is missing, broken, of another kind or of an unknown schema.
+        DataError: If the file is missing, corrupt, not a run report, or of an unknown schema.
     """
     path = Path(path)
     path = path / "report.json" if path.suffix != ".json" else path
     report = read_json(path)
     if report.get("schema") != SCHEMA:
         raise DataError(
-            f"{path} has schema {report.get('schema')!r}, and this version of tl_lightning reads "
-            f"schema {SCHEMA}: it was written by another version. Install the version named under "
-            f"'versions' in that file (got {_written_by(report)}), or run again"
+            f"{path} has schema {report.get('schema')!r}, but this version of tl_lightning reads "
+            f"schema {SCHEMA}. Install the version of tl_lightning that wrote the file "
+            f"(versions.tl_lightning: {_written_by(report)}), or run again"
         )
     if report.get("kind") != "run":
         raise DataError(
             f"{path} is a report of kind {report.get('kind')!r}, not 'run'. "
-            "Name the folder of one run: tl-report outputs/<experiment>/<run id>"
+            "Pass the folder of a run: tl-report outputs/<experiment>/<run id>"
         )
     return report
 

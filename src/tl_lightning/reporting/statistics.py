@@ -1,4 +1,4 @@
-"""How sure a figure is: Student's t over paired seeds, Wilson's interval over pictures."""
+"""Confidence intervals: Student's t over seeds, Wilson's for the accuracy on a test set."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean and how far it may be off, in the unit of the values.
+    """A mean with its confidence interval, in the unit of the values.
 
     Attributes:
         mean: Arithmetic mean.
         std: Standard deviation with ddof 1; None for a single value.
-        low: Lower end of the interval of the mean; None without one.
-        high: Upper end.
+        low: Lower end of the interval; None if there is none.
+        high: Upper end of the interval; None if there is none.
         n: Number of values.
     """
 
@@ -35,11 +35,11 @@ class Interval(NamedTuple):
 def student(values: Sequence[float]) -> Interval:
     r"""Return the mean with its 95 % Student t interval.
 
-    ``mean +- t_{0.975, n-1} s / sqrt(n)``. Values that do not vary have no interval: seeds that
-    change nothing are not n independent trials.
+    ``mean +- t_{0.975, n-1} s / sqrt(n)``. Identical values have no interval: seeds that do not
+    change the result are not n independent trials.
 
     Args:
-        values: One value a seed (for paired differences: one difference a seed); at least one.
+        values: One value (or paired difference) per seed; at least one.
 
     >>> round(student([0.1, 0.2, 0.3]).low, 4)
     -0.0484
@@ -51,14 +51,14 @@ def student(values: Sequence[float]) -> Interval:
     if len(data) == 1:
         return Interval(mean, None, None, None, 1)
     std = float(data.std(ddof=1))
-    if std < 1e-12:  # rounding of equal differences, far below one picture
+    if std < 1e-12:  # rounding of equal differences, far below the effect of one image
         return Interval(mean, 0.0, None, None, len(data))
     half = float(stdtrit(len(data) - 1, 0.5 + CONFIDENCE / 2)) * std / math.sqrt(len(data))
     return Interval(mean, std, mean - half, mean + half, len(data))
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share of ``hits`` in ``n`` > 0 independent trials.
+    """Return Wilson's 95 % interval of a fraction: ``hits`` of ``n`` > 0 independent trials.
 
     Wilson (1927), "Probable inference, the law of succession, and statistical inference".
 
@@ -66,7 +66,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     [0.404, 0.596]
     """
     z = float(ndtri(0.5 + CONFIDENCE / 2))
-    share, scale = hits / n, 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    fraction, scale = hits / n, 1 + z * z / n
+    centre = (fraction + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)

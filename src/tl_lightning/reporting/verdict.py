@@ -1,4 +1,4 @@
-"""The sentence that a run ends with: whether adaptation helped, and how little one seed says."""
+"""Verdict at the end of a run: comparison with its baselines, or advice to run them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["advice", "run_verdict"]
 Run = Mapping[str, Any]
 
 
-def run_verdict(report: Run, bracket: Sequence[Run]) -> str | None:
-    """Return whether a run helped over the first of its baselines; None where nothing can be said.
+def run_verdict(report: Run, baselines: Sequence[Run]) -> str | None:
+    """Return the comparison of a run with its first baseline, or None if it has none.
 
     Args:
         report: The run's report.
-        bracket: The reports of the baselines beside it.
+        baselines: The reports of its baselines.
 
     >>> run = {"name": "dann", "data": "d", "seed": 0, "metrics": {"target/test/acc": 0.75}}
     >>> base = run | {"name": "source_only", "metrics": {"target/test/acc": 0.5}}
     >>> run_verdict(run, [base])
-    'dann helped by 25.0 points over source-only in one seed; one seed says nothing about spread.'
+    'dann is 25.0 points better than source-only with one seed; the spread over seeds is unknown.'
     """
-    own, others = _group(report), [_group(run) for run in bracket]
+    own, others = _group(report), [_group(run) for run in baselines]
     for name in BASELINES if own.accuracies("target") else ():
         candidates = [other for other in others if other.name == name]
         if candidates:
@@ -35,24 +35,24 @@ def run_verdict(report: Run, bracket: Sequence[Run]) -> str | None:
     return None
 
 
-def advice(report: Run, bracket: Sequence[Run]) -> dict[str, str] | None:
-    """Say what is missing for the figure to mean something, and what to type."""
+def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
+    """Return which baseline is missing (``text``) and the command that runs it, or None."""
     if report.get("name") in BASELINES or report.get("baseline_of") or taught_by_target(report):
         return None
-    adapted = (report.get("config") or {}).get("adapter", True)
-    named = any(run.get("name") in BASELINES for run in bracket)
-    if named or not _group(report).accuracies("target") or not adapted:
-        return None  # or nothing was adapted: the model is its own baseline
+    adapted = (report.get("config") or {}).get("method", True)
+    has_baseline = any(run.get("name") in BASELINES for run in baselines)
+    if has_baseline or not _group(report).accuracies("target") or not adapted:
+        return None  # without a method the model is its own baseline
     config = report.get("config") or {}
     if str((config.get("model") or {}).get("_target_")).endswith(".SourceFree"):
-        return {  # such a run trains no baseline: it is held against the model that it began with
-            "text": "What the model was worth before it adapted is not in this folder.",
+        return {  # source-free runs train no baseline; compare with the initial model instead
+            "text": "The accuracy of the model before adaptation is not in this folder.",
             "command": f"evaluate.py checkpoint={config.get('init')}",
         }
     return {
-        "text": "There is no source-only baseline in this folder: a figure without it says little.",
-        # Data, backbone and rates stand in that command, and nowhere in a shorter one.
-        "command": "the same command with bracket=true",
+        "text": "No source-only baseline found in this folder to compare the accuracy with.",
+        # Only the full command has the data, backbone and learning rates.
+        "command": "the same command with baselines=true",
     }
 
 

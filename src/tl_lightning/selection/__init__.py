@@ -1,1 +1,1 @@
-"""Scores that choose a model without target labels."""
+"""Model selection without target labels: scores, selection rules and the collapse filter."""

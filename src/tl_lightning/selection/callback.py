@@ -1,4 +1,4 @@
-"""Score every epoch's model without target labels, for the rules that choose one."""
+"""Callback that logs model selection scores without target labels after every validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from tl_lightning.data.samplers.domain import spread
 from tl_lightning.errors import ConfigError
 from tl_lightning.models.base import DOMAINS
-from tl_lightning.selection.collapse import collapsed, floored
+from tl_lightning.selection.collapse import apply_collapse_filter, collapsed
 from tl_lightning.selection.scores import NAMES, Outputs, raw_scores
 
 __all__ = ["Validators"]
@@ -23,62 +23,68 @@ Rows = dict[int, tuple[NDArray[Any], ...]]
 
 
 class Validators(L.Callback):
-    """Log ``validator/<name>`` in every validation, and ``validator/floored/<name>`` for the rules.
+    """Log ``validator/<name>`` and, for the selection rules, ``validator/floored/<name>``.
 
-    The scores are those of ``selection/scores.py``, of pictures spread evenly over each domain's
-    validation split: the same ones in every epoch and on any number of ranks. Labels of the target
-    are never read. A floored score is that of a model that has not collapsed, and else one below
-    all; ``validator/floor`` is the source accuracy below which a model counts as collapsed.
+    Scores are computed by ``selection/scores.py`` on samples spread evenly over each validation
+    split: the same samples in every epoch and for any number of ranks. Target labels are never
+    read. ``validator/floored/<name>`` is the score after the collapse filter, which gives collapsed
+    models a score below all others; ``validator/floor`` is the source accuracy below which a model
+    counts as collapsed.
 
     Args:
-        samples: Validation pictures a domain that are scored.
-        floor_ratio: Collapsed is whose source accuracy is below this share of the run's best so
-            far; in [0, 1].
-        least_predicted: Collapsed is who predicts a smaller share of the classes on the target; in
-            [0, 1].
+        samples: Number of validation samples per domain.
+        min_source_ratio: A model counts as collapsed if its source accuracy is below this fraction
+            of the best seen in the run; in [0, 1].
+        min_predicted_classes: A model counts as collapsed if it predicts less than this fraction
+            of the classes on the target; in [0, 1].
 
     Raises:
-        ConfigError: If an argument is out of its range.
+        ConfigError: If an argument is out of range.
     """
 
-    def __init__(self, *, samples: int, floor_ratio: float, least_predicted: float) -> None:
-        knobs = {"samples": samples, "floor_ratio": floor_ratio, "least_predicted": least_predicted}
-        found = self.faults("callbacks.validators", knobs)
-        if found:
-            raise ConfigError(found)
+    def __init__(
+        self, *, samples: int, min_source_ratio: float, min_predicted_classes: float
+    ) -> None:
+        params = {
+            "samples": samples,
+            "min_source_ratio": min_source_ratio,
+            "min_predicted_classes": min_predicted_classes,
+        }
+        problems = self.check_config("callbacks.validators", params)
+        if problems:
+            raise ConfigError(problems)
         self.samples = samples
-        self.floor_ratio = floor_ratio
-        self.least_predicted = least_predicted
+        self.min_source_ratio = min_source_ratio
+        self.min_predicted_classes = min_predicted_classes
         self.best_source_acc = 0.0
         self.wanted: dict[str, Tensor] = {}
         self.kept: dict[str, list[tuple[Tensor, ...]]] = {}
 
     @classmethod
-    def faults(cls, where: str, knobs: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the settings, a sentence each."""
-        found = []
-        if knobs["samples"] < 2:
-            found.append(
-                f"{where}.samples={knobs['samples']} are too few pictures to compare; type "
-                f"{where}.samples=1000"
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
+        """Return one message per invalid setting."""
+        problems = []
+        if params["samples"] < 2:
+            problems.append(
+                f"{where}.samples={params['samples']} must be at least 2; set {where}.samples=1000"
             )
-        for key, usual in (("floor_ratio", 0.9), ("least_predicted", 0.5)):
-            if not 0 <= knobs[key] <= 1:
-                found.append(
-                    f"{where}.{key}={knobs[key]} is not in [0, 1]; type {where}.{key}={usual}"
+        for key, default in (("min_source_ratio", 0.9), ("min_predicted_classes", 0.5)):
+            if not 0 <= params[key] <= 1:
+                problems.append(
+                    f"{where}.{key}={params[key]} is not in [0, 1]; set {where}.{key}={default}"
                 )
-        return found
+        return problems
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best source accuracy so far."""
+        """Return the best source accuracy seen so far."""
         return {"best_source_acc": self.best_source_acc}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the best source accuracy."""
         self.best_source_acc = float(state_dict["best_source_acc"])
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the last epoch; decide which pictures are scored."""
+        """Reset the collected outputs; choose the samples to score."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.kept = {role: [] for role in data.roles}
         self.wanted = {
@@ -95,7 +101,7 @@ class Validators(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the outputs of the pictures that are scored; labels of the source alone."""
+        """Collect the outputs of the chosen samples, with labels for the source only."""
         role = DOMAINS[dataloader_idx]
         names = ("index", "features", "logits", *(("labels",) if role == "source" else ()))
         index = outputs["index"]
@@ -103,9 +109,9 @@ class Validators(L.Callback):
         self.kept[role].append(tuple(outputs[name][chosen] for name in names))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Score the rows of all ranks, on the first one, and log the same on every rank."""
+        """Score the outputs of all ranks on rank 0, and log the same values on every rank."""
         kept, self.kept = self.kept, {}
-        parts: list[Any] = [{role: _rows(found) for role, found in kept.items()}]
+        parts: list[Any] = [{role: _rows(batches) for role, batches in kept.items()}]
         if trainer.world_size > 1:
             own, parts = parts[0], [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, own)
@@ -121,29 +127,29 @@ class Validators(L.Callback):
         pl_module.log_dict(values)
 
     def score(self, outputs: Mapping[str, Outputs]) -> dict[str, float]:
-        """Return what is logged of one checkpoint.
+        """Return the values to log for one model.
 
         Args:
-            outputs: Of ``source`` and, where there is one, ``target``.
+            outputs: Outputs for ``source`` and, if there is one, ``target``.
         """
         target = outputs.get("target")
-        found = raw_scores(outputs["source"], target)
-        accuracy = found["source_val"]
+        scores = raw_scores(outputs["source"], target)
+        accuracy = scores["source_val"]
         best = max(self.best_source_acc, accuracy)
-        values = {f"validator/{name}": value for name, value in found.items()}
-        values["validator/floor"] = self.floor_ratio * best
+        values = {f"validator/{name}": value for name, value in scores.items()}
+        values["validator/floor"] = self.min_source_ratio * best
         if target is not None:
-            bad = collapsed(
+            is_collapsed = collapsed(
                 accuracy,
                 best,
-                self.floor_ratio,
-                found["predicted"],
-                self.least_predicted,
+                self.min_source_ratio,
+                scores["predicted"],
+                self.min_predicted_classes,
                 target.logits.shape[1],
             )
             values |= {
-                f"validator/floored/{name}": floored(
-                    found[name], source_acc=accuracy, is_collapsed=bad
+                f"validator/floored/{name}": apply_collapse_filter(
+                    scores[name], source_acc=accuracy, is_collapsed=is_collapsed
                 )
                 for name in NAMES
             }
@@ -151,7 +157,7 @@ class Validators(L.Callback):
 
 
 def _rows(parts: list[tuple[Tensor, ...]]) -> Rows:
-    """Return features, logits and any labels by the picture's place in its split."""
+    """Return features, logits and labels, if any, by sample index."""
     columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     if not columns:
         return {}
@@ -160,5 +166,5 @@ def _rows(parts: list[tuple[Tensor, ...]]) -> Rows:
 
 
 def _outputs(rows: Rows) -> Outputs:
-    columns = zip(*(rows[place] for place in sorted(rows)), strict=True)
+    columns = zip(*(rows[index] for index in sorted(rows)), strict=True)
     return Outputs(*(np.stack(column) for column in columns))

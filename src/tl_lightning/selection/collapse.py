@@ -1,4 +1,4 @@
-"""What keeps a collapsed model from winning by a score that needs no target label."""
+"""Collapse filter: excludes collapsed models from model selection without target labels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["WORST", "collapsed", "floored", "kept"]
+__all__ = ["WORST", "apply_collapse_filter", "collapsed", "kept"]
 
-#: Below every score; finite, so that loggers can take it, and small enough that a float32 still
-#: tells one accuracy from another at this place.
+#: Lower than every score; finite, so that it can be logged, and small enough for float32 to still
+#: resolve an accuracy added to it.
 WORST = -1e4
 
 
@@ -18,19 +18,19 @@ def collapsed(
     best_source_acc: float,
     ratio: float,
     predicted: float,
-    least_predicted: float,
+    min_predicted_classes: float,
     num_classes: int,
 ) -> bool:
-    """Return whether a checkpoint counts as collapsed: bad on the source, or few classes left.
+    """Return whether a model has collapsed: low source accuracy, or few predicted classes.
 
     Args:
-        source_acc: On source validation, in [0, 1].
-        best_source_acc: The best one of the run so far.
-        ratio: Below ``ratio * best_source_acc`` is collapsed.
-        predicted: Second value of :func:`balance`.
-        least_predicted: A smaller share of the classes predicted is collapsed; a single class is
-            always.
-        num_classes: Classes in all.
+        source_acc: Accuracy on source validation, in [0, 1].
+        best_source_acc: Best source accuracy seen in the run.
+        ratio: A model has collapsed if its accuracy is below ``ratio * best_source_acc``.
+        predicted: Fraction of predicted classes, the second value of :func:`balance`.
+        min_predicted_classes: A model has collapsed if ``predicted`` is below this fraction, or if
+            it predicts a single class.
+        num_classes: Number of classes.
 
     >>> collapsed(0.95, 0.97, 0.9, 1.0, 0.5, 10), collapsed(0.13, 0.97, 0.9, 1.0, 0.5, 10)
     (False, True)
@@ -38,17 +38,17 @@ def collapsed(
     True
     """
     single = num_classes > 1 and predicted <= 1 / num_classes
-    return source_acc < ratio * best_source_acc or predicted < least_predicted or single
+    return source_acc < ratio * best_source_acc or predicted < min_predicted_classes or single
 
 
-def floored(score: float, *, source_acc: float, is_collapsed: bool) -> float:
-    """Return the score, or one below all where the checkpoint has collapsed or gave no number.
+def apply_collapse_filter(score: float, *, source_acc: float, is_collapsed: bool) -> float:
+    """Return the score, or one below all others if the model has collapsed or it is not finite.
 
-    Among those below all the best on the source is first: ``WORST + source_acc``.
+    Rejected models are ordered by source accuracy: their score is ``WORST + source_acc``.
 
-    >>> floored(3.0, source_acc=0.5, is_collapsed=False)
+    >>> apply_collapse_filter(3.0, source_acc=0.5, is_collapsed=False)
     3.0
-    >>> floored(3.0, source_acc=0.5, is_collapsed=True)
+    >>> apply_collapse_filter(3.0, source_acc=0.5, is_collapsed=True)
     -9999.5
     """
     if is_collapsed or not np.isfinite(score):
@@ -57,24 +57,24 @@ def floored(score: float, *, source_acc: float, is_collapsed: bool) -> float:
 
 
 def kept(scores: Sequence[float], source_acc: Sequence[float], ratio: float) -> int:
-    """Return the checkpoint that a run keeps, given the floored scores in their order.
+    """Return the index of the model that a run keeps, given its filtered scores by epoch.
 
-    A run sees one checkpoint at a time. What it keeps loses its score once the source accuracy has
-    risen so far that it is below the floor: early epochs are all bad on the source.
+    A run sees one model at a time. The best model is demoted once the best source accuracy has
+    risen so far that it counts as collapsed: source accuracy is low in all early epochs.
 
     Args:
-        scores: After :func:`floored`, at least one.
-        source_acc: Source accuracy of each.
-        ratio: As in :func:`collapsed`.
+        scores: Results of :func:`apply_collapse_filter`, at least one.
+        source_acc: Source accuracy of each model.
+        ratio: See :func:`collapsed`.
 
     >>> kept([9.0, 1.0, 2.0], [0.2, 0.9, 0.9], 0.9)
     2
     """
-    place, best, top = 0, scores[0], source_acc[0]
-    for now in range(1, len(scores)):
-        top = max(top, source_acc[now])
-        if source_acc[place] < ratio * top:
-            best = WORST + source_acc[place]
-        if scores[now] > best:
-            place, best = now, scores[now]
-    return place
+    best, best_score, best_acc = 0, scores[0], source_acc[0]
+    for i in range(1, len(scores)):
+        best_acc = max(best_acc, source_acc[i])
+        if source_acc[best] < ratio * best_acc:
+            best_score = WORST + source_acc[best]
+        if scores[i] > best_score:
+            best, best_score = i, scores[i]
+    return best

@@ -1,4 +1,4 @@
-"""How well a linear probe tells two domains apart: the proxy A-distance."""
+"""Domain distance: accuracy of a linear domain probe, and the proxy A-distance."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["probe_accuracy", "proxy_a_distance"]
 
 
 def probe_accuracy(source: NDArray[np.float32], target: NDArray[np.float32], seed: int) -> float:
-    """Return the accuracy of a fresh linear probe that tells source from target features.
+    """Return the accuracy of a fresh linear probe that classifies features by domain.
 
-    A logistic regression learns on half of the samples and is measured on the other half, with
-    both domains cut to the same size so that chance is 0.5.
+    A logistic regression is fitted on half of the samples and tested on the other half. The larger
+    domain is subsampled to the size of the smaller one, so that chance is 0.5.
 
     Args:
         source: ``(N_s, D)``.
         target: ``(N_t, D)``.
-        seed: Of the cut and the halves.
+        seed: Seed of the subsampling and the split into halves.
 
     >>> rng = np.random.default_rng(0)
     >>> a = rng.normal(size=(200, 4)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The rules that pick the model which is kept."""
+"""Selection rules: the metric by which the best model of a run is chosen."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ __all__ = ["SELECTIONS", "Selection"]
 
 @dataclass(frozen=True)
 class Selection:
-    """A rule that picks the epoch whose model is kept and tested.
+    """Rule that chooses the epoch whose model is saved and tested.
 
     Attributes:
-        monitor: The logged value, or None for the last epoch.
-        mode: Whether large or small values win.
-        needs_target: Whether target pictures (never labels) are needed.
-        uses_target_labels: Whether the rule peeks; only ``oracle`` does.
-        words: What the report says of it.
+        monitor: Name of the logged metric, or None for the last epoch.
+        mode: Whether higher (``max``) or lower (``min``) values are better.
+        needs_target: Whether the rule needs target images (never labels).
+        uses_target_labels: Whether the rule uses target labels; only ``oracle`` does.
+        description: Description in the report.
     """
 
     monitor: str | None
     mode: Literal["min", "max"]
     needs_target: bool
     uses_target_labels: bool
-    words: str
+    description: str
 
 
-def _unlabelled(name: str, words: str) -> Selection:
-    """Return a rule by a score of ``callbacks/validators.py``."""
-    words = f"{words} of models that have not collapsed, target unlabelled"
-    return Selection(f"validator/floored/{name}", "max", True, False, words)
+def _unlabelled(name: str, criterion: str) -> Selection:
+    """Return the rule for a score of ``selection/scores.py``, after the collapse filter."""
+    description = f"{criterion} among models that have not collapsed, target unlabelled"
+    return Selection(f"validator/floored/{name}", "max", True, False, description)
 
 
 SELECTIONS = {

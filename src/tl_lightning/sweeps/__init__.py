@@ -1,1 +1,1 @@
-"""Sweeps, baselines, launchers and tuning."""
+"""Sweeps, baselines, launchers and hyperparameter search."""

@@ -1,4 +1,4 @@
-"""The Hydra callback that writes a sweep's table."""
+"""Hydra callback that writes the table of a sweep."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from omegaconf import DictConfig
 from tl_lightning.reporting.console import report_folder
 from tl_lightning.sweeps.jobs import swept_models
 
-__all__ = ["SweepTables"]
+__all__ = ["SweepCallback"]
 
 
-class SweepTables(Callback):
-    """Write the table of a sweep when its last job ends."""
+class SweepCallback(Callback):
+    """Write the table of a sweep after its last job."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tell the processes that a launcher starts what they are part of."""
+        """Pass the swept models on to processes started by a launcher."""
         os.environ["TL_SWEPT_MODELS"] = ",".join(swept_models())
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the sweep's table, once, and not before its jobs have begun."""
-        part = "TL_PART_OF_SWEEP" in os.environ  # a process that a launcher started
-        if not part and config.hydra.launcher.get("wait", True):
+        """Write and print the table, in the main process and only if the launcher has waited."""
+        is_job = "TL_PART_OF_SWEEP" in os.environ  # a process started by a launcher
+        if not is_job and config.hydra.launcher.get("wait", True):
             report_folder(Path(config.hydra.sweep.dir))

@@ -1,4 +1,4 @@
-"""What a sweep has done: its run folders are the ledger, each under the key of its job."""
+"""State of the jobs of a sweep, read from their run folders."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ __all__ = [
     "wholly_finished",
 ]
 
-#: The words of the jobs that failed in this process's sweep.
+#: Messages of the jobs that failed in this process.
 failures: list[str] = []
 
 
 def swept_models() -> list[str]:
-    """Return the models that this command sweeps over, also in a process that a launcher began."""
-    words = [word for word in sys.argv if word.startswith("model=")]
-    named = os.environ.get("TL_SWEPT_MODELS", words[0] if words else "")
-    return [name for name in named.removeprefix("model=").split(",") if name]
+    """Return the models that this sweep contains, also in a process started by a launcher."""
+    overrides = [argument for argument in sys.argv if argument.startswith("model=")]
+    models = os.environ.get("TL_SWEPT_MODELS", overrides[0] if overrides else "")
+    return [name for name in models.removeprefix("model=").split(",") if name]
 
 
 def begin(folder: Path, config: Mapping[str, Any], baselines: Sequence[str] = ()) -> None:
-    """Note in a run folder which job it holds, and forget how it failed before.
+    """Record a job in its run folder, and remove the record of an earlier failure.
 
     Args:
-        folder: Of the job.
-        config: As for :func:`job_key`.
-        baselines: Names of those that the job trains besides its model.
+        folder: Run folder of the job.
+        config: Configuration as for :func:`job_key`.
+        baselines: Names of the baselines that the job trains in addition to its model.
     """
     write_json(folder / "job.json", {
-        "key": job_key(config), "command": run_id(), "asked": _asked(config),
+        "key": job_key(config), "command": run_id(), "asked": _requested(config),
         "baselines": list(baselines),
     })  # fmt: skip
     (folder / "failed.json").unlink(missing_ok=True)
 
 
-def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"bracket": config["bracket"], "models": swept_models()}
+def _requested(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"baselines": config["baselines"], "models": swept_models()}
 
 
 def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the report of a job that is done; None if it has to run, for the first time or again.
+    """Return the report of a finished job, or None if the job has to be run or resumed.
 
     Raises:
-        ConfigError: If the folder holds another job.
+        ConfigError: If the folder contains a different job.
     """
     job = _read(folder / "job.json")
     if job is not None and job.get("key") != job_key(config):
         raise ConfigError(
-            f"{folder} holds another job of an earlier sweep; type another hydra.sweep.dir, or "
-            "leave hydra.sweep.subdir as it is: it ends in a key of its own for each job"
+            f"{folder} contains a different job of an earlier sweep; set another hydra.sweep.dir, "
+            "or keep the default hydra.sweep.subdir, which ends in a unique key for each job"
         )
     try:
         return read_report(folder) if job else None
@@ -73,16 +73,16 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def wholly_finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a job's report if it and the baselines beside it are done: nothing need start."""
+    """Return the report of a job if its model and all of its baselines are finished."""
     job = _read(folder / "job.json") or {}
-    beside = [folder / "bracket" / name for name in job.get("baselines", [])]
+    baselines = [folder / "baselines" / name for name in job.get("baselines", [])]
     failed = (folder / "failed.json").is_file()
-    whole = (
+    complete = (
         not failed
-        and job.get("asked") == _asked(config)
-        and all((place / "report.json").is_file() for place in beside)
+        and job.get("asked") == _requested(config)
+        and all((path / "report.json").is_file() for path in baselines)
     )
-    return finished(folder, config) if whole else None
+    return finished(folder, config) if complete else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -92,12 +92,12 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def note_failure(folder: Path, words: str, overrides: Sequence[str]) -> None:
-    """Leave a note in the folder of a job that failed, and count it."""
-    write_json(folder / "failed.json", {"error": words, "overrides": list(overrides)})
-    failures.append(words)
+def note_failure(folder: Path, message: str, overrides: Sequence[str]) -> None:
+    """Record the failure of a job in its folder and in :data:`failures`."""
+    write_json(folder / "failed.json", {"error": message, "overrides": list(overrides)})
+    failures.append(message)
 
 
 def noted_failure(folder: Path) -> str:
-    """Return how a job failed, in its own words; empty if it did not."""
+    """Return the recorded error of a job, or an empty string."""
     return str((_read(folder / "failed.json") or {}).get("error", ""))

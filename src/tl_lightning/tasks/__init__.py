@@ -1,1 +1,1 @@
-"""Heads, losses and metrics."""
+"""Classification and auxiliary tasks: heads, losses and metrics."""

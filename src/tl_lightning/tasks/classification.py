@@ -1,4 +1,4 @@
-"""Single-label classification: head, loss, metrics and decoding."""
+"""Single-label classification: head, loss and metrics."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Classification"]
 
 
 class Classification(nn.Module):
-    """One label a picture.
+    """Classification with one label per sample.
 
     Args:
-        head: From features to logits.
+        head: Maps features to logits.
         num_classes: ``K``.
-        loss: From logits and labels (or label shares) to a scalar.
+        loss: Maps logits and labels (class indices or soft labels) to a scalar.
     """
 
     def __init__(self, *, head: Head, num_classes: int, loss: CrossEntropy) -> None:
@@ -38,15 +38,15 @@ class Classification(nn.Module):
         return out
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of logits ``(B, K)`` in float32 whatever their precision."""
+        """Return the loss of logits ``(B, K)``, computed in float32."""
         out: Tensor = self.loss_fn(logits, labels)
         return out
 
     def metrics(self, prefix: str) -> MetricCollection:
         """Return accuracy (micro) and macro precision, recall and F1 under ``prefix``.
 
-        A class that neither occurs in the evaluated pictures nor is predicted counts in no macro
-        average; one that is only predicted counts there as 0.
+        Classes that neither occur in the evaluated samples nor are predicted are ignored in macro
+        averages; classes that are only predicted count as 0.
         """
         k = self.num_classes
         return MetricCollection(

@@ -1,4 +1,4 @@
-"""Heads: from a backbone's features to class scores, with an optional bottleneck on the way."""
+"""Classification head with an optional bottleneck layer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["Head"]
 
 
 class Head(nn.Module):
-    """``features (B, D) -> (bottleneck features (B, D'), logits (B, K))``.
+    """Maps features ``(B, D)`` to bottleneck features ``(B, D')`` and logits ``(B, K)``.
 
-    The adapters see what the classifier sees: the bottleneck's output where there is one, else the
-    backbone's features themselves.
+    Methods use the classifier's input: the output of the bottleneck, or the backbone's features
+    without a bottleneck.
 
     Args:
-        in_features: ``D``, from the backbone.
+        in_features: Width ``D`` of the backbone's features.
         num_classes: ``K``.
         bottleneck: Width of a Linear-BatchNorm-activation layer before the classifier, or None
-            (256 is usual in the adaptation literature).
+            (256 is common in the domain adaptation literature).
         width: Hidden width of the classifier, or None for a linear classifier.
-        activation: Between the layers.
-        dropout: Before the last layer.
+        activation: Activation of the bottleneck and the hidden layer.
+        dropout: Dropout probability before the last layer.
 
     >>> import torch
     >>> head = Head(in_features=8, num_classes=3, bottleneck=4, width=None,
@@ -59,6 +59,6 @@ class Head(nn.Module):
         self.classifier = nn.Sequential(*parts, nn.Linear(last, num_classes))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features that adapters see, and the logits."""
-        bottled = self.bottleneck(features)
-        return bottled, self.classifier(bottled)
+        """Return the classifier's input features and the logits."""
+        out = self.bottleneck(features)
+        return out, self.classifier(out)

@@ -1,4 +1,4 @@
-"""How the losses of several tasks are brought together."""
+"""Loss weighting for multi-task learning: homoscedastic uncertainty and PCGrad."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BALANCES", "Balance", "Uncertainty", "projected"]
+__all__ = ["TASK_WEIGHTINGS", "TaskWeighting", "Uncertainty", "projected"]
 
-Balance = Literal["fixed", "uncertainty", "pcgrad"]
-BALANCES: tuple[Balance, ...] = get_args(Balance)
+TaskWeighting = Literal["fixed", "uncertainty", "pcgrad"]
+TASK_WEIGHTINGS: tuple[TaskWeighting, ...] = get_args(TaskWeighting)
 
 
 class Uncertainty(nn.Module):
-    r"""Learns how noisy each task is, and weighs its loss by that.
+    r"""Weights each task's loss by a learned homoscedastic uncertainty.
 
     Kendall, Gal, Cipolla (2018): Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
-    Geometry and Semantics. CVPR. With :math:`s = \log \sigma^2` a task's term is
-    :math:`c e^{-s} L + s / 2`: :math:`c = 1/2` for squared errors, 1 for likelihoods of classes
-    (the paper's approximation; also taken here for binary and ordinal ones).
+    Geometry and Semantics. CVPR. With :math:`s = \log \sigma^2`, the term of a task is
+    :math:`c e^{-s} L + s / 2`, where :math:`c` is 1/2 for squared errors and 1 for classification
+    likelihoods (the paper's approximation, used here for binary and ordinal losses, too).
 
     Args:
-        shares: ``c`` of each task.
+        shares: Factor ``c`` of each task.
 
-    >>> balance = Uncertainty([1.0, 0.5])
-    >>> balance(1, torch.tensor(4.0), torch.tensor(True)).item()  # s starts at 0
+    >>> weighting = Uncertainty([1.0, 0.5])
+    >>> weighting(1, torch.tensor(4.0), torch.tensor(True)).item()  # s starts at 0
     2.0
     """
 
@@ -36,52 +36,52 @@ class Uncertainty(nn.Module):
         self.log_variances = nn.Parameter(torch.zeros(len(shares)))
 
     def forward(self, number: int, loss: Tensor, labelled: Tensor | bool) -> Tensor:
-        """Return a task's term; 0 where no sample has a label of it.
+        """Return the term of a task; 0 if no sample has a label for it.
 
         Args:
-            number: Of the task, in the order of the shares.
-            loss: Its mean loss, 0 without any label.
-            labelled: Whether some sample has one.
+            number: Index of the task.
+            loss: Mean loss of the task, 0 without labels.
+            labelled: Whether any sample has a label for the task.
         """
         s = self.log_variances[number]
         return self.shares[number] * torch.exp(-s) * loss + 0.5 * s * labelled
 
     def weight(self, number: int) -> Tensor:
-        """Return ``c exp(-s)`` of a task."""
+        """Return the current weight ``c exp(-s)`` of a task."""
         return self.shares[number] * torch.exp(-self.log_variances[number].detach())
 
 
 def projected(
     gradients: Sequence[Sequence[Tensor]], generator: torch.Generator | None = None
 ) -> list[Tensor]:
-    r"""Return the sum of the tasks' gradients after each gave up what works against another.
+    r"""Return the sum of the tasks' gradients after removing conflicting components (PCGrad).
 
-    PCGrad: Yu, Kumar, Gupta, Levine, Hausman, Finn (2020): Gradient Surgery for Multi-Task
-    Learning. NeurIPS. For each task :math:`i` and every other :math:`j` in random order: where
-    :math:`g_i \cdot g_j < 0`, :math:`g_i` becomes
-    :math:`g_i - (g_i \cdot g_j) / \lVert g_j \rVert^2 \; g_j`, with the other's own gradient
-    :math:`g_j`. All parameters together are one vector.
+    Yu, Kumar, Gupta, Levine, Hausman, Finn (2020): Gradient Surgery for Multi-Task Learning.
+    NeurIPS. For each task :math:`i` and every other task :math:`j` in random order: if
+    :math:`g_i \cdot g_j < 0`, :math:`g_i` is replaced by
+    :math:`g_i - (g_i \cdot g_j) / \lVert g_j \rVert^2 \; g_j`, with the original gradient
+    :math:`g_j`. The gradients of all parameters are treated as one vector.
 
     Args:
-        gradients: For each task one tensor a parameter.
-        generator: Of the order; on the CPU.
+        gradients: For each task, one tensor per parameter.
+        generator: CPU generator for the random order.
 
-    >>> up, back = [torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])]
-    >>> projected([up, back])[0].tolist()  # (0.5, 0.5) + (0, 1)
+    >>> a, b = [torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])]
+    >>> projected([a, b])[0].tolist()  # (0.5, 0.5) + (0, 1)
     [0.5, 1.5]
     """
-    flat = [torch.cat([part.reshape(-1).float() for part in one]) for one in gradients]
+    flat = [torch.cat([part.reshape(-1).float() for part in task]) for task in gradients]
     total = torch.zeros_like(flat[0])
-    for number, own in enumerate(flat):
-        now = own.clone()
-        for other in torch.randperm(len(flat), generator=generator).tolist():
-            if other == number:
+    for i, original in enumerate(flat):
+        gradient = original.clone()
+        for j in torch.randperm(len(flat), generator=generator).tolist():
+            if j == i:
                 continue
-            against = flat[other]
-            inner = torch.dot(now, against)
-            # As a factor, not a branch: the device need not be waited for.
-            now -= inner.clamp_max(0.0) / against.dot(against).clamp_min(1e-30) * against
-        total += now
+            other = flat[j]
+            inner = torch.dot(gradient, other)
+            # A clamped factor instead of a branch avoids a device synchronisation.
+            gradient -= inner.clamp_max(0.0) / other.dot(other).clamp_min(1e-30) * other
+        total += gradient
     sizes = [part.numel() for part in gradients[0]]
     return [
         part.view_as(like).to(like.dtype)

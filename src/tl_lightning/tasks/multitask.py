@@ -1,4 +1,4 @@
-"""The tasks beside the main one: their terms, their metrics, and how they share a network."""
+"""Multi-task learning: loss terms, gradients and metrics of the auxiliary tasks."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tl_lightning.distributed.ranks import rank_mean
-from tl_lightning.tasks.auxiliary.base import FurtherTask
-from tl_lightning.tasks.loss_weighting import Balance, Uncertainty, projected
+from tl_lightning.tasks.auxiliary.base import AuxiliaryTask
+from tl_lightning.tasks.loss_weighting import TaskWeighting, Uncertainty, projected
 from tl_lightning.types import Terms, View
 
-__all__ = ["Others", "SeveralTasks", "of_all_ranks"]
+__all__ = ["MultiTask", "Others", "of_all_ranks"]
 
 Others = Mapping[str, Mapping[str, Tensor]]
 
 
-class SeveralTasks(nn.Module):
-    """Further heads on the features that the main task's classifier sees.
+class MultiTask(nn.Module):
+    """Auxiliary tasks on the input features of the main task's classifier.
 
     Args:
-        tasks: By name.
-        balance: ``fixed`` adds ``weight * loss``; ``uncertainty`` learns the weights, see
+        tasks: The auxiliary tasks by name.
+        task_weighting: ``fixed`` adds ``weight * loss``; ``uncertainty`` learns the weights, see
             :class:`Uncertainty`; ``pcgrad`` projects the tasks' gradients, see :func:`projected`.
-        stages: Names such as ``source_val`` that metrics are kept for.
+        stages: Stages to keep metrics for, such as ``source_val``.
     """
 
     def __init__(
-        self, *, tasks: Mapping[str, FurtherTask], balance: Balance, stages: Sequence[str]
+        self,
+        *,
+        tasks: Mapping[str, AuxiliaryTask],
+        task_weighting: TaskWeighting,
+        stages: Sequence[str],
     ) -> None:
         super().__init__()
         self.tasks = nn.ModuleDict(tasks)
         self.learning = {name: task for name, task in tasks.items() if task.weight > 0}
-        self.balance = balance
+        self.task_weighting = task_weighting
         self.uncertainty: Uncertainty | None = None
-        if balance == "uncertainty" and self.learning:
+        if task_weighting == "uncertainty" and self.learning:
             self.uncertainty = Uncertainty([1.0, *(task.share for task in self.learning.values())])
         for name in tasks.keys() - self.learning.keys():
             tasks[name].requires_grad_(False)
@@ -46,126 +50,127 @@ class SeveralTasks(nn.Module):
             for stage in stages
             for name, task in tasks.items()
         })  # fmt: skip
-        #: Stages and tasks whose batches held labels, on whichever rank.
+        #: Stages and tasks whose batches had labels, on any rank.
         self.scored: set[str] = set()
 
-    # -- the loss ----------------------------------------------------------------------------
-    def terms(self, main: Terms, views: Mapping[str, View], others: Others) -> Terms:
-        """Return the main task's terms, weighed, and those of the other tasks.
+    # -- loss and gradients ------------------------------------------------------------------
+    def terms(self, main: Terms, views: Mapping[str, View], aux_labels: Others) -> Terms:
+        """Return the weighted terms of the main task and of the auxiliary tasks.
 
         Args:
-            main: ``task`` for the source, ``task_labelled`` for labelled target samples.
-            views: Of the domains that have labels, by role.
-            others: Further labels by role.
+            main: ``task`` for the source, ``task_labelled`` for few-shot target samples.
+            views: Labelled views by role.
+            aux_labels: Auxiliary labels by role.
         """
         if not self.learning:
             return main
-        found = dict(main)
+        terms = dict(main)
         if self.uncertainty is not None:
-            found = {name: self._weighed(0, loss, name == "task") for name, loss in main.items()}
+            terms = {name: self._weighted(0, loss, name == "task") for name, loss in main.items()}
         for role, view in views.items():
             kind = "task" if role == "source" else "task_labelled"
             for number, (name, task) in enumerate(self.learning.items(), 1):
                 assert view.labels is not None
-                labels = task.labels_of(view.labels, others.get(role, {}), name)
+                labels = task.labels_of(view.labels, aux_labels.get(role, {}), name)
                 if labels is None:
                     continue
                 loss = task.loss(task(view.features), labels)
                 if self.uncertainty is not None:
-                    # The logarithm once, however many views the task is learned from.
-                    some = (rank_mean(task.known(labels).sum()) > 0) & (kind == "task")
-                    loss = self._weighed(number, loss, some)
-                found[f"{kind}/{name}"] = task.weight * loss
-        return found
+                    # Add the log term once, regardless of the number of views with labels.
+                    labelled = (rank_mean(task.known(labels).sum()) > 0) & (kind == "task")
+                    loss = self._weighted(number, loss, labelled)
+                terms[f"{kind}/{name}"] = task.weight * loss
+        return terms
 
-    def _weighed(self, number: int, loss: Tensor, labelled: Tensor | bool) -> Tensor:
+    def _weighted(self, number: int, loss: Tensor, labelled: Tensor | bool) -> Tensor:
         assert self.uncertainty is not None
         out: Tensor = self.uncertainty(number, loss, labelled)
         return out
 
     def weights(self) -> dict[str, Tensor]:
-        """Return what the losses are multiplied by at present, where that is learned."""
+        """Return the current learned loss weights; empty unless ``uncertainty`` is used."""
         if self.uncertainty is None:
             return {}
-        found = {"main": self.uncertainty.weight(0)}
+        weights = {"main": self.uncertainty.weight(0)}
         for number, (name, task) in enumerate(self.learning.items(), 1):
-            found[name] = task.weight * self.uncertainty.weight(number)
-        return {f"weight/{name}": value for name, value in found.items()}
+            weights[name] = task.weight * self.uncertainty.weight(number)
+        return {f"weight/{name}": value for name, value in weights.items()}
 
     @property
     def projects(self) -> bool:
-        """Whether gradients are to be projected."""
-        return self.balance == "pcgrad" and bool(self.learning)
+        """Whether the tasks' gradients are projected."""
+        return self.task_weighting == "pcgrad" and bool(self.learning)
 
     def backward(
         self, terms: Terms, shared: Sequence[nn.Parameter], own: Sequence[nn.Parameter], seed: int
     ) -> None:
-        """Set gradients: of the shared parameters those of :func:`projected`, else the sum's.
+        """Set the gradients: PCGrad for shared parameters, the plain sum for all others.
 
         Args:
-            terms: Of the step; ``task/<name>`` are another task's, all else is the main one's.
-            shared: What all tasks pass through.
-            own: All other parameters that learn.
-            seed: Of the order in which the tasks give way.
+            terms: Terms of the step; ``task/<name>`` belongs to an auxiliary task, anything else to
+                the main task.
+            shared: Parameters shared by all tasks.
+            own: All other trainable parameters.
+            seed: Seed of the random task order.
         """
-        parts: dict[str, list[Tensor]] = {}
+        tasks: dict[str, list[Tensor]] = {}
         for name, term in terms.items():
             head, _, task = name.partition("/")
             key = task if head in ("task", "task_labelled") else ""
-            parts.setdefault(key, []).append(term.float())
-        every = [*shared, *own]
-        found = [
+            tasks.setdefault(key, []).append(term.float())
+        params = [*shared, *own]
+        sparse = [
             torch.autograd.grad(
-                torch.stack(part).sum(), every, retain_graph=number < len(parts), allow_unused=True
+                torch.stack(part).sum(), params, retain_graph=number < len(tasks), allow_unused=True
             )
-            for number, part in enumerate(parts.values(), 1)
+            for number, part in enumerate(tasks.values(), 1)
         ]
-        whole = [
-            [torch.zeros_like(p) if g is None else g for p, g in zip(every, one, strict=True)]
-            for one in found
+        dense = [
+            [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
+            for grads in sparse
         ]
-        now = [torch.stack(same).sum(0) for same in zip(*whole, strict=True)]
+        total = [torch.stack(same).sum(0) for same in zip(*dense, strict=True)]
         if shared:
             generator = torch.Generator().manual_seed(seed)
-            now[: len(shared)] = projected([one[: len(shared)] for one in whole], generator)
-        for number, (parameter, gradient) in enumerate(zip(every, now, strict=True)):
-            # What nothing reaches has no gradient, so that the optimizer leaves it alone.
-            reached = any(one[number] is not None for one in found)
-            parameter.grad = gradient if reached else None
+            total[: len(shared)] = projected([grads[: len(shared)] for grads in dense], generator)
+        for number, (parameter, gradient) in enumerate(zip(params, total, strict=True)):
+            # Unused parameters keep a gradient of None, so that the optimizer skips them.
+            used = any(grads[number] is not None for grads in sparse)
+            parameter.grad = gradient if used else None
 
-    # -- the metrics -------------------------------------------------------------------------
+    # -- metrics -----------------------------------------------------------------------------
     def update(
-        self, stage: str, features: Tensor, labels: Tensor, others: Mapping[str, Tensor]
+        self, stage: str, features: Tensor, labels: Tensor, aux_labels: Mapping[str, Tensor]
     ) -> None:
-        """Score a batch.
+        """Update the metrics with a batch.
 
         Args:
-            stage: Such as ``source_val``.
-            features: ``(B, D)``, as the main task's classifier sees them.
-            labels: The main task's class indices ``(B,)``.
-            others: The further labels.
+            stage: Stage, such as ``source_val``.
+            features: Input features ``(B, D)`` of the main task's classifier.
+            labels: Class indices ``(B,)`` of the main task.
+            aux_labels: Auxiliary labels by task name.
         """
         for name, task in self.tasks.items():
-            assert isinstance(task, FurtherTask)
-            own = task.labels_of(labels, others, name)
+            assert isinstance(task, AuxiliaryTask)
+            own = task.labels_of(labels, aux_labels, name)
             if own is None:
                 continue
-            # Also where this rank has no sample: all ranks run the head and sum up together.
+            # Even if this rank has no sample, because all ranks run the head and reduce together.
             outputs = task(features)
             self.scored.add(f"{stage}/{name}")
             if len(own):
                 task.score(self._metrics(stage, name), outputs, own)
 
     def results(self, stage: str) -> dict[str, Tensor]:
-        """Return the metrics of a stage by their full names, and start anew."""
-        found: dict[str, Tensor] = {}
+        """Return the metrics of a stage by full name, and reset them."""
+        results: dict[str, Tensor] = {}
         for name in self.tasks:
             metrics = self._metrics(stage, name)
             if f"{stage}/{name}" in self.scored:
-                found |= of_all_ranks(metrics)
+                results |= of_all_ranks(metrics)
             metrics.reset()
             self.scored.discard(f"{stage}/{name}")
-        return found
+        return results
 
     def _metrics(self, stage: str, name: str) -> MetricCollection:
         metrics = self.scores[f"{stage}/{name}"]
@@ -174,8 +179,8 @@ class SeveralTasks(nn.Module):
 
 
 def of_all_ranks(metrics: MetricCollection) -> dict[str, Tensor]:
-    """Return what all ranks have added, also where this one had nothing to add."""
+    """Compute the metrics over all ranks, even if this rank has had no update."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
-        found: dict[str, Tensor] = metrics.compute()
-    return found
+        values: dict[str, Tensor] = metrics.compute()
+    return values

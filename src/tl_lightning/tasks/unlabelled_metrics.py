@@ -1,4 +1,4 @@
-"""Scores of a model on pictures without labels, to choose an epoch without peeking."""
+"""Label-free target metrics for epoch selection without target labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["UnlabelledScores"]
 
 
 class UnlabelledScores(Metric):
-    """Mean entropy and information maximisation of predictions, exact over batches and ranks.
+    """Mean entropy and information maximisation (IM), exact over batches and ranks.
 
-    ``entropy = mean_i H(p_i)`` (small where the model is sure, also of nonsense) and
-    ``im = H(mean_i p_i) - mean_i H(p_i)`` (large where it is sure and uses all classes), in nats;
-    Shi and Sha (2012), ICML; used for model choice by Musgrave et al. (2022), arXiv:2208.07360.
+    ``entropy = mean_i H(p_i)`` is small for confident predictions, even if they are wrong;
+    ``im = H(mean_i p_i) - mean_i H(p_i)`` is large for confident and diverse ones. Both in nats.
+    Shi and Sha (2012), ICML; for model selection: Musgrave et al. (2022), arXiv:2208.07360.
 
     >>> scores = UnlabelledScores(num_classes=2)
-    >>> scores.update(torch.tensor([[20.0, 0.0], [0.0, 20.0]]))  # sure and balanced: log 2
+    >>> scores.update(torch.tensor([[20.0, 0.0], [0.0, 20.0]]))  # confident and balanced: log 2
     >>> {name: round(value.item(), 3) for name, value in scores.compute().items()}
     {'entropy': 0.0, 'im': 0.693}
     """
@@ -43,7 +43,7 @@ class UnlabelledScores(Metric):
         self.count += len(logits)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``{"entropy": ..., "im": ...}`` over everything added so far."""
+        """Return ``{"entropy": ..., "im": ...}`` over all predictions added so far."""
         mean = self.probability / self.count
         entropy = self.uncertainty / self.count
         return {"entropy": entropy, "im": torch.special.entr(mean).sum() - entropy}

@@ -1,1 +1,1 @@
-"""From a checked configuration to a finished run."""
+"""Building, training and testing of a run, and the writing of its results."""

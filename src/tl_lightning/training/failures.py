@@ -1,4 +1,4 @@
-"""What goes wrong around a run, in sentences: memory, loader processes, disks, other ranks."""
+"""Error messages for failures of the environment: memory, loader workers, disks, other ranks."""
 
 from __future__ import annotations
 
@@ -12,57 +12,58 @@ from tl_lightning.utils.files import AWAY
 
 __all__ = ["explained"]
 
-_WORKER = ("DataLoader worker (pid", "is killed by signal")
-_RANKS = (
+_WORKER_DIED = ("DataLoader worker (pid", "is killed by signal")
+_RANK_DIED = (
     "Timed out waiting", "timed out after", "Connection closed by peer", "Connection reset by peer",
     "collective operation timeout", "Application timeout",
 )  # fmt: skip
-_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUDA_ERROR_OUT_OF_MEMORY")
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUDA_ERROR_OUT_OF_MEMORY")
 
 
 def explained(error: BaseException, config: Mapping[str, Any]) -> TransferError | None:
-    """Return what to do about an error that is no fault of the code, or None for any other.
+    """Return an error with advice for a failure of the environment, or None for any other error.
 
     Args:
-        error: As it came, perhaps through a loader's process.
-        config: The run's.
+        error: The original error, possibly raised in a loader worker.
+        config: The configuration of the run.
     """
     text = str(error)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if memory or (isinstance(error, RuntimeError) and any(word in text for word in _MEMORY)):
-        return TrainingError(_less_memory(config))
-    if isinstance(error, RuntimeError) and any(word in text for word in _WORKER):
+    if memory or (isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY)):
+        return TrainingError(_out_of_memory(config))
+    if isinstance(error, RuntimeError) and any(part in text for part in _WORKER_DIED):
         workers = config["data"].get("num_workers", 0)
-        shared = ", or shared memory is too small (df -h /dev/shm)" if "us error" in text else ""
+        shared = " or shared memory is too small (df -h /dev/shm)" if "us error" in text else ""
         return TrainingError(
-            f"a loader process died ({_first_line(text)}): most often the machine is out of memory"
-            f"{shared}; type data.num_workers={workers // 2}, and resume=auto to go on"
+            f"a data loader worker died ({_first_line(text)}); usually the machine is out of memory"
+            f"{shared}: set data.num_workers={workers // 2} and resume=auto to continue"
         )
-    if isinstance(error, RuntimeError) and any(word in text for word in _RANKS):
+    if isinstance(error, RuntimeError) and any(part in text for part in _RANK_DIED):
         return TrainingError(
-            f"another rank did not answer within trainer.timeout_s="
+            f"another rank did not respond within trainer.timeout_s="
             f"{config['trainer'].get('timeout_s')} ({_first_line(text)[:160]}): it hangs or has "
-            "died; see what it said last, and type resume=auto to go on; a longer wait: "
-            "trainer.timeout_s=<seconds>"
+            "died; check its output, then set resume=auto to continue, or "
+            "trainer.timeout_s=<seconds> to wait longer"
         )
     if isinstance(error, OSError) and error.errno in AWAY:
         return DataError(
-            f"cannot reach {error.filename or 'the data'}: {error.strerror}; see that its disk or "
-            "mount answers, then type resume=auto to go on"
+            f"cannot read {error.filename or 'the data'}: {error.strerror}; check that its disk or "
+            "mount is available, then set resume=auto to continue"
         )
     return None
 
 
-def _less_memory(config: Mapping[str, Any]) -> str:
+def _out_of_memory(config: Mapping[str, Any]) -> str:
     size, trainer = config["data"]["batch_size"], config["trainer"]
-    words = f"out of memory on {trainer['accelerator']} with data.batch_size={size}; type "
+    problem = f"out of memory on {trainer['accelerator']} with data.batch_size={size}"
     if size < 2:
-        return words + "a smaller backbone, or trainer.accelerator=cpu"
-    more = 2 * trainer["accumulate_grad_batches"]
+        return f"{problem}; use a smaller backbone, or set trainer.accelerator=cpu"
+    steps = 2 * trainer["accumulate_grad_batches"]
     return (
-        f"{words}data.batch_size={size // 2} trainer.accumulate_grad_batches={more}, which gives "
-        "the optimizer as many pictures a step (batch norm and methods that compare the pictures "
-        "of a batch see half of them), and resume=null: a batch of another size is another run"
+        f"{problem}; set data.batch_size={size // 2} trainer.accumulate_grad_batches={steps}, "
+        "which keeps the number of images per optimizer step (but halves it for batch norm and for "
+        "methods that compare images within a batch), and resume=null, because the batch size "
+        "cannot change when a run is resumed"
     )
 
 

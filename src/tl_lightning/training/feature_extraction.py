@@ -1,4 +1,4 @@
-"""The run that computes the features of a frozen network, with the run's own trainer."""
+"""Computation of the features of a frozen network with the run's own trainer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from tl_lightning.data.cache.features import FeatureSet, ShardWriter, ViewSampler
-from tl_lightning.data.datamodules.base import TransferData
-from tl_lightning.data.datamodules.image import PictureData
+from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.feature_plan import Plan, through
 from tl_lightning.utils.files import locked
@@ -24,27 +24,28 @@ from tl_lightning.utils.progress import advancing
 
 __all__ = ["fill"]
 
-#: Pictures that pass the network at a time.
+#: Batch size of the extraction.
 BATCH = 64
 
 
 def fill(
-    chosen: Plan, module: TransferModule, data: TransferData, trainer: L.Trainer
+    chosen: Plan, module: TransferModule, data: TransferDataModule, trainer: L.Trainer
 ) -> dict[str, dict[str, float]]:
-    """Compute what is missing with the run's own trainer, and let the data show what is stored.
+    """Compute the missing features with the run's own trainer, and attach them to the data.
 
     Returns:
-        By ``role/split``: rows from the cache, rows computed now, and seconds that took.
+        For each ``role/split``: rows from the cache, rows computed now, and the seconds it took.
     """
     if chosen.mode == "off":
         return {}
     assert chosen.sets is not None
     runner = Extraction(chosen, module, data)
-    # Ranks decide together, once they are connected: one of them may find what another does not.
+    # With several ranks, the decision is left to setup, once they are connected: one rank may find
+    # features that another does not.
     if trainer.world_size > 1 or any(s.found() is None for s in chosen.sets.values()):
         bar: Any = trainer.progress_bar_callback
         if bar is not None:
-            bar.disable()  # ours is shown
+            bar.disable()  # the extraction shows its own
         try:
             with torch.random.fork_rng():
                 trainer.predict(runner, return_predictions=False)
@@ -52,12 +53,12 @@ def fill(
             runner.release()
             if bar is not None:
                 bar.enable()
-    module.rest = chosen.rest
+    module.remaining_layers = chosen.remaining_layers
     report = {}
     for key, each in chosen.sets.items():
         found = each.found()
         if found is None:
-            raise RuntimeError(f"the features of {key} were written but cannot be read")
+            raise RuntimeError(f"the features of {key} were written but cannot be read back")
         data.features[key] = found
         rows, now = each.number * each.views, key in runner.seconds
         report[key] = {
@@ -69,7 +70,7 @@ def fill(
 
 
 class _Batches:
-    """A loader that Lightning leaves as it is: it would make its own of a DataLoader."""
+    """Wrapper that keeps Lightning from rebuilding the data loader with its own sampler."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -82,15 +83,15 @@ class _Batches:
 
 
 class Extraction(L.LightningModule):
-    """Runs the frozen part over every split that is not stored yet; every rank writes its share.
+    """Run the frozen part over every split that is not stored yet; each rank writes one shard.
 
     Args:
-        chosen: What to compute.
-        module: The model; it goes to the device with this one.
-        data: Whose pictures.
+        chosen: The features to compute.
+        module: The model; as a submodule, it is moved to the device.
+        data: The data module with the images.
     """
 
-    def __init__(self, chosen: Plan, module: TransferModule, data: TransferData) -> None:
+    def __init__(self, chosen: Plan, module: TransferModule, data: TransferDataModule) -> None:
         super().__init__()
         self.plan = chosen
         self.module = module
@@ -100,48 +101,49 @@ class Extraction(L.LightningModule):
         self.open = contextlib.ExitStack()
 
     def setup(self, stage: str) -> None:
-        """Let the first rank find out what is missing, keeping other processes from it."""
-        mine = self._begin() if self.trainer.is_global_zero else {}
-        self.drafts = self.trainer.strategy.broadcast(mine)
+        """Find the missing features on rank 0, and lock them against other processes."""
+        drafts = self._begin() if self.trainer.is_global_zero else {}
+        self.drafts = self.trainer.strategy.broadcast(drafts)
         self.seconds = dict.fromkeys(self.drafts, 0.0)
         rank = self.trainer.global_rank
         self.writers = [ShardWriter(Path(draft), rank) for draft in self.drafts.values()]
 
     def _begin(self) -> dict[str, str]:
-        """Lock what is missing, in one order for all processes, and make the folders."""
+        """Lock the missing sets, in the same order in all processes, and create draft folders."""
         drafts: dict[str, str] = {}
-        taken: dict[Path, str] = {}
+        started: set[Path] = set()
         sets = self.plan.sets or {}
         for key in sorted(sets, key=lambda key: sets[key].folder):
             folder = sets[key].folder
-            if sets[key].found() is not None or folder in taken:
+            if sets[key].found() is not None or folder in started:
                 continue
             self.open.enter_context(locked(folder))
-            if sets[key].found() is None:  # nor has another process built it meanwhile
+            if sets[key].found() is None:  # another process may have written it in the meantime
                 draft = sets[key].begin()
                 self.open.callback(shutil.rmtree, draft, ignore_errors=True)
-                taken[folder] = drafts[key] = str(draft)
+                started.add(folder)
+                drafts[key] = str(draft)
         return drafts
 
     def predict_dataloader(self) -> list[_Batches]:
-        """Return one loader a missing split, each with this rank's share."""
+        """Return one loader per missing split, with the samples of this rank."""
         return [_Batches(self._loader(key)) for key in self.drafts]
 
     def _loader(self, key: str) -> Any:
         each, role = (self.plan.sets or {})[key], key.partition("/")[0]
         split = self.data.stored_splits()[key]
-        place = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
-        sampler = ViewSampler(names=split.names, views=each.views, **place)
+        ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
+        sampler = ViewSampler(names=split.names, views=each.views, **ranks)
         augmented = self.plan.views is not None and key.endswith("/train")
-        # A network on few cores only takes turns with processes that decode pictures for it.
+        # On few CPU cores, the network would compete with the workers that decode its images.
         cores, workers = os.cpu_count() or 1, self.data.num_workers
-        alone = self.trainer.strategy.root_device.type == "cpu" and cores < 4 * workers
-        return self.data.picture_loader(
-            role, split.without_labels(), BATCH, sampler, augmented, 0 if alone else workers
+        in_process = self.trainer.strategy.root_device.type == "cpu" and cores < 4 * workers
+        return self.data.image_loader(
+            role, split.without_labels(), BATCH, sampler, augmented, 0 if in_process else workers
         )
 
     def on_predict_start(self) -> None:
-        """Show how far it is."""
+        """Show a progress bar on rank 0."""
         rows = [each.number * each.views for each in self._missing()]
         self.advance = (
             self.open.enter_context(
@@ -156,15 +158,15 @@ class Extraction(L.LightningModule):
         return [(self.plan.sets or {})[key] for key in self.drafts]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Store one batch's features; return how many."""
-        pictures = batch["inputs"]
-        if "seeds" in batch:  # batches of pictures alone have them
-            assert isinstance(self.data, PictureData)
-            pictures = self.data.changes.finish(pictures, batch["seeds"])
+        """Store the features of one batch; return their number."""
+        images = batch["inputs"]
+        if "seeds" in batch:  # only batches of images have seeds
+            assert isinstance(self.data, ImageDataModule)
+            images = self.data.changes.finish(images, batch["seeds"])
         if self.plan.groups:
-            found = through(self.plan.groups, self.module.normalise(pictures))
+            found = through(self.plan.groups, self.module.normalise(images))
         else:
-            found = self.module.extract(pictures)
+            found = self.module.extract(images)
         self.writers[dataloader_idx].add(found)
         self.advance(len(found) * self.trainer.world_size)
         now = time.monotonic()
@@ -173,7 +175,7 @@ class Extraction(L.LightningModule):
         return torch.tensor(len(found))
 
     def on_predict_end(self) -> None:
-        """Give what all ranks have written its name."""
+        """Rename the finished features into place once every rank has written its part."""
         for writer in self.writers:
             writer.flush()
         self.trainer.strategy.barrier()
@@ -183,5 +185,5 @@ class Extraction(L.LightningModule):
         self.trainer.strategy.barrier()
 
     def release(self) -> None:
-        """Let other processes in; what is not finished is removed."""
+        """Release the locks and remove unfinished drafts."""
         self.open.close()

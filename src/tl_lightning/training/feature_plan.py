@@ -1,9 +1,9 @@
-"""What of a frozen network runs once a picture, and where the result lies.
+"""Plan of the feature cache: which frozen layers run once per image, and where outputs are stored.
 
-What is stored is what the network gives at the run's own precision, so that training on it equals
-training through the network up to the rounding of other batch sizes. Under ``bf16-mixed`` features
-are bfloat16: those of mobilenet_v2 differ from its float32 ones by a tenth of their standard
-deviation in the mean (photographs of 12 breeds of dogs; the least cosine of the two is 0.986).
+Features are stored at the precision of the run, so that training on them equals training through
+the network, up to rounding differences between batch sizes. Under ``bf16-mixed``, features are
+bfloat16: those of mobilenet_v2 differ from float32 by a tenth of their standard deviation on
+average (photographs of 12 dog breeds; minimum cosine similarity 0.986).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tl_lightning.data.cache.features import FeatureSet, split_digest
 from tl_lightning.data.cache.images import CacheSettings
-from tl_lightning.data.datamodules.base import TransferData
+from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.supervised import FeatureExtraction
@@ -29,42 +29,45 @@ from tl_lightning.types import LayerGroup
 
 __all__ = ["Plan", "plan", "through"]
 
-#: Settings of a backbone that change no feature, or whose weights' own hash says more.
-_APART = ("lr_factor", "pretrained", "weights", "tag", "checkpoint", "grad_checkpointing")
+#: Backbone settings that do not affect features, or are covered by the hash of the weights.
+_IGNORED = ("lr_factor", "pretrained", "weights", "tag", "checkpoint", "grad_checkpointing")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a network is run once.
+    """The part of a network that runs only once per image.
 
     Attributes:
-        mode: ``full`` for features, ``prefix`` for the output of its first layer groups.
-        groups: Those groups; none for ``full``.
-        rest: The groups after them, which run in every step.
-        views: Stored views of every training picture, or None: the plain picture.
-        sets: Where everything lies, by ``role/split``.
+        mode: ``full`` for features, ``prefix`` for the output of the first layer groups.
+        groups: The layer groups that run once; empty for ``full``.
+        remaining_layers: The layer groups that run in every step.
+        views: Stored augmented views per training image, or None for the image itself.
+        sets: The stored features, by ``role/split``.
     """
 
     mode: Literal["off", "full", "prefix"] = "off"
     groups: tuple[LayerGroup, ...] = ()
-    rest: tuple[LayerGroup, ...] = ()
+    remaining_layers: tuple[LayerGroup, ...] = ()
     views: int | None = None
     sets: Mapping[str, FeatureSet] | None = None
 
 
 def plan(
-    module: TransferModule, data: TransferData, settings: CacheSettings, numerics: Mapping[str, Any]
+    module: TransferModule,
+    data: TransferDataModule,
+    settings: CacheSettings,
+    numerics: Mapping[str, Any],
 ) -> Plan:
-    """Decide what to store.
+    """Decide which features to store.
 
     Args:
         module: The model, not yet trained.
-        data: Attached to it.
-        settings: What was asked for.
+        data: The data module, attached to the model.
+        settings: The cache settings.
         numerics: The trainer's ``precision`` and ``accelerator``.
 
     Raises:
-        ConfigError: If nothing stays frozen, or what was asked for does not fit on the disk.
+        ConfigError: If no layers stay frozen, or the requested features do not fit on the disk.
     """
     mode = settings.features
     if mode == "auto":
@@ -73,31 +76,33 @@ def plan(
         return Plan()
     if not data.storable:
         raise ConfigError(
-            f"cache.features={mode} keeps features by the places of pictures, which "
-            f"data={data.name} does not have; type cache.features=off"
+            f"cache.features={mode} is only supported for image and text datasets with random "
+            f"access, got data={data.name}; set cache.features=off"
         )
     groups, rest = _divided(module, mode)
     sets = _sets(module, data, settings, numerics, groups)
     found = Plan("prefix" if rest else "full", groups, rest, settings.views, sets)
-    fault = _size_fault(found, module, settings, str(numerics["precision"]))
-    if not fault:
+    problem = _size_problem(found, module, settings, str(numerics["precision"]))
+    if not problem:
         return found
     if settings.features == "auto":
-        print(f"features are computed anew in every epoch: {fault}", file=sys.stderr)
+        print(f"features are recomputed in every epoch: {problem}", file=sys.stderr)
         return Plan()
-    raise ConfigError(f"cache.features={mode}: {fault}")
+    raise ConfigError(f"cache.features={mode}: {problem}")
 
 
 def _automatic(
-    module: TransferModule, data: TransferData, settings: CacheSettings
+    module: TransferModule, data: TransferDataModule, settings: CacheSettings
 ) -> Literal["off", "full"]:
-    if not isinstance(module, FeatureExtraction) or any(data.mix.values()) or not data.storable:
+    if not isinstance(module, FeatureExtraction) or not data.storable:
+        return "off"
+    if data.mixup_alpha or data.cutmix_alpha:
         return "off"
     if data.augment == "none" or settings.views is not None:
         return "full"
     print(
-        f"features are computed anew in every epoch because data.augment={data.augment}; "
-        "data.augment=none, or cache.views=8, computes them once",
+        f"features are recomputed in every epoch because data.augment={data.augment}; set "
+        "data.augment=none, or cache.views=8, to compute them only once",
         file=sys.stderr,
     )
     return "off"
@@ -112,29 +117,30 @@ def _divided(
     groups, depth = tuple(module.backbone.layer_groups(chain=True)), module.frozen_depth()
     if depth == len(groups):
         return (), ()
-    learning = ", ".join(group.name for group in groups[depth:])
+    trained = ", ".join(group.name for group in groups[depth:])
     if mode == "full":
         raise ConfigError(
             f"cache.features=full needs a backbone that is frozen for the whole run, but "
-            f"model={module.name} trains {learning}; type model=feature_extraction, or "
+            f"model={module.name} trains {trained}; set model=feature_extraction, or "
             "cache.features=off"
         )
     if depth == 0:
         raise ConfigError(
-            f"cache.features=prefix needs first layers that never train, but model={module.name} "
-            f"trains {learning}; type cache.features=off, or keep the first layers frozen"
+            "cache.features=prefix needs first layers that stay frozen, but "
+            f"model={module.name} trains {trained}; set cache.features=off, or freeze the first "
+            "layers"
         )
     if any(group.run is None for group in groups):
         raise ConfigError(
-            f"cache.features=prefix needs a network that is a chain of its layer groups, and "
-            f"{type(module.backbone).__name__} is none; type cache.features=off"
+            "cache.features=prefix needs a backbone whose layer groups form a chain, but those of "
+            f"{type(module.backbone).__name__} do not; set cache.features=off"
         )
     return groups[:depth], groups[depth:]
 
 
 def _sets(
     module: TransferModule,
-    data: TransferData,
+    data: TransferDataModule,
     settings: CacheSettings,
     numerics: Mapping[str, Any],
     groups: tuple[LayerGroup, ...],
@@ -142,7 +148,7 @@ def _sets(
     saved: Any = module.hparams
     spec = module.backbone.input_spec
     network = {
-        "backbone": {k: v for k, v in saved["config"]["backbone"].items() if k not in _APART},
+        "backbone": {k: v for k, v in saved["config"]["backbone"].items() if k not in _IGNORED},
         "layer": groups[-1].name if groups else "features",
         "weights": _weights_digest(module, groups),
         "input": asdict(spec),
@@ -154,22 +160,22 @@ def _sets(
         role, _, name = key.partition("/")
         augmented = settings.views is not None and name == "train"
         views = {"augment": data.augment if augmented else "none"}
-        # What is evaluated is the same from decoded pictures as from files; random crops are not.
+        # Evaluation crops of decoded images equal those of the files; random crops do not.
         decoded = settings.images if augmented else None
-        shown = {**views, "shorter": settings.shorter, "decoded": decoded}
+        shown = {**views, "shorter": settings.shorter_side, "decoded": decoded}
         domain = data.found[role.removesuffix("_labelled")].name
         sets[key] = FeatureSet(
             root=settings.root / "features",
             name=f"{data.name}-{domain}-{name}".replace("/", "_"),
             number=len(split),
             views=settings.views if augmented and settings.views else 1,
-            depends={**network, **shown, "pictures": split_digest(split)},
+            depends={**network, **shown, "images": split_digest(split)},
         )
     return sets
 
 
 def _weights_digest(module: TransferModule, groups: tuple[LayerGroup, ...]) -> str:
-    """Return a hash of every weight and buffer that the stored part holds."""
+    """Return a hash of all weights and buffers of the part that runs once."""
     digest = hashlib.sha256()
     assert isinstance(module.backbone, nn.Module)
     parts = [part for group in groups for part in group.modules] or [module.backbone]
@@ -181,10 +187,10 @@ def _weights_digest(module: TransferModule, groups: tuple[LayerGroup, ...]) -> s
     return digest.hexdigest()
 
 
-def _size_fault(
+def _size_problem(
     chosen: Plan, module: TransferModule, settings: CacheSettings, precision: str
 ) -> str:
-    """Return why the disk cannot take what is missing; empty if it can."""
+    """Return why the missing features do not fit on the disk; empty if they do."""
     missing = [s for s in (chosen.sets or {}).values() if s.found() is None]
     if not missing:
         return ""
@@ -197,22 +203,22 @@ def _size_fault(
         module.train(training)
     else:
         shape = (module.backbone.out_features,)
-    one = math.prod(shape) * (2 if "16" in precision else 4)
-    needed = one * sum(each.number * each.views for each in missing)
+    per_image = math.prod(shape) * (2 if "16" in precision else 4)
+    needed = per_image * sum(each.number * each.views for each in missing)
     root = missing[0].root
-    there = next(folder for folder in (root, *root.parents) if folder.is_dir())
-    free = shutil.disk_usage(there).free
+    folder = next(parent for parent in (root, *root.parents) if parent.is_dir())
+    free = shutil.disk_usage(folder).free
     if needed <= min(1e9 * settings.limit_gb, free / 2):
         return ""
     return (
-        f"they would take {needed / 1e9:.3g} GB, {one / 1e6:.3g} MB a picture "
-        f"(cache.limit_gb={settings.limit_gb:g}, {free / 1e9:.1f} GB free in {there}); type "
+        f"the cache would need {needed / 1e9:.3g} GB, {per_image / 1e6:.3g} MB per image "
+        f"(cache.limit_gb={settings.limit_gb:g}, {free / 1e9:.1f} GB free in {folder}); set "
         "cache.features=off, a larger cache.limit_gb, or cache.dir=/a/larger/disk"
     )
 
 
 def through(groups: tuple[LayerGroup, ...], out: Tensor) -> Tensor:
-    """Return what these layer groups make of their input."""
+    """Return the output of a chain of layer groups."""
     for group in groups:
         assert group.run is not None
         out = group.run(out)

@@ -1,9 +1,9 @@
-"""A learning rate for this model and these data, by a range test before training.
+"""Learning rate range test before training.
 
-Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: the rate grows step by
-step, and the loss falls fastest somewhat below the rate at which it would break down. The test runs
-on parts of its own, which are thrown away: training with the rate that it finds is training with
-that rate, bit for bit.
+Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: the learning rate grows
+from step to step, and the loss falls fastest somewhat below the rate at which it diverges. The test
+trains its own copy of the model, which is discarded: training afterwards equals, bit for bit, a run
+with that learning rate in its configuration.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from tl_lightning.utils.files import write_json
 __all__ = ["RangeTest", "suggestion", "with_found_rate"]
 
 STEPS, LOWEST, HIGHEST = 100, 1e-7, 10.0
-#: The test ends where the smoothed loss is this many times the least so far.
+#: The test stops when the smoothed loss exceeds this multiple of its minimum so far.
 BROKEN = 4.0
 _SMOOTHING, _SKIPPED = 0.9, 10
 
 
 def with_found_rate(config: Config, run_dir: Path, resumed: str | None = None) -> Config:
-    """Return the configuration with ``optimizer.lr`` as found, if ``lr_find`` asks for it.
+    """Return the configuration with the suggested ``optimizer.lr`` if ``lr_find`` is true.
 
-    What was found stands in ``lr_find.json`` of the run's folder. A resumed run takes the rate that
-    its checkpoint was trained with.
+    The result is written to ``lr_find.json`` in the run's folder. A resumed run uses the learning
+    rate that its checkpoint was trained with.
 
     Args:
         config: A checked configuration.
         run_dir: The run's folder.
-        resumed: The checkpoint that the run goes on from, if any.
+        resumed: The checkpoint that the run resumes from, if any.
 
     Raises:
         TrainingError: If the loss never falls.
@@ -66,7 +66,8 @@ def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
     parts = build(config, run_dir)
     fill(parts.features, parts.module, parts.data, parts.trainer)
     test = RangeTest(config["optimizer"]["lr"])
-    # The test ends by itself: with max_steps it would be a whole run to what ramps with progress.
+    # The callback ends the test. With max_steps, everything scheduled by the progress of the run
+    # would go through its whole schedule in these few steps.
     node = {**config["trainer"], "max_epochs": 1000, "max_steps": -1, "limit_val_batches": 0}
     trainer = make_trainer(
         config,
@@ -85,19 +86,18 @@ def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
         "lr": suggestion(test.rates, test.losses),
         "rates": test.rates,
         "losses": test.losses,
-        "rule": "steepest fall of the smoothed loss, at most a tenth of the rate of the least loss",
+        "rule": "steepest fall of the smoothed loss, at most a tenth of the rate at its minimum",
     }
 
 
 class RangeTest(L.Callback):
-    """Let the rate grow evenly in its logarithm, and stop where the loss breaks down.
+    """Increase the learning rate exponentially, and stop when the loss diverges.
 
-    A loss belongs to the rate of the optimizer step that follows it.
-
-    Every parameter group keeps its own share: the rate is that of new layers.
+    Each loss is attributed to the learning rate of the optimizer step that follows it. The tested
+    rate is that of new layers; the ratios between parameter groups are kept.
 
     Args:
-        lr: The configuration's rate, which the groups' own are relative to.
+        lr: The configured learning rate, which the rates of the groups are relative to.
     """
 
     def __init__(self, lr: float) -> None:
@@ -108,7 +108,7 @@ class RangeTest(L.Callback):
         self.average, self.least = 0.0, math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin with the first phase; the test never leaves it."""
+        """Enter the first phase, which lasts for the whole test."""
         module: Any = pl_module
         if module.phases.steps:
             module.enter_phase(0, trainer.optimizers[0].param_groups)
@@ -116,9 +116,9 @@ class RangeTest(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """Gather losses between two optimizer steps, and judge them after the second."""
+        """Average the losses of an optimizer step, and stop the test when they diverge."""
         self.waiting.append(float(outputs["loss"]))
-        if trainer.global_step <= len(self.losses):  # gradients are still being gathered
+        if trainer.global_step <= len(self.losses):  # gradients are still being accumulated
             return
         loss = sum(self.waiting) / len(self.waiting)
         self.waiting = []
@@ -126,32 +126,32 @@ class RangeTest(L.Callback):
         smooth = self.average / (1 - _SMOOTHING ** (len(self.losses) + 1))
         self.losses.append(smooth)
         self.least = min(self.least, smooth)
-        broken = not math.isfinite(smooth) or smooth > BROKEN * self.least
-        trainer.should_stop = broken or len(self.losses) == STEPS
+        diverged = not math.isfinite(smooth) or smooth > BROKEN * self.least
+        trainer.should_stop = diverged or len(self.losses) == STEPS
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
-        """Set the step's rate."""
-        share = len(self.rates) / (STEPS - 1)
-        self.rates.append(LOWEST * (HIGHEST / LOWEST) ** share)
+        """Set the learning rate of the step."""
+        fraction = len(self.rates) / (STEPS - 1)
+        self.rates.append(LOWEST * (HIGHEST / LOWEST) ** fraction)
         for group in optimizer.param_groups:
             group["lr"] = self.rates[-1] * group["initial_lr"] / self.lr
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Return where the loss falls fastest over the logarithm of the rate, or lower.
+    """Return the learning rate at which the loss falls fastest over the log learning rate.
 
-    Never more than a tenth of the rate with the least loss: close below the edge a network may
-    learn for a moment and then die. The first steps are passed over, where the mean is of a few
-    losses, and the last, where it breaks.
+    The result is at most a tenth of the rate with the minimum loss: just below the point of
+    divergence, a network may learn briefly and then diverge. The first steps are ignored, as their
+    running mean covers only a few losses, and so are the steps after the minimum.
 
     Args:
-        rates: Growing, ``(N,)``.
-        losses: Smoothed, ``(N,)``.
+        rates: Increasing learning rates, ``(N,)``.
+        losses: Smoothed losses, ``(N,)``.
 
     Raises:
-        TrainingError: If it nowhere falls.
+        TrainingError: If the loss never falls.
 
     >>> rates = [10.0 ** (k / 10 - 5) for k in range(50)]
     >>> losses = [2.0 - 1.5 / (1 + 10 ** (4 * (-2.5 - (k / 10 - 5)))) for k in range(50)]
@@ -167,8 +167,8 @@ def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
     slopes = np.gradient(y, x) if len(y) > _SKIPPED + 1 else np.zeros(0)
     if not len(slopes) or slopes[_SKIPPED:].min() >= 0:
         raise TrainingError(
-            f"lr_find saw no falling loss between {LOWEST:g} and {HIGHEST:g}; type lr_find=false "
-            "and optimizer.lr=<a rate>"
+            f"lr_find: the loss did not fall at any learning rate between {LOWEST:g} and "
+            f"{HIGHEST:g}; set lr_find=false and optimizer.lr=<learning rate>"
         )
     steepest = x[_SKIPPED + int(np.argmin(slopes[_SKIPPED:]))]
     return float(min(np.exp(steepest), np.exp(x[-1]) / 10))

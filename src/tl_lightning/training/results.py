@@ -1,4 +1,4 @@
-"""From a finished run to its files: ``report.json``, ``predictions.npz``."""
+"""Result files of a finished run: ``report.json`` and ``predictions.npz``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import lightning as L
 import numpy as np
 import torch
 
-from tl_lightning.callbacks.report_collector import Collect
+from tl_lightning.callbacks.report_collector import ReportCollector
 from tl_lightning.config.identity import identity
-from tl_lightning.data.datamodules.base import TransferData
+from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.distributed.strategy import lr_factor
 from tl_lightning.reporting.formatting import BOUND
 from tl_lightning.reporting.schema import SCHEMA
@@ -28,11 +28,11 @@ __all__ = ["Standing", "group_of", "standing", "write_run"]
 
 
 def group_of(config: dict[str, Any]) -> str:
-    """Return a short hash that runs share when they differ by their seed only."""
+    """Return a short hash that is shared by runs that differ only in their seed."""
     kept = identity(config)
-    # The callbacks that change the model, or which one is chosen.
+    # Callbacks that change the model or the selection.
     callbacks = config.get("callbacks") or {}
-    kept["average"] = callbacks.get("average")
+    kept["weight_averaging"] = callbacks.get("weight_averaging")
     if str(SELECTIONS[config["selection"]].monitor).startswith("validator/"):
         kept["validators"] = callbacks.get("validators")
     text = json.dumps(kept, sort_keys=True, default=str)
@@ -40,41 +40,40 @@ def group_of(config: dict[str, Any]) -> str:
 
 
 def _start_note(config: dict[str, Any]) -> list[str]:
-    own = config["backbone"].get("checkpoint")
-    notes = [f"the backbone starts from {own}"] if own else []
-    starts = own or config.get("init") or config["backbone"].get("pretrained")
-    if not starts and config["model"]["_target_"].endswith(".FeatureExtraction"):
-        notes.append(
-            "the frozen backbone has random weights: nothing pretrained gives these features"
-        )
+    checkpoint = config["backbone"].get("checkpoint")
+    notes = [f"the backbone starts from {checkpoint}"] if checkpoint else []
+    trained = checkpoint or config.get("init") or config["backbone"].get("pretrained")
+    if not trained and config["model"]["_target_"].endswith(".FeatureExtraction"):
+        notes.append("the frozen backbone has random weights, so its features are not pretrained")
     if config["track_target"]:
         notes.append(
-            "track_target=true: accuracy on labelled target validation was logged for a study"
+            "track_target=true: accuracy on the labelled target validation split was logged"
         )
     if config["lr_find"]:
         notes.append(f"optimizer.lr={config['optimizer']['lr']:.3g} was found by lr_find")
     return notes
 
 
-def _floor_note(rule: Selection, score: float | None) -> list[str]:
-    by_floor = str(rule.monitor).startswith("validator/floored/")
-    if not by_floor or score is None or score > WORST + 1:
+def _collapse_note(rule: Selection, score: float | None) -> list[str]:
+    filtered = str(rule.monitor).startswith("validator/floored/")
+    if not filtered or score is None or score > WORST + 1:
         return []
     return [
-        "every epoch counted as collapsed (callbacks.validators.floor_ratio, least_predicted): the "
-        "one that is best on the source was kept"
+        "every epoch counted as collapsed (callbacks.validators.min_source_ratio, "
+        "min_predicted_classes); the epoch with the best source accuracy was kept"
     ]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What the callbacks know at the end of training.
+    """State of the callbacks at the end of training.
 
-    The test loads the chosen model's checkpoint, and with it what they knew when it was written.
+    Testing loads the checkpoint of the selected model, which also restores the callbacks to their
+    state when it was written.
 
     Attributes:
-        score: Of the chosen model, by the selection rule.
-        notes: On batches that were left out.
+        score: Score of the selected model by the selection rule.
+        notes: Notes on skipped batches.
     """
 
     score: float | None
@@ -82,21 +81,21 @@ class Standing:
 
 
 def standing(trainer: L.Trainer) -> Standing:
-    """Return what the callbacks know; to be asked before the test."""
+    """Return the state of the callbacks; must be called before the test."""
     score = cast(Any, trainer.checkpoint_callback).best_model_score
     return Standing(None if score is None else float(score), _skip_note(trainer))
 
 
 def _skip_note(trainer: L.Trainer) -> list[str]:
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
-    skipped = [one for callback in callbacks for one in getattr(callback, "skipped", [])]
+    skipped = [batch for callback in callbacks for batch in getattr(callback, "skipped", [])]
     if not skipped:
         return []
-    names = sorted({name for one in skipped for names in one["files"].values() for name in names})
+    names = sorted({n for batch in skipped for files in batch["files"].values() for n in files})
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return [
-        f"{len(skipped)} batches were left out because their loss or gradient was not finite "
-        f"(callbacks.finite.on_nan=skip); they show {', '.join(names[:8])}{more}"
+        f"{len(skipped)} batch(es) skipped because the loss or a gradient was not finite "
+        f"(callbacks.nan_guard.on_nan=skip); they contain {', '.join(names[:8])}{more}"
     ]
 
 
@@ -108,8 +107,8 @@ def write_run(
     *,
     trainer: L.Trainer,
     standing: Standing,
-    data: TransferData,
-    collect: Collect,
+    data: TransferDataModule,
+    collect: ReportCollector,
     timing: dict[str, float],
     features: dict[str, dict[str, float]],
     baseline_of: str | None,
@@ -130,7 +129,7 @@ def write_run(
         "baseline_of": baseline_of,
         "selection": {
             "rule": config["selection"],
-            "words": rule.words,
+            "words": rule.description,
             "uses_target_labels": rule.uses_target_labels,
             "monitor": rule.monitor,
             "value": standing.score,
@@ -148,7 +147,7 @@ def write_run(
             *([BOUND] if data.learn_from == "target" else []),
             *data.notes(bool(config["backbone"].get("pretrained"))),
             *_start_note(config),
-            *_floor_note(rule, standing.score),
+            *_collapse_note(rule, standing.score),
             *standing.notes,
         ],
         "warnings": warned,
@@ -162,7 +161,7 @@ def write_run(
             "classes": list(data.classes),
             "counts": data.counts(),
             "fingerprint": data.fingerprint(),
-            "quarantined": data.quarantined,
+            "quarantined": data.unreadable,
             "features": features,
             "cached": {role: len(cache) for role, cache in data.caches.items()},
         },
@@ -177,18 +176,21 @@ def write_run(
 
 
 def _scale(config: dict[str, Any], world: int) -> dict[str, Any]:
-    """Return how many processes trained, on which batches, and at which rate."""
-    own, steps = config["data"]["batch_size"], config["trainer"]["accumulate_grad_batches"]
+    """Return the number of processes, the batch sizes and the scaled learning rate."""
+    size, steps = config["data"]["batch_size"], config["trainer"]["accumulate_grad_batches"]
     return {
         "processes": world,
-        "batch_size": own,
+        "batch_size": size,
         "accumulated": steps,
-        "global_batch": own * steps * world,
+        "global_batch": size * steps * world,
         "lr": config["optimizer"]["lr"] * lr_factor(config),
     }
 
 
 def _parameters(module: L.LightningModule) -> dict[str, int]:
-    """Return how many numbers the model has, and how many of them learned at the run's end."""
+    """Return the number of parameters, and how many were trainable at the end of the run."""
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    return {"all": sum(n for n, _ in sizes), "learning": sum(n for n, learns in sizes if learns)}
+    return {
+        "all": sum(n for n, _ in sizes),
+        "learning": sum(n for n, trainable in sizes if trainable),
+    }

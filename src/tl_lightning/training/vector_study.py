@@ -1,8 +1,8 @@
-"""The part of the activation study without pictures: a small MLP on vectors, in a plain loop.
+"""Activation study on vectors: a small MLP trained in a plain loop.
 
-The framework's data are pictures, and 512 vectors need neither loaders nor a trainer. The network
-is the framework's own :class:`~tl_lightning.tasks.head.Head`; what is measured and written is what
-a run of ``train.py`` with ``callbacks=study`` leaves, so that one report reads both.
+512 vectors need neither data loaders nor a trainer. The network is the framework's
+:class:`~tl_lightning.tasks.head.Head`; the measurements and files are those of a ``train.py`` run
+with ``callbacks=study``, so that one report reads both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tl_lightning.utils.seeding import mix
 __all__ = ["Task", "Vectors", "fit_vectors", "make_task"]
 
 FEATURES, WAVES, SIZES = 10, 4, [512, 512, 4096]
-#: How the network learns; the same for every activation.
+#: Training settings, the same for every activation.
 RECIPE = {"width": 64, "lr": 5e-3, "epochs": 120, "batch_size": 64}
 
 
@@ -40,7 +40,7 @@ class Vectors(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Three disjoint sets of one labelling."""
+    """Disjoint splits of one task."""
 
     train: Vectors
     val: Vectors
@@ -48,11 +48,11 @@ class Task(NamedTuple):
 
 
 def make_task(seed: int) -> Task:
-    r"""Return standard normal vectors whose two classes a smooth random function decides.
+    r"""Return standard normal vectors labelled with two classes by a smooth random function.
 
     ``y = [f(x) > median f]`` with ``f(x) = \sum_k cos(w_k . x + b_k)``, four random waves with
-    ``w_k`` from ``N(0, 0.5^2 I)`` and ``b_k`` uniform in ``[0, 2 pi)``: smooth, and of no
-    activation's own kind. 512 vectors train, 512 validate, 4,096 test.
+    ``w_k`` from ``N(0, 0.5^2 I)`` and ``b_k`` uniform in ``[0, 2 pi)``: smooth, and not favouring
+    any activation. There are 512 training, 512 validation and 4,096 test vectors.
 
     >>> task = make_task(0)
     >>> task.train.x.shape, task.test.y.shape
@@ -69,15 +69,15 @@ def make_task(seed: int) -> Task:
 
 
 def fit_vectors(activation: Activation, seed: int, folder: Path) -> float:
-    """Train a head with one hidden layer of 64 on a task's vectors; write what a run leaves.
+    """Train a head with one hidden layer of 64 units; write the files of a run.
 
-    The seed decides task, initial weights and the order of the batches; every activation meets the
-    same of each.
+    The seed determines the task, the initial weights and the order of the batches, which are thus
+    the same for every activation.
 
     Args:
-        activation: Of the hidden layer.
-        seed: Of everything random.
-        folder: Gets ``report.json`` and ``metrics.csv``.
+        activation: Activation of the hidden layer.
+        seed: Seed of the task, the weights and the batches.
+        folder: Folder for ``report.json`` and ``metrics.csv``.
 
     Returns:
         The test accuracy after the last epoch.
@@ -103,13 +103,13 @@ def fit_vectors(activation: Activation, seed: int, folder: Path) -> float:
 def _train(
     head: Head, optimizer: torch.optim.Optimizer, data: Vectors, seed: int
 ) -> dict[str, float]:
-    """Learn for one epoch; return the mean gradients of its steps."""
+    """Train for one epoch; return the mean gradient norms of its steps."""
     order = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(seed))
     batches = torch.split(order, int(RECIPE["batch_size"]))
     total: dict[str, float] = {}
-    for places in batches:
+    for index in batches:
         optimizer.zero_grad()
-        functional.cross_entropy(head(data.x[places])[1], data.y[places]).backward()  # type: ignore[no-untyped-call]
+        functional.cross_entropy(head(data.x[index])[1], data.y[index]).backward()  # type: ignore[no-untyped-call]
         for name, norm in weight_gradients(head).items():
             key = f"activation/task.head.{name}/grad"
             total[key] = total.get(key, 0.0) + float(norm) / len(batches)
@@ -118,12 +118,12 @@ def _train(
 
 
 def _validate(head: Head, data: Vectors) -> dict[str, float]:
-    """Return validation accuracy and what the activation did on the way."""
+    """Return the validation accuracy and the fraction of saturated activations."""
     meter = Meter(head)
     with torch.no_grad(), meter.watching():
         row = {"source/val/acc": _accuracy(head(data.x)[1], data.y)}
-    shares = meter.shares().items()
-    return row | {f"activation/task.head.{name}/saturated": float(v) for name, v in shares}
+    fractions = meter.shares().items()
+    return row | {f"activation/task.head.{name}/saturated": float(v) for name, v in fractions}
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

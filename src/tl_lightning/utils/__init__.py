@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the project: files, text, processes, seeds, plots."""
+"""Project-independent helpers for files, text, processes, seeds and plots."""

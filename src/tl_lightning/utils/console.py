@@ -1,4 +1,4 @@
-"""Errors on the command line: one sentence and an exit code."""
+"""One-line error messages for the command line."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 
 from tl_lightning.errors import ConfigError, TransferError
 
-__all__ = ["complain", "sentence"]
+__all__ = ["on_problem", "sentence"]
 
 
 def sentence(error: BaseException) -> str:
-    """Return an error's own words, also when a loader's worker has wrapped them in a traceback."""
+    """Return the message of an error, without the traceback that a DataLoader worker adds."""
     text = str(error)
-    mark = f"{type(error).__name__}: "
-    return text.rsplit(mark, 1)[1].strip() if "Original Traceback" in text else text
+    prefix = f"{type(error).__name__}: "
+    return text.rsplit(prefix, 1)[1].strip() if "Original Traceback" in text else text
 
 
-def complain(error: TransferError) -> None:
-    """Print each fault as a line, on the first rank."""
+def on_problem(error: TransferError) -> None:
+    """Print each problem on a line of its own, on local rank zero only."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
-    lines = error.faults if isinstance(error, ConfigError) else [sentence(error)]
+    lines = error.problems if isinstance(error, ConfigError) else [sentence(error)]
     for line in lines:
         print(f"error: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks."""
+"""Atomic file writes, JSON reading and file locks."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ __all__ = [
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time work on ``path``; the others wait (a file ``.<name>.lock``).
+    """Hold an exclusive lock on ``path`` (file ``.<name>.lock``); other processes wait.
 
     Raises:
-        DataError: If the folder cannot be written to.
+        DataError: If the folder is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = (path.parent / f".{path.name}.lock").open("a")
     except OSError as error:
         raise DataError(
-            f"cannot write to {path.parent}: {error.strerror}; set data.root= (or TL_CACHE for "
-            "what is built) to a folder that you may write to"
+            f"cannot write to {path.parent}: {error.strerror}; set data.root=<writable folder> "
+            "(for caches, set the environment variable TL_CACHE)"
         ) from error
     with lock:
-        if sys.platform != "win32":  # No flock there: two processes may fetch the same file twice.
+        if sys.platform != "win32":  # Without flock, two processes may fetch the same file twice.
             import fcntl
 
-            fcntl.flock(lock, fcntl.LOCK_EX)  # Released when the file closes, also by a kill.
+            fcntl.flock(lock, fcntl.LOCK_EX)  # Released on close, even if the process is killed.
         yield
 
 
-#: Errors of a disk or mount that does not answer, whatever file was asked for.
+#: Error numbers of an unavailable disk or mount, independent of the requested file.
 AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV)
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[bool]:
-    """Hold a job's folder while inside; False if another process has it.
+    """Lock a job's folder; yield False if another process holds the lock.
 
-    The system lets go of it when the process ends, however it ends.
+    The operating system releases the lock when the process ends, even if it is killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
@@ -71,28 +71,28 @@ def held(folder: Path) -> Iterator[bool]:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 yield False
                 return
-            print(f"no locks in {folder} ({error.strerror}): start a sweep once at a time there")
+            print(f"cannot lock {folder} ({error.strerror}): start each sweep only once there")
         yield True
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path, wait_s: float = 10.0) -> Iterator[bool]:
-    """Hold a single run's folder while inside, leaving no file; False if another process has it.
+    """Lock the folder of a single run without a lock file; yield False if another process has it.
 
     Args:
-        folder: Of the run.
-        wait_s: Loader processes of a run that was killed still have its folder for some seconds.
+        folder: The run's folder.
+        wait_s: Seconds to wait for the lock; DataLoader workers of a killed run keep it briefly.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place, until = os.open(folder, os.O_RDONLY), time.monotonic() + wait_s
+    descriptor, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + wait_s
     try:
         while True:
             try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    break  # no locks there, or none on folders
-                if time.monotonic() >= until:
+                    break  # the file system does not support locks, or not on folders
+                if time.monotonic() >= deadline:
                     yield False
                     return
                 time.sleep(0.2)
@@ -100,23 +100,23 @@ def alone_in(folder: Path, wait_s: float = 10.0) -> Iterator[bool]:
                 break
         yield True
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write ``data`` under ``path`` atomically: a reader sees the old file or the new one.
+    """Write ``data`` to ``path`` atomically: a reader sees the old file or the new one.
 
-    The temporary file lies beside the final one, so that the rename never crosses file systems.
+    The temporary file is in the same folder, so that the rename never crosses file systems.
 
     Args:
-        path: Final name; its folder is made when absent.
-        data: The whole content.
+        path: Final path; its folder is created if it does not exist.
+        data: The complete content.
 
     Returns:
         The final path.
 
     Raises:
-        OSError: If the disk refuses; a file that was there before is left as it was.
+        OSError: If writing fails; an existing file is left unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write ``text`` as UTF-8 under ``path`` atomically; see :func:`write_bytes`.
+    """Write ``text`` as UTF-8 to ``path`` atomically; see :func:`write_bytes`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -144,9 +144,9 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, data: Mapping[str, Any]) -> Path:
-    """Write ``data`` as strict JSON under ``path`` atomically; see :func:`write_bytes`.
+    """Write ``data`` as strict JSON to ``path`` atomically; see :func:`write_bytes`.
 
-    Paths become strings, numpy values plain ones, and NaN or infinity null (JSON has neither).
+    Paths become strings, numpy values plain ones, and NaN and infinity null.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +158,7 @@ def write_json(path: str | Path, data: Mapping[str, Any]) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """Return ``value`` with only what strict JSON can hold."""
+    """Return ``value`` converted to types that strict JSON supports."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -176,33 +176,33 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        DataError: If the file is missing, is not JSON or holds something else than an object.
+        DataError: If the file is missing, is not JSON or does not contain an object.
     """
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"there is no {path.name} in {path.parent}: the run has not finished or this is not "
-            f"a run folder; it holds {_contents(path.parent)}. Name the folder of a finished run: "
-            "tl-report outputs/<experiment>/<run id>"
+            f"{path.name} not found in {path.parent}: the run has not finished or this is not a "
+            f"run folder (it contains {_contents(path.parent)}). Pass the folder of a finished "
+            "run: tl-report outputs/<experiment>/<run id>"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} is not valid JSON ({error}): it was cut short or edited by hand. "
+            f"{path} is not valid JSON ({error}): it is truncated or was edited by hand. "
             "Delete it and run again, or restore it from a copy"
         ) from error
     if not isinstance(data, dict):
         raise DataError(
-            f"{path} holds a JSON {type(data).__name__} where an object was expected: it was not "
-            "written by a run. Delete it and run again"
+            f"{path} must contain a JSON object, got a {type(data).__name__}: it was not written "
+            "by a run. Delete it and run again"
         )
     return data
 
 
 def _contents(folder: Path) -> str:
-    """Name what a folder holds, for an error message."""
+    """Return the names of the first entries of a folder, for an error message."""
     if not folder.is_dir():
-        return "nothing (no such folder)"
+        return "nothing: no such folder"
     names = sorted(entry.name for entry in folder.iterdir())
     return (", ".join(names[:8]) + (", ..." if len(names) > 8 else "")) or "nothing"

@@ -1,4 +1,4 @@
-"""The look of every figure: one palette, one type size, PNG bytes without a global backend."""
+"""Shared figure style and palette, with PNG rendering that needs no global backend."""
 
 from __future__ import annotations
 
@@ -7,22 +7,32 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["CLASS_COLOURS", "GRID", "INK", "LINES", "MUTED", "SOURCE", "TARGET", "picture", "short"]
+__all__ = [
+    "CLASS_COLOURS",
+    "GRID",
+    "INK",
+    "LINES",
+    "MUTED",
+    "SOURCE",
+    "TARGET",
+    "figure_png",
+    "short",
+]
 
 INK, MUTED, GRID = "#1c2430", "#667085", "#e4e7ec"
 SOURCE, TARGET = "#0072b2", "#d55e00"
 LINES = (SOURCE, TARGET, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c2430", "#888888")
-"""Okabe and Ito's palette: told apart with any common colour blindness."""
+"""Palette of Okabe and Ito, distinguishable with all common types of colour blindness."""
 CLASS_COLOURS = (
     *("#88ccee", "#cc6677", "#ddcc77", "#117733", "#332288", "#aa4499"),
     *("#44aa99", "#999933", "#882255", "#661100", "#6699cc", "#888888"),
 )
-"""CARTO's "Safe" palette, for at most twelve classes."""
+"""CARTO's "Safe" palette, for at most 12 classes."""
 
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are alike everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so figures look the same everywhere
     "font.size": 8.5,
-    "text.parse_math": False,  # a class may be called "$5"
+    "text.parse_math": False,  # class names may contain "$"
     "text.color": INK,
     "axes.edgecolor": "#98a2b3",
     "axes.labelcolor": MUTED,
@@ -49,23 +59,23 @@ STYLE: dict[str, Any] = {
 DPI = 200
 
 
-def picture(
+def figure_png(
     width: float, height: float, draw: Callable[[Any], None], constrained: bool = True
 ) -> bytes:
-    """Return the PNG of what ``draw`` puts on a matplotlib figure.
+    """Return a PNG of the matplotlib figure that ``draw`` fills.
 
     Args:
-        width: In inches; text is sized for a figure shown at 85 to 95 CSS pixels an inch.
-        height: In inches.
-        draw: Receives the empty figure.
-        constrained: Whether matplotlib places the axes.
+        width: Width in inches; text is sized for display at 85 to 95 CSS pixels per inch.
+        height: Height in inches.
+        draw: Function that is called with the empty figure.
+        constrained: Whether to use the constrained layout.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     buffer = io.BytesIO()
     with rc_context(STYLE), warnings.catch_warnings():
-        # Class names may be in a script the font lacks; the page itself shows them rightly.
+        # The font may lack glyphs of class names; the HTML page shows them correctly.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(
             figsize=(width, height), dpi=DPI, layout="constrained" if constrained else None
@@ -76,7 +86,7 @@ def picture(
 
 
 def short(name: str, length: int = 16) -> str:
-    """Return ``name`` cut to ``length`` characters.
+    """Return ``name`` truncated to ``length`` characters.
 
     >>> short("n02085620-Chihuahua", 12)
     'n02085620-C…'

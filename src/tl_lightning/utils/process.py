@@ -1,4 +1,4 @@
-"""Settings of the process: threads, memory, warnings, log lines."""
+"""Process-wide settings: precision, memory allocator, warnings and logging."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ __all__ = ["auto_precision", "gathered_warnings", "keep_memory", "quiet", "versi
 _PACKAGES = ("tl_lightning", "torch", "torchvision", "lightning", "torchmetrics", "timm",
              "hydra-core", "scikit-learn", "numpy")  # fmt: skip
 
-# What Lightning says that is no fault of the user's: each with its reason.
-_NOISE = (
-    "does not have many workers",  # pictures in memory need none
+# Third-party warnings that the user cannot act on, each with the reason.
+_IGNORED_WARNINGS = (
+    "does not have many workers",  # not needed for images in memory
     "The number of training batches",  # short epochs are intended
     "Checkpoint directory .* exists and is not empty",  # resumed runs
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
-    "your dataloader is not resumable",  # ours are: our sampler goes on at the exact sample
-    "in eval mode at the start of training",  # what is frozen is meant to be
-    "The `srun` command is available",  # having SLURM installed is no fault
+    "your dataloader is not resumable",  # it is: the sampler resumes at the exact sample
+    "in eval mode at the start of training",  # frozen modules are in eval mode on purpose
+    "The `srun` command is available",  # SLURM may be installed without being used
     "Experiment logs directory .* exists",  # resumed runs append
     "Starting from v1.9.0, `tensorboardX`",
     "torch.distributed.nn.functional.all_gather is deprecated",  # called by torchmetrics
-    "It is recommended to use `self.log",  # what is logged is the same on every rank already
+    "It is recommended to use `self.log",  # the logged values are already the same on every rank
 )
 
 
 def auto_precision(accelerator: str) -> str:
-    """Return ``bf16-mixed`` where the device computes in bfloat16 natively, else ``32-true``."""
+    """Return ``bf16-mixed`` if the device supports bfloat16 natively, else ``32-true``."""
     if accelerator in ("gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability()[0] >= 8 else "32-true"
     if accelerator == "cpu":
@@ -47,7 +47,7 @@ def auto_precision(accelerator: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -56,11 +56,11 @@ def versions() -> dict[str, str]:
 
 
 def keep_memory() -> bool:
-    """Let freed memory stay with the process; return whether that could be arranged.
+    """Make glibc keep freed memory in the process; return whether the setting was applied.
 
-    The C library hands every large block back to the system and gets it again, page by page, at the
-    next step: on a CPU a third to a half of a training step was spent on that. Does nothing where
-    the C library is another one, or where the user has tuned it.
+    By default, glibc returns large blocks to the system after every step and gets them back page by
+    page, which took a third to a half of a training step on CPU. Does nothing with another C
+    library or if the user has tuned the allocator.
     """
     if sys.platform != "linux" or {"MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():
         return False
@@ -72,29 +72,29 @@ def keep_memory() -> bool:
 
 
 def quiet() -> None:
-    """Stop Lightning from logging twice under Hydra, and from advertising."""
+    """Suppress Lightning's duplicate log lines under Hydra, its tips and irrelevant warnings."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Hydra shows INFO of everybody
-    # Large or oddly tagged pictures that decode all the same are no fault. Not around each decode:
-    # the filters are the process's, and threads would overwrite one another's.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Hydra shows INFO of all loggers
+    # Large or unusually tagged images still decode correctly. Set once and not around each decode:
+    # warning filters are process-wide, and threads would overwrite each other's.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    for message in _NOISE:
+    for message in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f".*{message}")
 
 
 @contextlib.contextmanager
 def gathered_warnings(into: list[str]) -> Iterator[None]:
-    """Show warnings as ever and also keep each one's words once, for the report."""
+    """Print each distinct warning once and append its message to ``into``, for the report."""
     shown = warnings.showwarning
 
     def show(message: Any, category: Any, *args: Any, **kwargs: Any) -> None:
-        words = str(message)
-        if words not in into:
-            into.append(words)
+        text = str(message)
+        if text not in into:
+            into.append(text)
             if args and isinstance(args[0], str):
-                print(f"warning: {words}", file=sys.stderr, flush=True)
+                print(f"warning: {text}", file=sys.stderr, flush=True)
 
     warnings.showwarning = show
     try:

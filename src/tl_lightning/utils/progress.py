@@ -1,4 +1,4 @@
-"""A bar where somebody is watching; one line elsewhere."""
+"""Progress bar in a terminal, a single line of output elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["advancing"]
 
 @contextmanager
 def advancing(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that moves the bar on by so many; says at the end how long it took."""
+    """Yield a function that advances the bar by a number of items; print the elapsed time."""
     started = time.monotonic()
     if sys.stderr.isatty():
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""The name of a run's folder, the same on every rank."""
+"""Run ids, which name the folder of a run and are the same on every rank."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["run_id"]
 
 
 def run_id() -> str:
-    """Return one id for this command, the same in every rank and job that it starts.
+    """Return the id of this command, the same in every rank and job that it starts.
 
-    A time stamp taken anew by each rank would give each its own folder.
+    Time stamps of the single ranks would differ and give each rank a folder of its own.
     """
     found = os.environ.get("TL_RUN_ID", "")
     if found:
         return found
     if "SLURM_JOB_ID" in os.environ:
-        # Two commands of one job may not write into one folder; a restart types the same again.
-        typed = hashlib.sha256("\n".join(sys.argv[1:]).encode()).hexdigest()[:8]
-        found = f"{os.environ['SLURM_JOB_ID']}-{typed}"
+        # Different commands of a job need different folders; a restart has the same arguments.
+        arguments = hashlib.sha256("\n".join(sys.argv[1:]).encode()).hexdigest()[:8]
+        found = f"{os.environ['SLURM_JOB_ID']}-{arguments}"
     elif os.environ.get("TORCHELASTIC_RUN_ID", "none") != "none":
         found = os.environ["TORCHELASTIC_RUN_ID"]
     else:
@@ -34,19 +34,19 @@ def run_id() -> str:
 
 
 def _torchrun_id() -> str:
-    """Return an id that the ranks of a torchrun without ``--rdzv-id`` share; empty outside of one.
+    """Return an id shared by the ranks of torchrun without ``--rdzv-id``; empty outside torchrun.
 
     Raises:
-        ConfigError: If there are several nodes, which then share none.
+        ConfigError: If there are several nodes, which cannot derive a shared id.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return ""
     if os.environ.get("WORLD_SIZE") != os.environ.get("LOCAL_WORLD_SIZE"):
         raise ConfigError(
-            "torchrun has no id that its nodes share, and each would write a folder of its own; "
-            "type torchrun --rdzv-id=<a name for this run> ..., or export TL_RUN_ID=<name>"
+            "torchrun was started on several nodes without a shared id, and each would write to a "
+            "different folder; run torchrun --rdzv-id=<name> ..., or export TL_RUN_ID=<name>"
         )
-    # When torchrun itself began, which started all ranks: clock ticks since the machine did.
+    # Start time of the parent (torchrun, shared by all ranks), in clock ticks since boot.
     stat = Path(f"/proc/{os.getppid()}/stat")
-    began = stat.read_text().rsplit(")", 1)[1].split()[19] if stat.is_file() else "0"
-    return f"torchrun-{os.getppid()}-{began}"
+    started = stat.read_text().rsplit(")", 1)[1].split()[19] if stat.is_file() else "0"
+    return f"torchrun-{os.getppid()}-{started}"

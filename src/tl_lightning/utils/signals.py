@@ -1,8 +1,8 @@
-"""What a signal does to a run: it saves at the next place where nothing is half done, and ends.
+"""Signal handling: graceful shutdown of a run at the next consistent state.
 
-SIGTERM (a scheduler's preemption), SIGUSR1 (its warning) and the first Ctrl-C let the training step
-or validation batch at hand finish. Where nothing trains (pictures are decoded, features extracted,
-the test runs) there is nothing to save, and the command ends at once. SIGUSR2 is left to others.
+SIGTERM (preemption by a scheduler), SIGUSR1 (its warning) and the first Ctrl-C let the current
+training step or validation batch finish. Outside of training (decoding, feature extraction, tests)
+there is nothing to save, and the command ends immediately. SIGUSR2 is not handled.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any, NoReturn
 
 __all__ = ["EXIT_CODE", "Interrupted", "end_interrupted", "signals", "take_signals"]
 
-#: Of a command that a signal has ended; Ctrl-C ends with 130.
+#: Exit code of a command ended by a signal; for Ctrl-C it is 130.
 EXIT_CODE = 143
 
 
 class Interrupted(SystemExit):
-    """Ends the command because a signal asked for it."""
+    """Raised to end the command after a signal."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_CODE)
 
 
 class _Signals:
-    """The signals of this process.
+    """Signal state of this process.
 
     Attributes:
-        received: The signal that arrived, or 0.
-        gentle: Whether somebody will look at ``received`` soon.
-        forward: Tells the ranks that this process has started, or None.
+        received: The last signal received, or 0.
+        gentle: Whether the training loop polls ``received``, so that the handler only records it.
+        forward: Sends a signal to the ranks launched by this process, or None.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class _Signals:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Take over the signals, in the process's main thread."""
+        """Install the signal handlers inside the context, if in the main thread."""
         self.received, self.gentle, self.forward = 0, False, None
         self.process = os.getpid()
         numbers = [signal.SIGTERM, signal.SIGINT]
@@ -67,16 +67,16 @@ class _Signals:
             return
         again = self.received == number == signal.SIGINT
         self.received = number
-        if self.forward is not None and number != signal.SIGINT:  # a terminal tells them itself
+        if self.forward is not None and number != signal.SIGINT:  # the terminal forwards Ctrl-C
             self.forward(number)
         if self.gentle and not again:
             if number == signal.SIGINT:
-                print("\nstopping after this step; Ctrl-C again: at once", file=sys.stderr)
+                print("\nstopping after this step; press Ctrl-C again to stop now", file=sys.stderr)
             return
         self.end()
 
     def _handle_in_child(self, number: int) -> None:
-        """Do in a loader's process what is done in it by default; Ctrl-C is its parent's."""
+        """Apply the default action in a DataLoader worker; Ctrl-C is left to the parent."""
         if number == signal.SIGTERM:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -84,12 +84,12 @@ class _Signals:
             raise KeyboardInterrupt
 
     def end_other_ranks(self) -> None:
-        """Kill the ranks that this process has started: one that hangs hears nothing else."""
+        """Kill the ranks launched by this process; a hanging rank ignores other signals."""
         if self.forward is not None and sys.platform != "win32":
             self.forward(signal.SIGKILL)
 
     def end(self) -> None:
-        """Raise what ends the command."""
+        """Raise the exception that ends the command."""
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         raise Interrupted
@@ -99,12 +99,12 @@ signals = _Signals()
 
 
 def end_interrupted(end: KeyboardInterrupt | SystemExit) -> NoReturn:
-    """End a command that Ctrl-C has cut with a word and its code; any other end goes on.
+    """Exit with a message and code 130 after Ctrl-C; re-raise any other exit.
 
-    Lightning ends with 1 at Ctrl-C in a test, without a word.
+    Lightning exits with code 1 and no message on Ctrl-C during testing.
     """
-    cut = isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
-    if not cut or getattr(end, "code", None) == 130:  # which has been told already
+    ctrl_c = isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
+    if not ctrl_c or getattr(end, "code", None) == 130:  # 130: already reported
         raise end
     print("interrupted", file=sys.stderr, flush=True)
     sys.exit(130)
@@ -113,8 +113,8 @@ def end_interrupted(end: KeyboardInterrupt | SystemExit) -> NoReturn:
 def take_signals(trainer: Any) -> None:
     """Keep a Lightning trainer from handling signals itself.
 
-    It would end with code 0 and no word, save in the middle of an accumulation, requeue SLURM jobs
-    by SIGUSR1, and talk to other ranks from within a handler, which can wait for ever.
+    It would exit with code 0 and no message, save in the middle of gradient accumulation, requeue
+    SLURM jobs on SIGUSR1, and communicate with other ranks inside a handler, which can deadlock.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None
     launcher = trainer.strategy.launcher

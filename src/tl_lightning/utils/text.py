@@ -1,4 +1,4 @@
-"""Nested mappings as flat ones."""
+"""Flattening of nested mappings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["flatten"]
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as dotted keys, as they are typed on the command line.
+    """Return nested mappings as a flat dict with dotted keys, as used on the command line.
 
-    >>> flatten({"adapter": {"dann": {"max_lambda": 0.1}}, "seed": 0})
-    {'adapter.dann.max_lambda': 0.1, 'seed': 0}
+    >>> flatten({"method": {"dann": {"max_lambda": 0.1}}, "seed": 0})
+    {'method.dann.max_lambda': 0.1, 'seed': 0}
     """
     if not isinstance(config, Mapping) or not config:
         return {prefix: config} if prefix else {}

@@ -1,4 +1,4 @@
-"""The small network: every activation gives what plain modules in the textbook order give."""
+"""The small network against activation followed by pooling, for all activations."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
 from tl_lightning.layers import ACTIVATIONS, MONOTONE, Activation, activation
 
-KNOBS = {
+PARAMS = {
     "size": 8, "widths": (4, 6), "kernel_size": 3, "norm": True, "channel_dropout": 0.0,
     "features": 5, "mean": (0.5,) * 3, "std": (0.5,) * 3, "lr_factor": 1.0,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", get_args(Activation))
-def test_values_are_those_of_activation_then_pooling(name: Activation) -> None:
+def test_outputs_equal_activation_followed_by_pooling(name: Activation) -> None:
     torch.manual_seed(0)
-    net = ConvNet(activation=name, **KNOBS)
+    net = ConvNet(activation=name, **PARAMS)
     x = torch.randn(4, 3, 8, 8)
     act = activation(name)
     maps = x
     for block in net.blocks:
         maps = functional.max_pool2d(act(block[1](block[0](maps))), 2)
     expected = act(net.neck[0](maps.flatten(1)))
-    net.train()  # batch statistics in both
+    net.train()  # batch norm uses batch statistics, as above
     assert torch.equal(net(x), expected)
 
 
-def test_monotone_is_measured_not_believed() -> None:
+def test_monotone_activations() -> None:
     x = torch.linspace(-6, 6, 2001, dtype=torch.float64)
-    rising = {name for name in ACTIVATIONS if (activation(name)(x).diff() >= 0).all()}
-    assert rising == MONOTONE
+    monotone = {name for name in ACTIVATIONS if (activation(name)(x).diff() >= 0).all()}
+    assert monotone == MONOTONE
 
 
-def test_parameters_have_the_same_names_whatever_the_activation() -> None:
-    names = [set(ConvNet(activation=a, **KNOBS).state_dict()) for a in ("relu", "gelu")]
+def test_parameter_names_do_not_depend_on_the_activation() -> None:
+    names = [set(ConvNet(activation=a, **PARAMS).state_dict()) for a in ("relu", "gelu")]
     assert names[0] == names[1]
-    assert isinstance(ConvNet(activation="gelu", **KNOBS).blocks[0][2], nn.GELU)
+    assert isinstance(ConvNet(activation="gelu", **PARAMS).blocks[0][2], nn.GELU)
 
 
-def test_an_unknown_activation_is_found_before_any_work() -> None:
+def test_an_unknown_activation_is_rejected_by_the_validation() -> None:
     with pytest.raises(ConfigError, match=r"backbone.activation=tanhh is not one of relu, tanh,"):
         validation.check(config("backbone.activation=tanhh"))

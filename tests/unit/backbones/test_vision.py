@@ -1,4 +1,4 @@
-"""Backbones from torchvision and timm, with random weights: nothing is downloaded."""
+"""Backbones from torchvision and timm with random weights, without downloads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def timm(name: str = "resnet18", **changes) -> TimmBackbone:
 @pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
 @pytest.mark.parametrize("mode", [True, False])
 def test_torchvision_features_have_the_stated_width(name: str, mode: bool) -> None:
-    """On the meta device: shapes without arithmetic."""
+    """On the meta device, which computes only shapes."""
     with torch.device("meta"):
         net = torchvision(name).train(mode)
         size = net.input_spec.size
@@ -64,7 +64,7 @@ def test_timm_features_have_the_stated_width(name: str) -> None:
         assert net(torch.zeros(1, 3, size, size)).shape == (1, net.out_features)
 
 
-def test_input_spec_is_the_backbones_own() -> None:
+def test_input_spec() -> None:
     assert timm("tf_efficientnet_lite0").input_spec.mean == (0.5, 0.5, 0.5)
     assert timm("tf_efficientnet_lite0").input_spec.std == (0.5, 0.5, 0.5)
     spec = torchvision("resnet18").input_spec
@@ -72,11 +72,11 @@ def test_input_spec_is_the_backbones_own() -> None:
     assert spec.size == 224
 
 
-@pytest.mark.parametrize("make", [torchvision, timm])
+@pytest.mark.parametrize("instantiate", [torchvision, timm])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_from_a_file(make, suffix, tmp_path) -> None:
+def test_weights_from_a_file(instantiate, suffix, tmp_path) -> None:
     torch.manual_seed(1)
-    donor = make("resnet18")
+    donor = instantiate("resnet18")
     state = {k: v.contiguous() for k, v in donor.net.state_dict().items()}
     state |= {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
     path = tmp_path / f"w{suffix}"
@@ -85,44 +85,46 @@ def test_weights_from_a_file(make, suffix, tmp_path) -> None:
     else:
         save_file(state, path)
     torch.manual_seed(2)
-    net = make("resnet18", weights=str(path))
+    net = instantiate("resnet18", weights=str(path))
     assert all(torch.equal(a, b) for a, b in zip(donor.parameters(), net.parameters(), strict=True))
 
 
-def test_weights_words(tmp_path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"no weights file at backbone.weights=.*type the path"
-    ):
+def test_error_messages_of_weights(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"backbone.weights=.*no.pth not found; set backbon"):
         read_weights(str(tmp_path / "no.pth"))
     bad = tmp_path / "bad.pth"
     bad.write_text("hello")
-    with pytest.raises(CheckpointError, match=r"cannot read backbone.weights=.*tensors only"):
+    with pytest.raises(CheckpointError, match=r"cannot read backbone.weights=.*only tensors"):
         read_weights(str(bad))
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match=r"holds no state dict of tensors"):
+    with pytest.raises(CheckpointError, match=r"is not a state dict of tensors"):
         read_weights(str(tmp_path / "list.pth"))
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(
-        CheckpointError, match=r"does not fit this backbone: .* missing or of another"
+        CheckpointError, match=r"does not fit this backbone: .* missing or have another"
     ):
         torchvision(weights=str(tmp_path / "other.pth"))
-    state = {**torchvision().net.state_dict(), "alien.weight": torch.zeros(1)}
-    torch.save(state, tmp_path / "alien.pth")
-    with pytest.raises(CheckpointError, match=r"it also holds alien.weight"):
-        torchvision(weights=str(tmp_path / "alien.pth"))
+    state = {**torchvision().net.state_dict(), "extra.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "extra.pth")
+    with pytest.raises(CheckpointError, match=r"1 unexpected tensor\(s\), such as extra.weight"):
+        torchvision(weights=str(tmp_path / "extra.pth"))
 
 
-def test_names_that_do_not_exist() -> None:
-    with pytest.raises(ConfigError, match=r"torchvision has no network .*did you mean 'resnet18'"):
+def test_unknown_names() -> None:
+    with pytest.raises(
+        ConfigError, match=r"name=reset18 not found in torchvision; did you mean 'resnet18'"
+    ):
         torchvision("reset18")
-    with pytest.raises(ConfigError, match=r"no weights backbone.tag=IMAGENET1K_V9; did you mean"):
+    with pytest.raises(
+        ConfigError, match=r"tag=IMAGENET1K_V9 not found for resnet18; did you mean"
+    ):
         torchvision(tag="IMAGENET1K_V9")
-    with pytest.raises(ConfigError, match=r"timm has no network .*did you mean"):
+    with pytest.raises(ConfigError, match=r"name=resnett18 not found in timm; did you mean"):
         timm("resnett18")
-    assert nearest_timm("qqqqqq", ["a", "b"]) == "timm.list_models() lists them"
+    assert nearest_timm("qqqqqq", ["a", "b"]) == "see timm.list_models() for all names"
 
 
-def test_the_tanh_network_computes_its_size() -> None:
+def test_the_tanh_network_for_several_image_sizes() -> None:
     for size in (16, 28, 32):
         net = ConvNet(
             size=size, widths=[8, 16], kernel_size=5, activation="tanh", norm=True,
@@ -132,14 +134,15 @@ def test_the_tanh_network_computes_its_size() -> None:
         assert sum(isinstance(m, nn.Tanh) for m in net.modules()) == 3
 
 
-def test_convnet_words() -> None:
+def test_all_problems_of_the_convnet_settings() -> None:
     with pytest.raises(ConfigError) as caught:
         ConvNet(
             size=4, widths=[8, 8, 8], kernel_size=2, activation="tanh", norm=True,
             channel_dropout=0.0, features=None, mean=[0.5], std=[0.5, 0.5], lr_factor=1.0,
         )  # fmt: skip
-    assert [w.split(":")[0].split(",")[0] for w in caught.value.faults] == [
-        "kernel_size must be odd", "every block halves the picture",
-        "mean has 1 channels and std 2; set backbone.mean=[0.5",
-    ]  # fmt: skip
+    problems = caught.value.problems
+    assert len(problems) == 3
+    assert problems[0].startswith("backbone.kernel_size=2 must be odd; set backbone.kernel_size=3")
+    assert problems[1].startswith("backbone.widths has 3 block(s), which does not fit backbone.siz")
+    assert problems[2].startswith("backbone.mean has 1 channel(s), but backbone.std has 2; set")
     assert TransferModule is not None

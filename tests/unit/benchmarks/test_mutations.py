@@ -29,7 +29,7 @@ def script() -> ModuleType:
 
 def test_every_method_is_broken_in_three_ways_at_least(script) -> None:
     counts = Counter(one.method for one in script.mutations())
-    assert counts.keys() == {path.stem for path in (REPO / "conf" / "adapter").glob("*.yaml")}
+    assert counts.keys() == {path.stem for path in (REPO / "conf" / "method").glob("*.yaml")}
     assert min(counts.values()) >= 3
 
 
@@ -47,11 +47,11 @@ def test_every_text_stands_in_its_file_once_and_gives_code(script) -> None:
 def test_words(script, text) -> None:
     mutation = script.Mutation("foo", "no a", "foo.py", "a", "b")
     with pytest.raises(
-        script.MutationError, match=r"foo, 'no a': foo.py holds 'a' [02] times, not"
+        script.MutationError, match=r"foo, 'no a': foo.py contains 'a' [02] times, expected once"
     ):
         mutation.broken(text)
     idle = script.Mutation("foo", "no a", "foo.py", "a", "a")
-    with pytest.raises(script.MutationError, match=r"foo, 'no a': old and new are the same text"):
+    with pytest.raises(script.MutationError, match=r"foo, 'no a': old and new text are identical"):
         idle.broken("a")
 
 

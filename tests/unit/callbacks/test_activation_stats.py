@@ -1,4 +1,4 @@
-"""What is counted as saturated or dead, and that looking changes nothing."""
+"""Activation statistics: saturated and dead units, and no effect on training."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ STUDY = ("callbacks=study", "callbacks.activations.every_n_steps=1")
         ("tanh", [[0.991, 0.5], [-0.991, 0.989]], 0.5),
         # within 0.01 of 0 or 1: three of four
         ("sigmoid", [[0.009, 0.991], [0.02, 0.995]], 0.75),
-        # dead: the first unit is zero on every sample, the second on one only
+        # dead: the first unit is zero on all samples, the second on one only
         ("relu", [[0.0, 0.0, 1.0], [0.0, 2.0, 1.0]], 1 / 3),
         # never positive: the first unit
         ("gelu", [[-0.1, -0.1], [-0.17, 0.3]], 0.5),
         ("elu", [[-1.0, -0.5], [-0.9, -0.1]], 1.0),
     ],
 )
-def test_shares_of_hand_made_outputs(name: Activation, outputs, expected: float) -> None:
+def test_fractions_of_known_outputs(name: Activation, outputs, expected: float) -> None:
     layer, table = activation(name), torch.tensor(outputs)
     assert float(share(layer, counts(layer, table))) == pytest.approx(expected)
     by_batch = sum(counts(layer, row[None]) for row in table)
     assert float(share(layer, by_batch)) == pytest.approx(expected)
 
 
-def test_a_channel_is_one_unit() -> None:
+def test_channel_is_one_unit() -> None:
     maps = torch.zeros(2, 3, 4, 4)
     maps[1, 2, 3, 3] = 1.0
     assert counts(nn.ReLU(), maps).tolist() == [0.0, 0.0, 1.0]
 
 
-def test_padding_is_not_counted_and_no_hook_is_left() -> None:
+def test_padding_is_not_counted_and_hooks_are_removed() -> None:
     layer = nn.ReLU()
     meter = Meter(nn.Sequential(layer))
     with meter.watching(torch.tensor([True, False])):
@@ -59,39 +59,39 @@ def test_padding_is_not_counted_and_no_hook_is_left() -> None:
     assert not layer._forward_hooks
 
 
-def test_gradient_norms_are_the_weights_own() -> None:
+def test_gradient_norms_of_weights() -> None:
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 1))
     net[0].weight.grad = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
     assert {name: float(norm) for name, norm in weight_gradients(net).items()} == {"0": 5.0}
 
 
-def test_looking_changes_no_weight_and_every_layer_is_logged(tmp_path) -> None:
-    knobs = ("head=mlp", "head.bottleneck=4", "adapter.dann.activation=tanh")
-    training.fit(config(*knobs), tmp_path / "without")
-    training.fit(config(*knobs, *STUDY), tmp_path / "with")
+def test_weights_are_unaffected_and_all_layers_are_logged(tmp_path) -> None:
+    params = ("head=mlp", "head.bottleneck=4", "method.dann.activation=tanh")
+    training.fit(config(*params), tmp_path / "without")
+    training.fit(config(*params, *STUDY), tmp_path / "with")
     states = [weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("without", "with")]
     assert same(*states)
     curves = read_curves(tmp_path / "with" / "metrics.csv")
-    found = {name.removeprefix("activation/") for name in curves if name.startswith("activation/")}
+    logged = {name.removeprefix("activation/") for name in curves if name.startswith("activation/")}
     head = {f"task.head.{part}" for part in ("bottleneck.2", "classifier.1")}
-    nets = {"backbone.blocks.0.3", "backbone.blocks.1.3", "backbone.neck.1"}
-    judges = {f"adapters.dann.discriminator.{k}" for k in (1, 4)}
-    assert {n for n in found if n.endswith("saturated")} == {
-        f"{layer}/saturated" for layer in head | nets | judges
+    backbone = {"backbone.blocks.0.3", "backbone.blocks.1.3", "backbone.neck.1"}
+    discriminator = {f"methods.dann.discriminator.{k}" for k in (1, 4)}
+    assert {n for n in logged if n.endswith("saturated")} == {
+        f"{layer}/saturated" for layer in head | backbone | discriminator
     }
-    assert {"backbone.blocks.0.0/grad", "task.head.classifier.3/grad"} <= found
-    for name in found:
+    assert {"backbone.blocks.0.0/grad", "task.head.classifier.3/grad"} <= logged
+    for name in logged:
         values = curves[f"activation/{name}"].value
-        assert len(values) == 2, name  # one an epoch
+        assert len(values) == 2, name  # one per epoch
         assert (values >= 0).all(), name
 
 
-def test_the_mean_gradient_is_that_of_the_steps(tmp_path, monkeypatch) -> None:
+def test_logged_gradient_is_the_mean_over_steps(tmp_path, monkeypatch) -> None:
     seen: list[float] = []
-    honest = base.TransferModule.on_before_optimizer_step
+    original = base.TransferModule.on_before_optimizer_step
 
     def watch(self, optimizer):
-        honest(self, optimizer)
+        original(self, optimizer)
         seen.append(float(self.task.head.classifier[0].weight.grad.norm()))
 
     monkeypatch.setattr(base.TransferModule, "on_before_optimizer_step", watch)
@@ -100,9 +100,9 @@ def test_the_mean_gradient_is_that_of_the_steps(tmp_path, monkeypatch) -> None:
     assert logged == pytest.approx([sum(seen[:3]) / 3, sum(seen[3:]) / 3], rel=1e-5)
 
 
-def test_the_figures_are_those_of_the_validation_pictures(tmp_path, monkeypatch) -> None:
-    """The last epoch's share, counted anew from the stored weights without hooks."""
-    monkeypatch.setattr(callbacks, "_MARGIN", 0.3)  # six steps saturate nothing
+def test_saturation_is_measured_on_validation_images(tmp_path, monkeypatch) -> None:
+    """Compare the last epoch with a computation from the stored weights, without hooks."""
+    monkeypatch.setattr(callbacks, "_MARGIN", 0.3)  # nothing saturates in six steps
     cfg = config("model=source_only", "backbone.activation=tanh", *STUDY)
     training.fit(cfg, tmp_path)
     module = loading.load(tmp_path / "checkpoints" / "last.ckpt")

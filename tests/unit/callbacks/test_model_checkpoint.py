@@ -1,4 +1,4 @@
-"""Checkpoints reach the disk whole, and only good ones."""
+"""Checkpoints are written atomically, and never from a broken model."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from tl_lightning.selection.rules import SELECTIONS
 from tl_lightning.training import fit as training
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch) -> None:
-    place = tmp_path / "last.ckpt"
+def test_failed_write_keeps_old_file_and_removes_draft(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "last.ckpt"
     io = AtomicCheckpointIO(keep_last=1)
-    io.save_checkpoint({"x": torch.ones(2)}, place)
-    before = place.read_bytes()
+    io.save_checkpoint({"x": torch.ones(2)}, path)
+    before = path.read_bytes()
 
-    def half(obj, file):
+    def partial_write(obj, file):
         file.write(b"half")
         raise RuntimeError("unexpected pos: no space left")
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(torch, "save", partial_write)
     with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*MiB free.*are intact"):
-        io.save_checkpoint({"x": torch.zeros(2)}, place)
-    assert place.read_bytes() == before
+        io.save_checkpoint({"x": torch.zeros(2)}, path)
+    assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_ctrl_c_in_the_middle_of_a_write_is_no_full_disk(tmp_path, monkeypatch) -> None:
-    """torch's archive fails to close when its writing is interrupted; the interruption counts."""
-    place = tmp_path / "last.ckpt"
+def test_ctrl_c_during_write_is_not_reported_as_full_disk(tmp_path, monkeypatch) -> None:
+    """torch raises an error on closing an interrupted archive; KeyboardInterrupt takes priority."""
+    path = tmp_path / "last.ckpt"
     io = AtomicCheckpointIO(keep_last=1)
-    io.save_checkpoint({"x": torch.ones(2)}, place)
-    before = place.read_bytes()
+    io.save_checkpoint({"x": torch.ones(2)}, path)
+    before = path.read_bytes()
 
     class Interrupted(io_module.BufferedWriter):
         calls = 0
@@ -54,14 +54,14 @@ def test_ctrl_c_in_the_middle_of_a_write_is_no_full_disk(tmp_path, monkeypatch) 
                 raise KeyboardInterrupt
             return super().write(data)
 
-    def opened(path, mode):
+    def open_interrupted(path, mode):
         return Interrupted(io_module.FileIO(path, mode))
 
-    monkeypatch.setattr(storage, "open", opened, raising=False)
+    monkeypatch.setattr(storage, "open", open_interrupted, raising=False)
     with pytest.raises(KeyboardInterrupt):
-        io.save_checkpoint({"x": torch.zeros(2)}, place)
+        io.save_checkpoint({"x": torch.zeros(2)}, path)
     assert Interrupted.calls >= 3
-    assert place.read_bytes() == before
+    assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -70,7 +70,7 @@ def test_only_oracle_uses_target_labels() -> None:
 
 
 @pytest.mark.parametrize("rule", sorted(SELECTIONS))
-def test_the_rule_is_in_the_checkpoints_name_and_in_the_report(rule, tmp_path) -> None:
+def test_rule_is_in_checkpoint_name_and_report(rule, tmp_path) -> None:
     report = training.fit(config(f"selection={rule}"), tmp_path)
     chosen = report["selection"]
     assert chosen["rule"] == rule
@@ -80,7 +80,7 @@ def test_the_rule_is_in_the_checkpoints_name_and_in_the_report(rule, tmp_path) -
     assert chosen["uses_target_labels"] is (rule == "oracle")
 
 
-def the_first_epoch_is_the_best(monkeypatch) -> None:
+def make_first_epoch_best(monkeypatch) -> None:
     values = iter([0.9, 0.5, 0.4])
     monkeypatch.setattr(
         SelectionCheckpoint,
@@ -93,19 +93,19 @@ def the_first_epoch_is_the_best(monkeypatch) -> None:
     )
 
 
-def test_the_last_epoch_is_kept_beside_the_best(tmp_path, monkeypatch) -> None:
-    """A resumed run goes on from the last epoch, not from the last one that was better."""
-    the_first_epoch_is_the_best(monkeypatch)
+def test_last_epoch_is_saved_in_addition_to_best(tmp_path, monkeypatch) -> None:
+    """A resumed run starts from the last epoch, not from the last improvement."""
+    make_first_epoch_best(monkeypatch)
     report = training.fit(config("selection=im", "trainer.max_epochs=3"), tmp_path)
     assert report["selection"]["epoch"] == 0
     stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert stored["epoch"] == 2
 
 
-def test_a_folder_that_was_moved_keeps_its_best_model(tmp_path, monkeypatch) -> None:
-    """Else a resumed run would choose among the epochs since then only."""
-    the_first_epoch_is_the_best(monkeypatch)
-    chosen = ("selection=im", "checkpoint.min_seconds=0")
+def test_moved_run_folder_keeps_best_model(tmp_path, monkeypatch) -> None:
+    """Otherwise a resumed run would only choose among the epochs after the move."""
+    make_first_epoch_best(monkeypatch)
+    chosen = ("selection=im", "checkpointing.min_seconds=0")
     training.fit(config(*chosen, "trainer.max_epochs=2"), tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "two")
     longer = config(*chosen, "trainer.max_epochs=3", "resume=auto")
@@ -114,20 +114,20 @@ def test_a_folder_that_was_moved_keeps_its_best_model(tmp_path, monkeypatch) -> 
     assert report["selection"]["value"] == pytest.approx(0.9)
 
 
-def test_checkpoint_holds_progress_and_plain_values_only(tmp_path) -> None:
+def test_checkpoint_contains_progress_and_plain_values_only(tmp_path) -> None:
     training.fit(config(), tmp_path)
     stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert 0 < stored["progress"] <= 1
-    assert stored["hyper_parameters"]["config"]["adapter"]["dann"]["max_lambda"] > 0
+    assert stored["hyper_parameters"]["config"]["method"]["dann"]["max_lambda"] > 0
     names = [g["name"] for g in stored["optimizer_states"][0]["param_groups"]]
     assert names == ["backbone", "head", "dann"]
 
 
-def test_a_loss_that_is_not_finite_stops_before_it_overwrites(tmp_path, monkeypatch) -> None:
-    honest = FineTuning.losses
+def test_nan_loss_stops_run_before_checkpoint_is_overwritten(tmp_path, monkeypatch) -> None:
+    original = FineTuning.losses
 
     def broken(self, batch):
-        terms = honest(self, batch)
+        terms = original(self, batch)
         return {"task": terms["task"] * float("nan")} if self.current_epoch == 1 else terms
 
     monkeypatch.setattr(FineTuning, "losses", broken)
@@ -137,20 +137,22 @@ def test_a_loss_that_is_not_finite_stops_before_it_overwrites(tmp_path, monkeypa
     assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())
 
 
-def test_load_words(tmp_path) -> None:
-    with pytest.raises(CheckpointError, match=r"no checkpoint at checkpoint=.*below a run's"):
+def test_load_errors(tmp_path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"no\.ckpt not found; pass the path of a \.ckpt file"
+    ):
         loading.load(tmp_path / "no.ckpt")
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match=r"is broken or holds more than tensors"):
+    with pytest.raises(CheckpointError, match=r"is corrupt or contains more than tensors"):
         loading.load(broken)
-    alien = tmp_path / "alien.ckpt"
-    torch.save({"state_dict": {}}, alien)
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
     with pytest.raises(CheckpointError, match=r"was not written by tl_lightning"):
-        loading.load(alien)
+        loading.load(foreign)
 
 
-def test_a_tampered_config_is_refused(tmp_path) -> None:
+def test_tampered_config_is_rejected(tmp_path) -> None:
     from tl_lightning.errors import ConfigError
 
     report = training.fit(config("trainer.max_epochs=1"), tmp_path)
@@ -158,32 +160,32 @@ def test_a_tampered_config_is_refused(tmp_path) -> None:
     stored = torch.load(path, weights_only=True)
     stored["hyper_parameters"]["config"]["head"]["_target_"] = "os.system"
     torch.save(stored, path)
-    with pytest.raises(ConfigError, match=r"os\.system is no class that conf/head/"):
+    with pytest.raises(ConfigError, match=r"os\.system is not a class named in conf/head/"):
         loading.load(path)
 
 
-def test_resume_words(tmp_path) -> None:
-    with pytest.raises(CheckpointError, match=r"nothing to resume at resume=.*type resume=auto"):
+def test_resume_errors(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing to resume at resume=.*set resume=auto"):
         training.fit(config(f"resume={tmp_path}/nowhere"), tmp_path)
     training.fit(config("trainer.max_epochs=3"), tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"has 2 epochs behind it, more than trainer.max_ep"):
+    with pytest.raises(CheckpointError, match=r"has completed 2 epochs, more than trainer.max_ep"):
         training.fit(config("resume=auto", "trainer.max_epochs=1"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("rule", "written"), [("last", [0, 3, 4]), ("source_val", [0, 1, 2, 3, 4])]
 )
-def test_short_epochs_are_not_each_written_but_the_last_is(
+def test_short_epochs_skip_checkpoints_except_for_the_last(
     rule, written, tmp_path, monkeypatch
 ) -> None:
-    seen = []
-    honest = SelectionCheckpoint._save_checkpoint
+    saved = []
+    original = SelectionCheckpoint._save_checkpoint
 
-    def note(self, trainer, filepath):
-        seen.append(trainer.current_epoch)
-        honest(self, trainer, filepath)
+    def record(self, trainer, filepath):
+        saved.append(trainer.current_epoch)
+        original(self, trainer, filepath)
 
-    monkeypatch.setattr(SelectionCheckpoint, "_save_checkpoint", note)
+    monkeypatch.setattr(SelectionCheckpoint, "_save_checkpoint", record)
     monkeypatch.setattr(checkpoint, "monotonic", lambda: 100.0 + 4.0 * trained["epochs"])
     trained = {"epochs": 0}
 
@@ -192,39 +194,40 @@ def test_short_epochs_are_not_each_written_but_the_last_is(
 
     monkeypatch.setattr(FineTuning, "on_train_epoch_start", tick, raising=False)
     monkeypatch.setattr(ModelCheckpoint, "check_monitor_top_k", lambda *_: True)
-    extra = (f"selection={rule}", "checkpoint.min_seconds=10", "trainer.max_epochs=5")
+    extra = (f"selection={rule}", "checkpointing.min_seconds=10", "trainer.max_epochs=5")
     training.fit(config("model=source_only", *extra), tmp_path)
-    assert list(dict.fromkeys(seen)) == written
+    assert list(dict.fromkeys(saved)) == written
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 4
 
 
-@pytest.mark.filterwarnings("default:.*other settings:UserWarning")
+@pytest.mark.filterwarnings("default:.*different settings:UserWarning")
 @pytest.mark.filterwarnings("default:The dirpath has changed:UserWarning")
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ("seed=1", "seed=0, now 1"),
         ("optimizer.lr=0.3", r"optimizer\.lr=[0-9.]+, now 0\.3"),
-        ("adapter=[mcc]", r"adapter=\[dann\], now \[mcc\]"),
+        ("method=[mcc]", r"method=\[dann\], now \[mcc\]"),
     ],
 )
-def test_a_run_goes_on_as_itself_only(changed, words, tmp_path) -> None:
-    """Else a finished model is reported as that of a seed or rate it has never seen."""
-    given = ("model=domain_adaptation", "adapter=[dann]", "trainer.max_epochs=1")
-    training.fit(config(*given), tmp_path)
+def test_auto_resume_requires_same_settings(changed, message, tmp_path) -> None:
+    """Otherwise a finished model would be reported for a seed or rate it was not trained with."""
+    settings = ("model=domain_adaptation", "method=[dann]", "trainer.max_epochs=1")
+    training.fit(config(*settings), tmp_path)
     before = (tmp_path / "report.json").read_bytes()
-    with pytest.raises(
-        CheckpointError, match=rf"other settings: {words}.*; type them as they were"
-    ):
-        training.fit(config(*given, changed, "resume=auto"), tmp_path)
+    expected = rf"different settings: {message}.*; use the same settings to resume"
+    with pytest.raises(CheckpointError, match=expected):
+        training.fit(config(*settings, changed, "resume=auto"), tmp_path)
     assert (tmp_path / "report.json").read_bytes() == before
     report = training.fit(
-        config(*given, "seed=1", "trainer.max_epochs=2", f"resume={tmp_path}"), tmp_path / "new"
+        config(*settings, "seed=1", "trainer.max_epochs=2", f"resume={tmp_path}"), tmp_path / "new"
     )
-    assert [w for w in report["warnings"] if "other settings: seed=0, now 1; rates" in w]
+    assert [
+        w for w in report["warnings"] if "different settings: seed=0, now 1; learning rates" in w
+    ]
 
 
-def test_moved_data_other_devices_and_longer_runs_are_the_same_run() -> None:
+def test_data_paths_devices_and_number_of_epochs_do_not_change_run_identity() -> None:
     old = config("trainer.max_epochs=1", "data.num_workers=0")
     old["data"] |= {"root": "/a", "table": "/a/list.csv"}
     new = config("trainer.max_epochs=9", "data.num_workers=2", "compile=true", "logger={}")
@@ -234,11 +237,11 @@ def test_moved_data_other_devices_and_longer_runs_are_the_same_run() -> None:
     assert other_settings(old, new) == ["data.table=/a/list.csv, now /a/other.csv"]
 
 
-def test_the_speed_of_a_resumed_run_counts_its_own_steps_only(tmp_path) -> None:
-    """Else a run resumed just before its end is reported as a hundred times as fast."""
+def test_speed_of_resumed_run_counts_its_own_steps_only(tmp_path) -> None:
+    """Otherwise a run resumed just before its end would be reported as much too fast."""
     first = training.fit(config("trainer.max_epochs=2"), tmp_path)["timing"]
-    again = training.fit(config("trainer.max_epochs=2", "resume=auto"), tmp_path)["timing"]
+    resumed = training.fit(config("trainer.max_epochs=2", "resume=auto"), tmp_path)["timing"]
     assert first["from_step"] == 0
     assert first["steps_per_s"] == pytest.approx(first["steps"] / first["fit_s"], rel=0.01)
-    assert (again["steps"], again["from_step"]) == (first["steps"], first["steps"])
-    assert again["steps_per_s"] == 0
+    assert (resumed["steps"], resumed["from_step"]) == (first["steps"], first["steps"])
+    assert resumed["steps_per_s"] == 0

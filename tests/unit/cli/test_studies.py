@@ -1,4 +1,4 @@
-"""The part on plain vectors, and what the command refuses."""
+"""The activation study: its part on vectors, and errors of the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tl_lightning.reporting.schema import read_report
 from tl_lightning.training import vector_study
 
 
-def test_a_task_is_balanced_and_its_sets_are_disjoint() -> None:
+def test_task_is_balanced_with_disjoint_splits() -> None:
     task = vector_study.make_task(3)
     assert [len(part.x) for part in task] == [512, 512, 4096]
     labels = torch.cat([part.y for part in task])
@@ -25,7 +25,7 @@ def test_a_task_is_balanced_and_its_sets_are_disjoint() -> None:
     assert not torch.equal(task.train.x, vector_study.make_task(4).train.x)
 
 
-def test_the_same_seed_gives_the_same_run_whatever_was_drawn_before(tmp_path, monkeypatch) -> None:
+def test_run_depends_only_on_its_seed(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(vector_study.RECIPE, "epochs", 3)
     torch.manual_seed(1)
     first = vector_study.fit_vectors("tanh", 5, tmp_path / "a")
@@ -37,7 +37,7 @@ def test_the_same_seed_gives_the_same_run_whatever_was_drawn_before(tmp_path, mo
     assert texts[0] == texts[1]
 
 
-def test_what_a_vector_run_leaves(tmp_path, monkeypatch) -> None:
+def test_files_of_a_vector_run(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(vector_study.RECIPE, "epochs", 4)
     accuracy = vector_study.fit_vectors("relu", 0, tmp_path)
     report = read_report(tmp_path)
@@ -52,20 +52,20 @@ def test_what_a_vector_run_leaves(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"),
+    ("argument", "message"),
     [
-        ("seeds=0", "seeds=0 is no number of seeds; type seeds=3"),
-        ("seeds=few", "seeds=few is no number of seeds; type seeds=3"),
-        ("seed=4", "seed=4 is set by seeds=; type seeds=3 for the seeds 0, 1 and 2"),
+        ("seeds=0", "seeds=0 must be a positive integer; set seeds=3"),
+        ("seeds=few", "seeds=few must be a positive integer; set seeds=3"),
+        ("seed=4", "seed=4 is not supported here; set seeds=3 for the seeds 0, 1 and 2"),
     ],
 )
-def test_words(argument: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_arguments_are_reported(argument: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         _activation_study([argument])
 
 
 @pytest.mark.slow
-def test_the_command_runs_the_parts_and_writes_one_page(tmp_path: Path) -> None:
+def test_command_runs_all_parts_and_writes_one_report(tmp_path: Path) -> None:
     done: subprocess.CompletedProcess[str] = command(
         "activation_study",
         ["seeds=1", f"out={tmp_path}", "study=cnn,dann", "study.activation=tanh,relu",

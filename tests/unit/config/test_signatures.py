@@ -1,4 +1,4 @@
-"""The check of a configuration: every fault at once, with the nearest valid names."""
+"""Check of a configuration: all problems are reported at once, with the nearest valid names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from hydra.errors import HydraException
 from conftest import REPO
 from helpers import config
 from tl_lightning.config.compose import compose
+from tl_lightning.config.hints import describe, fits
 from tl_lightning.config.instantiate import ALLOWED, find_class
-from tl_lightning.config.signatures import check_nodes, fits
+from tl_lightning.config.signatures import check_nodes
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
 from tl_lightning.training import fit as training
 
 
-def faults(*overrides: str, **changes) -> str:
+def problems(*overrides: str, **changes) -> str:
     cfg = config(*overrides)
     for path, value in changes.items():
         node = cfg
@@ -33,7 +34,7 @@ def faults(*overrides: str, **changes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("value", "hint", "fine"),
+    ("value", "hint", "expected"),
     [
         (1, float, True), ("abc", float, False), (True, float, False), (1.5, int, False),
         (None, int | None, True), ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False),
@@ -42,20 +43,32 @@ def faults(*overrides: str, **changes) -> str:
         ("x", float | torch.Tensor, False), ({"_target_": "x"}, int, True), ("x", str, True),
     ],
 )  # fmt: skip
-def test_fits(value, hint, fine) -> None:
-    assert fits(value, hint) is fine
+def test_fits(value, hint, expected) -> None:
+    assert fits(value, hint) is expected
 
 
-def test_a_text_for_a_number_is_named() -> None:
-    assert "optimizer.lr=abc is not a number" in faults(optimizer__lr="abc")
+@pytest.mark.parametrize(
+    ("hint", "description"),
+    [
+        (Sequence[int], "a list of integers"),
+        (Sequence[Mapping[str, int]], "a list of mappings"),
+        (list[str | int] | None, "a list (each item a string or an integer) or null"),
+    ],
+)
+def test_description_of_a_type_hint(hint, description) -> None:
+    assert describe(hint) == description
 
 
-def test_all_faults_at_once() -> None:
-    words = faults(optimizer__lr="abc", head__dropout="no", seed="x", selection="sorce_val")
-    assert words.count("\n") == 3
-    assert "head.dropout=no is not a number" in words
-    assert "seed=x is not a whole number; type seed=0" in words
-    assert "did you mean 'source_val'?" in words
+def test_string_instead_of_a_number() -> None:
+    assert "optimizer.lr=abc is not a number" in problems(optimizer__lr="abc")
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    message = problems(optimizer__lr="abc", head__dropout="no", seed="x", selection="sorce_val")
+    assert message.count("\n") == 3
+    assert "head.dropout=no is not a number" in message
+    assert "seed=x is not an integer; set seed=0" in message
+    assert "selection=sorce_val is not a selection rule; did you mean 'source_val'?" in message
 
 
 def test_unknown_setting_names_the_nearest() -> None:
@@ -70,67 +83,71 @@ def test_unknown_setting_names_the_nearest() -> None:
 def test_missing_setting() -> None:
     cfg = config()
     del cfg["head"]["dropout"]
-    with pytest.raises(ConfigError, match=r"head.dropout is missing; Head needs it"):
+    with pytest.raises(ConfigError, match=r"head.dropout is missing, but Head requires it; set h"):
         validation.check(cfg)
 
 
-def test_dann_without_a_target_stops_before_data() -> None:
-    assert "model=dann adapts to a target, but data.target=null" in faults("data.target=null")
+def test_adaptation_without_a_target() -> None:
+    assert (
+        "model=dann adapts to a target, but data.target=null; set data.target.root=<folder>, keep "
+        "the dataset's default data.target, or set model=source_only"
+    ) in problems("data.target=null")
 
 
 def test_selection_without_a_target() -> None:
-    words = faults("data.target=null", "model=source_only", "selection=im")
-    assert "selection=im scores target pictures, but data.target=null" in words
+    message = problems("data.target=null", "model=source_only", "selection=im")
+    assert "selection=im scores target samples, but data.target=null" in message
 
 
-def test_adapter_on_a_model_that_takes_none() -> None:
-    words = faults("model=source_only", "adapter=[dann]")
-    assert "model=source_only takes no adapter, got [dann]" in words
+def test_method_on_a_model_without_adaptation() -> None:
+    message = problems("model=source_only", "method=[dann]")
+    assert "model=source_only does not support adaptation methods, got method=[dann]" in message
 
 
 def test_gpu_on_a_machine_without() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    words = faults("trainer=gpu", "trainer.devices=7")
-    assert "trainer.devices=7, but this machine has no GPU" in words
+    message = problems("trainer=gpu", "trainer.devices=7")
+    assert "trainer.devices=7, but this machine has no GPU" in message
 
 
-def test_bracket_words() -> None:
+def test_invalid_baselines() -> None:
     for wrong in ("[target]", "yes_please", "[[oracle]]"):
-        words = faults(f"bracket={wrong}")
-        assert "is neither auto, true or false nor a list of baselines; type bracket=true" in words
-        assert "or bracket=[source_only,joint_bn,oracle]" in words
+        message = problems(f"baselines={wrong}")
+        assert "is not auto, true, false or a list of baselines; set baselines=true" in message
+        assert "or baselines=[source_only,joint_bn,oracle]" in message
 
 
-def test_a_setting_that_nothing_reads_is_refused() -> None:
-    assert "seeds is no setting; did you mean 'seed'?" in faults("+seeds=3")
-    words = faults("+checkpoint.keep=3", "+trainer_max_epochs=3")
-    assert "checkpoint.keep is no setting; did you mean 'keep_last'?" in words
-    assert "trainer_max_epochs is no setting" in words
-    assert "interpolation: _trainer_max_epochs" in words
+def test_unknown_setting_is_refused() -> None:
+    assert "seeds is not a setting; did you mean 'seed'?" in problems("+seeds=3")
+    message = problems("+checkpointing.keep=3", "+trainer_max_epochs=3")
+    assert "checkpointing.keep is not a setting; did you mean 'keep_last'?" in message
+    assert "trainer_max_epochs is not a setting" in message
+    assert "must start with an underscore: _trainer_max_epochs" in message
 
 
-def test_names_that_begin_with_an_underscore_are_the_users_own() -> None:
+def test_names_starting_with_an_underscore_are_allowed() -> None:
     checked = validation.check(config("+_rate=0.25", "optimizer.lr=${_rate}"))
     assert checked["optimizer"]["lr"] == 0.25
 
 
 @pytest.mark.parametrize(
-    ("typed", "way"),
+    ("override", "hint"),
     [
-        ("cache=off", "type cache.images=<value>, cache.features=<value>"),
-        ("report=false", "type report.samples=<value>"),
-        ("checkpoint=a.ckpt", "type resume=<run folder or .ckpt>"),
+        ("cache=off", "set cache.images=<value>, cache.features=<value>"),
+        ("report=false", "set report.samples=<value>"),
+        ("checkpointing=a.ckpt", "set resume=<run folder or .ckpt>"),
     ],
 )
-def test_one_value_for_a_whole_node_is_a_sentence(typed: str, way: str) -> None:
-    words = faults(typed)
-    assert "is one value for several settings" in words
-    assert way in words
+def test_single_value_for_a_node(override: str, hint: str) -> None:
+    message = problems(override)
+    key, _, value = override.partition("=")
+    assert f"{key}={value.replace('false', 'False')} is a single value for a group of" in message
+    assert hint in message
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "override",
     [
         "data.batch_size=0", "data.eval_batch_size=0", "data.steps_per_epoch=0",
         "data.num_workers=-1", "trainer.max_epochs=0", "trainer.max_epochs=-2",
@@ -138,41 +155,43 @@ def test_one_value_for_a_whole_node_is_a_sentence(typed: str, way: str) -> None:
         "+optimizer.weight_decay=-0.1",
     ],
 )  # fmt: skip
-def test_numbers_that_no_run_can_have_are_named(typed: str) -> None:
-    key, value = typed.lstrip("+").split("=")
-    words = faults(typed.replace("+", "++"))
-    assert f"{key}={value}" in words
-    assert f"; type {key}=" in words
+def test_number_below_its_minimum(override: str) -> None:
+    key, value = override.lstrip("+").split("=")
+    message = problems(override.replace("+", "++"))
+    assert f"{key}={value} must be at least " in message
+    assert f"; set {key}=" in message
 
 
-def test_channels_last_words() -> None:
-    assert "channels_last=7 is neither auto nor true or false" in faults(channels_last=7)
+def test_invalid_channels_last() -> None:
+    assert "channels_last=7 is not auto, true or false; set channels_last=auto" in problems(
+        channels_last=7
+    )
 
 
 @pytest.mark.parametrize("target", ["os.system", "builtins.open", "subprocess.run"])
 def test_classes_outside_the_allowed_packages_are_refused(target: str) -> None:
-    found, fault = find_class(target, "model")
+    found, problem = find_class(target, "model")
     assert found is None
-    assert "is outside the allowed packages" in fault
+    assert "is outside the allowed packages" in problem
 
 
 @pytest.mark.parametrize("target", ["torch.load", "torch.hub.load", "torch.nope"])
-def test_what_is_no_class_is_refused(target: str) -> None:
-    assert "is no class" in find_class(target, "model")[1]
+def test_target_that_is_not_a_class_is_refused(target: str) -> None:
+    assert "is not a class" in find_class(target, "model")[1]
 
 
 def test_module_that_cannot_be_imported() -> None:
     assert "cannot be imported" in find_class("torch.nn.nope.Nope", "model")[1]
 
 
-def test_allowing_a_package() -> None:
+def test_allowed_package() -> None:
     node = {"x": {"_target_": "collections.Counter"}}
     assert "allow=[collections.Counter]" in check_nodes(node, {})[0]
     assert check_nodes(node, {}, [*ALLOWED, "collections"]) == []
 
 
 def choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (REPO / "conf" / group).glob("*.yaml"))
+    return sorted(path.stem for path in (REPO / "conf" / group).glob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -198,10 +217,10 @@ def choices(group: str) -> list[str]:
 def test_every_choice_in_conf_passes_the_check(override: str) -> None:
     from omegaconf import OmegaConf
 
-    # Data sets that start without a target are refused by models that adapt.
+    # Adaptation models refuse datasets whose default has no target.
     more = ["model=source_only"] if override.startswith("data=") else []
     more += ["init=run"] if override == "model=source_free" else []
-    # Backbones stand behind data of their kind.
+    # Text and vector backbones need data of their kind.
     kinds = {"hf": "imdb", "bert_base": "imdb", "minilm": "imdb", "vector_net": "vectors"}
     if override.startswith("backbone=") and override.partition("=")[2] in kinds:
         more += [f"data={kinds[override.partition('=')[2]]}", "model=source_only"]
@@ -209,7 +228,7 @@ def test_every_choice_in_conf_passes_the_check(override: str) -> None:
     validation.check(plain)
 
 
-def test_auto_is_resolved_to_what_was_run() -> None:
+def test_auto_is_resolved() -> None:
     from omegaconf import OmegaConf
 
     checked = validation.check(OmegaConf.to_container(compose([]), resolve=True))
@@ -227,25 +246,27 @@ def test_auto_is_resolved_to_what_was_run() -> None:
         (("trainer.gradient_clip_val=1", "trainer.precision=bf16-mixed"), False),
     ],
 )
-def test_fused_where_gradients_can_still_be_clipped(overrides, fused, tmp_path) -> None:
+def test_optimizer_is_fused_unless_gradients_could_not_be_clipped(
+    overrides, fused, tmp_path
+) -> None:
     settings = config("model=source_only", "trainer.max_epochs=1", *overrides)
     assert validation.check(settings)["optimizer"]["fused"] is fused
     training.fit(settings, tmp_path)
 
 
-def test_scaled_gradients_are_unscaled_before_anything_looks_at_them() -> None:
-    """A fused optimizer does so within its step: norms of gradients were logged 65,536 times."""
+def test_optimizer_is_not_fused_with_loss_scaling() -> None:
+    """A fused optimizer unscales in its step: gradient norms were logged 65,536 times too large."""
     settings = config("model=source_only", "trainer.precision=16-mixed")
     assert validation.check(settings)["optimizer"]["fused"] is False
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
-def test_every_recipe_passes_the_check(name: str) -> None:
-    # Vectors have no place where they usually lie.
+def test_every_experiment_passes_the_check(name: str) -> None:
+    # There is no default path for vectors.
     files = ["data.target.train=kitchen.svmlight"] if name == "dann_amazon" else []
     validation.check(compose([f"experiment={name}", "trainer=cpu", *files]))
 
 
-def test_a_recipe_that_is_not_there_is_no_recipe_left_out() -> None:
+def test_missing_experiment_is_an_error() -> None:
     with pytest.raises(HydraException, match=r"Could not find 'experiment/lineer_probe'"):
         compose(["experiment=lineer_probe"])

@@ -6,7 +6,7 @@ from tl_lightning.data.layout import read_layout
 from tl_lightning.errors import DataError
 
 
-def test_split_folders(tmp_path):
+def test_split_folders_are_read(tmp_path):
     layout = read_layout(split_folders(tmp_path, train=8, test=4, val=2))
     assert layout.classes == BREEDS
     assert layout.val is not None
@@ -17,7 +17,7 @@ def test_split_folders(tmp_path):
     assert layout.with_test(0.5).with_val(0.5) == layout
 
 
-def test_plain_folders_get_test_and_validation_by_hash(tmp_path):
+def test_class_folders_are_split_by_hash(tmp_path):
     layout = read_layout(class_folders(tmp_path, 10))
     layout = layout.with_test(0.4).with_val(0.1)
     train, val, test, note = layout.train, layout.val, layout.test, layout.note
@@ -30,7 +30,7 @@ def test_plain_folders_get_test_and_validation_by_hash(tmp_path):
     assert note.startswith("no official split was found: 40% of every class")
 
 
-def test_halves_share_nothing_but_the_test(tmp_path):
+def test_halves_share_only_the_test_split(tmp_path):
     one, other = read_layout(split_folders(tmp_path, train=8, test=4, val=2)).halves()
     assert not set(one.train.names) & set(other.train.names)
     assert not set(one.val.names) & set(other.val.names)
@@ -38,7 +38,7 @@ def test_halves_share_nothing_but_the_test(tmp_path):
     assert one.test is other.test
 
 
-def test_labels_follow_the_source_by_name(tmp_path):
+def test_renumbered_labels_match_class_names(tmp_path):
     layout = read_layout(split_folders(tmp_path, val=2)).renumbered(
         BREEDS[::-1], "data.target.root"
     )
@@ -47,23 +47,27 @@ def test_labels_follow_the_source_by_name(tmp_path):
             assert name.split("/")[1] == layout.classes[label]
 
 
-def test_a_test_folder_that_lacks_a_class(tmp_path):
+def test_missing_class_in_the_test_folder_is_an_error(tmp_path):
     split_folders(tmp_path)
     (tmp_path / "test" / BREEDS[1]).rename(tmp_path / "gone")
-    words = r"classes of .*/test differ: 3 expected, 2 found; missing: n02085782-Japanese_spaniel;"
-    with pytest.raises(DataError, match=words):
+    message = (
+        r"classes of .*/test differ: 3 expected, 2 found; missing: n02085782-Japanese_spaniel;"
+    )
+    with pytest.raises(DataError, match=message):
         read_layout(tmp_path)
 
 
-def test_too_few_pictures_for_the_halves(tmp_path):
+def test_too_few_images_for_halves_is_an_error(tmp_path):
     layout = read_layout(split_folders(tmp_path, train=1))
-    words = r"has 1 samples: nothing is left after 1 are held out for halves"
-    with pytest.raises(DataError, match=words):
+    message = (
+        r"has only 1 sample\(s\), and none is left after holding out 1 for halves; add samples"
+    )
+    with pytest.raises(DataError, match=message):
         layout.halves()
 
 
 @pytest.mark.real
-def test_real_layout_is_read_whole():
+def test_real_dogs_are_read_completely():
     layout = read_layout(real_data("dogs"))
     assert np.bincount(layout.train.labels).tolist() == [25] * 120
     assert layout.test is not None

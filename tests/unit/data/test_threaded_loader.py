@@ -1,4 +1,4 @@
-"""Threads: batches in order whatever their number; errors arrive; the caller keeps its own."""
+"""Threaded loading: order of batches, errors, cleanup and thread counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Squares:
         return 40
 
     def __getitems__(self, keys):
-        time.sleep(0.002 * (keys[0] % 3))  # later batches are done first
+        time.sleep(0.002 * (keys[0] % 3))  # some later batches finish first
         if 35 in keys:
             raise ValueError("thirty-five")
         return {"x": torch.tensor(keys) ** 2}
@@ -29,20 +29,20 @@ def loader(threads, number=32):
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
-def test_batches_come_in_order(threads) -> None:
+def test_batches_are_in_order(threads) -> None:
     found = [batch["x"].tolist() for batch in loader(threads)]
     assert [x for part in found for x in part] == [k**2 for k in range(32)]
     assert len(loader(threads)) == 8
 
 
-def test_an_error_arrives_and_the_threads_end() -> None:
+def test_error_is_raised_and_threads_end() -> None:
     before = threading.active_count()
     with pytest.raises(ValueError, match="thirty-five"):
         list(loader(2, 40))
     assert threading.active_count() == before
 
 
-def test_leaving_early_ends_the_threads() -> None:
+def test_closing_the_iterator_ends_the_threads() -> None:
     before = threading.active_count()
     iterator = iter(loader(2))
     next(iterator)
@@ -50,7 +50,7 @@ def test_leaving_early_ends_the_threads() -> None:
     assert threading.active_count() == before
 
 
-def test_each_thread_computes_alone_and_the_caller_keeps_its_own_number() -> None:
+def test_pool_threads_use_one_torch_thread_and_the_caller_keeps_its_number() -> None:
     torch.set_num_threads(2)
     try:
         with pool_of(3) as pool:
@@ -62,7 +62,7 @@ def test_each_thread_computes_alone_and_the_caller_keeps_its_own_number() -> Non
         torch.set_num_threads(1)
 
 
-def test_no_more_than_asked_is_done_ahead() -> None:
+def test_lookahead_is_bounded() -> None:
     started = []
     with pool_of(2) as pool:
         iterator = in_order(pool, lambda k: started.append(k) or k, range(100), ahead=5)

@@ -1,4 +1,4 @@
-"""Losses against torch, scikit-learn and their formulas."""
+"""Classification losses against torch, scikit-learn and their formulas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from helpers import config, evaluated
 from tl_lightning.config.validation import check as validation
-from tl_lightning.data.datamodules.digits import Digits
+from tl_lightning.data.datamodules.digits import DigitsDataModule
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.evaluation import load as loading
@@ -46,18 +46,18 @@ def focal(gamma: float, smoothing: float = 0.0, weights=None) -> Focal:
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_cross_entropy_is_torchs_and_focal_with_gamma_0_too(soft, smoothing, weights) -> None:
+def test_cross_entropy_and_focal_with_gamma_0_equal_torch(soft, smoothing, weights) -> None:
     logits, labels = batch(soft)
-    told = None if weights is None else torch.tensor(weights)
-    want = functional.cross_entropy(logits, labels, weight=told, label_smoothing=smoothing)
-    assert torch.equal(cross_entropy(smoothing, weights)(logits, labels), want)
-    assert torch.allclose(focal(0.0, smoothing, weights)(logits, labels), want, rtol=1e-6)
+    weight = None if weights is None else torch.tensor(weights)
+    expected = functional.cross_entropy(logits, labels, weight=weight, label_smoothing=smoothing)
+    assert torch.equal(cross_entropy(smoothing, weights)(logits, labels), expected)
+    assert torch.allclose(focal(0.0, smoothing, weights)(logits, labels), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("gamma", "smoothing"), [(2.0, 0.0), (0.5, 0.1)])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_focal_is_its_formula(soft, gamma, smoothing, weights) -> None:
+def test_focal_formula(soft, gamma, smoothing, weights) -> None:
     logits, labels = batch(soft)
     x = logits.double().numpy()
     p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
@@ -65,8 +65,9 @@ def test_focal_is_its_formula(soft, gamma, smoothing, weights) -> None:
     q = (1 - smoothing) * y + smoothing / K
     w = np.ones(K) if weights is None else np.array(weights)
     total = (w * q * (1 - p) ** gamma * -np.log(p)).sum()
-    want = total / (len(x) if soft else w[labels.numpy()].sum())
-    assert focal(gamma, smoothing, weights)(logits, labels).item() == pytest.approx(want, rel=1e-5)
+    expected = total / (len(x) if soft else w[labels.numpy()].sum())
+    result = focal(gamma, smoothing, weights)(logits, labels).item()
+    assert result == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
@@ -85,90 +86,89 @@ def test_losses_are_float32_under_autocast(loss, soft) -> None:
     logits = logits.bfloat16()
     labels = labels.bfloat16() if soft else labels
     with torch.autocast("cpu", torch.bfloat16):
-        found = loss(logits, labels)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, loss(logits.float(), labels.float() if soft else labels))
+        result = loss(logits, labels)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, loss(logits.float(), labels.float() if soft else labels))
 
 
-def test_balanced_weights_are_scikit_learns() -> None:
+def test_balanced_weights_equal_scikit_learn() -> None:
     labels = np.repeat(np.arange(K), [5, 1, 9, 2])
-    want = compute_class_weight("balanced", classes=np.arange(K), y=labels)
+    expected = compute_class_weight("balanced", classes=np.arange(K), y=labels)
     counts = np.bincount(labels).tolist()
-    assert balanced_weights(counts) == pytest.approx(want, rel=1e-12)
-    assert np.allclose(cross_entropy(weights="balanced", counts=counts).weights, want)
+    assert balanced_weights(counts) == pytest.approx(expected, rel=1e-12)
+    assert np.allclose(cross_entropy(weights="balanced", counts=counts).weights, expected)
 
 
 def test_balanced_weights_of_an_empty_class() -> None:
-    with pytest.raises(DataError, match=r"class number 1 has none .*type loss.class_weights=null"):
+    with pytest.raises(DataError, match=r"class number 1 has none .*set loss.class_weights=null"):
         balanced_weights([3, 0, 2])
 
 
-def test_words_of_faults() -> None:
-    with pytest.raises(ConfigError, match=r"has 4 numbers for 5 classes; type loss.class_weights="):
+def test_error_messages() -> None:
+    with pytest.raises(ConfigError, match=r"has 4 numbers for 5 classes; set loss.class_weights="):
         cross_entropy(weights=WEIGHTS, classes=5)
-    with pytest.raises(ConfigError, match=r"loss.label_smoothing=1.0 is not in \[0, 1\)"):
+    with pytest.raises(ConfigError, match=r"loss.label_smoothing=1.0 must be in \[0, 1\); set lo"):
         cross_entropy(1.0)
-    with pytest.raises(ConfigError, match=r"class_weights=\[1.0, 0, 1, 1\] must be numbers above"):
+    with pytest.raises(ConfigError, match=r"class_weights=\[1.0, 0, 1, 1\] must be positive numb"):
         focal(1.0, weights=[1.0, 0, 1, 1])
-    with pytest.raises(ConfigError, match=r"loss.gamma=-1.0 is below 0; type loss.gamma=2"):
+    with pytest.raises(ConfigError, match=r"loss.gamma=-1.0 must be at least 0; set loss.gamma=2"):
         focal(-1.0)
 
 
-def test_faults_are_found_by_the_check() -> None:
+def test_problems_are_reported_by_the_validation() -> None:
     cfg = config("loss=focal", "loss.gamma=-2", "loss.label_smoothing=1.5", "loss.class_weights=[]")
     with pytest.raises(ConfigError) as caught:
         validation.check(cfg)
-    for words in ("loss.gamma=-2", "loss.label_smoothing=1.5", "loss.class_weights=[]"):
-        assert words in str(caught.value)
+    for setting in ("loss.gamma=-2", "loss.label_smoothing=1.5", "loss.class_weights=[]"):
+        assert setting in str(caught.value)
     with pytest.raises(ConfigError, match=r"loss.class_weights=even is not one of balanced or a"):
         validation.check(config("loss.class_weights=even"))
 
 
-def test_balanced_run_counts_the_source_and_its_checkpoint_needs_no_data(
-    tmp_path, monkeypatch
-) -> None:
-    honest = Digits.domains
+def test_balanced_weights_are_loaded_from_the_checkpoint(tmp_path, monkeypatch) -> None:
+    """They are computed from the source; loading the checkpoint does not need the data."""
+    original = DigitsDataModule.domains
 
-    def uneven(self):
-        found = honest(self)
-        train = found["source"].train
-        few = np.flatnonzero(train.labels == 3)[5:]
-        train.labels[few] = 4
-        return found
+    def imbalanced(self):
+        result = original(self)
+        train = result["source"].train
+        surplus = np.flatnonzero(train.labels == 3)[5:]
+        train.labels[surplus] = 4
+        return result
 
-    monkeypatch.setattr(Digits, "domains", uneven)
+    monkeypatch.setattr(DigitsDataModule, "domains", imbalanced)
     cfg = config("loss.class_weights=balanced", "trainer.max_epochs=1")
     report = training.fit(cfg, tmp_path)
-    parts = building.build_data(validation.check(cfg))
-    parts.discover()
-    labels = parts.found["source"].train.labels
-    want = compute_class_weight("balanced", classes=np.arange(10), y=labels)
-    assert want.max() > 2
+    data = building.build_data(validation.check(cfg))
+    data.discover()
+    labels = data.found["source"].train.labels
+    expected = compute_class_weight("balanced", classes=np.arange(10), y=labels)
+    assert expected.max() > 2
     monkeypatch.setattr(building, "build_data", None)
     loaded = loading.load(tmp_path / report["selection"]["checkpoint"])
-    assert np.allclose(loaded.task.loss_fn.weights, want)
+    assert np.allclose(loaded.task.loss_fn.weights, expected)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
-def test_a_run_on_mixed_labels(name, tmp_path) -> None:
-    settings = ("model=source_only", "data.mix.mixup=0.4", f"loss={name}", "bracket=[]")
+def test_a_run_with_mixup(name, tmp_path) -> None:
+    settings = ("model=source_only", "data.mixup_alpha=0.4", f"loss={name}", "baselines=[]")
     more = ("loss.class_weights=balanced", "loss.label_smoothing=0.1", "trainer.max_epochs=1")
     report = training.fit(config(*settings, *more), tmp_path)
     assert report["status"] == "finished"
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
-    found = [float(row["train/task"]) for row in rows if row["train/task"]]
-    assert 0.5 < found[0] < 5
+    result = [float(row["train/task"]) for row in rows if row["train/task"]]
+    assert 0.5 < result[0] < 5
 
 
-def test_a_checkpoint_from_before_losses_could_be_chosen_still_loads(tmp_path) -> None:
-    settings = ("loss.label_smoothing=0.1", "trainer.max_epochs=1", "bracket=[]")
+def test_a_checkpoint_without_loss_settings_loads(tmp_path) -> None:
+    settings = ("loss.label_smoothing=0.1", "trainer.max_epochs=1", "baselines=[]")
     report = training.fit(config(*settings), tmp_path)
-    place = tmp_path / report["selection"]["checkpoint"]
-    stored = torch.load(place, weights_only=True)
-    earlier = stored["hyper_parameters"]["config"]
-    del earlier["loss"], earlier["regularizer"]
-    earlier["label_smoothing"] = 0.3
-    torch.save(stored, place)
-    assert loading.load(place).task.loss_fn.label_smoothing == 0.3
-    assert evaluation.evaluate(place, None, None)["metrics"] == evaluated(report)
+    path = tmp_path / report["selection"]["checkpoint"]
+    stored = torch.load(path, weights_only=True)
+    stored_config = stored["hyper_parameters"]["config"]
+    del stored_config["loss"], stored_config["regularizer"]
+    stored_config["label_smoothing"] = 0.3
+    torch.save(stored, path)
+    assert loading.load(path).task.loss_fn.label_smoothing == 0.3
+    assert evaluation.evaluate(path, None, None)["metrics"] == evaluated(report)

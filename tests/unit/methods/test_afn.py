@@ -1,4 +1,4 @@
-"""AFN: the gradient is what counts."""
+"""AFN: value and gradient of the norm gap."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tl_lightning.methods.afn import AFN, norm_gap
 
 
 def test_value_is_the_squared_step_of_each_domain() -> None:
-    found = built(AFN, step=0.7, **PENALTY)(views(), context())["afn"]
-    assert found.item() == pytest.approx(2 * 0.7**2, rel=1e-4)
+    result = built(AFN, step=0.7, **PENALTY)(views(), context())["afn"]
+    assert result.item() == pytest.approx(2 * 0.7**2, rel=1e-4)
 
 
-def test_every_norm_grows_by_the_same_pull() -> None:
+def test_gradient_has_the_same_norm_for_every_sample() -> None:
     """d/df mean (c + step - |f|)^2 = -2 step / B * f / |f|, at |f| = c."""
     given = views()
     terms = built(AFN, step=0.7, **PENALTY)(given, context())
     parts = [given[role].features for role in ("source", "target")]
     for part, gradient in zip(parts, gradients(terms, *parts), strict=True):
-        wanted = -2 * 0.7 / len(part) * torch.nn.functional.normalize(part, dim=1)
-        assert torch.allclose(gradient, wanted, atol=1e-5)
+        expected = -2 * 0.7 / len(part) * torch.nn.functional.normalize(part, dim=1)
+        assert torch.allclose(gradient, expected, atol=1e-5)
 
 
-def test_longer_steps_pull_harder() -> None:
+def test_gradient_is_proportional_to_the_step() -> None:
     x = torch.randn(4, 3, requires_grad=True)
     one, two = (torch.autograd.grad(norm_gap(x, step), x)[0] for step in (1.0, 2.0))
     assert torch.allclose(two, 2 * one, atol=1e-6)

@@ -1,4 +1,4 @@
-"""BNM against numpy's nuclear norm."""
+"""BNM against the nuclear norm in numpy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tl_lightning.methods.bnm import BNM
 
 def test_value() -> None:
     given = views()
-    found = built(BNM, **PENALTY)(given, context())["bnm"]
-    wanted = -np.linalg.norm(arrays(given)["pt"], ord="nuc") / M
-    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    result = built(BNM, **PENALTY)(given, context())["bnm"]
+    expected = -np.linalg.norm(arrays(given)["pt"], ord="nuc") / M
+    assert result.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_sure_and_diverse_is_best_and_sure_of_one_class_is_not() -> None:
+def test_confident_and_diverse_predictions_are_best() -> None:
     method, given = built(BNM, **PENALTY), views(6, 6)
     values = {}
     cases = {"diverse": [0, 1, 2] * 2, "one": [0] * 6}
@@ -25,12 +25,12 @@ def test_sure_and_diverse_is_best_and_sure_of_one_class_is_not() -> None:
         given["target"].logits = 50 * torch.nn.functional.one_hot(torch.tensor(classes), 3).float()
         values[name] = method(given, context())["bnm"].item()
     given["target"].logits = torch.zeros(6, 3)
-    values["unsure"] = method(given, context())["bnm"].item()
-    assert values["diverse"] < values["one"] < values["unsure"]
+    values["uniform"] = method(given, context())["bnm"].item()
+    assert values["diverse"] < values["one"] < values["uniform"]
     assert values["diverse"] == pytest.approx(-3 * np.sqrt(2) / 6, rel=1e-5)
 
 
-def test_gradient_raises_the_norm() -> None:
+def test_gradient_step_increases_the_norm() -> None:
     given, method = views(), built(BNM, **PENALTY)
     before = method(given, context())
     z = given["target"].logits

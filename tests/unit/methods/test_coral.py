@@ -1,4 +1,4 @@
-"""CORAL against numpy's covariance."""
+"""CORAL against the covariance in numpy."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ def test_value() -> None:
     given = views()
     a = arrays(given)
     gap = np.cov(a["fs"], rowvar=False) - np.cov(a["ft"], rowvar=False)
-    found = built(CORAL, **PENALTY)(given, context())["coral"]
-    assert found.item() == pytest.approx((gap**2).sum() / (4 * D * D), rel=1e-4)
+    result = built(CORAL, **PENALTY)(given, context())["coral"]
+    assert result.item() == pytest.approx((gap**2).sum() / (4 * D * D), rel=1e-4)
 
 
-def test_rounded_views_are_computed_with_exactly() -> None:
-    """In a run with bfloat16 features come rounded; nothing is rounded again on the way."""
+def test_bfloat16_features_are_computed_in_float32() -> None:
+    """With mixed precision, features are bfloat16, but nothing is rounded again."""
     given = views()
     for view in given.values():
         view.features = view.features.detach().bfloat16()
     method = built(CORAL, **PENALTY)
     with torch.autocast("cpu", torch.bfloat16):
-        found = method(given, context())["coral"]
+        result = method(given, context())["coral"]
     for view in given.values():
         view.features = view.features.float()
-    assert found.dtype == torch.float32
-    assert torch.equal(found, method(given, context())["coral"])
+    assert result.dtype == torch.float32
+    assert torch.equal(result, method(given, context())["coral"])
 
 
-def test_a_shift_of_the_mean_is_not_seen_and_a_stretch_is() -> None:
+def test_invariant_to_shift_but_not_to_scale() -> None:
     given = views(8, 8)
     given["target"].features = given["source"].features + 5
     method = built(CORAL, **PENALTY)
@@ -41,12 +41,12 @@ def test_a_shift_of_the_mean_is_not_seen_and_a_stretch_is() -> None:
     assert method(given, context())["coral"].item() > 1e-3
 
 
-def test_gradients_reach_both_domains_and_lower_it() -> None:
+def test_gradient_step_in_both_domains_decreases_the_loss() -> None:
     given = views()
     method = built(CORAL, **PENALTY)
     before = method(given, context())
     parts = [given[role].features for role in ("source", "target")]
-    pulls = gradients(before, *parts)
-    for role, part, gradient in zip(given, parts, pulls, strict=True):
+    steps = gradients(before, *parts)
+    for role, part, gradient in zip(given, parts, steps, strict=True):
         given[role].features = part - 0.5 * gradient
     assert method(given, context())["coral"] < before["coral"]

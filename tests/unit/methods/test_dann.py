@@ -1,4 +1,4 @@
-"""DANN against the paper's formulas."""
+"""DANN against the formulas of the paper."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tl_lightning.schedules import sigmoid_ramp
 from tl_lightning.training import fit as training
 from tl_lightning.types import Context, View
 
-KNOBS = {"max_lambda": 0.5, "gain": 10.0, "width": 8, "depth": 1, "dropout": 0.0}
+PARAMS = {"max_lambda": 0.5, "gain": 10.0, "width": 8, "depth": 1, "dropout": 0.0}
 
 
-def dann(**knobs) -> DANN:
+def dann(**params) -> DANN:
     torch.manual_seed(0)
-    return DANN(in_features=6, num_classes=3, activation="relu", **{**KNOBS, **knobs})
+    return DANN(in_features=6, num_classes=3, activation="relu", **{**PARAMS, **params})
 
 
 def views(requires_grad=True):
@@ -32,15 +32,15 @@ def views(requires_grad=True):
 
 
 def context(progress):
-    seen = {}
-    return Context(progress, 0, seen.__setitem__, torch.nn.Identity()), seen
+    logged = {}
+    return Context(progress, 0, logged.__setitem__, torch.nn.Identity()), logged
 
 
-def test_loss_against_numpy() -> None:
+def test_domain_loss() -> None:
     s, t = np.array([0.3, -2.0, 5.0]), np.array([1.0, -0.5])
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    wanted = -0.5 * (np.log(sigmoid(s)).mean() + np.log(1 - sigmoid(t)).mean())
-    assert domain_loss(torch.tensor(s), torch.tensor(t)).item() == pytest.approx(wanted, rel=1e-6)
+    expected = -0.5 * (np.log(sigmoid(s)).mean() + np.log(1 - sigmoid(t)).mean())
+    assert domain_loss(torch.tensor(s), torch.tensor(t)).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_reversal_is_identity_forward_and_minus_lambda_backward() -> None:
@@ -53,38 +53,38 @@ def test_reversal_is_identity_forward_and_minus_lambda_backward() -> None:
 
 
 @pytest.mark.parametrize(("progress", "gain"), [(0.0, 10), (0.1, 10), (0.5, 3), (1.0, 10)])
-def test_lambda_scales_only_the_gradient_into_the_features(progress: float, gain: float) -> None:
-    """The discriminator learns at full strength whatever lambda is."""
-    adapter, given = dann(gain=gain), views()
-    ctx, seen = context(progress)
-    adapter(given, ctx)["dann"].backward()
+def test_lambda_scales_only_the_gradient_of_the_features(progress: float, gain: float) -> None:
+    """The discriminator has the full gradient, regardless of lambda."""
+    method, given = dann(gain=gain), views()
+    ctx, logged = context(progress)
+    method(given, ctx)["dann"].backward()
     lam = 0.5 * (2 / (1 + np.exp(-gain * progress)) - 1)
-    assert seen["lambda"] == pytest.approx(lam)
-    own = [p.grad.clone() for p in adapter.parameters()]
-    reached = given["source"].features.grad
-    # The plain discriminator loss without any reversal:
-    adapter.zero_grad()
+    assert logged["lambda"] == pytest.approx(lam)
+    own = [p.grad.clone() for p in method.parameters()]
+    of_features = given["source"].features.grad
+    # The same loss without gradient reversal:
+    method.zero_grad()
     plain = views()
     joined = torch.cat([plain["source"].features, plain["target"].features])
-    logits = adapter.domain_logits(joined, None)
+    logits = method.domain_logits(joined, None)
     domain_loss(logits[:5], logits[5:]).backward()
-    for a, b in zip(own, adapter.parameters(), strict=True):
+    for a, b in zip(own, method.parameters(), strict=True):
         assert torch.allclose(a, b.grad, atol=1e-7)
-    assert torch.allclose(reached, -lam * plain["source"].features.grad, atol=1e-7)
+    assert torch.allclose(of_features, -lam * plain["source"].features.grad, atol=1e-7)
 
 
-def test_the_shown_accuracy_is_the_mean_of_both_domains() -> None:
-    adapter, given = dann(), views()
-    ctx, seen = context(1.0)
-    adapter(given, ctx)
-    logits = [adapter.domain_logits(given[r].features, None).detach() for r in given]
-    right = [(logits[0] > 0).numpy(), (logits[1] <= 0).numpy()]
-    wanted = 0.5 * (right[0].mean() + right[1].mean())
-    assert seen["domain_acc"].item() == pytest.approx(wanted)
-    assert 0.5 != wanted != np.concatenate(right).mean()  # neither chance nor a mean of samples
+def test_logged_accuracy_is_the_mean_over_domains() -> None:
+    method, given = dann(), views()
+    ctx, logged = context(1.0)
+    method(given, ctx)
+    logits = [method.domain_logits(given[r].features, None).detach() for r in given]
+    correct = [(logits[0] > 0).numpy(), (logits[1] <= 0).numpy()]
+    expected = 0.5 * (correct[0].mean() + correct[1].mean())
+    assert logged["domain_acc"].item() == pytest.approx(expected)
+    assert 0.5 != expected != np.concatenate(correct).mean()  # neither chance nor sample mean
 
 
-def test_the_discriminator_bends_after_every_hidden_layer() -> None:
+def test_perceptron_has_activation_and_dropout_after_every_hidden_layer() -> None:
     net = perceptron(6, 8, 2, 0.25, "tanh", 3).eval()
     first, second, last = (layer for layer in net if isinstance(layer, torch.nn.Linear))
     x = torch.randn(4, 6)
@@ -93,26 +93,26 @@ def test_the_discriminator_bends_after_every_hidden_layer() -> None:
     assert drops == [0.25, 0.25]
 
 
-def test_ramp_is_the_papers() -> None:
+def test_sigmoid_ramp() -> None:
     assert sigmoid_ramp(0.0) == 0.0
     assert sigmoid_ramp(0.5) == pytest.approx(2 / (1 + np.exp(-5)) - 1)
 
 
-def test_lambda_zero_is_joint_training_bit_for_bit(tmp_path) -> None:
-    """Also with dropout in the discriminator: its random numbers disturb nothing else."""
+def test_lambda_zero_equals_joint_training_bit_for_bit(tmp_path) -> None:
+    """Even with dropout in the discriminator, whose random draws must not affect the rest."""
     extra = ["backbone.channel_dropout=0.2", "head.dropout=0.1"]
-    zero = config(*extra, "adapter.dann.max_lambda=0", "adapter.dann.dropout=0.5")
+    zero = config(*extra, "method.dann.max_lambda=0", "method.dann.dropout=0.5")
     joint = config(*extra, "model=joint_bn")
     training.fit(zero, tmp_path / "zero")
     training.fit(joint, tmp_path / "joint")
     a, b = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("zero", "joint"))
-    assert same(a, b, but="adapters.")
+    assert same(a, b, but="methods.")
 
 
-def test_lambda_above_zero_is_not_joint_training(tmp_path) -> None:
-    one = config("adapter.dann.max_lambda=1")
+def test_positive_lambda_differs_from_joint_training(tmp_path) -> None:
+    one = config("method.dann.max_lambda=1")
     joint = config("model=joint_bn")
     training.fit(one, tmp_path / "one")
     training.fit(joint, tmp_path / "joint")
     a, b = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("one", "joint"))
-    assert not same(a, b, but="adapters.")
+    assert not same(a, b, but="methods.")

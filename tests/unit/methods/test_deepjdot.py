@@ -1,4 +1,4 @@
-"""DeepJDOT: the plan against a linear programme, the loss against loops."""
+"""DeepJDOT: transport plan and loss against a linear programming solver."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from scipy.optimize import linprog
 from methods import PENALTY, arrays, built, context, gradients, views
 from tl_lightning.methods.deepjdot import DeepJDOT, transport
 
-KNOBS = {"alpha": 0.3, "beta": 0.7, **PENALTY}
+PARAMS = {"alpha": 0.3, "beta": 0.7, **PENALTY}
 
 
 def programme(cost: np.ndarray) -> float:
-    """Return the least transport cost between uniform masses, by a general solver."""
+    """Return the optimal transport cost between uniform masses from a linear programming solver."""
     n, m = cost.shape
     rows = np.kron(np.eye(n), np.ones((1, m)))
     columns = np.kron(np.ones((1, n)), np.eye(m))
@@ -23,7 +23,7 @@ def programme(cost: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("n", "m"), [(6, 6), (5, 7), (4, 6), (2, 8)])
-def test_plan_is_optimal_and_keeps_the_masses(n: int, m: int) -> None:
+def test_plan_is_optimal_with_uniform_marginals(n: int, m: int) -> None:
     cost = torch.rand(n, m, dtype=torch.float64)
     plan = transport(cost)
     assert torch.allclose(plan.sum(0), torch.full((m,), 1 / m, dtype=torch.float64))
@@ -38,19 +38,19 @@ def cost_of(a) -> np.ndarray:
 
 def test_value() -> None:
     given = views()
-    found = built(DeepJDOT, **KNOBS)(given, context())["deepjdot"]
-    assert found.item() == pytest.approx(programme(cost_of(arrays(given))), rel=1e-4)
+    result = built(DeepJDOT, **PARAMS)(given, context())["deepjdot"]
+    assert result.item() == pytest.approx(programme(cost_of(arrays(given))), rel=1e-4)
 
 
-def test_gradient_is_that_of_the_cost_under_a_fixed_plan() -> None:
+def test_gradient_treats_the_plan_as_constant() -> None:
     given = views()
     parts = [given["source"].features, given["target"].features, given["target"].logits]
-    found = gradients(built(DeepJDOT, **KNOBS)(given, context()), *parts)
+    result = gradients(built(DeepJDOT, **PARAMS)(given, context()), *parts)
     a = arrays(given)
     plan = transport(torch.tensor(cost_of(a))).float()
-    pulls = 2 * 0.3 * (plan[:, :, None] * (parts[0][:, None] - parts[1][None]))
-    assert torch.allclose(found[0], pulls.sum(1), atol=1e-5)
-    assert torch.allclose(found[1], -pulls.sum(0), atol=1e-5)
+    grads = 2 * 0.3 * (plan[:, :, None] * (parts[0][:, None] - parts[1][None]))
+    assert torch.allclose(result[0], grads.sum(1), atol=1e-5)
+    assert torch.allclose(result[1], -grads.sum(0), atol=1e-5)
     labels = torch.nn.functional.one_hot(given["source"].labels, 3).float()
-    wanted = 0.7 * (plan.sum(0)[:, None] * parts[2].softmax(1) - plan.T @ labels)
-    assert torch.allclose(found[2], wanted, atol=1e-5)
+    expected = 0.7 * (plan.sum(0)[:, None] * parts[2].softmax(1) - plan.T @ labels)
+    assert torch.allclose(result[2], expected, atol=1e-5)

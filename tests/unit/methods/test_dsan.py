@@ -1,4 +1,4 @@
-"""DSAN: class by class, against plain loops."""
+"""DSAN against a reference with explicit loops over classes and pairs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from methods import PENALTY, K, arrays, built, context, gaussian, gradients, views
 from tl_lightning.methods.dsan import DSAN
 
-KNOBS = {"multipliers": [1.0, 2.0], **PENALTY}
+PARAMS = {"multipliers": [1.0, 2.0], **PENALTY}
 
 
 def reference(a) -> float:
     n, m = len(a["fs"]), len(a["ft"])
-    kernel = gaussian(np.concatenate([a["fs"], a["ft"]]), KNOBS["multipliers"])
+    kernel = gaussian(np.concatenate([a["fs"], a["ft"]]), PARAMS["multipliers"])
     values = []
     for c in range(K):
         if not (a["y"] == c).any() or not (a["zt"].argmax(1) == c).any():
@@ -37,30 +37,30 @@ def reference(a) -> float:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_value(seed: int) -> None:
     given = views(8, 9, scale=2.0, seed=seed)
-    found = built(DSAN, **KNOBS)(given, context())["dsan"]
-    assert found.item() == pytest.approx(reference(arrays(given)), rel=1e-4)
+    result = built(DSAN, **PARAMS)(given, context())["dsan"]
+    assert result.item() == pytest.approx(reference(arrays(given)), rel=1e-4)
 
 
-def test_a_class_that_only_one_domain_holds_is_left_out() -> None:
+def test_a_class_of_only_one_domain_is_ignored() -> None:
     given = views(8, 9)
     given["target"].logits = torch.tensor([[9.0, 0.0, 0.0]]).repeat(9, 1)
     given["source"].labels = torch.full((8,), 1)
-    found = built(DSAN, **KNOBS)(given, context())["dsan"]
-    assert found.item() == 0.0
+    result = built(DSAN, **PARAMS)(given, context())["dsan"]
+    assert result.item() == 0.0
 
 
-def test_the_mean_is_over_the_classes_that_both_domains_hold() -> None:
+def test_the_mean_is_over_shared_classes() -> None:
     given = views(8, 9, scale=2.0)
     given["source"].labels = torch.tensor([0, 1] * 4)
     shared = set(given["target"].logits.argmax(1).tolist()) & {0, 1}
     assert shared == {0, 1}
-    found = built(DSAN, **KNOBS)(given, context())["dsan"]
-    assert found.item() == pytest.approx(reference(arrays(given)), rel=1e-4)
+    result = built(DSAN, **PARAMS)(given, context())["dsan"]
+    assert result.item() == pytest.approx(reference(arrays(given)), rel=1e-4)
 
 
-def test_predictions_are_weights_without_gradient() -> None:
+def test_predictions_have_no_gradient() -> None:
     given = views(8, 9)
-    terms = built(DSAN, **KNOBS)(given, context())
+    terms = built(DSAN, **PARAMS)(given, context())
     of_features, of_logits = gradients(terms, given["target"].features, given["target"].logits)
     assert of_features.abs().sum() > 0
     assert of_logits is None

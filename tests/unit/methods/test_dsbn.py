@@ -1,4 +1,4 @@
-"""DSBN: statistics, scale and shift of its own for each domain."""
+"""DSBN: separate batch norm statistics, scale and shift per domain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers import config
 from tl_lightning.backbones.activation_checkpointing import recomputed
 from tl_lightning.config.validation import check as validation
 from tl_lightning.evaluation import load as loading
-from tl_lightning.methods.components.domain_norm import DomainBatchNorm, attend
+from tl_lightning.methods.components.domain_norm import DomainBatchNorm, set_batch_domains
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 from tl_lightning.types import LayerGroup
@@ -20,16 +20,16 @@ from tl_lightning.types import LayerGroup
 
 def test_each_domain_learns_its_own_scale() -> None:
     norm = DomainBatchNorm(nn.BatchNorm1d(3), own_affine=True).train()
-    attend([norm], [("source", 6), ("target", 4)])
+    set_batch_domains([norm], [("source", 6), ("target", 4)])
     norm(torch.randn(10, 3))[:6].square().sum().backward()
     assert norm.source.weight.grad.abs().sum() > 0
     assert norm.target.weight.grad.abs().sum() == 0
-    attend([norm], [("target", 4)])
+    set_batch_domains([norm], [("target", 4)])
     norm(torch.randn(4, 3)).square().sum().backward()
     assert norm.target.weight.grad.abs().sum() > 0
 
 
-def test_both_start_from_the_pretrained_layer() -> None:
+def test_both_domains_start_from_the_pretrained_layer() -> None:
     torch.manual_seed(0)
     plain = nn.BatchNorm1d(3)
     nn.init.uniform_(plain.weight)
@@ -40,9 +40,9 @@ def test_both_start_from_the_pretrained_layer() -> None:
     assert norm.target.weight is not norm.source.weight
 
 
-def test_beside_a_method_the_domains_part(tmp_path) -> None:
-    arguments = ["model=domain_adaptation", "adapter=[dsbn,self_training]"]
-    training.fit(config(*arguments, "adapter.self_training.threshold=0"), tmp_path)
+def test_domains_diverge_when_combined_with_another_method(tmp_path) -> None:
+    arguments = ["model=domain_adaptation", "method=[dsbn,self_training]"]
+    training.fit(config(*arguments, "method.self_training.threshold=0"), tmp_path)
     net = loading.load(tmp_path / "checkpoints" / "last.ckpt")
     assert net.norms
     for norm in net.norms:
@@ -51,48 +51,48 @@ def test_beside_a_method_the_domains_part(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("second", [[("target", 4)], [("source", 2), ("target", 2)]])
-def test_recomputing_in_the_backward_pass_remembers_whose_samples_they_were(second) -> None:
-    """By then others have passed: the other domain's, or those that the teacher looks at."""
+def test_activation_checkpointing_restores_the_domains(second) -> None:
+    """Another batch has passed in between: the other domain's, or the teacher's."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 3), DomainBatchNorm(nn.BatchNorm1d(3), own_affine=True))
     nn.init.uniform_(net[1].target.weight)
-    plain, again = net, copy.deepcopy(net)
+    plain, checkpointed = net, copy.deepcopy(net)
     x = torch.randn(2, 4, 3)
-    for one, recompute in ((plain, False), (again, True)):
-        group = LayerGroup("all", (one,), tuple(one.parameters()), one)
+    for model, recompute in ((plain, False), (checkpointed, True)):
+        group = LayerGroup("all", (model,), tuple(model.parameters()), model)
         total = 0.0
         for parts, part in zip(([("source", 4)], second), x, strict=True):
-            attend([one[1]], parts)
-            out = recomputed([group], part) if recompute else one(part)
+            set_batch_domains([model[1]], parts)
+            out = recomputed([group], part) if recompute else model(part)
             total = total + out.pow(3).sum()
         total.backward()
-        assert one[1].parts == second
-    for (name, p), q in zip(plain.named_parameters(), again.parameters(), strict=True):
+        assert model[1].parts == second
+    for (name, p), q in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad), name
-    for (name, p), q in zip(plain.named_buffers(), again.buffers(), strict=True):
+    for (name, p), q in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
         assert torch.equal(p, q), name
 
 
-def taught():
-    """Return a net that learns from a strong view and a teacher, and a batch for it."""
-    settings = config("model=domain_adaptation", "adapter=[dsbn,self_training]")
+def with_teacher():
+    """Return a model with a strong view and a teacher, and a batch for it."""
+    settings = config("model=domain_adaptation", "method=[dsbn,self_training]")
     net = building.build_module(validation.check(settings), tuple(map(str, range(10)))).train()
     g = torch.Generator().manual_seed(0)
     first, second, third = (
         torch.randint(0, 256, (4, 3, 16, 16), generator=g, dtype=torch.uint8) for _ in range(3)
     )
-    place = torch.arange(4)
+    index = torch.arange(4)
     return net, {
-        "source": {"inputs": first, "labels": place, "index": place},
-        "target": {"inputs": second, "strong": third, "index": place},
+        "source": {"inputs": first, "labels": index, "index": index},
+        "target": {"inputs": second, "strong": third, "index": index},
     }
 
 
-def test_a_strong_view_is_normalised_as_the_targets() -> None:
+def test_a_strong_view_is_normalised_with_target_statistics() -> None:
     means = {"source": [], "target": []}
-    for other in (False, True):
-        net, batch = taught()
-        if other:
+    for inverted in (False, True):
+        net, batch = with_teacher()
+        if inverted:
             batch["target"]["strong"] = 255 - batch["target"]["strong"]
         net.views(batch)
         for domain, values in means.items():
@@ -102,12 +102,12 @@ def test_a_strong_view_is_normalised_as_the_targets() -> None:
     assert not torch.equal(*means["target"])
 
 
-def test_the_teacher_sees_the_target_as_the_target() -> None:
-    net, batch = taught()
-    before = net.views(batch)["target"].twin_logits
-    own = [part for part in net.twin.modules() if isinstance(part, DomainBatchNorm)]
+def test_the_teacher_uses_target_statistics() -> None:
+    net, batch = with_teacher()
+    before = net.views(batch)["target"].teacher_logits
+    own = [part for part in net.teacher.modules() if isinstance(part, DomainBatchNorm)]
     assert own
     for domain, same in (("source", True), ("target", False)):
         for norm in own:
             norm.get_submodule(domain).running_mean.add_(1.0)
-        assert torch.equal(net.views(batch)["target"].twin_logits, before) is same
+        assert torch.equal(net.views(batch)["target"].teacher_logits, before) is same

@@ -1,4 +1,4 @@
-"""The mean entropy against scipy."""
+"""Entropy minimisation against the entropy in scipy."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from tl_lightning.methods.entropy import Entropy
 
 def test_value() -> None:
     given = views()
-    found = built(Entropy, **PENALTY)(given, context())["entropy"]
-    assert found.item() == pytest.approx(entropy(arrays(given)["pt"], axis=1).mean(), rel=1e-5)
+    result = built(Entropy, **PENALTY)(given, context())["entropy"]
+    assert result.item() == pytest.approx(entropy(arrays(given)["pt"], axis=1).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("ramp", "factor"), [("none", 1.0), ("linear", 0.5), ("sigmoid", 2 / (1 + math.exp(-5)) - 1)]
 )
-def test_the_weight_comes_in_by_its_ramp(ramp: str, factor: float) -> None:
+def test_the_weight_follows_the_ramp(ramp: str, factor: float) -> None:
     given = views()
     whole = built(Entropy, **PENALTY)(given, context(0.5))["entropy"].item()
-    found = built(Entropy, **{**PENALTY, "weight": 3.0, "ramp": ramp})(given, context(0.5))
-    assert found["entropy"].item() == pytest.approx(3 * factor * whole, rel=1e-5)
+    result = built(Entropy, **{**PENALTY, "weight": 3.0, "ramp": ramp})(given, context(0.5))
+    assert result["entropy"].item() == pytest.approx(3 * factor * whole, rel=1e-5)
 
 
-def test_only_the_target_is_asked_to_be_sure() -> None:
+def test_only_target_predictions_have_a_gradient() -> None:
     given = views()
     terms = built(Entropy, **PENALTY)(given, context())
     of_source, of_target = gradients(terms, given["source"].logits, given["target"].logits)
     assert of_source is None
-    surer = given["target"].logits - of_target
-    assert torch.special.entr(surer.softmax(1)).sum(1).mean() < terms["entropy"]
+    updated = given["target"].logits - of_target
+    assert torch.special.entr(updated.softmax(1)).sum(1).mean() < terms["entropy"]
 
 
-def test_sure_predictions_have_a_finite_gradient() -> None:
+def test_gradient_is_finite_for_certain_predictions() -> None:
     given = views()
     given["target"].logits = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
     terms = built(Entropy, **PENALTY)(given, context())

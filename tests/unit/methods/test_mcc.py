@@ -1,4 +1,4 @@
-"""MCC against the paper's steps in numpy."""
+"""MCC against the formulas of the paper in numpy."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def reference(z, temperature) -> float:
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_value(temperature: float) -> None:
     given = views(scale=3.0)
-    found = built(MCC, temperature=temperature, **PENALTY)(given, context())["mcc"]
-    assert found.item() == pytest.approx(reference(arrays(given)["zt"], temperature), rel=1e-5)
+    result = built(MCC, temperature=temperature, **PENALTY)(given, context())["mcc"]
+    assert result.item() == pytest.approx(reference(arrays(given)["zt"], temperature), rel=1e-5)
 
 
-def test_sure_predictions_confuse_nothing() -> None:
-    sure = 100 * torch.eye(3)
-    assert class_confusion(sure, 1.0).item() == pytest.approx(0.0, abs=1e-6)
+def test_certain_predictions_have_no_confusion() -> None:
+    certain = 100 * torch.eye(3)
+    assert class_confusion(certain, 1.0).item() == pytest.approx(0.0, abs=1e-6)
     assert class_confusion(torch.zeros(5, 3), 1.0).item() == pytest.approx(2 / 3)
 
 
-def test_a_class_that_nobody_can_be_confuses_nothing() -> None:
+def test_a_class_with_zero_probability_has_no_confusion() -> None:
     z = torch.tensor([[1000.0, 0.0, -1000.0]]).repeat(4, 1).requires_grad_()
-    found = class_confusion(z, 2.5)
-    assert found.item() == pytest.approx(0.0, abs=1e-6)
-    assert torch.isfinite(torch.autograd.grad(found, z)[0]).all()
+    result = class_confusion(z, 2.5)
+    assert result.item() == pytest.approx(0.0, abs=1e-6)
+    assert torch.isfinite(torch.autograd.grad(result, z)[0]).all()
 
 
-def test_certainty_is_a_weight_without_gradient() -> None:
+def test_certainty_has_no_gradient() -> None:
     given = views()
     z = given["target"].logits
-    found = gradients(built(MCC, temperature=1.0, **PENALTY)(given, context()), z)[0]
+    result = gradients(built(MCC, temperature=1.0, **PENALTY)(given, context()), z)[0]
     p = z.softmax(1)
     w = torch.tensor(1 + np.exp(-entropy(arrays(given)["pt"])), dtype=torch.float32)
     confusion = p.T @ (p * (w / w.mean())[:, None])
     confusion = confusion / confusion.sum(1, keepdim=True)
-    wanted = torch.autograd.grad((confusion.sum() - confusion.trace()) / K, z)[0]
-    assert torch.allclose(found, wanted, atol=1e-6)
+    expected = torch.autograd.grad((confusion.sum() - confusion.trace()) / K, z)[0]
+    assert torch.allclose(result, expected, atol=1e-6)

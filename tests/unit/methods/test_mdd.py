@@ -1,4 +1,4 @@
-"""MDD against the paper's objective."""
+"""MDD against the objective of the paper."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from methods import N, arrays, built, context, gradients, softmax, views
 from tl_lightning.methods.mdd import MDD, disparity
 
-KNOBS = {"max_lambda": 0.5, "gain": 3.0, "margin": 3.0, "width": 8, "depth": 1, "dropout": 0.0,
+PARAMS = {"max_lambda": 0.5, "gain": 3.0, "margin": 3.0, "width": 8, "depth": 1, "dropout": 0.0,
          "activation": "relu"}  # fmt: skip
 
 
@@ -18,38 +18,38 @@ def plain(method, given):
 
 
 def test_value() -> None:
-    given, method = views(), built(MDD, **KNOBS)
+    given, method = views(), built(MDD, **PARAMS)
     a = arrays(given)
     ps, pt = (softmax(out.detach().double().numpy()) for out in plain(method, given))
-    guess_s, guess_t = a["zs"].argmax(1), a["zt"].argmax(1)
-    agrees = -np.log(ps[np.arange(N), guess_s]).mean()
-    differs = -np.log(1 - pt[np.arange(len(pt)), guess_t]).mean()
-    found = method(given, context())["mdd"].item()
-    assert found == pytest.approx(3 * agrees + differs, rel=1e-4)
+    pred_s, pred_t = a["zs"].argmax(1), a["zt"].argmax(1)
+    agreement = -np.log(ps[np.arange(N), pred_s]).mean()
+    disagreement = -np.log(1 - pt[np.arange(len(pt)), pred_t]).mean()
+    result = method(given, context())["mdd"].item()
+    assert result == pytest.approx(3 * agreement + disagreement, rel=1e-4)
 
 
-def test_features_are_reversed_and_the_second_classifier_is_not() -> None:
-    given, method = views(), built(MDD, **KNOBS)
+def test_only_features_have_a_reversed_gradient() -> None:
+    given, method = views(), built(MDD, **PARAMS)
     lam = 0.5 * (2 / (1 + np.exp(-3.0 * 0.5)) - 1)
     targets = [given["source"].features, given["target"].features, *method.parameters()]
-    found = gradients(method(given, context(0.5)), *targets)
+    result = gradients(method(given, context(0.5)), *targets)
     outs = plain(method, given)
-    guesses = [given[role].logits.argmax(1) for role in ("source", "target")]
-    loss = disparity(outs[0], outs[1], guesses[0], guesses[1], 3.0)
-    straight = torch.autograd.grad(loss, targets)
-    for place, (a, b) in enumerate(zip(found, straight, strict=True)):
-        assert torch.allclose(a, -lam * b if place < 2 else b, atol=1e-6)
+    predicted = [given[role].logits.argmax(1) for role in ("source", "target")]
+    loss = disparity(outs[0], outs[1], predicted[0], predicted[1], 3.0)
+    expected = torch.autograd.grad(loss, targets)
+    for index, (a, b) in enumerate(zip(result, expected, strict=True)):
+        assert torch.allclose(a, -lam * b if index < 2 else b, atol=1e-6)
 
 
-def test_the_first_classifier_is_not_trained_by_it() -> None:
+def test_the_first_classifier_has_no_gradient() -> None:
     given = views()
-    terms = built(MDD, **KNOBS)(given, context())
+    terms = built(MDD, **PARAMS)(given, context())
     assert gradients(terms, given["source"].logits, given["target"].logits) == [None, None]
 
 
-def test_a_certain_agreement_is_finite() -> None:
-    sure = torch.tensor([[500.0, 0.0, 0.0]], requires_grad=True)
-    loss = disparity(sure, sure, torch.tensor([0]), torch.tensor([0]), 4.0)
+def test_loss_and_gradient_are_finite_for_certain_predictions() -> None:
+    certain = torch.tensor([[500.0, 0.0, 0.0]], requires_grad=True)
+    loss = disparity(certain, certain, torch.tensor([0]), torch.tensor([0]), 4.0)
     loss.backward()
     assert torch.isfinite(loss)
-    assert torch.isfinite(sure.grad).all()
+    assert torch.isfinite(certain.grad).all()

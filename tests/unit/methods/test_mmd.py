@@ -1,4 +1,4 @@
-"""MMD against its definition, pair by pair."""
+"""MMD against its definition with explicit loops over pairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MULTIPLIERS = [0.5, 1.0, 2.0]
 
 
 def reference(kernel, n, unbiased):
-    """Three means of kernel values over pairs, in plain loops."""
+    """Return the MMD from the three mean kernel values over pairs."""
     total = len(kernel)
     within_s = [kernel[i, j] for i in range(n) for j in range(n) if not (unbiased and i == j)]
     within_t = [
@@ -29,12 +29,12 @@ def test_value(unbiased: bool) -> None:
     given = views()
     a = arrays(given)
     method = built(MMD, multipliers=MULTIPLIERS, unbiased=unbiased, **PENALTY)
-    found = method(given, context())["mmd"]
+    result = method(given, context())["mmd"]
     kernel = gaussian(np.concatenate([a["fs"], a["ft"]]), MULTIPLIERS)
-    assert found.item() == pytest.approx(reference(kernel, N, unbiased), rel=1e-4, abs=1e-7)
+    assert result.item() == pytest.approx(reference(kernel, N, unbiased), rel=1e-4, abs=1e-7)
 
 
-def test_equal_samples_have_no_discrepancy_and_far_ones_much() -> None:
+def test_zero_for_equal_samples_and_large_for_distant_ones() -> None:
     given = views(6, 6)
     given["target"].features = given["source"].features
     method = built(MMD, multipliers=MULTIPLIERS, unbiased=False, **PENALTY)
@@ -43,7 +43,7 @@ def test_equal_samples_have_no_discrepancy_and_far_ones_much() -> None:
     assert method(given, context())["mmd"].item() > 0.5
 
 
-def test_one_picture_again_and_again_has_a_finite_gradient() -> None:
+def test_gradient_is_finite_for_identical_samples() -> None:
     given = views(4, 4)
     parts = [torch.ones(4, D, requires_grad=True) for _ in given]
     for view, part in zip(given.values(), parts, strict=True):
@@ -55,18 +55,18 @@ def test_one_picture_again_and_again_has_a_finite_gradient() -> None:
         assert torch.isfinite(gradient).all()
 
 
-def test_a_step_down_the_gradient_brings_the_domains_nearer() -> None:
+def test_gradient_step_brings_the_domains_closer() -> None:
     given = views(20, 20)
     method = built(MMD, multipliers=MULTIPLIERS, unbiased=True, **PENALTY)
     source, target = given["source"].features, given["target"].features
     of_source, of_target = gradients(method(given, context()), source, target)
     apart = (target - source).mean(0)
-    moved = (target - 10 * of_target - source + 10 * of_source).mean(0)
-    assert moved.norm() < apart.norm()
+    updated = (target - 10 * of_target - source + 10 * of_source).mean(0)
+    assert updated.norm() < apart.norm()
 
 
-def test_the_width_is_a_constant() -> None:
-    """No gradient flows through the mean distance, so the kernel is not blind to scale."""
+def test_the_width_has_no_gradient() -> None:
+    """Otherwise the kernel would be invariant to scale."""
     x = torch.randn(4, D, requires_grad=True)
     free = torch.autograd.grad(gaussian_kernel(x, [1.0]).sum(), x)[0]
     distances = torch.cdist(x, x).square()
@@ -77,8 +77,8 @@ def test_the_width_is_a_constant() -> None:
 
 def test_weight_and_ramp() -> None:
     given = views()
-    knobs = {"multipliers": MULTIPLIERS, "unbiased": True, "gather": False}
-    whole = built(MMD, weight=1.0, ramp="none", **knobs)(given, context(0.5))["mmd"]
+    params = {"multipliers": MULTIPLIERS, "unbiased": True, "gather": False}
+    whole = built(MMD, weight=1.0, ramp="none", **params)(given, context(0.5))["mmd"]
     for ramp, factor in (("none", 1.0), ("linear", 0.5), ("sigmoid", 2 / (1 + np.exp(-5)) - 1)):
-        found = built(MMD, weight=3.0, ramp=ramp, **knobs)(given, context(0.5))["mmd"]
-        assert found.item() == pytest.approx(3 * factor * whole.item(), rel=1e-5)
+        result = built(MMD, weight=3.0, ramp=ramp, **params)(given, context(0.5))["mmd"]
+        assert result.item() == pytest.approx(3 * factor * whole.item(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""TENT: only batch norm's scales and shifts learn."""
+"""TENT: entropy minimisation that trains only batch norm scales and shifts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def test_value() -> None:
         entropy(arrays(given)["pt"], axis=1).mean(), rel=1e-5
     )
     z = given["target"].logits
-    lower = z - gradients(terms, z)[0]
-    assert torch.special.entr(lower.softmax(1)).sum(1).mean() < terms["tent"]
+    updated = z - gradients(terms, z)[0]
+    assert torch.special.entr(updated.softmax(1)).sum(1).mean() < terms["tent"]
 
 
-def test_only_scales_and_shifts_move(tmp_path) -> None:
+def test_only_scales_and_shifts_change(tmp_path) -> None:
     training.fit(config("model=source_only"), tmp_path / "first")
-    settings = config("model=source_free", "adapter=[tent]", f"init={tmp_path / 'first'}")
+    settings = config("model=source_free", "method=[tent]", f"init={tmp_path / 'first'}")
     training.fit(settings, tmp_path / "tent")
     before, after = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("first", "tent"))
     norms = {key.rpartition(".")[0] for key in before if key.endswith("running_mean")}
@@ -37,10 +37,11 @@ def test_only_scales_and_shifts_move(tmp_path) -> None:
         assert torch.equal(value, after[key]) is (owner not in norms), key
 
 
-def test_words(tmp_path) -> None:
+def test_error_without_batch_norm(tmp_path) -> None:
     training.fit(config("model=source_only", "backbone.norm=false"), tmp_path)
     settings = config(
-        "model=source_free", "adapter=[tent]", f"init={tmp_path}", "backbone.norm=false"
+        "model=source_free", "method=[tent]", f"init={tmp_path}", "backbone.norm=false"
     )
-    with pytest.raises(ConfigError, match=r"adapter=\[tent\] learns batch norm's.*have none; type"):
+    message = r"method=\[tent\] trains the scales and shifts of batch norm.*have none; set method"
+    with pytest.raises(ConfigError, match=message):
         building.build_module(validation.check(settings), tuple(map(str, range(10))))

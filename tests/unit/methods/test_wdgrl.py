@@ -1,4 +1,4 @@
-"""WDGRL: the critic's step, the features' step, and the slope between."""
+"""WDGRL: critic step, feature step and gradient penalty."""
 
 from __future__ import annotations
 
@@ -12,82 +12,82 @@ from tl_lightning.methods.wdgrl import WDGRL, gradient_penalty
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.training import fit as training
 
-KNOBS = {"weight": 0.5, "repeats": 2, "penalty": 7.0, "width": 8, "depth": 1, "activation": "tanh"}
+PARAMS = {"weight": 0.5, "repeats": 2, "penalty": 7.0, "width": 8, "depth": 1, "activation": "tanh"}
 
 
-def test_penalty_of_a_plane_is_its_slopes() -> None:
+def test_penalty_of_a_linear_critic() -> None:
     torch.manual_seed(0)
-    plane = nn.Linear(6, 1)
-    found = gradient_penalty(plane, torch.randn(5, 6), torch.randn(7, 6), torch.rand(5, 1))
-    assert found.item() == pytest.approx((plane.weight.norm().item() - 1) ** 2, rel=1e-4)
-    assert torch.autograd.grad(found, plane.weight)[0].abs().sum() > 0
+    critic = nn.Linear(6, 1)
+    result = gradient_penalty(critic, torch.randn(5, 6), torch.randn(7, 6), torch.rand(5, 1))
+    assert result.item() == pytest.approx((critic.weight.norm().item() - 1) ** 2, rel=1e-4)
+    assert torch.autograd.grad(result, critic.weight)[0].abs().sum() > 0
 
 
-def test_a_flat_critic_has_a_finite_gradient() -> None:
+def test_penalty_of_a_constant_critic_has_a_finite_gradient() -> None:
     torch.manual_seed(0)
     critic = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1))
     nn.init.zeros_(critic[2].weight)
-    found = gradient_penalty(critic, torch.randn(5, 6), torch.randn(7, 6), torch.rand(5, 1))
-    assert found.item() == pytest.approx(1.0, rel=1e-4)
-    assert torch.isfinite(torch.autograd.grad(found, critic[2].weight)[0]).all()
+    result = gradient_penalty(critic, torch.randn(5, 6), torch.randn(7, 6), torch.rand(5, 1))
+    assert result.item() == pytest.approx(1.0, rel=1e-4)
+    assert torch.isfinite(torch.autograd.grad(result, critic[2].weight)[0]).all()
 
 
-def test_penalty_looks_at_both_domains_and_between() -> None:
-    seen = []
+def test_penalty_is_evaluated_on_both_domains_and_interpolations() -> None:
+    inputs = []
 
     class Spy(nn.Module):
         def forward(self, x):
-            seen.append(x.detach().clone())
+            inputs.append(x.detach().clone())
             return x.square().sum(1, keepdim=True)
 
     source, target = torch.zeros(2, 6), torch.ones(3, 6)
     gradient_penalty(Spy(), source, target, torch.full((2, 1), 0.25))
-    assert torch.equal(seen[0], torch.cat([source, target, torch.full((2, 6), 0.75)]))
+    assert torch.equal(inputs[0], torch.cat([source, target, torch.full((2, 6), 0.75)]))
 
 
-def test_the_critic_measures_on_features_that_stand_still() -> None:
-    given, method = views(), built(WDGRL, **KNOBS)
+def test_critic_step_trains_only_the_critic() -> None:
+    given, method = views(), built(WDGRL, **PARAMS)
     torch.manual_seed(3)
     terms = method(given, context(stage="critic"))
     s, t = given["source"].features, given["target"].features
     distance = method.critic(s).mean() - method.critic(t).mean()
     torch.manual_seed(3)
-    slopes = gradient_penalty(method.critic, s, t, torch.rand(5, 1))
-    assert terms["wdgrl_critic"].item() == pytest.approx((7 * slopes - distance).item(), rel=1e-4)
-    found = gradients(terms, s, t, *method.parameters())
-    assert found[:2] == [None, None]
-    ascent = torch.autograd.grad(
-        7 * slopes - distance, list(method.parameters()), allow_unused=True
+    penalty = gradient_penalty(method.critic, s, t, torch.rand(5, 1))
+    assert terms["wdgrl_critic"].item() == pytest.approx((7 * penalty - distance).item(), rel=1e-4)
+    result = gradients(terms, s, t, *method.parameters())
+    assert result[:2] == [None, None]
+    expected = torch.autograd.grad(
+        7 * penalty - distance, list(method.parameters()), allow_unused=True
     )
-    for a, b in zip(found[2:], ascent, strict=True):
+    for a, b in zip(result[2:], expected, strict=True):
         assert (a is None and b is None) or torch.allclose(a, b, atol=1e-5)
 
 
-def test_the_features_come_nearer_and_the_critic_stands_still() -> None:
-    given, method = views(), built(WDGRL, **KNOBS)
+def test_feature_step_trains_only_the_features() -> None:
+    given, method = views(), built(WDGRL, **PARAMS)
     terms = method(given, context(stage="features"))
     s, t = given["source"].features, given["target"].features
     distance = method.critic(s).mean() - method.critic(t).mean()
     assert terms["wdgrl"].item() == pytest.approx(0.5 * distance.item(), rel=1e-5)
-    found = gradients(terms, s, t, *method.parameters())
-    wanted = torch.autograd.grad(0.5 * distance, [s, t])
-    assert torch.allclose(found[0], wanted[0], atol=1e-6)
-    assert torch.allclose(found[1], wanted[1], atol=1e-6)
-    assert found[2:] == [None] * len(found[2:])
+    result = gradients(terms, s, t, *method.parameters())
+    expected = torch.autograd.grad(0.5 * distance, [s, t])
+    assert torch.allclose(result[0], expected[0], atol=1e-6)
+    assert torch.allclose(result[1], expected[1], atol=1e-6)
+    assert result[2:] == [None] * len(result[2:])
 
 
-def test_the_critic_takes_its_steps_before_the_features(tmp_path, monkeypatch) -> None:
+def test_critic_steps_precede_the_feature_step(tmp_path, monkeypatch) -> None:
     order, passes = [], []
-    honest, views_of = DomainAdaptation.terms, DomainAdaptation.views
+    original, views_of = DomainAdaptation.terms, DomainAdaptation.views
     monkeypatch.setattr(
         DomainAdaptation,
         "terms",
-        lambda self, views, stage: order.append(stage.name) or honest(self, views, stage),
+        lambda self, views, stage: order.append(stage.name) or original(self, views, stage),
     )
     monkeypatch.setattr(
         DomainAdaptation, "views", lambda self, batch: passes.append(1) or views_of(self, batch)
     )
-    arguments = ["model=domain_adaptation", "adapter=[wdgrl]", "adapter.wdgrl.repeats=3"]
+    arguments = ["model=domain_adaptation", "method=[wdgrl]", "method.wdgrl.repeats=3"]
     training.fit(config(*arguments, "trainer.max_epochs=1"), tmp_path)
     assert order == ["critic"] * 3 * 1 + ["features"] + (["critic"] * 3 + ["features"]) * 2
-    assert len(passes) == 3  # one a batch
+    assert len(passes) == 3  # one forward pass per batch

@@ -1,4 +1,4 @@
-"""Phases: what is frozen stays, what thaws moves, and every rate is the one computed by hand."""
+"""Phases: frozen and trained layers, learning rates and configuration errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 
 TEN = tuple("0123456789")
-#: Two blocks and a last layer; each phase lasts one epoch; the third freezes again.
+#: Three phases of one epoch each on a network of two blocks and a neck; the third freezes layers.
 THREE = (
     "phases.steps=[{from:0,train:[head]},{from:1,train:[head,last:2],lr_factor:0.5},"
     "{from:2,train:[neck,block0],lr:0.02}]"
@@ -29,11 +29,11 @@ MODELS = ["source_only", "dann"]
 
 
 class Watch(L.Callback):
-    """Keeps what each epoch began and ended with, and the rates of each optimizer step."""
+    """Records state dicts and optimizer state per epoch, and learning rates per step."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, torch.Tensor]] = []
-        self.held: list[set[str]] = []
+        self.with_state: list[set[str]] = []
         self.rates: list[dict[str, float]] = []
         self.gradients: list[set[str]] = []
 
@@ -48,20 +48,20 @@ class Watch(L.Callback):
     def on_train_epoch_end(self, trainer, module) -> None:
         self.states.append({k: v.clone() for k, v in module.state_dict().items()})
         names = {id(p): n for n, p in module.named_parameters()}
-        held = trainer.optimizers[0].state
-        self.held.append({names[id(p)] for p, state in held.items() if state})
+        states = trainer.optimizers[0].state
+        self.with_state.append({names[id(p)] for p, state in states.items() if state})
 
-    def moved(self, epoch: int) -> set[str]:
+    def changed(self, epoch: int) -> set[str]:
         before, after = self.states[epoch : epoch + 2]
         return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 def fitted(monkeypatch, folder, *overrides: str) -> Watch:
     watch = Watch()
-    honest: Any = training.build
+    original: Any = training.build
 
     def build(*arguments):
-        parts = honest(*arguments)
+        parts = original(*arguments)
         parts.trainer.callbacks.append(watch)
         return parts
 
@@ -82,25 +82,29 @@ def entered(epoch: int, *overrides: str) -> base.TransferModule:
 
 
 def parts(names: set[str]) -> set[str]:
-    """Name the parts that the given weights and buffers lie in."""
-    known = {"backbone.blocks.0": "block0", "backbone.blocks.1": "block1", "backbone.neck": "neck"}
-    return {next((p for k, p in known.items() if n.startswith(k)), "head") for n in names}
+    """Return the layer groups of the given parameters and buffers."""
+    prefixes = {
+        "backbone.blocks.0": "block0",
+        "backbone.blocks.1": "block1",
+        "backbone.neck": "neck",
+    }
+    return {next((p for k, p in prefixes.items() if n.startswith(k)), "head") for n in names}
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_only_what_a_phase_names_moves(model, optimizer, tmp_path, monkeypatch) -> None:
-    """Buffers, momentum and weight decay included, and what froze again stays where it is."""
+def test_a_phase_changes_only_its_layers(model, optimizer, tmp_path, monkeypatch) -> None:
+    """Including buffers, momentum and weight decay, and layers that are frozen again."""
     settings = (f"model={model}", f"optimizer={optimizer}", "optimizer.weight_decay=0.1")
     watch = fitted(monkeypatch, tmp_path, THREE, *settings, "trainer.max_epochs=3")
-    assert parts(watch.moved(0)) == {"head"}
-    assert parts(watch.moved(1)) == {"head", "block1", "neck"}
-    assert parts(watch.moved(2)) == {"block0", "neck"}
-    moved = [{n for n in watch.moved(e) if "num_batches" not in n} for e in range(3)]
-    assert "backbone.blocks.1.1.running_mean" in moved[1] - moved[0] - moved[2]
-    weights_of = {n for n in watch.states[0] if re.search(r"(weight|bias)$", n)}
-    assert {n for n in weights_of if parts({n}) <= {"head", "block1", "neck"}} <= moved[1]
-    assert [parts(held) for held in watch.held] == [
+    assert parts(watch.changed(0)) == {"head"}
+    assert parts(watch.changed(1)) == {"head", "block1", "neck"}
+    assert parts(watch.changed(2)) == {"block0", "neck"}
+    changed = [{n for n in watch.changed(e) if "num_batches" not in n} for e in range(3)]
+    assert "backbone.blocks.1.1.running_mean" in changed[1] - changed[0] - changed[2]
+    params = {n for n in watch.states[0] if re.search(r"(weight|bias)$", n)}
+    assert {n for n in params if parts({n}) <= {"head", "block1", "neck"}} <= changed[1]
+    assert [parts(names) for names in watch.with_state] == [
         {"head"}, {"head", "block1", "neck"}, {"head", "block0", "block1", "neck"},
     ]  # fmt: skip
     assert [parts(watch.gradients[3 * e]) for e in range(3)] == [
@@ -108,23 +112,23 @@ def test_only_what_a_phase_names_moves(model, optimizer, tmp_path, monkeypatch) 
     ]  # fmt: skip
 
 
-def test_separate_forwards_keep_frozen_buffers_too(tmp_path, monkeypatch) -> None:
+def test_separate_forward_passes_keep_frozen_buffers(tmp_path, monkeypatch) -> None:
     watch = fitted(monkeypatch, tmp_path, THREE, "model.forward=separate", "trainer.max_epochs=3")
-    assert parts(watch.moved(0)) == {"head"}
+    assert parts(watch.changed(0)) == {"head"}
 
 
-def test_features_of_a_frozen_backbone_are_those_of_evaluation() -> None:
+def test_a_frozen_backbone_is_in_evaluation_mode() -> None:
     module = entered(0, THREE, "backbone.channel_dropout=0.5")
     x = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     features = [module.train(mode).extract(x) for mode in (True, False, True)]
     assert torch.equal(features[0], features[1])
     assert torch.equal(features[0], features[2])
     assert not features[0].requires_grad
-    thawed = entered(1, THREE, "backbone.channel_dropout=0.5")
-    assert not torch.equal(thawed.train().extract(x), thawed.eval().extract(x))
+    unfrozen = entered(1, THREE, "backbone.channel_dropout=0.5")
+    assert not torch.equal(unfrozen.train().extract(x), unfrozen.eval().extract(x))
 
 
-def test_a_frozen_head_rests_too() -> None:
+def test_a_frozen_head_is_in_evaluation_mode() -> None:
     module = entered(2, THREE, "head.dropout=0.5")
     assert not module.task.training
     assert not any(p.requires_grad for p in module.task.parameters())
@@ -132,7 +136,7 @@ def test_a_frozen_head_rests_too() -> None:
     assert entered(1, THREE).task.training
 
 
-def test_what_was_fixed_from_the_start_stays_fixed() -> None:
+def test_parameters_outside_the_optimizer_stay_frozen() -> None:
     module = net("model=source_only", THREE, "trainer.max_epochs=3")
     fixed = module.backbone.blocks[0][0].weight  # type: ignore[index]
     fixed.requires_grad_(False)
@@ -143,32 +147,32 @@ def test_what_was_fixed_from_the_start_stays_fixed() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["phase", "run"])
-@pytest.mark.parametrize("together", [1, 2])
-def test_rates_are_those_computed_by_hand(schedule, together, tmp_path, monkeypatch) -> None:
-    """Warm-up over half of a phase (or of the run), then constant; three batches an epoch."""
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_learning_rates_in_phases(schedule, accumulate, tmp_path, monkeypatch) -> None:
+    """Warm-up over half of a phase (or of the run), then constant; three batches per epoch."""
     settings = ("optimizer.lr=0.1", "backbone.lr_factor=0.1", "layer_decay=0.5",
                 "scheduler=constant", "scheduler.warmup=0.5", f"phases.schedule={schedule}",
-                f"trainer.accumulate_grad_batches={together}", "trainer.max_epochs=4",
+                f"trainer.accumulate_grad_batches={accumulate}", "trainer.max_epochs=4",
                 "phases.steps=[{from:0,train:[head]},{from:0.25,train:[head,last:2],lr:0.03},"
                 "{from:3,train:[block0,head],lr_factor:0.5}]")  # fmt: skip
     watch = fitted(monkeypatch, tmp_path, *settings)
-    per_epoch = {1: 3, 2: 2}[together]  # the last batch of an epoch steps by itself
+    per_epoch = {1: 3, 2: 2}[accumulate]  # the last batch of an epoch always steps
     assert len(watch.rates) == 4 * per_epoch
     spans = {"phase": [(0, 1), (1, 3), (3, 4)], "run": [(0, 4)] * 3}[schedule]
     rates = [0.1, 0.03, 0.05]
-    learns: list[dict[str, float]] = [
+    factors: list[dict[str, float]] = [
         {"head": 1.0},
         {"head": 1.0, "backbone.block1": 0.1 * 0.5, "backbone.neck": 0.1},
         {"head": 1.0, "backbone.block0": 0.1 * 0.25},
     ]
     names = ["backbone.block0", "backbone.block1", "backbone.neck", "head", "dann"]
-    for step, shown in enumerate(watch.rates):
+    for step, logged in enumerate(watch.rates):
         phase = [0, 1, 1, 2][step // per_epoch]
         begin, end = (epoch * per_epoch for epoch in spans[phase])
         warm = min(1.0, (step - begin) / (end - begin) / 0.5)
-        hand = {n: rates[phase] * warm * learns[phase].get(n, 0.0) for n in names}
-        hand["dann"] = hand["head"]
-        assert shown == pytest.approx(hand), step
+        expected = {n: rates[phase] * warm * factors[phase].get(n, 0.0) for n in names}
+        expected["dann"] = expected["head"]
+        assert logged == pytest.approx(expected), step
 
 
 def test_layer_decay_counts_from_the_output() -> None:
@@ -177,21 +181,21 @@ def test_layer_decay_counts_from_the_output() -> None:
         "backbone.block0": 0.025, "backbone.block1": 0.05, "backbone.neck": 0.1, "head": 1.0,
         "dann": 1.0,
     })  # fmt: skip
-    # A group without parameters does not count.
+    # Groups without parameters are not counted.
     groups = net("layer_decay=0.5", "backbone.features=null").parameter_groups()
     assert groups["backbone.block1"][1] == net().backbone.lr_factor
 
 
 @pytest.mark.parametrize("override", ["layer_decay=0.5", "phases=gradual"])
-def test_every_parameter_is_in_one_group(override: str) -> None:
+def test_every_parameter_is_in_exactly_one_group(override: str) -> None:
     module = net(override)
     grouped = [p for parameters, _ in module.parameter_groups().values() for p in parameters]
     assert len(grouped) == len(list(module.parameters()))
     assert {id(p) for p in grouped} == {id(p) for p in module.parameters()}
 
 
-def test_no_phases_and_one_phase_of_everything_are_the_same_run(tmp_path, monkeypatch) -> None:
-    """So phases cost nothing but the names of the groups."""
+def test_one_phase_with_all_layers_equals_no_phases(tmp_path, monkeypatch) -> None:
+    """Bit for bit; only the names of the parameter groups differ."""
     one = fitted(monkeypatch, tmp_path / "one", "phases.steps=[{from:0,train:[head,backbone]}]")
     monkeypatch.undo()
     none = fitted(monkeypatch, tmp_path / "none", "phases=none")
@@ -211,15 +215,15 @@ def test_no_phases_and_one_phase_of_everything_are_the_same_run(tmp_path, monkey
         ("[{from:0,train:[head,last:9]}]", 0),
     ],
 )  # fmt: skip
-def test_frozen_depth_is_what_no_phase_lets_learn(steps: str, depth: int) -> None:
+def test_frozen_depth_counts_layers_that_no_phase_trains(steps: str, depth: int) -> None:
     assert net(f"phases.steps={steps}").frozen_depth() == depth
 
 
-def test_a_group_without_parameters_goes_with_the_one_before() -> None:
+def test_a_group_without_parameters_follows_the_previous_group() -> None:
     groups = net("backbone.features=null").backbone.layer_groups()
     steps = [{"from": 0, "train": ["head"]}, {"from": 1, "train": ["last:1"]}]
-    found = Phases(schedule="run", steps=steps).learning(groups)
-    assert found == [{"head"}, {"block1", "neck"}]
+    result = Phases(schedule="run", steps=steps).learning(groups)
+    assert result == [{"head"}, {"block1", "neck"}]
 
 
 @pytest.mark.parametrize("preset", ["head_first", "gradual"])
@@ -238,28 +242,28 @@ def test_presets_fit_any_number_of_epochs(preset: str, epochs: int) -> None:
         assert starts == {"head_first": [0, 3], "gradual": [0, 1, 2, 3, 4]}[preset]
 
 
-def test_each_phase_is_said_once(tmp_path, capsys) -> None:
+def test_each_phase_is_printed_once(tmp_path, capsys) -> None:
     training.fit(config("model=source_only", THREE, "trainer.max_epochs=4"), tmp_path)
-    said = [x for x in capsys.readouterr().out.splitlines() if x.startswith("phase ")]
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("phase ")]
     # 108 + 8 in block0, 288 + 16 in block1, 2064 in the neck, 170 in the head.
-    assert said == [
-        "phase 1 of 3 from epoch 0: head learns (170 of 2.7 k parameters)",
-        "phase 2 of 3 from epoch 1: head, block1, neck learn (2.5 k of 2.7 k parameters)",
-        "phase 3 of 3 from epoch 2: block0, neck learn (2.2 k of 2.7 k parameters)",
+    assert lines == [
+        "phase 1 of 3 from epoch 0: training head (170 of 2.7 k parameters)",
+        "phase 2 of 3 from epoch 1: training head, block1, neck (2.5 k of 2.7 k parameters)",
+        "phase 3 of 3 from epoch 2: training block0, neck (2.2 k of 2.7 k parameters)",
     ]
 
 
-def test_the_checkpoint_of_a_run_in_phases_loads_and_evaluates(tmp_path) -> None:
+def test_a_checkpoint_of_a_run_with_phases_is_loaded_and_evaluated(tmp_path) -> None:
     report = training.fit(config(THREE, "trainer.max_epochs=3"), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     module = loading.load(last)
     assert not any(m.training for m in module.modules())
-    # Of a trainer with fewer epochs than the last phase's start.
-    found = evaluation.evaluate(last, None, config("trainer.max_epochs=1")["trainer"])
-    assert found["metrics"]["target/test/acc"] == report["metrics"]["target/test/acc"]
+    # With a trainer whose max_epochs is less than the start of the last phase.
+    result = evaluation.evaluate(last, None, config("trainer.max_epochs=1")["trainer"])
+    assert result["metrics"]["target/test/acc"] == report["metrics"]["target/test/acc"]
 
 
-def test_a_checkpoint_from_before_phases_loads(tmp_path) -> None:
+def test_a_checkpoint_without_phase_settings_loads(tmp_path) -> None:
     training.fit(config(), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     stored = torch.load(last, weights_only=True)
@@ -270,7 +274,7 @@ def test_a_checkpoint_from_before_phases_loads(tmp_path) -> None:
     assert evaluation.evaluate(last, None, None)["metrics"]
 
 
-def test_ddp_learns_to_wait_for_nobody() -> None:
+def test_phases_with_ddp_use_find_unused_parameters() -> None:
     steps = "phases.steps=[{from:0,train:[head]}]"
     for strategy in ("ddp", "ddp_find_unused_parameters_true"):
         checked = validation.check(config(steps, f"trainer.strategy={strategy}"))
@@ -286,79 +290,83 @@ def step(**second: Any) -> str:
     return f"phases.steps=[{{from:0,train:[head]}},{{{pairs}}}]"
 
 
-def refused(*overrides: str) -> str:
+def error(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
         validation.check(config("trainer.max_epochs=4", *overrides))
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("phases.steps=[{from:1,train:[head]}]",
-         "phases.steps[0].from=1, but a run starts at epoch 0; type from:0"),
-        (step(from_=0, train="[head]"), "from=0 (epoch 0) does not come after the step before it"),
-        (step(from_=4, train="[head]"), "from=4 would never come with trainer.max_epochs=4; type "
+         "phases.steps[0].from=1, but the first step must start at epoch 0; set from:0"),
+        (step(from_=0, train="[head]"), "from=0 (epoch 0) is not after the previous step"),
+        (step(from_=4, train="[head]"), "from=4 is never reached with trainer.max_epochs=4; set "
          "from:3 or less, or trainer.max_epochs=5"),
         (step(from_=1.5, train="[head]"), "from=1.5 is neither an epoch nor a fraction of the run"),
         (step(from_="true", train="[head]"), "from=True is neither an epoch nor a fraction"),
         (step(train="[head]"), "phases.steps[1].from=None is neither an epoch nor a fraction"),
         (step(from_=-1, train="[head]"), "from=-1 is neither an epoch nor a fraction"),
-        (step(from_=2, train="head"), "phases.steps[1].train=head is not a list of names; type"),
-        (step(from_=2, train="[]"), "phases.steps[1].train=[] is not a list of names; type"),
+        (step(from_=2, train="head"), "steps[1].train=head is not a list of layer groups; set"),
+        (step(from_=2, train="[]"), "steps[1].train=[] is not a list of layer groups; set"),
         (step(from_=2, train="[head]", lr=0.1, lr_factor=2),
-         "phases.steps[1] has both lr=0.1 and lr_factor=2; keep one"),
+         "phases.steps[1] has both lr=0.1 and lr_factor=2; keep only one"),
         (step(from_=2, train="[head]", lr=0), "phases.steps[1].lr=0 is not a positive number"),
         (step(from_=2, train="[head]", lr_factor="x"), "lr_factor=x is not a positive number"),
         (step(from_=2, train="[head]", lr_facter=2),
-         "phases.steps[1].lr_facter is no key of a step; did you mean 'lr_factor'?"),
+         "phases.steps[1].lr_facter is not a key of a step; did you mean 'lr_factor'?"),
         ("phases.steps=[{from:0,train:[head]},{from:2,train:[head]},{from:0.25,train:[head]}]",
-         "phases.steps[2].from=0.25 (epoch 1) does not come after the step before it, from=2"),
-        ("phases.steps=7", "phases.steps=7 is not a list of a mapping"),
+         "phases.steps[2].from=0.25 (epoch 1) is not after the previous step, from=2"),
+        ("phases.steps=7", "phases.steps=7 is not a list of mappings"),
         ("phases.schedule=phases", "phases.schedule=phases is not one of phase, run"),
-        ("layer_decay=1.5", "layer_decay=1.5 is not in (0, 1]; type layer_decay=0.75"),
+        ("layer_decay=1.5", "layer_decay=1.5 is not in (0, 1]; set layer_decay=0.75"),
         ("layer_decay=0", "layer_decay=0 is not in (0, 1]"),
     ],
 )  # fmt: skip
-def test_faults_of_steps(override: str, words: str) -> None:
-    assert words in refused(override)
+def test_problems_of_steps(override: str, message: str) -> None:
+    assert message in error(override)
 
 
-def test_all_faults_of_steps_at_once() -> None:
-    found = refused("phases.steps=[{from:1,train:[]},{from:9,train:[head],lr:-1}]")
-    assert found.count("\n") == 2
+def test_all_problems_of_steps_at_once() -> None:
+    result = error("phases.steps=[{from:1,train:[]},{from:9,train:[head],lr:-1}]")
+    assert result.count("\n") == 2
 
 
-def test_faults_between_phases_and_the_rest() -> None:
+def test_problems_of_phases_with_other_settings() -> None:
     good = step(from_=1, train="[head]")
-    found = refused(good, "model=feature_extraction")
-    assert "model=feature_extraction never lets its backbone learn, but phases.steps has 2" in found
+    result = error(good, "model=feature_extraction")
+    assert "model=feature_extraction never trains its backbone, but phases.steps has 2" in result
     for strategy in ("fsdp", "deepspeed_stage_2", "ddp_find_unused_parameters_false"):
-        found = refused(good, f"trainer.strategy={strategy}")
-        assert f"trainer.strategy={strategy} cannot follow phases" in found
-        assert "type trainer.strategy=ddp" in found
-    found = refused(good, "trainer.max_epochs=null")
-    assert "phases count epochs, but trainer.max_epochs=None; type trainer.max_epochs=10" in found
-    found = refused(step(from_=1, train="[head]", lr=0.1), "optimizer.lr=0")
-    assert "phases.steps[1].lr=0.1 replaces optimizer.lr=0" in found
+        result = error(good, f"trainer.strategy={strategy}")
+        assert f"trainer.strategy={strategy} is not supported with phases" in result
+        assert "set trainer.strategy=ddp" in result
+    result = error(good, "trainer.max_epochs=null")
+    message = (
+        "need a fixed number of epochs, but trainer.max_epochs=None; set trainer.max_epochs=10"
+    )
+    assert message in result
+    result = error(step(from_=1, train="[head]", lr=0.1), "optimizer.lr=0")
+    assert "phases.steps[1].lr=0.1 cannot replace optimizer.lr=0" in result
 
 
 @pytest.mark.parametrize(
-    ("train", "words"),
+    ("train", "message"),
     [
-        ("[head,blok1]", "phases.steps[1].train has 'blok1', which is no layer group; did you "
-         "mean 'block1'? This backbone's are block0, block1, neck. Type a name, head, backbone"),
-        ("[zzz]", "valid: backbone, block0, block1, head, neck"),
-        ("[last:0]", "phases.steps[1].train has 'last:0'"),
-        ("[last:x]", "phases.steps[1].train has 'last:x'"),
+        ("[head,blok1]", "phases.steps[1].train: 'blok1' is not a layer group of this backbone; "
+         "did you mean 'block1'? (layer groups: block0, block1, neck); use layer group names, "
+         "head, backbone or last:N"),
+        ("[zzz]", "valid: backbone, block0, block1, head, neck; use layer group names, head"),
+        ("[last:0]", "phases.steps[1].train: 'last:0' is not a layer group"),
+        ("[last:x]", "phases.steps[1].train: 'last:x' is not a layer group"),
     ],
 )  # fmt: skip
-def test_unknown_layers_are_named(train: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(words)):
+def test_unknown_layer_groups(train: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         net(step(from_=1, train=train))
 
 
-def test_a_phase_in_which_nothing_learns() -> None:
-    words = r"train=\[neck\] holds no parameters, so nothing would learn; type head, or one of b"
-    with pytest.raises(ConfigError, match=words):
+def test_a_phase_without_trainable_parameters() -> None:
+    message = r"train=\[neck\] has no parameters, so nothing would be trained; use head, or one of"
+    with pytest.raises(ConfigError, match=message):
         net("backbone.features=null", "phases.steps=[{from:0,train:[neck]}]")

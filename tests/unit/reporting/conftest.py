@@ -1,4 +1,4 @@
-"""Finished runs made by code, in the layout that training leaves."""
+"""Fixtures that write finished runs in the folder layout of a training run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MakeReport = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def make_report() -> MakeReport:
-    def make(
+    def build(
         name: str = "dann",
         seed: int = 0,
         target: float | None = 0.6,
@@ -59,12 +59,12 @@ def make_report() -> MakeReport:
             "status": "finished",
         } | other
 
-    return make
+    return build
 
 
 @pytest.fixture
 def make_run(tmp_path: Path, make_report: MakeReport) -> Callable[..., Path]:
-    def make(folder: str = "run", full: bool = False, **values: Any) -> Path:
+    def build(folder: str = "run", full: bool = False, **values: Any) -> Path:
         run = tmp_path / folder
         report = make_report(**values)
         write_json(run / "report.json", report)
@@ -73,7 +73,7 @@ def make_run(tmp_path: Path, make_report: MakeReport) -> Callable[..., Path]:
             _write_predictions(run / "predictions.npz", len(report["dataset"]["classes"]))
         return run
 
-    return make
+    return build
 
 
 def _write_metrics(path: Path) -> None:

@@ -1,3 +1,5 @@
+"""HTML page, figures and terminal output of a run."""
+
 from __future__ import annotations
 
 import json
@@ -22,25 +24,25 @@ PNG = b"\x89PNG\r\n"
 
 
 class Sources(HTMLParser):
-    """Collects every address a browser would load."""
+    """Collect every URL that a browser would load."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.urls: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data")]
+        self.urls += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data")]
         assert tag not in ("script", "link", "iframe")
 
 
-def test_the_page_is_whole_in_itself(make_run: Any) -> None:
+def test_page_is_self_contained(make_run: Any) -> None:
     run = make_run(full=True)
     page = write_page(run)
     text = page.read_text()
     assert page == run / "report.html"
     assert not re.search(r"https?://|url\(|@import", text)
-    sources = Sources(text).found
+    sources = Sources(text).urls
     assert sources
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     written = {path.stem for path in (run / "figures").glob("*.png")}
@@ -58,43 +60,42 @@ def test_names_are_escaped(make_run: Any) -> None:
     assert not re.search(r"[✓✗] <b>", text)
 
 
-def test_a_lone_figure_says_that_it_says_little(make_run: Any) -> None:
+def test_page_advises_to_run_a_missing_baseline(make_run: Any) -> None:
     text = write_page(make_run()).read_text()
-    assert "no source-only baseline in this folder: a figure without it says little" in text
-    assert "bracket=true" in text
+    assert "No source-only baseline found in this folder to compare the accuracy with. Run" in text
+    assert "baselines=true" in text
     assert "60.0" in text
 
 
-def test_the_bracket_stands_beside_the_figure(make_run: Any, tmp_path: Path) -> None:
+def test_page_compares_the_run_with_its_baselines(make_run: Any, tmp_path: Path) -> None:
     run = make_run()
-    make_run("run/bracket/a", name="joint_bn", target=0.65)
-    make_run("run/bracket/b", name="source_only", target=0.425)
-    (run / "bracket" / "c").mkdir()
-    (run / "bracket" / "c" / "failed.json").write_text('{"error": "out of memory"}')
+    make_run("run/baselines/a", name="joint_bn", target=0.65)
+    make_run("run/baselines/b", name="source_only", target=0.425)
+    (run / "baselines" / "c").mkdir()
+    (run / "baselines" / "c" / "failed.json").write_text('{"error": "out of memory"}')
     text = write_page(run).read_text()
-    assert "says little" not in text
+    assert "to compare the accuracy with" not in text
     assert text.index("source-only") < text.index("joint batch norm")
     assert "+17.5 points" in text
     assert "−5.0 points" in text
     assert "out of memory" in text
 
 
-def test_the_page_says_in_one_sentence_whether_it_helped(make_run: Any) -> None:
+def test_page_has_a_single_verdict(make_run: Any) -> None:
     run = make_run()
-    assert "one seed says" not in write_page(run).read_text()
-    make_run("run/bracket/a", name="joint_bn", target=0.65)
-    assert "dann hurt by 5.0 points against joint batch norm in one" in write_page(run).read_text()
-    make_run("run/bracket/b", name="source_only", target=0.425)
-    words = "dann helped by 17.5 points over source-only in one seed; one seed says nothing about"
+    assert "the spread over seeds is unknown" not in write_page(run).read_text()
+    make_run("run/baselines/a", name="joint_bn", target=0.65)
+    assert "dann is 5.0 points worse than joint batch norm with" in write_page(run).read_text()
+    make_run("run/baselines/b", name="source_only", target=0.425)
     text = write_page(run).read_text()
-    assert text.count(words) == 1
-    assert "batch norm in one" not in text
+    assert text.count("dann is 17.5 points better than source-only with one seed; the spread") == 1
+    assert "batch norm with one seed" not in text
 
 
-def test_each_class_is_held_against_source_only(make_run: Any) -> None:
+def test_page_shows_the_change_of_each_class_from_source_only(make_run: Any) -> None:
     run = make_run(full=True)
-    assert "What adaptation changed" not in write_page(run).read_text()
-    base = make_run("run/bracket/source_only", full=True, name="source_only", target=0.4)
+    assert "Effect of adaptation" not in write_page(run).read_text()
+    base = make_run("run/baselines/source_only", full=True, name="source_only", target=0.4)
     with np.load(run / "predictions.npz") as archive:
         arrays = dict(archive)
     arrays["target_pred"] = arrays["target_true"].copy()
@@ -103,42 +104,45 @@ def test_each_class_is_held_against_source_only(make_run: Any) -> None:
     pred[:3] = (1, 0, 2)  # one ant and one bee wrong; the cat right
     np.savez(base / "predictions.npz", **arrays | {"target_pred": pred})
     text = write_page(run).read_text()
-    assert "2 of 3 classes gained on source-only, 0 lost. Best: ant (+33.3), bee (+33.3)." in text
+    expected = (
+        "2 of 3 classes improved on source-only, 0 got worse. Best: ant (+33.3), bee (+33.3)."
+    )
+    assert expected in text
     assert (run / "figures" / "class_change.png").read_bytes().startswith(PNG)
-    other = arrays["target_true"][::-1].copy()  # not the same pictures
+    other = arrays["target_true"][::-1].copy()  # not the same images
     np.savez(base / "predictions.npz", **arrays | {"target_true": other})
-    assert "What adaptation changed" not in write_page(run).read_text()
+    assert "Effect of adaptation" not in write_page(run).read_text()
 
 
 @pytest.mark.parametrize("size", [2, 24, 60])
-def test_the_figure_of_changes_takes_any_number_of_classes(size: int) -> None:
+def test_class_change_figure_with_any_number_of_classes(size: int) -> None:
     change = np.random.default_rng(0).uniform(-1, 1, size)
     change[0] = np.nan
     assert class_change_figure(change, [f"class {k}" for k in range(size)]).startswith(PNG)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "words"),
+    ("before", "after", "message"),
     [
-        (1.95, 2.0, "the measure ends at 2, so it cannot say here whether they came closer"),
-        (1.95, 1.2, "they came closer"),
+        (1.95, 2.0, "saturates at 2, so it does not show whether they moved closer"),
+        (1.95, 1.2, "less well after training: they moved closer"),
         (1.0, 1.5, "they moved apart"),
         (1.0, 1.05, "hardly changed"),
     ],
 )
-def test_the_distance_says_what_it_means(
-    make_run: Any, before: float, after: float, words: str
+def test_a_distance_is_interpreted(
+    make_run: Any, before: float, after: float, message: str
 ) -> None:
     run = make_run()
     report = json.loads((run / "report.json").read_text())
     report["metrics"] |= {"health/a_distance_before": before, "health/a_distance_after": after}
     (run / "report.json").write_text(json.dumps(report))
     text = write_page(run).read_text()
-    assert f"{before:.2f} before training, {after:.2f} after (0: alike, 2: told apart" in text
-    assert words in text
+    assert f"{before:.2f} before training, {after:.2f} after (0: indistinguishable, 2: " in text
+    assert message in text
 
 
-def test_shares_of_the_loss_add_up_and_need_two_terms() -> None:
+def test_loss_fractions_sum_to_one_and_need_two_terms() -> None:
     epoch = np.array([0.0, 0.0, 1.0])
     step = np.arange(3)
     terms = {
@@ -160,41 +164,41 @@ def test_shares_of_the_loss_add_up_and_need_two_terms() -> None:
 
 
 @pytest.mark.parametrize("projection", ["tsne", "umap"])
-def test_a_projection_is_named(make_run: Any, projection: str) -> None:
+def test_page_names_the_projection(make_run: Any, projection: str) -> None:
     text = write_page(make_run(full=True, projection=projection)).read_text()
     assert "Principal components" not in text
     assert {"tsne": "A t-SNE map", "umap": "A UMAP map"}[projection] in text
 
 
-def test_the_bound_stands_last_and_is_marked(make_run: Any) -> None:
+def test_upper_bound_is_last_and_marked(make_run: Any) -> None:
     run = make_run()
-    make_run("run/bracket/a", name="oracle", target=0.9, learned_from="target")
-    make_run("run/bracket/b", name="source_only", target=0.425)
+    make_run("run/baselines/a", name="oracle", target=0.9, learned_from="target")
+    make_run("run/baselines/b", name="source_only", target=0.425)
     text = write_page(run).read_text()
     assert text.index("(this run)") < text.index("oracle *")
-    assert "learned from target labels" in text
+    assert "trained on target labels" in text
     assert "−30.0 points" in text
-    assert "Uses target labels." not in text  # this run did not
-    alone = write_page(run / "bracket" / "a").read_text()
+    assert "Uses target labels." not in text  # this run did not use any
+    alone = write_page(run / "baselines" / "a").read_text()
     assert "Uses target labels." in alone
-    assert "learned from labelled training pictures of the target." in alone
+    assert "was trained on labelled target images." in alone
 
 
-def test_the_end_of_a_run_says_whether_it_helped(make_run: Any, capsys: Any) -> None:
+def test_last_line_of_a_run_is_its_verdict(make_run: Any, capsys: Any) -> None:
     run = make_run()
     report_folder(run)
     last = capsys.readouterr().out.splitlines()[-1]
-    # Not a command of its own: it would lack the data's place and all else that was set.
-    assert last.endswith("; type the same command with bracket=true")
-    make_run("run/bracket/b", name="source_only", target=0.425)
+    # Not a complete command, which would lack the data path and the other overrides.
+    assert last.endswith("; run the same command with baselines=true")
+    make_run("run/baselines/b", name="source_only", target=0.425)
     report_folder(run)
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("dann helped by 17.5 points over source-only in one seed; one seed says")
-    report_folder(run / "bracket" / "b")
+    assert last.startswith("dann is 17.5 points better than source-only with one seed; the")
+    report_folder(run / "baselines" / "b")
     assert capsys.readouterr().out.splitlines()[-1].startswith("page: ")
 
 
-def test_a_score_below_the_floor_is_no_number(make_run: Any) -> None:
+def test_filtered_score_is_not_shown_as_a_number(make_run: Any) -> None:
     run = make_run(rule="bnm")
     report = json.loads((run / "report.json").read_text())
     report["selection"] |= {"monitor": "validator/floored/bnm", "value": -9999.3}
@@ -205,58 +209,58 @@ def test_a_score_below_the_floor_is_no_number(make_run: Any) -> None:
     assert "-1e+04" not in text
 
 
-@pytest.mark.parametrize(("rule", "loud"), [("oracle", True), ("source_val", False)])
-def test_target_labels_in_the_choice_are_marked(make_run: Any, rule: str, loud: bool) -> None:
+@pytest.mark.parametrize(("rule", "marked"), [("oracle", True), ("source_val", False)])
+def test_selection_with_target_labels_is_marked(make_run: Any, rule: str, marked: bool) -> None:
     text = write_page(make_run(rule=rule)).read_text()
-    assert ("Uses target labels." in text) is loud
-    assert ("upper bound" in text) is loud
+    assert ("Uses target labels." in text) is marked
+    assert ("upper bound" in text) is marked
 
 
-def test_notes_warnings_and_config_are_shown(make_run: Any) -> None:
-    run = make_run(warnings=["2 pictures could not be read"], config={"a": {"b": None, "c": [1]}})
+def test_page_shows_notes_warnings_and_config(make_run: Any) -> None:
+    run = make_run(warnings=["2 images could not be read"], config={"a": {"b": None, "c": [1]}})
     text = write_page(run).read_text()
     assert "synthetic shift (blur)" in text
-    assert "2 pictures could not be read" in text
+    assert "2 images could not be read" in text
     assert "a.b=null" in text
     assert "a.c=[1]" in text
 
 
-def test_a_bare_report_still_has_a_page(tmp_path: Path) -> None:
+def test_minimal_report_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"schema": 1, "kind": "run", "name": "x", "data": "y"}')
     text = write_page(tmp_path).read_text()
-    assert "reports no test accuracy" in text
-    assert "no metrics.csv" in text
-    assert "no predictions.npz" in text
+    assert "This run has no test accuracy" in text
+    assert "No metrics.csv" in text
+    assert "No predictions.npz" in text
 
 
-def test_a_folder_without_a_report_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no report\.json"):
+def test_missing_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"report\.json not found"):
         write_page(tmp_path)
 
 
-def test_source_alone_needs_no_target(make_run: Any) -> None:
+def test_page_without_a_target(make_run: Any) -> None:
     run = make_run(full=True, target=None)
     with np.load(run / "predictions.npz") as archive:
         kept = {key: archive[key] for key in archive.files if "target" not in key}
     kept["features_domain"] = np.zeros(20, dtype=int)
     np.savez(run / "predictions.npz", **kept)
     text = write_page(run).read_text()
-    assert "says little" not in text
+    assert "to compare the accuracy with" not in text
     assert "Confusion matrix of the source" in text
     assert "Confusion matrix of the target" not in text
 
 
-def test_the_headline_interval_needs_predictions_that_agree(make_run: Any) -> None:
+def test_headline_interval_needs_predictions_that_match_the_accuracy(make_run: Any) -> None:
     run = make_run(full=True)
     with np.load(run / "predictions.npz") as archive:
         exact = float(np.mean(archive["target_true"] == archive["target_pred"]))
-    assert "from 9 test items" not in write_page(run).read_text()
-    agreeing = make_run("other", full=True, target=exact)
-    assert "from 9 test items" in write_page(agreeing).read_text()
+    assert "from 9 test samples" not in write_page(run).read_text()
+    matching = make_run("other", full=True, target=exact)
+    assert "from 9 test samples" in write_page(matching).read_text()
 
 
 @pytest.mark.parametrize("size", [2, 30, 120])
-def test_figures_of_any_number_of_classes(size: int) -> None:
+def test_figures_with_any_number_of_classes(size: int) -> None:
     counts = np.random.default_rng(0).integers(0, 3, (size, size)) + 9 * np.eye(size, dtype=int)
     names = [f"class {index}" for index in range(size)]
     assert figures.confusion_matrix(counts, names, "Target").startswith(PNG)
@@ -264,37 +268,37 @@ def test_figures_of_any_number_of_classes(size: int) -> None:
     assert figures.per_class({"source": accuracy, "target": accuracy}, names).startswith(PNG)
 
 
-def test_confused_pairs_are_the_largest_mistakes() -> None:
+def test_confused_pairs_are_the_most_frequent_errors() -> None:
     counts = np.random.default_rng(0).integers(0, 50, (20, 20))
     wrong = sorted((counts[i, j] for i in range(20) for j in range(20) if i != j), reverse=True)
     found = figures.confused_pairs(counts, limit=10)
     assert [count for _, _, count, _ in found] == wrong[:10]
-    for true, pred, count, share in found:
+    for true, pred, count, fraction in found:
         assert counts[true, pred] == count
-        assert share == pytest.approx(count / counts[true].sum())
+        assert fraction == pytest.approx(count / counts[true].sum())
 
 
-def test_a_class_without_items_has_no_accuracy() -> None:
+def test_class_without_samples_has_no_accuracy() -> None:
     counts = np.array([[2, 2], [0, 0]])
     np.testing.assert_array_equal(figures.class_accuracy(counts), [0.5, np.nan])
     assert figures.confused_pairs(counts) == [(0, 1, 2, 0.5)]
 
 
-@pytest.mark.parametrize(("epochs", "chosen"), [(1, 0), (1, None), (5, None), (5, 3)])
-def test_curves_of_few_and_many_epochs(epochs: int, chosen: int | None) -> None:
+@pytest.mark.parametrize(("epochs", "selected"), [(1, 0), (1, None), (5, None), (5, 3)])
+def test_curves_with_few_and_many_epochs(epochs: int, selected: int | None) -> None:
     epoch = np.repeat(np.arange(epochs), 4).astype(float)
     value = np.where(np.arange(len(epoch)) == 1, np.nan, 0.5)
     series = Series(epoch, np.arange(len(epoch)), value)
-    lost = Series(epoch, np.arange(len(epoch)), np.full(len(epoch), np.nan))
-    curves = {"train/loss": series, "lr/head": series, "health/spread": lost}
-    drawn = learning_curves(curves, {"epoch": chosen})
+    missing = Series(epoch, np.arange(len(epoch)), np.full(len(epoch), np.nan))
+    curves = {"train/loss": series, "lr/head": series, "health/spread": missing}
+    drawn = learning_curves(curves, {"epoch": selected})
     assert set(drawn) == {"losses", "rates"}
     assert all(png.startswith(PNG) for png in drawn.values())
 
 
-def test_a_model_adapted_without_its_source_is_held_against_itself_before(make_run: Any) -> None:
-    """Such a run trains no baseline, so the command with bracket=true would change nothing."""
+def test_source_free_run_is_advised_to_evaluate_its_initial_model(make_run: Any) -> None:
+    """Source-free runs train no baselines, so ``baselines=true`` has no effect on them."""
     config = {"model": {"_target_": "tl_lightning.models.SourceFree"}, "init": "runs/a/last.ckpt"}
     text = write_page(make_run(config=config)).read_text()
     assert "evaluate.py checkpoint=runs/a/last.ckpt" in text
-    assert "bracket=true" not in text
+    assert "baselines=true" not in text

@@ -1,3 +1,5 @@
+"""Reading of reports, metrics and predictions, and atomic JSON files."""
+
 from __future__ import annotations
 
 import json
@@ -16,75 +18,77 @@ from tl_lightning.reporting.artifacts import read_curves, read_predictions
 from tl_lightning.utils import files
 
 
-def test_what_is_written_is_what_is_read(make_run: Any, make_report: Any) -> None:
+def test_report_round_trip(make_run: Any, make_report: Any) -> None:
     run = make_run()
     assert schema.read_report(run) == make_report()
     assert schema.read_report(run / "report.json") == make_report()
 
 
-def test_numbers_of_numpy_and_paths_become_plain(tmp_path: Path) -> None:
+def test_numpy_values_and_paths_become_plain_json(tmp_path: Path) -> None:
     values = {"a": np.float32(0.5), "b": np.arange(2), "c": Path("x"), "d": (float("inf"), True)}
     path = files.write_json(tmp_path / "a.json", values)
     assert files.read_json(path) == {"a": 0.5, "b": [0, 1], "c": "x", "d": [None, True]}
 
 
-@pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_failed_write_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     path = files.write_text(tmp_path / "page.html", "old")
 
     def fail(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(os, broken, fail)
+    monkeypatch.setattr(os, failing, fail)
     with pytest.raises(OSError, match="No space left"):
         files.write_text(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_what_is_no_json_is_never_written(tmp_path: Path) -> None:
+def test_unserialisable_data_leaves_the_old_file(tmp_path: Path) -> None:
     files.write_json(tmp_path / "a.json", {"x": 1})
     with pytest.raises(TypeError):
         files.write_json(tmp_path / "a.json", {"x": object()})
     assert files.read_json(tmp_path / "a.json") == {"x": 1}
 
 
-def test_missing_report_names_what_is_there(tmp_path: Path) -> None:
+def test_missing_report_error_lists_the_folder(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").touch()
-    with pytest.raises(DataError, match=r"no report\.json in .*holds metrics\.csv.*tl-report"):
+    with pytest.raises(
+        DataError, match=r"report\.json not found .*contains metrics\.csv.*tl-report"
+    ):
         schema.read_report(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         schema.read_report(tmp_path / "nowhere")
 
 
-def test_broken_report_says_so(tmp_path: Path) -> None:
+def test_corrupt_report_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"schema": 1,')
-    with pytest.raises(DataError, match=r"not valid JSON.*cut short.*run again"):
+    with pytest.raises(DataError, match=r"not valid JSON.*truncated.*run again"):
         schema.read_report(tmp_path)
     (tmp_path / "report.json").write_text("[1]")
-    with pytest.raises(DataError, match="holds a JSON list where an object was expected"):
+    with pytest.raises(DataError, match="must contain a JSON object, got a list"):
         schema.read_report(tmp_path)
 
 
-def test_unknown_schema_and_kind_say_so(tmp_path: Path) -> None:
+def test_unknown_schema_and_kind_are_errors(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(json.dumps({"schema": 99, "versions": {"tl_lightning": "9.0"}}))
-    with pytest.raises(DataError, match=r"schema 99, .*reads schema 1.*got 9\.0"):
+    with pytest.raises(DataError, match=r"schema 99, .*reads schema 1.*tl_lightning: 9\.0"):
         schema.read_report(tmp_path)
     path.write_text(json.dumps({"schema": 1, "kind": "sweep"}))
     with pytest.raises(DataError, match="of kind 'sweep', not 'run'"):
         schema.read_report(tmp_path)
 
 
-def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_error_names_the_non_numeric_cell(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,0,1.5\n0,1,oops\n")
-    with pytest.raises(DataError, match="line 3: column 'train/loss' holds 'oops'"):
+    with pytest.raises(DataError, match="line 3: column 'train/loss' must be a number, got 'oops'"):
         read_curves(tmp_path / "metrics.csv")
 
 
-def test_sparse_rows_become_columns_and_take_the_next_epoch(tmp_path: Path) -> None:
+def test_read_curves_skips_empty_cells_and_fills_missing_epochs(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(
         "epoch,step,lr,loss\n,0,0.1,\n0,1,,2.0\n0,2,,4.0\n,3,0.2,\n1,4,,1.0\n,5,0.3\n"
     )
@@ -96,17 +100,17 @@ def test_sparse_rows_become_columns_and_take_the_next_epoch(tmp_path: Path) -> N
     assert read_curves(tmp_path / "absent.csv") == {}
 
 
-def test_broken_predictions_say_so(tmp_path: Path) -> None:
+def test_corrupt_predictions_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "predictions.npz"
     path.write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(DataError, match=r"predictions\.npz cannot be read.*cut short"):
+    with pytest.raises(DataError, match=r"predictions\.npz cannot be read.*truncated"):
         read_predictions(path, [])
     np.savez(path, target_true=np.array([{}], dtype=object))
     with pytest.raises(DataError, match="plain arrays"):
         read_predictions(path, [])
 
 
-def test_confusion_counts_like_a_loop_and_leaves_unlabelled_out(tmp_path: Path) -> None:
+def test_confusion_matches_a_loop_and_ignores_unlabelled_samples(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     true, pred = rng.integers(-1, 4, 200), rng.integers(0, 4, 200)
     np.savez(tmp_path / "p.npz", target_true=true, target_pred=pred)
@@ -118,7 +122,7 @@ def test_confusion_counts_like_a_loop_and_leaves_unlabelled_out(tmp_path: Path) 
     np.testing.assert_array_equal(counts, expected)
 
 
-def test_reading_reports_is_quick_to_import() -> None:
+def test_report_modules_import_no_heavy_packages() -> None:
     heavy = "{'torch', 'lightning', 'torchvision', 'torchmetrics', 'matplotlib'}"
     code = (
         "import sys, tl_lightning.reporting.run.page, tl_lightning.reporting.sweep.page;"

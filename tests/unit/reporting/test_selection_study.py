@@ -1,4 +1,4 @@
-"""The validator study on a hand-made folder: every regret is worked out by hand."""
+"""Validator study on constructed runs, with regrets computed by hand."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from tl_lightning.reporting.studies.selection_report import write_regret
 from tl_lightning.reporting.studies.selection_runs import SCORES, read_traces
 from tl_lightning.selection.collapse import WORST
 
-CONFIG = {"callbacks": {"validators": {"floor_ratio": 0.9}}}
+CONFIG = {"callbacks": {"validators": {"min_source_ratio": 0.9}}}
 CLASSES = tuple("abcdefghij")
-#: Target accuracy, source accuracy and SND of each epoch; dann collapses in its last one.
+#: Target accuracy, source accuracy and SND of each epoch; dann collapses in the last one.
 RUNS = {
     "source_only": ([0.40, 0.50, 0.45], [0.80, 0.90, 0.95], [1.0, 2.0, 3.0]),
     "dann": ([0.55, 0.70, 0.10], [0.90, 0.90, 0.13], [1.5, 2.5, 9.0]),
 }
 
 
-def write_curves(run: Path, accuracy, source, score, floored, without: str = "") -> None:
+def write_curves(run: Path, accuracy, source, score, filtered, without: str = "") -> None:
+    """Write a ``metrics.csv``; ``without`` names a column to leave out."""
     columns = {"target/val/acc": accuracy, "validator/source_val": source}
     columns |= {f"validator/{name}": score for name in SCORES}
-    columns |= {f"validator/floored/{name}": floored for name in SCORES}
+    columns |= {f"validator/floored/{name}": filtered for name in SCORES}
     columns.pop(without, None)
     with (run / "metrics.csv").open("w", newline="") as handle:
         writer = csv.DictWriter(handle, ["epoch", "step", "train/loss", *columns])
@@ -44,53 +45,51 @@ def write_curves(run: Path, accuracy, source, score, floored, without: str = "")
 def study(tmp_path, make_run) -> Path:
     for number, (name, (accuracy, source, score)) in enumerate(RUNS.items()):
         run = make_run(f"{number}", name=name, classes=CLASSES, config=CONFIG)
-        floored = [
-            WORST + value if value < 0.2 else s for value, s in zip(source, score, strict=True)
-        ]
-        write_curves(run, accuracy, source, score, floored)
+        filtered = [WORST + a if a < 0.2 else s for a, s in zip(source, score, strict=True)]
+        write_curves(run, accuracy, source, score, filtered)
     return tmp_path
 
 
-def test_regrets_are_those_worked_out_by_hand(study) -> None:
+def test_regrets_match_hand_computed_values(study) -> None:
     table = {(line.rule, line.under): line for line in lines(read_traces(study)[0])}
-    raw, floored = table["snd", False], table["snd", True]
-    # Raw: source_only epoch 2 (0.50 - 0.45), dann epoch 2 (0.70 - 0.10); the pool's is dann's.
+    raw, filtered = table["snd", False], table["snd", True]
+    # Raw: source_only epoch 2 (0.50 - 0.45), dann epoch 2 (0.70 - 0.10); pool: dann.
     assert (raw.run, raw.run_worst) == pytest.approx((0.325, 0.60))
     assert (raw.pool, raw.pool_worst) == pytest.approx((0.60, 0.60))
     assert (raw.collapsed, raw.chosen, raw.runs, raw.checkpoints) == (2, 3, 2, 6)
-    # Floored: source_only epoch 2, dann epoch 1; of the pool the larger score, source_only's.
-    assert (floored.run, floored.run_worst) == pytest.approx((0.025, 0.05))
-    assert floored.pool == pytest.approx(0.25)
-    assert floored.collapsed == 0
-    # Last: epoch 2 of both. Source: source_only epoch 2, dann epoch 0; of the pool source_only's.
+    # Filtered: source_only epoch 2, dann epoch 1; pool: source_only, which has the larger score.
+    assert (filtered.run, filtered.run_worst) == pytest.approx((0.025, 0.05))
+    assert filtered.pool == pytest.approx(0.25)
+    assert filtered.collapsed == 0
+    # Last: epoch 2 of both. Source: source_only epoch 2, dann epoch 0; pool: source_only.
     assert table["last", False].run == pytest.approx(0.325)
     assert table["last", False].pool is None
     assert table["source_val", False].run == pytest.approx((0.05 + 0.15) / 2)
     assert table["source_val", False].pool == pytest.approx(0.25)
 
 
-def test_rank_correlations_are_scipys(study) -> None:
+def test_rank_correlations_match_scipy(study) -> None:
     accuracy, source, score = (
         np.concatenate(column) for column in zip(*RUNS.values(), strict=True)
     )
     table = {(line.rule, line.under): line for line in lines(read_traces(study)[0])}
     assert table["snd", False].spearman == pytest.approx(spearmanr(score, accuracy).statistic)
-    # The pool's floor is 0.9 x 0.95: it takes out source_only's first epoch too.
+    # The collapse limit of the pool, 0.9 x 0.95, also excludes the first epoch of source_only.
     score[[0, 5]] = WORST + source[[0, 5]]
     assert table["snd", True].spearman == pytest.approx(spearmanr(score, accuracy).statistic)
     assert table["last", False].spearman is None
     assert rank_correlation(np.ones(3), np.arange(3)) is None
 
 
-def test_below_half_of_source_only_is_collapsed_also_above_twice_chance(study) -> None:
+def test_below_half_of_source_only_is_collapsed_even_above_twice_chance(study) -> None:
     run = study / "1"
     write_curves(run, [0.7, 0.7, 0.22], [0.9, 0.9, 0.9], [1, 2, 9], [1, 2, 9])
     made = [c for c in choices(read_traces(study)[0]) if c.rule == "snd" and c.scope == "pool"]
     assert [(c.trace.name, c.place, c.collapsed) for c in made] == [("dann", 2, True)] * 2
 
 
-def test_collapsed_is_a_choice_that_could_have_been_better(study, make_run) -> None:
-    """Not the last straw of a run that has nothing else, and chance is no measure beside a run."""
+def test_choice_is_not_collapsed_without_a_better_candidate(study, make_run) -> None:
+    """A run whose checkpoints are all below the limit has no collapsed choice."""
     run = make_run("bad", name="mcc", classes=CLASSES, config=CONFIG)
     write_curves(run, [0.1, 0.1], [0.9, 0.9], [1, 2], [1, 2])
     made = [c for c in choices(read_traces(study)[0]) if c.trace.name == "mcc"]
@@ -98,15 +97,15 @@ def test_collapsed_is_a_choice_that_could_have_been_better(study, make_run) -> N
     assert not any(choice.collapsed for choice in made if choice.scope == "run")
 
 
-def test_what_learned_from_target_labels_is_left_out(study, make_run) -> None:
+def test_runs_trained_on_target_labels_are_excluded(study, make_run) -> None:
     run = make_run("oracle", name="oracle", classes=CLASSES, config=CONFIG, learned_from="target")
     write_curves(run, [0.99, 0.99], [0.9, 0.9], [1, 2], [1, 2])
     traces, notes = read_traces(study)
     assert "oracle" not in {trace.name for trace in traces}
-    assert "1 runs that learned from target labels are left out." in notes
+    assert "Excluded runs trained on target labels: 1." in notes
 
 
-def test_pools_are_of_one_data_set_and_seed(study, make_run) -> None:
+def test_pools_have_one_dataset_and_seed(study, make_run) -> None:
     run = make_run("other", name="dann", seed=1, classes=CLASSES, config=CONFIG)
     write_curves(run, [0.9, 0.8], [0.9, 0.9], [1, 2], [1, 2])
     table = {(line.rule, line.under): line for line in lines(read_traces(study)[0])}
@@ -114,17 +113,17 @@ def test_pools_are_of_one_data_set_and_seed(study, make_run) -> None:
     assert table["snd", False].pool_worst == pytest.approx(0.60)
 
 
-def test_what_is_left_out_and_counted_once(study, make_run) -> None:
+def test_notes_on_excluded_and_repeated_runs(study, make_run) -> None:
     make_run("plain", full=True)
     again = make_run("again", name="dann", classes=CLASSES, config=CONFIG)
     (again / "metrics.csv").write_text((study / "1" / "metrics.csv").read_text())
     traces, notes = read_traces(study)
     assert len(traces) == 2
-    assert notes == ["1 runs without track_target=true are left out.",
-                     "1 repeated runs are counted once."]  # fmt: skip
+    assert notes == ["Excluded runs without track_target=true: 1.",
+                     "Repeated runs counted once: 1."]  # fmt: skip
 
 
-def test_what_is_written(study, make_run) -> None:
+def test_write_regret_writes_tables_and_figure(study, make_run) -> None:
     run = make_run("pacs", name="dann", data="pacs", classes=CLASSES, config=CONFIG)
     write_curves(run, [0.9, 0.8], [0.9, 0.9], [1, 2], [1, 2])
     text = write_regret(study).read_text()
@@ -133,44 +132,39 @@ def test_what_is_written(study, make_run) -> None:
     assert "| snd | yes | 2.5 | 5.0 | 25.0 | 25.0 |" in text
     assert "3 runs (dann, source_only) on digits, pacs, seeds 0." in text
     rows = list(csv.DictReader((study / "regret.csv").read_text().splitlines()))
-    chosen = [r for r in rows if (r["rule"], r["floor"], r["scope"]) == ("snd", "0", "pool")]
+    chosen = [r for r in rows if (r["rule"], r["filtered"], r["scope"]) == ("snd", "0", "pool")]
     assert [(r["data"], r["name"], r["epoch"], r["regret"], r["collapsed"]) for r in chosen] == [
         ("digits", "dann", "2", "0.6", "1"), ("pacs", "dann", "1", "0.1", "0"),
     ]  # fmt: skip
     assert (study / "regret.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_words(tmp_path, make_run, study) -> None:
+def test_error_messages(tmp_path, make_run, study) -> None:
     make_run("alone/run", full=True)
-    with pytest.raises(DataError, match=r"no run in .*\(1 did not\); type .*track_target=true"):
+    with pytest.raises(DataError, match=r"no run in .*without it: 1\); run .*track_target=true"):
         read_traces(tmp_path / "alone")
     accuracy, source, score = RUNS["dann"]
     write_curves(study / "1", accuracy, source, score, score, without="validator/dev")
-    with pytest.raises(DataError, match=r"1/metrics.csv has no validator/dev in some epochs"):
+    with pytest.raises(DataError, match=r"1/metrics.csv has no validator/dev for some epochs"):
         read_traces(study)
-    with pytest.raises(ConfigError, match="one folder of runs was expected, got 2 words; type"):
+    with pytest.raises(ConfigError, match="expected one sweep folder, got 2 arguments; run"):
         _validator_study(["a", "b"])
 
 
-def test_the_command(study) -> None:
+def test_command_prints_the_table(study) -> None:
     done = command("validator_study", [str(study)], study)
     assert done.returncode == 0, done.stderr
     assert "| snd | yes | 2.5 |" in done.stdout
 
 
-def test_pools_hold_runs_between_the_same_domains_alone(tmp_path, make_run) -> None:
-    """One target's source-only would make another's good runs look collapsed."""
+def test_pools_have_one_pair_of_domains(tmp_path, make_run) -> None:
+    """With the source-only run of another target, good runs would count as collapsed."""
     for number, (target, accuracy) in enumerate({"sketch": 0.2, "art": 0.9}.items()):
         for name in ("source_only", "dann"):
             data = {"source": {"domain": "photo"}, "target": {"domain": target}}
             config = CONFIG | {"data": data}
-            run = make_run(
-                f"{number}{name}",
-                name=name,
-                classes=CLASSES,
-                config=config,
-                group=f"{number}{name}",
-            )
+            run_id = f"{number}{name}"
+            run = make_run(run_id, name=name, classes=CLASSES, config=config, group=run_id)
             write_curves(run, [accuracy] * 2, [0.9] * 2, [1.0, 2.0], [1.0, 2.0])
     traces = read_traces(tmp_path)[0]
     assert {trace.data for trace in traces} == {

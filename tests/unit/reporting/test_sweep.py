@@ -1,3 +1,5 @@
+"""Sweep summaries, tables and page, and the tl-report command."""
+
 from __future__ import annotations
 
 import csv
@@ -23,60 +25,61 @@ from tl_lightning.reporting.sweep.tables import cells, render
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
 @pytest.mark.parametrize("seed", range(3))
-def test_student_is_that_of_scipy(n: int, seed: int) -> None:
+def test_student_matches_scipy(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     method, base = rng.normal(0.6, 0.05, n), rng.normal(0.5, 0.05, n)
-    ours = student(list(method - base))
+    interval = student(list(method - base))
     paired = scipy_stats.ttest_rel(method, base).confidence_interval(0.95)
     single = scipy_stats.ttest_1samp(method - base, 0).confidence_interval(0.95)
-    np.testing.assert_allclose([ours.low, ours.high], [paired.low, paired.high])
-    np.testing.assert_allclose([ours.low, ours.high], [single.low, single.high])
-    np.testing.assert_allclose(ours.std, np.std(method - base, ddof=1))
+    np.testing.assert_allclose([interval.low, interval.high], [paired.low, paired.high])
+    np.testing.assert_allclose([interval.low, interval.high], [single.low, single.high])
+    np.testing.assert_allclose(interval.std, np.std(method - base, ddof=1))
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (61, 100), (1, 3)])
-def test_wilson_is_that_of_scipy(hits: int, n: int) -> None:
-    theirs = scipy_stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(wilson(hits, n), (theirs.low, theirs.high), atol=1e-12)
+def test_wilson_matches_scipy(hits: int, n: int) -> None:
+    expected = scipy_stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose(wilson(hits, n), (expected.low, expected.high), atol=1e-12)
 
 
 def gains(make_report: Any, values: list[float], **other: Any) -> Any:
-    """Runs of source_only at 0.5 and of dann at 0.5 plus each value."""
+    """Summarise runs of source_only at 0.5 and of dann at 0.5 plus each value."""
     base = [make_report("source_only", seed, 0.5) for seed in range(len(values))]
     runs = [make_report("dann", seed, 0.5 + v, **other) for seed, v in enumerate(values)]
     return summarise([*runs, *base])
 
 
 @pytest.mark.parametrize(
-    ("values", "verdict", "words"),
+    ("values", "verdict", "pattern"),
     [
-        ([0.17, 0.18, 0.175], "helped", r"^dann helped by 17.5 ± 1.2 points over source-only "
+        ([0.17, 0.18, 0.175], "helped", r"^dann is 17.5 ± 1.2 points better than source-only "
          r"\(95 % interval, 3 paired seeds\)\.$"),
-        ([-0.1, -0.11, -0.12], "hurt", r"^dann hurt by 11.0 ± 2.5 points against source-only \(95"),
-        ([0.1, -0.1, 0.02], "no clear difference", r"^dann: no clear difference to source-only "
+        ([-0.1, -0.11, -0.12], "hurt", r"^dann is 11.0 ± 2.5 points worse than source-only \(95"),
+        ([0.1, -0.1, 0.02], "no clear difference", r"^dann: no clear difference from source-only "
          r"\(\+0.7 ± 25.0 points, 95 % interval, 3 paired seeds\)\.$"),
-        ([0.2], "one seed", r"^dann helped by 20.0 points over source-only in one seed; one seed "
-         r"says nothing about spread\.$"),
-        ([-0.2], "one seed", "^dann hurt by 20.0 points against source-only in one seed; one seed"),
-        ([0.0], "one seed", "^dann made no difference to source-only in one seed; one seed says"),
-        ([0.125, 0.125], "no spread", "in each of 2 paired seeds, the same every time"),
+        ([0.2], "one seed", r"^dann is 20.0 points better than source-only with one seed; the "
+         r"spread over seeds is unknown\.$"),
+        ([-0.2], "one seed", "^dann is 20.0 points worse than source-only with one seed; the spr"),
+        ([0.0], "one seed", "^dann performs the same as source-only with one seed; the spread"),
+        ([0.125, 0.125], "no spread", "with each of 2 paired seeds; identical differences give no"),
     ],
 )  # fmt: skip
-def test_verdicts(make_report: Any, values: list[float], verdict: str, words: str) -> None:
+def test_verdicts(make_report: Any, values: list[float], verdict: str, pattern: str) -> None:
     summary = gains(make_report, values)
     comparison = summary.rows[1].comparisons["source_only"]
     assert comparison.verdict == verdict
-    assert re.search(words, comparison.sentence)
+    assert re.search(pattern, comparison.sentence)
 
 
-def test_the_half_width_is_that_of_scipy(make_report: Any) -> None:
+def test_half_width_matches_scipy(make_report: Any) -> None:
     values = [0.03, 0.11, 0.08, 0.02, 0.09]
-    theirs = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    words = gains(make_report, values).verdicts[0]
-    assert f"by {100 * np.mean(values):.1f} ± {50 * (theirs.high - theirs.low):.1f} points" in words
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    half = 50 * (expected.high - expected.low)
+    verdict = gains(make_report, values).verdicts[0]
+    assert f"is {100 * np.mean(values):.1f} ± {half:.1f} points" in verdict
 
 
-def test_pairs_are_of_one_seed_and_what_lacks_one_is_named(make_report: Any) -> None:
+def test_runs_are_paired_by_seed_and_missing_seeds_are_noted(make_report: Any) -> None:
     rng = np.random.default_rng(0)
     base, own = rng.random(6), rng.random(6)
     runs = [make_report("source_only", seed, base[seed]) for seed in (0, 1, 2, 5)]
@@ -84,14 +87,14 @@ def test_pairs_are_of_one_seed_and_what_lacks_one_is_named(make_report: Any) -> 
     summary = summarise(runs)
     comparison = summary.rows[1].comparisons["source_only"]
     assert comparison.seeds == (1, 2, 5)
-    theirs = scipy_stats.ttest_rel(own[[1, 2, 5]], base[[1, 2, 5]]).confidence_interval(0.95)
-    found = comparison.interval
-    np.testing.assert_allclose([found.low, found.high], [theirs.low, theirs.high])
-    assert "source_only on digits lacks seed 4, which others have." in summary.notes
-    assert "dann on digits lacks seed 0, which others have." in summary.notes
+    expected = scipy_stats.ttest_rel(own[[1, 2, 5]], base[[1, 2, 5]]).confidence_interval(0.95)
+    interval = comparison.interval
+    np.testing.assert_allclose([interval.low, interval.high], [expected.low, expected.high])
+    assert "source_only on digits is missing seed 4, which other rows have." in summary.notes
+    assert "dann on digits is missing seed 0, which other rows have." in summary.notes
 
 
-def test_no_pairs_without_a_shared_seed_or_the_same_files(make_report: Any) -> None:
+def test_no_pairs_without_a_shared_seed_or_with_different_files(make_report: Any) -> None:
     summary = summarise([make_report("dann", 0), make_report("source_only", 1)])
     assert "no source-only run with the same data and seed" in summary.verdicts[0]
     runs = [
@@ -101,7 +104,7 @@ def test_no_pairs_without_a_shared_seed_or_the_same_files(make_report: Any) -> N
     assert "no source-only run on the same data files" in summarise(runs).verdicts[0]
 
 
-def test_order_is_baselines_adapted_bounds(make_report: Any) -> None:
+def test_rows_are_ordered_baselines_methods_upper_bounds(make_report: Any) -> None:
     runs = [
         make_report("dann", rule="oracle", group="other"),
         make_report("mmd"),
@@ -112,30 +115,30 @@ def test_order_is_baselines_adapted_bounds(make_report: Any) -> None:
     summary = summarise(runs)
     assert [row.name for row in summary.rows] == ["source_only", "joint_bn", "cdan", "mmd", "dann"]
     assert "upper bound" in summary.verdicts[-1]
-    assert any("chosen with target labels" in note for note in summary.notes)
-    taught = [make_report("oracle", 0, 0.9, learned_from="target"), *runs]
-    summary = summarise(taught)
+    assert any("selected with or trained on target labels" in note for note in summary.notes)
+    trained = [make_report("oracle", 0, 0.9, learned_from="target"), *runs]
+    summary = summarise(trained)
     assert [row.name for row in summary.rows][-2:] == ["dann", "oracle"]
-    assert "oracle helped by 30.0 points over source-only in one seed" in summary.verdicts[-1]
-    assert "it learned from target labels, so an upper bound." in summary.verdicts[-1]
+    assert "oracle is 30.0 points better than source-only with one seed" in summary.verdicts[-1]
+    assert "; trained on target labels, so this is an upper bound." in summary.verdicts[-1]
     assert set(summary.rows[-1].comparisons) == {"source_only"}
     assert cells(summary.rows[-1])[0] == "oracle *"
     assert set(summary.rows[1].comparisons) == {"source_only"}
     assert set(summary.rows[2].comparisons) == {"source_only", "joint_bn"}
 
 
-def test_groups_of_one_name_are_told_apart_by_what_differs(make_report: Any) -> None:
+def test_groups_of_the_same_name_are_labelled_with_differing_settings(make_report: Any) -> None:
     runs = [
-        make_report(group=str(lam), config={"seed": 0, "adapter": {"dann": {"max_lambda": lam}}})
+        make_report(group=str(lam), config={"seed": 0, "method": {"dann": {"max_lambda": lam}}})
         for lam in (0.1, 1.0)
     ]
     labels = [row.label for row in summarise(runs).rows]
-    assert labels == ["dann adapter.dann.max_lambda=0.1", "dann adapter.dann.max_lambda=1.0"]
-    alike = [make_report(group=name) for name in ("aaaaaaaaaa", "bbbbbbbbbb")]
-    assert [row.label for row in summarise(alike).rows] == ["dann [aaaaaaaa]", "dann [bbbbbbbb]"]
+    assert labels == ["dann method.dann.max_lambda=0.1", "dann method.dann.max_lambda=1.0"]
+    same = [make_report(group=name) for name in ("aaaaaaaaaa", "bbbbbbbbbb")]
+    assert [row.label for row in summarise(same).rows] == ["dann [aaaaaaaa]", "dann [bbbbbbbb]"]
 
 
-def test_the_baseline_is_the_nearest_configuration(make_report: Any) -> None:
+def test_baseline_is_the_one_with_the_nearest_config(make_report: Any) -> None:
     def run(name: str, rate: float, target: float) -> Any:
         return make_report(name, 0, target, group=f"{name}{rate}", config={"lr": rate})
 
@@ -145,16 +148,17 @@ def test_the_baseline_is_the_nearest_configuration(make_report: Any) -> None:
     assert comparison.interval.mean == pytest.approx(0.1)
 
 
-def test_a_seed_run_twice_counts_once_and_is_named(make_report: Any) -> None:
+def test_repeated_seed_is_counted_once_and_noted(make_report: Any) -> None:
     runs = [make_report(seed=0, target=t, folder=f) for t, f in ((0.5, "a"), (0.5, "b"))]
     summary = summarise(runs)
     assert summary.rows[0].target.n == 1
-    assert "1 more of the same seed and figure" in summary.notes[0]
+    assert "1 repeated run with the same seed and target accuracy, counted once" in summary.notes[0]
     runs[1]["metrics"]["target/test/acc"] = 0.7
-    assert re.search(r"differ: a with 0.5 is counted, b with 0.7 is not", summarise(runs).notes[0])
+    expected = "with different target accuracies: a with 0.5 is counted, b with 0.7 is not."
+    assert expected in summarise(runs).notes[0]
 
 
-def test_a_run_without_target_has_no_verdict(make_report: Any) -> None:
+def test_run_without_target_accuracy_has_no_verdict(make_report: Any) -> None:
     summary = summarise([make_report("feature_extraction", target=None)])
     assert summary.rows[0].target is None
     assert summary.verdicts == ()
@@ -163,41 +167,41 @@ def test_a_run_without_target_has_no_verdict(make_report: Any) -> None:
 @pytest.fixture
 def sweep(tmp_path: Path, make_run: Any) -> Path:
     for seed in range(3):
-        rise = 0.01 * seed
-        make_run(f"sweep/{seed}", name="dann", seed=seed, target=0.6 + 2 * rise)
-        make_run(f"sweep/{seed}/bracket/so", name="source_only", seed=seed, target=0.4 + rise)
+        gain = 0.01 * seed
+        make_run(f"sweep/{seed}", name="dann", seed=seed, target=0.6 + 2 * gain)
+        make_run(f"sweep/{seed}/baselines/so", name="source_only", seed=seed, target=0.4 + gain)
     for name in ("failed", "killed/.hydra", "broken"):
         (tmp_path / "sweep" / name).mkdir(parents=True)
-    lost = {"error": "loss is not finite | <b>", "overrides": ["model=cdan"]}
-    (tmp_path / "sweep" / "failed" / "failed.json").write_text(json.dumps(lost))
+    failure = {"error": "loss is not finite | <b>", "overrides": ["model=cdan"]}
+    (tmp_path / "sweep" / "failed" / "failed.json").write_text(json.dumps(failure))
     (tmp_path / "sweep" / "killed" / ".hydra" / "overrides.yaml").write_text("- seed=7\n")
     (tmp_path / "sweep" / "broken" / "report.json").write_text("{")
     make_run("sweep/aborted", name="mmd", status="interrupted")
     return tmp_path / "sweep"
 
 
-def test_nothing_is_dropped(sweep: Path) -> None:
+def test_jobs_without_a_result_are_listed_as_failures(sweep: Path) -> None:
     summary = summarise(collect(sweep))
     assert [(row.name, row.seeds) for row in summary.rows] == [
         ("source_only", (0, 1, 2)),
         ("dann", (0, 1, 2)),
     ]
-    lost = {failure.folder: failure for failure in summary.failures}
-    assert set(lost) == {"failed", "killed", "broken", "aborted"}
-    assert lost["failed"].overrides == ("model=cdan",)
-    assert lost["killed"].overrides == ("seed=7",)
-    assert "left no report.json" in lost["killed"].error
-    assert "not valid JSON" in lost["broken"].error
-    assert "status 'interrupted'" in lost["aborted"].error
+    failures = {failure.folder: failure for failure in summary.failures}
+    assert set(failures) == {"failed", "killed", "broken", "aborted"}
+    assert failures["failed"].overrides == ("model=cdan",)
+    assert failures["killed"].overrides == ("seed=7",)
+    assert "started but has no report.json" in failures["killed"].error
+    assert "not valid JSON" in failures["broken"].error
+    assert "status 'interrupted'" in failures["aborted"].error
 
 
-def test_files_agree_and_ask_nothing_of_a_network(sweep: Path) -> None:
+def test_page_and_tables_agree_and_need_no_network(sweep: Path) -> None:
     index = write_sweep(sweep)
     page = index.read_text()
     assert not re.search(r"https?://", page)
     assert "&lt;b&gt;" in page
     assert "<b>:" not in page
-    verdict = "dann helped by 21.0 ± 2.5 points over source-only"
+    verdict = "dann is 21.0 ± 2.5 points better than source-only"
     assert verdict in page
     markdown = (sweep / "table.md").read_text()
     assert verdict in markdown
@@ -206,11 +210,11 @@ def test_files_agree_and_ask_nothing_of_a_network(sweep: Path) -> None:
     data = json.loads((sweep / "sweep.json").read_text())
     assert data["rows"][1]["comparisons"]["source_only"]["interval"]["n"] == 3
     assert len(data["failures"]) == 4
-    write_sweep(sweep)  # what it wrote is not taken for a run
+    write_sweep(sweep)  # its own output is not read as a run
     assert index.read_text() == page
 
 
-def test_a_bar_in_a_name_does_not_break_the_markdown_table(make_report: Any) -> None:
+def test_pipe_in_a_name_does_not_break_the_markdown_table(make_report: Any) -> None:
     from tl_lightning.reporting.sweep.tables import to_markdown
 
     lines = to_markdown(summarise([make_report("a|b")])).splitlines()
@@ -218,7 +222,7 @@ def test_a_bar_in_a_name_does_not_break_the_markdown_table(make_report: Any) -> 
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_the_terminal_shows_names_literally(sweep: Path, make_run: Any, width: int) -> None:
+def test_terminal_shows_names_without_markup(sweep: Path, make_run: Any, width: int) -> None:
     make_run("sweep/odd", name="[red]odd")
     console = Console(width=width, record=True, file=io.StringIO())
     render(summarise(collect(sweep)), console)
@@ -228,7 +232,7 @@ def test_the_terminal_shows_names_literally(sweep: Path, make_run: Any, width: i
     assert "no result: failed: loss is not finite" in text
 
 
-def told(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str, str]:
+def run_report(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
     try:
         report()
@@ -238,78 +242,78 @@ def told(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str, str]
     return status, *capsys.readouterr()
 
 
-def test_the_command_takes_a_sweep(sweep: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_command_reports_a_sweep(sweep: Path, monkeypatch: Any, capsys: Any) -> None:
     for argument in (f"sweep={sweep}", str(sweep)):
         for name in ("index.html", "table.md", "table.csv"):
             (sweep / name).unlink(missing_ok=True)
-        status, out, _ = told(monkeypatch, capsys, argument)
+        status, out, _ = run_report(monkeypatch, capsys, argument)
         assert status == 0
-        assert f"page: {sweep / 'index.html'} (also table.md, table.csv and sweep" in out
-        assert "dann helped by 21.0 ± 2.5 points over source-only" in out
+        assert f"page: {sweep / 'index.html'} (with table.md, table.csv and sweep" in out
+        assert "dann is 21.0 ± 2.5 points better than source-only" in out
         for name in ("index.html", "table.md", "table.csv"):
             assert (sweep / name).is_file()
 
 
-def test_the_command_makes_a_table_of_a_run_and_its_baselines(
+def test_command_reports_a_run_with_its_baselines_as_a_sweep(
     sweep: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    status, out, _ = told(monkeypatch, capsys, f"sweep={sweep / '0'}")
+    status, out, _ = run_report(monkeypatch, capsys, f"sweep={sweep / '0'}")
     assert status == 0
-    assert "dann helped by 20.0 points over source-only in one seed" in out
+    assert "dann is 20.0 points better than source-only with one seed" in out
     assert (sweep / "0" / "table.md").is_file()
     assert not (sweep / "0" / "report.html").is_file()
-    assert told(monkeypatch, capsys, f"run={sweep / '0'}")[0] == 0
+    assert run_report(monkeypatch, capsys, f"run={sweep / '0'}")[0] == 0
     assert (sweep / "0" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (("swep=x",), "swep is no option; did you mean 'sweep'?"),
-        (("sweep=x", "y"), "one folder at a time, got sweep=x y; type report.py sweep=<folder>"),
-        (("sweep=nowhere",), "no folder at nowhere; type the path"),
+        (("swep=x",), "swep is not an option; did you mean 'sweep'?"),
+        (("sweep=x", "y"), "expected one folder, got sweep=x y; run report.py sweep=<folder>"),
+        (("sweep=nowhere",), "folder not found: nowhere; pass the folder of a run"),
     ],
 )
-def test_the_command_says_what_is_wrong(
-    arguments: tuple[str, ...], words: str, monkeypatch: Any, capsys: Any
+def test_command_reports_invalid_arguments(
+    arguments: tuple[str, ...], message: str, monkeypatch: Any, capsys: Any
 ) -> None:
-    status, _, errors = told(monkeypatch, capsys, *arguments)
+    status, _, errors = run_report(monkeypatch, capsys, *arguments)
     assert status > 0
-    assert words in errors
+    assert message in errors
 
 
-def test_a_sweep_is_no_run(sweep: Path, monkeypatch: Any, capsys: Any) -> None:
-    status, _, errors = told(monkeypatch, capsys, f"run={sweep}")
+def test_sweep_folder_is_not_a_run(sweep: Path, monkeypatch: Any, capsys: Any) -> None:
+    status, _, errors = run_report(monkeypatch, capsys, f"run={sweep}")
     assert status > 0
-    assert "there is no report.json in" in errors
+    assert "report.json not found in" in errors
 
 
-def test_an_empty_folder_says_what_to_type(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no runs in .*no report\.json below it.*tl-report"):
+def test_empty_folder_is_an_error_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no runs found in .*no report\.json below it.*tl-report"):
         collect(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         write_sweep(tmp_path / "nowhere")
 
 
-def test_a_sweep_says_that_target_accuracy_was_logged(make_report) -> None:
+def test_summary_notes_that_target_accuracy_was_logged(make_report) -> None:
     plain, tracking = make_report("dann"), make_report("dann", seed=1, tracks_target=True)
-    said = [any("track_target=true" in note for note in summarise(reports).notes)
-            for reports in ([plain], [plain, tracking])]  # fmt: skip
-    assert said == [False, True]
+    noted = [any("track_target=true" in note for note in summarise(reports).notes)
+             for reports in ([plain], [plain, tracking])]  # fmt: skip
+    assert noted == [False, True]
 
 
-def test_groups_that_begin_with_other_seeds_are_told_apart_by_their_settings_alone(
+def test_labels_ignore_seeds_and_settings_that_do_not_change_the_method(
     make_report,
 ) -> None:
-    """Every part's seed is the run's, and where it logs is no choice of method."""
+    """Nested seeds follow the seed of the run; logging and workers do not change the method."""
     runs = []
     for rate, seeds in ((0.01, (0, 1)), (0.1, (1, 2))):
         for seed in seeds:
             settings = {
                 "seed": seed, "optimizer": {"lr": rate},
                 "data": {"seed": seed, "num_workers": seed},
-                "logger": {"csv": {"name": str(seeds)}}, "checkpoint": {"keep_last": seed},
-                "callbacks": {"health": {"seed": seed}},
+                "logger": {"csv": {"name": str(seeds)}}, "checkpointing": {"keep_last": seed},
+                "callbacks": {"adversary_monitor": {"seed": seed}},
             }  # fmt: skip
             runs.append(make_report(seed=seed, group=str(rate), config=settings))
     labels = {row.label for row in summarise(runs).rows}

@@ -1,4 +1,4 @@
-"""What a sweep has done is read from its run folders."""
+"""The state of a sweep is read from its run folders."""
 
 from __future__ import annotations
 
@@ -20,80 +20,80 @@ from tl_lightning.utils import files, run_id
 from tl_lightning.utils.files import write_json
 
 
-def done(folder, found: dict[str, Any], **more: Any) -> None:
-    """Leave in a folder what a finished job leaves."""
-    jobs.begin(folder, found, **more)
-    write_json(folder / "report.json", {"schema": SCHEMA, "kind": "run", "name": "kept"})
+def write_finished_job(folder, config: dict[str, Any], **more: Any) -> None:
+    """Write the files of a finished job."""
+    jobs.begin(folder, config, **more)
+    write_json(folder / "report.json", {"schema": SCHEMA, "kind": "run", "name": "finished"})
 
 
 @pytest.mark.parametrize("change", [
     "seed=1", "optimizer.lr=0.5", "track_target=true", "callbacks=ema", "selection=source_val",
-    "trainer.max_epochs=9", "checkpoint.every_n_epochs=2", "adapter.dann.max_lambda=0.777",
+    "trainer.max_epochs=9", "checkpointing.every_n_epochs=2", "method.dann.max_lambda=0.777",
 ])  # fmt: skip
-def test_what_a_job_computes_is_in_its_key(change) -> None:
+def test_job_key_depends_on_what_is_computed(change) -> None:
     assert identity.job_key(config(change)) != identity.job_key(config())
 
 
 @pytest.mark.parametrize("change", [
     "resume=auto", "cache.dir=/elsewhere", "data.num_workers=7", "report.samples=3", "logger=csv",
-    "bracket=[oracle]", "checkpoint.min_seconds=9", "+callbacks.bar.refresh_rate=3",
+    "baselines=[oracle]", "checkpointing.min_seconds=9", "+callbacks.progress_bar.refresh_rate=3",
 ])  # fmt: skip
-def test_where_and_beside_what_it_runs_is_not(change) -> None:
-    found = config(change) if not change.startswith("+") else config()
+def test_job_key_is_independent_of_paths_workers_and_baselines(change) -> None:
+    changed = config(change) if not change.startswith("+") else config()
     if change.startswith("+"):
-        found["callbacks"]["bar"] = {"_target_": "a bar where a person watches"}
-    assert identity.job_key(found) == identity.job_key(config())
+        changed["callbacks"]["progress_bar"] = {"_target_": "a progress bar in a terminal"}
+    assert identity.job_key(changed) == identity.job_key(config())
 
 
-def test_runs_from_before_a_setting_was_there_compare_where_it_says_nothing() -> None:
-    found = config()
-    assert found["lr_for_batch"] is None
-    assert found["trainer"]["sync_batchnorm"] is False
-    older = {key: value for key, value in found.items() if key != "lr_for_batch"}
-    older["trainer"] = {k: v for k, v in found["trainer"].items() if k != "sync_batchnorm"}
-    assert identity.identity(older) == identity.identity(found)
-    assert identity.identity(config("lr_for_batch=64")) != identity.identity(found)
-    assert identity.identity(config("trainer.sync_batchnorm=true")) != identity.identity(found)
+def test_runs_without_newer_settings_equal_runs_with_their_defaults() -> None:
+    current = config()
+    assert current["reference_batch_size"] is None
+    assert current["trainer"]["sync_batchnorm"] is False
+    older = {key: value for key, value in current.items() if key != "reference_batch_size"}
+    older["trainer"] = {k: v for k, v in current["trainer"].items() if k != "sync_batchnorm"}
+    assert identity.identity(older) == identity.identity(current)
+    assert identity.identity(config("reference_batch_size=64")) != identity.identity(current)
+    assert identity.identity(config("trainer.sync_batchnorm=true")) != identity.identity(current)
 
 
-def test_the_folder_of_a_job_ends_in_its_key_whatever_else_is_swept() -> None:
+def test_job_folder_ends_in_its_key() -> None:
     plain = config("seed=3")
     whole = OmegaConf.create({**plain, "hydra": {"subdir": "${model.name}-${tl_key:}"}})
     assert whole.hydra.subdir == f"dann-{identity.job_key(plain)}"
 
 
-def test_a_job_is_done_once_its_report_and_its_baselines_are_there(tmp_path) -> None:
-    found = config()
-    assert jobs.finished(tmp_path, found) is None
-    jobs.begin(tmp_path, found, ["joint_bn"])
-    assert jobs.finished(tmp_path, found) is None
-    done(tmp_path, found, baselines=["joint_bn"])
-    assert jobs.finished(tmp_path, found)["name"] == "kept"
-    assert jobs.wholly_finished(tmp_path, found) is None
-    done(tmp_path / "bracket" / "joint_bn", found)
-    assert jobs.wholly_finished(tmp_path, found)["name"] == "kept"
-    more = {**found, "bracket": ["oracle"]}  # asked for something more: not whole any longer
+def test_job_is_finished_once_it_has_a_report_and_all_baselines(tmp_path) -> None:
+    cfg = config()
+    assert jobs.finished(tmp_path, cfg) is None
+    jobs.begin(tmp_path, cfg, ["joint_bn"])
+    assert jobs.finished(tmp_path, cfg) is None
+    write_finished_job(tmp_path, cfg, baselines=["joint_bn"])
+    assert jobs.finished(tmp_path, cfg)["name"] == "finished"
+    assert jobs.wholly_finished(tmp_path, cfg) is None
+    write_finished_job(tmp_path / "baselines" / "joint_bn", cfg)
+    assert jobs.wholly_finished(tmp_path, cfg)["name"] == "finished"
+    more = {**cfg, "baselines": ["oracle"]}  # with other baselines it is not finished
     assert jobs.wholly_finished(tmp_path, more) is None
     assert jobs.finished(tmp_path, more) is not None
     jobs.note_failure(tmp_path, "a baseline failed", ["seed=0"])
     jobs.failures.clear()
-    assert jobs.wholly_finished(tmp_path, found) is None
-    jobs.begin(tmp_path, found, ["joint_bn"])
+    assert jobs.wholly_finished(tmp_path, cfg) is None
+    jobs.begin(tmp_path, cfg, ["joint_bn"])
     assert not (tmp_path / "failed.json").exists()
 
 
-def test_a_report_that_was_cut_short_or_came_from_no_sweep_is_not_done(tmp_path) -> None:
-    done(tmp_path, config())
+def test_truncated_report_or_missing_job_file_is_not_finished(tmp_path) -> None:
+    write_finished_job(tmp_path, config())
     (tmp_path / "report.json").write_text('{"schema": 1, "kind"')
     assert jobs.finished(tmp_path, config()) is None
-    done(tmp_path, config())
+    write_finished_job(tmp_path, config())
     (tmp_path / "job.json").unlink()
     assert jobs.finished(tmp_path, config()) is None
 
 
-def test_a_folder_of_another_job_is_refused(tmp_path) -> None:
-    done(tmp_path, config("seed=1"))
-    with pytest.raises(ConfigError, match=r"holds another job .* type another hydra\.sweep\.dir"):
+def test_folder_of_a_different_job_is_rejected(tmp_path) -> None:
+    write_finished_job(tmp_path, config("seed=1"))
+    with pytest.raises(ConfigError, match=r"contains a different job .* set another hydra\.sweep"):
         jobs.finished(tmp_path, config("seed=2"))
 
 
@@ -101,33 +101,33 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from tl_lightning.utils.files import held
-with held(Path(sys.argv[1])) as mine:
-    print(mine, flush=True)
+with held(Path(sys.argv[1])) as acquired:
+    print(acquired, flush=True)
     time.sleep(60)
 """
 
 
-def test_two_processes_never_hold_one_job_and_a_kill_lets_go(tmp_path) -> None:
+def test_job_lock_is_exclusive_and_released_on_kill(tmp_path) -> None:
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"True\n"
-    with files.held(tmp_path) as mine:
-        assert not mine
+    with files.held(tmp_path) as acquired:
+        assert not acquired
     other.kill()
     other.wait()
     other.stdout.close()
-    with files.held(tmp_path) as mine:
-        assert mine
+    with files.held(tmp_path) as acquired:
+        assert acquired
 
 
-class Fits:
-    """Stands for pipeline.fit; ends as told, then leaves a report."""
+class FakeFit:
+    """Fake ``fit``: raises the given exceptions in turn, or writes a report."""
 
     def __init__(self, *ends: Exception | None) -> None:
         self.ends, self.calls = list(ends), []
 
-    def __call__(self, found, folder, beside="") -> dict[str, Any]:
-        self.calls.append((folder.name, found["resume"]))
+    def __call__(self, config, folder, baseline_of="") -> dict[str, Any]:
+        self.calls.append((folder.name, config["resume"]))
         end = self.ends.pop(0) if self.ends else None
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints" / "last.ckpt").touch()
@@ -138,90 +138,90 @@ class Fits:
         return report
 
 
-def test_only_what_is_missing_runs_and_goes_on_from_where_it_was(monkeypatch, tmp_path) -> None:
-    """The model is done, its baseline was cut: the baseline alone goes on."""
-    fits = Fits(None, KeyboardInterrupt())
-    monkeypatch.setattr(baselines, "fit", fits)
+def test_only_unfinished_parts_are_run_and_resumed(monkeypatch, tmp_path) -> None:
+    """The model is finished and its baseline was interrupted: only the baseline is resumed."""
+    fake_fit = FakeFit(None, KeyboardInterrupt())
+    monkeypatch.setattr(baselines, "fit", fake_fit)
     cfg, folder = OmegaConf.create(config()), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         baselines.fit_with_baselines(cfg, folder, sweeping=True)
     assert baselines.fit_with_baselines(cfg, folder, sweeping=True)["name"] == "run"
     assert baselines.fit_with_baselines(cfg, folder, sweeping=True)["name"] == "run"
-    assert fits.calls == [("run", "auto"), ("joint_bn", "auto"), ("joint_bn", "auto")]
+    assert fake_fit.calls == [("run", "auto"), ("joint_bn", "auto"), ("joint_bn", "auto")]
 
 
-def test_a_wish_to_start_from_elsewhere_holds_until_the_run_has_its_own(monkeypatch, tmp_path):
-    fits = Fits(KeyboardInterrupt())
-    monkeypatch.setattr(baselines, "fit", fits)
-    cfg, folder = OmegaConf.create(config("bracket=false", "resume=/a/run")), tmp_path / "run"
+def test_resume_path_is_used_until_the_job_has_its_own_checkpoint(monkeypatch, tmp_path):
+    fake_fit = FakeFit(KeyboardInterrupt())
+    monkeypatch.setattr(baselines, "fit", fake_fit)
+    cfg, folder = OmegaConf.create(config("baselines=false", "resume=/a/run")), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         baselines.fit_with_baselines(cfg, folder, sweeping=True)
     baselines.fit_with_baselines(cfg, folder, sweeping=True)
-    assert fits.calls == [("run", "/a/run"), ("run", "auto")]
+    assert fake_fit.calls == [("run", "/a/run"), ("run", "auto")]
 
 
-def test_what_another_process_is_at_work_on_is_left_to_it(monkeypatch, tmp_path, capsys) -> None:
-    fits = Fits()
-    monkeypatch.setattr(baselines, "fit", fits)
+def test_job_of_another_process_is_skipped(monkeypatch, tmp_path, capsys) -> None:
+    fake_fit = FakeFit()
+    monkeypatch.setattr(baselines, "fit", fake_fit)
     with files.held(tmp_path / "run"):
-        found = baselines.fit_with_baselines(OmegaConf.create(config()), tmp_path / "run", True)
-    assert (found, fits.calls) == ({}, [])
-    assert "left to the process that is at work on it: run" in capsys.readouterr().out
+        report = baselines.fit_with_baselines(OmegaConf.create(config()), tmp_path / "run", True)
+    assert (report, fake_fit.calls) == ({}, [])
+    assert "skipped: another process is running this job: run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
-def test_ranks_do_not_wait_for_one_that_leaves_a_job(name, monkeypatch, tmp_path) -> None:
-    """Only the first rank looks at the lock; by its exit code the others are ended."""
-    fits = Fits()
-    monkeypatch.setattr(baselines, "fit", fits)
+def test_rank_0_of_a_skipped_job_exits_with_an_error(name, monkeypatch, tmp_path) -> None:
+    """Only rank 0 checks the lock; its exit code makes the launcher terminate the others."""
+    fake_fit = FakeFit()
+    monkeypatch.setattr(baselines, "fit", fake_fit)
     monkeypatch.setenv(name, "0")
-    two = OmegaConf.create(config("trainer.devices=2", "bracket=[]"))
+    two = OmegaConf.create(config("trainer.devices=2", "baselines=[]"))
     with files.held(tmp_path / "run"), pytest.raises(SystemExit) as end:
         baselines.fit_with_baselines(two, tmp_path / "run", True)
     assert end.value.code == 143
-    assert fits.calls == []
+    assert fake_fit.calls == []
 
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Return a way to ask for the run's id under given variables."""
+    """Return a function that computes the run id with given environment variables."""
 
-    def ask(**variables: str) -> str:
+    def launch(**variables: str) -> str:
         for name in ("TL_RUN_ID", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        found = run_id.run_id()
-        assert os.environ["TL_RUN_ID"] == found, "what this process starts would get another one"
-        return found
+        result = run_id.run_id()
+        assert os.environ["TL_RUN_ID"] == result, "child processes would get another id"
+        return result
 
-    yield ask
+    yield launch
     monkeypatch.setenv("TL_RUN_ID", "")
 
 
-def test_one_id_for_all_ranks_whoever_started_them(launched) -> None:
-    one = launched(SLURM_JOB_ID="17")
-    assert one.startswith("17-")
-    assert launched(SLURM_JOB_ID="17") == one
+def test_all_ranks_have_the_same_run_id(launched) -> None:
+    slurm = launched(SLURM_JOB_ID="17")
+    assert slurm.startswith("17-")
+    assert launched(SLURM_JOB_ID="17") == slurm
     assert launched(TL_RUN_ID="mine", SLURM_JOB_ID="17") == "mine"
     assert launched(TORCHELASTIC_RUN_ID="given") == "given"
     local = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     assert launched(**local) == launched(**local)
     assert launched(**local).startswith(f"torchrun-{os.getppid()}-")
-    with pytest.raises(ConfigError, match=r"type torchrun --rdzv-id=<a name for this run>"):
+    with pytest.raises(ConfigError, match=r"run torchrun --rdzv-id=<name>"):
         launched(**{**local, "WORLD_SIZE": "4"})
 
 
-def test_two_commands_of_one_slurm_job_have_two_ids(launched, monkeypatch) -> None:
-    """Else the second would write over the first's run."""
-    found = set()
-    for words in (["seed=0"], ["seed=1"], ["seed=0"]):
-        monkeypatch.setattr(sys, "argv", ["train.py", *words])
-        found.add(launched(SLURM_JOB_ID="17"))
-    assert len(found) == 2
+def test_two_commands_of_one_slurm_job_have_different_run_ids(launched, monkeypatch) -> None:
+    """Otherwise the second would overwrite the run of the first."""
+    ids = set()
+    for arguments in (["seed=0"], ["seed=1"], ["seed=0"]):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        ids.add(launched(SLURM_JOB_ID="17"))
+    assert len(ids) == 2
 
 
-def test_the_swept_models_are_known_in_the_processes_of_a_launcher(monkeypatch) -> None:
+def test_swept_models_are_known_in_processes_of_a_launcher(monkeypatch) -> None:
     monkeypatch.delenv("TL_SWEPT_MODELS", raising=False)
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "model=source_only,dann"])
     assert jobs.swept_models() == ["source_only", "dann"]
@@ -230,9 +230,9 @@ def test_the_swept_models_are_known_in_the_processes_of_a_launcher(monkeypatch) 
     assert jobs.swept_models() == ["source_only", "dann"]
 
 
-def test_a_failure_says_what_and_is_counted(tmp_path, monkeypatch) -> None:
+def test_failures_are_recorded_and_counted(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(jobs, "failures", [])
     jobs.note_failure(tmp_path, "too small", ["seed=0"])
-    note = json.loads((tmp_path / "failed.json").read_text())
-    assert note == {"error": "too small", "overrides": ["seed=0"]}
+    record = json.loads((tmp_path / "failed.json").read_text())
+    assert record == {"error": "too small", "overrides": ["seed=0"]}
     assert jobs.failures == ["too small"]

@@ -1,4 +1,4 @@
-"""What goes wrong around a run is said in a sentence with what to type."""
+"""Error messages for failures of the environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers import config
 from tl_lightning.config.validation import check as validation
-from tl_lightning.data.io.images import open_picture
+from tl_lightning.data.io.images import open_image
 from tl_lightning.distributed.strategy import with_timeout
 from tl_lightning.errors import ConfigError, DataError, TrainingError
 from tl_lightning.models import FineTuning
@@ -40,53 +40,53 @@ def run_with(monkeypatch, tmp_path, error: BaseException, *overrides: str) -> st
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU)]
 )
 def test_out_of_memory_names_half_the_batch(error, monkeypatch, tmp_path) -> None:
-    words = run_with(monkeypatch, tmp_path, error)
-    assert words.startswith("out of memory on cpu with data.batch_size=16; type data.batch_size=8")
-    assert "trainer.accumulate_grad_batches=2" in words
+    message = run_with(monkeypatch, tmp_path, error)
+    assert message.startswith("out of memory on cpu with data.batch_size=16; set data.batch_size=8")
+    assert "trainer.accumulate_grad_batches=2" in message
+    assert "resume=null" in message
 
 
-def test_a_batch_of_one_cannot_be_halved() -> None:
+def test_out_of_memory_with_a_batch_of_one() -> None:
     cfg = validation.check(config("data.batch_size=1"))
-    assert "type a smaller backbone" in str(explained(MemoryError(), cfg))
+    assert "data.batch_size=1; use a smaller backbone" in str(explained(MemoryError(), cfg))
 
 
-@pytest.mark.parametrize(("text", "more"), [(ALIVE, ""), (KILLED, ""), (BUS, "df -h /dev/shm")])
-def test_a_dead_loader_process(text, more) -> None:
+@pytest.mark.parametrize(("text", "hint"), [(ALIVE, ""), (KILLED, ""), (BUS, "df -h /dev/shm")])
+def test_dead_loader_worker(text, hint) -> None:
     cfg = validation.check(config())
     cfg["data"]["num_workers"] = 4
-    words = str(explained(RuntimeError(text), cfg))
-    assert words.startswith("a loader process died (DataLoader worker (pid")
-    assert "type data.num_workers=2, and resume=auto to go on" in words
-    assert more in words
+    message = str(explained(RuntimeError(text), cfg))
+    assert message.startswith("a data loader worker died (DataLoader worker (pid")
+    assert "set data.num_workers=2 and resume=auto to continue" in message
+    assert hint in message
 
 
-def test_a_mount_that_is_away(monkeypatch, tmp_path) -> None:
-    gone = OSError(errno.ESTALE, "Stale file handle", "/data/x.bin")
-    words = run_with(monkeypatch, tmp_path, gone)
-    assert words == (
-        "cannot reach /data/x.bin: Stale file handle; see that its disk or mount answers, then "
-        "type resume=auto to go on"
+def test_unavailable_mount(monkeypatch, tmp_path) -> None:
+    error = OSError(errno.ESTALE, "Stale file handle", "/data/x.bin")
+    assert run_with(monkeypatch, tmp_path, error) == (
+        "cannot read /data/x.bin: Stale file handle; check that its disk or mount is available, "
+        "then set resume=auto to continue"
     )
 
 
-def test_a_picture_on_a_mount_that_is_away_is_not_called_broken(monkeypatch, tmp_path) -> None:
-    def away(source):
+def test_image_on_an_unavailable_mount_is_not_reported_as_broken(monkeypatch, tmp_path) -> None:
+    def unavailable(source):
         raise OSError(errno.EIO, "Input/output error", str(source))
 
-    monkeypatch.setattr(Image, "open", away)
-    with pytest.raises(DataError, match=r"x\.jpg: Input/output error; see that its disk or mount"):
-        open_picture(tmp_path / "x.jpg")
+    monkeypatch.setattr(Image, "open", unavailable)
+    with pytest.raises(DataError, match=r"x\.jpg: Input/output error; check that its disk or mou"):
+        open_image(tmp_path / "x.jpg")
 
 
-def test_a_rank_that_does_not_answer() -> None:
+def test_rank_that_does_not_respond() -> None:
     cfg = validation.check(config("trainer.timeout_s=60"))
     text = "[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 60000ms for recv"
-    words = str(explained(RuntimeError(text), cfg))
-    assert words.startswith("another rank did not answer within trainer.timeout_s=60 (")
-    assert "type resume=auto to go on" in words
+    message = str(explained(RuntimeError(text), cfg))
+    assert message.startswith("another rank did not respond within trainer.timeout_s=60 (")
+    assert "set resume=auto to continue, or trainer.timeout_s=<seconds>" in message
 
 
-def test_anything_else_keeps_its_traceback(monkeypatch, tmp_path) -> None:
+def test_other_errors_keep_their_traceback(monkeypatch, tmp_path) -> None:
     cfg = validation.check(config())
     for error in (RuntimeError("shape"), OSError(errno.ENOENT, "no"), ValueError("out of memory")):
         assert explained(error, cfg) is None
@@ -95,18 +95,18 @@ def test_anything_else_keeps_its_traceback(monkeypatch, tmp_path) -> None:
         training.fit(config("model=source_only"), tmp_path)
 
 
-def test_the_time_that_ranks_wait() -> None:
+def test_timeout_is_passed_to_ddp() -> None:
     for name in ("ddp", "ddp_find_unused_parameters_true"):
         strategy = with_timeout(name, 7.0)
         assert strategy._timeout == timedelta(seconds=7)
         assert strategy._ddp_kwargs.get("find_unused_parameters", False) is ("unused" in name)
     assert with_timeout("ddp", None) == "ddp"
     assert with_timeout("single_device", 7.0) == "single_device"
-    with pytest.raises(ConfigError, match=r"trainer.timeout_s=-1 is no number of seconds above 0"):
+    with pytest.raises(ConfigError, match=r"trainer.timeout_s=-1 must be a positive number of sec"):
         validation.check(config("trainer.timeout_s=-1"))
 
 
-def test_ranks_that_nobody_named_a_strategy_for_wait_as_long(tmp_path) -> None:
+def test_timeout_is_passed_to_the_automatic_strategy(tmp_path) -> None:
     node = {**config()["trainer"], "devices": 2, "timeout_s": 7.0}
     assert node["strategy"] == "auto"
     trainer = make_trainer(config(), node, logger=False, default_root_dir=str(tmp_path))

@@ -1,9 +1,9 @@
-"""Progress goes to stderr: a bar for people, a line with the time for everybody."""
+"""Progress output on stderr: a bar in a terminal, and a line with the elapsed time."""
 
 from tl_lightning.utils.progress import advancing
 
 
-def test_a_line_says_how_long_it_took(capsys):
+def test_elapsed_time_is_printed(capsys):
     with advancing("counting 3 sheep", 3) as advance:
         advance(3)
     captured = capsys.readouterr()
@@ -11,7 +11,7 @@ def test_a_line_says_how_long_it_took(capsys):
     assert captured.out == ""
 
 
-def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+def test_terminal_shows_a_bar(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with advancing("counting 3 sheep", 3) as advance:
         advance(1)

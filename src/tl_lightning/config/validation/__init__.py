@@ -1,1 +1,1 @@
-"""What is wrong with a configuration, said before any work starts."""
+"""Validation of the configuration before any work starts."""

@@ -1,25 +1,25 @@
-"""Checks of the baselines that are trained beside an adapted model."""
+"""Checks of ``baselines``, the models trained for comparison with an adapted model."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["bracket_faults"]
+__all__ = ["baseline_problems"]
 
-#: What ``bracket`` may train beside a model, in the order of the report.
+#: Models that ``baselines`` may train, in the order of the report.
 BASELINES = ("source_only", "joint_bn", "oracle")
 
 
-def bracket_faults(bracket: Any) -> list[str]:
-    """Return what is wrong with ``bracket``.
+def baseline_problems(baselines: Any) -> list[str]:
+    """Return the problems of ``baselines``.
 
-    >>> bracket_faults(True), bracket_faults(["oracle"])
+    >>> baseline_problems(True), baseline_problems(["oracle"])
     ([], [])
     """
-    listed = isinstance(bracket, list) and all(name in BASELINES for name in bracket)
-    if listed or bracket in ("auto", True, False):
+    listed = isinstance(baselines, list) and all(name in BASELINES for name in baselines)
+    if listed or baselines in ("auto", True, False):
         return []
     return [
-        f"bracket={bracket} is neither auto, true or false nor a list of baselines; type "
-        f"bracket=true, or bracket=[{','.join(BASELINES)}]"
+        f"baselines={baselines} is not auto, true, false or a list of baselines; set "
+        f"baselines=true, or baselines=[{','.join(BASELINES)}]"
     ]

@@ -1,26 +1,27 @@
-"""Checks of the settings of checkpoints."""
+"""Checks of the ``checkpointing`` settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["checkpoint_faults"]
+__all__ = ["checkpoint_problems"]
 
 
-def checkpoint_faults(node: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the configuration's ``checkpoint``, a sentence each."""
-    least = {"every_n_epochs": 1, "every_n_steps": 1, "keep_last": 1}
-    faults = []
+def checkpoint_problems(node: Mapping[str, Any]) -> list[str]:
+    """Return an error message for every problem of the configuration's ``checkpointing``."""
+    minimum = {"every_n_epochs": 1, "every_n_steps": 1, "keep_last": 1}
+    problems = []
     for key, value in node.items():
         optional = key in ("every_n_steps", "every_minutes")
-        number = isinstance(value, int if key in least else int | float)
+        number = isinstance(value, int if key in minimum else int | float)
         if value is None and optional:
             continue
-        if not number or isinstance(value, bool) or value < least.get(key, 0):
-            kind = "a whole number" if key in least else "a number"
-            faults.append(
-                f"checkpoint.{key}={value} is not {kind} of at least {least.get(key, 0)}"
-                f"{' or null' if optional else ''}; type checkpoint.{key}=<value>"
+        least = minimum.get(key, 0)
+        if not number or isinstance(value, bool) or value < least:
+            kind = "an integer" if key in minimum else "a number"
+            problems.append(
+                f"checkpointing.{key}={value} must be {kind} of at least {least}"
+                f"{' or null' if optional else ''}; set checkpointing.{key}=<number>"
             )
-    return faults
+    return problems

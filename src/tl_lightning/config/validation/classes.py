@@ -1,4 +1,4 @@
-"""The classes that the nodes of a configuration name."""
+"""Classes named by the ``model`` and ``method`` nodes of a configuration."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_lightning.config.instantiate import ALLOWED, find_class
-from tl_lightning.methods.base import Adapter
+from tl_lightning.methods.base import Method
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.types import Config
 
-__all__ = ["adapters_of", "adapts", "may_rest", "model_of"]
+__all__ = ["find_unused_parameters", "is_adaptation", "method_classes", "model_class"]
 
 
-def adapters_of(config: Config) -> dict[str, type[Adapter]]:
+def method_classes(config: Config) -> dict[str, type[Method]]:
     """Return the classes of the methods in use, by name."""
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     found = {
-        name: find_class(node["_target_"], f"adapter.{name}", allowed)[0]
-        for name, node in config["adapter"].items()
+        name: find_class(node["_target_"], f"method.{name}", allowed)[0]
+        for name, node in config["method"].items()
     }
-    return {name: cls for name, cls in found.items() if issubclass(cls, Adapter)}
+    return {name: cls for name, cls in found.items() if issubclass(cls, Method)}
 
 
-def may_rest(config: Config) -> bool:
-    """Return whether some parameter may have no gradient in some step of some method."""
-    return any(cls.may_rest for cls in adapters_of(config).values())
+def find_unused_parameters(config: Config) -> bool:
+    """Return whether some parameters may get no gradient in some steps of a method in use."""
+    return any(cls.find_unused_parameters for cls in method_classes(config).values())
 
 
-def model_of(config: Mapping[str, Any]) -> Any:
-    """Return the class of the model, or None where there is no such class."""
+def model_class(config: Mapping[str, Any]) -> Any:
+    """Return the class of the model, or None if it cannot be found."""
     allowed = [*ALLOWED, *(config.get("allow") or [])]
     return find_class(config["model"]["_target_"], "model", allowed)[0]
 
 
-def adapts(config: Config) -> bool:
-    """Return whether the model takes adapters."""
-    model = model_of(config)
+def is_adaptation(config: Config) -> bool:
+    """Return whether the model takes methods."""
+    model = model_class(config)
     return isinstance(model, type) and issubclass(model, DomainAdaptation)

@@ -1,4 +1,4 @@
-"""Checks of strategies, devices and batches on several processes."""
+"""Checks of strategies and batch sizes for multi-process training."""
 
 from __future__ import annotations
 
@@ -6,100 +6,99 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tl_lightning.config.validation.classes import adapters_of
+from tl_lightning.config.validation.classes import method_classes
 from tl_lightning.distributed.strategy import sharded
-from tl_lightning.methods.base import Adapter
+from tl_lightning.methods.base import Method
 from tl_lightning.types import Config
 
-__all__ = ["strategy_faults"]
+__all__ = ["strategy_problems"]
 
-#: Strategies of Lightning's that cannot train what we build, and why.
-_REFUSED = {
-    "fsdp": "is Lightning's older FSDP, which knows nothing of the parts that a step calls",
-    "deepspeed": "writes folders of pieces in place of checkpoints, which nothing here reads",
+#: Strategies of Lightning that are not supported, and why.
+_UNSUPPORTED = {
+    "fsdp": "uses Lightning's FSDP1, which does not support training steps that call submodules",
+    "deepspeed": "writes sharded checkpoint folders, which cannot be read here",
     "dp": "was removed from Lightning",
 }
-#: Terms of the loss that are made of the weights themselves.
-_OF_WEIGHTS = ("L1", "L2", "L2SP")
+#: Regularizers that read the weights.
+_READ_WEIGHTS = ("L1", "L2", "L2SP")
 
 
-def strategy_faults(config: Config) -> list[str]:
-    """Return what the processes cannot do together, a sentence each."""
+def strategy_problems(config: Config) -> list[str]:
+    """Return an error message for every problem of multi-process training."""
     trainer = config["trainer"]
-    faults = _batch_faults(config) + _name_faults(trainer)
+    problems = _batch_problems(config) + _name_problems(trainer)
     strategy = str(trainer["strategy"])
-    for name, why in _REFUSED.items():
+    for name, reason in _UNSUPPORTED.items():
         if strategy == name or strategy.startswith(f"{name}_"):
-            way = "trainer=fsdp" if name != "dp" else "trainer=ddp"
-            faults.append(f"trainer.strategy={strategy} {why}; type {way}")
+            trainer_choice = "fsdp" if name != "dp" else "ddp"
+            problems.append(f"trainer.strategy={strategy} {reason}; set trainer={trainer_choice}")
     if trainer.get("sync_batchnorm") and trainer["accelerator"] == "cpu":
-        faults.append(
-            "trainer.sync_batchnorm=true works on GPUs only, but trainer.accelerator=cpu; type "
-            "trainer.sync_batchnorm=false"
+        problems.append(
+            "trainer.sync_batchnorm=true is only supported on GPUs, but trainer.accelerator=cpu; "
+            "set trainer.sync_batchnorm=false"
         )
-    return faults + (_sharded_faults(config) if sharded(trainer) else [])
+    return problems + (_sharded_problems(config) if sharded(trainer) else [])
 
 
-def _name_faults(trainer: Mapping[str, Any]) -> list[str]:
-    """Return why several machines would write several runs: each has just made up a name."""
+def _name_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """Return why several nodes would write separate runs: each has generated its own run id."""
     if trainer["num_nodes"] == 1 or not os.environ.get("TL_RUN_ID", "").endswith(f"-{os.getpid()}"):
         return []
     return [
-        f"trainer.num_nodes={trainer['num_nodes']} started by hand: the machines share no name for "
-        "this run, and each would write a folder of its own; type TL_RUN_ID=<name> before the "
-        "command on each of them, or start it by torchrun or SLURM"
+        f"trainer.num_nodes={trainer['num_nodes']} without a common run name: each node would "
+        "write its own run folder; set the environment variable TL_RUN_ID=<name> on every node, "
+        "or launch with torchrun or SLURM"
     ]
 
 
-def _batch_faults(config: Config) -> list[str]:
-    reference = config.get("lr_for_batch")
+def _batch_problems(config: Config) -> list[str]:
+    reference = config.get("reference_batch_size")
     if reference is None:
         return []
     if isinstance(reference, bool) or not isinstance(reference, int) or reference < 1:
         return [
-            f"lr_for_batch={reference} is no number of pictures; type lr_for_batch=256, or "
-            "lr_for_batch=null for optimizer.lr as it is"
+            f"reference_batch_size must be a positive integer, got {reference}; use 256, or null "
+            "to leave optimizer.lr unscaled"
         ]
     if config.get("lr_find"):
         return [
-            "lr_find=true finds a rate for the batch that it sees, and lr_for_batch="
-            f"{reference} would scale it again; type lr_for_batch=null"
+            "lr_find=true finds a learning rate for the current batch size, and "
+            f"reference_batch_size={reference} would scale it again; set reference_batch_size=null"
         ]
     return []
 
 
-def _sharded_faults(config: Config) -> list[str]:
-    """Return what cannot learn with divided weights; each was tried, see docs/scaling.md."""
-    found = []
-    for name, cls in adapters_of(config).items():
-        why = _undividable(cls)
-        if why:
-            found.append((f"adapter=[{name}]", why))
-    if (config.get("callbacks") or {}).get("average"):
-        found.append(("callbacks.average", "keeps a whole copy of the weights"))
+def _sharded_problems(config: Config) -> list[str]:
+    """Return the settings that do not work with sharded weights; see docs/scaling.md."""
+    found = {}
+    for name, cls in method_classes(config).items():
+        if reason := _sharding_obstacle(cls):
+            found[f"method=[{name}]"] = reason
+    if (config.get("callbacks") or {}).get("weight_averaging"):
+        found["callbacks.weight_averaging"] = "keeps a full copy of the weights"
     for name, node in (config.get("regularizer") or {}).items():
-        if str(node["_target_"]).rpartition(".")[2] in _OF_WEIGHTS:
-            found.append((f"regularizer=[{name}]", "reads whole weights"))
-    if config.get("balance") == "uncertainty" and config.get("tasks"):
-        found.append(("balance=uncertainty", "learns weights that are no part of the network"))
+        if str(node["_target_"]).rpartition(".")[2] in _READ_WEIGHTS:
+            found[f"regularizer=[{name}]"] = "reads the full weights"
+    if config.get("task_weighting") == "uncertainty" and config.get("aux_tasks"):
+        found["task_weighting=uncertainty"] = "trains weights outside the network"
     if config["cache"]["features"] in ("full", "prefix"):
-        mode = config["cache"]["features"]
-        found.append((f"cache.features={mode}", "runs parts of the network by themselves"))
+        found[f"cache.features={config['cache']['features']}"] = "runs parts of the network alone"
     if config["compile"]:
-        found.append(
-            (f"compile={config['compile']}", "was not tried far enough with divided weights")
-        )
+        found[f"compile={config['compile']}"] = "has not been tested enough with sharded weights"
     if config["trainer"].get("sync_batchnorm"):
-        found.append(("trainer.sync_batchnorm=true", "is not heard by this strategy"))
-    return [f"{what} {why}, which trainer=fsdp cannot do; type trainer=ddp" for what, why in found]
+        found["trainer.sync_batchnorm=true"] = "is ignored by this strategy"
+    return [
+        f"{setting} is not supported with trainer=fsdp: it {reason}; set trainer=ddp"
+        for setting, reason in found.items()
+    ]
 
 
-def _undividable(cls: type[Adapter]) -> str:
-    """Return why a method cannot learn with divided weights; empty if it can."""
-    if cls.alternates:
-        return "takes several steps of the optimizer a batch"
-    if cls.twin is not None:
+def _sharding_obstacle(cls: type[Method]) -> str:
+    """Return why a method cannot be trained with sharded weights; empty if it can."""
+    if cls.alternating:
+        return "takes several optimizer steps per batch"
+    if cls.teacher is not None:
         return "keeps a second copy of the model"
-    if cls.prepare is not Adapter.prepare:
-        return "changes the network's own layers"
-    return "reads the whole target before an epoch" if cls.uses_bank else ""
+    if cls.modify_network is not Method.modify_network:
+        return "changes the layers of the network"
+    return "computes a target bank before each epoch" if cls.uses_target_bank else ""

@@ -1,118 +1,118 @@
-"""What adapters mean for the rest of a configuration, and what does not go together."""
+"""Checks of the adaptation methods against the rest of the configuration."""
 
 from __future__ import annotations
 
 import json
 
-from tl_lightning.config.validation.classes import adapters_of
-from tl_lightning.methods.base import Adapter
+from tl_lightning.config.validation.classes import method_classes
+from tl_lightning.methods.base import Method
 from tl_lightning.models.adaptation import DomainAdaptation, SourceFree
 from tl_lightning.types import Config
 
-__all__ = ["adaptation_faults", "oracle_faults"]
+__all__ = ["method_problems", "oracle_problems"]
 
 
-def adaptation_faults(config: Config, model: type) -> list[str]:
-    """Return what is wrong, a sentence each.
+def method_problems(config: Config, model: type) -> list[str]:
+    """Return an error message for every problem of the methods.
 
     Args:
-        config: Every node of it is right by itself.
+        config: A configuration whose nodes are each valid.
         model: The class of ``config["model"]``.
     """
-    methods = adapters_of(config)
+    methods = method_classes(config)
     name = config["model"]["name"]
     if methods and not issubclass(model, DomainAdaptation):
         return [
-            f"model={name} takes no adapter, got [{','.join(methods)}]; type "
-            "model=domain_adaptation"
+            f"model={name} does not support adaptation methods, got method=[{','.join(methods)}]; "
+            "set model=domain_adaptation"
         ]
-    faults = _source_faults(config, methods, issubclass(model, SourceFree))
-    faults += _need_faults(config, methods)
+    problems = _source_problems(config, methods, issubclass(model, SourceFree))
+    problems += _need_problems(config, methods)
     precision = str(config["trainer"]["precision"])
     if methods and precision in ("bf16-true", "16-true"):
-        faults.append(
-            f"trainer.precision={precision} makes the weights themselves 16 bits wide, while "
-            f"adapter=[{','.join(methods)}] computes its terms in 32; type trainer.precision="
+        problems.append(
+            f"trainer.precision={precision} stores the weights in 16 bits, but "
+            f"method=[{','.join(methods)}] computes its loss in 32 bits; set trainer.precision="
             f"{precision.replace('true', 'mixed')}"
         )
-    return faults + _turn_faults(config, [n for n, cls in methods.items() if cls.alternates])
+    return problems + _turn_problems(config, [n for n, cls in methods.items() if cls.alternating])
 
 
-def _source_faults(config: Config, methods: dict[str, type[Adapter]], free: bool) -> list[str]:
+def _source_problems(config: Config, methods: dict[str, type[Method]], free: bool) -> list[str]:
     if not free:
-        alone = [name for name, cls in methods.items() if cls.source_free]
         return [
-            f"adapter=[{name}] adapts a trained model without its source; type model=source_free "
-            "init=<folder of a run>"
-            for name in alone
+            f"method=[{name}] adapts a trained model without source data; set model=source_free "
+            "init=<run folder>"
+            for name, cls in methods.items()
+            if cls.source_free
         ]
-    faults = []
+    problems = []
     if not config.get("init"):
-        faults.append(
-            "model=source_free adapts a trained model, but init=null; type init=<folder of a run>"
+        problems.append(
+            "model=source_free adapts a trained model, but init=null; set init=<run folder>"
         )
-    faults += [
-        f"adapter=[{name}] needs the source, which model=source_free does not show; type "
-        "model=domain_adaptation, or an adapter that reads the target alone (shot, tent, mcc, bnm, "
-        "entropy, adabn)"
+    problems += [
+        f"method=[{name}] needs source data, which model=source_free does not load; set "
+        "model=domain_adaptation, or use a method that needs only target data (shot, tent, mcc, "
+        "bnm, entropy, adabn)"
         for name, cls in methods.items()
-        if "source" in cls.reads or "source" in cls.twin_views
+        if "source" in cls.required_domains or "source" in cls.teacher_views
     ]
-    return faults
+    return problems
 
 
-def _need_faults(config: Config, methods: dict[str, type[Adapter]]) -> list[str]:
+def _need_problems(config: Config, methods: dict[str, type[Method]]) -> list[str]:
     target, features = config["data"].get("target") or {}, config["cache"].get("features")
-    faults = []
+    problems = []
     for name, cls in methods.items():
-        if "target_labelled" in cls.needs and not target.get("labelled_per_class"):
-            faults.append(
-                f"adapter=[{name}] needs a few labelled target pictures; type "
-                "data.target.labelled_per_class=3 (data sets without that key cannot)"
+        if "target_labelled" in cls.extra_views and not target.get("labelled_per_class"):
+            problems.append(
+                f"method=[{name}] needs few-shot target samples; set "
+                "data.target.labelled_per_class=3, or use a dataset that supports this setting"
             )
-        if "target_strong" in cls.needs and features in ("full", "prefix"):
-            faults.append(
-                f"adapter=[{name}] changes the target's pictures in every step, but "
-                f"cache.features={features} shows features in their place; type cache.features=off"
+        if "target_strong" in cls.extra_views and features in ("full", "prefix"):
+            problems.append(
+                f"method=[{name}] augments target images in every step, but cache.features="
+                f"{features} replaces images by stored features; set cache.features=off"
             )
-        if cls.twin is not None and features == "prefix":
-            faults.append(
-                f"adapter=[{name}] keeps a second copy of the network, which cache.features=prefix "
-                "cannot feed; type cache.features=off"
+        if cls.teacher is not None and features == "prefix":
+            problems.append(
+                f"method=[{name}] keeps a second copy of the network, which is not supported with "
+                "cache.features=prefix; set cache.features=off"
             )
-    for kind in ("twin", "alternates"):
-        both = [name for name, cls in methods.items() if getattr(cls, kind)]
-        if len(both) > 1:
-            words = "keep a second copy of the model" if kind == "twin" else "take turns of steps"
-            faults.append(f"adapter=[{','.join(both)}]: all {words}; type only one of them")
-    return faults
+    for kind, text in (("teacher", "method with a teacher"), ("alternating", "alternating method")):
+        names = [name for name, cls in methods.items() if getattr(cls, kind)]
+        if len(names) > 1:
+            listed = f"method=[{','.join(names)}]"
+            problems.append(f"{listed}: only one {text} can be used at a time; keep one of them")
+    return problems
 
 
-def _turn_faults(config: Config, methods: list[str]) -> list[str]:
-    """Return what cannot stand beside a method that takes several steps a batch."""
+def _turn_problems(config: Config, methods: list[str]) -> list[str]:
+    """Return the settings that conflict with a method that takes several steps per batch."""
     if not methods:
         return []
     trainer, name = config["trainer"], methods[0]
-    settings = {  # what is set, and what goes with turns
+    settings = {  # the value set, and the only one supported
         "trainer.gradient_clip_val": (trainer["gradient_clip_val"], None),
         "trainer.accumulate_grad_batches": (trainer["accumulate_grad_batches"], 1),
         "trainer.max_steps": (trainer["max_steps"], -1),
         "lr_find": (config.get("lr_find", False), False),
     }
     return [
-        f"adapter=[{name}] takes several steps of the optimizer a batch, which {key}={value} does "
-        f"not go with; type {key}={json.dumps(usual)}"
-        for key, (value, usual) in settings.items()
-        if value != usual
+        f"method=[{name}] takes several optimizer steps per batch, which is not supported with "
+        f"{key}={value}; set {key}={json.dumps(supported)}"
+        for key, (value, supported) in settings.items()
+        if value != supported
     ]
 
 
-def oracle_faults(config: Config) -> list[str]:
-    """Return why a model that learns from target labels could not be tested fairly."""
+def oracle_problems(config: Config) -> list[str]:
+    """Return why a model trained on target labels would be tested on its training images."""
     if not config["data"].get("transductive"):
         return []
     return [
-        f"model={config['model']['name']} would be tested on target pictures whose labels it has "
-        "learned, for data.transductive=true; type data.transductive=false, or leave it out of "
-        "the bracket"
+        f"model={config['model']['name']} would be tested on the target images that it was trained "
+        "on, because data.transductive=true; set data.transductive=false, or remove it from "
+        "baselines"
     ]

@@ -1,4 +1,4 @@
-"""Checks of the settings of the report."""
+"""Checks of the ``report`` settings."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from tl_lightning.callbacks.report_collector import PROJECTIONS
 from tl_lightning.errors import nearest
 
-__all__ = ["projection_faults"]
+__all__ = ["projection_problems"]
 
 
-def projection_faults(wish: Any) -> list[str]:
-    """Return why features cannot be projected as asked.
+def projection_problems(projection: Any) -> list[str]:
+    """Return the problems of ``report.projection``.
 
-    >>> projection_faults("pca")
+    >>> projection_problems("pca")
     []
     """
-    if wish not in PROJECTIONS:
-        hint = nearest(str(wish), PROJECTIONS)
-        return [f"report.projection={wish} is no projection; {hint}"]
-    if wish == "umap" and find_spec("umap") is None:
+    if projection not in PROJECTIONS:
+        hint = nearest(str(projection), PROJECTIONS)
+        return [f"report.projection={projection} is not a projection; {hint}"]
+    if projection == "umap" and find_spec("umap") is None:
         return [
-            "report.projection=umap needs the package umap-learn; type pip install "
-            "'tl_lightning[umap]', or report.projection=tsne"
+            "report.projection=umap needs the package umap-learn; run pip install "
+            "'tl_lightning[umap]', or set report.projection=tsne"
         ]
     return []

@@ -1,4 +1,4 @@
-"""Whether the configuration has its form: the known settings, and numbers that can be meant."""
+"""Checks of the structure of the configuration and of numeric ranges."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from tl_lightning.config.schema import PLAIN_NODES, known_keys
 from tl_lightning.errors import nearest
 
-__all__ = ["number_faults", "shape_faults"]
+__all__ = ["number_problems", "structure_problems"]
 
-#: Nodes that may be null: there is then nothing of the kind.
-_MAY_BE_NULL = {"adapter", "regularizer", "tasks", "callbacks", "logger", "phases", "scheduler"}
-#: What studies keep for themselves.
+#: Nodes that may be null.
+_MAY_BE_NULL = {"method", "regularizer", "aux_tasks", "callbacks", "logger", "phases", "scheduler"}
+#: Keys reserved for studies.
 _STUDY = {"study"}
 
-#: The least value of a number: below it torch or Lightning stops later, or nothing is learned.
-_LEAST = {
+#: Minimum values: anything less fails later in torch or Lightning, or trains nothing.
+_MINIMUM = {
     "data.batch_size": 1, "data.eval_batch_size": 1, "data.steps_per_epoch": 1,
     "data.num_workers": 0, "trainer.accumulate_grad_batches": 1,
     "trainer.check_val_every_n_epoch": 1, "trainer.log_every_n_steps": 0,
@@ -25,51 +25,56 @@ _LEAST = {
 }  # fmt: skip
 
 
-def shape_faults(config: Mapping[str, Any]) -> list[str]:
-    """Return which settings no part of the program reads, and which nodes are single values.
+def structure_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return unknown settings, and nodes that were replaced by a single value.
 
-    Hydra adds whatever is typed with ``+``, and lets a value take a whole node's place. Names that
-    begin with _ are the user's own, for interpolation in an experiment's file.
+    Hydra accepts any key added with ``+``, and lets a single value replace a whole node. Names that
+    start with _ are reserved for custom values, used for interpolation in experiment files.
 
     Args:
         config: The resolved configuration as plain containers.
     """
-    known, faults = known_keys(), []
+    known, problems = known_keys(), []
     for name, value in config.items():
         if name not in known:
             if name not in _STUDY and not str(name).startswith("_"):
-                faults.append(
-                    f"{name} is no setting; {nearest(name, known)} (a value of your own for "
-                    f"interpolation: _{name})"
+                problems.append(
+                    f"{name} is not a setting; {nearest(name, known)} (a custom value for "
+                    f"interpolation must start with an underscore: _{name})"
                 )
         elif not isinstance(known[name], dict) or (value is None and name in _MAY_BE_NULL):
             continue
         elif not isinstance(value, Mapping):
-            faults.append(f"{name}={value} is one value for several settings; {_way(name, known)}")
+            problems.append(
+                f"{name}={value} is a single value for a group of settings; {_hint(name, known)}"
+            )
         elif name in PLAIN_NODES:
-            alien = [key for key in value if key not in known[name]]
-            faults += [f"{name}.{key} is no setting; {nearest(key, known[name])}" for key in alien]
-    return faults
+            unknown = [key for key in value if key not in known[name]]
+            problems += [
+                f"{name}.{key} is not a setting; {nearest(key, known[name])}" for key in unknown
+            ]
+    return problems
 
 
-def _way(name: str, known: Mapping[str, Any]) -> str:
-    if name == "checkpoint":
-        return "type resume=<run folder or .ckpt>, or checkpoint.<key>=<value>"
+def _hint(name: str, known: Mapping[str, Any]) -> str:
+    if name == "checkpointing":
+        return "set resume=<run folder or .ckpt>, or checkpointing.<key>=<value>"
     if known[name]:
-        return f"type {', '.join(f'{name}.{key}=<value>' for key in known[name])}"
-    return f"type {name}=<name>, one of conf/{name}/, or {name}.<key>=<value>"
+        return f"set {', '.join(f'{name}.{key}=<value>' for key in known[name])}"
+    return f"set {name}=<name>, one of conf/{name}/, or {name}.<key>=<value>"
 
 
-def number_faults(config: Mapping[str, Any]) -> list[str]:
-    """Return the numbers that are too small for any run."""
-    faults = []
-    for path, least in _LEAST.items():
+def number_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return the numbers that are below their minimum."""
+    problems = []
+    for path, least in _MINIMUM.items():
         node, _, key = path.partition(".")
         value: Any = (config.get(node) or {}).get(key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not value >= least:
-            faults.append(f"{path}={value} is less than {least}; type {path}=<value>")
+            problems.append(f"{path}={value} must be at least {least}; set {path}=<number>")
     epochs = config["trainer"].get("max_epochs")
     if isinstance(epochs, int) and epochs < 1 and epochs != -1:
-        faults.append(f"trainer.max_epochs={epochs} trains nothing; type trainer.max_epochs=10")
-    return faults
+        where = "trainer.max_epochs"
+        problems.append(f"{where}={epochs} must be at least 1, or -1 for no limit; set {where}=10")
+    return problems

@@ -1,4 +1,4 @@
-"""Trainer arguments that are set by the framework or not supported."""
+"""Checks of trainer arguments that are set by the framework or not supported."""
 
 from __future__ import annotations
 
@@ -9,75 +9,73 @@ import torch
 
 from tl_lightning.types import Config
 
-__all__ = ["device_faults", "timeout_faults", "trainer_faults"]
+__all__ = ["device_problems", "timeout_problems", "trainer_problems"]
 
-#: What the code gives the trainer itself, and what to type for the same end.
-_OURS = {
-    "callbacks": "callbacks=<name>, one of conf/callbacks/",
-    "default_root_dir": "hydra.run.dir=<folder>",
-    "enable_checkpointing": "checkpoint.min_seconds=<seconds> to write fewer of them",
-    "enable_model_summary": "nothing: the report states the parameters",
-    "enable_progress_bar": "callbacks.bar=null",
-    "logger": "logger=<name>, one of conf/logger/",
-    "num_sanity_val_steps": "trainer.max_epochs=1 trainer.limit_train_batches=1 to try a run out",
-    "plugins": "checkpoint.keep_last=<number>",
-    "use_distributed_sampler": "nothing: the data deal the samples to the ranks",
+#: Arguments that the code passes to the trainer, and what to do instead of setting them.
+_PASSED_BY_CODE = {
+    "callbacks": "set callbacks=<name>, one of conf/callbacks/",
+    "default_root_dir": "set hydra.run.dir=<folder>",
+    "enable_checkpointing": "set checkpointing.min_seconds=<seconds> to save less often",
+    "enable_model_summary": "remove it, as the report lists the parameters",
+    "enable_progress_bar": "set callbacks.progress_bar=null to disable the progress bar",
+    "logger": "set logger=<name>, one of conf/logger/",
+    "num_sanity_val_steps": "set trainer.max_epochs=1 trainer.limit_train_batches=1 for a dry run",
+    "plugins": "set checkpointing.keep_last=<number> to keep more checkpoints",
+    "use_distributed_sampler": "remove it, as the data module distributes samples over the ranks",
 }
-#: Ways of Lightning's to try a run out, which keep no checkpoint: there is nothing to test then.
-_TRIALS = ("fast_dev_run", "barebones")
-#: How much of an epoch, a validation, a test; of how much a run can be made.
+#: Dry-run modes of Lightning, which save no checkpoint to test.
+_DRY_RUNS = ("fast_dev_run", "barebones")
 _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
 
 
-def trainer_faults(config: Mapping[str, Any], monitor: str | None) -> list[str]:
-    """Return what is wrong, a sentence each.
+def trainer_problems(config: Mapping[str, Any], monitor: str | None) -> list[str]:
+    """Return an error message for every problem of the trainer's arguments.
 
     Args:
-        config: Every node of it is right by itself.
-        monitor: What the selection rule compares in a validation, or None.
+        config: A configuration whose nodes are each valid.
+        monitor: Validation metric that the selection rule compares, or None.
     """
     trainer: Mapping[str, Any] = config["trainer"]
-    faults = [
-        f"trainer.{key}={trainer[key]} is set by the program; type {way}"
-        for key, way in _OURS.items()
+    problems = [
+        f"trainer.{key}={trainer[key]} is not supported, as the framework sets it; {hint}"
+        for key, hint in _PASSED_BY_CODE.items()
         if key in trainer
     ]
-    faults += [
-        f"trainer.{key}={trainer[key]} keeps no model that could be tested; type "
-        "trainer.max_epochs=1 trainer.limit_train_batches=1"
-        for key in _TRIALS
+    problems += [
+        f"trainer.{key}={trainer[key]} saves no checkpoint to test; set trainer.max_epochs=1 "
+        "trainer.limit_train_batches=1"
+        for key in _DRY_RUNS
         if trainer.get(key)
     ]
     if trainer.get("overfit_batches"):
-        faults.append(
-            f"trainer.overfit_batches={trainer['overfit_batches']} puts a sampler of Lightning's "
-            "in the place of the data's own; type trainer.limit_train_batches=1, or a data set of "
-            "one batch to learn it by heart"
+        problems.append(
+            f"trainer.overfit_batches={trainer['overfit_batches']} replaces the samplers of the "
+            "data module; set trainer.limit_train_batches=1, or use a dataset of a single batch"
         )
     for key in _LIMITS:
         value = trainer.get(key)
         off = key == "limit_val_batches" and value == 0 and monitor is None
         if value is not None and not off and not _some(value):
-            faults.append(
-                f"trainer.{key}={value} is neither a number of batches from 1 on nor a share in "
-                f"(0, 1.0]; type trainer.{key}=null for all of them"
+            problems.append(
+                f"trainer.{key}={value} is neither a positive number of batches nor a fraction in "
+                f"(0, 1.0]; set trainer.{key}=null to use all batches"
             )
     epochs, every = trainer["max_epochs"], trainer.get("check_val_every_n_epoch")
     if monitor is not None and epochs is not None and every is not None and 0 < epochs < every:
-        faults.append(
-            f"trainer.check_val_every_n_epoch={every} validates nothing in trainer.max_epochs="
-            f"{epochs}, and selection={config['selection']} chooses by a validation; type "
+        problems.append(
+            f"trainer.check_val_every_n_epoch={every} runs no validation within "
+            f"trainer.max_epochs={epochs}, but selection={config['selection']} needs one; set "
             f"trainer.check_val_every_n_epoch={epochs} or less, or selection=last"
         )
     if epochs == -1 and trainer["max_steps"] == -1 and not trainer.get("max_time"):
-        faults.append(
-            "trainer.max_epochs=-1 with trainer.max_steps=-1 never ends; type trainer.max_epochs=10"
+        problems.append(
+            "trainer.max_epochs=-1 with trainer.max_steps=-1 never ends; set trainer.max_epochs=10"
         )
-    return faults
+    return problems
 
 
 def _some(limit: Any) -> bool:
-    """Return whether a limit leaves something.
+    """Return whether a limit on batches is valid and leaves at least one.
 
     >>> [_some(limit) for limit in (1, 0.5, 1.0, 0, 0.0, 1.5, -1, True)]
     [True, True, True, False, False, False, False, False]
@@ -87,27 +85,30 @@ def _some(limit: Any) -> bool:
     return limit >= 1 if isinstance(limit, int) else 0 < limit <= 1
 
 
-def timeout_faults(trainer: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with ``trainer.timeout_s``."""
+def timeout_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """Return the problems of ``trainer.timeout_s``."""
     seconds = trainer.get("timeout_s")
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds is None or (number and seconds > 0):
         return []
-    return [f"trainer.timeout_s={seconds} is no number of seconds above 0; type a number, or null"]
+    return [
+        f"trainer.timeout_s={seconds} must be a positive number of seconds or null; set "
+        "trainer.timeout_s=1800"
+    ]
 
 
-def device_faults(trainer: Config) -> list[str]:
-    """Return why the devices that are asked for are not there."""
+def device_problems(trainer: Config) -> list[str]:
+    """Return why the requested devices are not available."""
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     present = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and not present:
         return [
             f"trainer.accelerator={accelerator} with trainer.devices={devices}, but this machine "
-            "has no GPU that torch can use; type trainer=cpu or trainer=auto"
+            "has no GPU that torch can use; set trainer=cpu or trainer=auto"
         ]
     if accelerator in ("gpu", "cuda") and isinstance(devices, int) and devices > present:
         return [
             f"trainer.devices={devices}, but this machine has {present} GPU(s); "
-            f"type trainer.devices={present}"
+            f"set trainer.devices={present}"
         ]
     return []

@@ -1,1 +1,1 @@
-"""Decoded images, tokens and features on disk."""
+"""On-disk caches of decoded images, tokens and features."""

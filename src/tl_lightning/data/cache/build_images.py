@@ -1,4 +1,4 @@
-"""Building the cache of decoded pictures: all cores, whole or not at all, one process at a time."""
+"""Atomic, multi-threaded construction of the cache of decoded images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_lightning.data.cache.images import CacheSettings, PictureCache, estimate
+from tl_lightning.data.cache.images import CacheSettings, ImageCache, estimate
 from tl_lightning.data.datasets import SplitReader
 from tl_lightning.data.domain import Split
 from tl_lightning.data.threaded_loader import in_order, pool_of
@@ -28,46 +28,46 @@ from tl_lightning.utils.progress import advancing
 
 __all__ = ["build_cache", "file_stamps"]
 
-#: Raise when the same settings give other bytes: older caches are then left aside.
+#: Increase when the same settings yield different bytes, to invalidate older caches.
 _FORMAT = 1
 
 
 def build_cache(
     split: Split, name: str, shorter: int, spec: InputSpec, settings: CacheSettings
-) -> PictureCache:
-    """Return the decoded pictures of a split, from the cache or decoded now.
+) -> ImageCache:
+    """Return the decoded images of a split; build the cache if it does not exist.
 
-    One process builds while the others wait. The pictures appear whole or not at all; of an older
-    cache, what has not changed is taken over.
+    One process builds while others wait. The cache is created atomically; unchanged images of an
+    older cache are reused.
 
     Args:
-        split: Files with distinct names, and the change that is applied before shrinking.
-        name: Names the folder, for people.
-        shorter: Shorter side of the stored pictures.
-        spec: Whose interpolation shrinks them.
-        settings: Where the cache lies.
+        split: Files with distinct names; its ``change`` is applied before resizing.
+        name: Human-readable prefix of the folder.
+        shorter: Shorter side of the stored images.
+        spec: Provides the interpolation mode.
+        settings: Location of the cache.
 
     Raises:
-        DataError: If a picture cannot be read, or the disk cannot hold them.
+        DataError: If an image cannot be read, or the disk is too small.
     """
     change = split.change and [type(split.change).__name__, sorted(vars(split.change).items())]
-    how = json.dumps([_FORMAT, shorter, spec.interpolation, change], default=str)
-    family = settings.folder / f"{name}-{_digest(how)}"
+    key = json.dumps([_FORMAT, shorter, spec.interpolation, change], default=str)
+    family = settings.folder / f"{name}-{_digest(key)}"
     names, stamps = list(split.names), file_stamps(split)
     folder = family / _digest(json.dumps(names) + stamps.tobytes().hex())
     with locked(family / "build"):
         with contextlib.suppress(OSError, KeyError, ValueError):
-            return PictureCache(folder)
-        for left in family.glob("*.tmp"):  # a build that was killed: the lock says none runs now
-            shutil.rmtree(left, ignore_errors=True)
-        if folder.exists():  # there, but not whole: a failing disk
+            return ImageCache(folder)
+        for stale in family.glob("*.tmp"):  # left by a killed build; the lock is held, none runs
+            shutil.rmtree(stale, ignore_errors=True)
+        if folder.exists():  # corrupt, for instance after a disk failure
             shutil.rmtree(folder)
-        older = _older(family)
-        known = _known(older, names, stamps)
-        fresh = [Path(split.pictures[k]) for k in range(len(names)) if k not in known]
-        _check_disk(family, estimate(fresh, shorter), settings)
-        _write(folder, split, known, SplitReader(split, shorter, spec), stamps)
-        built = PictureCache(folder)
+        older = _older_caches(family)
+        reusable = _reusable(older, names, stamps)
+        to_decode = [Path(split.samples[k]) for k in range(len(names)) if k not in reusable]
+        _check_disk(family, estimate(to_decode, shorter), settings)
+        _write(folder, split, reusable, SplitReader(split, shorter, spec), stamps)
+        built = ImageCache(folder)
         for cache in older:
             if _superseded(cache, built):
                 shutil.rmtree(cache.folder, ignore_errors=True)
@@ -79,38 +79,38 @@ def _digest(text: str) -> str:
 
 
 def file_stamps(split: Split) -> NDArray[np.int64]:
-    """Return size and time of change of every file."""
+    """Return size and modification time (ns) of all files, ``(N, 2)``; fails if one is missing."""
     try:
-        found = [os.stat(Path(path)) for path in split.pictures]
+        stats = [os.stat(Path(path)) for path in split.samples]
     except OSError as error:
-        raise DataError(f"picture {error.filename} is gone: it was there a moment ago") from error
-    return np.array([(stat.st_size, stat.st_mtime_ns) for stat in found], dtype=np.int64)
+        raise DataError(f"image {error.filename} has disappeared since it was listed") from error
+    return np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
 
 
-def _older(family: Path) -> list[PictureCache]:
-    found = []
+def _older_caches(family: Path) -> list[ImageCache]:
+    caches = []
     for folder in sorted(path for path in family.iterdir() if path.is_dir()):
         with contextlib.suppress(OSError, KeyError, ValueError):
-            found.append(PictureCache(folder))
-    return found
+            caches.append(ImageCache(folder))
+    return caches
 
 
-def _known(
-    older: Sequence[PictureCache], names: Sequence[str], stamps: NDArray[np.int64]
+def _reusable(
+    older: Sequence[ImageCache], names: Sequence[str], stamps: NDArray[np.int64]
 ) -> dict[int, Tensor]:
-    """Return the pictures that an older cache holds unchanged, by their place in the new one."""
-    known = {}
+    """Return the unchanged images of older caches by their index in the new one."""
+    reusable = {}
     for cache in older:
-        for place, name in enumerate(names):
+        for index, name in enumerate(names):
             old = cache.places.get(name)
-            if old is not None and (cache.stamps[old] == stamps[place]).all():
-                known[place] = cache[old]
-    return known
+            if old is not None and (cache.stamps[old] == stamps[index]).all():
+                reusable[index] = cache[old]
+    return reusable
 
 
-def _superseded(old: PictureCache, new: PictureCache) -> bool:
-    """Whether a file of the old one has changed since: nobody will ask for it again."""
-    both = [(place, new.places[name]) for place, name in enumerate(old.names) if name in new.places]
+def _superseded(old: ImageCache, new: ImageCache) -> bool:
+    """Return whether a file in ``old`` has changed since, so that it will not be used again."""
+    both = [(index, new.places[name]) for index, name in enumerate(old.names) if name in new.places]
     return any((old.stamps[a] != new.stamps[b]).any() for a, b in both)
 
 
@@ -118,75 +118,75 @@ def _check_disk(family: Path, needed: int, settings: CacheSettings) -> None:
     free = shutil.disk_usage(family).free
     if needed > 0.95 * free:
         raise DataError(
-            f"the decoded pictures need about {needed / 1e9:.1f} GB, but {family.parent} has "
-            f"{free / 1e9:.1f} GB free; type cache.dir=/a/larger/disk, a smaller cache.shorter, or "
-            "cache.images=off"
+            f"the decoded images need about {needed / 1e9:.1f} GB, but {family.parent} has "
+            f"{free / 1e9:.1f} GB free; set cache.dir=/a/larger/disk, a smaller "
+            "cache.shorter_side, or cache.images=off"
         )
 
 
 def _write(
     folder: Path,
     split: Split,
-    known: dict[int, Tensor],
+    reusable: dict[int, Tensor],
     read: SplitReader,
     stamps: NDArray[np.int64],
 ) -> None:
-    """Write the pictures beside their final place, then give them their name."""
-    draft = Path(tempfile.mkdtemp(suffix=".tmp", dir=folder.parent))
-    shapes, faults = [], []
+    """Write the images to a temporary folder, then rename it to ``folder``."""
+    temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=folder.parent))
+    shapes, problems = [], []
     try:
-        with (draft / "pixels.bin").open("wb") as file:
-            for picture in _decoded(len(split), known, read):
-                if isinstance(picture, DataError):
-                    faults.append(str(picture))
+        with (temporary / "pixels.bin").open("wb") as file:
+            for image in _decoded(len(split), reusable, read):
+                if isinstance(image, DataError):
+                    problems.append(str(image))
                     continue
-                shapes.append(picture.shape[-2:])
-                file.write(picture.permute(1, 2, 0).contiguous().numpy().data)
-            _to_disk(file)
-        if faults:
-            more = f" (and {len(faults) - 1} more like it)" if len(faults) > 1 else ""
-            raise DataError(faults[0] + more)
-        with (draft / "index.npz").open("wb") as file:
+                shapes.append(image.shape[-2:])
+                file.write(image.permute(1, 2, 0).contiguous().numpy().data)
+            _sync(file)
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise DataError(problems[0] + more)
+        with (temporary / "index.npz").open("wb") as file:
             np.savez(
                 file,
                 names=np.frombuffer(json.dumps(list(split.names)).encode(), dtype=np.uint8),
                 stamps=stamps,
                 shapes=np.array(shapes, dtype=np.int64).reshape(-1, 2),
             )
-            _to_disk(file)
-        os.replace(draft, folder)
+            _sync(file)
+        os.replace(temporary, folder)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(
-            f"the disk of {folder.parent} is full; make room, or type cache.dir=/a/larger/disk or "
-            "cache.images=off"
+            f"the disk of {folder.parent} is full; free some disk space, or set "
+            "cache.dir=/a/larger/disk or cache.images=off"
         ) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _decoded(
-    number: int, known: dict[int, Tensor], read: SplitReader
+    number: int, reusable: dict[int, Tensor], read: SplitReader
 ) -> Iterator[Tensor | DataError]:
-    """Yield every picture in order, decoded by all cores a few ahead of the one written."""
+    """Yield every image in order, decoded on all cores with a bounded lookahead."""
     threads = os.cpu_count() or 1
 
-    def one(place: int) -> Tensor | DataError:
-        if place in known:
-            return known[place]
+    def load(index: int) -> Tensor | DataError:
+        if index in reusable:
+            return reusable[index]
         try:
-            return read(place)
+            return read(index)
         except DataError as error:
             return error
 
-    text = f"decoding {number - len(known):,} pictures"
+    text = f"decoding {number - len(reusable):,} images"
     with pool_of(threads) as pool, advancing(text, number) as advance:
-        for picture in in_order(pool, one, range(number), ahead=8 * threads):
-            yield picture
+        for image in in_order(pool, load, range(number), ahead=8 * threads):
+            yield image
             advance(1)
 
 
-def _to_disk(file: Any) -> None:
+def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())

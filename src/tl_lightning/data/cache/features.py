@@ -1,7 +1,7 @@
-"""Features of a frozen network, computed once: files that map into memory, and their loaders.
+"""Cached features of a frozen backbone in memory-mapped files, and their data loader.
 
-One folder a split and set of views: ``manifest.json`` says what the features depend on, each
-``*.safetensors`` holds some rows of them. Picture ``i`` in view ``v`` is row ``v * N + i``.
+There is one folder per split and set of views: ``manifest.json`` records what the features depend
+on, the ``*.safetensors`` files contain the rows. View ``v`` of image ``i`` is row ``v * N + i``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.utils.data import Sampler
 
 from tl_lightning.data.cache.build_images import file_stamps
 from tl_lightning.data.cache.tokens import texts_digest
-from tl_lightning.data.datasets import further, tensors
+from tl_lightning.data.datasets import aux_batch, tensors
 from tl_lightning.data.domain import Split
 from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler
 from tl_lightning.errors import DataError
@@ -44,20 +44,20 @@ __all__ = [
     "view_seed",
 ]
 
-#: Raise when the same settings give other features: older ones are then left aside.
+#: Increase when the same settings yield different features, to invalidate older ones.
 FORMAT = 1
-#: Largest file, in bytes; as much waits in memory before it is written.
+#: Maximum size of a file in bytes; this much is buffered in memory before it is written.
 SHARD_BYTES = 512 << 20
 
 
 class Features:
-    """The stored features of one split, mapped into memory: opening reads no row.
+    """Memory-mapped features of one split; opening them reads no rows.
 
     Args:
-        folder: Holds ``manifest.json`` and the files that it names.
+        folder: Contains ``manifest.json`` and the files listed in it.
 
     Raises:
-        OSError, KeyError, ValueError: If they do not make a whole set.
+        OSError, KeyError, ValueError: If the files are incomplete or corrupt.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,18 +67,18 @@ class Features:
         try:
             self.parts = [_mapped(folder / name) for name in manifest["shards"]]
         except SafetensorError as error:
-            raise ValueError(f"{folder} is not whole: {error}") from error
+            raise ValueError(f"{folder} is incomplete: {error}") from error
         self.ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
         if int(self.ends[-1]) != self.number * self.views:
-            raise ValueError(f"{folder} is not whole")
+            raise ValueError(f"{folder} is incomplete")
 
     @property
     def flat(self) -> bool:
-        """Whether they are what the head takes, not maps that layers have still to pass."""
+        """Whether they are inputs of the head, rather than of the remaining layer groups."""
         return self.parts[0].dim() == 2
 
     def rows(self, rows: Tensor) -> Tensor:
-        """Return the rows of these numbers ``(B,)``, as stored."""
+        """Return the rows with the indices ``(B,)``, as stored."""
         if len(self.parts) == 1:
             return self.parts[0].index_select(0, rows)
         part = torch.searchsorted(self.ends, rows, right=True)
@@ -92,22 +92,22 @@ class Features:
 
 def _mapped(file: Path) -> Tensor:
     with safe_open(file, framework="pt") as opened:
-        found: Tensor = opened.get_tensor("features")
-    return found
+        features: Tensor = opened.get_tensor("features")
+    return features
 
 
 class FeatureLoader:
-    """Batches of stored features: look-ups by whole tensors, no processes, no Python a sample.
+    """Loader of cached features by tensor indexing, without workers or per-sample Python code.
 
     Args:
-        features: Of the whole split.
-        labels: ``(N,)`` class indices, or None where there are none.
-        batch_size: Samples a batch.
-        sampler: Its seeds choose the view that a sample shows: seed modulo their number.
-        others: Labels of further tasks by name.
+        features: Features of the whole split.
+        labels: ``(N,)`` class indices, or None for batches without labels.
+        batch_size: Samples per batch.
+        sampler: Sampler; a sample's seed modulo the number of views selects its view.
+        aux_labels: Labels of auxiliary tasks by name.
     """
 
-    #: Lightning looks for one to tell whether evaluation is shuffled.
+    #: Lightning inspects this attribute to detect shuffling in evaluation.
     batch_sampler = None
 
     def __init__(
@@ -116,13 +116,13 @@ class FeatureLoader:
         labels: NDArray[np.int64] | None,
         batch_size: int,
         sampler: DomainSampler | EvalSampler,
-        others: Mapping[str, NDArray[Any]] | None = None,
+        aux_labels: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.features = features
-        self.others = tensors(others)
+        self.aux_labels = tensors(aux_labels)
         self.labels = None if labels is None else torch.from_numpy(labels.copy())
         self.batch_size = batch_size
-        self.sampler = sampler  # Lightning tells it the epoch
+        self.sampler = sampler  # Lightning calls its set_epoch()
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
@@ -135,18 +135,18 @@ class FeatureLoader:
         elif self.features.views > 1:
             rows = index + self.features.number * (extra % self.features.views)
         for start in range(0, len(index), self.batch_size):
-            some = slice(start, start + self.batch_size)
-            places = index[some]
-            batch = {"inputs": self.features.rows(rows[some]), "index": places}
+            window = slice(start, start + self.batch_size)
+            indices = index[window]
+            batch = {"inputs": self.features.rows(rows[window]), "index": indices}
             if self.labels is not None:
-                batch["labels"] = self.labels[places]
+                batch["labels"] = self.labels[indices]
             if valid is not None:
-                batch["index"] = torch.where(valid[some], places, -1)
-            yield batch | further(self.others, places)
+                batch["index"] = torch.where(valid[window], indices, -1)
+            yield batch | aux_batch(self.aux_labels, indices)
 
 
 def view_seed(name: str, view: int) -> int:
-    """Return the seed of one view of a picture: the same in every run, whatever the run's seed.
+    """Return the augmentation seed of one view of an image, independent of the run's seed.
 
     >>> view_seed("a.jpg", 0) == view_seed("a.jpg", 0), view_seed("a.jpg", 0) == view_seed("b", 0)
     (True, False)
@@ -155,12 +155,12 @@ def view_seed(name: str, view: int) -> int:
 
 
 class ViewSampler(Sampler[tuple[int, int]]):
-    """Yield ``(index, seed)`` of the rows that one rank computes: neighbouring ones.
+    """Yield ``(index, seed)`` of the contiguous rows that one rank computes.
 
     Args:
-        names: Of every picture of the split.
-        views: Views of each.
-        rank: This process's rank.
+        names: Names of all images of the split.
+        views: Number of views per image.
+        rank: Rank of this process.
         world: Number of ranks.
     """
 
@@ -179,13 +179,13 @@ class ViewSampler(Sampler[tuple[int, int]]):
 
 
 def split_digest(split: Split) -> str:
-    """Return a hash of what a split shows: names and files' sizes and times, pixels, or words."""
+    """Return a hash of a split: names, and file sizes and times, pixels or texts."""
     digest = hashlib.sha256(json.dumps(list(split.names)).encode(errors="surrogateescape"))
-    if isinstance(split.pictures, np.ndarray) and split.pictures.dtype == object:
-        digest.update(texts_digest(split.pictures.tolist()).encode())
-    elif isinstance(split.pictures, np.ndarray):
-        digest.update(str(split.pictures.shape).encode())
-        digest.update(np.ascontiguousarray(split.pictures).data)
+    if isinstance(split.samples, np.ndarray) and split.samples.dtype == object:
+        digest.update(texts_digest(split.samples.tolist()).encode())
+    elif isinstance(split.samples, np.ndarray):
+        digest.update(str(split.samples.shape).encode())
+        digest.update(np.ascontiguousarray(split.samples).data)
     else:
         digest.update(file_stamps(split).tobytes())
     change = split.change and [type(split.change).__name__, sorted(vars(split.change).items())]
@@ -195,14 +195,14 @@ def split_digest(split: Split) -> str:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """One set of features: where it lies, whether it is there yet or not.
+    """Location of one set of cached features, which may not exist yet.
 
     Args:
-        root: The folder above all sets.
-        name: Names the folder, for people.
-        number: Pictures in the split.
-        views: Stored views of each.
-        depends: All that the features depend on, as plain values.
+        root: Parent folder of all sets.
+        name: Human-readable prefix of the folder.
+        number: Number of images in the split.
+        views: Number of stored views per image.
+        depends: Everything the features depend on, as JSON-serializable values.
     """
 
     root: Path
@@ -213,49 +213,49 @@ class FeatureSet:
 
     @property
     def folder(self) -> Path:
-        """Its place, a function of what it depends on."""
+        """Folder of the set, determined by what it depends on."""
         text = json.dumps(
             [FORMAT, self.number, self.views, self.depends], sort_keys=True, default=str
         )
         return self.root / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def found(self) -> Features | None:
-        """Return the features if they are there and whole."""
+        """Return the features if they exist and are complete, else None."""
         with contextlib.suppress(OSError, KeyError, ValueError):
             return Features(self.folder)
         return None
 
     def begin(self) -> Path:
-        """Return an empty folder to write to; only under the lock of :attr:`folder`."""
+        """Return an empty temporary folder; the caller must hold the lock of :attr:`folder`."""
         folder = self.folder
-        # What a killed build has left: the lock says that none runs now.
-        for left in (folder, *folder.parent.glob(f"{folder.name}.*.tmp")):
-            shutil.rmtree(left, ignore_errors=True)
+        # Left by a killed build: the lock is held, so no other build is running.
+        for stale in (folder, *folder.parent.glob(f"{folder.name}.*.tmp")):
+            shutil.rmtree(stale, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
 
-    def finish(self, draft: Path) -> None:
-        """Give what every rank has written its manifest and its name."""
+    def finish(self, temporary: Path) -> None:
+        """Write the manifest and rename the folder into place, once every rank has written."""
         manifest = {
             "format": FORMAT,
             "number": self.number,
             "views": self.views,
-            "shards": sorted(file.name for file in draft.glob("*.safetensors")),
+            "shards": sorted(file.name for file in temporary.glob("*.safetensors")),
             **self.depends,
         }
-        with (draft / "manifest.json").open("w") as file:
+        with (temporary / "manifest.json").open("w") as file:
             json.dump(manifest, file, indent=2, default=str)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, self.folder)
+        os.replace(temporary, self.folder)
 
 
 class ShardWriter:
-    """Writes one rank's rows in their order, a file at a time.
+    """Writer of one rank's rows, in order, split into files of limited size.
 
     Args:
-        folder: Where to; files of several ranks stand in the order of the ranks.
-        rank: This process's rank.
-        limit: Bytes of a file.
+        folder: Output folder; file names sort by rank.
+        rank: Rank of this process.
+        limit: Maximum size of a file in bytes.
     """
 
     def __init__(self, folder: Path, rank: int, limit: int = SHARD_BYTES) -> None:
@@ -266,7 +266,7 @@ class ShardWriter:
         self.bytes = self.files = 0
 
     def add(self, features: Tensor) -> None:
-        """Take the next rows."""
+        """Append rows to the buffer, and write it once it is full."""
         rows = features.detach().cpu().contiguous()
         self.kept.append(rows)
         self.bytes += rows.nbytes
@@ -274,7 +274,7 @@ class ShardWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits.
+        """Write the buffered rows.
 
         Raises:
             DataError: If the disk is full.
@@ -291,7 +291,7 @@ class ShardWriter:
             if not full and "No space left" not in str(error):
                 raise
             raise DataError(
-                f"the disk of {self.folder.parent} is full; make room, or type "
+                f"the disk of {self.folder.parent} is full; free some disk space, or set "
                 "cache.dir=/a/larger/disk or cache.features=off"
             ) from error
         self.kept, self.bytes, self.files = [], 0, self.files + 1

@@ -1,4 +1,4 @@
-"""Texts tokenised once: two files that map into memory, found by what they were made of."""
+"""Cache of tokenized texts in memory-mapped files, and the dataset that reads it."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from tl_lightning.utils.progress import advancing
 
 __all__ = ["PADDING", "TextDataset", "TokenCache", "padded", "texts_digest", "tokenised"]
 
-#: Raise when the same settings give other ids: older ones are then left aside.
+#: Increase when the same settings yield different ids, to invalidate older caches.
 FORMAT = 1
-#: What stands behind a text that is shorter than the longest of its batch.
+#: Padding id of texts that are shorter than the longest of their batch.
 PADDING = -1
-#: Texts that are tokenised at a time.
+#: Number of texts that are tokenized at a time.
 CHUNK = 1024
 
 
 class TokenCache:
-    """The token ids of some texts, mapped into memory: opening reads no text.
+    """Memory-mapped token ids of texts.
 
     Args:
-        folder: Holds ``manifest.json``, ``ids.bin`` (int32), ``ends.npy`` and ``cut.npy``.
+        folder: Contains ``manifest.json``, ``ids.bin`` (int32), ``ends.npy`` and ``cut.npy``.
 
     Attributes:
-        ends: Where each text's ids end.
-        lengths: Number of each text's ids.
-        cut: Whether the text was longer than the limit.
+        ends: End offset of each text in ``ids``.
+        lengths: Number of ids of each text.
+        cut: Whether each text was truncated to the maximum length.
 
     Raises:
-        OSError, KeyError, ValueError: If they do not make a whole set.
+        OSError, KeyError, ValueError: If the files are incomplete or corrupt.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,41 +56,41 @@ class TokenCache:
         self.cut: NDArray[np.bool_] = np.load(folder / "cut.npy")
         self.lengths = np.diff(self.ends, prepend=0)
         self.ids = np.memmap(folder / "ids.bin", dtype=np.int32, mode="r")
-        whole = len(self.ends) == len(self.cut) == int(manifest["texts"])
-        if not whole or len(self.ids) != int(self.ends[-1]):
-            raise ValueError(f"{folder} is not whole")
+        complete = len(self.ends) == len(self.cut) == int(manifest["texts"])
+        if not complete or len(self.ids) != int(self.ends[-1]):
+            raise ValueError(f"{folder} is incomplete")
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def row(self, place: int) -> NDArray[np.int32]:
-        """Return one text's ids."""
+        """Return the ids of the text at index ``place``."""
         end = int(self.ends[place])
         return self.ids[end - int(self.lengths[place]) : end]
 
 
 def texts_digest(texts: Sequence[str]) -> str:
-    """Return a hash of texts in their order.
+    """Return a hash of a sequence of texts.
 
     >>> texts_digest(["ab", "c"]) == texts_digest(["a", "bc"])
     False
     """
     digest = hashlib.sha256()
     for text in texts:
-        written = text.encode(errors="surrogatepass")
-        digest.update(len(written).to_bytes(8, "little"))
-        digest.update(written)
+        encoded = text.encode(errors="surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
     return digest.hexdigest()[:16]
 
 
 def tokenised(texts: Sequence[str], spec: TextSpec, name: str, root: Path) -> TokenCache:
-    """Return the ids of texts, from the disk if they are there.
+    """Return the token ids of texts, from the cache if it exists.
 
     Args:
-        texts: At least one.
-        spec: Tokenizer and greatest length.
-        name: Names the folder, for people.
-        root: The folder above it.
+        texts: One text or more.
+        spec: Tokenizer and maximum length.
+        name: Human-readable prefix of the folder.
+        root: Parent folder of the token caches.
 
     Raises:
         DataError: If the disk is full.
@@ -101,62 +101,62 @@ def tokenised(texts: Sequence[str], spec: TextSpec, name: str, root: Path) -> To
     with locked(folder):
         with contextlib.suppress(OSError, KeyError, ValueError):
             return TokenCache(folder)
-        # What a killed build has left: the lock says that none runs now.
-        for left in (folder, *root.glob(f"{folder.name}.*.tmp")):
-            shutil.rmtree(left, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=root))
+        # Left by a killed build: the lock is held, so no other build is running.
+        for stale in (folder, *root.glob(f"{folder.name}.*.tmp")):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=root))
         try:
-            _write(texts, spec, draft)
-            os.replace(draft, folder)
+            _write(texts, spec, temporary)
+            os.replace(temporary, folder)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise DataError(
-                f"the disk of {root} is full; make room, or type cache.dir=/a/larger/disk"
+                f"the disk of {root} is full; free some disk space, or set cache.dir=/a/larger/disk"
             ) from error
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     return TokenCache(folder)
 
 
-def _write(texts: Sequence[str], spec: TextSpec, draft: Path) -> None:
+def _write(texts: Sequence[str], spec: TextSpec, folder: Path) -> None:
     lengths: list[int] = []
-    cut: list[bool] = []
-    words = f"tokens of {len(texts):,} texts"
-    with (draft / "ids.bin").open("wb") as file, advancing(words, len(texts)) as advance:
+    truncated: list[bool] = []
+    label = f"tokenizing {len(texts):,} texts"
+    with (folder / "ids.bin").open("wb") as file, advancing(label, len(texts)) as advance:
         for start in range(0, len(texts), CHUNK):
-            found = spec.tokenizer.encode(texts[start : start + CHUNK], spec.max_length)
-            for ids, longer in found:
+            encoded = spec.tokenizer.encode(texts[start : start + CHUNK], spec.max_length)
+            for ids, is_truncated in encoded:
                 file.write(np.asarray(ids, dtype=np.int32).tobytes())
                 lengths.append(len(ids))
-                cut.append(longer)
-            advance(len(found))
+                truncated.append(is_truncated)
+            advance(len(encoded))
         file.flush()
         os.fsync(file.fileno())
-    np.save(draft / "ends.npy", np.cumsum(lengths, dtype=np.int64))
-    np.save(draft / "cut.npy", np.array(cut, dtype=np.bool_))
-    (draft / "manifest.json").write_text(json.dumps({"format": FORMAT, "texts": len(texts)}))
+    np.save(folder / "ends.npy", np.cumsum(lengths, dtype=np.int64))
+    np.save(folder / "cut.npy", np.array(truncated, dtype=np.bool_))
+    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "texts": len(texts)}))
 
 
 def padded(rows: Sequence[NDArray[Any]]) -> Tensor:
-    """Return the ids of some texts as one tensor ``(B, L)`` int64, padded on the right by -1.
+    """Return the ids of texts as one tensor ``(B, L)`` int64, right-padded with -1.
 
     >>> padded([np.array([5, 6]), np.array([7])]).tolist()
     [[5, 6], [7, -1]]
     """
     out = np.full((len(rows), max(map(len, rows))), PADDING, dtype=np.int64)
-    for place, row in enumerate(rows):
-        out[place, : len(row)] = row
+    for number, row in enumerate(rows):
+        out[number, : len(row)] = row
     return torch.from_numpy(out)
 
 
 class TextDataset(Dataset[dict[str, Any]]):
-    """From places in a split to one padded batch.
+    """Dataset of tokenized texts that returns padded batches.
 
     Args:
-        cache: Holds the ids of all of the domain's texts.
-        rows: The row of every text of the split.
-        labels: ``(N,)`` class indices, or None where there are none.
+        cache: Ids of all texts of the domain.
+        rows: Row in the cache of every text of the split.
+        labels: ``(N,)`` class indices, or None for batches without labels.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""What can be known of the data before training: counts, broken files, duplicates, overlap."""
+"""Data checks before training: counts, unreadable files, duplicates and leakage."""

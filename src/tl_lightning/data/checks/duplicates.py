@@ -1,7 +1,7 @@
-"""Pictures that are one and the same: by their bytes, or by how they look.
+"""Detection of duplicate images by content hash or visual similarity.
 
-Looking alike is claimed by a perceptual hash and confirmed on gray thumbnails: hashes alone call
-every two drawings on white paper, or every two flat pictures, the same.
+Candidates with similar perceptual hashes are confirmed on grayscale thumbnails, because hashes
+alone match any two drawings on white paper and any two uniform images.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 __all__ = ["Place", "alike", "grouped", "judge", "same"]
 
-#: Bits of 64 in which the hashes of two copies of one picture may differ.
+#: Maximum number of differing bits (of 64) between the hashes of two copies of an image.
 DISTANCE = 3
-#: More bands than bits that may differ: two such hashes agree in at least one band entirely.
+#: One band more than bits that may differ, so that at least one band of two copies is equal.
 BANDS = DISTANCE + 1
-#: Thumbnails of two copies: mean absolute difference in gray levels of 255, and correlation. Of
-#: 240 photographs, paintings and sketches, halved and written again as JPEG of quality 60, the
-#: worst had 1.9 and 0.994; two sketches of one guitar have 2.3 and 0.98.
+#: Maximum mean absolute difference (of 255 gray levels) and minimum correlation of the thumbnails
+#: of two copies. The worst of 240 photographs, paintings and sketches, halved and saved as JPEG of
+#: quality 60, had 1.9 and 0.994; two different sketches of a guitar have 2.3 and 0.98.
 DIFFERENCE = 4.0
 CORRELATION = 0.99
-#: Standard deviation in gray levels below which a thumbnail says nothing.
+#: Standard deviation in gray levels below which a thumbnail is considered uniform.
 FLAT = 2.0
 
 _BITS = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
 
 
 class Place(NamedTuple):
-    """Where a picture stands; ``labelled`` target pictures train and count as ``train``."""
+    """Domain, split and class of an image; few-shot target samples count as ``train``."""
 
     role: str
     split: str
@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 
 def same(keys: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """Return pairs (first, later) of equal keys; empty keys equal none.
+    """Return index pairs (first, later) of equal keys; empty keys are ignored.
 
     >>> same([b"a", b"b", b"a", b"", b"", b"a"])
     [(0, 2), (0, 5)]
@@ -52,7 +52,7 @@ def same(keys: Sequence[Hashable]) -> list[tuple[int, int]]:
 
 
 def alike(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Return the pairs of pictures that look the same, each once.
+    """Return the index pairs of visually identical images.
 
     Args:
         hashes: ``(N,)`` perceptual hashes.
@@ -61,38 +61,38 @@ def alike(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8]) -> list[tup
     gray = thumbnails.astype(np.float32)
     centred = gray - gray.mean(axis=1, keepdims=True)
     spread = np.sqrt((centred**2).sum(axis=1))
-    telling = np.flatnonzero(spread > FLAT * np.sqrt(gray.shape[1]))
+    textured = np.flatnonzero(spread > FLAT * np.sqrt(gray.shape[1]))
     unit = centred / np.maximum(spread, 1e-6)[:, None]
     found: set[tuple[int, int]] = set()
-    for left, right in _candidates(hashes, telling):
+    for left, right in _candidates(hashes, textured):
         near = _distance(hashes[left], hashes[right]) <= DISTANCE
         left, right = left[near], right[near]
         correlation = (unit[left] * unit[right]).sum(axis=1)
         difference = np.abs(gray[left] - gray[right]).mean(axis=1)
-        sure = (correlation >= CORRELATION) & (difference <= DIFFERENCE)
-        pairs = zip(left[sure].tolist(), right[sure].tolist(), strict=True)
+        confirmed = (correlation >= CORRELATION) & (difference <= DIFFERENCE)
+        pairs = zip(left[confirmed].tolist(), right[confirmed].tolist(), strict=True)
         found.update((min(pair), max(pair)) for pair in pairs)
     return sorted(found)
 
 
 def _candidates(
-    hashes: NDArray[np.uint64], chosen: NDArray[np.int64]
+    hashes: NDArray[np.uint64], indices: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs that agree in a band of bits: neighbours once sorted, then those one further."""
+    """Yield pairs with an equal band of bits, by comparing sorted keys at increasing lags."""
     width = 64 // BANDS
     for band in range(BANDS):
-        keys = (hashes[chosen] >> np.uint64(width * band)) & np.uint64((1 << width) - 1)
+        keys = (hashes[indices] >> np.uint64(width * band)) & np.uint64((1 << width) - 1)
         order = np.argsort(keys, kind="stable")
-        keys, members = keys[order], chosen[order]
-        alive = np.arange(len(members))
+        keys, members = keys[order], indices[order]
+        active = np.arange(len(members))
         lag = 0
-        while len(alive):
+        while len(active):
             lag += 1
-            alive = alive[alive + lag < len(members)]
-            # Sorted: whoever differs from its neighbour differs from all that follow.
-            alive = alive[keys[alive] == keys[alive + lag]]
-            if len(alive):
-                yield members[alive], members[alive + lag]
+            active = active[active + lag < len(members)]
+            # Keys are sorted, so a key that differs at this lag differs at all larger lags.
+            active = active[keys[active] == keys[active + lag]]
+            if len(active):
+                yield members[active], members[active + lag]
 
 
 def _distance(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -102,7 +102,7 @@ def _distance(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np
 
 
 def grouped(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Return the groups that pairs join together, each ascending.
+    """Return the connected components of index pairs, each in ascending order.
 
     >>> grouped([(3, 1), (1, 7), (4, 5)])
     [[1, 3, 7], [4, 5]]
@@ -125,14 +125,14 @@ def grouped(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 def judge(group: Sequence[Sequence[Place]]) -> str:
-    """Return which of ``PAIRS`` a group of distinct files that hold one picture is.
+    """Classify a group of files with the same image as one of ``PAIRS``.
 
-    One file may stand in two places by design (the test pictures of a synthetic target are the
-    source's, a transductive target trains on what it is tested on). So files are compared with each
-    other, never a file with itself.
+    A single file may occur in two splits by design (a synthetic target is tested on the source's
+    test images, a transductive target trains on its test images). Therefore only different files
+    are compared with each other.
 
     Args:
-        group: The places of every file.
+        group: The places of each file.
 
     >>> train, test = Place("source", "train", "cat"), Place("source", "test", "cat")
     >>> judge([[train], [test]]), judge([[train], [train]])
@@ -141,8 +141,8 @@ def judge(group: Sequence[Sequence[Place]]) -> str:
     if len({frozenset(place.label for place in places) for places in group}) > 1:
         return "two_classes"
     for role in {place.role for places in group for place in places}:
-        own = [frozenset(p.split for p in places if p.role == role) for places in group]
-        if len({splits for splits in own if splits}) > 1:
+        splits_of_files = [frozenset(p.split for p in places if p.role == role) for places in group]
+        if len({splits for splits in splits_of_files if splits}) > 1:
             return "across_splits"
     if len({frozenset(place.role for place in places) for places in group}) > 1:
         return "across_domains"

@@ -1,4 +1,4 @@
-"""One picture file: everything that is wrong or odd with it, from one look."""
+"""Checks of a single image file in one pass over its content."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from tl_lightning.data.checks.issues import printable
-from tl_lightning.data.io.folders import signature_fault
+from tl_lightning.data.io.folders import signature_problem
 from tl_lightning.data.io.images import UNREADABLE, decode
 
 __all__ = ["THUMBNAIL", "TINY", "Finding", "examine"]
 
-#: Below this shorter side, enlarging to any backbone's size mostly shows interpolation.
+#: Images with a shorter side below this consist mostly of interpolation once they are enlarged.
 TINY = 32
-#: A JPEG is decoded at an eighth if that leaves twice this; hashes need no more.
+#: Size for decoding JPEGs at reduced resolution, which is sufficient for the hashes.
 SMALL = 64
-#: Side of the gray thumbnail that confirms what two hashes claim.
+#: Side of the grayscale thumbnail that confirms duplicates.
 THUMBNAIL = 16
 
 ORIENTATION = 0x0112
@@ -38,19 +38,19 @@ FORMATS = {
     ".tiff": "TIFF",
     ".ppm": "PPM",
 }
-#: Other names of the same: telephones write JPEG with a preview behind it as MPO.
+#: Equivalent formats: phones save JPEG with an appended preview as MPO.
 ALIASES = {"MPO": "JPEG", "DIB": "BMP"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look at a file found; holds no pixels but a thumbnail's.
+    """Result of checking one file.
 
     Attributes:
         path: The file.
-        kinds: What is wrong or odd, each kind with a detail (perhaps empty).
-        size: Width and height as seen upright; None if the file could not be decoded.
-        digest: Hash of the bytes; empty if unreadable.
+        kinds: Detail (may be empty) of each kind of problem in ``KINDS``.
+        size: Width and height after EXIF rotation; None if the file could not be decoded.
+        digest: Hash of the content; empty if the file could not be opened.
         phash: Perceptual hash, or None.
         thumbnail: 16 x 16 gray pixels, or empty.
     """
@@ -64,7 +64,7 @@ class Finding:
 
 
 def examine(path: Path) -> Finding:
-    """Return what is wrong or odd with a picture file; never raises for what the file holds."""
+    """Check an image file; never raises because of its content."""
     kinds: dict[str, str] = {}
     if printable(path) != str(path):
         kinds["bad_name"] = ""
@@ -73,46 +73,46 @@ def examine(path: Path) -> Finding:
             start = file.read(12)
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").digest()
-            fault = signature_fault(start)
-            if fault:
-                kinds["not_a_picture" if start else "empty"] = fault if start else ""
+            problem = signature_problem(start)
+            if problem:
+                kinds["not_an_image" if start else "empty"] = problem if start else ""
                 return Finding(path, kinds, digest=digest)
             file.seek(0)
-            return _decoded(path, file, kinds, digest)
+            return _examine_content(path, file, kinds, digest)
     except OSError as error:
         return Finding(path, {**kinds, "unreadable": error.strerror or str(error)})
 
 
-def _decoded(path: Path, file: BinaryIO, kinds: dict[str, str], digest: bytes) -> Finding:
-    # What decoders raise stays in here: an OSError of theirs is no unreadable file.
+def _examine_content(path: Path, file: BinaryIO, kinds: dict[str, str], digest: bytes) -> Finding:
+    # Decoder errors are handled here, since an OSError from a decoder is not an unreadable file.
     try:
-        with Image.open(file) as picture:
-            width, height = picture.size
-            odd = _oddities(path, picture)
-            orientation = picture.getexif().get(ORIENTATION, 1)
-            # As training decodes, so that what passes here passes there.
-            pixels = decode(picture, SMALL)
-            if _see_through(picture):
-                odd["transparent"] = picture.mode
+        with Image.open(file) as image:
+            width, height = image.size
+            notes = _examine_header(path, image)
+            orientation = image.getexif().get(ORIENTATION, 1)
+            # Decode as in training, so that both accept the same files.
+            pixels = decode(image, SMALL)
+            if _has_transparency(image):
+                notes["transparent"] = image.mode
     except Image.DecompressionBombError as error:
         return Finding(path, {**kinds, "enormous": str(error).split(",")[0]}, digest=digest)
     except UNREADABLE as error:
         detail = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            detail = "begins like a picture, but no decoder can read on"
+            detail = "has the signature of an image, but no decoder can read it"
         return Finding(path, {**kinds, "truncated": detail}, digest=digest)
     if orientation in SIDEWAYS:
         width, height = height, width
     if orientation in range(2, 9):
-        odd["exif_rotated"] = f"orientation {orientation}"
+        notes["exif_rotated"] = f"orientation {orientation}"
     if min(width, height) < TINY:
-        odd["tiny"] = f"{width} x {height}"
+        notes["tiny"] = f"{width} x {height}"
     small = Image.fromarray(pixels).convert("L")
     thumbnail = small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     bits = np.packbits(imagehash.phash(small).hash.reshape(-1))
     return Finding(
         path,
-        {**kinds, **odd},
+        {**kinds, **notes},
         size=(width, height),
         digest=digest,
         phash=int.from_bytes(bits.tobytes(), "big"),
@@ -120,41 +120,42 @@ def _decoded(path: Path, file: BinaryIO, kinds: dict[str, str], digest: bytes) -
     )
 
 
-def _oddities(path: Path, picture: Image.Image) -> dict[str, str]:
-    """Return what the header says; decodes nothing."""
-    odd: dict[str, str] = {}
-    found = ALIASES.get(picture.format or "", picture.format or "")
-    if found != FORMATS.get(path.suffix.lower()):
-        odd["suffix_lies"] = found
-    if picture.mode == "CMYK":
-        odd["cmyk"] = ""
-    if _deep(picture):
-        odd["sixteen_bit"] = f"mode {picture.mode}"
-    elif picture.mode in ("1", "L", "LA"):
-        odd["grayscale"] = ""
-    if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        odd["animated"] = str(getattr(picture, "n_frames", "several")) + " frames"
-    return odd
+def _examine_header(path: Path, image: Image.Image) -> dict[str, str]:
+    """Check the header of an opened image without decoding it."""
+    notes: dict[str, str] = {}
+    image_format = ALIASES.get(image.format or "", image.format or "")
+    if image_format != FORMATS.get(path.suffix.lower()):
+        notes["suffix_lies"] = image_format
+    if image.mode == "CMYK":
+        notes["cmyk"] = ""
+    if _has_16_bits(image):
+        notes["sixteen_bit"] = f"mode {image.mode}"
+    elif image.mode in ("1", "L", "LA"):
+        notes["grayscale"] = ""
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        notes["animated"] = str(getattr(image, "n_frames", "several")) + " frames"
+    return notes
 
 
-def _deep(picture: Image.Image) -> bool:
-    # Pillow opens 16-bit colour as 8-bit: only the decoder's raw mode tells ("RGB;16B").
-    tiles: Any = getattr(picture, "tile", [])
+def _has_16_bits(image: Image.Image) -> bool:
+    # Pillow opens 16-bit colour images as 8-bit; only the decoder's raw mode ("RGB;16B") tells.
+    tiles: Any = getattr(image, "tile", [])
     raw = " ".join(str(tile[3]) for tile in tiles)
-    return picture.mode.startswith("I") or picture.mode == "F" or ";16" in raw
+    return image.mode.startswith("I") or image.mode == "F" or ";16" in raw
 
 
-def _see_through(picture: Image.Image) -> bool:
-    """Return whether any pixel of a decoded picture is not opaque."""
-    if picture.mode in ("RGBA", "LA", "PA"):
-        low, _ = picture.getchannel("A").getextrema()
+def _has_transparency(image: Image.Image) -> bool:
+    """Return whether any pixel of a decoded image is transparent."""
+    if image.mode in ("RGBA", "LA", "PA"):
+        low, _ = image.getchannel("A").getextrema()
         return bool(low < 255)  # type: ignore[operator]
-    return "transparency" in picture.info
+    return "transparency" in image.info
 
 
 def quiet_decoders() -> warnings.catch_warnings[Any]:
-    """Return a context without the decoders' warnings; the caller's thread enters it once.
+    """Return a context manager that silences decoder warnings.
 
-    Python's warning filters belong to the process: entering them in every thread would race.
+    Enter it once in the main thread: warning filters are global, so entering it in every thread
+    would be a race.
     """
     return warnings.catch_warnings(action="ignore")

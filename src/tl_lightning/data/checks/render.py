@@ -1,4 +1,4 @@
-"""A survey as one page in the terminal, short enough to be read."""
+"""Terminal report of a data survey."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tl_lightning.data.checks.issues import ERROR, KINDS, NOTE, PAIRS, WARNING
 
 __all__ = ["console", "render", "verdict"]
 
-#: Files named of a kind; ``format=json`` names all.
+#: Number of files listed per kind of problem; ``format=json`` lists all.
 SHOWN = 5
-#: Classes up to which each has a row.
+#: Maximum number of classes with a row each.
 FEW = 20
 STYLES = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
 
 
 def console() -> Console:
-    """Return the terminal, or 100 columns where the output is a file."""
+    """Return a console for the terminal, or of 100 columns if the output is redirected."""
     fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=100 if fixed else None)
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """Return the last line of a survey.
+    """Return the last line of the report.
 
     >>> verdict({"may_start": True, "errors": 0, "warnings": 1})
     'training can start (1 warning)'
@@ -46,8 +46,8 @@ def render(found: Mapping[str, Any], out: Console) -> None:
     """Print a survey.
 
     Args:
-        found: As :func:`tl_lightning.data.checks.survey.survey` gives it.
-        out: Where to.
+        found: Result of :func:`tl_lightning.data.checks.survey.survey`.
+        out: Console to print to.
     """
     domains = found["domains"]
     if domains:
@@ -67,7 +67,7 @@ def render(found: Mapping[str, Any], out: Console) -> None:
     if base:
         out.print(Text(f"files below {base}", style="dim"))
     for part in _problems(found, base):
-        # A path is left whole, however narrow the terminal: it will be copied.
+        # Paths are not wrapped, so that they can be copied.
         out.print(part, soft_wrap=isinstance(part, Text))
     style = "bold green" if found["may_start"] else "bold red"
     seconds = Text(f"  {found['seconds']:.1f} s", style="dim")
@@ -76,7 +76,7 @@ def render(found: Mapping[str, Any], out: Console) -> None:
 
 # -- counts --------------------------------------------------------------------------------------
 def _table(domains: Mapping[str, Any]) -> Table:
-    """Return pictures by domain and split, and by class if there are few or some stand out."""
+    """Return the table of images per domain and split, with a row per class if there are few."""
     columns = [(role, split) for role, domain in domains.items() for split in domain["splits"]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("\nclass", overflow="fold", max_width=36)
@@ -101,14 +101,14 @@ def _class_cells(
 
 
 def _balance(role: str, domain: Mapping[str, Any]) -> str:
-    """Return how evenly the training pictures of a domain spread over its classes."""
+    """Return a summary of the number of training images per class of a domain."""
     sizes = {
         name: counts.get("train", 0) + counts.get("labelled", 0)
         for name, counts in domain["classes"].items()
     }
     low, high = min(sizes.values()), max(sizes.values())
     text = (
-        f"{role} ({domain['name']}): training pictures a class (min / median / max) "
+        f"{role} ({domain['name']}): training images per class (min / median / max) "
         f"{low} / {statistics.median(sizes.values()):.0f} / {high}"
     )
     if low and high > low:
@@ -123,9 +123,9 @@ def _balance(role: str, domain: Mapping[str, Any]) -> str:
 
 # -- problems ------------------------------------------------------------------------------------
 def _problems(found: Mapping[str, Any], base: str) -> list[RenderableType]:
-    """Return what was found, the gravest first."""
+    """Return all problems, most severe first."""
     parts: list[tuple[str, list[RenderableType]]] = []
-    parts += [(ERROR, [_line(ERROR, fault)]) for fault in found["faults"]]
+    parts += [(ERROR, [_line(ERROR, problem)]) for problem in found["problems"]]
     for kind, items in found["files"].items():
         level = found["levels"][kind]
         names = [_file(item, base) for item in items[:SHOWN]]
@@ -135,7 +135,7 @@ def _problems(found: Mapping[str, Any], base: str) -> list[RenderableType]:
         groups = [group for group in found["duplicates"] if group["kind"] == kind]
         if groups:
             names = [_copies(group, base) for group in groups[:SHOWN]]
-            head = f"{_number(len(groups), 'time')}: {pair.words}"
+            head = f"{_number(len(groups), 'group')}: {pair.words}"
             parts.append((pair.level, _listed(pair.level, head, names, len(groups))))
     parts += [(r["level"], [_line(r["level"], r["text"])]) for r in found["remarks"]]
     if found["overlap"]:
@@ -156,7 +156,7 @@ def _line(level: str, text: str) -> RenderableType:
 def _listed(level: str, head: str, names: Sequence[Text], total: int) -> list[RenderableType]:
     lines = [Text(" " * 10).append_text(name) for name in names]
     if total > len(names):
-        more = f"          ... and {total - len(names):,} more; format=json names all"
+        more = f"          ... and {total - len(names):,} more; format=json lists all"
         lines.append(Text(more, style="dim"))
     return [_line(level, head), *lines]
 
@@ -177,11 +177,11 @@ def _copies(group: Mapping[str, Any], base: str) -> Text:
 
 
 def _base(found: Mapping[str, Any]) -> str:
-    """Return the folder that everything named is below, so that it need not be said each time."""
+    """Return the common parent folder of all listed files, to shorten their paths."""
     paths = [item["path"] for items in found["files"].values() for item in items]
     paths += [item["path"] for group in found["duplicates"] for item in group["paths"]]
     if not paths or not all(os.path.isabs(path) for path in paths):
-        return ""  # pictures in memory have no folder
+        return ""  # images in memory have no folder
     base = os.path.commonpath([os.path.dirname(path) for path in paths])
     return "" if base == os.sep else base
 

@@ -1,4 +1,4 @@
-"""Everything that can be known of the data before training, as one plain dictionary."""
+"""Survey of the data before training, as a JSON-serializable dictionary."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tl_lightning.data.checks import duplicates
-from tl_lightning.data.checks import ignored as walk
+from tl_lightning.data.checks import duplicates, ignored
 from tl_lightning.data.checks.duplicates import Place
 from tl_lightning.data.checks.files import Finding, examine, quiet_decoders
 from tl_lightning.data.checks.issues import BROKEN, ERROR, KINDS, NOTE, PAIRS, WARNING, printable
-from tl_lightning.data.datamodules.base import TransferData
-from tl_lightning.data.datamodules.image_files import FileData
+from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.unreadable import LIMIT
 from tl_lightning.data.pretraining_overlap import pretraining_overlap
@@ -29,37 +28,39 @@ from tl_lightning.utils.progress import advancing
 
 __all__ = ["survey"]
 
-#: Training pictures of the largest class for one of the smallest, above which it is warned of.
+#: Ratio of training images of the largest to the smallest class above which a warning is issued.
 IMBALANCE = 10
 
 
-def survey(data: TransferData) -> dict[str, Any]:
-    """Look at all pictures of a data module that has not looked at the disk yet.
+def survey(data: TransferDataModule) -> dict[str, Any]:
+    """Check all images of a data module.
 
     Args:
-        data: The data; its ``complain`` is replaced, so it is no good for training afterwards.
+        data: Data module before :meth:`discover`. Its ``on_problem`` callback is replaced, so it
+            must not be used for training afterwards.
 
     Returns:
-        Plain values, ready for JSON: ``may_start``, ``errors`` and ``warnings`` (how many),
-        ``faults`` (sentences), ``domains``, ``files`` by kind, ``levels`` of those kinds,
-        ``duplicates``, ``sizes``, ``remarks``, ``overlap``, ``seconds``.
+        JSON-serializable values: "may_start"; the numbers of "errors" and "warnings"; "problems"
+        (messages on the dataset as a whole), "domains", "files" by kind of problem, "levels" of
+        these kinds, "examined" (number of files), "sizes", "duplicates", "remarks", "overlap" and
+        "seconds".
     """
     data.browse()
     started = time.monotonic()
-    faults: list[str] = []
+    problems: list[str] = []
     found: Mapping[str, Domain] = {}
-    if isinstance(data, FileData):
-        data.complain = faults.append
+    if isinstance(data, ImageFilesDataModule):
+        data.on_problem = problems.append
     try:
         found = data.domains()
-        faults += data.faults(found)
-    except DataError as error:  # nothing to go on with
-        faults.append(str(error))
-    faults = list(dict.fromkeys(map(printable, faults)))
+        problems += data.check_domains(found)
+    except DataError as error:  # the dataset cannot be loaded at all
+        problems.append(str(error))
+    problems = list(dict.fromkeys(map(printable, problems)))
     places = _places(found)
     paths = [key for key in places if isinstance(key, Path)]
     findings = _examine(paths)
-    files = _by_kind(findings, walk.passed_over(paths))
+    files = _by_kind(findings, ignored.passed_over(paths))
     levels = {kind: KINDS[kind].level for kind in files}
     remarks = _remarks(found) + _skipped(files, levels, len(paths), getattr(data, "on_error", ""))
     pairs = _duplicates(places, findings) + _duplicates_in_memory(found, places)
@@ -67,14 +68,14 @@ def survey(data: TransferData) -> dict[str, Any]:
     names = [name for split in splits for name in split.names]
     counted = [(levels[kind], len(items)) for kind, items in files.items()]
     counted += [(pair["level"], 1) for pair in pairs] + [(r["level"], 1) for r in remarks]
-    errors = len(faults) + sum(number for level, number in counted if level == ERROR)
+    errors = len(problems) + sum(number for level, number in counted if level == ERROR)
     return {
         "schema": 1,
         "name": data.name,
         "may_start": errors == 0,
         "errors": errors,
         "warnings": sum(number for level, number in counted if level == WARNING),
-        "faults": faults,
+        "problems": problems,
         "domains": {role: _counts(domain) for role, domain in found.items()},
         "files": files,
         "levels": levels,
@@ -87,19 +88,19 @@ def survey(data: TransferData) -> dict[str, Any]:
     }
 
 
-# -- where every picture stands ------------------------------------------------------------------
+# -- places and counts ---------------------------------------------------------------------------
 def _places(found: Mapping[str, Domain]) -> dict[Any, list[Place]]:
-    """Return the places of every picture: by its path, or in memory by (role, split, number)."""
+    """Return the places of every image by path, or by (role, split, index) if in memory."""
     places: dict[Any, list[Place]] = {}
     for role, domain in found.items():
         for name, split in domain.splits().items():
             labels = [] if split.labels is None else split.labels.tolist()
-            used = "train" if name == "labelled" else name
+            effective = "train" if name == "labelled" else name
             for index in range(len(split)):
                 label = printable(domain.classes[labels[index]]) if labels else ""
-                inside = isinstance(split.pictures, np.ndarray)
-                key = (role, name, index) if inside else Path(split.pictures[index])
-                places.setdefault(key, []).append(Place(role, used, label))
+                in_memory = isinstance(split.samples, np.ndarray)
+                key = (role, name, index) if in_memory else Path(split.samples[index])
+                places.setdefault(key, []).append(Place(role, effective, label))
     return places
 
 
@@ -120,49 +121,49 @@ def _counts(domain: Domain) -> dict[str, Any]:
 
 
 def _remarks(found: Mapping[str, Domain]) -> list[dict[str, str]]:
-    """Return what is to be said of the classes."""
-    words = []
+    """Return warnings on class imbalance and similar class names."""
+    warnings = []
     for role, domain in found.items():
         classes = _counts(domain)["classes"]
         sizes = {n: c.get("train", 0) + c.get("labelled", 0) for n, c in classes.items()}
         sizes = {name: size for name, size in sizes.items() if size}
         if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
             least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-            words.append(
-                f"imbalance in {role}: {sizes[most]} training pictures of {most!r}, "
+            warnings.append(
+                f"imbalance in {role}: {sizes[most]} training images of {most!r}, "
                 f"{sizes[least]} of {least!r} ({sizes[most] / sizes[least]:.0f} to 1)"
             )
-        twins: dict[str, list[str]] = {}
+        variants: dict[str, list[str]] = {}
         for name in classes:
-            twins.setdefault(" ".join(name.split()).casefold(), []).append(name)
-        words += [
-            f"classes of {role} that differ only by case or spaces: "
-            f"{', '.join(map(repr, names))}; are they one?"
-            for names in twins.values()
+            variants.setdefault(" ".join(name.split()).casefold(), []).append(name)
+        warnings += [
+            f"classes of {role} that differ only in case or spaces: "
+            f"{', '.join(map(repr, names))}; are they the same class?"
+            for names in variants.values()
             if len(names) > 1
         ]
-    return [{"level": WARNING, "text": text} for text in words]
+    return [{"level": WARNING, "text": text} for text in warnings]
 
 
 # -- the files -----------------------------------------------------------------------------------
 def _examine(paths: Sequence[Path]) -> list[Finding]:
-    Image.init()  # once: threads would race to load the decoders
+    Image.init()  # load the decoder plugins before threads race to do so
     findings = []
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
-        with quiet_decoders(), advancing(f"looking at {len(paths):,} pictures", len(paths)) as on:
+        with quiet_decoders(), advancing(f"checking {len(paths):,} images", len(paths)) as advance:
             for finding in pool.map(examine, paths):
                 findings.append(finding)
-                on(1)
-    finally:  # after Ctrl-C nothing that waits is begun
+                advance(1)
+    finally:  # do not start pending checks after Ctrl-C
         pool.shutdown(wait=False, cancel_futures=True)
     return findings
 
 
-def _by_kind(findings: Sequence[Finding], others: Any) -> dict[str, list[dict[str, str]]]:
-    seen = [(kind, f.path, detail) for f in findings for kind, detail in f.kinds.items()]
+def _by_kind(findings: Sequence[Finding], ignored_files: Any) -> dict[str, list[dict[str, str]]]:
+    examined = [(kind, f.path, detail) for f in findings for kind, detail in f.kinds.items()]
     files: dict[str, list[dict[str, str]]] = {}
-    for kind, path, detail in [*seen, *others]:
+    for kind, path, detail in [*examined, *ignored_files]:
         files.setdefault(kind, []).append({"path": printable(path), "detail": printable(detail)})
     return {kind: files[kind] for kind in KINDS if kind in files}
 
@@ -170,16 +171,16 @@ def _by_kind(findings: Sequence[Finding], others: Any) -> dict[str, list[dict[st
 def _skipped(
     files: Mapping[str, Any], levels: dict[str, str], total: int, on_error: str
 ) -> list[dict[str, str]]:
-    """Under ``data.on_error=skip``, lower the level of broken files if they are few enough."""
+    """Downgrade unreadable files to warnings if ``data.on_error=skip`` would leave them out."""
     broken = {item["path"] for kind in BROKEN for item in files.get(kind, [])}
     if on_error != "skip" or not broken:
         return []
     limit = f"{LIMIT:.0%} that data.on_error=skip allows"
     if len(broken) > LIMIT * total:
-        text = f"{len(broken)} of {total} files are broken, more than the {limit}"
+        text = f"{len(broken)} of {total} files are unreadable, more than the {limit}"
         return [{"level": NOTE, "text": text}]
     levels.update({kind: WARNING for kind in BROKEN if kind in levels})
-    text = f"{len(broken)} broken files would be skipped (no more than the {limit})"
+    text = f"{len(broken)} unreadable file(s) would be skipped (within the {limit})"
     return [{"level": NOTE, "text": text}]
 
 
@@ -188,8 +189,8 @@ def _sizes(findings: Sequence[Finding]) -> dict[str, dict[str, int]]:
     if not sizes:
         return {}
     return {
-        side: {"min": min(own), "median": round(statistics.median(own)), "max": max(own)}
-        for side, own in zip(("width", "height"), zip(*sizes, strict=True), strict=True)
+        side: {"min": min(values), "median": round(statistics.median(values)), "max": max(values)}
+        for side, values in zip(("width", "height"), zip(*sizes, strict=True), strict=True)
     }
 
 
@@ -202,14 +203,14 @@ def _duplicates(
         return []
     equal = duplicates.same([finding.digest for finding in decoded])
     copies = {later for _, later in equal}
-    # One of each: a hundred copies of a file need not be compared with each other by their looks.
+    # Exact copies of a file need not be compared visually.
     unique = [index for index in range(len(decoded)) if index not in copies]
     hashes = np.array([decoded[index].phash for index in unique], dtype=np.uint64)
     pixels = b"".join(decoded[index].thumbnail for index in unique)
     thumbnails = np.frombuffer(pixels, dtype=np.uint8).reshape(len(unique), -1)
-    near = [(unique[i], unique[j]) for i, j in duplicates.alike(hashes, thumbnails)]
+    similar = [(unique[i], unique[j]) for i, j in duplicates.alike(hashes, thumbnails)]
     groups = []
-    for group in duplicates.grouped(equal + near):
+    for group in duplicates.grouped(equal + similar):
         members = [decoded[index] for index in group]
         exact = len({finding.digest for finding in members}) == 1
         groups.append(_group([(f.path, places[f.path]) for f in members], exact))
@@ -222,10 +223,10 @@ def _duplicates_in_memory(
     keys, names, content = [], [], []
     for role, domain in found.items():
         for name, split in domain.splits().items():
-            if isinstance(split.pictures, np.ndarray):
+            if isinstance(split.samples, np.ndarray):
                 keys += [(role, name, index) for index in range(len(split))]
-                names += [f"{role}/{name}/{own}" for own in split.names]
-                content += [sha256(picture.tobytes()).digest() for picture in split.pictures]
+                names += [f"{role}/{name}/{image_name}" for image_name in split.names]
+                content += [sha256(image.tobytes()).digest() for image in split.samples]
     groups = duplicates.grouped(duplicates.same(content))
     return _ordered([_group([(names[i], places[keys[i]]) for i in g], True) for g in groups])
 

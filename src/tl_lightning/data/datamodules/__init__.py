@@ -1,1 +1,1 @@
-"""The LightningDataModules, one file a data set."""
+"""LightningDataModules, one module per dataset."""

@@ -1,4 +1,4 @@
-"""The LightningDataModule that all data sets share."""
+"""Base LightningDataModule of all datasets."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch.utils.data import DataLoader
 
 from tl_lightning.data.cache.features import FeatureLoader, Features
-from tl_lightning.data.cache.images import CacheSettings, PictureCache
+from tl_lightning.data.cache.images import CacheSettings, ImageCache
 from tl_lightning.data.datasets import EvalDataset
 from tl_lightning.data.domain import DOMAINS, Domain, Split
 from tl_lightning.data.loaders import loader_of
 from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler, spread
-from tl_lightning.data.summary import Facts
+from tl_lightning.data.summary import LabelInfo
 from tl_lightning.data.transforms.presets import Augment
 from tl_lightning.errors import DataError
 from tl_lightning.types import Spec
 
-__all__ = ["Looks", "TransferData"]
+__all__ = ["InspectionLoaders", "TransferDataModule"]
 
 
-class Looks:
-    """The part of a data module that shows some pictures, or all, once and as they are."""
+class InspectionLoaders:
+    """Mixin with loaders that pass over samples once, without labels, for inspection."""
 
     found: dict[str, Domain]
     features: dict[str, Features]
@@ -33,15 +33,15 @@ class Looks:
 
     @property
     def roles(self) -> list[str]:
-        """The domains present, source first."""
+        """The domains of the data module, source first."""
         raise NotImplementedError
 
     def training_splits(self) -> dict[str, Split]:
-        """Return what trains."""
+        """Return the training split of every stream."""
         raise NotImplementedError
 
     def domain_of(self, stream: str) -> str:
-        """Return whose pictures a stream of training batches shows."""
+        """Return the domain that a stream of training batches draws from."""
         raise NotImplementedError
 
     def _dataset(self, role: str, split: Split, train: bool) -> Any:
@@ -51,33 +51,33 @@ class Looks:
         raise NotImplementedError
 
     def sample_loader(
-        self, role: str, count: int, pictures: bool = False
+        self, role: str, count: int, images: bool = False
     ) -> tuple[Iterable[Any], list[int]]:
-        """Return batches of ``count`` test pictures without labels, spread over the split.
+        """Return batches of at most ``count`` unlabelled test samples, spread over the split.
 
-        Every rank gets all of them. Also returns their places in the split. Where there are stored
-        features they stand for the pictures, unless it must be ``pictures``.
+        Every rank gets all of them. Also returns their indices in the split. Cached features are
+        used instead of the samples unless ``images`` is set.
         """
-        places = self.sample_places(role, count)
+        indices = self.sample_places(role, count)
         features = self.features.get(f"{role}/test")
-        if features is not None and not pictures:
-            index = torch.tensor(places)
-            return [{"inputs": features.rows(index), "index": index}], places
-        split = self.found[role].test.without_labels().subset(places)
+        if features is not None and not images:
+            index = torch.tensor(indices)
+            return [{"inputs": features.rows(index), "index": index}], indices
+        split = self.found[role].test.without_labels().subset(indices)
         sampler = EvalSampler(size=len(split))
         dataset = EvalDataset(self._dataset(role, split, train=False))
-        return self._loader(dataset, self.eval_batch_size, sampler), places
+        return self._loader(dataset, self.eval_batch_size, sampler), indices
 
     def sample_places(self, role: str, count: int) -> list[int]:
-        """Return the places of at most ``count`` test pictures, spread over the split."""
+        """Return the indices of at most ``count`` test samples, spread over the split."""
         return spread(len(self.found[role].test), count)
 
     def excerpts(self, role: str, places: list[int]) -> list[str]:
-        """Return how the test texts at these places begin; nothing where there are no texts."""
+        """Return the beginning of the test texts at these indices; empty for other inputs."""
         return []
 
     def whole_loader(self, role: str) -> Iterable[Any]:
-        """Return batches of a domain's training split in order, as in evaluation, without labels.
+        """Return unlabelled batches of a domain's training split, in order and not augmented.
 
         Every rank gets all of them.
         """
@@ -89,15 +89,15 @@ class Looks:
         dataset = EvalDataset(self._dataset(role, split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler)
 
-    def picture_loader(
+    def image_loader(
         self, role: str, split: Split, batch_size: int, sampler: Any, augmented: bool, workers: int
     ) -> DataLoader[Any]:
-        """Return a loader of a split's pictures, for what looks at them once."""
+        """Return a loader for a single pass over the images of a split."""
         dataset = self._dataset(role, split, train=augmented)
         return loader_of(dataset, batch_size, sampler, workers, self.pin_memory)
 
     def stored_splits(self) -> dict[str, Split]:
-        """Return by ``role/split`` every split that a run shows to the model."""
+        """Return all splits that a run passes through the model, by ``domain/split``."""
         splits = self.training_splits().items()
         found = {f"{self.domain_of(role)}/train": split for role, split in splits}
         for role in self.roles:
@@ -106,39 +106,40 @@ class Looks:
         return found
 
 
-#: Samples of an evaluation batch of ready features.
+#: Evaluation batch size for cached, flat features.
 EVAL_FEATURES = 2048
-#: Every stream of training batches; its number goes into its samples' seeds.
+#: Streams of training batches; the index of a stream is part of its samples' seeds.
 STREAMS = (*DOMAINS, "target_labelled")
 
 
-class TransferData(Facts, Looks, L.LightningDataModule):
-    """Owns what is shown to the model, and what is not.
+class TransferDataModule(LabelInfo, InspectionLoaders, L.LightningDataModule):
+    """Base class of the data modules; decides which samples and labels a model can see.
 
-    A kind of input (pictures, texts, vectors) is a subclass that makes datasets of splits; a data
-    set is a subclass of that with :meth:`domains`. Training and validation batches of the target
-    carry no labels at all, so that no loss, metric or checkpoint rule can peek; only testing (and
-    ``selection=oracle``, which says so wherever its figure stands) does.
+    Subclasses for a kind of input (images, texts, vectors) build datasets from splits; subclasses
+    of those implement :meth:`domains` for one dataset. Training and validation batches of the
+    target contain no labels, so that no loss, metric or selection rule can use them. Only testing
+    and ``selection=oracle``, which is marked as such in every report, see target labels.
 
     Args:
-        name: The dataset's name in reports.
-        batch_size: Samples of each domain a training batch and rank.
-        eval_batch_size: Samples a validation or test batch and rank.
-        steps_per_epoch: Batches an epoch, or None for one pass over the larger domain.
-        num_workers: Loader processes for what lies on disk; what is in memory needs none.
-        seed: The run's seed: orders and augmentation, never the splits.
-        pin_memory: Whether batches are copied to page-locked memory (for a GPU).
+        name: Name of the dataset in reports.
+        batch_size: Samples per domain, training batch and rank.
+        eval_batch_size: Samples per validation or test batch and rank.
+        steps_per_epoch: Batches per epoch, or None for one pass over the larger domain.
+        num_workers: Loader processes for data on disk; data in memory needs none.
+        seed: Seed of the run for sample order and augmentation; splits do not depend on it.
+        pin_memory: Whether to copy batches to page-locked memory (for a GPU).
     """
 
-    #: Whether what is computed of its samples can be kept by their places in a split.
+    #: Whether features can be cached by the index of a sample in its split.
     storable: ClassVar[bool] = True
-    #: What a backbone must take to stand behind it.
-    gives: ClassVar[str] = "pictures"
-    #: Whether there is a strongly changed view of a sample.
+    #: Kind of input, which the backbone must accept.
+    gives: ClassVar[str] = "images"
+    #: Whether strongly augmented views of the samples are available.
     has_strong: ClassVar[bool] = False
-    #: How training samples are varied and mixed, where a kind of input knows of such things.
+    #: Augmentation and mixing of training samples; data modules of images override these.
     augment: Augment | Mapping[str, Any] = "none"
-    mix: Mapping[str, Any] = {}
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
 
     def __init__(
         self,
@@ -161,66 +162,66 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         self.pin_memory = pin_memory
         self.train_on: tuple[str, ...] = DOMAINS
         self.val_labels: tuple[str, ...] = ("source",)
-        #: Whose labelled training pictures the source's stream shows.
+        #: Domain whose labelled training samples form the source stream.
         self.learn_from = "source"
         self.spec: Spec | None = None
         self.found: dict[str, Domain] = {}
-        self.caches: dict[str, PictureCache] = {}
-        #: Of a frozen network, by ``role/split``; shown instead of the samples.
+        self.caches: dict[str, ImageCache] = {}
+        #: Cached features of a frozen network by ``domain/split``, loaded instead of the samples.
         self.features: dict[str, Features] = {}
-        #: How samples became inputs, where that was learned from those for training: plain values,
-        #: which a checkpoint keeps for other data.
+        #: Preprocessing fitted on the training samples, as plain values that are saved in
+        #: checkpoints and applied to other data.
         self.learned: dict[str, Any] = {}
-        #: Pictures left out because they cannot be read: a sentence each, by domain.
-        self.quarantined: dict[str, list[str]] = {}
+        #: Skipped unreadable images by domain, as "path (reason)".
+        self.unreadable: dict[str, list[str]] = {}
 
-    # -- what a dataset says ---------------------------------------------------------------
+    # -- implemented by datasets -----------------------------------------------------------
     def domains(self) -> Mapping[str, Domain]:
-        """Return ``source`` and, unless there is none, ``target``. Reads lists, not files."""
+        """Return ``source`` and, if there is one, ``target``; lists files without opening them."""
         raise NotImplementedError
 
-    # -- what every dataset shares ---------------------------------------------------------
+    # -- shared by all datasets ------------------------------------------------------------
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names of the source; labels of every domain index these."""
+        """Class names of the source, indexed by the labels of all domains."""
         return self.found["source"].classes
 
     def discover(self) -> None:
-        """Find the samples and check that training can start; raises DataError if not."""
+        """Find and check the samples; raises DataError if training cannot start."""
         if self.found:
             return
         found = dict(self.domains())
         for screen in (lambda domains: domains, self.screened):
             found = screen(found)
-            for fault in self.faults(found):
-                raise DataError(fault)
+            for problem in self.check_domains(found):
+                raise DataError(problem)
         self.found = found
 
     def screened(self, found: dict[str, Domain]) -> dict[str, Domain]:
-        """Return the domains without what cannot be read, or refuse them."""
+        """Return the domains without unreadable samples, or raise DataError."""
         return found
 
-    def faults(self, found: Mapping[str, Domain]) -> Iterator[str]:
-        """Yield what keeps these domains from training: empty or too small splits, settings."""
-        yield from self.oracle_faults(found)
+    def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
+        """Yield problems that prevent training, such as empty or too small splits."""
+        yield from self.oracle_problems(found)
         for role, domain in found.items():
             if len(domain.classes) == 1:
                 yield (
-                    f"{role} ({domain.name}) has only the class {domain.classes[0]!r}, and a "
-                    f"classifier needs at least two; see what data={self.name} is given"
+                    f"{role} ({domain.name}) has only the class {domain.classes[0]!r}, but a "
+                    f"classifier needs at least two; check the settings of data={self.name}"
                 )
                 return
         for role, domain in found.items():
             for split in ("train", "val", "test"):
                 if len(getattr(domain, split)) == 0:
                     yield (
-                        f"{role} ({domain.name}) has no {self.gives} for {split}; "
+                        f"{role} ({domain.name}) has no {self.gives} in the {split} split; "
                         f"add some, or change data.{role} or data.val_fraction"
                     )
             if 0 < len(domain.train) < self.batch_size:
                 yield (
                     f"{role} ({domain.name}) has {len(domain.train)} training {self.gives}, fewer "
-                    f"than data.batch_size={self.batch_size}; type "
+                    f"than data.batch_size={self.batch_size}; set "
                     f"data.batch_size={len(domain.train)} or less"
                 )
 
@@ -231,28 +232,28 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         val_labels: tuple[str, ...],
         strong: bool = False,
     ) -> None:
-        """Tell the data what the model needs: the input's form, domains, labels in validation.
+        """Configure the data for a model.
 
         Args:
-            spec: The form of the input.
-            train_on: Domains that train.
-            val_labels: Domains whose validation batches hold labels.
-            strong: Whether the target's training samples are also wanted strongly changed.
+            spec: Input specification of the backbone.
+            train_on: Domains to train on.
+            val_labels: Domains whose validation batches contain labels.
+            strong: Whether to add strongly augmented views of the target's training samples.
         """
-        assert self.has_strong or not strong, "the settings' check asks has_strong first"
+        assert self.has_strong or not strong, "the configuration check tests has_strong first"
         self.spec = spec
         self.train_on = train_on
         self.val_labels = val_labels
 
     def cache(self, settings: CacheSettings, epochs: int) -> None:
-        """Prepare once what every epoch needs, or find it prepared; ``epochs`` will train."""
+        """Build or open the cache for a training of ``epochs`` epochs."""
 
     def browse(self) -> None:
-        """Raise DataError if the samples cannot be looked at one by one."""
+        """Raise DataError if the samples cannot be inspected one by one."""
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch and rank: the same for every model, so that methods compare."""
+        """Batches per epoch and rank; the same for every model, so that methods are comparable."""
         if self.steps_per_epoch is not None:
             return self.steps_per_epoch
         world = self.trainer.world_size if self.trainer is not None else 1
@@ -260,22 +261,22 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         return max(1, largest // (self.batch_size * world))
 
     def _batches_shown(self, limit: float | None) -> int:
-        """Return how many of an epoch's batches the trainer takes: a number or a share of them."""
+        """Return the batches per epoch under ``limit_train_batches``, a count or a fraction."""
         if limit is None:
             return self.num_batches
-        share = int(self.num_batches * limit) if isinstance(limit, float) else limit
-        return max(1, min(self.num_batches, share))
+        count = int(self.num_batches * limit) if isinstance(limit, float) else limit
+        return max(1, min(self.num_batches, count))
 
     def setup(self, stage: str) -> None:
-        """Find the data (Lightning calls this on every rank)."""
+        """Find the data; called by Lightning on every rank."""
         self.discover()
 
     # -- loaders -----------------------------------------------------------------------------
     def train_dataloader(self) -> dict[str, DataLoader[Any] | FeatureLoader]:
-        """Return one loader a domain that trains; target batches hold no labels."""
+        """Return one loader per training stream; target batches contain no labels."""
         trainer = self.trainer
         assert trainer is not None
-        # Batches done in all epochs so far: a resumed run goes on at exactly this place.
+        # Batches processed in all epochs so far: a resumed run continues with the next one.
         total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         epoch, start = divmod(total.processed, self._batches_shown(trainer.limit_train_batches))
         loaders: dict[str, DataLoader[Any] | FeatureLoader] = {}
@@ -295,18 +296,18 @@ class TransferData(Facts, Looks, L.LightningDataModule):
             features = self.features.get(f"{domain}/train")
             if features is not None:
                 loaders[role] = FeatureLoader(
-                    features, split.labels, self.batch_size, sampler, split.others
+                    features, split.labels, self.batch_size, sampler, split.aux_labels
                 )
                 continue
             dataset = self._dataset(domain, split, train=True)
             loaders[role] = self._loader(dataset, self.batch_size, sampler)
         return loaders
 
-    def _sampler(self, split: Split, **place: Any) -> DomainSampler:
-        return DomainSampler(size=len(split), **place)
+    def _sampler(self, split: Split, **kwargs: Any) -> DomainSampler:
+        return DomainSampler(size=len(split), **kwargs)
 
     def training_splits(self) -> dict[str, Split]:
-        """Return what trains: the source, the target without labels, its few labelled samples."""
+        """Return the training split of every stream; ``target`` has no labels."""
         splits = {"source": self.found[self.learn_from].train} if "source" in self.train_on else {}
         if "target" in self.train_on:
             splits["target"] = self.found["target"].train.without_labels()
@@ -314,7 +315,7 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         return splits if labelled is None else {**splits, "target_labelled": labelled}
 
     def val_dataloader(self) -> list[DataLoader[Any] | FeatureLoader]:
-        """Return the validation loaders, source first; the target's hold no labels."""
+        """Return the validation loaders, source first, with labels only for ``val_labels``."""
         return [
             self._eval_loader(
                 f"{role}/val",
@@ -335,15 +336,15 @@ class TransferData(Facts, Looks, L.LightningDataModule):
         sampler = EvalSampler(size=len(split), rank=rank, world=world)
         if name in self.features:
             stored = self.features[name]
-            # Ready features of many pictures pass the head as quickly as those of a few.
+            # The head takes about as long for many flat features as for a few.
             many = EVAL_FEATURES if stored.flat else self.eval_batch_size
             size = max(many, self.eval_batch_size)
-            return FeatureLoader(stored, split.labels, size, sampler, split.others)
+            return FeatureLoader(stored, split.labels, size, sampler, split.aux_labels)
         dataset = EvalDataset(self._dataset(name.partition("/")[0], split, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler)
 
     def _dataset(self, role: str, split: Split, train: bool) -> Any:
-        """Return the dataset of a split: ``__getitems__`` of ``(index, seed)`` pairs is a batch."""
+        """Return a dataset whose ``__getitems__`` maps ``(index, seed)`` pairs to a batch."""
         raise NotImplementedError
 
     def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 60,000 pictures of 32 x 32 pixels, as files or in memory.
+"""CIFAR-10 and CIFAR-100: 60,000 images of 32 x 32 pixels each, as files or in memory.
 
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", technical report, University
 of Toronto, 2009.
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from tl_lightning.data.datamodules.image_files import FileData
+from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.download import download as get
 from tl_lightning.data.io.download import extract
@@ -23,19 +23,19 @@ from tl_lightning.data.io.folders import class_folders, find_root
 from tl_lightning.data.layout import Layout, read_layout
 from tl_lightning.errors import DataError
 
-__all__ = ["Cifar10", "Cifar100"]
+__all__ = ["CIFAR10DataModule", "CIFAR100DataModule"]
 
 
-class _Cifar(FileData):
-    """One of the two, alone, to another folder of its classes, or to a synthetic shift.
+class _Cifar(ImageFilesDataModule):
+    """CIFAR alone, or with a folder of the same classes or a synthetic shift as the target.
 
     Args:
-        download: Whether to fetch the official archive if ``root`` does not hold the data set.
-        kwargs: As in :class:`FileData`. A ``target`` without root and shift is no target.
+        download: Whether to download the official archive if the dataset is not found.
+        kwargs: See :class:`ImageFilesDataModule`; a ``target`` without values means no target.
     """
 
     target_optional = True
-    #: Knows the official files' names, address and checksums.
+    #: torchvision dataset with the names, URL and checksums of the official files.
     official: ClassVar[Any]
     count: ClassVar[int]
     megabytes: ClassVar[int]
@@ -50,7 +50,7 @@ class _Cifar(FileData):
         return {role: _shifted(domain) for role, domain in super().domains().items()}
 
     def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        """Return the class folders found, or else the official batches as arrays."""
+        """Return the images in class folders, or else the official batches as arrays."""
         root, setting = self.base(role, node)
         batches = self.official.base_folder
         what = f"{self.official.__name__} ({{train,test}}/<class>/*, or {batches}/)"
@@ -66,15 +66,15 @@ class _Cifar(FileData):
             found = self._fetched(Path(root).expanduser())
         name = str(self.name) if role == "source" else found.name
         if class_folders(found / "train"):
-            layout = read_layout(found, setting, self.complain)
+            layout = read_layout(found, setting, self.on_problem)
         else:
             folder = found if found.name == batches else found / batches
             layout = self._in_memory(folder, role, setting)
         if len(layout.classes) != self.count:
-            self.complain(
-                f"{found} holds {len(layout.classes)} classes, but {self.official.__name__} has "
-                f"{self.count}; mend the folder, type {setting}=/the/right/folder, or "
-                "data=folder for other pictures"
+            self.on_problem(
+                f"{found} has {len(layout.classes)} classes, but {self.official.__name__} has "
+                f"{self.count}; fix the folder, set {setting}=/the/right/folder, or use "
+                "data=folder for other images"
             )
         return name, layout
 
@@ -100,27 +100,27 @@ class _Cifar(FileData):
         if role == "source":
             self.taken = folder.resolve()
         elif folder.resolve() == self.taken:
-            self.complain(
-                f"data.source and data.target both hold {folder}: the same pictures in both "
-                "domains; type another data.target.root, or leave it null"
+            self.on_problem(
+                f"data.source and data.target both use {folder}; set another data.target.root, or "
+                "data.target.root=null"
             )
         try:
-            # Compares every batch's checksum before anything is unpickled.
+            # Compares the checksums of all batches before unpickling them.
             train, test = (self.official(str(folder.parent), train=part) for part in (True, False))
         except RuntimeError as error:
             raise DataError(
-                f"{folder} lacks a batch, or one's checksum is not the official one; remove it and "
-                f"type data.download=true, or {setting}=/another/folder"
+                f"a batch in {folder} is missing or has a wrong checksum; remove the folder and "
+                f"set data.download=true, or set {setting}=/another/folder"
             ) from error
         classes = tuple(str(name) for name in train.classes)
         return Layout(classes, _split("train", train, classes), None, _split("test", test, classes))
 
 
-class Cifar10(_Cifar):
-    """CIFAR-10: 10 classes with 5,000 pictures each for training and 1,000 for testing.
+class CIFAR10DataModule(_Cifar):
+    """CIFAR-10: 10 classes with 5,000 images each for training and 1,000 for testing.
 
     Args:
-        kwargs: As in :class:`FileData`, and ``download``: whether to fetch the official archive.
+        kwargs: ``download`` (whether to fetch the archive); see :class:`ImageFilesDataModule`.
     """
 
     official = datasets.CIFAR10
@@ -128,11 +128,11 @@ class Cifar10(_Cifar):
     megabytes = 170
 
 
-class Cifar100(_Cifar):
-    """CIFAR-100: 100 classes with 500 pictures each for training and 100 for testing.
+class CIFAR100DataModule(_Cifar):
+    """CIFAR-100: 100 classes with 500 images each for training and 100 for testing.
 
     Args:
-        kwargs: As in :class:`FileData`, and ``download``: whether to fetch the official archive.
+        kwargs: ``download`` (whether to fetch the archive); see :class:`ImageFilesDataModule`.
     """
 
     official = datasets.CIFAR100
@@ -147,19 +147,19 @@ def _split(split: str, given: Any, classes: tuple[str, ...]) -> Split:
 
 
 def _shifted(domain: Domain) -> Domain:
-    """Apply a synthetic shift to pictures in memory, once: they are small."""
+    """Apply a synthetic shift to images in memory once, as they are small."""
     changed: dict[str, Any] = {
         name: _applied(split)
         for name, split in domain.splits().items()
-        if split.change is not None and isinstance(split.pictures, np.ndarray)
+        if split.change is not None and isinstance(split.samples, np.ndarray)
     }
     return replace(domain, **changed)
 
 
 def _applied(split: Split) -> Split:
     assert split.change is not None
-    pixels = np.empty_like(np.asarray(split.pictures))
-    for index, picture in enumerate(np.asarray(split.pictures)):
-        changed = split.change(torch.tensor(picture).permute(2, 0, 1), index)
+    pixels = np.empty_like(np.asarray(split.samples))
+    for index, image in enumerate(np.asarray(split.samples)):
+        changed = split.change(torch.tensor(image).permute(2, 0, 1), index)
         pixels[index] = changed.permute(1, 2, 0).numpy()
-    return replace(split, pictures=pixels, change=None)
+    return replace(split, samples=pixels, change=None)

@@ -1,4 +1,4 @@
-"""A folder of class folders as the source, and another one as the target: anybody's pictures."""
+"""Custom images in class folders, with an optional second folder as the target."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_lightning.data.datamodules.domain_folders import is_domain
-from tl_lightning.data.datamodules.image_files import FileData
-from tl_lightning.data.io.folders import class_folders, find_root, picture_files
+from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
+from tl_lightning.data.io.folders import class_folders, find_root, image_files
 from tl_lightning.data.layout import Layout, read_layout
 from tl_lightning.errors import DataError
 
-__all__ = ["ClassFolders"]
+__all__ = ["ClassFoldersDataModule"]
 
 WHAT = "a folder of class folders (<class>/*.jpg, or {train,val,test}/<class>/*.jpg)"
 
 
-class ClassFolders(FileData):
-    """One folder of class folders, alone or to another one with the same classes.
+class ClassFoldersDataModule(ImageFilesDataModule):
+    """A folder of class folders, alone or with a second one of the same classes as the target.
 
     Args:
-        kwargs: As in :class:`FileData`. A ``target`` without root and shift is no target.
+        kwargs: See :class:`ImageFilesDataModule`; a ``target`` without values means no target.
     """
 
     target_optional = True
 
     def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        """Return the folder's pictures; its own name is the domain's.
+        """Return the images of a folder, which also names the domain.
 
         Raises:
-            DataError: If there are no class folders, or domains in their place.
+            DataError: If the folder has no class folders, or folders of domains instead.
         """
         root, setting = self.base(role, node)
         found = find_root(
             root, (), WHAT, lambda path: len(class_folders(path)) > 0, setting=setting
         )
         inner = class_folders(found)
-        plain = class_folders(found / "train") or any(map(picture_files, inner))
-        domains = [] if plain else [path.name for path in inner if is_domain(path)]
+        has_classes = class_folders(found / "train") or any(map(image_files, inner))
+        domains = [] if has_classes else [path.name for path in inner if is_domain(path)]
         if domains:
             raise DataError(
-                f"{found} holds no classes but folders of them: {', '.join(domains)}; type "
+                f"{found} contains domains instead of classes: {', '.join(domains)}; set "
                 f"data=domains data.source.domain={domains[0]}, or {setting}={found / domains[0]}"
             )
-        return found.name, read_layout(found, setting, self.complain)
+        return found.name, read_layout(found, setting, self.on_problem)

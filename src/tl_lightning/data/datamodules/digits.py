@@ -1,8 +1,8 @@
-"""Handwritten digits and the same kind of digits over photographs: real pictures, no download.
+"""Handwritten digits, plain and over photographs, without a download.
 
-The source is scikit-learn's optical digits (UCI, 1,797 pictures of 8 x 8). The target takes other
-digits of the same set over random patches of scikit-learn's two sample photographs, by the recipe
-of MNIST-M (Ganin et al. 2016, JMLR 17(59), section 5.2.4).
+The source is scikit-learn's optical digits (UCI, 1,797 images of 8 x 8). The target blends other
+digits of the same dataset with random patches of scikit-learn's two sample photographs, as in
+MNIST-M (Ganin et al. 2016, JMLR 17(59), section 5.2.4).
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tl_lightning.data.datamodules.image import PictureData
+from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.mnistm import blend, enlarge
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.splits import with_labelled
 
-__all__ = ["Digits"]
+__all__ = ["DigitsDataModule"]
 
-#: Fixed: the split and the patches are part of the data set, not of a run.
+#: Fixed, as splits and patches are part of the dataset and not of a run.
 _SPLIT_SEED = 20160101
-_SHARES = {
+_FRACTIONS = {
     "source": {"train": 0.3, "val": 0.1, "test": 0.1},
     "target": {"train": 0.3, "val": 0.1, "test": 0.1},
 }
 
 
-class Digits(PictureData):
-    """``source``: grey digits; ``target``: disjoint digits over photographs.
+class DigitsDataModule(ImageDataModule):
+    """Grey digits as the source, disjoint digits over photographs as the target.
 
     Args:
-        size: Height and width of the pictures in pixels.
-        sharpness: Steepness of the strokes' edges after enlarging.
-        scale: Pixels of the photograph averaged into one pixel of the patch, along each side.
-        target_copies: Every target digit stands over this many different patches.
+        size: Height and width of the images in pixels.
+        sharpness: Sharpness of the edges after enlarging, see :func:`enlarge`.
+        scale: Downsampling factor of the photographs, see :func:`blend`.
+        target_copies: Number of different patches that every target digit is blended with.
         source: No settings; ``{}``.
-        target: ``{labelled_per_class}``: so many training pictures of every class keep their labels
-            (0: none); or None for the source alone.
-        kwargs: As in :class:`PictureData`.
+        target: ``{labelled_per_class}``: number of training images per class that keep their
+            labels; None for no target.
+        kwargs: See :class:`ImageDataModule`.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Digits(PictureData):
         self.target = target
 
     def domains(self) -> dict[str, Domain]:
-        """Build both domains; every digit is in one split of one domain only."""
+        """Build the domains; every digit is in only one split of one domain."""
         from sklearn.datasets import load_digits, load_sample_images
 
         raw, labels = load_digits(return_X_y=True)
         digits = enlarge(raw.reshape(-1, 8, 8), size=self.size, sharpness=self.sharpness)
-        places = _places(labels.astype(np.int64))
+        indices = _split_indices(labels.astype(np.int64))
         grey = np.repeat(digits[..., None], 3, axis=3)
-        found = {"source": _domain("digits", grey, labels, places["source"])}
+        found = {"source": _domain("digits", grey, labels, indices["source"])}
         if self.target is not None:
             photos = load_sample_images().images
             copies = [
@@ -80,31 +80,31 @@ class Digits(PictureData):
                 "digits over photographs",
                 np.concatenate(copies),
                 np.tile(labels, len(copies)),
-                {split: (offsets + at).ravel() for split, at in places["target"].items()},
+                {split: (offsets + at).ravel() for split, at in indices["target"].items()},
             )
-            count = self.target.get("labelled_per_class")  # absent in checkpoints of old
+            count = self.target.get("labelled_per_class")  # missing in old checkpoints
             if count:
                 found["target"] = with_labelled(found["target"], count)
         return found
 
 
-def _places(labels: NDArray[np.int64]) -> dict[str, dict[str, NDArray[np.int64]]]:
-    """Deal every class's digits to the splits of both domains in the same shares."""
+def _split_indices(labels: NDArray[np.int64]) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """Split the digits of every class across domains and splits by ``_FRACTIONS``."""
     rng = np.random.default_rng(_SPLIT_SEED)
-    dealt: dict[str, dict[str, list[NDArray[np.int64]]]] = {
-        role: {split: [] for split in shares} for role, shares in _SHARES.items()
+    parts: dict[str, dict[str, list[NDArray[np.int64]]]] = {
+        role: {split: [] for split in fractions} for role, fractions in _FRACTIONS.items()
     }
     for label in range(10):
         order = rng.permutation(np.flatnonzero(labels == label))
         start = 0.0
-        for role, shares in _SHARES.items():
-            for split, share in shares.items():
-                first, last = (round(x * len(order)) for x in (start, start + share))
-                dealt[role][split].append(order[first:last])
-                start += share
+        for role, fractions in _FRACTIONS.items():
+            for split, fraction in fractions.items():
+                first, last = (round(x * len(order)) for x in (start, start + fraction))
+                parts[role][split].append(order[first:last])
+                start += fraction
     return {
-        role: {split: np.concatenate(parts) for split, parts in splits.items()}
-        for role, splits in dealt.items()
+        role: {split: np.concatenate(arrays) for split, arrays in splits.items()}
+        for role, splits in parts.items()
     }
 
 
@@ -112,8 +112,8 @@ def _domain(
     name: str,
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64],
-    places: dict[str, NDArray[np.int64]],
+    indices: dict[str, NDArray[np.int64]],
 ) -> Domain:
     whole = Split(pixels, labels.astype(np.int64), [f"digit{i:04d}" for i in range(len(pixels))])
-    train, val, test = (whole.subset(places[split].tolist()) for split in ("train", "val", "test"))
+    train, val, test = (whole.subset(indices[split].tolist()) for split in ("train", "val", "test"))
     return Domain(name, tuple(str(i) for i in range(10)), train, val, test)

@@ -1,4 +1,4 @@
-"""Folders domain/class/picture: Office-31, Office-Home, PACS, VisDA, DomainNet and one's own."""
+"""Images in <domain>/<class> folders: Office-31, Office-Home, PACS, VisDA, DomainNet, custom."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.data.datamodules.image_files import FileData
-from tl_lightning.data.io.folders import Complain, class_folders, find_root, refuse, scan_classes
+from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
+from tl_lightning.data.io.folders import (
+    OnProblem,
+    class_folders,
+    find_root,
+    raise_problem,
+    scan_classes,
+)
 from tl_lightning.data.layout import Layout, pooled, read_layout, split_of
 from tl_lightning.errors import DataError, nearest
 
-__all__ = ["DomainFolders", "asked_domains", "is_domain", "read_domain", "refuse_shared"]
+__all__ = ["DomainFoldersDataModule", "asked_domains", "is_domain", "read_domain", "refuse_shared"]
 
 
-class DomainFolders(FileData):
-    """Domains of one data set, each a folder of class folders; any of them to any other.
+class DomainFoldersDataModule(ImageFilesDataModule):
+    """Domains of one dataset, each a folder of class folders.
 
     Args:
-        folders: Names that the data set's folder may have below ``root``.
-        known: The data set's domains, each with other names for it; empty for any folders.
-            Capitals, spaces and ``_ - .`` in a domain's name make no difference.
-        elsewhere: Where the data set is to be had, for the error when it is not found.
-        kwargs: As in :class:`FileData`. ``domain`` is a name or a list of several.
+        folders: Usual names of the dataset folder below ``root``.
+        known: Domains of the dataset with alternative names for each; empty to accept any
+            folders. Case, spaces and ``_ - .`` in domain names are ignored.
+        elsewhere: Where to download the dataset, for the error if it is not found.
+        kwargs: See :class:`ImageFilesDataModule`. ``domain`` is a name or a list of names.
     """
 
     has_domains = True
@@ -42,48 +48,48 @@ class DomainFolders(FileData):
         self.taken: list[Path] = []
 
     def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        """Return the asked domain, or several as one."""
+        """Return the requested domain, or several merged into one."""
         root, setting = self.base(role, node)
         found = find_root(
-            root, self.folders, self._what(), self._accepts, setting=setting, otherwise=self._way()
+            root, self.folders, self._what(), self._accepts, setting=setting, otherwise=self._hint()
         )
-        places = {path.name: path for path in class_folders(found)}
-        valid = [name for name, path in places.items() if is_domain(path)]
+        folders = {path.name: path for path in class_folders(found)}
+        valid = [name for name, path in folders.items() if is_domain(path)]
         names = asked_domains(
-            node.get("domain"), f"data.{role}.domain", valid, places, str(found), self._names
+            node.get("domain"), f"data.{role}.domain", valid, folders, str(found), self._names
         )
-        chosen = [places[name] for name in names]
+        chosen = [folders[name] for name in names]
         if role == "source":
             self.taken = chosen
         elif shared := [path.name for path in chosen if path in self.taken]:
             refuse_shared(shared[0], [name for name in valid if name not in shared])
-        layouts = {path.name: read_domain(path, setting, self.complain) for path in chosen}
-        return "+".join(names), pooled(layouts, self.complain)
+        layouts = {path.name: read_domain(path, setting, self.on_problem) for path in chosen}
+        return "+".join(names), pooled(layouts, self.on_problem)
 
     def _accepts(self, folder: Path) -> bool:
         inner = class_folders(folder)
         if self.known:
             spellings = {name for domain in self.known for name in self._names(domain)}
-            inner = [path for path in inner if _plain(path.name) in spellings]
+            inner = [path for path in inner if _normalised(path.name) in spellings]
         return any(map(is_domain, inner))
 
     def _names(self, folder: str) -> set[str]:
-        """Return all names, spelled plainly, of the domain in a folder of this name."""
+        """Return all normalised names of the domain in a folder of this name."""
         for domain, others in self.known.items():
-            spellings = {_plain(name) for name in (domain, *others)}
-            if _plain(folder) in spellings:
+            spellings = {_normalised(name) for name in (domain, *others)}
+            if _normalised(folder) in spellings:
                 return spellings
-        return {_plain(folder)}
+        return {_normalised(folder)}
 
     def _what(self) -> str:
         domains = ", ".join(self.known)
         return f"{self.name} ({{{domains}}}/<class>/*.jpg)" if domains else "<domain>/<class>/*.jpg"
 
-    def _way(self) -> str:
+    def _hint(self) -> str:
         if not self.elsewhere:
             return ""
-        place = Path(self.root) / str(self.name)
-        return f"get it from {self.elsewhere} and put its domains in {place}"
+        folder = Path(self.root) / str(self.name)
+        return f"download it from {self.elsewhere} and put its domains in {folder}"
 
 
 def asked_domains(
@@ -92,92 +98,91 @@ def asked_domains(
     valid: Sequence[str],
     places: Mapping[str, Any],
     where: str,
-    names: Callable[[str], set[str]] = lambda name: {_plain(name)},
+    names: Callable[[str], set[str]] = lambda name: {_normalised(name)},
     otherwise: str = "",
 ) -> list[str]:
-    """Return which of ``places`` were asked for, in the order asked.
+    """Return the keys of ``places`` that were requested, in the requested order.
 
     Args:
-        asked: A name or a list of several.
-        setting: The key that it came from, for the errors.
-        valid: The domains to propose.
-        places: What may be asked for.
-        where: What holds the domains, for the errors.
-        names: All names of a domain, spelled plainly.
-        otherwise: Another way out where nothing was asked for.
+        asked: A name or a list of names.
+        setting: Configuration key of ``asked``, for errors.
+        valid: Domains to suggest in errors.
+        places: All domains that may be requested.
+        where: Folder or table with the domains, for errors.
+        names: Returns all normalised names of a domain.
+        otherwise: Alternative to suggest if no domain was requested.
 
     Raises:
-        DataError: If nothing was asked for, or a name is unknown or there twice.
+        DataError: If no domain was requested, or a name is unknown, ambiguous or repeated.
     """
     wanted = [str(name) for name in (asked if isinstance(asked, list | tuple) else [asked])]
     example = valid[0] if valid else "<name>"
     if asked is None or not wanted:
         raise DataError(
-            f"{setting}={'null' if asked is None else asked} names no domain; {where} holds "
-            f"{', '.join(valid)}; type {setting}={_quoted(example)}{otherwise}"
+            f"{setting}={'null' if asked is None else asked} selects no domain; {where} contains "
+            f"{', '.join(valid)}; set {setting}={_quoted(example)}{otherwise}"
         )
     chosen = []
     for name in wanted:
-        alike = [place for place in places if _plain(name) in names(place)]
+        alike = [place for place in places if _normalised(name) in names(place)]
         match = [name] if name in places else alike
         if len(match) > 1:
             raise DataError(
-                f"{setting}={name} may be any of {', '.join(match)} in {where}; type its name as "
-                f"it stands there, or remove the others"
+                f"{setting}={name} is ambiguous: {where} contains {', '.join(match)}; use the "
+                f"exact name, or remove the others"
             )
         if not match:
             hint = nearest(name, valid)
             raise DataError(
-                f"{setting}={name} is no domain in {where}, which holds {', '.join(valid)}; "
-                + (hint if "did you mean" in hint else f"type {setting}={_quoted(example)}")
+                f"{setting}={name} is not a domain of {where}, which contains {', '.join(valid)}; "
+                + (hint if "did you mean" in hint else f"set {setting}={_quoted(example)}")
             )
         chosen += match
     if len(set(chosen)) < len(chosen):
-        twice = next(name for name in chosen if chosen.count(name) > 1)
+        repeated = next(name for name in chosen if chosen.count(name) > 1)
         raise DataError(
-            f"{setting}=[{','.join(wanted)}] names the domain {twice} twice; type each once"
+            f"{setting}=[{','.join(wanted)}] contains the domain {repeated} more than once; "
+            "list each domain once"
         )
     return chosen
 
 
 def refuse_shared(name: str, others: Sequence[str]) -> None:
-    """Refuse a domain that is source and target.
-
-    Raises:
-        DataError: Always.
-    """
+    """Raise DataError for a domain that is both source and target."""
     example = _quoted(others[0]) if others else "<another>"
     raise DataError(
-        f"the domain {name} is in data.source.domain and in data.target.domain: the same pictures "
-        f"in both domains; type data.target.domain={example}, or data.target=null for no target"
+        f"the domain {name} is in both data.source.domain and data.target.domain; set "
+        f"data.target.domain={example}, or data.target=null for no target"
     )
 
 
-def read_domain(path: Path, setting: str = "data.root", complain: Complain = refuse) -> Layout:
-    """Read one domain: by its lists beside it, as ``images/<class>``, with splits, or plain.
+def read_domain(
+    path: Path, setting: str = "data.root", on_problem: OnProblem = raise_problem
+) -> Layout:
+    """Read a domain by its lists, or as ``images/<class>``, ``<split>/<class>`` or ``<class>``.
 
     Raises:
-        DataError: If there are no class folders or a list cannot be read; ``complain`` decides on
-            lesser faults.
+        DataError: If no class folders are found or a list cannot be read; recoverable problems
+            are passed to ``on_problem``.
     """
     lists = {split: path.parent / f"{path.name}_{split}.txt" for split in ("train", "test")}
-    there = [file for file in lists.values() if file.is_file()]
-    if len(there) == 2:
-        return _listed(path, lists, setting, complain)
-    if there:
-        lacking = next(file for file in lists.values() if file not in there)
-        complain(
-            f"{there[0]} is there, but not {lacking.name}; add it for the official split, or "
-            f"remove {there[0].name} for a split by hash"
+    present = [file for file in lists.values() if file.is_file()]
+    if len(present) == 2:
+        return _listed(path, lists, setting, on_problem)
+    if present:
+        missing = next(file for file in lists.values() if file not in present)
+        on_problem(
+            f"found {present[0]}, but not {missing.name}; add it to use the official split, or "
+            f"remove {present[0].name} to split by a hash of the names"
         )
     inner = path / "images"
-    # A class may be named so too: then it holds pictures, not folders.
-    return read_layout(inner if class_folders(inner) else path, setting, complain)
+    # A class may be named "images" as well; it then contains files, not folders.
+    return read_layout(inner if class_folders(inner) else path, setting, on_problem)
 
 
-def _listed(path: Path, lists: Mapping[str, Path], setting: str, complain: Complain) -> Layout:
-    scanned = scan_classes(path, setting=setting, complain=complain)
-    there = {
+def _listed(path: Path, lists: Mapping[str, Path], setting: str, on_problem: OnProblem) -> Layout:
+    scanned = scan_classes(path, setting=setting, on_problem=on_problem)
+    available = {
         f"{path.name}/{name}/{file.name}": (name, file)
         for name, files in scanned.items()
         for file in files
@@ -186,40 +191,40 @@ def _listed(path: Path, lists: Mapping[str, Path], setting: str, complain: Compl
     seen: set[str] = set()
     for file in lists.values():
         listed = _read_list(file)
-        absent = [name for name in listed if name not in there]
+        absent = [name for name in listed if name not in available]
         if absent:
-            complain(
-                f"{len(absent)} of {len(listed)} pictures of {file} are not in {path}: "
-                f"{', '.join(absent[:5])}; unpack {path.name} again, or remove the lists for a "
-                f"split by hash, or type {setting}=/another/folder"
+            on_problem(
+                f"{len(absent)} of {len(listed)} images listed in {file} are missing from {path}: "
+                f"{', '.join(absent[:5])}; extract {path.name} again, remove the lists to split by "
+                f"a hash of the names, or set {setting}=/another/folder"
             )
         both = [name for name in listed if name in seen]
         if both:
-            complain(
-                f"{len(both)} pictures of {file} are in {lists['train'].name} too: "
+            on_problem(
+                f"{len(both)} image(s) listed in {file} are also in {lists['train'].name}: "
                 f"{', '.join(both[:5])}; remove them from one of the lists"
             )
         members: dict[str, list[Path]] = {name: [] for name in scanned}
         for name in sorted(set(listed) - set(absent) - seen):
-            members[there[name][0]].append(there[name][1])
+            members[available[name][0]].append(available[name][1])
         seen |= set(listed)
         splits.append(split_of(path, tuple(scanned), members))
     return Layout(tuple(scanned), splits[0], None, splits[1])
 
 
 def _read_list(path: Path) -> list[str]:
-    """Return the paths of a list ``domain/class/picture.jpg number``; the folder is the class."""
+    """Return the paths in a list with lines ``<domain>/<class>/<image>.jpg <number>``."""
     names = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the official list {path}: {error}; get it again") from error
+        raise DataError(f"cannot read the list {path}: {error}; download it again") from error
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(" ")
         if line.strip() and not (name.count("/") == 2 and label.isdigit()):
             raise DataError(
-                f"line {number} of the official list {path} is {line.strip()!r}, not "
-                "<domain>/<class>/<picture>.jpg <number>; get the list again, or remove it"
+                f"line {number} of the list {path} is {line.strip()!r}, not "
+                "<domain>/<class>/<image>.jpg <number>; download the list again, or remove it"
             )
         if line.strip():
             names.append(name)
@@ -227,28 +232,28 @@ def _read_list(path: Path) -> list[str]:
 
 
 def is_domain(folder: Path) -> bool:
-    """Return whether pictures stand in class folders in there (or in images/ or train/)."""
+    """Return whether a folder has class folders with files, directly or in images/, train/, ..."""
     inner = class_folders(folder)
     deeper = [
-        place
+        subfolder
         for path in inner
         if path.name in ("images", "train", "val", "test")
-        for place in class_folders(path)
+        for subfolder in class_folders(path)
     ]
     return any(any(file.is_file() for file in path.iterdir()) for path in (*inner, *deeper))
 
 
-def _plain(name: str) -> str:
-    """Return a name without what spellings differ in.
+def _normalised(name: str) -> str:
+    """Return a name normalised for comparison.
 
-    >>> _plain("Real World") == _plain("real_world") == _plain("RealWorld")
+    >>> _normalised("Real World") == _normalised("real_world") == _normalised("RealWorld")
     True
     """
     return "".join(letter for letter in name.lower() if letter not in " _-.")
 
 
 def _quoted(name: str) -> str:
-    """Return a name as a shell takes it after ``key=``.
+    """Return a name quoted for the command line if necessary.
 
     >>> _quoted("photo"), _quoted("Real World")
     ('photo', '"Real World"')

@@ -1,4 +1,4 @@
-"""Data modules of pictures: how they vary, are mixed, decoded once, and become batches."""
+"""Base data module of images: augmentation, mixing, image cache and datasets."""
 
 from __future__ import annotations
 
@@ -9,41 +9,47 @@ import numpy as np
 
 from tl_lightning.data.cache.build_images import build_cache
 from tl_lightning.data.cache.images import CacheSettings, worth_it
-from tl_lightning.data.datamodules.base import TransferData
-from tl_lightning.data.datasets import ArrayDataset, PictureDataset
+from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.datasets import ArrayDataset, ImageDataset
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.images import shorter_side
 from tl_lightning.data.loaders import dataset_of
 from tl_lightning.data.transforms.geometry import Centre
-from tl_lightning.data.transforms.mixup import Mixing
+from tl_lightning.data.transforms.mixup import MixupCutMix
 from tl_lightning.data.transforms.presets import Augment, augmentation
 from tl_lightning.data.transforms.strong import StrongView
 from tl_lightning.types import InputSpec, Spec
 from tl_lightning.utils.seeding import mix as mix_seeds
 
-__all__ = ["PictureData"]
+__all__ = ["ImageDataModule"]
 
 
-class PictureData(TransferData):
-    """Pictures, from files or from memory; a data set is a subclass with :meth:`domains`.
+class ImageDataModule(TransferDataModule):
+    """Images on disk or in memory; subclasses implement :meth:`domains`.
 
     Args:
-        augment: Of training pictures: a name, see :func:`augmentation`, or for small pictures
-            ``{shift, contrast, invert}``, see :class:`PixelAugment`.
-        mix: ``{mixup: alpha}``, ``{cutmix: alpha}`` or both, for the source, see
-            :class:`Mixing`.
-        kwargs: As in :class:`TransferData`.
+        augment: Augmentation of training images: the name of a preset, see :func:`augmentation`,
+            or for small images ``{shift, contrast, invert}``, see :class:`PixelAugment`.
+        mixup_alpha: Mixup of source images and labels, see :class:`MixupCutMix`; 0 disables it.
+        cutmix_alpha: CutMix of source images and labels; 0 disables it.
+        kwargs: See :class:`TransferDataModule`.
     """
 
     has_strong = True
     spec: InputSpec | None
 
     def __init__(
-        self, *, augment: Augment | Mapping[str, Any], mix: Mapping[str, Any], **kwargs: Any
+        self,
+        *,
+        augment: Augment | Mapping[str, Any],
+        mixup_alpha: float,
+        cutmix_alpha: float,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.augment = augment
-        self.mix = mix
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
 
     def attach(
         self,
@@ -52,34 +58,34 @@ class PictureData(TransferData):
         val_labels: tuple[str, ...],
         strong: bool = False,
     ) -> None:
-        """Make ready what changes the pictures, too; see :meth:`TransferData.attach`."""
+        """Set up the transforms as well; see :meth:`TransferDataModule.attach`."""
         assert isinstance(spec, InputSpec)
         super().attach(spec, train_on, val_labels, strong)
         self.strong = StrongView(spec) if strong else None
         self.changes = augmentation(spec, self.augment)
-        self.mixing = Mixing(self.mix, len(self.classes))
+        self.mixing = MixupCutMix(self.mixup_alpha, self.cutmix_alpha, len(self.classes))
 
     def cache(self, settings: CacheSettings, epochs: int) -> None:
-        """Decode the pictures on disk once, or find them decoded; ``epochs`` will train.
+        """Decode the images on disk into the cache if it pays off for ``epochs`` epochs.
 
         Raises:
-            DataError: If a picture cannot be read or the disk cannot hold them.
+            DataError: If an image cannot be read or the disk is full.
         """
-        assert self.spec is not None, "attach() comes before the cache"
+        assert self.spec is not None, "call attach() before cache()"
         on_disk = {
             role: domain
             for role, domain in self.found.items()
-            if not isinstance(domain.train.pictures, np.ndarray)
+            if not isinstance(domain.train.samples, np.ndarray)
         }
         paths = [path for domain in on_disk.values() for path in domain.paths()]
-        shorter = settings.shorter or shorter_side(self.spec)
+        shorter = settings.shorter_side or shorter_side(self.spec)
         if paths and worth_it(paths, shorter, settings, epochs):
             for role, domain in on_disk.items():
                 name = f"{self.name}-{domain.name}"
                 self.caches[role] = build_cache(domain.whole(), name, shorter, self.spec, settings)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Finish the augmentation of training batches where they are, on the device."""
+        """Finish the augmentation of training batches on the device."""
         for role, part in batch.items() if "inputs" not in batch else ():
             self._finish(role, part)
         return batch
@@ -95,8 +101,8 @@ class PictureData(TransferData):
             if self.strong is not None and role == "target":
                 batch["strong"] = self.strong(batch["inputs"], seeds)
 
-    def _dataset(self, role: str, split: Split, train: bool) -> PictureDataset | ArrayDataset:
-        assert self.spec is not None, "attach() comes before the loaders"
+    def _dataset(self, role: str, split: Split, train: bool) -> ImageDataset | ArrayDataset:
+        assert self.spec is not None, "call attach() before building loaders"
         cache = self.caches.get(role.removesuffix("_labelled"))
         if not train:
             return dataset_of(split, self.spec, Centre(self.spec), cache)
@@ -104,5 +110,5 @@ class PictureData(TransferData):
 
     @property
     def seeded(self) -> bool:
-        """Whether training batches carry their samples' seeds."""
+        """Whether training batches include the seeds of their samples."""
         return bool(self.changes.batch) or bool(self.mixing) or self.strong is not None

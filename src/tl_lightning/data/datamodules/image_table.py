@@ -1,4 +1,4 @@
-"""A list of pictures with their labels, domains and splits: CSV, TSV or Parquet."""
+"""Images listed in a CSV, TSV or Parquet table with labels, domains and splits."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from typing import Any
 
 import numpy as np
 
-from tl_lightning.data.datamodules.image_files import FileData
+from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.datamodules.table_domains import TableDomains
 from tl_lightning.data.domain import Split
-from tl_lightning.data.io.folders import Complain
+from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.data.io.tables import Row, read_rows
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
 
-__all__ = ["COLUMNS", "TableData", "class_order"]
+__all__ = ["COLUMNS", "ImageTableDataModule", "class_order"]
 
-#: What a table may say of a picture; path and label it must.
+#: Columns that are read; ``path`` and ``label`` are required.
 COLUMNS = ("path", "label", "domain", "split")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SHOWN = 5
 
 
-class TableData(TableDomains, FileData):
-    """The pictures that a table lists; domains and splits are columns of it.
+class ImageTableDataModule(TableDomains, ImageFilesDataModule):
+    """Images listed in a table, with optional domain and split columns.
+
+    Relative paths are resolved against the folder of the table, then ``data.root``; if
+    ``source.root`` or ``target.root`` is set, only against that.
 
     Args:
-        table: The file. ``.parquet`` and ``.pq`` are Parquet, everything else is text.
-        delimiter: What stands between a text's columns, or None to see it in the first line.
-        columns: The table's own names of :data:`COLUMNS`; None for a column to be ignored.
-        others: Columns with labels of further tasks.
-        kwargs: As in :class:`FileData`. A relative path is looked for in the table's folder, then
-            in ``data.root``; with ``source.root`` or ``target.root`` in that alone. A ``target``
-            that names nothing is no target.
+        table: The file; ``.parquet`` and ``.pq`` are Parquet, everything else is delimited text.
+        delimiter: Delimiter of a text table, or None to detect it from the first line.
+        columns: Name in the table of each of :data:`COLUMNS`; None to ignore a column.
+        label_columns: Columns with labels of auxiliary tasks.
+        kwargs: See :class:`ImageFilesDataModule`; a ``target`` without values means no target.
     """
 
     has_domains = True
@@ -49,12 +50,12 @@ class TableData(TableDomains, FileData):
         table: str | None,
         delimiter: str | None,
         columns: Mapping[str, str | None],
-        others: Sequence[str],
+        label_columns: Sequence[str],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.others = tuple(others)
-        #: What the columns of ``others`` say, by picture.
+        self.label_columns = tuple(label_columns)
+        #: Values of ``label_columns`` by image.
         self.cells: dict[Path, tuple[str, ...]] = {}
         for name in columns:
             if name not in COLUMNS:
@@ -62,38 +63,38 @@ class TableData(TableDomains, FileData):
         for name in ("path", "label"):
             if columns.get(name) is None:
                 raise DataError(
-                    f"data.columns.{name}=null, but a table must say every picture's {name}; type "
-                    f"data.columns.{name}=<the column's name>"
+                    f"data.columns.{name}=null, but a table must contain the {name} of each image; "
+                    f"set data.columns.{name}=<the column's name>"
                 )
         self.table = table
         self.delimiter = delimiter
         self.columns = {name: columns.get(name) for name in COLUMNS}
-        self.rows: list[_Picture] | None = None
+        self.rows: list[_ImageRow] | None = None
         self.taken: list[str] = []
 
     def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        """Return the pictures of the domain asked for, or all where the table knows no domains."""
+        """Return the images of the requested domains, or all if the table has no domains."""
         if self.rows is None:
-            self.rows = self._pictures()
+            self.rows = self._images()
         valid = sorted({row.domain for row in self.rows if row.domain is not None})
         names = self._asked(role, node, valid)
         layouts = {}
         for name in names or [""]:
             own = [row for row in self.rows if not names or row.domain == name]
             layouts[name] = self._layout(own, role, node)
-        return "+".join(names) or str(self.name), pooled(layouts, self.complain)
+        return "+".join(names) or str(self.name), pooled(layouts, self.on_problem)
 
-    def further_labels(self, column: str) -> Mapping[Path, str]:
-        """Return what a column of ``others`` says, by picture; empty where it says nothing."""
-        place = self.others.index(column)
-        return {path: cells[place] for path, cells in self.cells.items()}
+    def aux_labels(self, column: str) -> Mapping[Path, str]:
+        """Return the values of a column of ``label_columns`` by image; empty cells included."""
+        index = self.label_columns.index(column)
+        return {path: cells[index] for path, cells in self.cells.items()}
 
-    def _layout(self, rows: Sequence[_Picture], role: str, node: Mapping[str, Any]) -> Layout:
+    def _layout(self, rows: Sequence[_ImageRow], role: str, node: Mapping[str, Any]) -> Layout:
         own, folder = node.get("root"), Path(str(self.table)).expanduser().absolute().parent
         bases = [folder, Path(self.root)] if own is None else [Path(str(own))]
         bases = [base.expanduser().absolute() for base in bases]
-        kept = _there(rows, bases, self.complain, f"data.{role}.root")
-        self.cells |= {path: row.others for row, path in kept}
+        kept = _existing(rows, bases, self.on_problem, f"data.{role}.root")
+        self.cells |= {path: row.aux_labels for row, path in kept}
         classes = class_order({row.label for row, _ in kept})
         parts = {
             split: _split([pair for pair in kept if (pair[0].split or "train") == split], classes)
@@ -107,105 +108,105 @@ class TableData(TableDomains, FileData):
             parts["test"] if "test" in has else None,
         )
 
-    def _pictures(self) -> list[_Picture]:
-        """Read the table and complain of every row that cannot be used."""
+    def _images(self) -> list[_ImageRow]:
+        """Read the table and report all rows that cannot be used."""
         if self.table is None:
             raise DataError(
-                f"data={self.name} needs a table, but data.table=null; type data.table=/my/list.csv"
+                f"data={self.name} needs a table, but data.table=null; set data.table=/my/list.csv"
             )
         path = Path(self.table).expanduser()
         wanted = {n: column for n, column in self.columns.items() if column is not None}
         header, rows = read_rows(path, self.delimiter, list(wanted.values()))
         for name, column in wanted.items():
-            # The two that may lack do so silently only under their usual names.
+            # Only "domain" and "split" may be missing, unless they were renamed.
             if column not in header and (name in ("path", "label") or column != name):
                 raise DataError(
                     f"{path} has no column {column!r} (it has {', '.join(header)}); "
-                    f"{nearest(column, header)}; type data.columns.{name}=<the column's name>"
+                    f"{nearest(column, header)}; set data.columns.{name}=<the column's name>"
                 )
-        for column in self.others:
+        for column in self.label_columns:
             if column not in header:
                 raise DataError(
                     f"{path} has no column {column!r} (it has {', '.join(header)}); "
-                    f"{nearest(column, header)}; type data.others=[<the column's name>]"
+                    f"{nearest(column, header)}; set data.label_columns=[<the column's name>]"
                 )
         found = _Found()
         for row in rows:
             cells = {name: row.cells.get(column) for name, column in wanted.items()}
-            found.add(row, cells, tuple(row.cells[column] for column in self.others))
-        found.complain(path, self.complain)
-        return found.pictures
+            found.add(row, cells, tuple(row.cells[column] for column in self.label_columns))
+        found.on_problem(path, self.on_problem)
+        return found.images
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """What one row says; ``place`` is where it stands."""
+class _ImageRow:
+    """One row of the table; ``place`` is its line or row number."""
 
     place: str
     path: str
     label: str
     domain: str | None
     split: str | None
-    others: tuple[str, ...]
+    aux_labels: tuple[str, ...]
 
 
 @dataclass
 class _Found:
-    """The rows that can be used, and the faults of the others by kind."""
+    """Usable rows, and the problems of all others by kind."""
 
-    pictures: list[_Picture] = field(default_factory=list)
-    faults: dict[str, list[str]] = field(default_factory=dict)
-    seen: dict[str, _Picture] = field(default_factory=dict)
+    images: list[_ImageRow] = field(default_factory=list)
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    seen: dict[str, _ImageRow] = field(default_factory=dict)
 
-    def add(self, row: Row, cells: Mapping[str, str | None], others: tuple[str, ...]) -> None:
-        """Take one row in, or note what is wrong with it."""
-        lacking = [n for n in COLUMNS if cells.get(n) is not None and not str(cells[n]).strip()]
-        if lacking:
-            self._fault(f"an empty {lacking[0]}", row.place)
+    def add(self, row: Row, cells: Mapping[str, str | None], aux_labels: tuple[str, ...]) -> None:
+        """Add a row, or record its problem."""
+        empty = [n for n in COLUMNS if cells.get(n) is not None and not str(cells[n]).strip()]
+        if empty:
+            self._problem(f"an empty {empty[0]}", row.place)
             return
         path = os.path.normpath(str(cells["path"]).strip())
-        written = cells.get("split")
-        split = None if written is None else SPLITS.get(written.strip().lower())
-        if written is not None and split is None:
-            hint = nearest(written.strip().lower(), SPLITS)
-            self._fault("an unknown split", f"{row.place} {written!r} ({hint})")
+        cell = cells.get("split")
+        split = None if cell is None else SPLITS.get(cell.strip().lower())
+        if cell is not None and split is None:
+            hint = nearest(cell.strip().lower(), SPLITS)
+            self._problem("an unknown split", f"{row.place} {cell!r} ({hint})")
             return
         domain = cells.get("domain")
-        picture = _Picture(
+        image = _ImageRow(
             row.place,
             path,
             str(cells["label"]).strip(),
             None if domain is None else domain.strip(),
             split,
-            others,
+            aux_labels,
         )
-        before = self.seen.setdefault(path, picture)
-        if before is picture:
-            self.pictures.append(picture)
+        before = self.seen.setdefault(path, image)
+        if before is image:
+            self.images.append(image)
             return
-        for kind in ("label", "split", "domain", "others"):
-            old, new = getattr(before, kind), getattr(picture, kind)
+        for kind in ("label", "split", "domain", "aux_labels"):
+            old, new = getattr(before, kind), getattr(image, kind)
             if old != new:
-                words = f"{row.place} {path} is {new!r}, but {old!r} on {before.place}"
-                shown = {"others": "further label"}.get(kind, kind)
-                self._fault(f"a path that is there with another {shown}", words)
+                text = f"{row.place} {path} is {new!r}, but {old!r} on {before.place}"
+                shown = {"aux_labels": "auxiliary label"}.get(kind, kind)
+                self._problem(f"a duplicate path but a different {shown}", text)
                 return
 
-    def complain(self, path: Path, complain: Complain) -> None:
-        """Say all of it, a sentence a kind."""
-        for kind, places in self.faults.items():
-            complain(
-                f"{path} has {len(places)} rows with {kind}: {_some(places)}; mend or remove them"
+    def on_problem(self, path: Path, on_problem: OnProblem) -> None:
+        """Report the problems, one message per kind."""
+        for kind, places in self.problems.items():
+            on_problem(
+                f"{path} has {len(places)} row(s) with {kind}: {_some(places)}; fix or remove them"
             )
-        if not self.pictures and not self.faults:
-            raise DataError(f"{path} lists no pictures below its first line; add some")
+        if not self.images and not self.problems:
+            raise DataError(f"{path} has no rows below its header; add some images")
 
-    def _fault(self, kind: str, words: str) -> None:
-        self.faults.setdefault(kind, []).append(words)
+    def _problem(self, kind: str, text: str) -> None:
+        self.problems.setdefault(kind, []).append(text)
 
 
 def class_order(labels: set[str]) -> tuple[str, ...]:
-    """Return class names in order: as numbers if all are whole numbers, else as texts.
+    """Return class names sorted as numbers if all are integers, else as text.
 
     >>> class_order({"10", "9"}), class_order({"b", "10", "9"})
     (('9', '10'), ('10', '9', 'b'))
@@ -215,38 +216,38 @@ def class_order(labels: set[str]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def _there(
-    rows: Sequence[_Picture], bases: Sequence[Path], complain: Complain, setting: str
-) -> list[tuple[_Picture, Path]]:
-    """Return the rows whose files are on disk with those, by path; complain of the others."""
-    kept: list[tuple[_Picture, Path]] = []
+def _existing(
+    rows: Sequence[_ImageRow], bases: Sequence[Path], on_problem: OnProblem, setting: str
+) -> list[tuple[_ImageRow, Path]]:
+    """Return the rows whose files exist with these files, sorted by path; report the others."""
+    kept: list[tuple[_ImageRow, Path]] = []
     absent: list[str] = []
-    twice: list[str] = []
-    taken: dict[Path, str] = {}
+    repeated: list[str] = []
+    places: dict[Path, str] = {}
     for row in sorted(rows, key=lambda row: row.path):
-        # An absolute path takes the place of the base that it is joined to.
+        # Joining an absolute path to a base returns the absolute path.
         file = next((base / row.path for base in bases if (base / row.path).is_file()), None)
         if file is None:
             absent.append(f"{row.place} {row.path}")
-        elif taken.setdefault(file, row.place) != row.place:
-            twice.append(f"{row.place} {row.path} is the file on {taken[file]}")
+        elif places.setdefault(file, row.place) != row.place:
+            repeated.append(f"{row.place} {row.path} is the file on {places[file]}")
         else:
             kept.append((row, file))
     if absent:
-        complain(
-            f"{len(absent)} of {len(rows)} listed pictures are not on disk: {_some(absent)}; "
-            f"looked for in {' and '.join(map(str, bases))}; type {setting}=/folder/of/the/paths, "
-            "or mend the table"
+        on_problem(
+            f"{len(absent)} of {len(rows)} listed images not found: {_some(absent)}; searched in "
+            f"{' and '.join(map(str, bases))}; set {setting}=/folder/of/the/paths, or fix the "
+            "table"
         )
-    if twice:
-        complain(
-            f"{len(twice)} rows name a picture by another path once more: {_some(twice)}; "
-            "remove them, or one would train and test on the same picture"
+    if repeated:
+        on_problem(
+            f"{len(repeated)} row(s) list an image again under another path: {_some(repeated)}; "
+            "remove them, as the same image could be in the training and the test split"
         )
     return kept
 
 
-def _split(pairs: Sequence[tuple[_Picture, Path]], classes: Sequence[str]) -> Split:
+def _split(pairs: Sequence[tuple[_ImageRow, Path]], classes: Sequence[str]) -> Split:
     number = {name: index for index, name in enumerate(classes)}
     labels = np.array([number[row.label] for row, _ in pairs], dtype=np.int64)
     names = [Path(row.path).as_posix() for row, _ in pairs]

@@ -1,8 +1,8 @@
-"""Handwritten digits of three hands: MNIST, MNIST-M (MNIST over photographs) and USPS.
+"""Handwritten digits: MNIST, MNIST-M (MNIST over photographs) and USPS.
 
 MNIST: LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document
 Recognition", Proc. IEEE 86(11), 1998. MNIST-M: Ganin et al., "Domain-Adversarial Training of
-Neural Networks", JMLR 17(59), 2016, built here by its recipe from the photographs of BSDS500
+Neural Networks", JMLR 17(59), 2016, generated here from MNIST and the photographs of BSDS500
 (Arbelaez, Maire, Fowlkes and Malik, PAMI 33(5), 2011). USPS: Hull, "A Database for Handwritten
 Text Recognition Research", PAMI 16(5), 1994.
 """
@@ -21,24 +21,24 @@ import torch
 from numpy.typing import NDArray
 
 from tl_lightning.data.cache.images import cache_root
-from tl_lightning.data.datamodules.image import PictureData
+from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.mnistm import blend
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.download import download as fetch
 from tl_lightning.data.io.download import extract
 from tl_lightning.data.io.folders import check_signatures, find_root
 from tl_lightning.data.io.idx import DigitSet, checked, read_mnist, read_usps
-from tl_lightning.data.io.images import open_picture
+from tl_lightning.data.io.images import open_image
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.files import locked
 
-__all__ = ["MnistToMnistM", "MnistUsps"]
+__all__ = ["MNISTMDataModule", "MNISTUSPSDataModule"]
 
 SIZE = 28
 CLASSES = tuple("0123456789")
-# Part of the data set, not of a run: the same pictures in every run and on every machine.
+# Fixed, as the patches are part of the dataset and not of a run.
 BLEND_SEED = 0
-# Raise when the pictures that come out change: old cached arrays are then left aside.
+# Increase if the generated images change, to invalidate cached arrays.
 RECIPE = "mnistm 1"
 
 BSDS_URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz"
@@ -47,17 +47,17 @@ BSDS_SHA256 = "97e49d31764f3912f0c4122707d53062ac9e783ba0f095e447a4d53c1a41af8e"
 BSDS_FOLDERS = ("bsds500/train", "BSDS500/data/images/train", "BSR/BSDS500/data/images/train")
 
 
-class _DigitDomains(PictureData):
-    """Two of the three sets as source and target, in memory, 28 x 28 and three channels.
+class _DigitDomains(ImageDataModule):
+    """Two of the three datasets as source and target, in memory, 28 x 28 with three channels.
 
     Args:
-        root: The folder that holds the sets, each in the forms that the config's header lists.
-        download: Whether to fetch into ``root`` what it does not hold.
-        val_fraction: Share of the official training pictures, from their end, for validation
-            (1/12 gives MNIST's usual 55,000 and 5,000).
-        source: ``{domain}``: which set.
+        root: Folder with the datasets, in one of the formats listed in the configuration file.
+        download: Whether to download missing datasets into ``root``.
+        val_fraction: Fraction of the official training images, from their end, to use for
+            validation (1/12 gives the usual 55,000 and 5,000 images of MNIST).
+        source: ``{domain}``: name of the dataset.
         target: ``{domain}``, or None for no target.
-        kwargs: As in :class:`PictureData`.
+        kwargs: See :class:`ImageDataModule`.
     """
 
     KNOWN: ClassVar[tuple[str, ...]] = ()
@@ -80,13 +80,13 @@ class _DigitDomains(PictureData):
         self.target_domain = None if target is None else self._chosen("data.target", target)
         if self.source_domain == self.target_domain:
             raise DataError(
-                f"data.source.domain and data.target.domain are both {self.source_domain}: there "
-                "is nothing to adapt to; type another data.target.domain or data.target=null"
+                f"data.source.domain and data.target.domain are both {self.source_domain}; set "
+                "another data.target.domain, or data.target=null for no target"
             )
         if not 0.0 < val_fraction < 1.0:
             raise DataError(
-                f"the share for validation must lie between 0 and 1, got {val_fraction}; "
-                "type for instance data.val_fraction=0.0833333"
+                f"data.val_fraction must be between 0 and 1, got {val_fraction}; set for example "
+                "data.val_fraction=0.0833333"
             )
 
     def _chosen(self, key: str, given: Mapping[str, Any]) -> str:
@@ -99,7 +99,7 @@ class _DigitDomains(PictureData):
         return domain
 
     def domains(self) -> Mapping[str, Domain]:
-        """Return the source and, unless there is none, the target."""
+        """Return the source and, if there is one, the target."""
         found = {"source": self._domain(self.source_domain)}
         if self.target_domain is not None:
             found["target"] = self._domain(self.target_domain)
@@ -110,84 +110,84 @@ class _DigitDomains(PictureData):
         if name == "mnistm":
             digits, photos = _read_mnistm(Path(self.root).expanduser(), self.download)
             note = (
-                f"MNIST-M was built here by its paper's recipe from {photos} photographs of "
-                "BSDS500; its random patches are not those of the authors' own file"
+                f"MNIST-M was generated from {photos} photographs of BSDS500 as described in its "
+                "paper; its random patches differ from those of the published file"
             )
         else:
             digits = (read_mnist if name == "mnist" else read_usps)(self.root, self.download)
-        held = round(len(digits.y_train) * self.val_fraction)
-        border = len(digits.y_train) - held
+        total = len(digits.y_train)
+        border = total - round(total * self.val_fraction)
         train = _split("train", digits.x_train, digits.y_train)
         return Domain(
             name,
             CLASSES,
             train.subset(range(border)),
-            train.subset(range(border, border + held)),
+            train.subset(range(border, total)),
             _split("test", digits.x_test, digits.y_test),
             note,
         )
 
 
-class MnistToMnistM(_DigitDomains):
-    """MNIST to MNIST-M: the same digits in gray and over patches of photographs.
+class MNISTMDataModule(_DigitDomains):
+    """MNIST to MNIST-M: the same digits in grey and over patches of photographs.
 
-    Digit ``i`` of the one is digit ``i`` of the other. That pairing reaches no method: each domain
-    is walked in an order of its own, and the target's labels are gone in training.
+    Digit ``i`` is the same in both domains. Methods cannot use this pairing: each domain has its
+    own sample order, and training batches of the target contain no labels.
 
     Args:
         kwargs: ``root``, ``download``, ``val_fraction``, ``source`` and ``target``, whose
-            ``domain`` is ``mnist`` or ``mnistm``, and those of :class:`PictureData`.
+            ``domain`` is ``mnist`` or ``mnistm``, and those of :class:`ImageDataModule`.
     """
 
     KNOWN = ("mnist", "mnistm")
 
 
-class MnistUsps(_DigitDomains):
-    """MNIST to USPS or the other way round; USPS is enlarged from 16 x 16 to 28 x 28.
+class MNISTUSPSDataModule(_DigitDomains):
+    """MNIST to USPS or the reverse; USPS is resized from 16 x 16 to 28 x 28.
 
     Args:
         kwargs: ``root``, ``download``, ``val_fraction``, ``source`` and ``target``, whose
-            ``domain`` is ``mnist`` or ``usps``, and those of :class:`PictureData`.
+            ``domain`` is ``mnist`` or ``usps``, and those of :class:`ImageDataModule`.
     """
 
     KNOWN = ("mnist", "usps")
 
 
 def _split(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Split:
-    pixels = _enlarged(pixels)
+    pixels = _resized(pixels)
     if pixels.ndim == 3:
         pixels = np.repeat(pixels[..., None], 3, axis=3)
     names = [f"{name}/{index:05d}" for index in range(len(pixels))]
     return Split(pixels, labels.astype(np.int64), names)
 
 
-def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _resized(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[1:3] == (SIZE, SIZE):
         return pixels
-    moved = torch.nn.functional.interpolate(
+    scaled = torch.nn.functional.interpolate(
         torch.tensor(pixels)[:, None].float(), (SIZE, SIZE), mode="bilinear"
     )
-    enlarged: NDArray[np.uint8] = moved[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
-    return enlarged
+    resized: NDArray[np.uint8] = scaled[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
+    return resized
 
 
 # -- MNIST-M ----------------------------------------------------------------------------------
 def _read_mnistm(root: Path, download: bool) -> tuple[DigitSet, int]:
-    """Return MNIST-M, built once, and the number of photographs it is made of."""
+    """Return MNIST-M, generated or from the cache, and the number of photographs used."""
     digits = read_mnist(root, download)
     photos = _find_photos(root, download)
     path = cache_root() / f"mnistm-{_key(digits, photos)}.npz"
-    with locked(path):  # One process builds; the others wait for it.
-        if (kept := _kept(path)) is not None:
-            return kept, len(photos)
-        pictures = [open_picture(photo).permute(1, 2, 0).numpy() for photo in photos]
+    with locked(path):  # One process generates it; the others wait.
+        if (cached := _cached(path)) is not None:
+            return cached, len(photos)
+        images = [open_image(photo).permute(1, 2, 0).numpy() for photo in photos]
         built = DigitSet(
-            blend(digits.x_train, pictures, seed=BLEND_SEED),
+            blend(digits.x_train, images, seed=BLEND_SEED),
             digits.y_train,
-            blend(digits.x_test, pictures, seed=BLEND_SEED + 1),
+            blend(digits.x_test, images, seed=BLEND_SEED + 1),
             digits.y_test,
         )
-        _keep(path, built)
+        _save(path, built)
     return built, len(photos)
 
 
@@ -203,31 +203,31 @@ def _key(digits: DigitSet, photos: list[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _kept(path: Path) -> DigitSet | None:
+def _cached(path: Path) -> DigitSet | None:
     try:
         return checked(path, channels=True)
     except FileNotFoundError:
         return None
     except DataError:
-        return None  # Damaged, for instance by a full disk: it is built again and replaced.
+        return None  # Damaged, for example by a full disk: generate it again.
 
 
-def _keep(path: Path, digits: DigitSet) -> None:
+def _save(path: Path, digits: DigitSet) -> None:
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as folder:
-            whole = Path(folder) / path.name
+            file = Path(folder) / path.name
             np.savez(
-                whole,
+                file,
                 x_train=digits.x_train,
                 y_train=digits.y_train,
                 x_test=digits.x_test,
                 y_test=digits.y_test,
             )
-            os.replace(whole, path)
+            os.replace(file, path)
     except OSError as error:
         raise DataError(
-            f"cannot keep the built MNIST-M in {path.parent}: {error.strerror}; make room there, "
-            "or set the environment variable TL_CACHE to another folder"
+            f"cannot save MNIST-M to {path.parent}: {error.strerror}; free some disk space, or set "
+            "the environment variable TL_CACHE to another folder"
         ) from error
 
 
@@ -235,12 +235,12 @@ def _find_photos(root: Path, download: bool) -> list[Path]:
     def holds(folder: Path) -> bool:
         return next(folder.glob("*.jpg"), None) is not None
 
-    # Beside the folder of digits as well as in it.
-    places = [f"{base}{folder}" for base in ("", "../") for folder in BSDS_FOLDERS]
+    # The photographs may be next to the folder of digits as well as in it.
+    candidates = [f"{base}{folder}" for base in ("", "../") for folder in BSDS_FOLDERS]
     try:
         folder = find_root(
             root,
-            places,
+            candidates,
             "the photographs of BSDS500 for MNIST-M (bsds500/train/*.jpg)",
             lambda path: path != root.absolute() and holds(path),
             otherwise="data.download=true to fetch 71 MB",

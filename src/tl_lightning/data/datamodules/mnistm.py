@@ -1,4 +1,4 @@
-"""Digits blended with photographs: the recipe of MNIST-M, in numpy."""
+"""Digits blended with photographs, as in MNIST-M."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def blend(
 
     :math:`out_{ijk} = | digit_{ij} - patch_{ijk} |` for the colour channels :math:`k` (Ganin et
     al., "Domain-Adversarial Training of Neural Networks", JMLR 17(59), 2016, section 5.2.4). The
-    photograph is drawn uniformly for every digit, then the patch's corner. The same seed gives the
-    same pictures.
+    photograph is drawn uniformly for every digit, then the corner of the patch. The same seed
+    gives the same images.
 
     Args:
-        digits: ``(N, H, W)``, bright strokes on a dark ground.
-        photos: Colour pictures ``(h, w, 3)`` of any sizes.
-        seed: Seed of photographs and corners.
+        digits: ``(N, H, W)``, bright strokes on a dark background.
+        photos: RGB images ``(h, w, 3)`` of any size.
+        seed: Seed of the choice of photographs and corners.
         scale: The patch covers ``scale * H`` x ``scale * W`` pixels of the photograph, averaged
             over squares of ``scale`` x ``scale``.
 
@@ -33,7 +33,7 @@ def blend(
         ``(N, H, W, 3)``.
 
     Raises:
-        DataError: If there are no photographs or one is smaller than a patch.
+        DataError: If ``photos`` is empty or one of them is smaller than a patch.
 
     >>> digits = np.full((2, 4, 4), 255, dtype=np.uint8)
     >>> photo = np.full((9, 9, 3), 55, dtype=np.uint8)
@@ -42,12 +42,12 @@ def blend(
     """
     number, height, width = digits.shape
     if not photos:
-        raise DataError("no photographs to blend the digits with, got an empty list; give photos")
+        raise DataError("photos must not be empty; pass at least one photograph")
     for photo in photos:
         if photo.shape[0] < scale * height or photo.shape[1] < scale * width:
             raise DataError(
                 f"a photograph of {photo.shape[0]} x {photo.shape[1]} pixels is smaller than the "
-                f"patch of {scale * height} x {scale * width}; leave it out or set a smaller scale"
+                f"patch of {scale * height} x {scale * width}; remove it or set a smaller scale"
             )
     rng = np.random.default_rng(seed)
     blended = np.empty((number, height, width, 3), dtype=np.uint8)
@@ -63,15 +63,15 @@ def blend(
 
 
 def enlarge(digits: NDArray[np.float64], size: int, sharpness: float) -> NDArray[np.uint8]:
-    r"""Enlarge the 8 x 8 digits of scikit-learn to pictures with clear strokes.
+    r"""Enlarge the 8 x 8 digits of scikit-learn to images with sharp strokes.
 
-    Bilinear with half-pixel centres, then :math:`255 \cdot clip(sharpness (x - 1/2) + 1/2, 0, 1)`:
-    a sharpness of 1 only enlarges, a larger one gives steeper edges.
+    Bilinear interpolation with half-pixel centres, then
+    :math:`255 \cdot clip(sharpness (x - 1/2) + 1/2, 0, 1)`.
 
     Args:
         digits: ``(N, h, w)`` in [0, 16].
         size: Height and width of the result in pixels.
-        sharpness: Steepness of the edges, at least 1.
+        sharpness: Sharpness of the edges, at least 1; 1 only interpolates.
 
     Returns:
         ``(N, size, size)``.

@@ -10,17 +10,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.data.datamodules.image_files import FileData
+from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.io.download import download as get
 from tl_lightning.data.io.download import extract, find_or_fetch
-from tl_lightning.data.io.folders import Complain, class_folders, find_root, picture_files, refuse
+from tl_lightning.data.io.folders import (
+    OnProblem,
+    class_folders,
+    find_root,
+    image_files,
+    raise_problem,
+)
 from tl_lightning.data.layout import Layout, read_layout, split_of
 from tl_lightning.errors import DataError
 
-__all__ = ["Pets", "fetch", "read_pets"]
+__all__ = ["OxfordPetsDataModule", "fetch", "read_pets"]
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
-# MD5 as torchvision records them.
+# MD5 digests as in torchvision.
 ARCHIVES = {
     "annotations.tar.gz": "95a8c909bbe2e81eed6a22bccdf3f68f",
     "images.tar.gz": "5c4f3ee8e5d25df40f4fd59a7f44e54c",
@@ -34,12 +40,12 @@ WHAT = (
 NAME = re.compile(r"(?P<breed>.+)_\d+")
 
 
-class Pets(FileData):
-    """Oxford-IIIT Pet, alone, to another folder of its breeds, or to a synthetic shift.
+class OxfordPetsDataModule(ImageFilesDataModule):
+    """Oxford-IIIT Pet alone, or with a folder of the same breeds or a synthetic shift as target.
 
     Args:
-        download: Whether to fetch the official archives (811 MB) if ``root`` does not hold it.
-        kwargs: As in :class:`FileData`. A ``target`` without root and shift is no target.
+        download: Whether to download the official archives (811 MB) if they are not found.
+        kwargs: See :class:`ImageFilesDataModule`; a ``target`` without values means no target.
     """
 
     target_optional = True
@@ -49,26 +55,26 @@ class Pets(FileData):
         self.download = download
 
     def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        """Return the pets of the source, or of the target's own folder."""
+        """Return the images of the source, or of the target folder."""
         root, setting = self.base(role, node)
         if role == "target":
             what = f"{WHAT[:-1]}, or <class>/*.jpg)"
             found = find_root(root, FOLDERS, what, _is_any, setting=setting)
-            return found.name, read_pets(found, setting, self.complain)
+            return found.name, read_pets(found, setting, self.on_problem)
         found = find_or_fetch(
-            lambda way_out: find_root(
-                root, FOLDERS, WHAT, _is_dataset, setting=setting, otherwise=way_out
+            lambda hint: find_root(
+                root, FOLDERS, WHAT, _is_dataset, setting=setting, otherwise=hint
             ),
             lambda: fetch(Path(root).expanduser() / FOLDER),
             wanted=self.download,
             megabytes=811,
         )
-        return "pets", read_pets(found, setting, self.complain)
+        return "pets", read_pets(found, setting, self.on_problem)
 
 
 def fetch(root: Path) -> Path:
-    """Download the official archives into ``root`` and unpack them there (if not done yet)."""
-    # The lists come first: images/ without them would be split in another way.
+    """Download the official archives and extract them in ``root``, unless already done."""
+    # Lists first: images/ without them would be split by a hash of the names.
     for archive, digest in ARCHIVES.items():
         folder = archive.partition(".")[0]
         if not (root / folder).is_dir():
@@ -84,66 +90,67 @@ def fetch(root: Path) -> Path:
     return root
 
 
-def read_pets(root: Path, setting: str = "data.root", complain: Complain = refuse) -> Layout:
-    """Read the breeds and splits of a folder of pets, in any of the layouts accepted.
+def read_pets(
+    root: Path, setting: str = "data.root", on_problem: OnProblem = raise_problem
+) -> Layout:
+    """Read the breeds and splits of a folder in any supported layout.
 
     Raises:
-        DataError: If there are no pictures or a list cannot be read; ``complain`` decides on
-            lesser faults: pictures without a breed, absent pictures, one list of two, a picture in
-            both.
+        DataError: If no images are found or a list cannot be read; other problems (such as
+            missing images or one missing list) are passed to ``on_problem``.
     """
     if not _is_official(root):
-        return read_layout(root, setting, complain)
-    there = {path.stem: path for path in picture_files(root / "images")}
-    odd = [path.name for name, path in there.items() if not NAME.fullmatch(name)]
-    if odd:
-        complain(
-            f"{len(odd)} of {len(there)} pictures in {root / 'images'} are not named "
-            f"<Breed>_<number>: {', '.join(odd[:5])}; rename or remove them, or type "
+        return read_layout(root, setting, on_problem)
+    images = {path.stem: path for path in image_files(root / "images")}
+    misnamed = [path.name for name, path in images.items() if not NAME.fullmatch(name)]
+    if misnamed:
+        on_problem(
+            f"{len(misnamed)} of {len(images)} images in {root / 'images'} are not named "
+            f"<Breed>_<number>: {', '.join(misnamed[:5])}; rename or remove them, or set "
             f"{setting}=/another/folder"
         )
-    there = {name: path for name, path in there.items() if NAME.fullmatch(name)}
-    classes = tuple(sorted({_breed(name) for name in there}))
+    images = {name: path for name, path in images.items() if NAME.fullmatch(name)}
+    classes = tuple(sorted({_breed(name) for name in images}))
     lists = {split: root / "annotations" / f"{split}.txt" for split in ("trainval", "test")}
-    lacking = [path for path in lists.values() if not path.is_file()]
-    if len(lacking) == 1:
-        complain(
-            f"{lacking[0]} is absent, but the other list is there; unpack annotations.tar.gz "
-            "again, or remove annotations/ for a split by hash"
+    missing = [path for path in lists.values() if not path.is_file()]
+    if len(missing) == 1:
+        on_problem(
+            f"{missing[0]} is missing, but the other list exists; extract annotations.tar.gz "
+            "again, or remove annotations/ to split by a hash of the names"
         )
-    if lacking:
-        return Layout(classes, _of(root, classes, sorted(there.values())))
+    if missing:
+        return Layout(classes, _split(root, classes, sorted(images.values())))
     splits = []
     seen: set[str] = set()
     for path in lists.values():
         listed = _read_list(path, setting)
-        absent = [name for name in listed if name not in there]
+        absent = [name for name in listed if name not in images]
         if absent:
-            complain(
-                f"{len(absent)} of {len(listed)} pictures of {path} are not in {root / 'images'}: "
-                f"{', '.join(absent[:5])}; unpack images.tar.gz again, or remove annotations/ for "
-                f"a split by hash, or type {setting}=/another/folder"
+            on_problem(
+                f"{len(absent)} of {len(listed)} images listed in {path} are missing from "
+                f"{root / 'images'}: {', '.join(absent[:5])}; extract images.tar.gz again, remove "
+                f"annotations/ to split by a hash of the names, or set {setting}=/another/folder"
             )
         both = [name for name in listed if name in seen]
         if both:
-            complain(
-                f"{len(both)} pictures of {path} are in trainval.txt too: {', '.join(both[:5])}; "
-                "unpack annotations.tar.gz again"
+            on_problem(
+                f"{len(both)} image(s) listed in {path} are also in trainval.txt: "
+                f"{', '.join(both[:5])}; extract annotations.tar.gz again"
             )
         kept = sorted(set(listed) - set(absent) - seen)
         seen |= set(listed)
-        splits.append(_of(root, classes, [there[name] for name in kept]))
+        splits.append(_split(root, classes, [images[name] for name in kept]))
     return Layout(classes, splits[0], None, splits[1])
 
 
 def _read_list(path: Path, setting: str) -> list[str]:
-    """Return the names in a list of lines ``<Breed>_<number> class species breed``."""
+    """Return the names in a list with lines ``<Breed>_<number> class species breed``."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read the official list {path}: {error}; unpack annotations.tar.gz again, or "
-            f"type {setting}=/another/folder"
+            f"cannot read the list {path}: {error}; extract annotations.tar.gz again, or "
+            f"set {setting}=/another/folder"
         ) from error
     names = []
     for number, line in enumerate(lines, 1):
@@ -152,14 +159,14 @@ def _read_list(path: Path, setting: str) -> list[str]:
         name, *numbers = line.split()
         if not NAME.fullmatch(name) or len(numbers) != 3 or not all(n.isdigit() for n in numbers):
             raise DataError(
-                f"line {number} of the official list {path} is {line.strip()!r}, not <Breed>_"
-                "<number> and three numbers; unpack annotations.tar.gz again"
+                f"line {number} of the list {path} is {line.strip()!r}, not <Breed>_<number> "
+                "followed by three numbers; extract annotations.tar.gz again"
             )
         names.append(name)
     return names
 
 
-def _of(root: Path, classes: Sequence[str], paths: Sequence[Path]) -> Any:
+def _split(root: Path, classes: Sequence[str], paths: Sequence[Path]) -> Any:
     members: dict[str, list[Path]] = {name: [] for name in classes}
     for path in paths:
         members[_breed(path.stem)].append(path)
@@ -172,7 +179,7 @@ def _breed(name: str) -> str:
 
 def _is_official(folder: Path) -> bool:
     images = folder / "images"
-    return images.is_dir() and any(NAME.fullmatch(path.stem) for path in picture_files(images))
+    return images.is_dir() and any(NAME.fullmatch(path.stem) for path in image_files(images))
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -180,6 +187,6 @@ def _is_dataset(folder: Path) -> bool:
 
 
 def _is_any(folder: Path) -> bool:
-    """Accept plain class folders too, unless one of them is a data set of its own."""
+    """Accept plain class folders as well, unless one of them is a dataset itself."""
     inner = class_folders(folder)
     return _is_dataset(folder) or (len(inner) > 1 and not any(map(_is_dataset, inner)))

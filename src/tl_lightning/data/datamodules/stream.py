@@ -1,4 +1,4 @@
-"""Pictures in shards: streams of litdata chunks, for data larger than a disk."""
+"""Images streamed from litdata shards, for datasets larger than the disk."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tl_lightning.data.cache.images import CacheSettings, cache_root
-from tl_lightning.data.datamodules.image import PictureData
-from tl_lightning.data.datasets import ArrayDataset, PictureDataset
+from tl_lightning.data.datamodules.image import ImageDataModule
+from tl_lightning.data.datasets import ArrayDataset, ImageDataset
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.samplers.domain import ChunkSampler, DomainSampler, spread
 from tl_lightning.data.streaming.chunks import Shards, StreamDataset, StreamSplit, opened
@@ -18,35 +18,35 @@ from tl_lightning.data.streaming.fetch import fetched_text, is_remote, litdata
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.errors import DataError, nearest
 
-__all__ = ["ABOUT", "SPLITS", "StreamData"]
+__all__ = ["ABOUT", "SPLITS", "StreamDataModule"]
 
 SPLITS = ("train", "val", "test")
-#: The file beside the splits: ``{"classes": [...]}``, and what the writer knew of the pictures.
+#: File next to the splits: ``{"classes": [...]}`` and metadata from the writer.
 ABOUT = "classes.json"
 
 
-class StreamData(PictureData):
-    """One stream a domain: the folders ``train``, ``val`` and ``test``, each written by litdata.
+class StreamDataModule(ImageDataModule):
+    """One stream per domain with the folders ``train``, ``val`` and ``test`` written by litdata.
 
-    A sample is ``{"image": encoded bytes, "label": class name, "name": text}``. Labels are read
-    with their pictures; those of a domain that trains without labels are never looked at.
+    A sample is ``{"image": encoded bytes, "label": class name, "name": text}``. Labels are stored
+    with their images, but ignored for domains that are trained without labels.
 
     Args:
-        source: ``{url}``: the folder above the splits, or what it is fetched from.
-        target: Likewise; None or a ``url`` of None: no target.
-        classes: Class names in the order of the labels, or None: ``classes.json`` beside the
-            source's splits says them.
-        window: Chunks that training shuffles together.
-        cache_gb: Most that fetched chunks of all streams take on this machine's disk.
-        cache_dir: Where they lie, or None for a folder of :func:`cache_root`.
-        kwargs: As in :class:`PictureData`.
+        source: ``{url}``: a local folder or remote address with the splits.
+        target: The same for the target; None or a ``url`` of None means no target.
+        classes: Class names in the order of the labels, or None to read ``classes.json`` of the
+            source.
+        window: Number of chunks to shuffle together in training.
+        cache_gb: Maximum disk space of downloaded chunks of all streams.
+        cache_dir: Folder for downloaded chunks, or None for a subfolder of :func:`cache_root`.
+        kwargs: See :class:`ImageDataModule`.
     """
 
-    #: A target without a url is no target, see :class:`FileData`.
+    #: A target without a url means no target, see :class:`SourceTargetMixin`.
     target_optional: ClassVar[bool] = True
-    #: Labels come with the pictures, which have no places of their own.
+    #: Labels are read with the images, so features cannot be cached by index.
     storable: ClassVar[bool] = False
-    #: What to type for a target.
+    #: Setting for a target, suggested in errors.
     target_key: ClassVar[str] = "url=<folder or address>"
 
     def __init__(
@@ -68,34 +68,34 @@ class StreamData(PictureData):
                     raise DataError(f"data.{role} has no key {key!r}; {nearest(str(key), ['url'])}")
         for key, value in (("window", window), ("cache_gb", cache_gb)):
             if value <= 0:
-                raise DataError(f"data.{key}={value} must be above 0; type data.{key}=8")
+                raise DataError(f"data.{key}={value} must be positive; set data.{key}=8")
         self.urls = {role: node.get("url") for role, node in nodes.items()}
-        # Training asks here whether there is a target at all, before the data is looked at.
+        # Checked before :meth:`discover` to find out whether there is a target.
         self.target = target if self.urls["target"] is not None else None
         self.given_classes = classes
         self.window = window
         self.limit = int(1e9 * cache_gb)
         self.root = Path(cache_dir).expanduser() if cache_dir else cache_root() / "streams"
-        #: What is known of the pictures' overlap with pretraining, by domain.
+        #: Known overlap of the images with pretraining data, by domain.
         self.overlaps: dict[str, str] = {}
 
     @classmethod
     def no_target(cls, target: Mapping[str, Any] | None) -> bool:
-        """Return whether these settings of ``target`` mean that there is none."""
+        """Return whether these settings of ``target`` mean no target."""
         return target is None or target.get("url") is None
 
     def domains(self) -> Mapping[str, Domain]:
-        """Return the domains; reads their indices, no picture."""
+        """Return the domains; reads the indices of the shards, but no images."""
         litdata()
         if self.urls["source"] is None:
             raise DataError(
-                f"data={self.name} needs shards, but data.source.url=null; type "
+                f"data={self.name} needs shards, but data.source.url=null; set "
                 "data.source.url=/shards/photo (or s3://bucket/photo)"
             )
         if self.urls["target"] == self.urls["source"]:
             raise DataError(
-                f"data.source.url and data.target.url are both {self.urls['source']}: the same "
-                "pictures in both domains; type another data.target.url, or null for no target"
+                f"data.source.url and data.target.url are both {self.urls['source']}; set another "
+                "data.target.url, or data.target.url=null for no target"
             )
         source = self._domain("source", None)
         if self.urls["target"] is None:
@@ -103,13 +103,13 @@ class StreamData(PictureData):
         return {"source": source, "target": self._domain("target", source.classes)}
 
     def _domain(self, role: str, expected: tuple[str, ...] | None) -> Domain:
-        """Return one domain; its classes must be the expected ones, in any order."""
+        """Return one domain; its classes must be ``expected``, in any order."""
         url = str(self.urls[role]).rstrip("/")
         if not is_remote(url):
             url = str(Path(url).expanduser().absolute())
             if not Path(url).is_dir():
                 raise DataError(
-                    f"data.{role}.url={self.urls[role]} is no folder; type data.{role}.url=/a/"
+                    f"data.{role}.url={self.urls[role]} is not a folder; set data.{role}.url=/a/"
                     "folder/with/train/val/test, or an address such as s3://bucket/photo"
                 )
         about = self._about(role, url)
@@ -117,10 +117,10 @@ class StreamData(PictureData):
         if expected is not None and set(classes) != set(expected):
             missing, extra = set(expected) - set(classes), set(classes) - set(expected)
             raise DataError(
-                f"the classes of {url} are not the source's: missing: "
+                f"the classes of {url} differ from those of the source: missing: "
                 f"{', '.join(sorted(missing)) or 'none'}; extra: "
-                f"{', '.join(sorted(extra)) or 'none'}; make both streams of the same classes, or "
-                "type another data.target.url"
+                f"{', '.join(sorted(extra)) or 'none'}; write both streams with the same classes, "
+                "or set another data.target.url"
             )
         number = {name: label for label, name in enumerate(expected or classes)}
         self.overlaps[role] = str(about.get("overlap") or "")
@@ -135,31 +135,31 @@ class StreamData(PictureData):
         return Domain(url.rpartition("/")[2], tuple(number), **found, note=note)
 
     def _about(self, role: str, url: str) -> dict[str, Any]:
-        """Return what ``classes.json`` says, or the classes given."""
+        """Return the content of ``classes.json``, or the configured classes."""
         if self.given_classes is not None:
             return {"classes": list(self.given_classes)}
         text = fetched_text(url, ABOUT)
         if text is None:
             raise DataError(
-                f"{url} holds no {ABOUT}, so that data.{role} has no class names; write "
-                '{"classes": ["cat", "dog"]} there, or type data.classes=[cat,dog]'
+                f"{url} has no {ABOUT} with the class names of data.{role}; write "
+                '{"classes": ["cat", "dog"]} to it, or set data.classes=[cat,dog]'
             )
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise DataError(f"{url}/{ABOUT} is no JSON: {error}; write it again") from error
+            raise DataError(f"{url}/{ABOUT} is not valid JSON: {error}; write it again") from error
         names = found.get("classes") if isinstance(found, dict) else None
-        texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if not texts or len(set(names or ())) != len(names or ()) or len(names or ()) < 2:
+        valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not valid or len(set(names or ())) != len(names or ()) or len(names or ()) < 2:
             raise DataError(
-                f"{url}/{ABOUT} must name at least two different classes as texts, got "
+                f"{url}/{ABOUT} must contain at least two different class names as strings, got "
                 f'{str(found)[:80]}; write {{"classes": ["cat", "dog"]}}'
             )
         return dict(found)
 
-    def faults(self, found: Mapping[str, Domain]) -> Iterator[str]:
-        """Yield what keeps these domains from training."""
-        yield from super().faults(found)
+    def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
+        """Yield problems that prevent training."""
+        yield from super().check_domains(found)
         largest = [
             max(shards.files.sizes, default=0)
             for shards in (_shards(domain.train) for domain in found.values())
@@ -168,33 +168,33 @@ class StreamData(PictureData):
         needed = self.window * sum(largest)
         if needed > self.limit:
             yield (
-                f"data.window={self.window} chunks of each domain take {needed / 1e9:.3g} GB, but "
-                f"data.cache_gb={self.limit / 1e9:g}: every chunk would be fetched for every "
-                f"picture; type data.cache_gb={2 * needed / 1e9:.3g}, or a smaller data.window"
+                f"data.window={self.window} chunks of each domain need {needed / 1e9:.3g} GB, but "
+                f"data.cache_gb={self.limit / 1e9:g}: chunks would be downloaded again for every "
+                f"image; set data.cache_gb={2 * needed / 1e9:.3g}, or a smaller data.window"
             )
 
     def cache(self, settings: CacheSettings, epochs: int) -> None:
-        """Refuse to decode a stream to a disk that it may not fit on."""
+        """Raise DataError if a stream should be decoded to disk, where it may not fit."""
         if settings.images == "decoded":
             raise DataError(
-                "cache.images=decoded would decode a whole stream to disk; type cache.images=off, "
-                "or train from the files themselves (data=folder, domains or csv)"
+                "cache.images=decoded is not supported with streams; set cache.images=off, or "
+                "train from files (data=folder, data=domains or data=csv)"
             )
 
     def browse(self) -> None:
-        """Refuse to look at pictures one by one."""
+        """Raise DataError: a stream cannot be inspected image by image."""
         raise DataError(
-            f"data={self.name} is read chunk by chunk, which finds no duplicates or leaks; check "
-            "the data set that the shards were made of"
+            f"data={self.name} is read chunk by chunk and cannot be checked for duplicates and "
+            "leaks; check the dataset that the shards were written from"
         )
 
     def notes(self, pretrained: bool) -> list[str]:
-        """Return what the report must say of the data; overlap as the writer found it."""
-        own = [text for role in self.roles if (text := self.overlaps[role])] if pretrained else []
-        return [*super().notes(pretrained), *dict.fromkeys(own)]
+        """Return the notes for the report, with the overlap recorded by the writer."""
+        overlaps = [self.overlaps[role] for role in self.roles] if pretrained else []
+        return [*super().notes(pretrained), *dict.fromkeys(filter(None, overlaps))]
 
     def fingerprint(self) -> str:
-        """Return a hash of the samples as the writer saw them, or else of the indices."""
+        """Return a hash of the samples as recorded by the writer, or else of the indices."""
         digest = hashlib.sha256()
         for role in self.roles:
             for name in SPLITS:
@@ -203,21 +203,21 @@ class StreamData(PictureData):
         return digest.hexdigest()
 
     def sample_places(self, role: str, count: int) -> list[int]:
-        """Return the places of samples from at most ``window`` chunks: the others stay unread."""
+        """Return indices of samples from at most ``window`` chunks, to read no others."""
         shards = _shards(self.found[role].test)
         chunks = spread(len(shards.counts), self.window)
-        inside = [
-            place
+        indices = [
+            index
             for chunk in chunks
-            for place in range(int(shards.ends[chunk]) - shards.counts[chunk], shards.ends[chunk])
+            for index in range(int(shards.ends[chunk]) - shards.counts[chunk], shards.ends[chunk])
         ]
-        return [inside[k] for k in spread(len(inside), count)]
+        return [indices[k] for k in spread(len(indices), count)]
 
-    def _sampler(self, split: Split, **place: Any) -> DomainSampler:
-        return ChunkSampler(chunks=_shards(split).counts, window=self.window, **place)
+    def _sampler(self, split: Split, **kwargs: Any) -> DomainSampler:
+        return ChunkSampler(chunks=_shards(split).counts, window=self.window, **kwargs)
 
-    def _dataset(self, role: str, split: Split, train: bool) -> PictureDataset | ArrayDataset:
-        assert self.spec is not None, "attach() comes before the loaders"
+    def _dataset(self, role: str, split: Split, train: bool) -> ImageDataset | ArrayDataset:
+        assert self.spec is not None, "call attach() before building loaders"
         if not train:
             return StreamDataset(_shards(split), self.spec, Centre(self.spec))
         return StreamDataset(_shards(split), self.spec, self.changes.geometry, self.seeded)

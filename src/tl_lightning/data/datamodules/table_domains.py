@@ -1,4 +1,4 @@
-"""Domains that a column of a table names."""
+"""Domains given by a column of a table."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["TableDomains"]
 
 
 class TableDomains:
-    """The part of a data module of tables that knows which domain was asked for."""
+    """Mixin that resolves the requested domains of a data module based on a table."""
 
     table: str | None
     columns: dict[str, str | None]
-    #: The source's domains, which cannot be the target's too.
+    #: Domains of the source, which the target cannot use.
     taken: list[str]
 
     def _asked(self, role: str, node: Mapping[str, Any], valid: Sequence[str]) -> list[str]:
@@ -25,13 +25,13 @@ class TableDomains:
             if asked is not None:
                 raise DataError(
                     f"{setting}={asked}, but {self.table} has no column "
-                    f"{self.columns['domain'] or 'domain'!r}; type {setting}=null, or "
+                    f"{self.columns['domain'] or 'domain'!r}; set {setting}=null, or "
                     "data.columns.domain=<the column's name>"
                 )
             return []
-        otherwise = ", or data.columns.domain=null to take all for one domain"
-        places = dict.fromkeys(valid)
-        names = asked_domains(asked, setting, valid, places, str(self.table), otherwise=otherwise)
+        otherwise = ", or data.columns.domain=null to treat all samples as one domain"
+        known = dict.fromkeys(valid)
+        names = asked_domains(asked, setting, valid, known, str(self.table), otherwise=otherwise)
         if role == "source":
             self.taken = names
         elif shared := [name for name in names if name in self.taken]:

@@ -1,4 +1,4 @@
-"""Texts as a source and a target: tokenised once, in batches of like length."""
+"""Base data module of texts: tokenised once, batched by length."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from tl_lightning.data.cache.features import FeatureLoader
 from tl_lightning.data.cache.images import CacheSettings, cache_root
 from tl_lightning.data.cache.tokens import TextDataset, TokenCache, texts_digest, tokenised
-from tl_lightning.data.datamodules.base import STREAMS, TransferData
-from tl_lightning.data.datamodules.source_target import Roles
+from tl_lightning.data.datamodules.base import STREAMS, TransferDataModule
+from tl_lightning.data.datamodules.source_target import SourceTargetMixin
 from tl_lightning.data.datasets import EvalDataset
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.texts import as_texts
@@ -24,24 +24,24 @@ from tl_lightning.data.samplers.length import BucketSampler, SortedSampler
 from tl_lightning.errors import DataError
 from tl_lightning.types import TextSpec
 
-__all__ = ["TextData"]
+__all__ = ["TextDataModule"]
 
 SHOWN = 5
-#: Letters of an example text in the report.
+#: Characters of an example text in the report.
 LETTERS = 200
 
 
-class TextData(Roles, TransferData):
-    """Texts on disk; a data set is a subclass with :meth:`read`.
+class TextDataModule(SourceTargetMixin, TransferDataModule):
+    """Texts on disk; subclasses implement :meth:`read`.
 
-    All texts are read when the data are looked at, so that what cannot train stops the run before
-    it begins. Their token ids are made once and lie in files that map into memory.
+    All texts are read and checked before training. They are tokenised once; the token ids are
+    cached in memory-mapped files.
 
     Args:
-        too_long: Whether a text of more tokens than the network takes is cut (``truncate``; the
-            report says how many) or stops the run (``error``).
-        bucket: Batches that are sorted by length together, see :class:`BucketSampler`.
-        kwargs: As in :class:`Roles`.
+        too_long: Whether to ``truncate`` texts with more tokens than the maximum length (the
+            report gives their number), or to raise an ``error``.
+        bucket: Number of batches to sort by length together, see :class:`BucketSampler`.
+        kwargs: See :class:`SourceTargetMixin`.
     """
 
     target_optional: ClassVar[bool] = True
@@ -54,50 +54,50 @@ class TextData(Roles, TransferData):
         super().__init__(**kwargs)
         if bucket < 1:
             raise DataError(
-                f"data.bucket={bucket} is no number of batches; type data.bucket=50, or 1 for "
-                "batches of any lengths"
+                f"data.bucket={bucket} must be at least 1 (batches sorted by length together); set "
+                "data.bucket=50, or data.bucket=1 for no sorting"
             )
         self.too_long = too_long
         self.bucket = bucket
         self.token_root = cache_root() / "tokens"
-        #: Token ids of every text of a domain, and where in there each name's are.
+        #: Token ids by domain, and the row of every sample name in them.
         self.tokens: dict[str, TokenCache] = {}
         self.rows: dict[str, dict[str, int]] = {}
 
-    # -- finding them ------------------------------------------------------------------------
+    # -- samples -----------------------------------------------------------------------------
     def _read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         name, layout = super()._read(role, node)
-        return name, layout.map(lambda split: as_texts(split, self.complain))
+        return name, layout.map(lambda split: as_texts(split, self.on_problem))
 
     def synthetic(self, name: str, layout: Layout) -> Mapping[str, Domain]:
-        """Refuse a target that names no texts."""
+        """Raise DataError for a target without a root or a domain."""
         key = "domain=<name>" if self.has_domains else "root=<folder>"
         raise DataError(
-            f"data.target.labelled_per_class is set, but no target; type data.target.{key}, or "
+            f"data.target.labelled_per_class is set, but no target; set data.target.{key}, or "
             "data.target.labelled_per_class=0"
         )
 
     def apart(self, source: Layout, target: Layout) -> None:
-        """Complain of a target that is the source."""
+        """Report a target with the same texts as the source."""
         one, other = (
-            texts_digest(sorted(map(str, layout.whole().pictures))) for layout in (source, target)
+            texts_digest(sorted(map(str, layout.whole().samples))) for layout in (source, target)
         )
         if one == other:
-            self.complain(
-                "data.source and data.target hold the same texts; type another "
+            self.on_problem(
+                "data.source and data.target contain the same texts; set another "
                 f"data.target.{'domain' if self.has_domains else 'root'}, or data.target=null"
             )
 
     def browse(self) -> None:
-        """Refuse to look at texts as if they were pictures."""
+        """Raise DataError: texts cannot be inspected as images."""
         raise DataError(
-            f"data={self.name} holds texts, and this command looks at pictures; train.py itself "
-            "refuses empty texts and what is no UTF-8 before it trains"
+            f"data={self.name} contains texts, but this command checks images; train.py itself "
+            "checks for empty texts and invalid UTF-8 before training"
         )
 
-    # -- what the model needs ----------------------------------------------------------------
+    # -- tokens ------------------------------------------------------------------------------
     def cache(self, settings: CacheSettings, epochs: int) -> None:
-        """Tokenise every text once, or find the tokens.
+        """Tokenise the texts, or open the cached tokens.
 
         Raises:
             DataError: If a text is too long and ``too_long=error``, or the disk is full.
@@ -108,16 +108,16 @@ class TextData(Roles, TransferData):
 
     @property
     def form(self) -> TextSpec:
-        """What the backbone expects of a text."""
-        assert isinstance(self.spec, TextSpec), "attach() comes before the tokens"
+        """Input specification of the backbone."""
+        assert isinstance(self.spec, TextSpec), "call attach() before tokenising"
         return self.spec
 
     def cached(self, role: str) -> TokenCache:
-        """Return the token ids of a domain's texts."""
+        """Return the token ids of all texts of a domain."""
         if role not in self.tokens:
             domain = self.found[role]
             whole = domain.whole()
-            texts: Any = whole.pictures
+            texts: Any = whole.samples
             name = f"{self.name}-{domain.name}"
             found = tokenised(texts, self.form, name, self.token_root)
             self.tokens[role] = found
@@ -130,20 +130,20 @@ class TextData(Roles, TransferData):
         long = np.flatnonzero(found.cut).tolist()
         if not long:
             return
-        limit, texts = self.form.max_length, whole.pictures
+        limit, texts = self.form.max_length, whole.samples
         shown = [
             f"{whole.names[k]} ({self.form.tokenizer.length(str(texts[k]))})" for k in long[:SHOWN]
         ]
         more = f" and {len(long) - SHOWN} more" if len(long) > SHOWN else ""
         raise DataError(
-            f"{len(long)} of {len(found)} texts of the {role} have more than {limit} tokens, "
-            f"which is backbone.max_length: {', '.join(shown)}{more}; type "
+            f"{len(long)} of {len(found)} texts of the {role} have more than "
+            f"backbone.max_length={limit} tokens: {', '.join(shown)}{more}; set "
             "data.too_long=truncate, or shorten them"
         )
 
-    # -- what a report says ------------------------------------------------------------------
+    # -- report ------------------------------------------------------------------------------
     def notes(self, pretrained: bool) -> list[str]:
-        """Return what the report must say of the data; also which texts were cut or stand twice."""
+        """Return the notes for the report, including truncated and duplicate texts."""
         found = super().notes(pretrained)
         for role in self.roles:
             cut = int(self.cached(role).cut.sum())
@@ -151,44 +151,44 @@ class TextData(Roles, TransferData):
                 number = len(self.tokens[role])
                 found.append(
                     f"{role}: {cut:,} of {number:,} texts have more than "
-                    f"{self.form.max_length} tokens and were cut there (data.too_long)"
+                    f"{self.form.max_length} tokens and were truncated (data.too_long)"
                 )
             domain = self.found[role]
             if role == "target":
-                shown = set(self.found["source"].train.pictures)
-                both = sum(text in shown for text in domain.test.pictures)
-                if both:
+                source_texts = set(self.found["source"].train.samples)
+                shared = sum(text in source_texts for text in domain.test.samples)
+                if shared:
                     found.append(
-                        f"target: {both:,} of {len(domain.test):,} test texts stand word for word "
-                        "among the source's for training, which have labels"
+                        f"target: {shared:,} of {len(domain.test):,} test texts are identical to "
+                        "labelled training texts of the source"
                     )
-            learned = set(domain.train.pictures)
-            twice = sum(text in learned for text in domain.test.pictures)
-            if twice and domain.train is not domain.test:
+            train_texts = set(domain.train.samples)
+            duplicates = sum(text in train_texts for text in domain.test.samples)
+            if duplicates and domain.train is not domain.test:
                 found.append(
-                    f"{role}: {twice:,} of {len(domain.test):,} test texts stand word for word "
-                    "among those for training"
+                    f"{role}: {duplicates:,} of {len(domain.test):,} test texts are identical to "
+                    "training texts"
                 )
         return found
 
     def fingerprint(self) -> str:
-        """Return a hash of the names and words of every text by domain and split."""
+        """Return a hash of the names and contents of all texts by domain and split."""
         digest = hashlib.sha256()
         for role in self.roles:
             for name in ("train", "val", "test"):
                 split: Any = getattr(self.found[role], name)
                 digest.update(f"{role}/{name}/{texts_digest(split.names)}".encode())
-                digest.update(texts_digest(split.pictures).encode())
+                digest.update(texts_digest(split.samples).encode())
         return digest.hexdigest()
 
     def excerpts(self, role: str, places: list[int]) -> list[str]:
-        """Return the first letters of the test texts at these places."""
-        texts = self.found[role].test.pictures
-        return [" ".join(str(texts[place])[: 2 * LETTERS].split())[:LETTERS] for place in places]
+        """Return the beginning of the test texts at these indices."""
+        texts = self.found[role].test.samples
+        return [" ".join(str(texts[k])[: 2 * LETTERS].split())[:LETTERS] for k in places]
 
     # -- loaders -----------------------------------------------------------------------------
     def _rows(self, role: str, split: Split) -> NDArray[np.int64]:
-        """Return where a split's texts are in the cache of their domain."""
+        """Return the rows of a split in the token cache of its domain."""
         rows = self.rows[role]
         return np.array([rows[name] for name in split.names], dtype=np.int64)
 
@@ -196,9 +196,9 @@ class TextData(Roles, TransferData):
         lengths: NDArray[np.int64] = self.cached(role).lengths[self._rows(role, split)]
         return lengths
 
-    def _sampler(self, split: Split, **place: Any) -> DomainSampler:
-        role = self.domain_of(STREAMS[place["domain"]]).removesuffix("_labelled")
-        return BucketSampler(lengths=self._lengths(role, split), window=self.bucket, **place)
+    def _sampler(self, split: Split, **kwargs: Any) -> DomainSampler:
+        role = self.domain_of(STREAMS[kwargs["domain"]]).removesuffix("_labelled")
+        return BucketSampler(lengths=self._lengths(role, split), window=self.bucket, **kwargs)
 
     def _eval_loader(self, name: str, split: Split) -> DataLoader[Any] | FeatureLoader:
         if name in self.features:

@@ -1,4 +1,4 @@
-"""A list of texts with their labels, domains and splits: CSV, TSV or Parquet."""
+"""Texts in a CSV, TSV or Parquet table with labels, domains and splits."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import numpy as np
 
 from tl_lightning.data.datamodules.image_table import SPLITS, class_order
 from tl_lightning.data.datamodules.table_domains import TableDomains
-from tl_lightning.data.datamodules.text import TextData
+from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.tables import Row, read_rows
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
 
-__all__ = ["COLUMNS", "TextTable"]
+__all__ = ["COLUMNS", "TextTableDataModule"]
 
-#: What a table may say of a text; text and label it must.
+#: Columns that are read; ``text`` and ``label`` are required.
 COLUMNS = ("text", "label", "domain", "split")
 SHOWN = 5
-#: Longest cell, in characters; the csv module's own limit is shorter than some reviews.
+#: Maximum cell length in characters; the default of the csv module is too small for texts.
 LONGEST = 1 << 26
-#: What numbers with a fraction and holes look like once a program has written them.
+#: Labels that are fractional numbers or missing values, as written by other programs.
 _NO_LABEL = re.compile(
     r"[+-]?(\d*\.\d+|\d+\.\d*)(e[+-]?\d+)?|nan|none|null|[+-]?inf", re.IGNORECASE
 )
@@ -42,14 +42,14 @@ class _Text:
     split: str | None
 
 
-class TextTable(TableDomains, TextData):
-    """The texts that a table holds; domains and splits are columns of it.
+class TextTableDataModule(TableDomains, TextDataModule):
+    """Texts in a table, with optional domain and split columns.
 
     Args:
-        table: The file. ``.parquet`` and ``.pq`` are Parquet, everything else is text.
-        delimiter: What stands between a text's columns, or None to see it in the first line.
-        columns: The table's own names of :data:`COLUMNS`; None for a column to be ignored.
-        kwargs: As in :class:`TextData`; ``root`` means nothing here.
+        table: The file; ``.parquet`` and ``.pq`` are Parquet, everything else is delimited text.
+        delimiter: Delimiter of a text table, or None to detect it from the first line.
+        columns: Name in the table of each of :data:`COLUMNS`; None to ignore a column.
+        kwargs: See :class:`TextDataModule`; ``root`` is not used.
     """
 
     has_domains: ClassVar[bool] = True
@@ -69,8 +69,8 @@ class TextTable(TableDomains, TextData):
         for name in ("text", "label"):
             if columns.get(name) is None:
                 raise DataError(
-                    f"data.columns.{name}=null, but a table must say every text's {name}; type "
-                    f"data.columns.{name}=<the column's name>"
+                    f"data.columns.{name}=null, but a table must contain the {name} of each text; "
+                    f"set data.columns.{name}=<the column's name>"
                 )
         self.table = table
         self.delimiter = delimiter
@@ -79,7 +79,7 @@ class TextTable(TableDomains, TextData):
         self.taken: list[str] = []
 
     def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        """Return the texts of the domain asked for, or all where the table knows no domains."""
+        """Return the texts of the requested domains, or all if the table has no domains."""
         if self.listed is None:
             self.listed = self._texts()
         valid = sorted({each.domain for each in self.listed if each.domain is not None})
@@ -88,42 +88,42 @@ class TextTable(TableDomains, TextData):
             name: _layout([each for each in self.listed if not names or each.domain == name])
             for name in names or [""]
         }
-        return "+".join(names) or str(self.name), pooled(layouts, self.complain)
+        return "+".join(names) or str(self.name), pooled(layouts, self.on_problem)
 
     def _texts(self) -> list[_Text]:
-        """Read the table and complain of every row that cannot be used."""
+        """Read the table and report all rows that cannot be used."""
         if self.table is None:
             raise DataError(
-                f"data={self.name} needs a table, but data.table=null; type data.table=/my/list.csv"
+                f"data={self.name} needs a table, but data.table=null; set data.table=/my/list.csv"
             )
         path = Path(self.table).expanduser()
         wanted = {n: column for n, column in self.columns.items() if column is not None}
         with _long_cells():
             header, rows = read_rows(path, self.delimiter, list(wanted.values()))
         for name, column in wanted.items():
-            # The two that may lack do so silently only under their usual names.
+            # Only "domain" and "split" may be missing, unless they were renamed.
             if column not in header and (name in ("text", "label") or column != name):
                 raise DataError(
                     f"{path} has no column {column!r} (it has {', '.join(header)}); "
-                    f"{nearest(column, header)}; type data.columns.{name}=<the column's name>"
+                    f"{nearest(column, header)}; set data.columns.{name}=<the column's name>"
                 )
         found: list[_Text] = []
-        faults: dict[str, list[str]] = {}
+        problems: dict[str, list[str]] = {}
         for row in rows:
             cells = {name: row.cells.get(column) for name, column in wanted.items()}
-            kind, words = _fault(row, cells)
+            kind, text = _problem(row, cells)
             if kind:
-                faults.setdefault(kind, []).append(words)
+                problems.setdefault(kind, []).append(text)
             else:
                 found.append(_text(row, path, cells))
-        for kind, places in faults.items():
-            more = f"; and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-            self.complain(
-                f"{path} has {len(places)} rows with {kind}: {'; '.join(places[:SHOWN])}{more}; "
-                "mend or remove them"
+        for kind, places in problems.items():
+            more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+            self.on_problem(
+                f"{path} has {len(places)} row(s) with {kind}: {'; '.join(places[:SHOWN])}{more}; "
+                "fix or remove them"
             )
-        if not found and not faults:
-            raise DataError(f"{path} lists no texts below its first line; add some")
+        if not found and not problems:
+            raise DataError(f"{path} has no rows below its header; add some texts")
         return found
 
 
@@ -136,19 +136,19 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _fault(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
-    """Return the kind of fault that a row has and where; empty if it has none."""
+def _problem(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
+    """Return the kind of problem of a row and its place, or empty strings."""
     for name in COLUMNS:
         cell = cells.get(name)
         if cell is not None and not cell.strip():
             return f"an empty {name}", row.place
     label = str(cells["label"]).strip()
     if _NO_LABEL.fullmatch(label):
-        return "a label that is neither a name nor a whole number", f"{row.place} {label!r}"
-    written = cells.get("split")
-    if written is not None and written.strip().lower() not in SPLITS:
-        hint = nearest(written.strip().lower(), SPLITS)
-        return "an unknown split", f"{row.place} {written!r} ({hint})"
+        return "a label that is neither a name nor an integer", f"{row.place} {label!r}"
+    split = cells.get("split")
+    if split is not None and split.strip().lower() not in SPLITS:
+        hint = nearest(split.strip().lower(), SPLITS)
+        return "an unknown split", f"{row.place} {split!r} ({hint})"
     return "", ""
 
 

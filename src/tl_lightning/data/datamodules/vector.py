@@ -1,4 +1,4 @@
-"""Vectors from files: tables of measurements, bags of words, another network's features."""
+"""Vectors from files: tabular data, bags of words, or features of another network."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from tl_lightning.data.datamodules.base import TransferData
+from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.vectors import Table, read_vectors
 from tl_lightning.data.layout import Layout
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.types import Spec, VectorSpec
 
-__all__ = ["Rows", "VectorData"]
+__all__ = ["Rows", "VectorDataModule"]
 
 KEYS = ("train", "test")
-#: Most that all vectors may take in memory, in bytes, once they are not sparse any more.
+#: Maximum size of all vectors in memory as dense arrays, in bytes.
 LIMIT = 4 << 30
 
 
 class Rows:
-    """Vectors in memory as a loader of stored features takes them.
+    """Vectors in memory with the interface of cached features.
 
     Args:
         values: ``(N, F)``.
@@ -42,28 +42,27 @@ class Rows:
         self.number = len(values)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """Return the rows of these numbers ``(B,)``."""
+        """Return the rows with these indices ``(B,)``."""
         return self.values.index_select(0, rows)
 
 
-class VectorData(TransferData):
-    """A source of labelled vectors and, unless there is none, a target's.
+class VectorDataModule(TransferDataModule):
+    """Labelled vectors as the source and, optionally, vectors as the target.
 
-    Without a file for testing a hash of the rows' numbers holds out ``test_fraction`` of each
-    class. A target's training file needs no labels; its test file does. Which features are kept
-    and how they are scaled goes with the model's checkpoint: whatever it is tested on passes the
-    same.
+    Without a test file, ``test_fraction`` of each class is held out by a hash of the row numbers.
+    The training file of the target needs no labels, its test file does. The selected features and
+    their scaling are saved in checkpoints and applied to all data that the model is tested on.
 
     Args:
         source: ``{train, test}``: files, see :func:`read_vectors`; ``test`` may be None.
-        target: Likewise, or None for no target; a ``train`` of None is no target either.
-        val_fraction: Share of each class's training vectors held out for validation.
-        test_fraction: Share of each class held out for testing, where there is no such file.
-        max_features: Keep so many features: those that are not zero in the most vectors of both
-            domains' training files (with what is held out of them); None keeps all.
-        scale: ``none``; ``standard`` subtracts the source's training mean and divides by its
-            deviation, feature by feature; ``l2`` divides every vector by its length.
-        kwargs: As in :class:`TransferData`.
+        target: The same for the target; None or a ``train`` of None means no target.
+        val_fraction: Fraction of each class to hold out for validation.
+        test_fraction: Fraction of each class to hold out for testing without a test file.
+        max_features: Number of features to keep: those that are non-zero most often in the
+            training files of both domains (including held-out rows); None keeps all.
+        scale: ``none``; ``standard`` subtracts the mean of the source's training split from each
+            feature and divides by its standard deviation; ``l2`` divides each vector by its norm.
+        kwargs: See :class:`TransferDataModule`.
     """
 
     gives: ClassVar[str] = "vectors"
@@ -89,7 +88,7 @@ class VectorData(TransferData):
                     raise DataError(f"data.{role} has no key {key!r}; {nearest(str(key), KEYS)}")
         if max_features is not None and max_features < 1:
             raise DataError(
-                f"data.max_features={max_features} keeps nothing; type data.max_features=5000"
+                f"data.max_features={max_features} must be at least 1; set data.max_features=5000"
             )
         self.source = source
         self.target = None if self.no_target(target) else target
@@ -100,19 +99,20 @@ class VectorData(TransferData):
 
     @classmethod
     def no_target(cls, target: Mapping[str, Any] | None) -> bool:
-        """Return whether these settings of ``target`` mean that there is none."""
+        """Return whether these settings of ``target`` mean no target."""
         return target is None or target.get("train") is None
 
     @property
     def width(self) -> int:
-        """Length of the vectors; known once they have been read."""
-        return int(self.found["source"].train.pictures.shape[1])  # type: ignore[union-attr]
+        """Number of features; available after :meth:`discover`."""
+        return int(self.found["source"].train.samples.shape[1])  # type: ignore[union-attr]
 
     def domains(self) -> Mapping[str, Domain]:
-        """Read all files; labels of the target's training file only say what is held out."""
+        """Read all files; training labels of the target are only used to stratify the splits."""
         if self.source.get("train") is None:
             raise DataError(
-                "data.source.train=null: vectors need a file; type data.source.train=/my/books.npz"
+                "data=vectors needs a file, but data.source.train=null; set "
+                "data.source.train=/my/vectors.npz"
             )
         nodes = {"source": self.source, **({"target": self.target} if self.target else {})}
         files = {
@@ -121,13 +121,14 @@ class VectorData(TransferData):
             for key in KEYS
             if node.get(key) is not None
         }
-        _refuse_twice(files)
+        _refuse_repeated(files)
         tables = {key.removeprefix("data."): read_vectors(file, key) for key, file in files.items()}
-        tables = self._selected(self._alike(tables))
+        tables = self._selected(self._aligned(tables))
         source = tables["source.train"]
         if source.y is None:
             raise DataError(
-                f"data.source.train={self.source['train']} holds no labels; a source needs them"
+                f"data.source.train={self.source['train']} has no labels; a source needs "
+                "them: add labels, or set another data.source.train"
             )
         classes = tuple(sorted(set(source.y.tolist()), key=_order))
         if len(classes) < 2:
@@ -152,15 +153,16 @@ class VectorData(TransferData):
             test = _split(tables[f"{role}.test"], classes, f"data.{role}.test", f"{name}/test")
             if test.labels is None:
                 raise DataError(
-                    f"data.{role}.test={node['test']} holds no labels; testing needs them"
+                    f"data.{role}.test={node['test']} has no labels; testing needs them: "
+                    f"add labels, or set another data.{role}.test"
                 )
         if train.labels is None and test is None:
             raise DataError(
-                f"data.{role}.train={node['train']} holds no labels, so that nothing can be held "
-                f"out for testing; type data.{role}.test=<a file with labels>"
+                f"data.{role}.train={node['train']} has no labels, so no samples can be held out "
+                f"for testing; set data.{role}.test=<file with labels>"
             )
         known = train.labels is not None
-        # An unlabelled file is divided as if it were of one class.
+        # An unlabelled file is split as if all samples were of one class.
         train = train if known else replace(train, labels=np.zeros(len(train), dtype=np.int64))
         layout = Layout(classes, train, None, test).with_test(self.test_fraction)
         layout = layout.with_val(self.val_fraction)
@@ -170,10 +172,11 @@ class VectorData(TransferData):
         train, val = parts if known else (part.without_labels() for part in parts)
         return Domain(name, classes, train, val, layout.test, layout.note)
 
-    def _alike(self, tables: dict[str, Table]) -> dict[str, Table]:
-        """Return tables of one width: svmlight files do not say how many zeros end their vectors.
+    def _aligned(self, tables: dict[str, Table]) -> dict[str, Table]:
+        """Return tables of equal width with zero-based columns.
 
-        Nor at which number they begin to count: where all begin at 1, column 0 goes.
+        svmlight files give neither the number of features nor the index of the first one; if no
+        file uses column 0, it is dropped.
         """
         known, widths = self.learned, {key: table.x.shape[1] for key, table in tables.items()}
         every = all(sparse.issparse(table.x) for table in tables.values())
@@ -182,8 +185,8 @@ class VectorData(TransferData):
             if widths[key] < width and not sparse.issparse(table.x):
                 longest = max(widths, key=lambda k: widths[k])
                 raise DataError(
-                    f"data.{key} has vectors of {widths[key]} features and data.{longest} of "
-                    f"{width}; both domains need the same ones"
+                    f"data.{key} has {widths[key]} features, but data.{longest} has {width}; use "
+                    "files with the same features"
                 )
             if sparse.issparse(table.x):
                 table.x.resize(table.x.shape[0], width)
@@ -195,7 +198,7 @@ class VectorData(TransferData):
         return tables
 
     def _selected(self, tables: dict[str, Table]) -> dict[str, Table]:
-        """Keep the most frequent features, and give up sparseness."""
+        """Keep the most frequent features and convert the tables to dense arrays."""
         width = next(iter(tables.values())).x.shape[1]
         known = "scale" in self.learned
         if not known and self.max_features is not None and self.max_features < width:
@@ -204,22 +207,22 @@ class VectorData(TransferData):
                 for key, table in tables.items()
                 if key.endswith(".train")
             )
-            # Of equally frequent ones the first; in the files' order.
+            # Ties go to the first feature; the order of the columns is kept.
             keep = np.sort(np.argsort(-counts, kind="stable")[: self.max_features])
             self.learned["columns"] = keep.tolist()
         if (columns := self.learned["columns"]) is not None:
             if columns[-1] >= width:
                 raise DataError(
-                    f"the vectors have {width} features, but the model was made for some of more "
-                    f"than {columns[-1]}; use vectors of that kind"
+                    f"the vectors have {width} features, but the model uses feature {columns[-1]}; "
+                    "use vectors with the features that the model was trained on"
                 )
             tables = {key: Table(table.x[:, columns], table.y) for key, table in tables.items()}
             width = len(columns)
         needed = 4 * width * sum(table.x.shape[0] for table in tables.values())
         if needed > LIMIT:
             raise DataError(
-                f"the vectors have {width} features and would take {needed / 1e9:.0f} GB; type "
-                "data.max_features=5000"
+                f"the vectors have {width} features and would take {needed / 1e9:.0f} GB; "
+                "set data.max_features=5000"
             )
         return {
             key: Table(table.x.toarray() if sparse.issparse(table.x) else table.x, table.y)
@@ -231,7 +234,7 @@ class VectorData(TransferData):
         if scale == "none":
             return found
         if scale == "standard" and "mean" not in self.learned:
-            own = np.asarray(found["source"].train.pictures)
+            own = np.asarray(found["source"].train.samples)
             for name in ("mean", "std"):
                 self.learned[name] = getattr(own, name)(axis=0).tolist()
         mean, std = (
@@ -239,13 +242,13 @@ class VectorData(TransferData):
         )
 
         def change(split: Split) -> Split:
-            x: Any = np.asarray(split.pictures)
+            x: Any = np.asarray(split.samples)
             if scale == "l2":
                 length = np.linalg.norm(x, axis=1, keepdims=True)
                 x = x / np.where(length > 0, length, 1)
             else:
                 x = (x - mean) / np.where(std > 0, std, 1)
-            return replace(split, pictures=x.astype(np.float32))
+            return replace(split, samples=x.astype(np.float32))
 
         return {
             role: replace(
@@ -262,29 +265,30 @@ class VectorData(TransferData):
         val_labels: tuple[str, ...],
         strong: bool = False,
     ) -> None:
-        """Show the vectors as they are; see :meth:`TransferData.attach`."""
+        """Provide the vectors as features; see :meth:`TransferDataModule.attach`."""
         assert isinstance(spec, VectorSpec)
         if spec.width != self.width:
             raise DataError(
-                f"the vectors have {self.width} features, but the model was made for "
-                f"{spec.width} (backbone.in_features); use vectors of that kind"
+                f"the vectors have {self.width} features, but the model has "
+                f"backbone.in_features={spec.width}; use vectors with {spec.width} features"
             )
         super().attach(spec, train_on, val_labels, strong)
         rows: Any = {
-            f"{role}/{name}": Rows(np.asarray(split.pictures))
+            f"{role}/{name}": Rows(np.asarray(split.samples))
             for role in self.roles
             for name, split in self.found[role].splits().items()
         }
         self.features = rows
 
 
-def _refuse_twice(files: Mapping[str, Path]) -> None:
+def _refuse_repeated(files: Mapping[str, Path]) -> None:
     seen: dict[Path, str] = {}
     for key, file in files.items():
         before = seen.setdefault(file.resolve(), key)
         if before != key:
             raise DataError(
-                f"{before} and {key} are the same file, {file}; type another one, or {key}=null"
+                f"{before} and {key} are the same file: {file}; set {key} to another file, or "
+                f"{key}=null"
             )
 
 
@@ -295,16 +299,16 @@ def _split(table: Table, classes: tuple[str, ...], setting: str, name: str) -> S
     unknown = sorted(set(table.y.tolist()) - set(classes))
     if unknown:
         raise DataError(
-            f"{setting} holds the class {unknown[0]!r}, which data.source.train does not; its "
-            f"classes are {', '.join(classes)}"
+            f"{setting} contains the class {unknown[0]!r}, which is not in data.source.train; "
+            f"valid classes: {', '.join(classes)}"
         )
-    place = {label: number for number, label in enumerate(classes)}
-    labels = np.array([place[label] for label in table.y.tolist()], dtype=np.int64)
+    index = {label: number for number, label in enumerate(classes)}
+    labels = np.array([index[label] for label in table.y.tolist()], dtype=np.int64)
     return Split(table.x, labels, names)
 
 
 def _order(name: str) -> tuple[int, float, str]:
-    """Order class names: numbers as such and first.
+    """Sort key of class names: numbers first, by value.
 
     >>> sorted(["10", "2", "b", "-1"], key=_order)
     ['-1', '2', '10', 'b']

@@ -1,1 +1,1 @@
-"""Reading images, texts, vectors and tables from disk, and downloads."""
+"""Readers for images, texts, vectors and tables, and download helpers."""

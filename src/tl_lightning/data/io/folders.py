@@ -1,4 +1,4 @@
-"""Folders of pictures: which classes, which files, which split. No dataset's name stands here."""
+"""Class folders of images: scanning, signature checks and matching of class names."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from tl_lightning.errors import DataError
 
 __all__ = [
     "EXTENSIONS",
-    "Complain",
+    "OnProblem",
     "check_signatures",
     "class_folders",
     "find_root",
+    "image_files",
     "match_classes",
-    "picture_files",
-    "refuse",
+    "raise_problem",
     "scan_classes",
-    "signature_fault",
+    "signature_problem",
 ]
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-# Left behind by archivers and notebooks: never a class.
+# Created by archive tools and notebooks; never a class.
 IGNORED = frozenset({"__MACOSX", ".ipynb_checkpoints"})
-# GIF as well: the suffix often lies, and any of these can be decoded whatever the suffix says.
+# Includes GIF, because suffixes are often wrong and Pillow decodes by content.
 SIGNATURES = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",
@@ -41,17 +41,17 @@ SIGNATURES = (
 SHOWN = 5
 THREADS = 16
 
-#: What to do with a fault that leaves something to go on with: a run refuses, a check notes it.
-Complain = Callable[[str], None]
+#: Callback for a recoverable problem: training raises it, a data check records it.
+OnProblem = Callable[[str], None]
 
 
-def refuse(fault: str) -> None:
-    """Raise the fault as a DataError."""
-    raise DataError(fault)
+def raise_problem(problem: str) -> None:
+    """Raise ``problem`` as a DataError."""
+    raise DataError(problem)
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """Return the folders in ``folder`` that may be classes, by name; none if it is no folder."""
+    """Return the possible class folders in ``folder``, sorted; empty if it is not a folder."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -62,60 +62,61 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def scan_classes(
-    folder: Path, *, setting: str = "data.root", complain: Complain = refuse
+    folder: Path, *, setting: str = "data.root", on_problem: OnProblem = raise_problem
 ) -> dict[str, list[Path]]:
-    """Return the pictures of every class folder in ``folder``, both sorted by name.
+    """Return the images of each class folder in ``folder``, both sorted by name.
 
-    Pictures are found by suffix, whatever its case; they are not opened (:func:`check_signatures`
-    does that).
+    Images are found by suffix (case-insensitive) and not opened; see :func:`check_signatures`.
 
     Args:
-        folder: Holds one folder a class.
-        setting: The key that the error names.
-        complain: Called with the fault if there is only one class or one without pictures, which
-            is then left out.
+        folder: Folder with one subfolder per class.
+        setting: Configuration key named in error messages.
+        on_problem: Called if there is only one class, or if classes have no images (these are
+            then left out).
 
     Raises:
-        DataError: If there are no class folders.
+        DataError: If ``folder`` contains no class folders.
     """
-    found = {path.name: picture_files(path) for path in class_folders(folder)}
+    found = {path.name: image_files(path) for path in class_folders(folder)}
     if not found:
         raise DataError(
-            f"{folder} holds no class folders; expected {folder}/<class>/<picture>.jpg; "
-            f"type {setting}=/the/right/folder"
+            f"{folder} contains no class folders; expected {folder}/<class>/<image>.jpg; "
+            f"set {setting}=/the/right/folder"
         )
-    empty = [name for name, pictures in found.items() if not pictures]
+    empty = [name for name, images in found.items() if not images]
     if empty:
-        complain(
-            f"{len(empty)} of {len(found)} class folders in {folder} hold no pictures "
-            f"({', '.join(sorted(EXTENSIONS))}): {_some(empty)}; fill or remove them, or type "
-            f"{setting}=/another/folder"
+        on_problem(
+            f"{len(empty)} of {len(found)} class folders in {folder} contain no images "
+            f"({', '.join(sorted(EXTENSIONS))}): {_some(empty)}; add images or remove the "
+            f"folders, or set {setting}=/another/folder"
         )
-        found = {name: pictures for name, pictures in found.items() if pictures}
+        found = {name: images for name, images in found.items() if images}
     if len(found) == 1:
-        complain(
-            f"{folder} holds only one class folder, {next(iter(found))!r}; a classifier needs at "
-            f"least two; add classes, or type {setting}=/another/folder"
+        on_problem(
+            f"{folder} contains only one class folder, {next(iter(found))!r}; at least two "
+            f"classes are required; add classes, or set {setting}=/another/folder"
         )
     return found
 
 
 def check_signatures(paths: Sequence[Path], *, setting: str = "data.root") -> None:
-    """Read the first bytes of every file and refuse the folder if some are not pictures.
+    """Check the first bytes of every file for an image signature.
 
-    This costs a second for 20,000 files; the same fault met in an epoch's middle costs the run.
-    It does not see truncated pictures: they fail, by name, when they are decoded.
+    This takes about a second for 20,000 files, and avoids a failure in the middle of an epoch.
+    Truncated images are not detected; decoding them raises an error that names the file.
 
     Raises:
-        DataError: If any file is empty, unreadable or of another kind, naming the first few.
+        DataError: If any file is empty, unreadable or not an image; names the first few.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        faults = list(pool.map(_signature_fault, paths))
-    broken = [f"{path} ({fault})" for path, fault in zip(paths, faults, strict=True) if fault]
+        problems = list(pool.map(_signature_problem, paths))
+    broken = [
+        f"{path} ({problem})" for path, problem in zip(paths, problems, strict=True) if problem
+    ]
     if broken:
         raise DataError(
-            f"{len(broken)} of {len(paths)} files are not pictures: {_some(broken)}; "
-            f"mend or remove them, or type {setting}=/another/folder"
+            f"{len(broken)} of {len(paths)} files are not images: {_some(broken)}; "
+            f"fix or remove them, or set {setting}=/another/folder"
         )
 
 
@@ -125,14 +126,13 @@ def match_classes(
     *,
     where: str = "the target",
     setting: str = "data.target.root",
-    complain: Complain = refuse,
+    on_problem: OnProblem = raise_problem,
 ) -> list[int]:
-    """Return the source's index of every target class, matched by name; -1 for an unknown one.
+    """Return the source index of each target class, matched by name; -1 if it is unknown.
 
-    Numbering each domain's folders by itself shifts every later index as soon as one is missing.
-
-    If the two differ, ``complain`` is called with what is missing, what is extra and the nearest
-    names.
+    Numbering each domain's folders separately would shift all later indices if one is missing.
+    If the names differ, ``on_problem`` is called with a message that lists missing, extra and
+    similar names.
 
     >>> match_classes(["cat", "dog"], ["dog", "cat"])
     [1, 0]
@@ -142,11 +142,11 @@ def match_classes(
     extra = [name for name in target if name not in source]
     if missing or extra:
         another = "/another/folder" if setting.endswith("root") else "<another>"
-        complain(
+        on_problem(
             f"the classes of {where} differ: {len(source)} expected, {len(target)} found; "
             f"missing: {_some(missing) or 'none'}; "
             f"extra: {_some([_with_nearest(name, missing) for name in extra]) or 'none'}; "
-            f"rename or remove folders so that the names agree, or type {setting}={another}"
+            f"rename or remove folders so that the names match, or set {setting}={another}"
         )
     return [source.index(name) if name in source else -1 for name in target]
 
@@ -160,36 +160,36 @@ def find_root(
     setting: str = "data.root",
     otherwise: str = "",
 ) -> Path:
-    """Return the first of ``root`` and ``root/<candidate>`` that ``accepts`` says yes to.
+    """Return the first of ``root`` and ``root/<candidate>`` that ``accepts`` returns True for.
 
     Args:
-        root: The dataset's folder or the one above it.
-        candidates: Usual names of the dataset's folder.
-        what: What is looked for, with its layout, for the error.
-        accepts: Whether a folder is it.
-        setting: The key that the error names.
-        otherwise: Another way out, for the error (such as a download).
+        root: The dataset folder or its parent.
+        candidates: Common names of the dataset folder.
+        what: The dataset and its layout, for the error message.
+        accepts: Predicate for the dataset folder.
+        setting: Configuration key named in the error message.
+        otherwise: Alternative setting for the error message (such as a download).
 
     Raises:
-        DataError: If none is, listing every path tried.
+        DataError: If there is no such folder; lists every path that was tried.
     """
     base = Path(root).expanduser().absolute()
-    # normpath: a candidate may be ../name, and the error should show where that is.
+    # A candidate may be ../name; normpath makes the paths in the error message readable.
     tried = [Path(os.path.normpath(base / name)) for name in (".", *candidates)]
     for path in tried:
         if path.is_dir() and accepts(path):
             return path
     states = (f"{path} ({'other files' if path.is_dir() else 'absent'})" for path in tried)
-    way_out = f", or {otherwise}" if otherwise else ""
+    hint = f", or {otherwise}" if otherwise else ""
     raise DataError(
         f"{what} not found with {setting}={root}; tried: {', '.join(states)}; "
-        f"type {setting}=/the/right/folder{way_out}"
+        f"set {setting}=/the/right/folder{hint}"
     )
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Return the pictures right in a folder, by suffix, sorted by name."""
-    # scandir once a class: is_file() on 20,000 paths would be a system call each.
+def image_files(folder: Path) -> list[Path]:
+    """Return the images directly in a folder, found by suffix and sorted by name."""
+    # scandir avoids one stat call per file, which is slow for 20,000 files.
     with os.scandir(folder) as entries:
         names = [
             entry.name
@@ -201,19 +201,19 @@ def picture_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _signature_fault(path: Path) -> str:
+def _signature_problem(path: Path) -> str:
     try:
         with path.open("rb") as file:
             start = file.read(12)
     except OSError as error:
         return error.strerror or str(error)
-    return signature_fault(start)
+    return signature_problem(start)
 
 
-def signature_fault(start: bytes) -> str:
-    """Return why a file with these first 12 bytes is no picture; empty if it may be one.
+def signature_problem(start: bytes) -> str:
+    """Return why a file with these first 12 bytes is not an image; empty if it may be one.
 
-    >>> signature_fault(b"BM..."), signature_fault(b""), signature_fault(b"hello")
+    >>> signature_problem(b"BM..."), signature_problem(b""), signature_problem(b"hello")
     ('', '0 bytes', "begins with b'hello'")
     """
     if not start:

@@ -1,4 +1,4 @@
-"""Reading MNIST and USPS from the forms in which they lie about, or fetching them."""
+"""Readers for MNIST and USPS (npz, IDX, bz2), with optional download."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ USPS_FILES = ("usps.bz2", "usps.t.bz2")
 
 @dataclass(frozen=True)
 class DigitSet:
-    """Pixels ``(N, H, W)`` or ``(N, H, W, 3)`` uint8 and labels ``(N,)`` uint8."""
+    """Images ``(N, H, W)`` or ``(N, H, W, 3)`` uint8 and labels ``(N,)`` uint8 of both splits."""
 
     x_train: NDArray[np.uint8]
     y_train: NDArray[np.uint8]
@@ -39,10 +39,10 @@ class DigitSet:
 
 
 def read_mnist(root: str | Path, download: bool) -> DigitSet:
-    """Read MNIST from ``mnist.npz`` or the four idx files, raw or gzipped.
+    """Read MNIST from ``mnist.npz`` or the four IDX files, raw or gzipped.
 
     Raises:
-        DataError: If it is not there (and not to be downloaded) or broken.
+        DataError: If it is missing (and ``download`` is false) or corrupt.
     """
 
     def fetch(folder: Path) -> None:
@@ -59,16 +59,16 @@ def read_mnist(root: str | Path, download: bool) -> DigitSet:
     )
     if (folder / "mnist.npz").is_file():
         return checked(folder / "mnist.npz")
-    found = _idx_path(folder)
-    parts = {name: _read_idx(path) for name in IDX_FILES if (path := found(name)) is not None}
-    return _verified(folder, parts)
+    find = _idx_path(folder)
+    arrays = {name: _read_idx(path) for name in IDX_FILES if (path := find(name)) is not None}
+    return _verify(folder, arrays)
 
 
 def read_usps(root: str | Path, download: bool) -> DigitSet:
-    """Read USPS from ``usps.npz`` or the two files that torchvision fetches.
+    """Read USPS from ``usps.npz`` or the two bz2 files that torchvision downloads.
 
     Raises:
-        DataError: If it is not there (and not to be downloaded) or broken.
+        DataError: If it is missing (and ``download`` is false) or corrupt.
     """
     from torchvision.datasets import USPS
 
@@ -91,56 +91,56 @@ def read_usps(root: str | Path, download: bool) -> DigitSet:
         train, test = USPS(str(folder), train=True), USPS(str(folder), train=False)
     except (OSError, EOFError, ValueError, IndexError) as error:
         raise DataError(
-            f"cannot read USPS in {folder}: {error}; remove {' and '.join(USPS_FILES)} and type "
+            f"cannot read USPS in {folder}: {error}; remove {' and '.join(USPS_FILES)} and set "
             "data.download=true, or data.root=/another/folder"
         ) from error
-    parts = {"x_train": train.data, "y_train": np.asarray(train.targets, dtype=np.uint8)}
-    parts |= {"x_test": test.data, "y_test": np.asarray(test.targets, dtype=np.uint8)}
-    return _verified(folder, parts)
+    arrays = {"x_train": train.data, "y_train": np.asarray(train.targets, dtype=np.uint8)}
+    arrays |= {"x_test": test.data, "y_test": np.asarray(test.targets, dtype=np.uint8)}
+    return _verify(folder, arrays)
 
 
 def checked(path: Path, channels: bool = False) -> DigitSet:
-    """Read an ``npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
+    """Read and validate an ``npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
 
     Args:
         path: The file.
-        channels: Whether the pictures are coloured, ``(N, H, W, 3)``.
+        channels: Whether the images are RGB, ``(N, H, W, 3)``.
 
     Raises:
-        FileNotFoundError: If it is not there.
-        DataError: If it is broken.
+        FileNotFoundError: If the file does not exist.
+        DataError: If the file is corrupt.
     """
     try:
-        # Opened here: the library leaves the file open when it is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            parts = {name: arrays[name] for name in arrays.files}
+        # np.load leaks the file handle on a corrupt file, so open it here.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"cannot read {path}: {error}; remove it and get another copy, or type "
+            f"cannot read {path}: {error}; remove it and get another copy, or set "
             "data.root=/another/folder"
         ) from error
-    return _verified(path, parts, channels)
+    return _verify(path, arrays, channels)
 
 
-def _verified(path: Path, parts: dict[str, NDArray[np.uint8]], channels: bool = False) -> DigitSet:
-    form = "(N, H, W, 3)" if channels else "(N, H, W)"
-    faults = [f"{name} is missing" for name in IDX_FILES if name not in parts]
-    for split in ("train", "test") if not faults else ():
-        pixels, labels = parts[f"x_{split}"], parts[f"y_{split}"]
+def _verify(path: Path, arrays: dict[str, NDArray[np.uint8]], channels: bool = False) -> DigitSet:
+    shape = "(N, H, W, 3)" if channels else "(N, H, W)"
+    problems = [f"{name} is missing" for name in IDX_FILES if name not in arrays]
+    for split in ("train", "test") if not problems else ():
+        pixels, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if pixels.dtype != np.uint8 or pixels.ndim != 3 + channels:
-            faults.append(f"x_{split} is {pixels.dtype} {pixels.shape}, not uint8 {form}")
+            problems.append(f"x_{split} is {pixels.dtype} {pixels.shape}, not uint8 {shape}")
         if labels.shape != pixels.shape[:1] or not len(labels):
-            faults.append(f"y_{split} has {labels.shape} labels for {pixels.shape} pictures")
+            problems.append(f"y_{split} has shape {labels.shape} for x_{split} of {pixels.shape}")
         elif labels.min() < 0 or labels.max() > 9:
-            faults.append(f"y_{split} has labels {labels.min()} to {labels.max()}, not 0 to 9")
-    if faults:
+            problems.append(f"y_{split} has labels {labels.min()} to {labels.max()}, not 0 to 9")
+    if problems:
         raise DataError(
-            f"{path} does not hold the digits expected: {'; '.join(faults)}; remove it and get "
-            "another copy, or type data.root=/another/folder"
+            f"{path} does not contain the expected digits: {'; '.join(problems)}; remove it and "
+            "get another copy, or set data.root=/another/folder"
         )
-    return DigitSet(**{name: np.asarray(parts[name], dtype=np.uint8) for name in IDX_FILES})
+    return DigitSet(**{name: np.asarray(arrays[name], dtype=np.uint8) for name in IDX_FILES})
 
 
 def _find(
@@ -150,39 +150,39 @@ def _find(
     accepts: Callable[[Path], bool],
     fetch: Callable[[Path], None] | None,
 ) -> Path:
-    def found() -> Path:
+    def find() -> Path:
         otherwise = "" if fetch else "data.download=true"
         return find_root(root, candidates, what, accepts, otherwise=otherwise)
 
     try:
-        return found()
+        return find()
     except DataError:
         if fetch is None:
             raise
     base = Path(root).expanduser()
     with locked(base / what.split()[0]):
         try:
-            return found()  # Another process may have fetched it while this one waited.
+            return find()  # Another process may have downloaded it while this one waited.
         except DataError:
             pass
         try:
             fetch(base)
-        except Exception as error:  # The library raises bare errors of several kinds here.
+        except Exception as error:  # torchvision raises several kinds of errors here.
             raise DataError(
-                f"cannot download {what}: {error}; get it elsewhere, put it in {base} and type "
+                f"cannot download {what}: {error}; download it manually, put it in {base} and set "
                 f"data.root={root}"
             ) from error
-    return found()
+    return find()
 
 
 def _idx_path(folder: Path) -> Callable[[str], Path | None]:
-    """Return a function from an array's name to its file in ``folder``, if it is there."""
+    """Return a function that maps an array name to its file in ``folder``, or None if missing."""
 
     def find(name: str) -> Path | None:
         plain = IDX_FILES[name]
-        # Some archivers turn the last dash into a dot.
+        # Some archive tools turn the dash before "idx" into a dot.
         spellings = (plain, plain.replace("-idx", ".idx"))
-        paths = (folder / f"{spelling}{end}" for spelling in spellings for end in ("", ".gz"))
+        paths = (folder / f"{spelling}{suffix}" for spelling in spellings for suffix in ("", ".gz"))
         return next((path for path in paths if path.is_file()), None)
 
     return find
@@ -191,13 +191,13 @@ def _idx_path(folder: Path) -> Callable[[str], Path | None]:
 def _read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        # Two zeros, 8 for bytes, the number of dimensions, then each as a big-endian integer.
+        # Header: two zeros, 8 (uint8), the number of dimensions, then each as big-endian uint32.
         if content[:3] != b"\x00\x00\x08":
             raise ValueError(f"begins with {content[:4]!r}")
         shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError) as error:
         raise DataError(
-            f"cannot read {path}: {error}; remove it and get another copy, or type "
+            f"cannot read {path}: {error}; remove it and get another copy, or set "
             "data.root=/another/folder"
         ) from error

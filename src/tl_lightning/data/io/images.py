@@ -1,4 +1,4 @@
-"""From a file to pixels: one way to decode, for training, caching and checking alike."""
+"""Image decoding and resizing, shared by training, caching and data checks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
     "decode",
     "fitted",
     "open_bytes",
-    "open_picture",
+    "open_image",
     "resized",
     "shorter_side",
 ]
 
-#: What decoders raise for a file that is no picture or only a part of one: nearly everything.
-#: A defect of ours would hide among these, so nothing but decoding stands inside the ``try``.
+#: Exceptions that decoders raise for corrupt or truncated files. The list is so broad that it
+#: would hide bugs, so a ``try`` with it must contain nothing but decoding.
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, TypeError, AttributeError, LookupError),
     *(ArithmeticError, MemoryError, RuntimeError, AssertionError, struct.error, zlib.error),
@@ -37,103 +37,102 @@ UNREADABLE = (
 )
 
 
-def open_picture(path: Path, shorter: int | None = None) -> Tensor:
-    """Decode a picture to RGB ``(3, H, W)`` uint8, turned as its EXIF says.
+def open_image(path: Path, shorter: int | None = None) -> Tensor:
+    """Decode an image to RGB ``(3, H, W)`` uint8 and apply its EXIF orientation.
 
-    16-bit pictures keep their upper 8 bits; of an animation the first frame is taken.
+    16-bit images keep their upper 8 bits; only the first frame of an animation is used.
 
     Args:
         path: The file.
-        shorter: The side that the picture will be resized to, or None. A JPEG that is more than
-            twice as large is decoded at a half, a quarter or an eighth of its size, at least
-            twice as large as needed.
+        shorter: Shorter side that the image will be resized to, or None. JPEGs more than twice
+            as large are decoded at 1/2, 1/4 or 1/8 of their size, but not below twice this side.
 
     Raises:
-        DataError: If the file is gone or no whole picture; names it.
+        DataError: If the file is missing or cannot be decoded; names it.
     """
     try:
-        pixels = _opened(path, shorter)
+        pixels = _open(path, shorter)
     except FileNotFoundError as error:
-        raise DataError(f"picture {path} is gone: it was there when the run started") from error
+        raise DataError(f"image {path} has disappeared since the run started") from error
     except UNREADABLE as error:
         reason = str(error) or type(error).__name__
         if isinstance(error, OSError) and error.errno in AWAY:
             raise DataError(
-                f"cannot read picture {path}: {error.strerror}; see that its disk or mount "
-                "answers, then type resume=auto to go on"
+                f"cannot read image {path}: {error.strerror}; check that its disk or mount is "
+                "available, then set resume=auto to continue"
             ) from error
         raise DataError(
-            f"cannot read picture {path}: {reason}; mend or remove the file and start again, or "
-            "type data.on_error=skip to leave such files out"
+            f"cannot read image {path}: {reason}; fix or remove the file and restart the run, or "
+            "set data.on_error=skip to leave out unreadable files"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def open_bytes(content: bytes, where: str, shorter: int | None = None) -> Tensor:
-    """Decode a picture that is in memory, as :func:`open_picture` does one in a file.
+    """Decode an image from memory; see :func:`open_image`.
 
     Args:
-        content: What a file would hold.
-        where: Names it in errors.
-        shorter: As in :func:`open_picture`.
+        content: Encoded image.
+        where: Its name in error messages.
+        shorter: As in :func:`open_image`.
 
     Raises:
-        DataError: If it is no whole picture.
+        DataError: If it cannot be decoded.
     """
     try:
-        pixels = _opened(io.BytesIO(content), shorter)
+        pixels = _open(io.BytesIO(content), shorter)
     except UNREADABLE as error:
         reason = str(error) or type(error).__name__
         raise DataError(
-            f"cannot read picture {where}: {reason}; make the shards again without it "
-            "(scripts/check_data.py finds such files)"
+            f"cannot read image {where}: {reason}; write the shards again without it "
+            "(scripts/check_data.py finds unreadable files)"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _opened(source: Path | io.BytesIO, shorter: int | None) -> NDArray[np.uint8]:
-    with Image.open(source) as picture:
-        return decode(picture, shorter)
+def _open(source: Path | io.BytesIO, shorter: int | None) -> NDArray[np.uint8]:
+    with Image.open(source) as image:
+        return decode(image, shorter)
 
 
-def decode(picture: Image.Image, shorter: int | None = None) -> NDArray[np.uint8]:
-    """Return an opened picture's pixels ``(H, W, 3)``; see :func:`open_picture`."""
-    if shorter is not None and picture.format == "JPEG":
-        # Asks the decoder for the smallest size that is at least this on both sides.
-        picture.draft("RGB", (2 * shorter, 2 * shorter))
-    turned = ImageOps.exif_transpose(picture)
-    if turned.mode.startswith("I;16") or turned.mode == "I":
-        # Pillow's own conversion clips at 255: nearly all of a 16-bit picture would be white.
-        wide = np.asarray(turned).astype(np.int64).clip(0, 65535)
-        deep = turned.mode != "I" or wide.max() > 255
-        turned = Image.fromarray((wide >> 8 if deep else wide).astype(np.uint8))
-    return np.array(turned.convert("RGB"))
+def decode(image: Image.Image, shorter: int | None = None) -> NDArray[np.uint8]:
+    """Return the pixels ``(H, W, 3)`` of an opened image; see :func:`open_image`."""
+    if shorter is not None and image.format == "JPEG":
+        # The decoder picks its smallest scale with both sides at least this large.
+        image.draft("RGB", (2 * shorter, 2 * shorter))
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16") or upright.mode == "I":
+        # Pillow's own conversion clips at 255, which turns most of a 16-bit image white.
+        values = np.asarray(upright).astype(np.int64).clip(0, 65535)
+        is_16_bit = upright.mode != "I" or values.max() > 255
+        upright = Image.fromarray((values >> 8 if is_16_bit else values).astype(np.uint8))
+    return np.array(upright.convert("RGB"))
 
 
 def shorter_side(spec: InputSpec) -> int:
-    """Return the side that evaluation resizes a picture's shorter side to."""
+    """Return the length that evaluation resizes an image's shorter side to."""
     return round(spec.size / spec.crop_pct)
 
 
-def fitted(picture: Tensor, shorter: int, spec: InputSpec) -> Tensor:
-    """Shrink a picture ``(3, H, W)`` so that its shorter side is ``shorter``; never enlarge it."""
-    if min(picture.shape[-2:]) <= shorter:
-        return picture
-    return resized(picture, shorter, spec)
+def fitted(image: Tensor, shorter: int, spec: InputSpec) -> Tensor:
+    """Shrink an image ``(3, H, W)`` so that its shorter side is ``shorter``; never enlarge it."""
+    if min(image.shape[-2:]) <= shorter:
+        return image
+    return resized(image, shorter, spec)
 
 
-def resized(picture: Tensor, shorter: int, spec: InputSpec) -> Tensor:
-    """Resize a picture ``(3, H, W)`` so that its shorter side is ``shorter``.
+def resized(image: Tensor, shorter: int, spec: InputSpec) -> Tensor:
+    """Resize an image ``(3, H, W)`` so that its shorter side is ``shorter``.
 
-    Torch's own kernel for whole bytes: what torchvision's ``resize`` calls, without its overhead.
+    Calls the uint8 kernel behind torchvision's ``resize`` directly, to avoid its overhead.
     """
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     size = (
         (shorter, int(shorter * width / height))
         if height <= width
         else (int(shorter * height / width), shorter)
     )
     mode = spec.interpolation
-    whole = picture[None].contiguous(memory_format=torch.channels_last)
-    out: Tensor = functional.interpolate(whole, size, mode=mode, antialias=mode != "nearest")[0]
+    batch = image[None].contiguous(memory_format=torch.channels_last)
+    out: Tensor = functional.interpolate(batch, size, mode=mode, antialias=mode != "nearest")[0]
     return out

@@ -1,4 +1,4 @@
-"""The rows of a table file as texts, each with the place it stands at."""
+"""Reader for CSV, TSV and Parquet tables; every row keeps its position for error messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARQUET = (".parquet", ".pq")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: ``line 3`` of a text (or ``row 3`` of Parquet), and its cells by column."""
+    """One row: its position (``line 3`` of a text file, ``row 3`` of Parquet) and its cells."""
 
     place: str
     cells: dict[str, str]
@@ -28,52 +28,52 @@ class Row:
 def read_rows(
     path: Path, delimiter: str | None, wanted: Sequence[str]
 ) -> tuple[list[str], list[Row]]:
-    """Read a table's columns and rows; blank lines are skipped.
+    """Read the column names and rows of a table; blank lines are skipped.
 
     Args:
-        path: Parquet by its suffix, or else text in UTF-8, with or without a byte-order mark.
-        delimiter: One character, or None for the one that fits the first line.
-        wanted: Columns that the first line is expected to hold, to tell the delimiter by.
+        path: A Parquet file (by suffix) or a text file in UTF-8, with or without a byte-order mark.
+        delimiter: One character, or None to detect it from the first line.
+        wanted: Expected columns, used to detect the delimiter.
 
     Raises:
-        DataError: If it is not there, broken, or a row has another number of cells.
+        DataError: If the file is missing or corrupt, or a row has the wrong number of cells.
     """
     if not path.is_file():
         state = "a folder" if path.is_dir() else "absent"
-        raise DataError(f"data.table={path} is {state}; type data.table=/my/list.csv")
+        raise DataError(f"data.table={path} is {state}; set data.table=/my/list.csv")
     if path.suffix.lower() in PARQUET:
         return _read_parquet(path)
     if delimiter is not None and len(delimiter) != 1:
         raise DataError(
-            f"data.delimiter={delimiter!r} must be one character; type data.delimiter=null to "
-            "have it seen in the first line"
+            f"data.delimiter={delimiter!r} must be one character; set data.delimiter=null to "
+            "detect it from the first line"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read the table {path}: {error}; save it as text in UTF-8"
+            f"cannot read the table {path}: {error}; save it as a UTF-8 text file"
         ) from error
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    if not first:
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    if not header:
         raise DataError(f"the table {path} is empty; its first line must name the columns")
-    return _read_text(path, text, delimiter or _delimiter(path, first, wanted))
+    return _read_text(path, text, delimiter or _delimiter(path, header, wanted))
 
 
-def _delimiter(path: Path, first: str, wanted: Sequence[str]) -> str:
-    """Return the delimiter that makes the most of the wanted columns, then the most columns."""
+def _delimiter(path: Path, header: str, wanted: Sequence[str]) -> str:
+    """Return the delimiter that yields the most wanted columns; ties go to the most columns."""
     if path.suffix.lower() in (".tsv", ".tab"):
         return "\t"
 
-    def merit(mark: str) -> tuple[int, int]:
-        cells = [cell.strip() for cell in next(csv.reader([first], delimiter=mark))]
+    def score(delimiter: str) -> tuple[int, int]:
+        cells = [cell.strip() for cell in next(csv.reader([header], delimiter=delimiter))]
         return len(set(cells) & set(wanted)), len(cells)
 
-    return max(DELIMITERS, key=merit)
+    return max(DELIMITERS, key=score)
 
 
 def _read_text(path: Path, text: str, delimiter: str) -> tuple[list[str], list[Row]]:
-    # Not splitlines(), which also ends lines at characters that a file's name may hold.
+    # Not splitlines(), which also splits at characters that may occur in file names.
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     header: list[str] = []
     rows = []
@@ -88,14 +88,14 @@ def _read_text(path: Path, text: str, delimiter: str) -> tuple[list[str], list[R
             if len(cells) != len(header):
                 raise DataError(
                     f"line {reader.line_num} of {path} has {len(cells)} cells, but line 1 names "
-                    f"{len(header)} columns ({', '.join(header)}); mend the line, put cells that "
-                    f"hold {delimiter!r} in double quotes, or type data.delimiter=<character>"
+                    f"{len(header)} columns ({', '.join(header)}); fix the line, put cells that "
+                    f"contain {delimiter!r} in double quotes, or set data.delimiter=<character>"
                 )
             place = f"line {reader.line_num}"
             rows.append(Row(place, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
         raise DataError(
-            f"line {reader.line_num} of {path} cannot be read: {error}; mend its quotes"
+            f"line {reader.line_num} of {path} cannot be read: {error}; fix its quotes"
         ) from error
     return header, rows
 
@@ -105,7 +105,7 @@ def _read_parquet(path: Path) -> tuple[list[str], list[Row]]:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise DataError(
-            f"data.table={path} needs the package pyarrow to be read; type "
+            f"data.table={path} requires the package pyarrow; run "
             "pip install 'tl_lightning[parquet]', or save the table as CSV"
         ) from error
     try:
@@ -125,6 +125,6 @@ def _read_parquet(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
-    twice = [name for name in header if header.count(name) > 1]
-    if twice:
-        raise DataError(f"{path} has two columns named {twice[0]!r}; rename one of them")
+    duplicates = [name for name in header if header.count(name) > 1]
+    if duplicates:
+        raise DataError(f"{path} has several columns named {duplicates[0]!r}; rename all but one")

@@ -1,4 +1,4 @@
-"""Texts in files: which, of which class, and what they say."""
+"""Readers for text files in class folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tl_lightning.data.domain import Split
-from tl_lightning.data.io.folders import Complain, class_folders, refuse
+from tl_lightning.data.io.folders import OnProblem, class_folders, raise_problem
 from tl_lightning.errors import DataError
 
 __all__ = ["as_texts", "read_text", "scan_texts", "text_files"]
@@ -22,7 +22,7 @@ THREADS = 16
 
 
 def text_files(folder: Path) -> list[Path]:
-    """Return the texts right in a folder, by suffix, sorted by name."""
+    """Return the text files directly in a folder, found by suffix and sorted by name."""
     with os.scandir(folder) as entries:
         names = [
             entry.name
@@ -38,54 +38,55 @@ def scan_texts(
     folder: Path,
     *,
     setting: str = "data.root",
-    complain: Complain = refuse,
+    on_problem: OnProblem = raise_problem,
     only: Sequence[str] | None = None,
 ) -> dict[str, list[Path]]:
-    """Return the texts of every class folder in ``folder``, both sorted by name; opens none.
+    """Return the text files of each class folder in ``folder``, both sorted by name.
 
     Args:
-        folder: Holds one folder a class.
-        setting: The key that the error names.
-        complain: Called with the fault if there is only one class or one without texts, which is
-            then left out.
-        only: Names of the folders that are classes, or None for all.
+        folder: Folder with one subfolder per class.
+        setting: Configuration key named in error messages.
+        on_problem: Called if there is only one class, or if classes have no texts (these are
+            then left out).
+        only: Names of the class folders, or None for all.
 
     Raises:
-        DataError: If there are no class folders.
+        DataError: If ``folder`` contains no class folders.
     """
-    inner = [path for path in class_folders(folder) if only is None or path.name in only]
-    found = {path.name: text_files(path) for path in inner}
+    folders = [path for path in class_folders(folder) if only is None or path.name in only]
+    found = {path.name: text_files(path) for path in folders}
     if not found:
         raise DataError(
-            f"{folder} holds no class folders; expected {folder}/<class>/<text>.txt; "
-            f"type {setting}=/the/right/folder"
+            f"{folder} contains no class folders; expected {folder}/<class>/<text>.txt; "
+            f"set {setting}=/the/right/folder"
         )
     empty = [name for name, files in found.items() if not files]
     if empty:
-        complain(
-            f"{len(empty)} of {len(found)} class folders in {folder} hold no texts (*{SUFFIX}): "
-            f"{_some(empty)}; fill or remove them, or type {setting}=/another/folder"
+        on_problem(
+            f"{len(empty)} of {len(found)} class folders in {folder} contain no texts "
+            f"(*{SUFFIX}): {_some(empty)}; add texts or remove the folders, or set "
+            f"{setting}=/another/folder"
         )
         found = {name: files for name, files in found.items() if files}
     if len(found) == 1:
-        complain(
-            f"{folder} holds only one class folder, {next(iter(found))!r}; a classifier needs at "
-            f"least two; add classes, or type {setting}=/another/folder"
+        on_problem(
+            f"{folder} contains only one class folder, {next(iter(found))!r}; at least two "
+            f"classes are required; add classes, or set {setting}=/another/folder"
         )
     return found
 
 
 def read_text(path: Path) -> str:
-    """Return what a file says, in UTF-8 with or without a byte-order mark.
+    """Return the text of a file in UTF-8, with or without a byte-order mark.
 
     Raises:
-        ValueError: Saying what is wrong with it.
+        ValueError: If the file is unreadable, empty or not UTF-8.
     """
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
-        raise ValueError(f"byte 0x{wrong:02x} at offset {error.start} is no UTF-8") from error
+        raise ValueError(f"byte 0x{wrong:02x} at offset {error.start} is not UTF-8") from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
     text = text.removeprefix("\ufeff")
@@ -94,31 +95,31 @@ def read_text(path: Path) -> str:
     return text
 
 
-def as_texts(split: Split, complain: Complain = refuse) -> Split:
-    """Return a split of files as one of their texts; those that cannot be read are left out.
+def as_texts(split: Split, on_problem: OnProblem = raise_problem) -> Split:
+    """Load the text files of a split; files that cannot be read are left out.
 
     Args:
-        split: Its ``pictures`` are paths; texts are left as they are.
-        complain: Called with the fault if any is empty or no UTF-8.
+        split: A split of paths; a split that is already loaded is returned unchanged.
+        on_problem: Called if any file is unreadable, empty or not UTF-8.
     """
-    if isinstance(split.pictures, np.ndarray):
+    if isinstance(split.samples, np.ndarray):
         return split
     with ThreadPoolExecutor(THREADS) as pool:
-        read = list(pool.map(_try, split.pictures))
-    faults = [f"{path} ({fault})" for path, (_, fault) in zip(split.pictures, read, strict=True)
-              if fault]  # fmt: skip
-    if faults:
-        complain(
-            f"{len(faults)} of {len(read)} texts cannot be used: {_some(faults)}; mend or remove "
-            "them: a text needs words, in UTF-8"
+        results = list(pool.map(_text_or_problem, split.samples))
+    pairs = zip(split.samples, results, strict=True)
+    problems = [f"{path} ({problem})" for path, (_, problem) in pairs if problem]
+    if problems:
+        on_problem(
+            f"{len(problems)} of {len(results)} texts cannot be used: {_some(problems)}; fix or "
+            "remove them: each text must be non-empty and in UTF-8"
         )
-    texts = np.empty(len(read), dtype=object)
-    texts[:] = [text for text, _ in read]
-    kept = [k for k, (_, fault) in enumerate(read) if not fault]
-    return replace(split, pictures=texts).subset(kept)
+    texts = np.empty(len(results), dtype=object)
+    texts[:] = [text for text, _ in results]
+    kept = [k for k, (_, problem) in enumerate(results) if not problem]
+    return replace(split, samples=texts).subset(kept)
 
 
-def _try(path: Path) -> tuple[str, str]:
+def _text_or_problem(path: Path) -> tuple[str, str]:
     try:
         return read_text(Path(path)), ""
     except ValueError as error:

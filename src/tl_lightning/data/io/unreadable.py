@@ -1,4 +1,4 @@
-"""Pictures that cannot be read, found before training and left out."""
+"""Detection of unreadable images before training (``data.on_error=skip``)."""
 
 from __future__ import annotations
 
@@ -13,79 +13,78 @@ from typing import Any
 
 from tl_lightning.data.cache.images import cache_root
 from tl_lightning.data.domain import Domain, Split
-from tl_lightning.data.io.images import open_picture
+from tl_lightning.data.io.images import open_image
 from tl_lightning.errors import DataError
 from tl_lightning.utils.files import locked
 from tl_lightning.utils.progress import advancing
 
 __all__ = ["LIMIT", "unreadable", "without_unreadable"]
 
-#: Largest share of pictures that may be left out.
+#: Maximum fraction of a domain's images that may be left out.
 LIMIT = 0.01
 
 
 def without_unreadable(domain: Domain) -> tuple[Domain, list[str]]:
-    """Return the domain without the pictures that cannot be read, and a sentence on each.
+    """Return the domain without its unreadable images, and a message for each of them.
 
     Raises:
-        DataError: If they are more than 1 % of its pictures.
+        DataError: If more than 1% of the images are unreadable.
     """
     paths = domain.paths()
-    faults = unreadable(paths)
-    if not faults:
+    problems = unreadable(paths)
+    if not problems:
         return domain, []
-    share = len(faults) / len(paths)
-    shown = [f"{path} ({fault})" for path, fault in faults.items()]
-    if share > LIMIT:
+    fraction = len(problems) / len(paths)
+    messages = [f"{path} ({problem})" for path, problem in problems.items()]
+    if fraction > LIMIT:
         raise DataError(
-            f"data.on_error=skip leaves out at most {LIMIT:.0%}, but {len(faults)} of {len(paths)} "
-            f"pictures of {domain.name} ({share:.1%}) cannot be read: {', '.join(shown[:5])}; "
-            "mend or remove them (scripts/check_data.py lists all)"
+            f"data.on_error=skip leaves out at most {LIMIT:.0%} of the images, but {len(problems)} "
+            f"of {len(paths)} images of {domain.name} ({fraction:.1%}) cannot be read: "
+            f"{', '.join(messages[:5])}; fix or remove them (scripts/check_data.py lists all)"
         )
 
-    def kept(split: Split) -> Split:
-        good = [k for k, path in enumerate(split.pictures) if Path(path) not in faults]
-        return split if len(good) == len(split) else split.subset(good)
+    def readable(split: Split) -> Split:
+        keep = [k for k, path in enumerate(split.samples) if Path(path) not in problems]
+        return split if len(keep) == len(split) else split.subset(keep)
 
-    splits: dict[str, Any] = {name: kept(split) for name, split in domain.splits().items()}
-    return replace(domain, **splits), shown
+    splits: dict[str, Any] = {name: readable(split) for name, split in domain.splits().items()}
+    return replace(domain, **splits), messages
 
 
 def unreadable(paths: Sequence[Path]) -> dict[Path, str]:
-    """Decode every picture with all cores; return what is wrong with those that cannot be.
+    """Decode every image on all cores and return the problem of each unreadable one.
 
-    The result is kept beside the caches by the files' sizes and times of change: the next run
-    does not look again.
+    The result is cached by the files' paths, sizes and modification times.
     """
     stamps = [(str(path), *_stamp(path)) for path in paths]
     key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
-    kept = cache_root() / "readable" / f"{key}.json"
-    with locked(kept):
-        if kept.is_file():
-            return {Path(path): fault for path, fault in json.loads(kept.read_text()).items()}
-        found = _look(paths)
-        draft = kept.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps({str(path): fault for path, fault in found.items()}))
-        os.replace(draft, kept)
-    return found
+    cached = cache_root() / "readable" / f"{key}.json"
+    with locked(cached):
+        if cached.is_file():
+            return {Path(path): problem for path, problem in json.loads(cached.read_text()).items()}
+        problems = _decode_all(paths)
+        temporary = cached.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({str(path): text for path, text in problems.items()}))
+        os.replace(temporary, cached)
+    return problems
 
 
-def _look(paths: Sequence[Path]) -> dict[Path, str]:
-    found = {}
+def _decode_all(paths: Sequence[Path]) -> dict[Path, str]:
+    problems = {}
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        advancing(f"looking at {len(paths):,} pictures", len(paths)) as advance,
+        advancing(f"checking {len(paths):,} images", len(paths)) as advance,
     ):
-        for path, fault in zip(paths, pool.map(_fault, paths), strict=True):
-            if fault:
-                found[path] = fault
+        for path, problem in zip(paths, pool.map(_problem, paths), strict=True):
+            if problem:
+                problems[path] = problem
             advance(1)
-    return found
+    return problems
 
 
-def _fault(path: Path) -> str:
+def _problem(path: Path) -> str:
     try:
-        open_picture(path)
+        open_image(path)
     except DataError as error:
         return str(error.__cause__)
     return ""

@@ -1,4 +1,4 @@
-"""Files of vectors: npz, svmlight and mat."""
+"""Reader for feature vectors in npz, svmlight and mat files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tl_lightning.errors import DataError
 
 __all__ = ["Table", "read_vectors"]
 
-#: Names that an array of vectors and one of labels may have in an npz or mat file.
+#: Accepted names of the vectors and of the labels in npz and mat files.
 FEATURES = ("x", "features", "fts", "feas", "data", "embeddings")
 LABELS = ("y", "labels", "label", "gnd", "target", "targets")
 SVMLIGHT = (".svmlight", ".svm", ".libsvm", ".txt", ".dat")
 
 
 class Table(NamedTuple):
-    """What a file holds.
+    """Contents of a vector file.
 
     Attributes:
-        x: ``(N, F)``, float32, perhaps sparse (CSR).
-        y: ``(N,)`` class names as text, or None where the file has no labels.
+        x: ``(N, F)`` float32, dense or sparse (CSR).
+        y: ``(N,)`` class names as strings, or None if the file has no labels.
     """
 
     x: Any
@@ -32,64 +32,64 @@ class Table(NamedTuple):
 
 
 def read_vectors(path: Path, setting: str) -> Table:
-    """Return the vectors of a file; which kind it is its name says.
+    """Return the vectors and labels of a file; the format is determined by its suffix.
 
-    An npz or mat file holds the vectors under ``x``, ``features``, ``fts``, ``feas``, ``data`` or
-    ``embeddings`` and labels under ``y``, ``labels``, ``label``, ``gnd``, ``target`` or
-    ``targets`` (capitals make no difference). An svmlight file may be packed (.gz, .bz2); its
-    indices begin at 0 or at 1.
+    In npz and mat files the vectors are named ``x``, ``features``, ``fts``, ``feas``, ``data`` or
+    ``embeddings`` and the labels ``y``, ``labels``, ``label``, ``gnd``, ``target`` or ``targets``
+    (case-insensitive). Svmlight files may be compressed (.gz, .bz2); their indices start at 0 or 1.
 
     Args:
         path: The file.
-        setting: The key that names it, for the errors.
+        setting: Configuration key of the file, for error messages.
 
     Raises:
-        DataError: If it is missing, of no known kind, broken, or does not hold what it should.
+        DataError: If the file is missing, of an unknown format or corrupt, or its contents are
+            not valid.
     """
     if not path.is_file():
-        raise DataError(f"{setting}={path} is no file; type {setting}=/my/vectors.npz")
-    kind = path.with_suffix("").suffix if path.suffix in (".gz", ".bz2") else path.suffix
+        raise DataError(f"{setting}={path} is not a file; set {setting}=/my/vectors.npz")
+    suffix = path.with_suffix("").suffix if path.suffix in (".gz", ".bz2") else path.suffix
     try:
-        if kind == ".npz":
-            found = _npz(path, setting)
-        elif kind == ".mat":
-            found = _mat(path, setting)
-        elif kind in SVMLIGHT:
-            found = _svmlight(path)
+        if suffix == ".npz":
+            table = _npz(path, setting)
+        elif suffix == ".mat":
+            table = _mat(path, setting)
+        elif suffix in SVMLIGHT:
+            table = _svmlight(path)
         else:
             raise DataError(
-                f"{setting}={path}: {kind or 'no suffix'} names no kind of file that is known; "
-                f"name it .npz, .mat or {SVMLIGHT[0]}"
+                f"{setting}={path} has {f'the suffix {suffix}' if suffix else 'no suffix'}, which "
+                f"is not supported; use a file named .npz, .mat or {SVMLIGHT[0]}"
             )
     except DataError:
         raise
-    except Exception as error:  # truncated files raise whatever their readers stumble over
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # The readers raise many kinds of errors for truncated files.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{setting}={path} cannot be read as {kind}: {words}; get the file again"
+            f"{setting}={path} cannot be read as {suffix}: {reason}; get another copy of the file"
         ) from error
-    return _checked(found, path, setting)
+    return _checked(table, path, setting)
 
 
 def _npz(path: Path, setting: str) -> Table:
     with np.load(path, allow_pickle=False) as stored:
-        return _named({name: stored[name] for name in stored.files}, path, setting)
+        return _from_arrays({name: stored[name] for name in stored.files}, path, setting)
 
 
 def _mat(path: Path, setting: str) -> Table:
     from scipy.io import loadmat
 
     stored = loadmat(path)
-    return _named({k: v for k, v in stored.items() if not k.startswith("__")}, path, setting)
+    return _from_arrays({k: v for k, v in stored.items() if not k.startswith("__")}, path, setting)
 
 
-def _named(arrays: dict[str, Any], path: Path, setting: str) -> Table:
+def _from_arrays(arrays: dict[str, Any], path: Path, setting: str) -> Table:
     lower = {name.lower(): value for name, value in arrays.items()}
     x = next((lower[name] for name in FEATURES if name in lower), None)
     y = next((lower[name] for name in LABELS if name in lower), None)
     if x is None:
         raise DataError(
-            f"{setting}={path} holds {', '.join(arrays) or 'nothing'}, and no vectors under "
+            f"{setting}={path} contains {', '.join(arrays) or 'nothing'}, but no vectors named "
             f"{', '.join(FEATURES)}; name the array of vectors x"
         )
     return Table(x, None if y is None else np.asarray(y).reshape(-1))
@@ -98,39 +98,39 @@ def _named(arrays: dict[str, Any], path: Path, setting: str) -> Table:
 def _svmlight(path: Path) -> Table:
     from sklearn.datasets import load_svmlight_file
 
-    # Whether indices begin at 0 or 1 no file can tell by itself: a column 0 that no file uses is
-    # taken away once all are read.
+    # A single file does not tell whether its indices start at 0 or 1; the caller drops column 0
+    # if no file uses it.
     x, y = load_svmlight_file(str(path), dtype=np.float32, zero_based=True)
     return Table(x, y)
 
 
-def _checked(found: Table, path: Path, setting: str) -> Table:
-    x: Any = found.x.tocsr() if sparse.issparse(found.x) else np.asarray(found.x)
+def _checked(table: Table, path: Path, setting: str) -> Table:
+    x: Any = table.x.tocsr() if sparse.issparse(table.x) else np.asarray(table.x)
     if x.ndim != 2 or 0 in x.shape or not np.issubdtype(x.dtype, np.number):
         raise DataError(
-            f"{setting}={path}: the vectors are an array of shape {x.shape} and type {x.dtype}, "
-            "not (number, length) of numbers"
+            f"{setting}={path}: the vectors must be a numeric array of shape (samples, features), "
+            f"got shape {x.shape} and dtype {x.dtype}"
         )
     x = x.astype(np.float32)
     values = x.data if sparse.issparse(x) else x
     if not np.isfinite(values).all():
         rows = x.tocoo().row[~np.isfinite(values)] if sparse.issparse(x) else _bad_rows(x)
         raise DataError(
-            f"{setting}={path}: {len(set(rows.tolist()))} vectors hold NaN or infinity, the first "
-            f"in row {rows.min()} (counted from 0); remove or mend them"
+            f"{setting}={path}: {len(set(rows.tolist()))} vectors contain NaN or infinity, the "
+            f"first in row {rows.min()} (counted from 0); remove or fix them"
         )
-    if found.y is None:
+    if table.y is None:
         return Table(x, None)
-    if len(found.y) != x.shape[0]:
+    if len(table.y) != x.shape[0]:
         raise DataError(
-            f"{setting}={path} holds {x.shape[0]} vectors and {len(found.y)} labels; they must be "
-            "as many"
+            f"{setting}={path} contains {x.shape[0]} vectors but {len(table.y)} labels; their "
+            "numbers must be equal"
         )
-    names = np.array([_name(label) for label in found.y.tolist()])
+    names = np.array([_name(label) for label in table.y.tolist()])
     if unknown := np.flatnonzero(names == "nan").tolist():
         raise DataError(
             f"{setting}={path}: {len(unknown)} labels are NaN, the first in row {unknown[0]} "
-            "(counted from 0); remove those rows, or leave the labels of a target out"
+            "(counted from 0); remove those rows, or leave out the labels of a target"
         )
     return Table(x, names)
 
@@ -140,7 +140,7 @@ def _bad_rows(x: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _name(label: Any) -> str:
-    """Return a label as the name of a class.
+    """Return the class name of a label.
 
     >>> _name(1.0), _name(-1), _name("cat")
     ('1', '-1', 'cat')

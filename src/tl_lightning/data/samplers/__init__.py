@@ -1,1 +1,1 @@
-"""The order of samples, a function of seed and epoch."""
+"""Deterministic, resumable samplers."""

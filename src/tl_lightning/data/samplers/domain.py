@@ -1,9 +1,9 @@
-"""Which sample comes when: a pure function of the seed, the domain, the epoch and the rank count.
+"""Samplers whose order is a pure function of seed, domain, epoch and number of ranks.
 
-Lightning's injected ``DistributedSampler`` gives two equal-sized domains identical indices in
-every step and repeats one order when a short domain is cycled; resuming starts another order.
-Here nothing depends on the process's random state, so a resumed run sees exactly the samples that
-the uninterrupted one would have seen.
+Lightning's injected ``DistributedSampler`` yields identical indices for two domains of equal size,
+repeats the same order when a short domain is cycled, and starts a new order on resume. The samplers
+here do not use global random state, so a resumed run sees exactly the samples that the
+uninterrupted run would have seen.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ __all__ = ["ChunkSampler", "DomainSampler", "EvalSampler", "spread"]
 
 
 class DomainSampler(Sampler[tuple[int, int]]):
-    """Yield ``(index, sample_seed)`` for training one domain.
+    """Yield ``(index, sample_seed)`` for training on one domain.
 
-    The domain is walked in a fresh permutation on every pass, also when a short domain is walked
-    several times within an epoch. Global position ``g`` of the epoch goes to rank ``g % world``
-    and carries the seed ``mix(seed, domain, epoch, g)``: the augmentation of a position does not
-    depend on the number of ranks or workers.
+    Every pass over the domain uses a new permutation, including repeated passes over a short domain
+    within one epoch. Global position ``g`` of the epoch goes to rank ``g % world`` with the seed
+    ``mix(seed, domain, epoch, g)``, so augmentation does not depend on the number of ranks or
+    workers.
 
     Args:
         size: Number of samples in the domain.
-        batch_size: Samples a batch and rank.
-        num_batches: Batches an epoch and rank.
-        seed: The run's seed.
-        domain: Number of the domain: domains of equal size get different orders.
-        rank: This process's rank.
+        batch_size: Samples per batch and rank.
+        num_batches: Batches per epoch and rank.
+        seed: Seed of the run.
+        domain: Number of the domain, so that domains of equal size get different orders.
+        rank: Rank of this process.
         world: Number of ranks.
-        epoch: The epoch to start with.
-        start: Batches of that first epoch already consumed (resume in the middle of an epoch).
+        epoch: First epoch.
+        start: Batches of the first epoch that are skipped (resume in the middle of an epoch).
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class DomainSampler(Sampler[tuple[int, int]]):
         self.start = start
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields (Lightning calls this)."""
+        """Set the epoch of the next iteration; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -75,45 +75,44 @@ class DomainSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         positions = self._positions()
-        places = islice(self._passes(), positions.start, positions.stop, self.world)
-        for position, index in zip(positions, places, strict=True):
+        indices = islice(self._passes(), positions.start, positions.stop, self.world)
+        for position, index in zip(positions, indices, strict=True):
             yield index, mix(self.seed, self.domain, self.epoch, position)
 
     def arrays(self) -> tuple[Tensor, Tensor]:
-        """Return what iterating yields, all indices and all seeds at once."""
+        """Return all indices and all seeds of an iteration as tensors."""
         positions = self._positions()
-        places = islice(self._passes(), positions.start, positions.stop, self.world)
+        indices = islice(self._passes(), positions.start, positions.stop, self.world)
         seeds = mix_last((self.seed, self.domain, self.epoch), np.array(positions, dtype=np.int64))
-        return torch.tensor(list(places), dtype=torch.int64), torch.from_numpy(seeds)
+        return torch.tensor(list(indices), dtype=torch.int64), torch.from_numpy(seeds)
 
     def _positions(self) -> range:
-        # Tied to the epoch, not to the first call: Lightning makes two iterators when it resumes.
+        # Depends on the epoch, not on the first call: Lightning creates two iterators on resume.
         start = self.start if self.epoch == self.first_epoch else 0
         first = start * self.batch_size * self.world + self.rank
         return range(first, len(self) * self.world, self.world)
 
     def _passes(self) -> Iterator[int]:
-        """Yield the samples of the epoch for all ranks, one pass after the other."""
+        """Yield the samples of the epoch for all ranks, pass by pass."""
         for number in count():
             yield from self.order(mix(self.seed, self.domain, self.epoch, -1, number))
 
     def order(self, seed: int) -> Iterable[int]:
-        """Return the order of one pass: every sample once, a function of the seed alone."""
+        """Return the order of one pass, a permutation that depends only on ``seed``."""
         generator = torch.Generator().manual_seed(seed)
-        found: list[int] = torch.randperm(self.size, generator=generator).tolist()
-        return found
+        permutation: list[int] = torch.randperm(self.size, generator=generator).tolist()
+        return permutation
 
 
 class ChunkSampler(DomainSampler):
-    """Walks a domain that lies in chunks so that few of them are needed at a time.
+    """:class:`DomainSampler` of chunked data that needs only a few chunks at a time.
 
-    A pass walks all chunks in a fresh permutation, ``window`` chunks at a time, and shuffles the
-    samples of each window. All else is :class:`DomainSampler`'s.
+    Each pass permutes the chunks and shuffles samples within windows of ``window`` chunks.
 
     Args:
-        chunks: Number of samples in every chunk.
-        window: Chunks that are shuffled together.
-        kwargs: As in :class:`DomainSampler`, but for ``size``.
+        chunks: Number of samples of each chunk.
+        window: Number of chunks that are shuffled together.
+        kwargs: As in :class:`DomainSampler`, except ``size``.
     """
 
     def __init__(self, *, chunks: Sequence[int], window: int, **kwargs: Any) -> None:
@@ -123,7 +122,7 @@ class ChunkSampler(DomainSampler):
         self.starts = self.counts.cumsum(0) - self.counts
 
     def order(self, seed: int) -> Iterator[int]:
-        """Yield the order of one pass, a window at a time: a stream may be too long for a list."""
+        """Yield the order of one pass window by window, without a list of all samples."""
         generator = torch.Generator().manual_seed(seed)
         chunks = torch.randperm(len(self.counts), generator=generator)
         for first in range(0, len(chunks), self.window):
@@ -136,10 +135,10 @@ class ChunkSampler(DomainSampler):
 
 
 class EvalSampler(Sampler[tuple[int, int]]):
-    """Yield ``(index, valid)`` in order, every sample on exactly one rank.
+    """Yield ``(index, valid)`` in order, each sample on exactly one rank.
 
-    Ranks get equally many entries (a collective in a forward would hang otherwise); the entries
-    that only fill up carry ``valid = 0`` and are dropped before any metric sees them.
+    All ranks get the same number of entries, since collectives in the forward pass would hang
+    otherwise. Padding entries have ``valid = 0`` and are dropped before metrics are computed.
     """
 
     def __init__(self, *, size: int, rank: int = 0, world: int = 1) -> None:
@@ -156,16 +155,16 @@ class EvalSampler(Sampler[tuple[int, int]]):
             yield min(position, self.size - 1), int(position < self.size)
 
     def arrays(self) -> tuple[Tensor, Tensor]:
-        """Return what iterating yields, all indices and all marks at once."""
+        """Return all indices and all ``valid`` flags of an iteration as tensors."""
         positions = torch.arange(len(self)) * self.world + self.rank
         return positions.clamp(max=self.size - 1), (positions < self.size).long()
 
 
 def spread(size: int, count: int) -> list[int]:
-    """Return at most ``count`` places spread evenly over ``size``.
+    """Return at most ``count`` indices spread evenly over ``range(size)``.
 
     >>> spread(10, 4), spread(2, 4)
     ([0, 3, 6, 9], [0, 1])
     """
-    places = np.linspace(0, size - 1, min(count, size)).round()
-    return [int(place) for place in np.unique(places)]
+    indices = np.linspace(0, size - 1, min(count, size)).round()
+    return [int(index) for index in np.unique(indices)]

@@ -1,4 +1,4 @@
-"""Texts of like length in one batch: orders that pad little, as exact as those of pictures."""
+"""Samplers that batch texts of similar length to reduce padding."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Lengths = Sequence[int] | NDArray[np.int64]
 
 
 class BucketSampler(DomainSampler):
-    """Walks a domain in a fresh permutation whose batches hold texts of like length.
+    """:class:`DomainSampler` whose batches contain texts of similar length.
 
-    Of every pass ``window`` batches of all ranks at a time are sorted by length and cut into
-    batches, and all batches of the pass come in a mixed order. All else is
-    :class:`DomainSampler`'s: a pass shows every sample once and is a function of its seed.
+    Each pass permutes the samples, sorts them by length within windows of ``window`` batches of all
+    ranks, cuts them into batches and shuffles the batches. Every sample still occurs once per pass,
+    and the order depends only on the seed.
 
     Args:
-        lengths: Tokens of every text.
-        window: Batches that are sorted together; 1 leaves the permutation as it is.
-        kwargs: As in :class:`DomainSampler`, but for ``size``.
+        lengths: Number of tokens of each text.
+        window: Number of batches that are sorted together; 1 for the plain permutation.
+        kwargs: As in :class:`DomainSampler`, except ``size``.
     """
 
     def __init__(self, *, lengths: Lengths, window: int, **kwargs: Any) -> None:
@@ -38,49 +38,48 @@ class BucketSampler(DomainSampler):
         self.window = window
 
     def _passes(self) -> Iterator[int]:
-        """Yield the samples of the epoch for all ranks; a pass goes on where a batch was begun."""
-        whole = self.batch_size * self.world
+        """Yield the samples of the epoch for all ranks; passes may end in the middle of a batch."""
+        global_batch = self.batch_size * self.world
         for number in count():
             seed = mix(self.seed, self.domain, self.epoch, -1, number)
-            yield from self.bucketed(seed, -number * self.size % whole)
+            yield from self.bucketed(seed, -number * self.size % global_batch)
 
     def order(self, seed: int) -> list[int]:
-        """Return the order of one pass that begins with a new batch."""
+        """Return the order of one pass that starts with a new batch."""
         return self.bucketed(seed, 0)
 
     def bucketed(self, seed: int, begun: int) -> list[int]:
         """Return the order of one pass.
 
         Args:
-            seed: Decides it.
-            begun: Samples that the batch of the pass before still lacks; they come first.
+            seed: Seed of the order.
+            begun: Number of samples that complete the last batch of the previous pass.
         """
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(self.size, generator=generator).numpy()
         if self.window == 1:
             return [int(index) for index in order]
-        whole = self.batch_size * self.world
-        # What fills no batch comes last, where the next pass goes on or the epoch ends: it is taken
-        # out before anything is sorted, or the longest texts would be what an epoch leaves out.
+        global_batch = self.batch_size * self.world
+        # The remainder that does not fill a batch is set aside before sorting. Otherwise the
+        # longest texts would be left out whenever an epoch ends with the pass.
         begun = min(begun, self.size)
-        end = begun + (self.size - begun) // whole * whole
-        first, rest, last = order[:begun], order[begun:end], order[end:]
+        end = begun + (self.size - begun) // global_batch * global_batch
+        first, middle, remainder = order[:begun], order[begun:end], order[end:]
         batches = []
-        for start in range(0, len(rest), self.window * whole):
-            some = rest[start : start + self.window * whole]
-            some = some[np.argsort(self.lengths[some], kind="stable")]
-            batches += [some[k : k + whole] for k in range(0, len(some), whole)]
-        mixed = [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
-        parts = [first, *mixed, last]
-        return [int(index) for index in np.concatenate(parts)]
+        for start in range(0, len(middle), self.window * global_batch):
+            bucket = middle[start : start + self.window * global_batch]
+            bucket = bucket[np.argsort(self.lengths[bucket], kind="stable")]
+            batches += [bucket[k : k + global_batch] for k in range(0, len(bucket), global_batch)]
+        shuffled = [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
+        return [int(index) for index in np.concatenate([first, *shuffled, remainder])]
 
 
 class SortedSampler(EvalSampler):
-    """Yield ``(index, valid)`` from the longest text to the shortest, each on exactly one rank.
+    """Yield ``(index, valid)`` from the longest to the shortest text, each on exactly one rank.
 
     Args:
-        lengths: Tokens of every text.
-        rank: This process's rank.
+        lengths: Number of tokens of each text.
+        rank: Rank of this process.
         world: Number of ranks.
     """
 
@@ -93,18 +92,18 @@ class SortedSampler(EvalSampler):
         yield from zip(index.tolist(), valid.tolist(), strict=True)
 
     def arrays(self) -> tuple[Tensor, Tensor]:
-        """Return what iterating yields, all indices and all marks at once."""
+        """Return all indices and all ``valid`` flags of an iteration as tensors."""
         positions, valid = super().arrays()
         return self.places[positions], valid
 
 
 def padding_share(lengths: Lengths, order: Sequence[int], batch_size: int) -> float:
-    """Return which share of the batches' places is padding.
+    """Return the fraction of padding tokens in the batches.
 
     >>> padding_share([2, 4], [0, 1], 2), padding_share([2, 4], [0, 1], 1)
     (0.25, 0.0)
     """
-    shown = np.asarray(lengths)[np.asarray(order, dtype=np.int64)]
-    batches = [shown[k : k + batch_size] for k in range(0, len(shown), batch_size)]
-    places = sum(int(batch.max()) * len(batch) for batch in batches)
-    return float(1 - shown.sum() / places)
+    ordered = np.asarray(lengths)[np.asarray(order, dtype=np.int64)]
+    batches = [ordered[k : k + batch_size] for k in range(0, len(ordered), batch_size)]
+    padded = sum(int(batch.max()) * len(batch) for batch in batches)
+    return float(1 - ordered.sum() / padded)

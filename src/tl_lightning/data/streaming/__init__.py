@@ -1,1 +1,1 @@
-"""Shards of data sets larger than a disk."""
+"""Streaming of sharded datasets that do not fit on disk."""

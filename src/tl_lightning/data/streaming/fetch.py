@@ -1,4 +1,4 @@
-"""The files of a stream: read where they lie, or fetched into a folder that stays below a size."""
+"""Access to the files of a stream: local, or fetched into a size-limited cache."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from tl_lightning.utils.files import locked
 
 __all__ = ["SCHEMES", "ChunkFiles", "fetched_text", "is_remote", "litdata"]
 
-#: What litdata fetches from; ``local:`` treats a folder (a slow network disk) as if it were remote.
+#: Address schemes of litdata; ``local:`` treats a folder (such as a network disk) as remote.
 SCHEMES = ("s3://", "gs://", "azure://", "hf://", "r2://", "local:")
-#: Chunks that are fetched at a time.
+#: Number of chunks fetched concurrently.
 THREADS = 8
-#: Seconds after which a fetch that has not ended never will: its process was killed.
+#: Age in seconds after which an unfinished fetch is considered abandoned by a killed process.
 ABANDONED = 6 * 3600
-#: Times that a chunk may be evicted by another process between being fetched and being opened.
+#: Number of attempts to open a chunk that other processes evict right after it is fetched.
 PATIENCE = 20
 
 
 def litdata() -> Any:
-    """Return the package litdata; raises DataError where it is absent."""
+    """Import and return litdata; raises DataError if it is not installed."""
     try:
         import litdata
     except ImportError as error:
         raise DataError(
-            f"streams need the package litdata, which cannot be imported ({error}); type "
+            f"streams require the package litdata, which cannot be imported ({error}); run "
             "pip install 'tl_lightning[stream]'"
         ) from error
     return litdata
 
 
 def is_remote(url: str) -> bool:
-    """Whether a stream must be fetched before it is read.
+    """Return whether a stream must be fetched before it can be read.
 
     >>> is_remote("/shards/photo"), is_remote("s3://bucket/photo")
     (False, True)
@@ -51,7 +51,7 @@ def is_remote(url: str) -> bool:
 
 
 def fetched_text(url: str, name: str) -> str | None:
-    """Return a small text file of a stream, or None where a local folder does not hold it.
+    """Return the content of a text file of a stream, or None if it is missing in a local folder.
 
     Raises:
         DataError: If it cannot be fetched or read.
@@ -68,43 +68,45 @@ def fetched_text(url: str, name: str) -> str | None:
 
 
 def _fetch(remote: str, path: Path) -> None:
-    """Fetch one file by litdata's downloader; raises DataError saying why it could not."""
+    """Fetch one file with litdata's downloader; raises DataError if that fails."""
     litdata()
     from litdata.streaming.downloader import get_downloader
 
     folder = remote.rpartition("/")[0]
     if not remote.startswith(SCHEMES):
-        raise DataError(f"cannot fetch {remote}: valid are a folder and {', '.join(SCHEMES)}")
+        raise DataError(
+            f"cannot fetch {remote}: it must be a folder or start with {', '.join(SCHEMES)}"
+        )
     try:
-        # Made anew for every file: a client must not be shared with forked loader processes.
+        # One client per file, because clients must not be shared with forked workers.
         get_downloader(folder, str(path.parent), []).download_file(remote, str(path))
-    except Exception as error:  # every service has its own
+    except Exception as error:  # every service raises its own errors
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # no fault of the address
+            raise  # the local disk is full, which the caller reports
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"cannot fetch {remote}: {reason}; see that it is there and that you may read it"
+            f"cannot fetch {remote}: {reason}; check that it exists and that you have read access"
         ) from error
     if not path.is_file():
-        raise DataError(f"cannot fetch {remote}: nothing came; see that it is there")
+        raise DataError(f"cannot fetch {remote}: nothing was received; check that it exists")
 
 
 @dataclass(frozen=True)
 class ChunkFiles:
-    """The chunks of one split.
+    """Chunk files of one split.
 
-    litdata's own reader deletes a chunk as soon as another one is read, and counts on every loader
-    process reading chunks of its own in one go; here all of them read a window of chunks in mixed
-    order. So its downloaders and format are used, and what stays on disk is decided here: what was
-    read longest ago goes first. An open file stays readable when another process removes it.
+    litdata's own reader assumes that each worker reads its own chunks one after another, and
+    deletes a chunk once the next one is read. Here all workers read a window of chunks in random
+    order. Therefore only litdata's downloaders and format are used, with an LRU cache on disk. An
+    open file remains readable if another process removes it.
 
     Attributes:
-        url: The split's folder, or where it is fetched from.
+        url: Folder or address of the split.
         names: File names of the chunks.
-        sizes: Their bytes.
-        root: Where fetched chunks of all streams are kept.
-        folder: The folder of this split's chunks; ``url`` itself where nothing is fetched.
-        limit: Most bytes below ``root``.
+        sizes: Their sizes in bytes.
+        root: Cache folder for the fetched chunks of all streams.
+        folder: Folder of this split's chunks; ``url`` itself for local streams.
+        limit: Maximum size of ``root`` in bytes.
     """
 
     url: str
@@ -115,81 +117,79 @@ class ChunkFiles:
     limit: int
 
     def open(self, chunk: int) -> BinaryIO:
-        """Return an opened chunk, fetched if need be."""
+        """Open a chunk; fetch it first if necessary."""
         path = self.folder / self.names[chunk]
         for _ in range(PATIENCE):
             try:
                 file = path.open("rb", buffering=0)
             except FileNotFoundError as error:
                 if not is_remote(self.url):
-                    raise DataError(
-                        f"chunk {path} is gone, or was never there: index.json beside it lists it"
-                    ) from error
+                    raise DataError(f"chunk {path} not found, but index.json lists it") from error
                 self._get(chunk)
                 continue
             except OSError as error:
                 raise DataError(f"cannot open chunk {path}: {error.strerror}") from error
             if is_remote(self.url):
-                with contextlib.suppress(OSError):  # evicted meanwhile; the open file remains
+                with contextlib.suppress(OSError):  # may be evicted; the open file stays valid
                     os.utime(path)
             return file
         raise DataError(
-            f"chunk {path} is removed as often as it is fetched: too many processes share "
-            f"{self.root}; type a larger data.cache_gb, or another data.cache_dir"
+            f"chunk {path} is evicted as often as it is fetched: too many processes share "
+            f"{self.root}; set a larger data.cache_gb, or another data.cache_dir"
         )
 
     def require(self, chunks: Sequence[int]) -> None:
-        """Fetch those of the chunks that are not here, several at a time."""
+        """Fetch missing chunks concurrently."""
         if not is_remote(self.url):
             return
-        lacking = [c for c in dict.fromkeys(chunks) if not (self.folder / self.names[c]).exists()]
-        if len(lacking) > 1:
-            with ThreadPoolExecutor(min(THREADS, len(lacking))) as pool:
-                list(pool.map(self._get, lacking))
+        missing = [c for c in dict.fromkeys(chunks) if not (self.folder / self.names[c]).exists()]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(min(THREADS, len(missing))) as pool:
+                list(pool.map(self._get, missing))
 
     def _get(self, chunk: int) -> None:
-        """Fetch a chunk under another name, then give it its own; one process at a time."""
+        """Fetch a chunk to a temporary folder and rename it into place, under a lock."""
         path, size = self.folder / self.names[chunk], self.sizes[chunk]
         with locked(path):
             if path.exists():
                 return
-            with locked(self.root / "room"):
-                self._make_room(size)
-                draft = Path(tempfile.mkdtemp(suffix=f"-{size}.tmp", dir=self.folder))
+            with locked(self.root / "eviction"):
+                self._evict(size)
+                temporary = Path(tempfile.mkdtemp(suffix=f"-{size}.tmp", dir=self.folder))
             try:
-                _fetch(f"{self.url}/{path.name}", draft / path.name)
-                got = (draft / path.name).stat().st_size
+                _fetch(f"{self.url}/{path.name}", temporary / path.name)
+                got = (temporary / path.name).stat().st_size
                 if got != size:
                     raise DataError(
-                        f"{self.url}/{path.name} came with {got} bytes, but index.json says "
-                        f"{size}; make the shards again"
+                        f"{self.url}/{path.name} has {got} bytes, but index.json lists {size}; "
+                        "write the shards again"
                     )
-                os.replace(draft / path.name, path)
+                os.replace(temporary / path.name, path)
             except OSError as error:
                 raise DataError(
-                    f"cannot keep chunk {path}: {error.strerror}; make room, or type "
+                    f"cannot write chunk {path}: {error.strerror}; free some disk space, or set "
                     "data.cache_dir=/a/larger/disk"
                 ) from error
             finally:
-                shutil.rmtree(draft, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
 
-    def _make_room(self, size: int) -> None:
-        """Remove what was read longest ago until so many bytes more stay within the limit."""
-        found, coming = [], 0
+    def _evict(self, size: int) -> None:
+        """Remove least recently used chunks until ``size`` more bytes fit within the limit."""
+        chunks, pending = [], 0
         for path in self.root.glob("*/*"):
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
                 if path.suffix == ".bin":
-                    found.append((stat.st_mtime_ns, stat.st_size, path))
+                    chunks.append((stat.st_mtime_ns, stat.st_size, path))
                 elif path.suffix != ".tmp":
                     continue
                 elif time.time() - stat.st_mtime > ABANDONED:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
-                    coming += int(path.stem.rpartition("-")[2])
-        used = coming + sum(own for _, own, _ in found)
-        for _, own, path in sorted(found):
+                    pending += int(path.stem.rpartition("-")[2])
+        used = pending + sum(chunk_size for _, chunk_size, _ in chunks)
+        for _, chunk_size, path in sorted(chunks):
             if used + size <= self.limit:
                 return
             path.unlink(missing_ok=True)
-            used -= own
+            used -= chunk_size

@@ -1,1 +1,1 @@
-"""Augmentation and synthetic shift."""
+"""Augmentation, Mixup/CutMix and synthetic domain shift."""

@@ -1,55 +1,48 @@
-"""Mixup and CutMix on batches, by torchvision, drawn from the batch's own seed."""
+"""Mixup and CutMix of batches with torchvision, seeded per batch."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tl_lightning.errors import DataError, nearest
+from tl_lightning.errors import DataError
 
-__all__ = ["Mixing"]
-
-_KINDS: dict[str, Any] = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
+__all__ = ["MixupCutMix"]
 
 
-class Mixing:
-    """Mix pictures of a batch with one another, and their labels in the same shares.
-
-    Mixup: Zhang et al., ICLR 2018; CutMix: Yun et al., ICCV 2019.
+class MixupCutMix:
+    """Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019) of images and labels.
 
     Args:
-        alphas: Parameter of the Beta distribution by name, ``mixup`` or ``cutmix``, 0 for none;
-            of two, each batch takes one at random.
+        mixup_alpha: Parameter of the Beta distribution of Mixup; 0 disables it.
+        cutmix_alpha: Parameter of the Beta distribution of CutMix; 0 disables it. If both are
+            positive, one of them is chosen at random for each batch.
         num_classes: Number of classes.
 
     Raises:
-        DataError: If a name is unknown or an alpha is not a number of at least 0.
+        DataError: If an alpha is negative.
     """
 
-    def __init__(self, alphas: Mapping[str, Any], num_classes: int) -> None:
-        for name, alpha in alphas.items():
-            if name not in _KINDS:
-                raise DataError(f"data.mix has no kind {name!r}; {nearest(name, _KINDS)}")
-            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or alpha < 0:
+    def __init__(self, mixup_alpha: float, cutmix_alpha: float, num_classes: int) -> None:
+        alphas = {"mixup_alpha": mixup_alpha, "cutmix_alpha": cutmix_alpha}
+        for key, alpha in alphas.items():
+            if alpha < 0:
                 raise DataError(
-                    f"data.mix.{name}={alpha} is no number of at least 0; type data.mix.{name}=0.2"
+                    f"data.{key}={alpha} is negative; set data.{key}=0.2, or 0 for none"
                 )
         self.kinds = [
-            _KINDS[name](alpha=float(alpha), num_classes=num_classes)
-            for name, alpha in alphas.items()
+            kind(alpha=float(alpha), num_classes=num_classes)
+            for kind, alpha in ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha))
             if alpha
         ]
 
     def __bool__(self) -> bool:
         return bool(self.kinds)
 
-    def __call__(self, pictures: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Return mixed pictures, uint8 as they came, and label shares ``(B, K)``."""
+    def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return mixed uint8 images and soft labels ``(B, K)``."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # the library draws from the global generator
-            mixed, shares = v2.RandomChoice(self.kinds)(pictures.float(), labels)
-        return mixed.round_().to(torch.uint8), shares
+            torch.manual_seed(seed)  # torchvision uses the global generator
+            mixed, soft_labels = v2.RandomChoice(self.kinds)(images.float(), labels)
+        return mixed.round_().to(torch.uint8), soft_labels

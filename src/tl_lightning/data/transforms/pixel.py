@@ -1,4 +1,4 @@
-"""Augmentation of whole batches held in memory, drawn for each sample from that sample's seed."""
+"""Augmentation of small images in memory, and per-sample random numbers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ __all__ = ["PixelAugment", "uniforms"]
 
 
 def uniforms(seeds: Sequence[int], count: int, salt: int = 0) -> NDArray[np.float64]:
-    """Return ``(N, count)`` numbers in [0, 1), row ``i`` a function of ``seeds[i]`` alone.
+    """Return uniform numbers in [0, 1), ``(N, count)``; row ``i`` depends only on ``seeds[i]``.
 
-    Another ``salt`` gives other numbers for the same seeds.
-
-    Splitmix64 as a counter-based generator (Steele, Lea and Flood 2014, OOPSLA): no state, so a
-    sample gets the same numbers in any batch, worker or rank.
+    Uses SplitMix64 as a counter-based generator (Steele, Lea and Flood, OOPSLA 2014). It has no
+    state, so a sample gets the same numbers in any batch, worker or rank. A different ``salt``
+    gives different numbers for the same seeds.
 
     >>> bool((uniforms([5, 6], 3)[1] == uniforms([6], 3)[0]).all())
     True
@@ -43,9 +42,9 @@ class PixelAugment:
     """Random shift, contrast, brightness and inversion of uint8 batches.
 
     Args:
-        shift: Largest shift in pixels in each direction; the border is repeated.
-        contrast: Contrast is scaled by 1 +- this, brightness moved by half of it.
-        invert: Probability that a picture is inverted.
+        shift: Maximum shift in pixels in each direction, with border padding.
+        contrast: Contrast is scaled by 1 +- ``contrast``, brightness shifted by half of that range.
+        invert: Probability of inverting an image.
     """
 
     def __init__(self, *, shift: int, contrast: float, invert: float) -> None:
@@ -53,29 +52,29 @@ class PixelAugment:
         self.contrast = contrast
         self.invert = invert
 
-    def __call__(self, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return the changed pictures, uint8 ``(B, C, H, W)`` as they came."""
-        draws = torch.from_numpy(uniforms(seeds, 5)).float().to(pictures.device)
+    def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return the augmented images, uint8 ``(B, C, H, W)``."""
+        draws = torch.from_numpy(uniforms(seeds, 5)).float().to(images.device)
         if self.shift:
-            pictures = self._moved(pictures, draws[:, :2])
+            images = self._shifted(images, draws[:, :2])
         if self.invert:
             flip = (draws[:, 2] < self.invert).view(-1, 1, 1, 1)
-            pictures = torch.where(flip, 255 - pictures, pictures)
+            images = torch.where(flip, 255 - images, images)
         if self.contrast:
             scale = (1 + self.contrast * (2 * draws[:, 3] - 1)).view(-1, 1, 1, 1)
-            move = (255 * self.contrast * (draws[:, 4] - 0.5)).view(-1, 1, 1, 1)
-            changed = (pictures.float() - 127.5) * scale + 127.5 + move
-            pictures = changed.round().clamp(0, 255).to(torch.uint8)
-        return pictures
+            offset = (255 * self.contrast * (draws[:, 4] - 0.5)).view(-1, 1, 1, 1)
+            jittered = (images.float() - 127.5) * scale + 127.5 + offset
+            images = jittered.round().clamp(0, 255).to(torch.uint8)
+        return images
 
-    def _moved(self, pictures: Tensor, draws: Tensor) -> Tensor:
-        n, channels, height, width = pictures.shape
+    def _shifted(self, images: Tensor, draws: Tensor) -> Tensor:
+        n, channels, height, width = images.shape
         s = self.shift
-        padded = functional.pad(pictures.float(), (s, s, s, s), mode="replicate").to(torch.uint8)
+        padded = functional.pad(images.float(), (s, s, s, s), mode="replicate").to(torch.uint8)
         corner = (draws * (2 * s + 1)).long()
 
         def count(number: int) -> Tensor:
-            return torch.arange(number, device=pictures.device)
+            return torch.arange(number, device=images.device)
 
         rows = (corner[:, :1] + count(height)).view(n, 1, height, 1)
         columns = (corner[:, 1:] + count(width)).view(n, 1, 1, width)

@@ -1,4 +1,4 @@
-"""The named augmentation presets."""
+"""Named augmentation presets."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ Augment = Literal[
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Both halves: in the loader, and on the batch."""
+    """Both stages of an augmentation: per image in the workers, and per batch on the device."""
 
     geometry: Geometry
     batch: tuple[BatchChange, ...] = ()
 
-    def finish(self, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Apply the second half where the pictures are."""
+    def finish(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Apply the batch stage, on the device of the images."""
         for change in self.batch:
-            pictures = change(pictures, seeds)
-        return pictures
+            images = change(images, seeds)
+        return images
 
 
 def augmentation(spec: InputSpec, augment: Augment | Mapping[str, Any]) -> Augmentation:
-    """Return what a name (or the arguments of :class:`PixelAugment`) stands for.
+    """Return the augmentation of a preset, or of the arguments of :class:`PixelAugment`.
 
-    ``none``: as in evaluation. ``light``: a random resized crop of at least half the area and a
-    flip, as the adaptation literature has it. ``standard``: crops down to 8 %, flip and colour, as
-    ImageNet training has it. ``strong``: stronger colour with hue and gray, and erasing.
-    ``randaugment``, ``trivialaugment``: those policies of torchvision (Cubuk et al. 2020; Mueller
-    and Hutter 2021) after crop and flip. ``shear_zoom_flip``: shear up to 0.2 rad, zoom up to
-    20 % and flip.
+    ``none``: the evaluation transform. ``light``: random resized crop of at least half the area and
+    flip, as common in domain adaptation. ``standard``: random resized crop of at least 8% of the
+    area, flip and colour jitter, as in ImageNet training. ``strong``: as ``standard``, with
+    stronger jitter, hue, random grayscale and erasing. ``randaugment``, ``trivialaugment``:
+    torchvision's policies (Cubuk et al. 2020; Mueller and Hutter 2021) after random resized crop
+    and flip. ``shear_zoom_flip``: shear up to 0.2 rad, zoom up to 20% and flip.
     """
     if isinstance(augment, Mapping):
         return Augmentation(Centre(spec), (PixelAugment(**augment),))

@@ -1,4 +1,4 @@
-"""A synthetic second domain: the same fixed corruption of every picture."""
+"""Synthetic domain shift: a fixed corruption of every image."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ __all__ = ["SyntheticShift"]
 
 
 class SyntheticShift:
-    """Blur, darken, fade, tint and add noise: one camera seen through another, worse one.
+    """Synthetic degradation of images: blur, brightness, saturation, tint and noise.
 
-    A stand-in for a second domain where none is at hand. It is no real domain shift, and whatever
-    is measured on it must be called synthetic; :meth:`describe` says so. The same picture with the
-    same key always comes out the same.
+    A substitute for a second domain if there is none. It is not a real domain shift, so results
+    must be reported as synthetic; see :meth:`describe`. The output depends only on the image and
+    its key.
 
     Args:
-        blur: Standard deviation of a Gaussian blur as a share of the picture's shorter side, so
-            that it means the same at any resolution; 0 for none.
-        brightness: Factor on the brightness; 1 changes nothing.
-        saturation: Factor on the saturation; 0 is gray, 1 changes nothing.
-        tint: Factors on red, green and blue.
-        noise: Standard deviation of Gaussian noise on every pixel of the picture as stored, as a
-            share of full scale; 0 for none.
-        seed: Seed of the noise, apart from the run's seed: the domain is the same in every run.
+        blur: Standard deviation of a Gaussian blur as a fraction of the shorter side, so that it is
+            independent of the resolution; 0 for none.
+        brightness: Brightness factor; 1 for no change.
+        saturation: Saturation factor; 0 for grayscale, 1 for no change.
+        tint: Factors of red, green and blue.
+        noise: Standard deviation of Gaussian pixel noise as a fraction of full scale; 0 for none.
+        seed: Seed of the noise, independent of the run's seed so that all runs share the domain.
 
     Raises:
-        DataError: If a number is out of range.
+        DataError: If a value is out of range.
 
     >>> shift = SyntheticShift(
     ...     blur=0.0, brightness=0.5, saturation=1.0, tint=(1.0, 1.0, 1.0), noise=0.0, seed=0
@@ -54,15 +53,15 @@ class SyntheticShift:
     ) -> None:
         parts = {"blur": blur, "brightness": brightness, "saturation": saturation, "noise": noise}
         for name, value in parts.items():
-            if not _usable(value):
+            if not _is_valid(value):
                 raise DataError(
-                    f"a synthetic shift's {name} must be a number of at least 0, got {value}; "
-                    f"type data.target.shift.{name}={1.0 if 'ness' in name else 0.0}"
+                    f"{name} of the synthetic shift must be a number >= 0, got {value}; "
+                    f"set data.target.shift.{name}={1.0 if 'ness' in name else 0.0}"
                 )
-        if not isinstance(tint, Sequence) or len(tint) != 3 or not all(map(_usable, tint)):
+        if not isinstance(tint, Sequence) or len(tint) != 3 or not all(map(_is_valid, tint)):
             raise DataError(
-                f"a synthetic shift's tint must be three gains of at least 0, got {tint}; "
-                "type data.target.shift.tint=[1.0,1.0,1.0]"
+                f"tint of the synthetic shift must be three numbers >= 0, got {tint}; "
+                "set data.target.shift.tint=[1.0,1.0,1.0]"
             )
         self.blur = blur
         self.brightness = brightness
@@ -71,29 +70,29 @@ class SyntheticShift:
         self.noise = noise
         self.seed = seed
 
-    def __call__(self, picture: Tensor, key: int) -> Tensor:
-        """Return the changed picture.
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Return the shifted image.
 
         Args:
-            picture: uint8 ``(3, H, W)``.
-            key: The picture's own number: pictures of different keys get different noise.
+            image: uint8 ``(3, H, W)``.
+            key: Number of the image; different keys yield different noise.
 
         Returns:
             uint8 ``(3, H, W)``.
         """
-        changed: Tensor = picture.float() / 255.0
+        shifted: Tensor = image.float() / 255.0
         if self.blur > 0:
-            changed = _blur(changed, self.blur * min(picture.shape[-2:]))
-        changed = functional.adjust_saturation(changed, self.saturation)
-        changed = functional.adjust_brightness(changed, self.brightness)
-        changed = changed * torch.tensor(self.tint).view(3, 1, 1)
+            shifted = _blur(shifted, self.blur * min(image.shape[-2:]))
+        shifted = functional.adjust_saturation(shifted, self.saturation)
+        shifted = functional.adjust_brightness(shifted, self.brightness)
+        shifted = shifted * torch.tensor(self.tint).view(3, 1, 1)
         if self.noise > 0:
             generator = torch.Generator().manual_seed(mix(self.seed, key))
-            changed = changed + self.noise * torch.randn(changed.shape, generator=generator)
-        return (changed * 255.0).round().clamp(0, 255).to(torch.uint8)
+            shifted = shifted + self.noise * torch.randn(shifted.shape, generator=generator)
+        return (shifted * 255.0).round().clamp(0, 255).to(torch.uint8)
 
     def describe(self) -> str:
-        """Return one line for the report.
+        """Return a one-line description for the report.
 
         >>> SyntheticShift(
         ...     blur=0.01, brightness=0.6, saturation=0.5, tint=[1, 1, 0.8], noise=0.05, seed=0
@@ -109,19 +108,19 @@ class SyntheticShift:
         )
 
 
-def _usable(value: object) -> bool:
-    # From the command line anything may come, words as well.
+def _is_valid(value: object) -> bool:
+    # Command line overrides may be of any type.
     return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
-def _blur(picture: Tensor, sigma: float) -> Tensor:
-    # Rows, then columns: the library convolves with the full square kernel, 20 times the work.
-    height, width = picture.shape[-2:]
-    # The library pads by reflection, which needs a kernel no wider than the picture.
-    reach = min(math.ceil(3 * sigma), min(height, width) - 1)
-    if reach < 1:
-        return picture
-    size = 2 * reach + 1
-    rows: Tensor = functional.gaussian_blur(picture, [size, 1], [sigma, sigma])
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    # Separable: torchvision convolves with the full square kernel, which is 20 times slower.
+    height, width = image.shape[-2:]
+    # torchvision pads by reflection, so the kernel radius must be smaller than the image.
+    radius = min(math.ceil(3 * sigma), min(height, width) - 1)
+    if radius < 1:
+        return image
+    size = 2 * radius + 1
+    rows: Tensor = functional.gaussian_blur(image, [size, 1], [sigma, sigma])
     blurred: Tensor = functional.gaussian_blur(rows, [1, size], [sigma, sigma])
     return blurred

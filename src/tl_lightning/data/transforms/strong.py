@@ -1,4 +1,4 @@
-"""The strong view of a picture that a teacher has seen weakly changed."""
+"""Strongly augmented views for consistency training with a teacher."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["StrongView"]
 
 
 class StrongView:
-    """Strong colour and a painted box, on top of what the weak view has already had.
+    """Strong colour jitter and erasing, applied on top of the weak view.
 
-    In the spirit of FixMatch's RandAugment and Cutout, with changes that run on whole batches.
-    Numbers are drawn from each sample's own seed, apart from those of the weak view.
+    Inspired by RandAugment and Cutout in FixMatch, but run on whole batches. Random numbers are
+    drawn from the seed of the sample, independently of those of the weak view.
     """
 
     def __init__(self, spec: InputSpec) -> None:
         colour = Colour(jitter=0.8, hue=0.2, gray=0.2)
         self.changes = (colour, Erase(probability=1.0, spec=spec))
 
-    def __call__(self, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return uint8 pictures ``(B, 3, H, W)``, changed."""
-        own = [mix(seed, 1) for seed in seeds]
+    def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return the augmented uint8 images ``(B, 3, H, W)``."""
+        strong_seeds = [mix(seed, 1) for seed in seeds]
         for change in self.changes:
-            pictures = change(pictures, own)
-        return pictures
+            images = change(images, strong_seeds)
+        return images

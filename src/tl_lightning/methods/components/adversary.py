@@ -1,4 +1,4 @@
-"""Methods with a domain discriminator behind a gradient reversal."""
+"""Base class of adversarial methods with a domain discriminator and gradient reversal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tl_lightning.layers import Activation, perceptron
-from tl_lightning.methods.base import Adapter
+from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.gradient_reversal import reverse_gradient
 from tl_lightning.schedules import sigmoid_ramp
 from tl_lightning.types import Context, Terms, View, Views
@@ -20,42 +20,42 @@ __all__ = ["Adversary", "domain_loss"]
 def domain_loss(
     source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Return the domain loss: mean binary cross-entropy of logits, source 1 and target 0.
+    """Return the domain loss: binary cross-entropy of the logits with source as 1 and target as 0.
 
-    Both domains weigh the same, however many samples each brings.
+    Both domains have the same total weight, regardless of their number of samples.
 
     Args:
         source: ``(B_s,)`` logits of source samples.
         target: ``(B_t,)`` logits of target samples.
-        weights: ``(B_s,)`` and ``(B_t,)``, or None for 1.
+        weights: Sample weights ``(B_s,)`` and ``(B_t,)``, or None for 1.
 
-    >>> round(domain_loss(torch.zeros(3), torch.zeros(5)).item(), 4)  # chance: log 2
+    >>> round(domain_loss(torch.zeros(3), torch.zeros(5)).item(), 4)  # chance level: log 2
     0.6931
     """
     ones, zeros = torch.ones_like(source.float()), torch.zeros_like(target.float())
-    of_source, of_target = weights or (None, None)
+    source_weights, target_weights = weights or (None, None)
     return 0.5 * (
-        functional.binary_cross_entropy_with_logits(source.float(), ones, of_source)
-        + functional.binary_cross_entropy_with_logits(target.float(), zeros, of_target)
+        functional.binary_cross_entropy_with_logits(source.float(), ones, source_weights)
+        + functional.binary_cross_entropy_with_logits(target.float(), zeros, target_weights)
     )
 
 
-class Adversary(Adapter):
-    """A domain discriminator whose gradient reaches the features reversed.
+class Adversary(Method):
+    """A domain discriminator trained through a gradient reversal layer.
 
-    ``lambda = max_lambda (2 / (1 + exp(-gain p)) - 1)`` scales only the gradient into the
-    features; the discriminator itself always learns at full strength.
+    ``lambda = max_lambda (2 / (1 + exp(-gain p)) - 1)`` scales only the gradient with respect to
+    the features; the discriminator itself is always trained with the full gradient.
 
     Args:
         in_features: Width ``D`` of the features.
         num_classes: ``K``.
-        inputs: Width of what the discriminator sees.
-        max_lambda: Largest weight of the reversed gradient; 0 leaves joint batches without a pull.
+        inputs: Width of the discriminator's input.
+        max_lambda: Maximum weight of the reversed gradient; 0 turns the adaptation off.
         gain: Steepness of the ramp.
         width: Hidden width of the discriminator.
         depth: Number of its hidden layers.
-        dropout: After each hidden layer.
-        activation: After each hidden layer.
+        dropout: Dropout probability after each hidden layer.
+        activation: Activation after each hidden layer.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Adversary(Adapter):
 
     @abstractmethod
     def seen(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Return what the discriminator sees of features ``(B, D)`` and logits ``(B, K)``."""
+        """Return the discriminator's input for features ``(B, D)`` and logits ``(B, K)``."""
 
     def weights(self, view: View) -> Tensor | None:
-        """Return a weight ``(B,)`` for every sample of a domain, or None for 1."""
+        """Return sample weights ``(B,)`` for one domain, or None for 1."""
         return None
 
     def domain_logits(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Return the discriminator's logits ``(B,)``; above 0 means source."""
+        """Return the discriminator's logits ``(B,)``; positive means source."""
         out: Tensor = self.discriminator(self.seen(features, logits))
         return out.squeeze(1)
 
@@ -97,15 +97,15 @@ class Adversary(Adapter):
         """Return the domain loss for views with features ``(B_s, D)`` and ``(B_t, D)``."""
         source, target = views["source"], views["target"]
         scale = self.strength(ctx.progress)
-        seen = self.seen(
+        inputs = self.seen(
             torch.cat([source.features, target.features]), torch.cat([source.logits, target.logits])
         )
-        out = self.discriminator(reverse_gradient(seen, scale)).squeeze(1)
-        of_source, of_target = out[: len(source.features)], out[len(source.features) :]
+        out = self.discriminator(reverse_gradient(inputs, scale)).squeeze(1)
+        source_out, target_out = out[: len(source.features)], out[len(source.features) :]
         with torch.no_grad():
-            accuracy = 0.5 * ((of_source > 0).float().mean() + (of_target <= 0).float().mean())
+            accuracy = 0.5 * ((source_out > 0).float().mean() + (target_out <= 0).float().mean())
         ctx.log("lambda", scale)
         ctx.log("domain_acc", accuracy)
         weights = self.weights(source), self.weights(target)
         both = None if weights[0] is None or weights[1] is None else (weights[0], weights[1])
-        return {type(self).__name__.lower(): domain_loss(of_source, of_target, both)}
+        return {type(self).__name__.lower(): domain_loss(source_out, target_out, both)}

@@ -1,4 +1,4 @@
-"""Batch norm that keeps the domains apart."""
+"""Domain-specific batch normalisation layers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl_lightning.errors import ConfigError
-from tl_lightning.types import Parted
+from tl_lightning.types import DomainAwareNorm
 
-__all__ = ["DomainBatchNorm", "attend", "split_norms"]
+__all__ = ["DomainBatchNorm", "set_batch_domains", "split_norms"]
 
 
-class DomainBatchNorm(Parted):
-    """One batch norm a domain; samples go through that of their own.
+class DomainBatchNorm(DomainAwareNorm):
+    """One batch norm layer per domain, applied to that domain's samples.
 
-    Whoever runs the network says before every forward which samples are whose, by :func:`attend`.
+    Call :func:`set_batch_domains` before every forward pass to assign the samples to domains.
 
     Args:
-        norm: The layer that it replaces; both domains start from its statistics.
-        own_affine: Whether each domain learns a scale and shift of its own.
+        norm: The layer to replace; both domains start from its statistics.
+        own_affine: Whether each domain learns its own scale and shift.
     """
 
     def __init__(self, norm: _BatchNorm, own_affine: bool) -> None:
@@ -35,36 +35,35 @@ class DomainBatchNorm(Parted):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(B, C, ...)``."""
-        whose = {domain for domain, _ in self.parts}
-        if len(whose) == 1:
-            out: Tensor = self.get_submodule(whose.pop())(x)
+        domains = {domain for domain, _ in self.parts}
+        if len(domains) == 1:
+            out: Tensor = self.get_submodule(domains.pop())(x)
             return out
-        sizes = [size for _, size in self.parts]
-        pieces = torch.split(x, sizes)
+        chunks = torch.split(x, [size for _, size in self.parts])
         outs = [
-            self.get_submodule(domain)(piece)
-            for (domain, _), piece in zip(self.parts, pieces, strict=True)
+            self.get_submodule(domain)(chunk)
+            for (domain, _), chunk in zip(self.parts, chunks, strict=True)
         ]
         return torch.cat(outs)
 
 
-def attend(norms: Iterable[DomainBatchNorm], parts: Sequence[tuple[str, int]]) -> None:
-    """Tell the layers which samples of the next batch are whose."""
+def set_batch_domains(norms: Iterable[DomainBatchNorm], parts: Sequence[tuple[str, int]]) -> None:
+    """Tell the layers which slice of the next batch belongs to which domain."""
     for norm in norms:
         norm.parts = parts
 
 
 def split_norms(module: nn.Module, own_affine: bool) -> int:
-    """Replace every batch norm in ``module`` in place; return how many there were.
+    """Replace every batch norm in ``module`` in place and return how many were replaced.
 
     Raises:
-        ConfigError: If another method has done so already.
+        ConfigError: If another method has already replaced them.
     """
     found = 0
     for name, child in list(module.named_children()):
         if isinstance(child, DomainBatchNorm):
             raise ConfigError(
-                "adapter=[adabn,dsbn]: both replace the network's batch norm; type one of them"
+                "method=[adabn,dsbn]: both replace the network's batch norm; use only one of them"
             )
         if isinstance(child, _BatchNorm):
             setattr(module, name, DomainBatchNorm(child, own_affine))

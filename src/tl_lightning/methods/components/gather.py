@@ -1,4 +1,4 @@
-"""One batch of all ranks, for methods whose terms are statistics of the batch."""
+"""Differentiable gathering of all ranks' batches, for losses that are batch statistics."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["gathered", "gathered_tensor"]
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate over ranks; the gradient of a part is the sum over what all ranks made of it.
+    """Concatenate over ranks; the gradient of a rank's part is the sum over all ranks.
 
-    Every rank computes the same loss of the whole batch, so that sum is ``world`` times the
-    gradient of that loss; DDP's mean over ranks divides by ``world`` again.
+    Every rank computes the same loss on the whole batch, so the sum is ``world`` times the gradient
+    of that loss; DDP's mean over ranks divides by ``world`` again.
     """
 
     @staticmethod
@@ -35,10 +35,10 @@ class _Gather(torch.autograd.Function):
 
 
 def gathered_tensor(part: Tensor) -> Tensor:
-    """Return the parts of all ranks one after the other, with gradients; alone, ``part``.
+    """Return the tensors of all ranks concatenated, differentiably; for one rank, ``part``.
 
     Args:
-        part: ``(B, ...)``, of the same shape on every rank.
+        part: ``(B, ...)``, with the same shape on every rank.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return part
@@ -47,6 +47,6 @@ def gathered_tensor(part: Tensor) -> Tensor:
 
 
 def gathered(view: View) -> View:
-    """Return the view of all ranks' samples."""
+    """Return a view with the samples of all ranks."""
     parts = {name: value for name, value in vars(view).items() if isinstance(value, Tensor)}
     return View(**{name: gathered_tensor(part) for name, part in parts.items()})

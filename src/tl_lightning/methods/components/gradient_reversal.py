@@ -1,4 +1,4 @@
-"""Gradient reversal: forward the identity, backward the gradient's opposite."""
+"""Gradient reversal layer: identity in the forward pass, negated gradient in the backward pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Reverse(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, scale: float) -> Tensor:
-    """Return ``x`` itself; its gradient is multiplied by ``-scale`` on the way back.
+    """Return ``x``; its gradient is multiplied by ``-scale`` in the backward pass.
 
     Ganin et al. (2016), JMLR 17(59).
 

@@ -1,4 +1,4 @@
-"""Gaussian kernels of several widths over the samples of both domains."""
+"""Multi-width Gaussian kernels and the maximum mean discrepancy (MMD)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["gaussian_kernel", "mmd", "squared_distances"]
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """Return ``(N, N)`` squared Euclidean distances of the rows of ``(N, D)``, never below 0.
+    """Return ``(N, N)`` squared Euclidean distances between the rows of ``(N, D)``, at least 0.
 
-    Differences are taken one by one: the quicker ``|a|^2 + |b|^2 - 2ab`` loses near pairs.
+    Computed from differences: the faster ``|a|^2 + |b|^2 - 2ab`` is inaccurate for close pairs.
 
     >>> squared_distances(torch.tensor([[0.0], [3.0]])).tolist()
     [[0.0, 9.0], [9.0, 0.0]]
@@ -28,9 +28,9 @@ def gaussian_kernel(
 
     Args:
         x: ``(N, D)``.
-        multipliers: Of the width.
-        bandwidth: ``s``, or None for the mean squared distance of two different rows, which counts
-            as a constant (no gradient flows through it).
+        multipliers: Multipliers ``m`` of the width.
+        bandwidth: ``s``, or None for the mean squared distance between different rows, which is
+            treated as a constant (no gradient flows through it).
     """
     distances = squared_distances(x)
     n = len(x)
@@ -43,22 +43,22 @@ def gaussian_kernel(
 
 
 def mmd(kernel: Tensor, n: int, unbiased: bool) -> Tensor:
-    """Return the squared maximum mean discrepancy of the first ``n`` rows from the others.
+    """Return the squared maximum mean discrepancy between the first ``n`` rows and the others.
 
-    Gretton et al. (2012), JMLR 13, eqs. 3 (unbiased: no sample is paired with itself, so it may
-    fall below 0) and 5 (biased).
+    Gretton et al. (2012), JMLR 13, eqs. 3 (unbiased: excludes pairs of a sample with itself, so it
+    can be negative) and 5 (biased).
 
     Args:
-        kernel: ``(N, N)`` of both domains' samples.
-        n: How many of them are of the source.
-        unbiased: Which estimate.
+        kernel: ``(N, N)`` kernel matrix of both domains' samples.
+        n: Number of source samples.
+        unbiased: Whether to use the unbiased estimate.
     """
     m = len(kernel) - n
-    parts = []
+    means = []
     for block in (kernel[:n, :n], kernel[n:, n:]):
         size = len(block)
         if unbiased:
-            parts.append((block.sum() - block.diagonal().sum()) / (size * (size - 1)))
+            means.append((block.sum() - block.diagonal().sum()) / (size * (size - 1)))
         else:
-            parts.append(block.sum() / (size * size))
-    return parts[0] + parts[1] - 2 * kernel[:n, n:].sum() / (n * m)
+            means.append(block.sum() / (size * size))
+    return means[0] + means[1] - 2 * kernel[:n, n:].sum() / (n * m)

@@ -1,1 +1,1 @@
-"""The page of a run."""
+"""HTML page of a run."""

@@ -1,4 +1,4 @@
-"""What adaptation changed, class by class and between the domains; for the page of a run."""
+"""Effect of adaptation on the accuracy of each class and on the domain distance."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 from tl_lightning.reporting.artifacts import Array, Predictions, read_predictions
 from tl_lightning.reporting.formatting import BASELINES, points
 from tl_lightning.reporting.run.figures import class_accuracy
-from tl_lightning.utils.plotting import INK, LINES, MUTED, TARGET, picture, short
+from tl_lightning.utils.plotting import INK, LINES, MUTED, TARGET, figure_png, short
 
 __all__ = ["class_change", "class_change_figure", "class_words", "distance_words", "read_base"]
 
 BARS = 24
-"""How many classes a figure shows; of more, the best and the worst."""
+"""Maximum number of classes in the figure; with more, the best and the worst are shown."""
 NAMED = 3
 SATURATED = 1.9
 SAME = 0.1
 
 
 def read_base(run_dir: Path, classes: list[str]) -> Predictions:
-    """Return what the source-only baseline beside a run said; nothing where there is none."""
-    folder = run_dir / "bracket" / next(iter(BASELINES))
+    """Return the predictions of a run's source-only baseline; empty if it has none."""
+    folder = run_dir / "baselines" / next(iter(BASELINES))
     return read_predictions(folder / "predictions.npz", classes)
 
 
 def class_change(own: Predictions, base: Predictions) -> Array | None:
-    """Return by how much the target accuracy of each class (C,) differs from the baseline's.
+    """Return the difference of target accuracy from the baseline for each class (C,).
 
-    NaN for a class without target pictures; None unless both were tested on the same pictures.
+    NaN for a class without target samples; None unless both were tested on the same samples.
 
     >>> true, names = np.array([0, 0, 1]), ["a", "b"]
     >>> own = Predictions({"target_true": true, "target_pred": np.array([0, 0, 0])}, names)
@@ -50,20 +50,20 @@ def class_change(own: Predictions, base: Predictions) -> Array | None:
 
 
 def _ordered(change: Array) -> list[int]:
-    """Return the classes that have pictures, the one that gained most first."""
+    """Return the classes that have samples, largest gain first."""
     known = np.flatnonzero(np.isfinite(change))
-    return [int(place) for place in known[np.argsort(-change[known], kind="stable")]]
+    return [int(index) for index in known[np.argsort(-change[known], kind="stable")]]
 
 
 def class_change_figure(change: Array, names: list[str]) -> bytes:
-    """Return the PNG of the change of each class in points, the largest gain first.
+    """Return a PNG of the change of each class in points, largest gain first.
 
     Args:
-        change: As :func:`class_change` gives it.
-        names: C class names. Of more than twenty-four the best and the worst dozen are drawn.
+        change: Result of :func:`class_change`.
+        names: C class names. Of more than 24 classes, the best and the worst 12 are drawn.
     """
     order = _ordered(change)
-    title = "Change of each class"
+    title = "Change per class"
     if len(order) > BARS:
         title = f"Change of the best and worst of {len(order)} classes"
         order = order[: BARS // 2] + order[-BARS // 2 :]
@@ -75,38 +75,38 @@ def class_change_figure(change: Array, names: list[str]) -> bytes:
         colours = [LINES[2] if value >= 0 else TARGET for value in values]
         axes.barh(range(len(order)), values, height=0.72, color=colours)
         axes.axvline(0, color=INK, linewidth=0.8)
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             left = value < 0
-            axes.annotate(f"{value:+.0f}", (value, place), xytext=(-3 if left else 3, 0),
+            axes.annotate(f"{value:+.0f}", (value, index), xytext=(-3 if left else 3, 0),
                           textcoords="offset points", ha="right" if left else "left", va="center",
                           fontsize=7.5, color=MUTED)  # fmt: skip
         axes.set_yticks(range(len(order)), [short(names[item], 22) for item in order], color=INK)
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.margins(x=0.12)
-        axes.set_xlabel("points of target accuracy against source-only")
+        axes.set_xlabel("change of target accuracy from source-only, points")
         axes.set_title(title)
 
-    return picture(4.9, 1.0 + 0.18 * max(len(order), 4), draw)
+    return figure_png(4.9, 1.0 + 0.18 * max(len(order), 4), draw)
 
 
 def class_words(change: Array, names: list[str]) -> str:
-    """Say which classes gained and which lost.
+    """Return a summary of the classes that improved and those that got worse.
 
     >>> class_words(np.array([0.5, -0.25, 0.0, np.nan]), ["ant", "bee", "cat", "dog"])
-    '1 of 3 classes gained on source-only, 1 lost. Best: ant (+50.0). Worst: bee (-25.0).'
+    '1 of 3 classes improved on source-only, 1 got worse. Best: ant (+50.0). Worst: bee (-25.0).'
     """
     order = _ordered(change)
-    gained = [place for place in order if change[place] > 0]
-    lost = [place for place in order[::-1] if change[place] < 0]
-    text = f"{len(gained)} of {len(order)} classes gained on source-only, {len(lost)} lost."
-    for word, places in (("Best", gained), ("Worst", lost)):
-        named = [f"{names[place]} ({points(change[place])})" for place in places[:NAMED]]
-        text += f" {word}: {', '.join(named)}." if named else ""
+    better = [index for index in order if change[index] > 0]
+    worse = [index for index in order[::-1] if change[index] < 0]
+    text = f"{len(better)} of {len(order)} classes improved on source-only, {len(worse)} got worse."
+    for heading, classes in (("Best", better), ("Worst", worse)):
+        examples = [f"{names[index]} ({points(change[index])})" for index in classes[:NAMED]]
+        text += f" {heading}: {', '.join(examples)}." if examples else ""
     return text
 
 
 def distance_words(metrics: Mapping[str, Any]) -> str | None:
-    """Say how far apart the domains are before and after training, and what that means.
+    """Return the A-distance of the domains before and after training, with its interpretation.
 
     >>> distance_words({"health/a_distance_before": 1.5, "health/a_distance_after": 0.5})[:58]
     "A-distance of the domains' test samples: 1.50 before train"
@@ -115,17 +115,17 @@ def distance_words(metrics: Mapping[str, Any]) -> str | None:
     if not isinstance(before, (int, float)) or not isinstance(after, (int, float)):
         return None
     if min(before, after) > SATURATED:
-        means = (
-            "a linear probe tells them apart nearly always before and after; the measure ends at "
-            "2, so it cannot say here whether they came closer"
+        meaning = (
+            "a linear probe separates the domains almost perfectly before and after training; the "
+            "A-distance saturates at 2, so it does not show whether they moved closer"
         )
     elif abs(after - before) < SAME:
-        means = "training hardly changed how well a linear probe tells them apart"
+        meaning = "training hardly changed how well a linear probe separates the domains"
     elif after < before:
-        means = "a linear probe tells them apart less well after training: they came closer"
+        meaning = "a linear probe separates the domains less well after training: they moved closer"
     else:
-        means = "a linear probe tells them apart better after training: they moved apart"
+        meaning = "a linear probe separates the domains better after training: they moved apart"
     return (
         f"A-distance of the domains' test samples: {before:.2f} before training, "
-        f"{after:.2f} after (0: alike, 2: told apart always); {means}."
+        f"{after:.2f} after (0: indistinguishable, 2: fully separable); {meaning}."
     )

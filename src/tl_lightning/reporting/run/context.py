@@ -1,4 +1,4 @@
-"""What the page of a run says, as plain values: sentences, tables, rows; no HTML and no files."""
+"""Template values of a run's page: sentences and tables as plain Python values."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ from tl_lightning.selection.collapse import WORST
 from tl_lightning.utils.files import read_json
 from tl_lightning.utils.text import flatten
 
-__all__ = ["describe", "read_bracket"]
+__all__ = ["describe", "read_baselines"]
 
 PROJECTED = {
     "pca": "Principal components",
-    "tsne": "A t-SNE map (distances between groups mean nothing)",
-    "umap": "A UMAP map (distances between groups mean little)",
+    "tsne": "A t-SNE map (distances between clusters are not meaningful)",
+    "umap": "A UMAP map (distances between clusters are hardly meaningful)",
 }
 OPTIONAL = ("seed", "device", "forward", "status", "baseline_of", "notes", "warnings")
 
 
 def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path) -> dict[str, Any]:
-    """Return every value that the page shows, except the pictures.
+    """Return all values of the page except the images.
 
     Args:
-        report: As :func:`tl_lightning.reporting.schema.read_report` gives it.
-        predictions: What the model said.
-        run_dir: The run's folder, for the runs under ``bracket/``.
+        report: Result of :func:`tl_lightning.reporting.schema.read_report`.
+        predictions: The model's predictions.
+        run_dir: The run's folder, for the runs under ``baselines/``.
     """
-    bracket, failures = read_bracket(run_dir)
+    baselines, failures = read_baselines(run_dir)
     return {
         "report": dict.fromkeys(OPTIONAL) | dict(report),
         "title": f"{report.get('name')} on {report.get('data')}",
         "headline": _headline(report, predictions),
-        "bracket": _bracket_rows(report, bracket),
-        "bracket_failures": failures,
-        "advice": advice(report, bracket),
-        "verdict": run_verdict(report, bracket),
+        "baselines": _baseline_rows(report, baselines),
+        "baseline_failures": failures,
+        "advice": advice(report, baselines),
+        "verdict": run_verdict(report, baselines),
         "distance": distance_words(report.get("metrics") or {}),
         "projected": PROJECTED.get(str(report.get("projection") or "pca"), "A projection"),
         "selection": _selection(report.get("selection") or {}),
@@ -66,26 +66,26 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "config": [
             f"{key}={_scalar(value)}" for key, value in flatten(report.get("config")).items()
         ],
-        "facts": _facts(report),
+        "details": _details(report),
     }
 
 
-def read_bracket(run_dir: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Return the reports under ``bracket/`` in reading order, and (name, error) of what failed."""
-    found, failures = [], []
-    folders = sorted(path for path in (run_dir / "bracket").glob("*") if path.is_dir())
+def read_baselines(run_dir: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Return the reports under ``baselines/`` in display order, and (name, error) of failures."""
+    runs, failures = [], []
+    folders = sorted(path for path in (run_dir / "baselines").glob("*") if path.is_dir())
     for folder in folders:
         try:
             if (folder / "failed.json").is_file() and not (folder / "report.json").is_file():
                 failures.append((folder.name, str(read_json(folder / "failed.json").get("error"))))
             else:
-                found.append(read_report(folder))
+                runs.append(read_report(folder))
         except DataError as error:
             failures.append((folder.name, str(error)))
     order = list(BASELINES)
-    place = {name: number for number, name in enumerate(order)}
-    found.sort(key=lambda run: (taught_by_target(run), place.get(str(run.get("name")), len(order))))
-    return found, failures
+    rank = {name: index for index, name in enumerate(order)}
+    runs.sort(key=lambda run: (taught_by_target(run), rank.get(str(run.get("name")), len(order))))
+    return runs, failures
 
 
 def _accuracy(report: Mapping[str, Any], domain: str) -> float | None:
@@ -98,50 +98,52 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
     figures = []
     for domain, value in (("target", target), ("source", source)):
         if value is not None:
-            note = _certainty(predictions, domain, value)
+            note = _interval_note(predictions, domain, value)
             figures.append(
                 {"label": f"{domain} test accuracy", "value": percent(value), "note": note}
             )
     gap = None
     if target is not None and source is not None:
         side = "below" if target < source else "above"
-        gap = f"The target is {100 * abs(target - source):.1f} points {side} the source."
-    taught = taught_by_target(report)
-    return {"figures": figures, "gap": gap, "oracle": _oracle(report), "taught": taught}
+        gap = f"Target accuracy is {100 * abs(target - source):.1f} points {side} source accuracy."
+    usage = {"oracle": _oracle(report), "trained_on_target": taught_by_target(report)}
+    return {"figures": figures, "gap": gap, **usage}
 
 
 def _oracle(report: Mapping[str, Any]) -> bool:
     return uses_target_labels(report)
 
 
-def _certainty(predictions: Predictions, domain: str, accuracy: float) -> str | None:
-    """Say how far the finite test set lets a figure be off, where the predictions explain it."""
+def _interval_note(predictions: Predictions, domain: str, accuracy: float) -> str | None:
+    """Return Wilson's interval as text, or None if the predictions do not match the accuracy."""
     pair = predictions.pair(domain)
     if pair is None or abs(float(np.mean(pair[0] == pair[1])) - accuracy) > 1e-3:
         return None
     low, high = wilson(int(np.sum(pair[0] == pair[1])), len(pair[0]))
-    return f"{100 * low:.1f} to {100 * high:.1f} from {len(pair[0])} test items"
+    return f"{100 * low:.1f} to {100 * high:.1f} from {len(pair[0])} test samples"
 
 
-def _bracket_rows(report: Mapping[str, Any], bracket: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the baselines, this run and last its bounds, each with what this run gains over it."""
-    own = _accuracy(report, "target")
+def _baseline_rows(
+    report: Mapping[str, Any], baselines: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return rows for baselines, this run and upper bounds, with this run's gain over each."""
+    accuracy = _accuracy(report, "target")
     rows = []
-    taught = [run for run in bracket if taught_by_target(run)]
-    plain = [run for run in bracket if not taught_by_target(run)]
-    for run in [*plain, report, *taught] if bracket else []:
+    bounds = [run for run in baselines if taught_by_target(run)]
+    others = [run for run in baselines if not taught_by_target(run)]
+    for run in [*others, report, *bounds] if baselines else []:
         target = _accuracy(run, "target")
-        gain = None if run is report or own is None or target is None else own - target
+        gain = None if run is report or accuracy is None or target is None else accuracy - target
         rows.append({
             "name": BASELINES.get(str(run.get("name")), run.get("name")),
-            "own": run is report,
+            "this_run": run is report,
             "target": percent(target),
             "source": percent(_accuracy(run, "source")),
             "gain": None if gain is None else points(gain),
             "sign": "" if gain is None else "up" if gain > 0 else "down" if gain < 0 else "",
             "rule": (run.get("selection") or {}).get("rule", "–"),
             "oracle": _oracle(run),
-            "taught": taught_by_target(run),
+            "trained_on_target": taught_by_target(run),
         })  # fmt: skip
     return rows
 
@@ -153,7 +155,7 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
         shown: str | None = "none: every epoch counted as collapsed"
     else:
         shown = None if value is None else metric_value(monitor, value)
-    facts = {
+    details = {
         "rule": rule,
         "monitor": selection.get("monitor"),
         "value": shown,
@@ -163,13 +165,13 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "oracle": uses_target_labels({"selection": selection}),
         "rule": rule,
-        "text": RULES.get(rule, "a rule of your own"),
-        "facts": {key: value for key, value in facts.items() if value is not None},
+        "text": RULES.get(rule, "a custom rule"),
+        "details": {key: value for key, value in details.items() if value is not None},
     }
 
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table of the test metrics, one column a domain, and all other figures as pairs."""
+    """Return a table of test metrics, one column per domain, and the other metrics as pairs."""
     domains = [
         name for name in ("target", "source") if any(k.startswith(f"{name}/") for k in metrics)
     ]
@@ -190,14 +192,14 @@ def _domain(predictions: Predictions, domain: str) -> dict[str, Any] | None:
     if counts is None:
         return None
     pairs = [
-        {"was": predictions.name(t), "called": predictions.name(p), "count": n, "share": percent(s)}
-        for t, p, n, s in confused_pairs(counts)
+        {"true": predictions.name(t), "pred": predictions.name(p), "count": n, "rate": percent(r)}
+        for t, p, n, r in confused_pairs(counts)
     ]
-    return {"pairs": pairs, "items": int(counts.sum())}
+    return {"pairs": pairs, "samples": int(counts.sum())}
 
 
 def _classes(predictions: Predictions) -> dict[str, Any] | None:
-    """Return a row a class: items and accuracy in each domain."""
+    """Return one row per class: number of samples and accuracy in each domain."""
     counts = {domain: predictions.confusion(domain) for domain in ("target", "source")}
     present = {domain: matrix for domain, matrix in counts.items() if matrix is not None}
     if not present:
@@ -207,15 +209,15 @@ def _classes(predictions: Predictions) -> dict[str, Any] | None:
     for index in range(predictions.num_classes):
         cells = []
         for domain, matrix in present.items():
-            share = accuracies[domain][index]
-            cells.append((int(matrix[index].sum()), None if np.isnan(share) else float(share)))
-        shown = [(items, percent(share), round(100 * (share or 0), 1)) for items, share in cells]
+            acc = accuracies[domain][index]
+            cells.append((int(matrix[index].sum()), None if np.isnan(acc) else float(acc)))
+        shown = [(count, percent(acc), round(100 * (acc or 0), 1)) for count, acc in cells]
         rows.append({"name": predictions.name(index), "cells": shown})
     return {"domains": list(present), "rows": rows}
 
 
 def _scalar(value: Any) -> str:
-    """Return a config value as Hydra's command line writes it."""
+    """Return a config value in the syntax of a Hydra override."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
@@ -223,8 +225,8 @@ def _scalar(value: Any) -> str:
     return str(value)
 
 
-def _facts(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the small print: data, time, processes, versions."""
+def _details(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return details on data, time, scale and versions."""
     dataset, timing = report.get("dataset") or {}, report.get("timing") or {}
     times = {key: timing.get(f"{key}_s") for key in ("total", "fit", "test")}
     data = {"classes": str(len(dataset.get("classes") or []))}
@@ -233,25 +235,25 @@ def _facts(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     time = {key: duration(value) for key, value in times.items() if value is not None}
     time |= {
         label: f"{timing[key]:,g}"
-        for key, label in (("steps", "steps"), ("steps_per_s", "steps a second"))
+        for key, label in (("steps", "steps"), ("steps_per_s", "steps per second"))
         if isinstance(timing.get(key), (int, float))
     }
     if timing.get("from_step"):
-        time["resumed"] = f"at step {timing['from_step']:,}; the times are from there on"
+        time["resumed"] = f"from step {timing['from_step']:,}; times exclude earlier steps"
     versions = {key: str(value) for key, value in (report.get("versions") or {}).items()}
     return {"Data": data, "Time": time, "Scale": _scale(report), "Versions": versions}
 
 
 def _scale(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return how many processes shared the work, and what that means for batch and rate."""
+    """Return the number of processes, batch sizes and learning rate."""
     scale = report.get("scale")
-    if not isinstance(scale, Mapping):  # a report from before it was written
+    if not isinstance(scale, Mapping):  # reports of older versions
         return {}
-    found = {"processes": str(scale.get("processes"))}
-    parts = [f"{scale.get('batch_size')} each"]
+    details = {"processes": str(scale.get("processes"))}
+    parts = [f"{scale.get('batch_size')} per process"]
     if scale.get("accumulated") != 1:
-        parts.append(f"{scale.get('accumulated')} batches a step")
-    found["batch a domain"] = f"{scale.get('global_batch')} ({', '.join(parts)})"
+        parts.append(f"{scale.get('accumulated')} batches per step")
+    details["batch per domain"] = f"{scale.get('global_batch')} ({', '.join(parts)})"
     if isinstance(scale.get("lr"), (int, float)):
-        found["learning rate"] = f"{scale['lr']:g}"
-    return found
+        details["learning rate"] = f"{scale['lr']:g}"
+    return details

@@ -1,4 +1,4 @@
-"""Figures of what a trained model does: confusion, features, accuracy per class, examples."""
+"""Figures of a model's predictions: confusion matrices, features, class accuracy, examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tl_lightning.utils.plotting import (
     MUTED,
     SOURCE,
     TARGET,
-    picture,
+    figure_png,
     short,
 )
 
@@ -29,23 +29,23 @@ __all__ = [
 
 DOMAINS = {"source": (SOURCE, "o"), "target": (TARGET, "^")}
 NUMBERS, LABELS, BARS = 16, 40, 24
-"""Up to how many classes a matrix shows numbers, shows labels, and how many bars are drawn."""
+"""Maximum number of classes with numbers and with labels in a matrix, and of classes with bars."""
 
 
 def class_accuracy(counts: Array) -> Array:
-    """Return the accuracy of each true class (C,), NaN for a class without items.
+    """Return the accuracy of each true class (C,); NaN for a class without samples.
 
     >>> class_accuracy(np.array([[3, 1], [0, 2]])).tolist()
     [0.75, 1.0]
     """
     total = counts.sum(axis=1)
-    share = np.full(len(counts), np.nan)
-    np.divide(np.diagonal(counts), total, out=share, where=total > 0)
-    return share
+    accuracy = np.full(len(counts), np.nan)
+    np.divide(np.diagonal(counts), total, out=accuracy, where=total > 0)
+    return accuracy
 
 
 def confused_pairs(counts: Array, limit: int = 12) -> list[tuple[int, int, int, float]]:
-    """Return the most frequent mistakes as (true, predicted, count, share of the true class).
+    """Return the most frequent confusions as (true, predicted, count, fraction of the true class).
 
     >>> confused_pairs(np.array([[3, 1], [0, 2]]))
     [(0, 1, 1, 0.25)]
@@ -60,15 +60,15 @@ def confused_pairs(counts: Array, limit: int = 12) -> list[tuple[int, int, int, 
 
 
 def confusion_matrix(counts: Array, names: list[str], title: str) -> bytes:
-    """Return the PNG of a confusion matrix, each row as shares of its true class.
+    """Return a PNG of a confusion matrix, normalised over each true class.
 
     Args:
         counts: (C, C), rows true and columns predicted.
-        names: C class names; shown up to forty classes.
-        title: Heading.
+        names: C class names; shown for up to 40 classes.
+        title: Title of the figure.
     """
     total = counts.sum(axis=1, keepdims=True)
-    shares = 100 * counts / np.maximum(total, 1)
+    percentages = 100 * counts / np.maximum(total, 1)
     size = len(counts)
 
     def draw(figure: Any) -> None:
@@ -78,19 +78,19 @@ def confusion_matrix(counts: Array, names: list[str], title: str) -> bytes:
         axes.grid(False)
         for spine in axes.spines.values():
             spine.set(visible=True, color=GRID)
-        # With many classes a mistake is a faint dot: the square root brings it out.
+        # With many classes single errors are faint dots; the square root makes them visible.
         norm = PowerNorm(0.5 if size > NUMBERS else 1.0, vmin=0, vmax=100)
-        image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+        image = axes.imshow(percentages, cmap="Blues", norm=norm, interpolation="nearest")
         axes.set(xlabel="predicted", ylabel="true", title=title)
         _class_ticks(axes, names)
         if size <= NUMBERS:
-            _cell_numbers(axes, shares)
+            _cell_numbers(axes, percentages)
         else:
             bar = figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02, aspect=28, format="{x:g} %")
             bar.outline.set_visible(False)
             bar.ax.tick_params(labelsize=8)
 
-    return picture(4.9, 4.5, draw)
+    return figure_png(4.9, 4.5, draw)
 
 
 def _class_ticks(axes: Any, names: list[str]) -> None:
@@ -105,36 +105,38 @@ def _class_ticks(axes: Any, names: list[str]) -> None:
     axes.set_yticks(range(len(names)), labels, fontsize=size)
 
 
-def _cell_numbers(axes: Any, shares: Array) -> None:
-    size = 7.5 if len(shares) <= 10 else 5.5
-    for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.5:
-            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=size,
-                      color="white" if share > 55 else INK)  # fmt: skip
+def _cell_numbers(axes: Any, percentages: Array) -> None:
+    size = 7.5 if len(percentages) <= 10 else 5.5
+    for (row, column), value in np.ndenumerate(percentages):
+        if value >= 0.5:
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=size,
+                      color="white" if value > 55 else INK)  # fmt: skip
 
 
 PROJECTIONS = {"pca": ("first principal component", "second"), "tsne": ("t-SNE", ""),
                "umap": ("UMAP", "")}  # fmt: skip
-"""What the axes of a projection are called."""
+"""Axis labels of each projection."""
 
 
 def features(predictions: Predictions, projection: str = "pca") -> dict[str, bytes]:
     """Return scatter plots of the 2-D features before and after training, by name.
 
-    ``features_before`` and ``features_after`` are coloured by domain. With at most twelve classes
-    there are ``features_before_classes`` and ``features_after_classes`` too. Source and target
-    differ by marker in all.
+    ``features_before`` and ``features_after`` are coloured by domain. With at most 12 classes,
+    ``features_before_classes`` and ``features_after_classes`` are coloured by class. Markers
+    distinguish source and target in all of them.
     """
-    pictures = {}
+    figures_png = {}
     for when in ("before", "after"):
         points = predictions.arrays.get(f"features_{when}")
         if points is None or not len(points):
             continue
         axes = PROJECTIONS.get(projection, (projection, ""))
-        pictures[f"features_{when}"] = _scatter(predictions, points, when, axes, by_class=False)
+        figures_png[f"features_{when}"] = _scatter(predictions, points, when, axes, by_class=False)
         if "features_label" in predictions.arrays and predictions.num_classes <= len(CLASS_COLOURS):
-            pictures[f"features_{when}_classes"] = _scatter(predictions, points, when, axes, True)
-    return pictures
+            figures_png[f"features_{when}_classes"] = _scatter(
+                predictions, points, when, axes, True
+            )
+    return figures_png
 
 
 def _scatter(
@@ -148,16 +150,16 @@ def _scatter(
 
         axes = figure.add_subplot()
         for index, (name, (colour, marker)) in enumerate(DOMAINS.items()):
-            here = domain == index
-            classes = [to_rgba(CLASS_COLOURS[item % 12]) for item in label[here]]
-            axes.scatter(*points[here].T[:2], c=classes if by_class else colour, marker=marker,
+            mask = domain == index
+            classes = [to_rgba(CLASS_COLOURS[item % 12]) for item in label[mask]]
+            axes.scatter(*points[mask].T[:2], c=classes if by_class else colour, marker=marker,
                          s=15 if marker == "^" else 12, alpha=0.75, linewidths=0.3,
-                         edgecolors="white", label=name if here.any() else None)  # fmt: skip
+                         edgecolors="white", label=name if mask.any() else None)  # fmt: skip
         axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1])
         axes.set_title(f"{when.capitalize()} training, by {'class' if by_class else 'domain'}")
         _scatter_legend(figure, predictions, by_class)
 
-    return picture(4.6, 4.2 if by_class else 3.8, draw)
+    return figure_png(4.6, 4.2 if by_class else 3.8, draw)
 
 
 def _scatter_legend(figure: Any, predictions: Predictions, by_class: bool) -> None:
@@ -179,11 +181,11 @@ def _scatter_legend(figure: Any, predictions: Predictions, by_class: bool) -> No
 
 
 def per_class(accuracies: dict[str, Array], names: list[str]) -> bytes:
-    """Return the PNG of accuracy per class, one bar a domain.
+    """Return a PNG of accuracy per class, one bar per domain.
 
     Args:
-        accuracies: Domain (``source``, ``target``) to accuracies (C,), NaN where there is none.
-        names: C class names. With more than twenty-four the worst are drawn.
+        accuracies: Accuracies (C,) by domain (``source``, ``target``); NaN without samples.
+        names: C class names. Of more than 24 classes, the worst are drawn.
     """
     leading = accuracies.get("target", next(iter(accuracies.values())))
     order = np.arange(len(names))
@@ -197,8 +199,8 @@ def per_class(accuracies: dict[str, Array], names: list[str]) -> bytes:
         axes = figure.add_subplot()
         axes.grid(False, axis="y")
         for index, (domain, values) in enumerate(accuracies.items()):
-            place = np.arange(len(order)) + (index - (len(accuracies) - 1) / 2) * wide
-            axes.barh(place, 100 * np.nan_to_num(values[order]), height=wide * 0.92,
+            position = np.arange(len(order)) + (index - (len(accuracies) - 1) / 2) * wide
+            axes.barh(position, 100 * np.nan_to_num(values[order]), height=wide * 0.92,
                       color=DOMAINS[domain][0], label=domain)  # fmt: skip
         axes.set_yticks(range(len(order)), [short(names[item], 22) for item in order], color=INK)
         axes.set_ylim(len(order) - 0.4, -0.6)
@@ -208,37 +210,37 @@ def per_class(accuracies: dict[str, Array], names: list[str]) -> bytes:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2,
                     handlelength=1.0)  # fmt: skip
 
-    return picture(4.9, 1.1 + 0.13 * (len(accuracies) + 0.4) * max(len(order), 4), draw)
+    return figure_png(4.9, 1.1 + 0.13 * (len(accuracies) + 0.4) * max(len(order), 4), draw)
 
 
 def example_gallery(predictions: Predictions, domain: str, limit: int = 24) -> bytes | None:
-    """Return the PNG of example pictures with what they are and what the model said, or None.
+    """Return a PNG of example images with true and predicted class, or None without examples.
 
     Args:
-        predictions: Holds ``examples_{domain}`` (n, h, w, 3) uint8 and its true and predicted.
+        predictions: With ``examples_{domain}`` (n, h, w, 3) uint8, ``_true`` and ``_pred``.
         domain: ``source`` or ``target``.
-        limit: At most so many pictures.
+        limit: Maximum number of images.
     """
-    pictures = predictions.arrays.get(f"examples_{domain}")
-    if pictures is None or not len(pictures):
+    images = predictions.arrays.get(f"examples_{domain}")
+    if images is None or not len(images):
         return None
     true, pred = (predictions.arrays[f"examples_{domain}_{kind}"] for kind in ("true", "pred"))
-    rows = -(-min(len(pictures), limit) // 8)
+    rows = -(-min(len(images), limit) // 8)
 
     def draw(figure: Any) -> None:
         figure.suptitle(f"Examples of the {domain}", x=0.01, ha="left", fontsize=9.5, weight="bold")
         for index, axes in enumerate(figure.subplots(rows, 8, squeeze=False).flat):
             axes.axis("off")
-            if index < min(len(pictures), limit):
-                right = true[index] == pred[index]
-                axes.imshow(pictures[index], interpolation="nearest")
-                words = [
+            if index < min(len(images), limit):
+                correct = true[index] == pred[index]
+                axes.imshow(images[index], interpolation="nearest")
+                names = [
                     short(predictions.name(int(item)), 12) for item in (true[index], pred[index])
                 ]
-                said = "✓ " + words[0] if right else f"✗ {words[1]}\nis {words[0]}"
+                caption = "✓ " + names[0] if correct else f"✗ {names[1]}\ntrue: {names[0]}"
                 axes.text(
-                    0, -0.05, said, transform=axes.transAxes, va="top", fontsize=6.5,
-                    color=INK if right else TARGET,
+                    0, -0.05, caption, transform=axes.transAxes, va="top", fontsize=6.5,
+                    color=INK if correct else TARGET,
                 )  # fmt: skip
 
-    return picture(7.6, 0.4 + 1.2 * rows, draw)
+    return figure_png(7.6, 0.4 + 1.2 * rows, draw)

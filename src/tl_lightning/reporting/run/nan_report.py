@@ -1,4 +1,4 @@
-"""The page of a run that a loss has ended: what was known of its last steps."""
+"""Page of a run that was stopped by a non-finite loss."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Any
 
 from tl_lightning.utils.files import write_json, write_text
 
-__all__ = ["write_autopsy"]
+__all__ = ["write_nan_report"]
 
 
-def write_autopsy(run_dir: Path, found: Mapping[str, Any]) -> Path:
-    """Write ``autopsy.json`` and, as the run's page, ``report.html``; return the page's path.
+def write_nan_report(run_dir: Path, found: Mapping[str, Any]) -> Path:
+    """Write ``nan_report.json`` and ``report.html``; return the path of the page.
 
     Args:
         run_dir: The run's folder.
-        found: ``words``, ``epoch``, ``batch``, ``rank``; ``terms`` of the loss, ``rates`` and
+        found: ``words``, ``epoch``, ``batch``, ``rank``; ``terms`` of the loss; ``rates`` and
             ``gradients`` by parameter group; ``files`` by stream; ``before``, the losses of the
-            steps before as ``(epoch, batch, loss)``.
+            previous steps as ``(epoch, batch, loss)``.
     """
-    from tl_lightning.reporting.run.page import fill  # draws, which a training run does not need
+    from tl_lightning.reporting.run.page import fill  # imports plotting code, not needed before
 
-    write_json(run_dir / "autopsy.json", found)
-    return write_text(
-        run_dir / "report.html", fill("autopsy.html.j2", {"run": run_dir.name, **found})
-    )
+    write_json(run_dir / "nan_report.json", found)
+    return write_text(run_dir / "report.html", fill("nan.html.j2", {"run": run_dir.name, **found}))

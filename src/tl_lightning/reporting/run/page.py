@@ -1,4 +1,4 @@
-"""One self-contained HTML page a run: what came out, how it was chosen, and why to believe it."""
+"""Writer for the self-contained HTML page of a run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ EXAMPLES, THUMBNAIL = 24, 112
 def write_page(run_dir: Path) -> Path:
     """Write ``report.html`` and ``figures/*.png`` of a finished run.
 
-    Reads ``report.json``, and ``metrics.csv``, ``predictions.npz`` and ``bracket/*/report.json``
-    where they are. The page holds its pictures and asks nothing of a network.
+    Reads ``report.json`` and, if they exist, ``metrics.csv``, ``predictions.npz`` and
+    ``baselines/*/report.json``. Images are embedded, so the page needs no network access.
 
     Args:
         run_dir: The run's folder.
@@ -44,28 +44,28 @@ def write_page(run_dir: Path) -> Path:
         The path of ``report.html``.
 
     Raises:
-        DataError: If ``report.json`` is missing, or one of the files is broken.
+        DataError: If ``report.json`` is missing or one of the files is corrupt.
     """
     run_dir = Path(run_dir)
     report = read_report(run_dir)
     curves = read_curves(run_dir / "metrics.csv")
     classes = [str(name) for name in (report.get("dataset") or {}).get("classes") or []]
     predictions = read_predictions(run_dir / "predictions.npz", classes)
-    pictures = learning_curves(curves, report.get("selection"))
+    images = learning_curves(curves, report.get("selection"))
     if (run_dir / "lr_find.json").is_file():
-        pictures["lr_find"] = rate_test(json.loads((run_dir / "lr_find.json").read_text()))
-    panels = list(pictures)
+        images["lr_find"] = rate_test(json.loads((run_dir / "lr_find.json").read_text()))
+    panels = list(images)
     names = [predictions.name(index) for index in range(predictions.num_classes)]
-    pictures |= _prediction_figures(predictions, names, str(report.get("projection") or "pca"))
+    images |= _prediction_figures(predictions, names, str(report.get("projection") or "pca"))
     change = class_change(predictions, read_base(run_dir, classes))
     if change is not None:
-        pictures["class_change"] = class_change_figure(change, names)
-    for name, png in pictures.items():
+        images["class_change"] = class_change_figure(change, names)
+    for name, png in images.items():
         write_bytes(run_dir / "figures" / f"{name}.png", png)
     values = describe(report, predictions, run_dir) | {
         "panels": panels,
         "change": None if change is None else class_words(change, names),
-        "pictures": {name: inline(png) for name, png in pictures.items()},
+        "images": {name: inline(png) for name, png in images.items()},
         "examples": {domain: _examples(predictions, domain) for domain in ("target", "source")},
     }
     return write_text(run_dir / "report.html", fill("run.html.j2", values))
@@ -83,13 +83,13 @@ def _environment() -> Environment:
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
-    """Return a template of this package filled with ``values``, which are escaped."""
+    """Render a template of this package with ``values``, which are escaped."""
     colours = {"source_colour": SOURCE, "target_colour": TARGET}
     return _environment().get_template(template).render(**colours, **values)
 
 
 def inline(png: bytes) -> str:
-    """Return a PNG as an address that carries its own bytes.
+    """Return a PNG as a data URL.
 
     >>> inline(b"")
     'data:image/png;base64,'
@@ -100,49 +100,49 @@ def inline(png: bytes) -> str:
 def _prediction_figures(
     predictions: Predictions, names: list[str], projection: str
 ) -> dict[str, bytes]:
-    """Return every figure that the predictions allow, by file name."""
-    pictures: dict[str, bytes] = {}
+    """Return PNGs by file stem, as far as the predictions have the data."""
+    images: dict[str, bytes] = {}
     accuracies: dict[str, Array] = {}
     for domain in ("source", "target"):
         counts = predictions.confusion(domain)
         if counts is not None:
-            title = f"{domain.capitalize()}: share of each true class, in %"
-            pictures[f"confusion_{domain}"] = figures.confusion_matrix(counts, names, title)
+            title = f"{domain.capitalize()}: % of each true class"
+            images[f"confusion_{domain}"] = figures.confusion_matrix(counts, names, title)
             accuracies[domain] = figures.class_accuracy(counts)
         gallery = figures.example_gallery(predictions, domain, EXAMPLES)
         if gallery is not None:
-            pictures[f"examples_{domain}"] = gallery
+            images[f"examples_{domain}"] = gallery
     if accuracies:
-        pictures["per_class"] = figures.per_class(accuracies, names)
-    return pictures | figures.features(predictions, projection)
+        images["per_class"] = figures.per_class(accuracies, names)
+    return images | figures.features(predictions, projection)
 
 
 def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:
-    """Return the examples of a domain, small inline PNGs or texts, with what was said of them."""
+    """Return example images (inline thumbnails) or texts of a domain, with their predictions."""
     arrays = predictions.arrays
-    pictures, texts = arrays.get(f"examples_{domain}"), arrays.get(f"examples_{domain}_text")
-    examples = texts if pictures is None else pictures
+    images, texts = arrays.get(f"examples_{domain}"), arrays.get(f"examples_{domain}_text")
+    examples = texts if images is None else images
     if examples is None:
         return []
     true, pred = arrays[f"examples_{domain}_true"], arrays[f"examples_{domain}_pred"]
     return [
         {
-            "picture": None if pictures is None else inline(_thumbnail(pictures[index])),
+            "image": None if images is None else inline(_thumbnail(images[index])),
             "text": None if texts is None else str(texts[index]),
             "true": predictions.name(int(true[index])),
             "pred": predictions.name(int(pred[index])),
-            "right": bool(true[index] == pred[index]),
-            "tiny": pictures is not None and max(pictures[index].shape) < THUMBNAIL,
+            "correct": bool(true[index] == pred[index]),
+            "tiny": images is not None and max(images[index].shape) < THUMBNAIL,
         }
         for index in range(min(len(examples), EXAMPLES))
     ]
 
 
-def _thumbnail(picture: Array) -> bytes:
-    """Return the PNG of a picture (h, w, 3), made smaller where it is large."""
+def _thumbnail(pixels: Array) -> bytes:
+    """Return the PNG of an image (h, w, 3), downscaled if it is large."""
     from PIL import Image
 
-    image = Image.fromarray(picture)
+    image = Image.fromarray(pixels)
     image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, format="png")

@@ -1,4 +1,4 @@
-"""Whether a claim about activations held, by paired differences over seeds and nothing else."""
+"""Verdicts on claims about activation functions, from paired differences over seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CLAIMS", "Claim", "Finding", "findings", "paragraph"]
 
 
 class Measured(Protocol):
-    """What a claim needs of a run."""
+    """Attributes of a run that claims are evaluated on."""
 
     @property
     def part(self) -> str:
@@ -31,20 +31,20 @@ class Measured(Protocol):
 
     @property
     def figures(self) -> dict[str, float]:
-        """What was measured."""
+        """Measured values by name."""
         ...
 
 
 class Claim(NamedTuple):
-    """One activation against another in one figure.
+    """A claim that one activation is better than another in one measured value.
 
     Attributes:
-        words: The claim as a sentence has it.
-        first: The activation that is said to do better.
-        second: The other.
-        figure: Name of the measured figure.
-        sign: 1 where more is better, -1 where less is.
-        adapted: Whether it is about runs that adapt to a target, or about the others.
+        words: The claim as text.
+        first: The activation that is claimed to be better.
+        second: The other activation.
+        figure: Name of the measured value.
+        sign: 1 if higher is better, -1 if lower is.
+        adapted: Whether the claim is about runs that adapt to a target.
     """
 
     words: str
@@ -66,7 +66,7 @@ CLAIMS = (
           adapted=True),
 )  # fmt: skip
 
-#: Figure to the factor on it, the form and the unit of a difference.
+#: Scale, format and unit of a difference, by name of the measured value.
 UNITS = {
     "epochs": (1.0, "+.1f", "epochs"),
     "test": (100.0, "+.1f", "points"),
@@ -76,15 +76,15 @@ UNITS = {
 
 
 class Finding(NamedTuple):
-    """A claim in one part.
+    """The result of a claim in one part of the study.
 
     Attributes:
-        claim: What was claimed.
-        part: Where it was looked at.
-        interval: Of the paired differences, first minus second.
+        claim: The claim.
+        part: Name of the part.
+        interval: Mean and interval of the paired differences, first minus second.
         verdict: ``held``, ``did not hold`` (the opposite was found), ``no clear difference``, or
             ``no interval`` (one seed, or the same difference in every seed).
-        sentence: All of it for a reader.
+        sentence: The result as text.
     """
 
     claim: Claim
@@ -95,32 +95,32 @@ class Finding(NamedTuple):
 
     def mean(self) -> str:
         """Return the mean difference with its unit."""
-        scale, form, unit = UNITS[self.claim.figure]
-        return f"{_number(scale * self.interval.mean, form)} {unit}"
+        scale, spec, unit = UNITS[self.claim.figure]
+        return f"{_number(scale * self.interval.mean, spec)} {unit}"
 
     def span(self) -> str:
-        """Return the interval's ends, or nothing where there is none."""
-        scale, form, _ = UNITS[self.claim.figure]
+        """Return the ends of the interval, or an empty string if there is none."""
+        scale, spec, _ = UNITS[self.claim.figure]
         low, high = self.interval.low, self.interval.high
         if low is None or high is None:
             return ""
-        return f"{_number(scale * low, form)} to {_number(scale * high, form)}"
+        return f"{_number(scale * low, spec)} to {_number(scale * high, spec)}"
 
 
-def _number(value: float, form: str) -> str:
-    return f"{value:{form}}".replace("-", "\N{MINUS SIGN}")
+def _number(value: float, spec: str) -> str:
+    return f"{value:{spec}}".replace("-", "\N{MINUS SIGN}")
 
 
 def findings(runs: Sequence[Measured]) -> list[Finding]:
-    """Return every claim in every part that has pairs for it: two runs of one seed."""
-    found = []
+    """Return a finding for each claim and part with at least one pair of runs of the same seed."""
+    results = []
     for claim in CLAIMS:
         for part in dict.fromkeys(run.part for run in runs):
-            own = [run for run in runs if run.part == part and claim.figure in run.figures]
-            if own and claim.adapted == all("a_distance" in run.figures for run in own):
-                pairs = _pairs(own, claim)
-                found += [_judge(claim, part, student(pairs))] if pairs else []
-    return found
+            matching = [run for run in runs if run.part == part and claim.figure in run.figures]
+            if matching and claim.adapted == all("a_distance" in run.figures for run in matching):
+                pairs = _pairs(matching, claim)
+                results += [_judge(claim, part, student(pairs))] if pairs else []
+    return results
 
 
 def _pairs(runs: Sequence[Measured], claim: Claim) -> list[float]:
@@ -133,47 +133,46 @@ def _pairs(runs: Sequence[Measured], claim: Claim) -> list[float]:
 
 
 def _judge(claim: Claim, part: str, interval: Interval) -> Finding:
-    verdict, why = "no clear difference", ""
+    verdict, reason = "no clear difference", ""
     if interval.low is None or interval.high is None:
         if interval.n == 1 or interval.mean:
             verdict = "no interval"
-        alone = interval.n == 1
-        why = ": one seed says nothing about spread" if alone else ": the same in every seed"
+        single = interval.n == 1
+        reason = "; the spread over seeds is unknown" if single else "; the same for every seed"
     else:
         ends = sorted(claim.sign * end for end in (interval.low, interval.high))
         if ends[0] > 0:
             verdict = "held"
         elif ends[1] < 0:
             verdict = "did not hold"
-    found = Finding(claim, part, interval, verdict, "")
-    span = f", 95 % interval {found.span()}" if found.span() else ""
-    words = f"{found.mean()}{span}, {seeds_text(interval.n, True)}{why}"
-    sentence = f"{claim.words}, {part}: {claim.first} minus {claim.second} {words}"
-    return found._replace(sentence=sentence)
+    finding = Finding(claim, part, interval, verdict, "")
+    span = f", 95 % interval {finding.span()}" if finding.span() else ""
+    difference = f"{finding.mean()}{span}, {seeds_text(interval.n, True)}{reason}"
+    sentence = f"{claim.words}, {part}: {claim.first} minus {claim.second} {difference}"
+    return finding._replace(sentence=sentence)
 
 
 def paragraph(found: Sequence[Finding]) -> str:
-    """Return one paragraph on all claims; it says nothing that the findings do not.
+    """Return a one-paragraph summary of the findings.
 
     >>> paragraph([])
-    'No two activations of a claim were run with one seed, so nothing can be said.'
+    'No claim can be evaluated: no two of its activations were run with the same seed.'
     """
     if not found:
-        return "No two activations of a claim were run with one seed, so nothing can be said."
+        return "No claim can be evaluated: no two of its activations were run with the same seed."
     sentences = []
     for claim in dict.fromkeys(item.claim for item in found):
-        own = [item for item in found if item.claim == claim]
-        verdicts = dict.fromkeys(item.verdict for item in own)
-        told = "; ".join(
-            f"{verdict} in " + ", ".join(_short(item) for item in own if item.verdict == verdict)
-            for verdict in verdicts
-        )
-        sentences.append(f"“{claim.words[0].upper()}{claim.words[1:]}”: {told}.")
+        by_verdict: dict[str, list[str]] = {}
+        for item in found:
+            if item.claim == claim:
+                by_verdict.setdefault(item.verdict, []).append(_short(item))
+        results = "; ".join(f"{key} in {', '.join(texts)}" for key, texts in by_verdict.items())
+        sentences.append(f"“{claim.words[0].upper()}{claim.words[1:]}”: {results}.")
     seeds = sorted({item.interval.n for item in found})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     sentences.append(
-        f"All of it from {count} seed{'s' if seeds[-1] > 1 else ''} a comparison, on these tasks "
-        "and with these settings only."
+        f"All results are from {count} seed{'s' if seeds[-1] > 1 else ''} per comparison and apply "
+        "to these tasks and settings only."
     )
     return " ".join(sentences)
 

@@ -1,4 +1,4 @@
-"""The activation study: what its runs measured, by part and activation, in one page and tables."""
+"""Report of the activation study: reads its runs and writes a page and tables."""
 
 from __future__ import annotations
 
@@ -32,41 +32,41 @@ __all__ = ["Run", "epochs_to", "is_study", "read_study", "study_table", "write_s
 PARTS = {
     "heads": (
         "Heads on frozen features",
-        "A head with one hidden layer learns on a frozen network; the network's weights are random "
-        "unless a pretrained backbone was chosen. Only the head's activation differs.",
+        "A head with one hidden layer is trained on a frozen network, whose weights are random "
+        "unless a pretrained backbone was selected. Only the activation of the head differs.",
     ),
     "cnn": (
         "Convolutional network from scratch",
         "Two blocks of convolution, batch norm, activation and pooling, then a linear layer with "
-        "the same activation; everything learns.",
+        "the same activation; all layers are trained.",
     ),
     "vectors": (
         "MLP on 512 vectors of 10 features",
-        "One hidden layer of 64. The two classes are decided by a smooth random function, another "
-        "one for every seed; 512 more vectors validate and 4,096 test.",
+        "One hidden layer of 64 units. The two classes are defined by a smooth random function, "
+        "different for every seed; there are 512 validation and 4,096 test vectors.",
     ),
     "dann": (
         "DANN: bottleneck and discriminator",
-        "A network adapts to an unlabelled target by gradient reversal. Bottleneck and "
-        "discriminator have the activation, the backbone keeps its own.",
+        "A network is adapted to an unlabelled target by gradient reversal. Bottleneck and "
+        "discriminator use the activation under study; the backbone keeps its own.",
     ),
 }
 ORDER = ("tanh", "relu", "sigmoid", "gelu")
 SHARE = 0.95
-"""A run has converged once its validation accuracy is this share of that after the last epoch."""
+"""Fraction of the last epoch's validation accuracy at which a run counts as converged."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the study; figures that it does not have are missing.
+    """One run of the study.
 
     Attributes:
         part: Name of the part, such as ``cnn``.
         activation: Name of the activation under study.
         seed: The run's seed.
         accuracy: Source validation accuracy after each epoch ``(E,)``.
-        figures: ``test``, ``epochs``, ``saturated``, ``first``, ``last``; of a run with a target
-            also ``target`` and ``a_distance``.
+        figures: Measured values, as far as logged: ``test``, ``epochs``, ``saturated``, ``first``,
+            ``last``; with a target also ``target`` and ``a_distance``.
     """
 
     part: str
@@ -77,7 +77,7 @@ class Run:
 
 
 def epochs_to(accuracy: Array, share: float = SHARE) -> int:
-    """Return the first epoch, counted from 1, that reaches ``share`` of the last one's accuracy.
+    """Return the first epoch (from 1) that reaches ``share`` of the accuracy of the last one.
 
     >>> epochs_to(np.array([0.2, 0.7, 0.95, 0.9, 1.0]))
     3
@@ -86,20 +86,20 @@ def epochs_to(accuracy: Array, share: float = SHARE) -> int:
 
 
 def is_study(reports: list[dict[str, Any]]) -> bool:
-    """Return whether any of the reports is of a study."""
+    """Return whether any of the reports belongs to an activation study."""
     return any(_study(report) for report in reports)
 
 
 def _study(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = (report.get("config") or {}).get("study") or {}
-    return found
+    study: Mapping[str, Any] = (report.get("config") or {}).get("study") or {}
+    return study
 
 
 def read_study(root: Path) -> list[Run]:
-    """Return the finished runs of a study below a folder, by part, activation and seed.
+    """Return the finished runs of a study below a folder, sorted by part, activation and seed.
 
     Raises:
-        DataError: If there is no run at all, or a file is broken.
+        DataError: If the folder contains no runs or a file is corrupt.
     """
     runs = []
     for report in collect(root):
@@ -112,33 +112,33 @@ def read_study(root: Path) -> list[Run]:
             figures = _figures(report, curves, accuracy)
             part, name = str(study["part"]), str(study["activation"])
             runs.append(Run(part, name, int(report["seed"]), accuracy, figures))
-    return sorted(runs, key=lambda r: (_place(PARTS, r.part), _place(ORDER, r.activation), r.seed))
+    return sorted(runs, key=lambda r: (_rank(PARTS, r.part), _rank(ORDER, r.activation), r.seed))
 
 
-def _place(known: Any, name: str) -> tuple[int, str]:
+def _rank(known: Any, name: str) -> tuple[int, str]:
     names = list(known)
     return (names.index(name) if name in names else len(names), name)
 
 
 def _figures(report: Mapping[str, Any], curves: Curves, accuracy: Array) -> dict[str, float]:
     metrics = report["metrics"]
-    found = {"test": metrics["source/test/acc"], "epochs": float(epochs_to(accuracy))}
-    if report["config"].get("adapter") and "health/a_distance" in curves:
-        found["target"] = metrics["target/test/acc"]
-        found["a_distance"] = float(curves["health/a_distance"].value[-1])
-    shares = [curves[name].value[-1] for name in _layers(curves, "saturated")]
-    if shares:
-        found["saturated"] = float(np.mean(shares))
+    values = {"test": metrics["source/test/acc"], "epochs": float(epochs_to(accuracy))}
+    if report["config"].get("method") and "health/a_distance" in curves:
+        values["target"] = metrics["target/test/acc"]
+        values["a_distance"] = float(curves["health/a_distance"].value[-1])
+    saturated = [curves[name].value[-1] for name in _layers(curves, "saturated")]
+    if saturated:
+        values["saturated"] = float(np.mean(saturated))
     gradients = [float(curves[name].value.mean()) for name in _layers(curves, "grad")]
     if gradients:
-        found |= {"first": gradients[0], "last": gradients[-1]}
-    return found
+        values |= {"first": gradients[0], "last": gradients[-1]}
+    return values
 
 
-def _layers(curves: Curves, what: str) -> list[str]:
-    """Return the columns of backbone and head from input to output; adapters stand beside them."""
-    columns = [n for n in curves if n.startswith("activation/") and n.endswith(f"/{what}")]
-    kept = [name for name in columns if not name.startswith("activation/adapters.")]
+def _layers(curves: Curves, statistic: str) -> list[str]:
+    """Return the columns of backbone and head layers, from input to output, without methods."""
+    columns = [n for n in curves if n.startswith("activation/") and n.endswith(f"/{statistic}")]
+    kept = [name for name in columns if not name.startswith("activation/methods.")]
     return sorted(kept, key=lambda n: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", n)])
 
 
@@ -150,25 +150,25 @@ def _percent(value: Interval) -> str:
 
 
 def _gradient(value: Interval) -> str:
-    return _spread(value, form=".3f")
+    return _spread(value, spec=".3f")
 
 
-def _spread(value: Interval, scale: float = 1.0, form: str = ".2f") -> str:
+def _spread(value: Interval, scale: float = 1.0, spec: str = ".2f") -> str:
     """Return mean and standard deviation.
 
     >>> _spread(Interval(0.5, 0.01, 0.4, 0.6, 3), 100, ".1f")
     '50.0 ± 1.0'
     """
-    tail = "" if value.std is None else f" ± {scale * value.std:{form}}"
-    return f"{scale * value.mean:{form}}{tail}"
+    tail = "" if value.std is None else f" ± {scale * value.std:{spec}}"
+    return f"{scale * value.mean:{spec}}{tail}"
 
 
-#: Figure, heading, how it is written.
+#: Name of the measured value, heading, formatter.
 COLUMNS: tuple[tuple[str, str, Cell], ...] = (
     ("test", "Test, %", _percent),
     ("target", "Target test, %", _percent),
     ("a_distance", "A-distance", _spread),
-    ("epochs", "Epochs to 95 %", lambda v: _spread(v, form=".1f")),
+    ("epochs", "Epochs to 95 %", lambda v: _spread(v, spec=".1f")),
     ("saturated", "Saturated or dead, %", _percent),
     ("first", "Gradient first", _gradient),
     ("last", "Gradient last", _gradient),
@@ -177,7 +177,7 @@ COLUMNS: tuple[tuple[str, str, Cell], ...] = (
 
 @dataclass(frozen=True)
 class Line:
-    """One activation in one part over its seeds."""
+    """One activation in one part, aggregated over its seeds."""
 
     part: str
     activation: str
@@ -185,19 +185,19 @@ class Line:
     values: dict[str, Interval]
 
     def texts(self) -> list[str]:
-        """Return the line as text, a dash where a part has no such figure."""
-        cells = [w(self.values[k]) if k in self.values else "–" for k, _, w in COLUMNS]
+        """Return the cells as text, with a dash for missing values."""
+        cells = [f(self.values[k]) if k in self.values else "–" for k, _, f in COLUMNS]
         return [self.activation, seeds_range(self.seeds), *cells]
 
 
 def study_table(runs: list[Run]) -> list[Line]:
-    """Return mean and spread over the seeds of every part and activation, in the runs' order."""
+    """Return statistics over seeds for every part and activation, in the order of the runs."""
     lines = []
     for part, name in dict.fromkeys((run.part, run.activation) for run in runs):
-        own = [run for run in runs if (run.part, run.activation) == (part, name)]
-        keys = [key for key, _, _ in COLUMNS if all(key in run.figures for run in own)]
-        values = {key: student([run.figures[key] for run in own]) for key in keys}
-        lines.append(Line(part, name, tuple(run.seed for run in own), values))
+        members = [run for run in runs if (run.part, run.activation) == (part, name)]
+        keys = [key for key, _, _ in COLUMNS if all(key in run.figures for run in members)]
+        values = {key: student([run.figures[key] for run in members]) for key in keys}
+        lines.append(Line(part, name, tuple(run.seed for run in members), values))
     return lines
 
 
@@ -205,13 +205,13 @@ def write_study(root: Path) -> Path:
     """Write ``study.html``, ``study.csv`` and ``study.md`` of the study's runs below a folder.
 
     Args:
-        root: Holds the runs, at any depth.
+        root: Contains the runs, at any depth.
 
     Returns:
         The path of ``study.html``.
 
     Raises:
-        DataError: If there is no run below the folder.
+        DataError: If the folder contains no runs.
     """
     runs = read_study(Path(root))
     lines, found = study_table(runs), findings(runs)
@@ -224,12 +224,12 @@ def _values(runs: list[Run], lines: list[Line], found: list[Finding]) -> dict[st
     parts = list(dict.fromkeys(run.part for run in runs))
     tables = {part: [line.texts() for line in lines if line.part == part] for part in parts}
     headings = ["Activation", "Seeds", *(heading for _, heading, _ in COLUMNS)]
-    names = sorted({run.activation for run in runs}, key=lambda name: _place(ORDER, name))
+    names = sorted({run.activation for run in runs}, key=lambda name: _rank(ORDER, name))
     dann = [run for run in runs if "a_distance" in run.figures]
     sections = [
         {
             "title": PARTS.get(part, (part, ""))[0],
-            "words": PARTS.get(part, (part, ""))[1],
+            "description": PARTS.get(part, (part, ""))[1],
             "epochs": max(len(run.accuracy) for run in runs if run.part == part),
             "adapts": any(line.part == part and "a_distance" in line.values for line in lines),
             "curves": inline(convergence([run for run in runs if run.part == part])),
@@ -254,14 +254,14 @@ def _values(runs: list[Run], lines: list[Line], found: list[Finding]) -> dict[st
 
 
 def _csv(runs: list[Run]) -> str:
-    """Return one line a run, with plain numbers (fractions, not per cent)."""
+    """Return one CSV line per run, accuracies as fractions."""
     keys = [key for key, _, _ in COLUMNS]
     text = io.StringIO()
     writer = csv.DictWriter(text, ["part", "activation", "seed", *keys], lineterminator="\n")
     writer.writeheader()
     for run in runs:
-        own = {"part": run.part, "activation": run.activation, "seed": run.seed}
-        writer.writerow(own | run.figures)
+        row = {"part": run.part, "activation": run.activation, "seed": run.seed}
+        writer.writerow(row | run.figures)
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The validator study: how far from the best checkpoint each rule without target labels ends."""
+"""Validator study: regret of each selection rule that does not use target labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tl_lightning.selection.collapse import WORST, kept
 
 __all__ = ["Choice", "Line", "choices", "lines", "rank_correlation"]
 
-#: Every rule of the study, in the order of its tables: name, and whether under the floor.
+#: Rules in table order: name, and whether the collapse filter is applied.
 RULES = (
     ("last", False),
     ("source_val", False),
@@ -24,17 +24,17 @@ RULES = (
 
 @dataclass(frozen=True)
 class Choice:
-    """The checkpoint that a rule takes from one run, or from all runs of one data set and seed.
+    """The checkpoint that a rule selects from one run, or from all runs of a dataset and seed.
 
     Attributes:
         rule: Name of the score.
-        under: Whether under the floor.
-        scope: ``run`` (which epoch) or ``pool`` (which run and epoch).
-        trace: The run that it lies in.
-        place: Its place in the run.
-        best: The best accuracy there was to choose.
-        collapsed: Whether its accuracy is below half of source-only's last one, or where there is
-            none below twice chance (or half, if that is less), though a better one was there.
+        under: Whether the collapse filter is applied.
+        scope: ``run`` (selects an epoch) or ``pool`` (selects a run and an epoch).
+        trace: The run of the checkpoint.
+        place: Index of the checkpoint in the run.
+        best: Accuracy of the best candidate.
+        collapsed: Whether its accuracy is below a limit that the best candidate reaches: half of
+            source-only's last accuracy, or without source-only ``min(2 / C, 0.5)`` of C classes.
     """
 
     rule: str
@@ -47,31 +47,31 @@ class Choice:
 
     @property
     def accuracy(self) -> float:
-        """Its accuracy on target validation."""
+        """Accuracy on target validation data."""
         return float(self.trace.accuracy[self.place])
 
     @property
     def regret(self) -> float:
-        """What was lost against the best."""
+        """Difference of accuracy from the best candidate."""
         return self.best - self.accuracy
 
 
 @dataclass(frozen=True)
 class Line:
-    """One rule over all runs and pools; regrets are in fractions.
+    """One rule over all runs and pools; regrets are fractions.
 
     Attributes:
         rule: Name of the score.
-        under: Whether under the floor.
+        under: Whether the collapse filter is applied.
         run: Mean regret within a run.
         run_worst: Worst regret within a run.
-        pool: Mean regret over all runs of one data set and seed; None for ``last``.
-        pool_worst: Worst such regret.
-        spearman: Mean over pools of the rank correlation of score and accuracy, or None.
-        checkpoints: How many were compared.
-        runs: How many runs they are of.
-        collapsed: How often the choice had collapsed.
-        chosen: Of how many choices.
+        pool: Mean regret within a pool (all runs of one dataset and seed); None for ``last``.
+        pool_worst: Worst regret within a pool.
+        spearman: Rank correlation of score and accuracy, averaged over pools, or None.
+        checkpoints: Number of checkpoints compared.
+        runs: Number of runs.
+        collapsed: Number of choices that had collapsed.
+        chosen: Number of choices.
     """
 
     rule: str
@@ -88,15 +88,15 @@ class Line:
 
 
 def _values(trace: Trace, rule: str, under: bool, top: float = 0.0) -> Array:
-    """Return a rule's score of each checkpoint; ``top`` is the best source accuracy known."""
+    """Return a rule's score of each checkpoint; ``top`` is the pool's best source accuracy."""
     if rule == "last":
         return trace.epoch.astype(float)
     if rule == "source_val":
         return trace.source_acc
     if not under:
         return trace.raw[rule]
-    below = trace.source_acc < trace.ratio * top
-    return np.where(below, WORST + trace.source_acc, trace.floored[rule])
+    collapsed = trace.source_acc < trace.ratio * top
+    return np.where(collapsed, WORST + trace.source_acc, trace.filtered[rule])
 
 
 def _pools(traces: Sequence[Trace]) -> dict[tuple[str, int], list[Trace]]:
@@ -107,22 +107,22 @@ def _pools(traces: Sequence[Trace]) -> dict[tuple[str, int], list[Trace]]:
 
 
 def choices(traces: Sequence[Trace]) -> list[Choice]:
-    """Return what every rule chooses within each run, and within each pool of runs.
+    """Return the choice of every rule within each run and within each pool of runs.
 
-    Within a run a floored rule goes forward as training does: the floor rises with the best source
-    accuracy so far. Within a pool, all of whose runs have ended, it is that of the pool's best.
+    Within a run, the collapse filter uses the best source accuracy so far, as in training. Within a
+    pool, whose runs have all finished, it uses the best source accuracy of the pool.
     """
-    found = []
+    made = []
     for pool in _pools(traces).values():
         limit = _limit(pool)
         for rule, under in RULES:
             for trace in pool:
                 place = _within(trace, rule, under)
-                found.append(_choice(rule, under, "run", trace, place, [trace], limit))
-            if rule != "last":  # which run is last is no rule
+                made.append(_choice(rule, under, "run", trace, place, [trace], limit))
+            if rule != "last":  # the last epoch does not rank runs
                 chosen, place = _across(pool, rule, under)
-                found.append(_choice(rule, under, "pool", chosen, place, pool, limit))
-    return found
+                made.append(_choice(rule, under, "pool", chosen, place, pool, limit))
+    return made
 
 
 def _within(trace: Trace, rule: str, under: bool) -> int:
@@ -140,13 +140,13 @@ def _across(pool: Sequence[Trace], rule: str, under: bool) -> tuple[Trace, int]:
 
 
 def _limit(pool: Sequence[Trace]) -> float:
-    """Return the accuracy below which a chosen model has collapsed.
+    """Return the accuracy below which a selected model counts as collapsed.
 
-    Twice chance is no measure where there is a better one: of few classes a hard target leaves
-    source-only itself below it.
+    Twice chance is only a fallback: on a hard target with few classes, source-only itself may be
+    below it.
     """
-    plain = [float(trace.accuracy[-1]) for trace in pool if trace.name == "source_only"]
-    return max(plain) / 2 if plain else min(2 / pool[0].num_classes, 0.5)
+    baseline = [float(trace.accuracy[-1]) for trace in pool if trace.name == "source_only"]
+    return max(baseline) / 2 if baseline else min(2 / pool[0].num_classes, 0.5)
 
 
 def _choice(
@@ -155,18 +155,18 @@ def _choice(
     scope: str,
     trace: Trace,
     place: int,
-    among: Sequence[Trace],
+    candidates: Sequence[Trace],
     limit: float,
 ) -> Choice:
-    best = max(float(other.accuracy.max()) for other in among)
-    bad = bool(trace.accuracy[place] < limit <= best)
-    return Choice(rule, under, scope, trace, place, best, bad)
+    best = max(float(other.accuracy.max()) for other in candidates)
+    collapsed = bool(trace.accuracy[place] < limit <= best)
+    return Choice(rule, under, scope, trace, place, best, collapsed)
 
 
 def rank_correlation(a: Array, b: Array) -> float | None:
-    """Return Spearman's rank correlation, equal values sharing their mean rank.
+    """Return Spearman's rank correlation, with mean ranks for ties.
 
-    None where one of the two does not vary.
+    None if either input is constant.
 
     >>> rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.2, 0.3]))
     1.0
@@ -177,19 +177,19 @@ def rank_correlation(a: Array, b: Array) -> float | None:
 
 
 def lines(traces: Sequence[Trace], made: Sequence[Choice] | None = None) -> list[Line]:
-    """Return the table: a line a rule, in the order of :data:`RULES`.
+    """Return one line per rule, in the order of :data:`RULES`.
 
     Args:
-        traces: Of one data set or of several.
-        made: Their :func:`choices`, where they are known.
+        traces: Runs of one or more datasets.
+        made: Result of :func:`choices`; computed if None.
     """
     made = choices(traces) if made is None else made
     checkpoints = sum(len(trace.epoch) for trace in traces)
     table = []
     for rule, under in RULES:
-        own = [choice for choice in made if (choice.rule, choice.under) == (rule, under)]
-        run = [choice.regret for choice in own if choice.scope == "run"]
-        pool = [choice.regret for choice in own if choice.scope == "pool"]
+        matching = [choice for choice in made if (choice.rule, choice.under) == (rule, under)]
+        run = [choice.regret for choice in matching if choice.scope == "run"]
+        pool = [choice.regret for choice in matching if choice.scope == "pool"]
         table.append(
             Line(
                 rule=rule,
@@ -201,8 +201,8 @@ def lines(traces: Sequence[Trace], made: Sequence[Choice] | None = None) -> list
                 spearman=_correlation(traces, rule, under),
                 checkpoints=checkpoints,
                 runs=len(traces),
-                collapsed=sum(choice.collapsed for choice in own),
-                chosen=len(own),
+                collapsed=sum(choice.collapsed for choice in matching),
+                chosen=len(matching),
             )
         )
     return table
@@ -211,10 +211,10 @@ def lines(traces: Sequence[Trace], made: Sequence[Choice] | None = None) -> list
 def _correlation(traces: Sequence[Trace], rule: str, under: bool) -> float | None:
     if rule == "last":
         return None
-    found = []
+    correlations = []
     for pool in _pools(traces).values():
         top = max(float(trace.source_acc.max()) for trace in pool)
         values = np.concatenate([_values(trace, rule, under, top) for trace in pool])
-        one = rank_correlation(values, np.concatenate([trace.accuracy for trace in pool]))
-        found += [] if one is None else [one]
-    return float(np.mean(found)) if found else None
+        value = rank_correlation(values, np.concatenate([trace.accuracy for trace in pool]))
+        correlations += [] if value is None else [value]
+    return float(np.mean(correlations)) if correlations else None

@@ -1,4 +1,4 @@
-"""What the runs of a validator study logged, read from their folders."""
+"""Reader for the logged scores and accuracies of the runs of a validator study."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tl_lightning.reporting.sweep.page import collect
 
 __all__ = ["SCORES", "Trace", "read_traces"]
 
-#: Scores that may prefer a collapsed model, and so are looked at with and without the floor.
+#: Scores that may prefer a collapsed model; evaluated with and without the collapse filter.
 SCORES = ("entropy", "im", "bnm", "snd", "dev", "iwcv")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a run with ``track_target=true`` logged, a value a validation.
+    """Values that a run with ``track_target=true`` logged in each validation.
 
     Attributes:
-        name: Of the model.
-        data: Of the data set, with the domains where a study has several pairs of them.
+        name: Name of the model.
+        data: Name of the dataset, with the domains if the study has several pairs of them.
         seed: The run's seed.
-        folder: Below the folder of the study.
-        num_classes: Classes in all.
-        ratio: The run's ``callbacks.validators.floor_ratio``.
-        epoch: Counted from 0 ``(E,)``.
-        accuracy: On labelled target validation ``(E,)``; what no rule sees.
-        source_acc: On source validation ``(E,)``.
-        raw: Each score ``(E,)``, higher is better.
-        floored: Each score under the floor ``(E,)``.
+        folder: The run's folder, relative to that of the study.
+        num_classes: Number of classes.
+        ratio: The run's ``callbacks.validators.min_source_ratio``.
+        epoch: Zero-based epochs ``(E,)``.
+        accuracy: Accuracy on labelled target validation data ``(E,)``; not visible to any rule.
+        source_acc: Accuracy on source validation data ``(E,)``.
+        raw: Unfiltered scores ``(E,)`` by name; higher is better.
+        filtered: Scores ``(E,)`` by name, after the collapse filter.
     """
 
     name: str
@@ -49,51 +49,51 @@ class Trace:
     accuracy: Array
     source_acc: Array
     raw: dict[str, Array] = field(repr=False)
-    floored: dict[str, Array] = field(repr=False)
+    filtered: dict[str, Array] = field(repr=False)
 
 
 def read_traces(root: Path) -> tuple[list[Trace], list[str]]:
-    """Return the runs below a folder that can be compared, and notes on those left out.
+    """Return the runs below a folder that can be compared, and notes on excluded ones.
 
     Raises:
-        DataError: If there is no run at all, none that logged target accuracy, or a broken file.
+        DataError: If the folder contains no runs, none logged target accuracy or a file is corrupt.
     """
     traces: dict[tuple[Any, ...], Trace] = {}
-    between: dict[str, str] = {}
-    silent = again = taught = 0
+    domains: dict[str, str] = {}
+    untracked = repeated = trained = 0
     for report in collect(root):
         if report.get("kind") != "run" or report.get("status") != "finished":
             continue
         if report.get("learned_from") == "target":
-            taught += 1
+            trained += 1
             continue
         curves = read_curves(root / report["folder"] / "metrics.csv")
         if not {"target/val/acc", "validator/floored/snd"} <= curves.keys():
-            silent += 1
+            untracked += 1
             continue
         key = tuple(str(report.get(name)) for name in ("name", "data", "seed", "group"))
-        again += key in traces
+        repeated += key in traces
         traces.setdefault(key, _trace(report, curves))
-        between[report["folder"]] = domains_of(report["config"])
+        domains[report["folder"]] = domains_of(report["config"])
     if not traces:
         raise DataError(
-            f"no run in {root} logged accuracy on the target in every validation ({silent} did "
-            "not); type tl-train -m ... track_target=true with callbacks.validators"
+            f"no run in {root} logged target accuracy in every validation (runs without it: "
+            f"{untracked}); run tl-train -m ... track_target=true with callbacks.validators"
         )
-    notes = [f"{silent} runs without track_target=true are left out."] if silent else []
-    notes += [f"{taught} runs that learned from target labels are left out."] if taught else []
-    notes += [f"{again} repeated runs are counted once."] if again else []
-    told = _told_apart(list(traces.values()), between)
-    return sorted(told, key=lambda t: (t.data, t.seed, t.name, t.folder)), notes
+    notes = [f"Excluded runs without track_target=true: {untracked}."] if untracked else []
+    notes += [f"Excluded runs trained on target labels: {trained}."] if trained else []
+    notes += [f"Repeated runs counted once: {repeated}."] if repeated else []
+    named = _with_domains(list(traces.values()), domains)
+    return sorted(named, key=lambda t: (t.data, t.seed, t.name, t.folder)), notes
 
 
-def _told_apart(traces: Sequence[Trace], between: Mapping[str, str]) -> list[Trace]:
-    """Return them with the domains beside the name of data of which there are several pairs."""
-    pairs = {(trace.data, between[trace.folder]) for trace in traces}
-    several = {data for data, count in Counter(data for data, _ in pairs).items() if count > 1}
+def _with_domains(traces: Sequence[Trace], domains: Mapping[str, str]) -> list[Trace]:
+    """Append the domains to the name of each dataset that has several pairs of domains."""
+    pairs = {(trace.data, domains[trace.folder]) for trace in traces}
+    ambiguous = {data for data, count in Counter(data for data, _ in pairs).items() if count > 1}
     return [
-        replace(trace, data=f"{trace.data} ({between[trace.folder]})")
-        if trace.data in several
+        replace(trace, data=f"{trace.data} ({domains[trace.folder]})")
+        if trace.data in ambiguous
         else trace
         for trace in traces
     ]
@@ -103,27 +103,27 @@ def _trace(report: Mapping[str, Any], curves: Curves) -> Trace:
     epoch, accuracy = curves["target/val/acc"].per_epoch()
     columns = {"source": "validator/source_val"}
     columns |= {f"raw/{name}": f"validator/{name}" for name in SCORES}
-    columns |= {f"floored/{name}": f"validator/floored/{name}" for name in SCORES}
-    found: dict[str, Array] = {}
+    columns |= {f"filtered/{name}": f"validator/floored/{name}" for name in SCORES}
+    values: dict[str, Array] = {}
     for key, column in columns.items():
         series = dict(zip(*curves[column].per_epoch(), strict=True)) if column in curves else {}
         if not set(epoch) <= series.keys():
             raise DataError(
-                f"{report['folder']}/metrics.csv has no {column} in some epochs that have "
+                f"{report['folder']}/metrics.csv has no {column} for some epochs that have "
                 "target/val/acc; delete the run's folder and run it again with callbacks=default"
             )
-        found[key] = np.array([series[e] for e in epoch])
-    knobs = report["config"]["callbacks"]["validators"]
+        values[key] = np.array([series[e] for e in epoch])
+    params = report["config"]["callbacks"]["validators"]
     return Trace(
         name=str(report["name"]),
         data=str(report["data"]),
         seed=int(report["seed"]),
         folder=str(report["folder"]),
         num_classes=len(report["dataset"]["classes"]),
-        ratio=float(knobs["floor_ratio"]),
+        ratio=float(params["min_source_ratio"]),
         epoch=epoch.astype(int),
         accuracy=accuracy,
-        source_acc=found["source"],
-        raw={name: found[f"raw/{name}"] for name in SCORES},
-        floored={name: found[f"floored/{name}"] for name in SCORES},
+        source_acc=values["source"],
+        raw={name: values[f"raw/{name}"] for name in SCORES},
+        filtered={name: values[f"filtered/{name}"] for name in SCORES},
     )

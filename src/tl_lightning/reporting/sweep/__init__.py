@@ -1,1 +1,1 @@
-"""The table and page of a sweep."""
+"""Tables and HTML page of a sweep."""

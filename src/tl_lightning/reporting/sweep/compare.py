@@ -1,4 +1,4 @@
-"""Holding one configuration against a baseline: pairs of one seed and one data, and a verdict."""
+"""Comparison of a configuration with a baseline, paired by seed and dataset."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Group:
         return self.key[0]
 
     def accuracies(self, domain: str) -> dict[int, float]:
-        """Return seed to test accuracy, where a run has one."""
+        """Return the test accuracy by seed, for the runs that have one."""
         found = {
             seed: (run.get("metrics") or {}).get(f"{domain}/test/acc")
             for seed, run in sorted(self.runs.items())
@@ -51,16 +51,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method held against one baseline.
+    """A method compared with one baseline.
 
     Attributes:
-        baseline: Label of the baseline's row; None when there was none to pair with.
+        baseline: Label of the baseline's row; None without pairs.
         seeds: The paired seeds.
         interval: Difference of target accuracy (method minus baseline) with its interval.
         verdict: ``helped``, ``hurt``, ``no clear difference``, ``one seed``, ``no spread`` or
             ``no pairs``.
-        sentence: The verdict for a reader.
-        notes: Pairs that were left out, and why.
+        sentence: The verdict as text.
+        notes: Seeds that could not be paired, and why.
     """
 
     baseline: str | None
@@ -72,7 +72,7 @@ class Comparison:
 
 
 class Match(NamedTuple):
-    """A baseline and the seeds it shares with a method, on the same data."""
+    """A baseline and the accuracies of the seeds that it shares with a method."""
 
     group: Group
     pairs: Pairs
@@ -87,18 +87,18 @@ def compare(
     bound: bool,
     domain: str = "target",
 ) -> Comparison:
-    """Return the paired difference in test accuracy of ``group`` to its nearest baseline.
+    """Return the paired difference in test accuracy between ``group`` and its nearest baseline.
 
-    Of several baselines that of the same data is taken whose configuration differs in the fewest
-    keys, then the one with the most seeds in common.
+    The nearest baseline uses the same data and differs in the fewest config keys; ties are broken
+    by the number of shared seeds.
 
     Args:
         group: The method.
-        candidates: Groups of the baseline's name.
-        name: ``source_only`` or ``joint_bn``, or the words for another baseline.
+        candidates: Groups with the name of the baseline.
+        name: ``source_only`` or ``joint_bn``, or the display name of another baseline.
         labels: Group key to label.
-        bound: Whether target labels chose the method's models.
-        domain: Whose test accuracy is compared.
+        bound: Whether the method's models were selected with target labels.
+        domain: Domain of the test accuracy.
     """
     same = [other for other in candidates if other.key[1] == group.key[1]]
     matches = [_match(group, other, domain) for other in same]
@@ -107,26 +107,26 @@ def compare(
         return _unpaired(labels[group.key], name, matches)
     best = min(usable, key=lambda match: (_distance(group, match.group), -len(match.pairs)))
     interval = student([own - base for own, base in best.pairs.values()])
-    against = BASELINES.get(name, name) if len(same) == 1 else labels[best.group.key]
-    verdict, sentence = _verdict(labels[group.key], against, interval)
+    reference = BASELINES.get(name, name) if len(same) == 1 else labels[best.group.key]
+    verdict, sentence = _verdict(labels[group.key], reference, interval)
     if any(taught_by_target(run) for run in group.runs.values()):
-        sentence += "; it learned from target labels, so an upper bound"
+        sentence += "; trained on target labels, so this is an upper bound"
     elif bound:
-        sentence += "; chosen with target labels, so an upper bound"
+        sentence += "; selected with target labels, so this is an upper bound"
     elif any(uses_target_labels(run) for run in best.group.runs.values()):
-        sentence += "; the baseline was chosen with target labels, which flatters it"
+        sentence += "; the baseline was selected with target labels, which favours the baseline"
     baseline = labels[best.group.key]
-    notes = _refusals(labels[group.key], baseline, best.refused)
+    notes = _refused_notes(labels[group.key], baseline, best.refused)
     return Comparison(baseline, tuple(best.pairs), interval, verdict, sentence + ".", notes)
 
 
 def _match(group: Group, other: Group, domain: str) -> Match:
-    """Return the seeds that both have a figure for, apart from those on different data."""
+    """Pair the seeds of two groups; refuse those with different data fingerprints."""
     own, base = group.accuracies(domain), other.accuracies(domain)
     pairs, refused = {}, []
     for seed in sorted(own.keys() & base.keys()):
-        prints = {_fingerprint(run.runs[seed]) for run in (group, other)} - {None}
-        if len(prints) > 1:
+        fingerprints = {_fingerprint(g.runs[seed]) for g in (group, other)} - {None}
+        if len(fingerprints) > 1:
             refused.append(seed)
         else:
             pairs[seed] = (own[seed], base[seed])
@@ -138,53 +138,54 @@ def _fingerprint(run: Mapping[str, Any]) -> Any:
 
 
 def _distance(group: Group, other: Group) -> int:
-    """Return in how many keys that both have two configurations differ."""
+    """Return the number of shared config keys with different values."""
     shared = group.config.keys() & other.config.keys()
     return sum(group.config[key] != other.config[key] for key in shared)
 
 
-def _refusals(label: str, baseline: str, seeds: tuple[int, ...]) -> tuple[str, ...]:
+def _refused_notes(label: str, baseline: str, seeds: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(
-        f"{label} and {baseline} are not paired at seed {seed}: their data fingerprints differ."
+        f"{label} and {baseline} are not paired for seed {seed}: their data fingerprints differ."
         for seed in seeds
     )
 
 
 def _unpaired(label: str, name: str, matches: list[Match]) -> Comparison:
-    word = BASELINES.get(name, name)
+    baseline = BASELINES.get(name, name)
     refused = tuple(seed for match in matches for seed in match.refused)
-    why = "on the same data files" if refused else "with the same data and seed"
-    sentence = f"{label}: no {word} run {why}, so nothing can be said of a gain."
+    missing = "on the same data files" if refused else "with the same data and seed"
+    sentence = f"{label}: no {baseline} run {missing}, so the gain is unknown."
     return Comparison(None, (), None, "no pairs", sentence)
 
 
-def _verdict(label: str, against: str, interval: Interval) -> tuple[str, str]:
-    """Return the verdict and its sentence, without the full stop."""
-    gain = _gain(label, against, interval.mean, "")
+def _verdict(label: str, reference: str, interval: Interval) -> tuple[str, str]:
+    """Return the verdict and its text, without the full stop."""
+    gain = _gain(label, reference, interval.mean, "")
     if interval.n == 1:
-        return "one seed", f"{gain} in one seed; one seed says nothing about spread"
+        return "one seed", f"{gain} with one seed; the spread over seeds is unknown"
     if interval.low is None or interval.high is None:
         return "no spread", (
-            f"{gain} in each of {seeds_text(interval.n, True)}, the same every time; seeds that "
-            "change nothing say nothing about spread"
+            f"{gain} with each of {seeds_text(interval.n, True)}; identical differences give no "
+            "estimate of the spread"
         )
     half = f" ± {50 * (interval.high - interval.low):.1f}"
     span = f"95 % interval, {seeds_text(interval.n, True)}"
     if interval.low > 0 or interval.high < 0:
-        gain = _gain(label, against, interval.mean, half)
+        gain = _gain(label, reference, interval.mean, half)
         return ("helped" if interval.low > 0 else "hurt"), f"{gain} ({span})"
     return "no clear difference", (
-        f"{label}: no clear difference to {against} ({points(interval.mean)}{half} points, {span})"
+        f"{label}: no clear difference from {reference} "
+        f"({points(interval.mean)}{half} points, {span})"
     )
 
 
-def _gain(label: str, against: str, mean: float, half: str) -> str:
-    """Say a difference, with half of its interval's width.
+def _gain(label: str, reference: str, mean: float, half: str) -> str:
+    """Return a difference as text, with half the width of its interval.
 
     >>> _gain("dann", "source-only", -0.01, "")
-    'dann hurt by 1.0 points against source-only'
+    'dann is 1.0 points worse than source-only'
     """
     if points(mean) in ("+0.0", "-0.0"):
-        return f"{label} made no difference to {against}"
-    word, to = ("helped", "over") if mean > 0 else ("hurt", "against")
-    return f"{label} {word} by {abs(100 * mean):.1f}{half} points {to} {against}"
+        return f"{label} performs the same as {reference}"
+    comparative = "better" if mean > 0 else "worse"
+    return f"{label} is {abs(100 * mean):.1f}{half} points {comparative} than {reference}"

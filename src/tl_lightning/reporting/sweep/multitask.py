@@ -1,4 +1,4 @@
-"""Further tasks in a sweep's table: their columns, and the main task held against itself alone."""
+"""Auxiliary tasks in sweep tables: their columns, and the comparison with the main task alone."""
 
 from __future__ import annotations
 
@@ -9,57 +9,59 @@ from tl_lightning.reporting.formatting import FRACTIONS
 from tl_lightning.reporting.statistics import Interval, student
 from tl_lightning.reporting.sweep.compare import Comparison, Group, Key, compare
 
-__all__ = ["ALONE", "against_alone", "figure", "further_means", "headings", "named", "shown_keys"]
+__all__ = ["ALONE", "against_alone", "aux_task_means", "figure", "headings", "named", "shown_keys"]
 
 ALONE = "the main task alone"
-"""What a row with further tasks is held against: the same without them."""
+"""Display name of the baseline for rows with auxiliary tasks: the same run without them."""
 
 
 def named(config: dict[str, Any]) -> dict[str, Any]:
-    """Return dotted keys with the tasks' names under ``task``, for labels.
+    """Return a flat config with the names of the auxiliary tasks under ``aux_task``, for labels.
 
-    >>> named({"tasks.coarse.weight": 1.0})
-    {'tasks.coarse.weight': 1.0, 'task': '[coarse]'}
-    >>> named({"tasks": {}})
-    {'task': 'none'}
+    >>> named({"aux_tasks.coarse.weight": 1.0})
+    {'aux_tasks.coarse.weight': 1.0, 'aux_task': '[coarse]'}
+    >>> named({"aux_tasks": {}})
+    {'aux_task': 'none'}
     """
-    names = dict.fromkeys(key.split(".")[1] for key in config if key.startswith("tasks."))
-    kept = {key: value for key, value in config.items() if key != "tasks"}
-    return {**kept, "task": f"[{','.join(names)}]" if names else "none"}
+    names = dict.fromkeys(key.split(".")[1] for key in config if key.startswith("aux_tasks."))
+    kept = {key: value for key, value in config.items() if key != "aux_tasks"}
+    return {**kept, "aux_task": f"[{','.join(names)}]" if names else "none"}
 
 
 def shown_keys(keys: Iterable[str], groups: list[Group]) -> list[str]:
-    """Return the keys that label groups: none of a task that only some of them have."""
-    every = [{key.split(".")[1] for key in g.config if key.startswith("tasks.")} for g in groups]
-    common = set.intersection(*every) if every else set()
-    return [k for k in keys if not k.startswith("tasks.") or k.split(".")[1] in common]
+    """Return the keys that can label groups, without those of tasks that only some groups have."""
+    tasks = [
+        {key.split(".")[1] for key in g.config if key.startswith("aux_tasks.")} for g in groups
+    ]
+    common = set.intersection(*tasks) if tasks else set()
+    return [k for k in keys if not k.startswith("aux_tasks.") or k.split(".")[1] in common]
 
 
-def further_means(group: Group) -> dict[str, Interval]:
-    """Return ``target coarse/acc`` and its like to their means over the seeds."""
+def aux_task_means(group: Group) -> dict[str, Interval]:
+    """Return means over seeds by auxiliary metric, such as ``target coarse/acc``."""
     values: dict[str, list[float]] = {}
     for _, run in sorted(group.runs.items()):
         for key, value in (run.get("metrics") or {}).items():
             domain, _, metric = key.partition("/test/")
             if "/" in metric and isinstance(value, (int, float)):
                 values.setdefault(f"{domain} {metric}", []).append(float(value))
-    return {key: student(found) for key, found in sorted(values.items())}
+    return {key: student(numbers) for key, numbers in sorted(values.items())}
 
 
 def against_alone(
     group: Group, groups: list[Group], labels: Mapping[Key, str], bound: bool
 ) -> Comparison | None:
-    """Return the paired difference of the main task's accuracy to that without further tasks.
+    """Return the paired difference of main task accuracy with and without auxiliary tasks.
 
-    On the target where it has labels, else on the source; None where there is nothing to compare.
+    Uses the target if it is labelled, else the source; None if there is nothing to compare.
     """
-    if group.config.get("task", "none") == "none":
+    if group.config.get("aux_task", "none") == "none":
         return None
     domain = "target" if group.accuracies("target") else "source"
     candidates = [
         other
         for other in groups
-        if other.name == group.name and other.config.get("task", "none") == "none"
+        if other.name == group.name and other.config.get("aux_task", "none") == "none"
     ]
     if not candidates:
         return None
@@ -67,7 +69,7 @@ def against_alone(
 
 
 def headings(rows: Iterable[Mapping[str, Interval]]) -> list[str]:
-    """Return the columns of further tasks: of the target where any row has it, else the source.
+    """Return the columns of auxiliary tasks: target metrics if any row has them, else source.
 
     >>> headings([{"source coarse/acc": student([1.0]), "target coarse/acc": student([0.5])}])
     ['target coarse/acc']
@@ -81,7 +83,7 @@ def headings(rows: Iterable[Mapping[str, Interval]]) -> list[str]:
 
 
 def figure(name: str, interval: Interval | None) -> str:
-    """Return mean and standard deviation: in per cent where the metric is a share.
+    """Return mean and standard deviation, in percent if the metric is a fraction.
 
     >>> figure("target coarse/acc", student([0.5])), figure("source age/mae", student([2.25]))
     ('50.0', '2.25')

@@ -1,4 +1,4 @@
-"""A sweep folder as one table: collect its runs, summarise them, write and print the result."""
+"""Report of a sweep: collects the runs of a folder and writes tables, JSON and a page."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from tl_lightning.reporting.sweep.tables import (
     to_markdown,
 )
 from tl_lightning.utils.files import read_json, write_json, write_text
-from tl_lightning.utils.plotting import INK, LINES, MUTED, TARGET, picture, short
+from tl_lightning.utils.plotting import INK, LINES, MUTED, TARGET, figure_png, short
 
 __all__ = ["collect", "write_sweep"]
 
 STARTED = ("config.yaml", "metrics.csv", ".hydra", "checkpoints")
-"""Any of these in a folder without report or failure means that a job was there."""
+"""Entries that identify a job folder that has neither ``report.json`` nor ``failed.json``."""
 
 
 def collect(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the reports of all runs below a folder, those of brackets too.
+    """Return the reports of all runs below a folder, including baselines.
 
-    Every report gets a ``folder`` (relative). A job that failed, whose report cannot be read, or
-    that began and left nothing, is an entry ``{"kind": "failed", "folder", "error", "overrides"}``.
+    Every report gets a ``folder`` (relative). A job that failed, has an unreadable report, or
+    started without writing one is an entry ``{"kind": "failed", "folder", "error", "overrides"}``.
 
     Raises:
-        DataError: If the folder does not exist or holds no job at all.
+        DataError: If the folder does not exist or contains no jobs.
     """
     root = Path(folder)
     entries = []
@@ -45,14 +45,14 @@ def collect(folder: str | Path) -> list[dict[str, Any]]:
     if not entries:
         state = "no report.json below it" if root.is_dir() else "no such folder"
         raise DataError(
-            f"there are no runs in {root} ({state}): a sweep folder holds one folder a job. "
-            "Name the folder that tl-train -m wrote: tl-report outputs/<experiment>"
+            f"no runs found in {root} ({state}): a sweep folder contains one folder per job. "
+            "Pass the folder that tl-train -m wrote: tl-report outputs/<experiment>"
         )
     return entries
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return all folders from ``root`` down in order, apart from hidden ones and checkpoints."""
+    """Return ``root`` and all folders below it, sorted, without hidden ones and checkpoints."""
     found = []
     for name, below, _ in os.walk(root):
         below[:] = sorted(d for d in below if not d.startswith(".") and d not in STARTED)
@@ -61,30 +61,30 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _entry(path: Path) -> dict[str, Any] | None:
-    """Return what a job left in a folder; None where no job was."""
+    """Return the report or failure of the job in a folder; None if it is not a job folder."""
     try:
         if (path / "failed.json").is_file():
             failed = read_json(path / "failed.json")
-            said = str(failed.get("error", "failed without saying why"))
-            return _lost(said, failed.get("overrides", []))
+            message = str(failed.get("error", "failed without an error message"))
+            return _failed(message, failed.get("overrides", []))
         if (path / "report.json").is_file():
             return read_report(path)
     except DataError as error:
-        return _lost(str(error), _overrides(path))
+        return _failed(str(error), _overrides(path))
     if any((path / name).exists() for name in STARTED):
-        said = "began and left no report.json: it is still running, or it was killed"
-        return _lost(said, _overrides(path))
+        message = "started but has no report.json: it is still running or was killed"
+        return _failed(message, _overrides(path))
     return None
 
 
-def _lost(error: str, overrides: list[str]) -> dict[str, Any]:
+def _failed(error: str, overrides: list[str]) -> dict[str, Any]:
     return {"kind": "failed", "error": error, "overrides": overrides}
 
 
 def _overrides(path: Path) -> list[str]:
-    """Return the overrides that Hydra noted for a job (a yaml list of plain words)."""
-    noted = path / ".hydra" / "overrides.yaml"
-    lines = noted.read_text(encoding="utf-8").splitlines() if noted.is_file() else []
+    """Return the overrides that Hydra saved for a job (a YAML list of plain strings)."""
+    file = path / ".hydra" / "overrides.yaml"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return [line[2:].strip().strip("'\"") for line in lines if line.startswith("- ")]
 
 
@@ -92,13 +92,13 @@ def write_sweep(folder: str | Path) -> Path:
     """Write ``table.md``, ``table.csv``, ``sweep.json`` and the self-contained ``index.html``.
 
     Args:
-        folder: Holds the runs of a sweep, at any depth.
+        folder: Contains the runs of a sweep, at any depth.
 
     Returns:
         The path of ``index.html``.
 
     Raises:
-        DataError: If there is no run below the folder.
+        DataError: If the folder contains no runs.
     """
     root = Path(folder)
     summary = summarise(collect(root))
@@ -127,11 +127,11 @@ def _by_data(summary: Summary) -> dict[str, list[Row]]:
 
 
 def dot_plot(rows: list[Row]) -> bytes:
-    """Return the PNG of target accuracy: a dot a seed, the mean and its 95 % interval.
+    """Return a PNG of target accuracy: one dot per seed, the mean and its 95 % interval.
 
     Args:
-        rows: Of one data set, each with a target figure; the mean of the first source-only row
-            is drawn through all.
+        rows: Rows of one dataset, all with a target accuracy. The mean of the first source-only
+            row is drawn as a vertical line.
     """
 
     def draw(figure: Any) -> None:
@@ -143,8 +143,8 @@ def dot_plot(rows: list[Row]) -> bytes:
             axes.annotate("source-only", (100 * base[0], 1), xycoords=axes.get_xaxis_transform(),
                           xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7.5,
                           color=MUTED)  # fmt: skip
-        for place, row in enumerate(rows):
-            _draw_row(axes, place, row)
+        for position, row in enumerate(rows):
+            _draw_row(axes, position, row)
         names = [_two_lines(row) for row in rows]
         axes.set_yticks(range(len(rows)), names, color=INK)
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -152,25 +152,25 @@ def dot_plot(rows: list[Row]) -> bytes:
         axes.margins(x=0.06)
         axes.set_xlabel("target test accuracy")
 
-    return picture(7.2, 0.9 + 0.38 * max(len(rows), 2), draw)
+    return figure_png(7.2, 0.9 + 0.38 * max(len(rows), 2), draw)
 
 
 def _two_lines(row: Row) -> str:
-    """Return the name of a row, and below it the settings that tell it from its like."""
+    """Return the name of a row and, on a second line, the settings that identify it."""
     settings = short(row.label.removeprefix(row.name).strip(), 48)
     return row.name + (" *" if row.oracle else "") + (f"\n{settings}" if settings else "")
 
 
-def _draw_row(axes: Any, place: int, row: Row) -> None:
+def _draw_row(axes: Any, position: int, row: Row) -> None:
     target = row.target
     colour = TARGET if row.oracle else LINES[0]
     values = [100 * value for value in row.target_by_seed.values()]
-    axes.plot(values, [place + 0.17] * len(values), "o", color=colour, alpha=0.4, markersize=4,
+    axes.plot(values, [position + 0.17] * len(values), "o", color=colour, alpha=0.4, markersize=4,
               markeredgewidth=0)  # fmt: skip
     if target is None:
         return
     if target.low is not None and target.high is not None:
         ends = [100 * max(target.low, 0.0), 100 * min(target.high, 1.0)]
-        axes.plot(ends, [place - 0.08] * 2, color=colour, linewidth=2.2, solid_capstyle="butt")
-    axes.plot([100 * target.mean], [place - 0.08], "D", color=colour, markersize=5.5,
+        axes.plot(ends, [position - 0.08] * 2, color=colour, linewidth=2.2, solid_capstyle="butt")
+    axes.plot([100 * target.mean], [position - 0.08], "D", color=colour, markersize=5.5,
               markeredgecolor="white", markeredgewidth=0.8)  # fmt: skip

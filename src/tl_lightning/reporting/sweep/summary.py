@@ -1,4 +1,4 @@
-"""From the runs of a sweep to one table: means over seeds and paired differences to baselines."""
+"""Summary of a sweep: means over seeds and paired differences from baselines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tl_lightning.reporting.sweep.compare import Comparison, Group, compare
 from tl_lightning.reporting.sweep.multitask import (
     ALONE,
     against_alone,
-    further_means,
+    aux_task_means,
     named,
     shown_keys,
 )
@@ -27,33 +27,33 @@ from tl_lightning.utils.text import flatten
 __all__ = ["Failure", "Row", "Summary", "summarise"]
 
 Run = Mapping[str, Any]
-# Keys that differ from run to run without being a choice of method.
+# Config keys that differ between runs without changing the method.
 PRIVATE = (
-    "seed", "name", "data.name", "baseline_of", "bracket", "track_target", "run", "hydra", "output",
-    "paths", "logger", "report", "resume", "allow", "callbacks.health", "data.num_workers",
-    "trainer.timeout_s", "checkpoint.keep_last", "checkpoint.every_minutes",
-    "checkpoint.every_n_steps", "checkpoint.min_seconds",
+    "seed", "name", "data.name", "baseline_of", "baselines", "track_target", "run", "hydra",
+    "output", "paths", "logger", "report", "resume", "allow", "callbacks.adversary_monitor",
+    "data.num_workers", "trainer.timeout_s", "checkpointing.keep_last",
+    "checkpointing.every_minutes", "checkpointing.every_n_steps", "checkpointing.min_seconds",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration over its seeds.
+    """One configuration, aggregated over its seeds.
 
     Attributes:
-        label: Name, and the settings that tell it from others of its name.
+        label: Name, with the settings that distinguish it from other rows of that name.
         name: Model preset, such as ``dann``.
         data: Data preset.
         group: Hash of the configuration without the seed.
         seeds: In ascending order.
-        target: ``target/test/acc`` over the seeds; None without a labelled target.
-        source: ``source/test/acc`` likewise.
-        target_by_seed: The single values, by seed.
-        rule: How the model was chosen.
-        oracle: Whether target labels chose it or taught it.
+        target: ``target/test/acc`` over the seeds; None without target labels.
+        source: ``source/test/acc`` over the seeds.
+        target_by_seed: ``target/test/acc`` by seed.
+        rule: Selection rule.
+        oracle: Whether target labels were used for training or selection.
         minutes: Mean duration of one run.
-        comparisons: Baseline name to the paired difference.
-        further: ``target coarse/acc`` and its like: what the further tasks reached.
+        comparisons: Paired differences by baseline name.
+        aux_tasks: Test metrics of the auxiliary tasks, such as ``target coarse/acc``.
     """
 
     label: str
@@ -68,7 +68,7 @@ class Row:
     oracle: bool
     minutes: float | None
     comparisons: dict[str, Comparison] = field(default_factory=dict)
-    further: dict[str, Interval] = field(default_factory=dict)
+    aux_tasks: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Summary:
-    """A sweep in one table.
+    """The content of a sweep's table.
 
     Attributes:
-        rows: Source-only first, then joint batch norm, the adapted, and last what used target
-            labels; by data set.
-        verdicts: One plain sentence per method and baseline, in the order of the rows.
-        failures: Jobs that failed or left no report.
-        notes: What a reader should know: seeds missing, runs counted once, bounds.
+        rows: By dataset; within one source-only, joint batch norm, methods, upper bounds.
+        verdicts: One sentence per method and baseline, in the order of the rows.
+        failures: Jobs that failed or have no report.
+        notes: Missing seeds, repeated runs, upper bounds and other caveats.
     """
 
     rows: tuple[Row, ...]
@@ -99,14 +98,14 @@ class Summary:
 
 
 def summarise(reports: Iterable[Mapping[str, Any]]) -> Summary:
-    """Group runs by (name, data, group) and hold each group against the baselines.
+    """Group runs by (name, data, group) and compare each group with the baselines.
 
     Args:
-        reports: As :func:`tl_lightning.reporting.sweep.page.collect` gives them; entries of kind
-            ``failed`` and runs that did not finish are listed as failures.
+        reports: Result of :func:`tl_lightning.reporting.sweep.page.collect`; entries of kind
+            ``failed`` and unfinished runs are listed as failures.
 
     Returns:
-        The summary; differences are paired by seed, so noise that seeds share drops out.
+        The summary. Differences are paired by seed, which cancels noise common to both runs.
     """
     runs, failures = [], []
     for report in reports:
@@ -116,15 +115,15 @@ def summarise(reports: Iterable[Mapping[str, Any]]) -> Summary:
             failures.append(_failure(report))
     notes: list[str] = []
     groups, repeats = _groups(runs)
-    notes += _repeats(repeats)
+    notes += _repeat_notes(repeats)
     labels = _labels(groups)
     ordered = sorted(groups, key=lambda group: (*_rank(group), labels[group.key]))
     rows = [_row(group, labels, ordered, notes) for group in ordered]
     verdicts = [item.sentence for row in rows for item in row.comparisons.values()]
-    notes += _missing_seeds(rows) + _remarks(rows)
+    notes += _missing_seeds(rows) + _caveats(rows)
     if any(run.get("tracks_target") for run in runs):
         notes.append(
-            "Some runs logged accuracy on labelled target validation for a study "
+            "Some runs logged accuracy on labelled target validation data for a study "
             "(track_target=true)."
         )
     return Summary(tuple(rows), tuple(verdicts), tuple(failures), tuple(dict.fromkeys(notes)))
@@ -137,7 +136,7 @@ def _failure(report: Mapping[str, Any]) -> Failure:
 
 
 def _groups(runs: list[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]:
-    """Return one group a (name, data, group), each seed once, and what came (first, again)."""
+    """Return one group per (name, data, group), and repeated seeds as (counted, repeated)."""
     repeats = []
     groups: dict[tuple[str, str, str], Group] = {}
     for run in sorted(runs, key=lambda run: str(run.get("folder", ""))):
@@ -150,54 +149,55 @@ def _groups(runs: list[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]:
     return list(groups.values()), repeats
 
 
-def _repeats(repeats: list[tuple[Run, Run]]) -> list[str]:
-    """Say which runs are counted once: those that agree by number, the others one by one."""
-    notes, agreeing = [], Counter[str]()
-    for first, again in repeats:
-        figures = [(run.get("metrics") or {}).get("target/test/acc") for run in (first, again)]
-        if figures[0] == figures[1]:
-            agreeing[str(first.get("name"))] += 1
+def _repeat_notes(repeats: list[tuple[Run, Run]]) -> list[str]:
+    """Return notes on repeated runs: a count of the identical ones, the others one by one."""
+    notes, identical = [], Counter[str]()
+    for first, repeat in repeats:
+        target = [(run.get("metrics") or {}).get("target/test/acc") for run in (first, repeat)]
+        if target[0] == target[1]:
+            identical[str(first.get("name"))] += 1
             continue
         notes.append(
-            f"{first.get('name')} seed {first.get('seed')} was run twice and the target figures "
-            f"differ: {first.get('folder', '?')} with {figures[0]} is counted, "
-            f"{again.get('folder', '?')} with {figures[1]} is not."
+            f"{first.get('name')} seed {first.get('seed')} was run twice with different target "
+            f"accuracies: {first.get('folder', '?')} with {target[0]} is counted, "
+            f"{repeat.get('folder', '?')} with {target[1]} is not."
         )
-    for name, count in agreeing.items():
-        notes.append(f"{name}: {count} more of the same seed and figure, each seed counted once.")
+    for name, count in identical.items():
+        runs = f"{count} repeated run{'' if count == 1 else 's'}"
+        notes.append(f"{name}: {runs} with the same seed and target accuracy, counted once.")
     return notes
 
 
 def _rank(group: Group) -> tuple[str, int, str]:
-    """Return the place of a group: by data, baselines first, bounds last."""
+    """Return the sort key of a group: by data, baselines first, upper bounds last."""
     order = list(BASELINES)
-    place = order.index(group.name) if group.name in order else len(order)
+    position = order.index(group.name) if group.name in order else len(order)
     if _oracle(group):
-        place = len(order) + 1 + _taught(group)
-    return group.key[1], place, group.name
+        position = len(order) + 1 + _trained_on_target(group)
+    return group.key[1], position, group.name
 
 
 def _oracle(group: Group) -> bool:
     return any(uses_target_labels(run) for run in group.runs.values())
 
 
-def _taught(group: Group) -> bool:
+def _trained_on_target(group: Group) -> bool:
     return any(taught_by_target(run) for run in group.runs.values())
 
 
 def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
-    """Return group key to label; groups of one name and data get the settings that differ."""
+    """Return labels by group key, with the settings in which groups of one name and data differ."""
     labels = {}
     for group in groups:
-        alike = [other for other in groups if other.key[:2] == group.key[:2]]
-        keys = _differing(alike)
+        same_name = [other for other in groups if other.key[:2] == group.key[:2]]
+        keys = _differing(same_name)
         settings = [f"{key}={group.config[key]}" for key in keys if key in group.config]
         if len(settings) > 4:
             settings = [*settings[:3], f"and {len(settings) - 3} more"]
         labels[group.key] = " ".join([group.name, *settings])
-    taken = Counter((key[1], label) for key, label in labels.items())
+    uses = Counter((key[1], label) for key, label in labels.items())
     return {
-        key: f"{label} [{key[2][:8]}]" if taken[key[1], label] > 1 else label
+        key: f"{label} [{key[2][:8]}]" if uses[key[1], label] > 1 else label
         for key, label in labels.items()
     }
 
@@ -207,7 +207,7 @@ def _differing(groups: list[Group]) -> list[str]:
     public = [
         k
         for k in keys
-        # Every part's seed is the run's: two groups may begin with different ones.
+        # Nested seeds equal the seed of the run and may differ between the first runs of groups.
         if not k.endswith(".seed") and not any(k == p or k.startswith(f"{p}.") for p in PRIVATE)
     ]
     public = shown_keys(public, groups)
@@ -218,27 +218,28 @@ def _row(
     group: Group, labels: dict[tuple[str, str, str], str], groups: list[Group], notes: list[str]
 ) -> Row:
     rules = sorted({str((run.get("selection") or {}).get("rule")) for run in group.runs.values()})
-    total = [(run.get("timing") or {}).get("total_s") for run in group.runs.values()]
-    times = [float(value) for value in total if isinstance(value, (int, float))]
+    totals = [(run.get("timing") or {}).get("total_s") for run in group.runs.values()]
+    times = [float(value) for value in totals if isinstance(value, (int, float))]
     values = {domain: group.accuracies(domain) for domain in ("target", "source")}
-    against = [
+    baselines = [
         name
-        for place, name in enumerate(BASELINES)
-        if group.name not in list(BASELINES)[: place + 1]
+        for index, name in enumerate(BASELINES)
+        if group.name not in list(BASELINES)[: index + 1]
     ]
-    against = against[:1] if _taught(group) else against  # a bound says how much there is to gain
+    if _trained_on_target(group):
+        baselines = baselines[:1]  # upper bounds are compared with source-only alone
     comparisons = {}
-    for name in against if values["target"] else []:
+    for name in baselines if values["target"] else []:
         candidates = [other for other in groups if other.name == name and other is not group]
-        if not candidates and name != against[0]:
-            continue  # only the first baseline is missed where it is not
+        if not candidates and name != baselines[0]:
+            continue  # only the first baseline is reported as missing
         comparisons[name] = compare(group, candidates, name, labels, _oracle(group))
         notes.extend(comparisons[name].notes)
     alone = against_alone(group, groups, labels, _oracle(group))
     if alone is not None:
         comparisons[ALONE] = alone
         notes.extend(alone.notes)
-    means = {domain: student(list(found.values())) for domain, found in values.items() if found}
+    means = {domain: student(list(accs.values())) for domain, accs in values.items() if accs}
     return Row(
         label=labels[group.key],
         name=group.name,
@@ -252,38 +253,37 @@ def _row(
         oracle=_oracle(group),
         minutes=sum(times) / len(times) / 60 if times else None,
         comparisons=comparisons,
-        further=further_means(group),
+        aux_tasks=aux_task_means(group),
     )
 
 
 def _missing_seeds(rows: list[Row]) -> list[str]:
-    """Say which rows lack seeds that other rows of the same data have."""
+    """Return notes on rows without seeds that other rows of the same data have."""
     notes = []
     for row in rows:
-        every = {seed for other in rows if other.data == row.data for seed in other.seeds}
-        missing = sorted(every - set(row.seeds))
+        expected = {seed for other in rows if other.data == row.data for seed in other.seeds}
+        missing = sorted(expected - set(row.seeds))
         if missing:
-            word = "seed" if len(missing) == 1 else "seeds"
-            named = f"{word} {seeds_range(missing)}"
-            notes.append(f"{row.label} on {row.data} lacks {named}, which others have.")
+            seeds = f"seed{'' if len(missing) == 1 else 's'} {seeds_range(missing)}"
+            notes.append(f"{row.label} on {row.data} is missing {seeds}, which other rows have.")
     return notes
 
 
-def _remarks(rows: list[Row]) -> list[str]:
+def _caveats(rows: list[Row]) -> list[str]:
     notes = []
     if any(row.oracle for row in rows):
         notes.append(
-            "Rows marked * were chosen with target labels or learned from them: upper bounds, not "
+            "Rows marked * were selected with or trained on target labels: upper bounds, not "
             "results."
         )
     intervals = [item.interval for row in rows for item in row.comparisons.values()]
-    judged = sum(found is not None and found.low is not None for found in intervals)
-    if judged > 1:
+    count = sum(item is not None and item.low is not None for item in intervals)
+    if count > 1:
         notes.append(
-            f"Each interval is a 95 % one by itself; with {judged} comparisons some exclude zero "
-            "by chance."
+            f"The 95 % intervals are not corrected for multiple comparisons: of {count} "
+            "comparisons, some may exclude zero by chance."
         )
     few = [row.label for row in rows if row.seeds and len(row.seeds) < 3]
     if few:
-        notes.append(f"Too few seeds to say much (under three): {', '.join(dict.fromkeys(few))}.")
+        notes.append(f"Fewer than three seeds: {', '.join(dict.fromkeys(few))}.")
     return notes

@@ -1,4 +1,4 @@
-"""A summary as rows of text: Markdown, CSV and the terminal."""
+"""Sweep tables as Markdown, CSV, JSON and terminal output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIDES = ("left", "left", "left", "right", "right", "right", "right", "left", "ri
 
 
 def mean_text(interval: Interval | None) -> str:
-    """Return mean and standard deviation in per cent.
+    """Return mean and standard deviation in percent.
 
     >>> mean_text(Interval(0.6128, 0.021, 0.5, 0.7, 3)), mean_text(None)
     ('61.3 ± 2.1', '–')
@@ -42,7 +42,7 @@ def mean_text(interval: Interval | None) -> str:
 
 
 def gain_text(comparison: Comparison | None) -> str:
-    """Return a paired difference in points, with its interval where there is one."""
+    """Return a paired difference in points, with its interval if it has one."""
     if comparison is None:
         return ""
     interval = comparison.interval
@@ -54,9 +54,9 @@ def gain_text(comparison: Comparison | None) -> str:
 
 
 def columns(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """Return heading and side of every column; those of further tasks only where there are any."""
+    """Return heading and alignment of every column, including those of auxiliary tasks."""
     rows = list(rows)
-    extra = headings(row.further for row in rows)
+    extra = headings(row.aux_tasks for row in rows)
     extra += [f"vs {ALONE}"] if any(ALONE in row.comparisons for row in rows) else []
     return [*zip(HEADINGS, SIDES, strict=True), *((name, "right") for name in extra)]
 
@@ -66,12 +66,12 @@ def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
 
     Args:
         row: One configuration.
-        names: All headings, as :func:`columns` gives them; none: without further tasks.
+        names: All headings of :func:`columns`; if empty, columns of auxiliary tasks are left out.
     """
     extra = [
         gain_text(row.comparisons.get(ALONE))
         if name.startswith("vs ")
-        else figure(name, row.further.get(name))
+        else figure(name, row.aux_tasks.get(name))
         for name in list(names)[len(HEADINGS) :]
     ]
     return [
@@ -88,7 +88,7 @@ def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
 
 
 def failure_line(failure: Failure) -> str:
-    """Return a failed job in one line.
+    """Return a failed job as one line.
 
     >>> failure_line(Failure("3", "lost", ("seed=1",)))
     '3: lost (seed=1)'
@@ -126,7 +126,7 @@ def _one_line(text: str) -> str:
 
 
 def to_csv(summary: Summary) -> str:
-    """Return one line a row, with plain numbers (fractions, not per cent)."""
+    """Return the summary as CSV: one line per row, accuracies as fractions."""
     buffer = io.StringIO()
     rows = [_record(row) for row in summary.rows]
     names = list(dict.fromkeys(key for row in rows for key in row))
@@ -150,36 +150,36 @@ def _record(row: Row) -> dict[str, Any]:
         for key in ("mean", "low", "high", "n"):
             record[f"vs_{name}_{key}"] = getattr(values, key) if values else None
         record[f"vs_{name}_verdict"] = comparison.verdict if comparison else None
-    for name, interval in row.further.items():
+    for name, interval in row.aux_tasks.items():
         record |= {f"{name}_mean": interval.mean, f"{name}_std": interval.std}
     if (alone := row.comparisons.get(ALONE)) is not None:
-        found = alone.interval
-        ends = {key: getattr(found, key) if found else None for key in ("mean", "low", "high", "n")}
-        record |= {f"vs_alone_{key}": value for key, value in ends.items()}
+        values = alone.interval
+        for key in ("mean", "low", "high", "n"):
+            record[f"vs_alone_{key}"] = getattr(values, key) if values else None
         record["vs_alone_verdict"] = alone.verdict
     return record
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
-    """Return the summary as plain values; intervals with named ends."""
+    """Return the summary as plain values, with intervals as dicts."""
 
-    def named(value: Any) -> Any:
+    def to_plain(value: Any) -> Any:
         if isinstance(value, Interval):
             return value._asdict()
         if isinstance(value, dict):
-            return {str(key): named(item) for key, item in value.items()}
-        return [named(item) for item in value] if isinstance(value, (list, tuple)) else value
+            return {str(key): to_plain(item) for key, item in value.items()}
+        return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-    plain = {key: named(value) for key, value in asdict(summary).items()}
+    plain = {key: to_plain(value) for key, value in asdict(summary).items()}
     return {"schema": 1, "kind": "sweep", **plain}
 
 
 def render(summary: Summary, console: Console | None = None) -> None:
-    """Print the table, the verdicts, what failed and the notes.
+    """Print the table, verdicts, failures and notes.
 
     Args:
-        summary: As :func:`tl_lightning.reporting.sweep.summary.summarise` gives it.
-        console: Where to; the terminal by default.
+        summary: Result of :func:`tl_lightning.reporting.sweep.summary.summarise`.
+        console: Where to print; the terminal by default.
     """
     console = console or Console()
     if summary.rows:
@@ -193,15 +193,15 @@ def render(summary: Summary, console: Console | None = None) -> None:
 
 
 def _terminal_table(rows: tuple[Row, ...], narrow: bool) -> Table:
-    """Return the table without columns that say the same in every row, or find no room."""
+    """Return the table without constant or empty columns and, if narrow, without minor ones."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
     heads = columns(rows)
     names = [name for name, _ in heads]
-    every = [
+    table_columns = [
         (name, side, *texts)
         for (name, side), *texts in zip(heads, *(cells(row, names) for row in rows), strict=True)
     ]
-    shown = [c for c in every if c[0] not in ("Data", "Selected by") or len(set(c[2:])) > 1]
+    shown = [c for c in table_columns if c[0] not in ("Data", "Selected by") or len(set(c[2:])) > 1]
     shown = [c for c in shown if not set(c[2:]) <= {"", "–"}]
     if narrow:
         shown = [c for c in shown if c[0] not in ("Source", "Selected by", "Minutes")]
@@ -213,6 +213,6 @@ def _terminal_table(rows: tuple[Row, ...], narrow: bool) -> Table:
             overflow="fold",
         )
     for texts in zip(*(column[2:] for column in shown), strict=True):
-        # The interval goes below its difference: a terminal is narrow.
+        # The interval goes below its difference to save width.
         table.add_row(*(Text(text.replace(" (", "\n(")) for text in texts))
     return table

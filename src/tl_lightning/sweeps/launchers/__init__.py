@@ -1,1 +1,1 @@
-"""Starting the jobs of a sweep: local processes or SLURM."""
+"""Launchers for sweep jobs: local processes and SLURM job arrays."""

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as one array of SLURM jobs: the script, its submission, the wait."""
+"""Sweep jobs as a SLURM job array: batch script, submission and waiting."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ case "$SLURM_ARRAY_TASK_ID" in
 esac
 {setup}
 rm -f {folder}/"$SLURM_ARRAY_TASK_ID".code
-# Near the end of its time SLURM warns this shell alone, which stops the ranks: they save. The ranks
-# of a job that gives way to another one are stopped by SLURM itself, which then takes a job that
-# ends in time for one that is over. A job that somebody cancels gets neither.
+# Shortly before the time limit SLURM signals only this shell, which then stops the ranks so that
+# they save a checkpoint. On preemption SLURM signals the ranks itself, but considers a job that
+# exits within the grace time as completed, so it is requeued here. Cancelled jobs are not requeued.
 again=0
 trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 srun --kill-on-bad-exit=1 {python} "${{job[@]}}" &
@@ -52,18 +52,18 @@ def script(
     jobs: Sequence[Job], folder: Path, options: Sequence[str], setup: Sequence[str],
     max_requeues: int,
 ) -> str:  # fmt: skip
-    """Return the batch script of an array with a task a job.
+    """Return the batch script of a job array with one task per job.
 
     Args:
-        jobs: In the order of the array.
-        folder: Where the exit codes go.
-        options: Of sbatch.
-        setup: Lines of shell before the job.
-        max_requeues: How often a job may queue again when its time is up.
+        jobs: Jobs in the order of the array.
+        folder: Folder for the exit codes.
+        options: Options of sbatch.
+        setup: Shell commands to run before the job.
+        max_requeues: Maximum number of requeues after a timeout or preemption.
     """
     python = jobs[0].command[:3]
     lines = [f"{n}) job=({shlex.join(job.command[3:])}) ;;" for n, job in enumerate(jobs)]
-    # Some clusters pass no variables on.
+    # Some clusters do not export the environment to jobs.
     variables = [f"export {key}={shlex.quote(value)}" for key, value in environment().items()]
     return _SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in options),
@@ -84,26 +84,26 @@ def run_there(
     max_requeues: int, warn_s: int, setup: Sequence[str], options: Sequence[str], wait: bool,
     poll_s: float,
 ) -> None:  # fmt: skip
-    """Submit the jobs that are not done as one array, and wait until the last one has left.
+    """Submit the unfinished jobs as one array, and wait until all of them have left the queue.
 
-    Each job's ranks are tasks that ``srun`` starts, ``tasks_per_node`` on each of ``nodes``:
-    Lightning finds them through SLURM's variables and starts none itself. For the arguments see
-    ``conf/hydra/launcher/slurm.yaml``.
+    The ranks of a job are tasks started by ``srun``, ``tasks_per_node`` on each of ``nodes`` nodes.
+    Lightning detects them from SLURM's variables and starts no processes itself. The arguments are
+    described in ``conf/hydra/launcher/slurm.yaml``.
 
     Raises:
-        ConfigError: If there is no ``sbatch``, if it refuses, or if a job of the sweep wants
-            another number of devices than every job of the array gets.
+        ConfigError: If ``sbatch`` is not found or fails, or if the number of devices of a job
+            differs from the number of tasks in the array.
     """
     _check_devices(jobs, nodes, tasks_per_node)
     if shutil.which("sbatch") is None:
         raise ConfigError(
-            "hydra/launcher=slurm submits with sbatch, which is not on this machine; type it on a "
-            "login node of a cluster, or type hydra/launcher=local"
+            "hydra/launcher=slurm needs sbatch, which was not found on this machine; run the "
+            "command on a login node of a cluster, or set hydra/launcher=local"
         )
     jobs = left_to_do(jobs)
     if not jobs:
         return
-    given = {
+    params = {
         "job-name": "tl", "partition": partition, "account": account, "qos": qos,
         "constraint": constraint, "time": time, "nodes": nodes, "ntasks-per-node": tasks_per_node,
         "gpus-per-node": gpus_per_node, "cpus-per-task": cpus_per_task, "mem": mem,
@@ -111,7 +111,7 @@ def run_there(
     }  # fmt: skip
     folder = jobs[0].folder.parent / ".slurm" / environment()["TL_RUN_ID"]
     folder.mkdir(parents=True, exist_ok=True)
-    flags = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    flags = [f"--{key}={value}" for key, value in params.items() if value is not None]
     flags += ["--requeue", "--open-mode=append", f"--output={folder}/%A_%a.log", *options]
     file = folder / "array.sbatch"
     file.write_text(script(jobs, folder, flags, setup, max_requeues), encoding="utf-8")
@@ -121,61 +121,61 @@ def run_there(
     if wait:
         _await(jobs, folder, array, poll_s)
     else:
-        print(f"when it is done: tl-report sweep={jobs[0].folder.parent}", flush=True)
+        print(f"after the last job, run tl-report sweep={jobs[0].folder.parent}", flush=True)
 
 
 def _check_devices(jobs: Sequence[Job], nodes: int, tasks_per_node: int) -> None:
     for job in jobs:
         trainer = job.config["trainer"]
         for key, given in (("devices", tasks_per_node), ("num_nodes", nodes)):
-            wish = trainer[key]
-            if not isinstance(given, int) or wish != given:
+            value = trainer[key]
+            if not isinstance(given, int) or value != given:
                 raise ConfigError(
-                    f"hydra/launcher=slurm gives each job of the sweep {given} task(s) a node on "
-                    f"{nodes} node(s), but {job.folder.name} has trainer.{key}={wish}; type one "
-                    f"number, trainer.{key}=<number>, for the whole sweep"
+                    f"hydra/launcher=slurm starts each job with {tasks_per_node} task(s) per node "
+                    f"on {nodes} node(s), but {job.folder.name} has trainer.{key}={value}; use "
+                    f"one value, trainer.{key}=<number>, for the whole sweep"
                 )
 
 
 def _submit(file: Path) -> str:
-    # What this process was given by a SLURM job of its own is not for the jobs that it submits.
-    own = {
+    # If this process is part of a SLURM job, its variables must not affect the submitted jobs.
+    env = {
         key: value
         for key, value in os.environ.items()
         if key == "SLURM_CONF" or not key.startswith("SLURM_")
     }
     done = subprocess.run(
-        ["sbatch", "--parsable", str(file)], env=own, capture_output=True, text=True, check=False
+        ["sbatch", "--parsable", str(file)], env=env, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise ConfigError(
-            f"sbatch refused {file}: {done.stderr.strip()}; set hydra.launcher.<option> as this "
-            "cluster wants it (sinfo shows its partitions)"
+            f"sbatch rejected {file}: {done.stderr.strip()}; set hydra.launcher.<option> as "
+            "required by this cluster (sinfo lists its partitions)"
         )
     return done.stdout.strip().split(";")[0]
 
 
 def _await(jobs: Sequence[Job], folder: Path, array: str, poll_s: float) -> None:
-    """Say what became of each job once it has left the queue."""
-    left = dict(enumerate(jobs))
-    missed = dict.fromkeys(left, 0)
-    while left:
+    """Print the status of each job once it has left the queue."""
+    pending = dict(enumerate(jobs))
+    missed = dict.fromkeys(pending, 0)
+    while pending:
         queued = _queued(array)
-        for number, job in list(left.items()):
+        for number, job in list(pending.items()):
             missed[number] = 0 if queued is None or number in queued else missed[number] + 1
-            if missed[number] < 2:  # one look may fall between its end and its queueing again
+            if missed[number] < 2:  # it may be missing once, between its exit and a requeue
                 continue
-            del left[number]
-            noted = folder / f"{number}.code"
-            code = int(noted.read_text()) if noted.is_file() else 1
-            words = job.ended(code, folder / f"{array}_{number}.log")
-            print(f"{job.folder.name}: {words}", flush=True)
-        if left:
+            del pending[number]
+            exit_code = folder / f"{number}.code"
+            code = int(exit_code.read_text()) if exit_code.is_file() else 1
+            status = job.ended(code, folder / f"{array}_{number}.log")
+            print(f"{job.folder.name}: {status}", flush=True)
+        if pending:
             time.sleep(poll_s)
 
 
 def _queued(array: str) -> set[int] | None:
-    """Return which tasks of an array wait or run; None if SLURM does not answer."""
+    """Return the pending and running tasks of an array, or None if squeue fails."""
     done = subprocess.run(
         ["squeue", "--noheader", "--array", "--jobs", array, "--format", "%K"],
         capture_output=True, text=True, check=False,

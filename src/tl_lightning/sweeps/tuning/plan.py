@@ -1,4 +1,4 @@
-"""What a tuning command asks for: the search space and the study."""
+"""Parsing of the tuning command line: search space and settings of the study."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Plan", "read_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study tries; see ``conf/tune/default.yaml``.
+    """Search space and settings of a study; the others are described in ``conf/tune/default.yaml``.
 
     Attributes:
-        folder: Of the study.
-        fixed: Overrides that every trial shares.
-        space: Settings to try.
+        folder: Folder of the study.
+        fixed: Overrides shared by all trials.
+        space: Settings to tune.
     """
 
     folder: Path
@@ -44,19 +44,20 @@ class Plan:
     prune_after: int
 
     def groups(self) -> list[Setting]:
-        """Return the settings that choose a file of ``conf/``: they decide which others exist."""
-        return [one for one in self.space if (CONF / one.key).is_dir()]
+        """Return the settings that select a config group; they determine which other keys exist."""
+        return [setting for setting in self.space if (CONF / setting.key).is_dir()]
 
     def drawn(self, trial: Trial) -> list[str]:
-        """Return a trial's own overrides; settings that its model does not have are left out."""
-        found = [one.draw(trial) for one in self.groups()]
-        cfg = composed([*self.fixed, *found], ())
-        rest = [one for one in self.space if one not in self.groups() and _has(cfg, one.key)]
-        return found + [one.draw(trial) for one in rest]
+        """Return the overrides of a trial, without settings that its model does not have."""
+        groups = self.groups()
+        overrides = [setting.draw(trial) for setting in groups]
+        cfg = composed([*self.fixed, *overrides], ())
+        others = [setting for setting in self.space if setting not in groups]
+        return overrides + [setting.draw(trial) for setting in others if _has(cfg, setting.key)]
 
     def variants(self) -> Iterator[DictConfig]:
-        """Yield the configuration of every choice of files."""
-        choices = [[f"{one.key}={value}" for value in one.values] for one in self.groups()]
+        """Yield the configuration of each combination of config groups."""
+        choices = [[f"{group.key}={value}" for value in group.values] for group in self.groups()]
         for chosen in itertools.product(*choices):
             yield composed([*self.fixed, *chosen], ())
 
@@ -71,24 +72,24 @@ def _has(cfg: DictConfig, key: str) -> bool:
 
 
 def read_plan(arguments: Sequence[str]) -> Plan:
-    """Return what the command line asks for.
+    """Return the plan described by the command line.
 
     Raises:
-        ConfigError: Lists every fault found.
+        ConfigError: Lists all invalid settings.
     """
     pairs = dict(argument.partition("=")[::2] for argument in arguments)
     node = _node(pairs)
-    listed = {key: str(value) for key, value in (node.pop("space") or {}).items()}
-    listed |= {key: text for key, text in pairs.items() if key.split(".")[0] != "tune"}
-    settings = {key: read_setting(key, text) for key, text in listed.items()}
-    fixed = [f"{key}={text}" for key, text in pairs.items() if key in settings]
-    space = [one for one in settings.values() if one]
+    texts = {key: str(value) for key, value in (node.pop("space") or {}).items()}
+    texts |= {key: text for key, text in pairs.items() if key.split(".")[0] != "tune"}
+    settings = {key: read_setting(key, text) for key, text in texts.items()}
+    space = [setting for setting in settings.values() if setting]
     if not space:
         raise ConfigError(
-            "nothing to try; type 'optimizer.lr=log(1e-4,1e-2)' with its quotes, or tune=adaptation"
+            "no settings to tune; set for example 'optimizer.lr=log(1e-4,1e-2)', with the quotes, "
+            "or tune=adaptation"
         )
-    tried = {one.key for one in space}
-    fixed = [one for one in fixed if one.partition("=")[0] not in tried]
+    tuned = {setting.key for setting in space}
+    fixed = [f"{k}={text}" for k, text in pairs.items() if k in settings and k not in tuned]
     folder = Path(node.pop("dir") or f"outputs/tune/{run_id()}").expanduser().absolute()
     plan = Plan(folder=folder, fixed=tuple(fixed), space=tuple(space), **node)
     _check_space(plan)
@@ -96,49 +97,50 @@ def read_plan(arguments: Sequence[str]) -> Plan:
 
 
 def _node(pairs: dict[str, str]) -> dict[str, Any]:
-    """Return the settings of the study: the default's, the named file's, the command line's."""
-    from tl_lightning.config.signatures import fits, words
+    """Return the study settings, merged from defaults, the selected file and the command line."""
+    from tl_lightning.config.hints import describe, fits
 
     node: Any = OmegaConf.load(CONF / "tune" / "default.yaml")
     name = pairs.get("tune", "default")
     files = {path.stem: path for path in (CONF / "tune").glob("*.yaml")}
     if name not in files:
-        raise ConfigError(f"tune={name} is no file of conf/tune; {nearest(name, files)}")
-    own = [f"{k.removeprefix('tune.')}={v}" for k, v in pairs.items() if k.startswith("tune.")]
-    for more in (OmegaConf.load(files[name]), OmegaConf.from_dotlist(own)):
-        for key in map(str, more):
+        raise ConfigError(f"tune={name} is not a file in conf/tune; {nearest(name, files)}")
+    typed = [f"{k.removeprefix('tune.')}={v}" for k, v in pairs.items() if k.startswith("tune.")]
+    for update in (OmegaConf.load(files[name]), OmegaConf.from_dotlist(typed)):
+        for key in map(str, update):
             if key not in node:
-                raise ConfigError(f"tune.{key} is no setting; {nearest(key, map(str, node))}")
-        node = OmegaConf.merge(node, more)
-    found: dict[str, Any] = dict(OmegaConf.to_container(node))  # type: ignore[arg-type]
+                raise ConfigError(f"tune.{key} is not a setting; {nearest(key, map(str, node))}")
+        node = OmegaConf.merge(node, update)
+    params: dict[str, Any] = dict(OmegaConf.to_container(node))  # type: ignore[arg-type]
     hints = {**typing.get_type_hints(Plan), "dir": str | None, "space": dict}
-    faults = [
-        f"tune.{key}={value} is not {words(hints[key])}; type tune.{key}=<value>"
-        for key, value in found.items()
+    problems = [
+        f"tune.{key}={value} must be {describe(hints[key])}; set tune.{key}=<value>"
+        for key, value in params.items()
         if not fits(value, hints[key])
     ]
-    faults += [
-        f"tune.{key}={found[key]} is no number of them; type tune.{key}={least} or more"
-        for key, least in (("trials", 1), ("random_trials", 1), ("prune_after", 0))
-        if not faults and found[key] < least
+    problems += [
+        f"tune.{key}={params[key]} must be at least {minimum}; set tune.{key}={minimum} or more"
+        for key, minimum in (("trials", 1), ("random_trials", 1), ("prune_after", 0))
+        if not problems and params[key] < minimum
     ]
-    if faults:
-        raise ConfigError(faults)
-    return found
+    if problems:
+        raise ConfigError(problems)
+    return params
 
 
 def _check_space(plan: Plan) -> None:
-    """Refuse settings that no model of the study has, and what no trial could train."""
+    """Raise ConfigError for settings that no model of the study has, and for several devices."""
     variants = list(plan.variants())
     groups = plan.groups()
-    for one in plan.space:
-        if one not in groups and not any(_has(cfg, one.key) for cfg in variants):
-            composed([*plan.fixed, f"{one.key}={one.values[0]}"], ())  # says what it has instead
-            raise ConfigError(f"{one.key} is no setting of any trial; see train.py --help")
+    for setting in plan.space:
+        if setting not in groups and not any(_has(cfg, setting.key) for cfg in variants):
+            # Raises an error that suggests similar keys.
+            composed([*plan.fixed, f"{setting.key}={setting.values[0]}"], ())
+            raise ConfigError(f"{setting.key} is not a setting of any trial; see train.py --help")
     for cfg in variants:
         if (cfg.trainer.devices, cfg.trainer.num_nodes) != (1, 1):
             raise ConfigError(
-                f"tune.py trains a trial in its own process, but trainer.devices="
-                f"{cfg.trainer.devices}; type trainer.devices=1 and start the command once for "
-                "each device, with one tune.dir"
+                f"tune.py runs each trial on one device, but trainer.devices="
+                f"{cfg.trainer.devices}; set trainer.devices=1 and start the command once per "
+                "device with the same tune.dir"
             )

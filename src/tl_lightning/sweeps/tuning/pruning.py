@@ -1,4 +1,4 @@
-"""Stops a run that is worse than others were at the same epoch."""
+"""Pruning: stop a trial that is worse than others at the same epoch."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ __all__ = ["Pruned", "Pruning"]
 
 
 class Pruned(TrainingError):
-    """The run was stopped because others were better; nothing is wrong with it."""
+    """The run was stopped because other trials were better; it did not fail."""
 
 
 class Pruning(L.Callback):
-    """Tell a judge the run's figure after every validation, and stop the run if it says so.
+    """Report a metric after every validation, and stop the run if it should be pruned.
 
     Args:
-        metric: The logged value.
-        judge: Given the value and the epoch, says whether the run ends here. Called once an epoch,
-            and not for epochs without the value.
+        metric: Name of the logged metric.
+        judge: Takes the value and the epoch, and returns whether to stop the run. Called once per
+            epoch in which the metric was logged.
     """
 
     def __init__(self, *, metric: str, judge: Callable[[float, int], bool]) -> None:
         self.metric, self.judge = metric, judge
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask the judge.
+        """Report the metric.
 
         Raises:
-            Pruned: If it says that the run ends.
+            Pruned: If the judge decides to stop the run.
         """
         value = trainer.callback_metrics.get(self.metric)
         if trainer.sanity_checking or value is None:
@@ -39,5 +39,5 @@ class Pruning(L.Callback):
         if self.judge(float(value), trainer.current_epoch):
             raise Pruned(
                 f"stopped after epoch {trainer.current_epoch + 1}: {self.metric} was "
-                f"{float(value):.4g}, worse than that of other trials at this epoch"
+                f"{float(value):.4g}, worse than in other trials at this epoch"
             )

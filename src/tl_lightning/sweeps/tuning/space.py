@@ -1,4 +1,4 @@
-"""Settings to try, as ``optimizer.lr=log(1e-4,1e-2)``: their grammar and how one is drawn."""
+"""Search space: parsing and sampling of settings such as ``optimizer.lr=log(1e-4,1e-2)``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _FORM = re.compile(rf"({'|'.join(KINDS)})\((.*)\)", re.DOTALL)
 
 
 class Trial(Protocol):
-    """What is used of ``optuna.Trial``."""
+    """Interface of ``optuna.Trial`` used here."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """Return a number between the ends."""
+        """Return a number between the bounds."""
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """Return a whole number between the ends, both included."""
+        """Return an integer between the bounds, inclusive."""
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any:
         """Return one of the choices."""
@@ -31,12 +31,12 @@ class Trial(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting to try.
+    """A setting to tune.
 
     Attributes:
-        key: As on the command line.
-        kind: ``log`` (uniform in the logarithm), ``uniform``, ``int`` or ``choice``.
-        values: The two ends, or the choices.
+        key: Key on the command line.
+        kind: ``log`` (log-uniform), ``uniform``, ``int`` or ``choice``.
+        values: The two bounds, or the choices.
     """
 
     key: str
@@ -44,9 +44,9 @@ class Setting:
     values: tuple[str, ...]
 
     def draw(self, trial: Trial) -> str:
-        """Return the override that a trial runs with.
+        """Return the override for a trial.
 
-        A number has six digits, so that the command that is printed is the one that was run.
+        Numbers are rounded to six digits, so that the printed command is exactly what was run.
         """
         if self.kind == "choice":
             return f"{self.key}={trial.suggest_categorical(self.key, self.values)}"
@@ -58,23 +58,23 @@ class Setting:
 
 
 def split(text: str) -> list[str]:
-    """Return what stands between commas, but for those within brackets.
+    """Split a text at commas outside of parentheses.
 
     >>> split("linear, [dann,mcc], 'a'")
     ['linear', '[dann,mcc]', "'a'"]
     """
-    found, depth = [""], 0
-    for sign in text:
-        depth += (sign in "[({") - (sign in "])}")
-        if sign == "," and not depth:
-            found.append("")
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "[({") - (char in "])}")
+        if char == "," and not depth:
+            parts.append("")
         else:
-            found[-1] += sign
-    return [part.strip() for part in found]
+            parts[-1] += char
+    return [part.strip() for part in parts]
 
 
 def read_setting(key: str, text: str) -> Setting | None:
-    """Return a setting to try; None if ``text`` is one plain value.
+    """Parse a setting to tune; return None if ``text`` is a plain value.
 
     >>> read_setting("optimizer.lr", "log(1e-4, 1e-2)")
     Setting(key='optimizer.lr', kind='log', values=('1e-4', '1e-2'))
@@ -82,7 +82,7 @@ def read_setting(key: str, text: str) -> Setting | None:
     True
 
     Raises:
-        ConfigError: If the ends are no ends.
+        ConfigError: If the bounds or choices are not valid.
     """
     form = _FORM.fullmatch(text.strip())
     if form is None:
@@ -90,16 +90,19 @@ def read_setting(key: str, text: str) -> Setting | None:
     kind, values = form[1], tuple(split(form[2]))
     if kind == "choice":
         if len({*values, ""}) < len(values) + 1 or len(values) < 2:
-            raise ConfigError(f"{key}={text} is no choice; type {key}=choice(<one>,<other>)")
+            raise ConfigError(
+                f"{key}={text} must have at least two distinct choices; set {key}=choice(<a>,<b>)"
+            )
         return Setting(key, kind, values)
-    usual = f"type {key}={kind}({'1,8' if kind == 'int' else '1e-4,1e-2'})"
+    hint = f"set for example {key}={kind}({'1,8' if kind == 'int' else '1e-4,1e-2'})"
     try:
         low, high = map(float, values)
     except ValueError:
-        raise ConfigError(f"{key}={text} has no two ends; {usual}") from None
-    whole = kind != "int" or (low.is_integer() and high.is_integer())
-    if not (math.isfinite(low) and math.isfinite(high) and low < high and whole):
-        raise ConfigError(f"{key}={text} does not go from one number up to another; {usual}")
+        raise ConfigError(f"{key}={text} must have two numeric bounds; {hint}") from None
+    integer = kind != "int" or (low.is_integer() and high.is_integer())
+    if not (math.isfinite(low) and math.isfinite(high) and low < high and integer):
+        kinds = "integers" if kind == "int" else "finite numbers"
+        raise ConfigError(f"the bounds of {key}={text} must be increasing {kinds}; {hint}")
     if kind == "log" and low <= 0:
-        raise ConfigError(f"{key}={text} starts at {low:g}, which has no logarithm; {usual}")
+        raise ConfigError(f"{key}={text} must have a positive lower bound, got {low:g}; {hint}")
     return Setting(key, kind, values)

@@ -1,1 +1,1 @@
-"""Auxiliary tasks beside classification."""
+"""Auxiliary tasks trained in addition to the main classification task."""

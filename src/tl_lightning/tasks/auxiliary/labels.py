@@ -1,4 +1,4 @@
-"""Where labels of further tasks come from: a column of the data, or the main labels' classes."""
+"""Labels of auxiliary tasks, read from a data column or derived from the main task's classes."""
 
 from __future__ import annotations
 
@@ -12,145 +12,145 @@ from numpy.typing import NDArray
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.tables import read_rows
 from tl_lightning.errors import DataError, nearest
-from tl_lightning.tasks.auxiliary.base import Facts, FurtherTask
+from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
 
 __all__ = ["Labelled", "attach_labels", "read_groups"]
 
 PACKAGED = Path(__file__).parent / "groups"
 SHOWN = 3
-Kind = tuple[type[FurtherTask], Mapping[str, Any]]
+Kind = tuple[type[AuxiliaryTask], Mapping[str, Any]]
 
 
 class Labelled(Protocol):
-    """A data module that has found its pictures; one with columns has ``further_labels`` too."""
+    """A data module after discovery; one with label columns also has a method ``aux_labels``."""
 
     found: dict[str, Domain]
     learn_from: str
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names of the main task."""
+        """Class names of the main task."""
         ...
 
 
 def attach_labels(
-    data: Labelled, kinds: Mapping[str, Kind], known: Mapping[str, Facts] | None = None
-) -> dict[str, Facts]:
-    """Read the labels of every further task and put them into the splits; return their facts.
+    data: Labelled, kinds: Mapping[str, Kind], known: Mapping[str, LabelInfo] | None = None
+) -> dict[str, LabelInfo]:
+    """Attach the labels of all auxiliary tasks to the splits and return the label info.
 
-    Only what the model learns from decides which labels there are. Labels of a split that has none
-    at all are left out of it.
+    The label info is determined from the training labels of the domain the model is trained on.
+    Splits without any label of a task are left unchanged.
 
     Args:
-        data: Its splits are replaced by splits with labels.
-        kinds: Class and settings of every task, by name.
-        known: Facts of an earlier run, where there was one.
+        data: Data module whose splits are replaced by splits with auxiliary labels.
+        kinds: Class and settings of each task by name.
+        known: Label info of an earlier run, if any.
 
     Raises:
-        DataError: If a label is none of the task's kind, or there is none to learn from.
+        DataError: If a label is not valid for the task, or the training split has no labels.
     """
-    facts: dict[str, Facts] = {}
-    for name, (kind, knobs) in kinds.items():
-        where, before = f"tasks.{name}", (known or {}).get(name)
-        if knobs.get("groups") is not None:
-            facts[name] = before or _by_class(kind, knobs, where, data.classes)
+    label_info: dict[str, LabelInfo] = {}
+    for name, (kind, params) in kinds.items():
+        where, earlier = f"aux_tasks.{name}", (known or {}).get(name)
+        if params.get("groups") is not None:
+            label_info[name] = earlier or _by_class(kind, params, where, data.classes)
             continue
-        columns: Callable[[str], Mapping[Path, str]] = data.further_labels  # type: ignore[attr-defined]
-        texts = columns(str(knobs["labels"]))
-        train = [_text(texts, path) for path in data.found[data.learn_from].train.pictures]
+        columns: Callable[[str], Mapping[Path, str]] = data.aux_labels  # type: ignore[attr-defined]
+        texts = columns(str(params["labels"]))
+        train = [_text(texts, path) for path in data.found[data.learn_from].train.samples]
         present = [text for text in train if not kind.is_missing(text)]
-        if not present and before is None:
+        if not present and earlier is None:
             raise DataError(
-                f"{where}.labels={knobs['labels']} says nothing of any of the {len(train)} "
-                "training pictures; fill in the column, name another one, or leave the task out"
+                f"{where}.labels={params['labels']} is empty for all {len(train)} training "
+                "samples; fill in the column, use another column, or remove the task"
             )
-        facts[name] = before or kind.facts_of(present, knobs, where)
+        label_info[name] = earlier or kind.label_info_of(present, params, where)
         for role, domain in data.found.items():
-            changed: dict[str, Any] = {
-                split: _attached(part, name, kind, facts[name], texts, where)
+            splits: dict[str, Any] = {
+                split: _with_labels(part, name, kind, label_info[name], texts, where)
                 for split, part in domain.splits().items()
             }
-            data.found[role] = replace(domain, **changed)
-    return facts
+            data.found[role] = replace(domain, **splits)
+    return label_info
 
 
 def _text(texts: Mapping[Path, str], path: Any) -> str:
     return texts.get(Path(path), "").strip()
 
 
-def _attached(
+def _with_labels(
     split: Split,
     name: str,
-    kind: type[FurtherTask],
-    facts: Facts,
+    kind: type[AuxiliaryTask],
+    label_info: LabelInfo,
     texts: Mapping[Path, str],
     where: str,
 ) -> Split:
-    """Return the split with a task's labels; as it is where nothing is known."""
-    own = [_text(texts, path) for path in split.pictures]
-    if all(map(kind.is_missing, own)):
+    """Return the split with a task's labels; unchanged if all of them are missing."""
+    split_texts = [_text(texts, path) for path in split.samples]
+    if all(map(kind.is_missing, split_texts)):
         return split
-    values = _encoded(kind, facts, own, [str(place) for place in split.names], where)
-    return replace(split, others={**(split.others or {}), name: values})
+    values = _encode(kind, label_info, split_texts, [str(name) for name in split.names], where)
+    return replace(split, aux_labels={**(split.aux_labels or {}), name: values})
 
 
-def _encoded(
-    kind: type[FurtherTask],
-    facts: Facts,
+def _encode(
+    kind: type[AuxiliaryTask],
+    label_info: LabelInfo,
     texts: Sequence[str],
-    places: Sequence[str],
+    names: Sequence[str],
     where: str,
 ) -> NDArray[Any]:
-    values, wrong = [], []
-    for text, place in zip(texts, places, strict=True):
+    values, invalid = [], []
+    for text, name in zip(texts, names, strict=True):
         try:
             missing = kind.is_missing(text)
-            values.append(kind.missing(facts) if missing else kind.encode(text, facts))
+            values.append(kind.missing(label_info) if missing else kind.encode(text, label_info))
         except ValueError as error:
-            wrong.append(f"{place}: {error}")
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+            invalid.append(f"{name}: {error}")
+    if invalid:
+        more = f"; and {len(invalid) - SHOWN} more" if len(invalid) > SHOWN else ""
         raise DataError(
-            f"{where} cannot read {len(wrong)} of its labels: {'; '.join(wrong[:SHOWN])}{more}; "
-            "mend them, or leave the cells empty for labels that are missing"
+            f"{where} has {len(invalid)} invalid label(s): {'; '.join(invalid[:SHOWN])}{more}; "
+            "fix them, or leave the cells of missing labels empty"
         )
     return kind.array(values)
 
 
 def _by_class(
-    kind: type[FurtherTask], knobs: Mapping[str, Any], where: str, classes: Sequence[str]
-) -> Facts:
-    """Return the facts of a task whose labels follow from the main task's."""
-    table = read_groups(str(knobs["groups"]), f"{where}.groups")
-    lacking = [name for name in classes if name not in table]
-    if lacking:
+    kind: type[AuxiliaryTask], params: Mapping[str, Any], where: str, classes: Sequence[str]
+) -> LabelInfo:
+    """Return the label info of a task whose labels are derived from the main task's classes."""
+    table = read_groups(str(params["groups"]), f"{where}.groups")
+    absent = [name for name in classes if name not in table]
+    if absent:
         raise DataError(
-            f"{where}.groups={knobs['groups']} has no line for {len(lacking)} of {len(classes)} "
-            f"classes, the first is {lacking[0]!r} ({nearest(lacking[0], list(table)[:200])}); add "
-            "them (with an empty label where there is none)"
+            f"{where}.groups={params['groups']} has no row for {len(absent)} of {len(classes)} "
+            f"classes, starting with {absent[0]!r} ({nearest(absent[0], list(table)[:200])}); add "
+            "the missing rows (with an empty label if unknown)"
         )
     texts = [table[name] for name in classes]
     present = [text for text in texts if not kind.is_missing(text)]
     if not present:
         raise DataError(
-            f"{where}.groups={knobs['groups']} gives none of the classes a label; fill it in"
+            f"{where}.groups={params['groups']} has no label for any class; fill in the table"
         )
-    facts = kind.facts_of(present, knobs, where)
-    values = _encoded(kind, facts, texts, classes, where)
-    return {**facts, "by_class": values.tolist()}
+    label_info = kind.label_info_of(present, params, where)
+    values = _encode(kind, label_info, texts, classes, where)
+    return {**label_info, "by_class": values.tolist()}
 
 
 def read_groups(place: str, setting: str) -> dict[str, str]:
-    """Return class to label from a table with the columns ``class`` and ``label``.
+    """Read a mapping from class to label from a table with the columns ``class`` and ``label``.
 
     Args:
-        place: A file, or the name of one that comes with the package (``dogs_akc``).
-        setting: What set it, for errors.
+        place: Path of the table, or the name of a packaged one (``dogs_akc``).
+        setting: Config key for error messages.
 
     Raises:
-        DataError: If it is not there or no such table.
+        DataError: If the table does not exist or is not valid.
 
-    >>> read_groups("dogs_akc", "tasks.coarse.groups")["n02099601-golden_retriever"]
+    >>> read_groups("dogs_akc", "aux_tasks.coarse.groups")["n02099601-golden_retriever"]
     'sporting'
     """
     path = Path(place).expanduser()
@@ -159,22 +159,22 @@ def read_groups(place: str, setting: str) -> dict[str, str]:
     if not path.is_file():
         packaged = ", ".join(sorted(file.stem for file in PACKAGED.glob("*.csv")))
         raise DataError(
-            f"{setting}={place} is no file; type the path of a table with the columns class and "
-            f"label, or the name of one that comes with the package ({packaged})"
+            f"{setting}={place} not found; set {setting} to the path of a table with the columns "
+            f"class and label, or to the name of a packaged table ({packaged})"
         )
     header, rows = read_rows(path, None, ["class", "label"])
     for column in ("class", "label"):
         if column not in header:
             raise DataError(
-                f"{path} has no column {column!r} (it has {', '.join(header)}); its first line "
-                "must name class and label"
+                f"{path} has no column {column!r} (found: {', '.join(header)}); the header must "
+                "have the columns class and label"
             )
-    found: dict[str, str] = {}
+    table: dict[str, str] = {}
     for row in rows:
         name, label = row.cells["class"].strip(), row.cells["label"].strip()
-        if found.setdefault(name, label) != label:
+        if table.setdefault(name, label) != label:
             raise DataError(
-                f"{row.place} of {path} has {name!r} as {label!r}, but it was {found[name]!r} "
-                "before; remove one of the lines"
+                f"{row.place} of {path} maps {name!r} to {label!r}, but an earlier row maps it to "
+                f"{table[name]!r}; remove one of the rows"
             )
-    return found
+    return table

@@ -1,4 +1,4 @@
-"""A further task with any number of labels a sample: head, loss and metrics."""
+"""Multi-label auxiliary task: any number of labels per sample."""
 
 from __future__ import annotations
 
@@ -12,63 +12,65 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
 
 from tl_lightning.errors import nearest
-from tl_lightning.tasks.auxiliary.base import Facts, FurtherTask, ordered, present_mean
+from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo, ordered, present_mean
 
 __all__ = ["MultiLabel"]
 
-BETWEEN = ";"
+SEPARATOR = ";"
 
 
-class MultiLabel(FurtherTask):
-    """A sigmoid and binary cross-entropy for each of ``K`` labels; NaN is a missing one.
+class MultiLabel(AuxiliaryTask):
+    """Binary cross-entropy for each of ``K`` labels; missing entries are NaN.
 
-    ``a;b`` has the labels a and b, ``;`` has none, an empty cell says nothing.
+    The cell ``a;b`` has the labels a and b, ``;`` has no labels, an empty cell is missing.
 
     Args:
-        in_features: As in :class:`FurtherTask`.
-        facts: ``names`` of the labels in the order of the outputs.
-        weight: As there.
-        labels: As there.
-        groups: As there.
+        in_features: As in :class:`AuxiliaryTask`.
+        label_info: ``names`` of the labels in output order.
+        weight: As in :class:`AuxiliaryTask`.
+        labels: As in :class:`AuxiliaryTask`.
+        groups: As in :class:`AuxiliaryTask`.
     """
 
     def __init__(
         self,
         *,
         in_features: int,
-        facts: Facts,
+        label_info: LabelInfo,
         weight: float,
         labels: str | None,
         groups: str | None,
     ) -> None:
-        self.num_labels = len(facts["names"])
+        self.num_labels = len(label_info["names"])
         super().__init__(
-            in_features=in_features, facts=facts, weight=weight, labels=labels, groups=groups,
-            outputs=self.num_labels,
+            in_features=in_features, label_info=label_info, weight=weight, labels=labels,
+            groups=groups, outputs=self.num_labels,
         )  # fmt: skip
 
     @classmethod
-    def facts_of(cls, texts: Sequence[str], knobs: Mapping[str, Any], where: str) -> Facts:
-        """Return the names of the labels."""
+    def label_info_of(
+        cls, texts: Sequence[str], params: Mapping[str, Any], where: str
+    ) -> LabelInfo:
+        """Return the label names."""
         return {"names": ordered({name for text in texts for name in _parts(text)}, where)}
 
     @classmethod
-    def encode(cls, text: str, facts: Facts) -> list[float]:
-        """Return 1 for each label that is there and 0 for the others."""
-        own = _parts(text)
-        for name in own:
-            if name not in facts["names"]:
-                hint = nearest(name, facts["names"])
-                raise ValueError(f"{name!r} is no label that the source trains with ({hint})")
-        return [float(name in own) for name in facts["names"]]
+    def encode(cls, text: str, label_info: LabelInfo) -> list[float]:
+        """Return the labels as a vector of zeros and ones."""
+        present = _parts(text)
+        for name in present:
+            if name not in label_info["names"]:
+                hint = nearest(name, label_info["names"])
+                raise ValueError(f"{name!r} is not one of the source's training labels ({hint})")
+        return [float(name in present) for name in label_info["names"]]
 
     @classmethod
-    def missing(cls, facts: Facts) -> list[float]:
+    def missing(cls, label_info: LabelInfo) -> list[float]:
         """Return NaN for every label."""
-        return [float("nan")] * len(facts["names"])
+        return [float("nan")] * len(label_info["names"])
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the binary cross-entropy of logits ``(B, K)``, mean over the known entries."""
+        """Return the mean binary cross-entropy of logits ``(B, K)`` over the known entries."""
         known = self.known(labels)
         values = functional.binary_cross_entropy_with_logits(
             outputs.float(), torch.where(known, labels, 0.0), reduction="none"
@@ -76,7 +78,7 @@ class MultiLabel(FurtherTask):
         return present_mean(values, known)
 
     def metrics(self, prefix: str) -> MetricCollection:
-        """Return accuracy over all entries (micro) and macro F1."""
+        """Return micro accuracy over all entries and macro F1."""
         k = self.num_labels
         return MetricCollection(
             {
@@ -87,11 +89,11 @@ class MultiLabel(FurtherTask):
         )
 
     def score(self, metrics: MetricCollection, outputs: Tensor, labels: Tensor) -> None:
-        """Add a batch to the metrics."""
+        """Update the metrics with a batch."""
         known = self.known(labels)
-        # As answers: of logits that all lie in [0, 1] the metrics would take 1/2 for the border.
+        # Pass decisions: torchmetrics thresholds logits at 1/2 if all of them are in [0, 1].
         metrics.update((outputs > 0).long(), torch.where(known, labels, -1.0).long())
 
 
 def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(BETWEEN) if part.strip()]
+    return [part.strip() for part in text.split(SEPARATOR) if part.strip()]

@@ -1,4 +1,4 @@
-"""A further task with a number a sample: head, loss and metrics."""
+"""Regression auxiliary task: one number per sample."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MetricCollection, R2Score
 
 from tl_lightning.errors import DataError
-from tl_lightning.tasks.auxiliary.base import Facts, FurtherTask, present_mean
+from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo, present_mean
 
 __all__ = ["Regression"]
 
 
-class Regression(FurtherTask):
-    """Squared error of standardised numbers; NaN is a missing one.
+class Regression(AuxiliaryTask):
+    """Squared error of standardised labels; missing labels are NaN.
 
-    ``z = (y - mean) / std`` with the mean and the standard deviation (ddof 0) of the source's
-    training labels; metrics are in the unit of the labels.
+    Labels are standardised as ``z = (y - mean) / std``, with the mean and standard deviation (ddof
+    0) of the source's training labels. Metrics are in the unit of the labels.
 
     Args:
-        in_features: As in :class:`FurtherTask`.
-        facts: ``mean`` and ``std``.
-        weight: As there.
-        labels: As there.
-        groups: As there; then each class of the table counts once in mean and deviation.
+        in_features: As in :class:`AuxiliaryTask`.
+        label_info: ``mean`` and ``std``.
+        weight: As in :class:`AuxiliaryTask`.
+        labels: As in :class:`AuxiliaryTask`.
+        groups: As in :class:`AuxiliaryTask`; mean and std are then taken over the classes.
     """
 
     share: ClassVar[float] = 0.5
@@ -37,30 +37,32 @@ class Regression(FurtherTask):
         self,
         *,
         in_features: int,
-        facts: Facts,
+        label_info: LabelInfo,
         weight: float,
         labels: str | None,
         groups: str | None,
     ) -> None:
         super().__init__(
-            in_features=in_features, facts=facts, weight=weight, labels=labels, groups=groups,
-            outputs=1,
+            in_features=in_features, label_info=label_info, weight=weight, labels=labels,
+            groups=groups, outputs=1,
         )  # fmt: skip
-        self.mean, self.std = facts["mean"], facts["std"]
+        self.mean, self.std = label_info["mean"], label_info["std"]
 
     @classmethod
-    def facts_of(cls, texts: Sequence[str], knobs: Mapping[str, Any], where: str) -> Facts:
-        """Return mean and standard deviation."""
+    def label_info_of(
+        cls, texts: Sequence[str], params: Mapping[str, Any], where: str
+    ) -> LabelInfo:
+        """Return mean and standard deviation of the labels."""
         values = np.array([_number(text, where) for text in texts])
         if not values.std() > 0:
             raise DataError(
-                f"{where} is {values[0]:g} in all training samples of the source, which leaves "
-                "nothing to learn; name another column, or leave the task out"
+                f"{where} is {values[0]:g} for all training samples of the source, so there is "
+                "nothing to learn; use another column, or remove the task"
             )
         return {"mean": float(values.mean()), "std": float(values.std())}
 
     @classmethod
-    def encode(cls, text: str, facts: Facts) -> float:
+    def encode(cls, text: str, label_info: LabelInfo) -> float:
         """Return the number."""
         value = float(text)
         if not math.isfinite(value):
@@ -68,29 +70,29 @@ class Regression(FurtherTask):
         return value
 
     @classmethod
-    def missing(cls, facts: Facts) -> float:
+    def missing(cls, label_info: LabelInfo) -> float:
         """Return NaN."""
         return math.nan
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the squared error of outputs ``(B, 1)`` and standardised labels ``(B,)``."""
+        """Return the mean squared error of outputs ``(B, 1)`` and standardised labels ``(B,)``."""
         known = self.known(labels)
-        wanted = (torch.where(known, labels, self.mean) - self.mean) / self.std
-        return present_mean((outputs.float().squeeze(1) - wanted).square(), known)
+        target = (torch.where(known, labels, self.mean) - self.mean) / self.std
+        return present_mean((outputs.float().squeeze(1) - target).square(), known)
 
     def metrics(self, prefix: str) -> MetricCollection:
-        """Return mean absolute error and coefficient of determination, in the labels' unit."""
+        """Return the mean absolute error, in the labels' unit, and R squared."""
         return MetricCollection({"mae": MeanAbsoluteError(), "r2": _R2()}, prefix=prefix)
 
     def score(self, metrics: MetricCollection, outputs: Tensor, labels: Tensor) -> None:
-        """Add a batch to the metrics."""
+        """Update the metrics with a batch."""
         known = self.known(labels)
-        guess = outputs.float().squeeze(1) * self.std + self.mean
-        metrics.update(guess[known], labels[known])
+        predicted = outputs.float().squeeze(1) * self.std + self.mean
+        metrics.update(predicted[known], labels[known])
 
 
 class _R2(R2Score):
-    """NaN in place of an error where there are fewer than two numbers."""
+    """R squared that is NaN, instead of raising an error, for fewer than two samples."""
 
     def compute(self) -> Tensor:
         total: Any = self.total
@@ -104,6 +106,6 @@ def _number(text: str, where: str) -> float:
         return Regression.encode(text, {})
     except ValueError:
         raise DataError(
-            f"{where} is a regression, but its labels hold {text!r}; mend the table (numbers with "
-            "a decimal point, an empty cell where one is missing), or choose another kind of task"
+            f"{where} is a regression task, but the label {text!r} is not a finite number; fix the "
+            "table (decimal point, empty cells for missing labels), or use another kind of task"
         ) from None

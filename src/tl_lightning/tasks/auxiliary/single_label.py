@@ -1,4 +1,4 @@
-"""A further task with one label a sample: head, loss and metrics."""
+"""Single-label auxiliary task: one class per sample."""
 
 from __future__ import annotations
 
@@ -13,66 +13,68 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tl_lightning.errors import nearest
-from tl_lightning.tasks.auxiliary.base import Facts, FurtherTask, ordered, present_count
+from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo, ordered, present_count
 
 __all__ = ["SingleLabel"]
 
 
-class SingleLabel(FurtherTask):
-    """Softmax cross-entropy over ``K`` classes of its own; -1 is a missing label.
+class SingleLabel(AuxiliaryTask):
+    """Softmax cross-entropy over ``K`` auxiliary classes; missing labels are -1.
 
     Args:
-        in_features: As in :class:`FurtherTask`.
-        facts: ``names``, the classes in the order of their numbers.
-        weight: As there.
-        labels: As there.
-        groups: As there.
+        in_features: As in :class:`AuxiliaryTask`.
+        label_info: ``names`` of the classes in index order.
+        weight: As in :class:`AuxiliaryTask`.
+        labels: As in :class:`AuxiliaryTask`.
+        groups: As in :class:`AuxiliaryTask`.
     """
 
     def __init__(
         self,
         *,
         in_features: int,
-        facts: Facts,
+        label_info: LabelInfo,
         weight: float,
         labels: str | None,
         groups: str | None,
     ) -> None:
-        self.num_classes = len(facts["names"])
+        self.num_classes = len(label_info["names"])
         super().__init__(
-            in_features=in_features, facts=facts, weight=weight, labels=labels, groups=groups,
-            outputs=self.num_classes,
+            in_features=in_features, label_info=label_info, weight=weight, labels=labels,
+            groups=groups, outputs=self.num_classes,
         )  # fmt: skip
 
     @classmethod
-    def facts_of(cls, texts: Sequence[str], knobs: Mapping[str, Any], where: str) -> Facts:
-        """Return the names of the classes."""
+    def label_info_of(
+        cls, texts: Sequence[str], params: Mapping[str, Any], where: str
+    ) -> LabelInfo:
+        """Return the class names."""
         return {"names": ordered(set(texts), where)}
 
     @classmethod
-    def encode(cls, text: str, facts: Facts) -> int:
-        """Return the class's number."""
-        if text not in facts["names"]:
-            hint = nearest(text, facts["names"])
-            raise ValueError(f"{text!r} is no label that the source trains with ({hint})")
-        return int(facts["names"].index(text))
+    def encode(cls, text: str, label_info: LabelInfo) -> int:
+        """Return the class index."""
+        if text not in label_info["names"]:
+            hint = nearest(text, label_info["names"])
+            raise ValueError(f"{text!r} is not one of the source's training labels ({hint})")
+        return int(label_info["names"].index(text))
 
     @classmethod
-    def missing(cls, facts: Facts) -> int:
+    def missing(cls, label_info: LabelInfo) -> int:
         """Return -1."""
         return -1
 
     @classmethod
     def array(cls, values: Sequence[Any]) -> NDArray[Any]:
-        """Return class numbers ``(N,)``."""
+        """Return class indices ``(N,)``."""
         return np.asarray(values, dtype=np.int64)
 
     def known(self, labels: Tensor) -> Tensor:
-        """Return which labels are not -1."""
+        """Return a mask of the labels that are not -1."""
         return labels >= 0
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of outputs ``(B, K)`` and labels ``(B,)``."""
+        """Return the mean cross-entropy of outputs ``(B, K)`` and labels ``(B,)``."""
         total = functional.cross_entropy(outputs.float(), labels, ignore_index=-1, reduction="sum")
         return total / present_count(self.known(labels))
 
@@ -88,5 +90,5 @@ class SingleLabel(FurtherTask):
         )
 
     def score(self, metrics: MetricCollection, outputs: Tensor, labels: Tensor) -> None:
-        """Add a batch to the metrics."""
+        """Update the metrics with a batch."""
         metrics.update(outputs.float(), labels)

@@ -1,4 +1,4 @@
-"""What is wrong between adapters and the rest, in words."""
+"""Conflicts between adaptation methods and other settings."""
 
 from __future__ import annotations
 
@@ -12,42 +12,48 @@ ADAPT = "model=domain_adaptation"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "message"),
     [
-        (["model=fine_tuning", "adapter=[mcc]"], r"takes no adapter, got \[mcc\]; type model=dom"),
-        ([ADAPT, "adapter=[shot]"], r"adapter=\[shot\] adapts a trained model .* type model=sour"),
-        (["model=source_free", "adapter=[shot]"], r"but init=null; type init=<folder of a run>"),
-        (["model=source_free", "adapter=[dann]", "init=x"], r"adapter=\[dann\] needs the source"),
-        ([ADAPT, "adapter=[mme]"], r"labelled target pictures; type data.target.labelled_per_cla"),
-        ([ADAPT, "adapter=[self_training]", "cache.features=full", "data.augment=none"],
-         r"changes the target's pictures in every step.*type cache.features=off"),
-        ([ADAPT, "adapter=[adda]", "cache.features=prefix", "data.augment=none"],
-         r"keeps a second copy of the network.*type cache.features=off"),
-        ([ADAPT, "adapter=[adda,self_training]"], r"\[adda,self_training\]: all keep a second co"),
-        ([ADAPT, "adapter=[mcd,wdgrl]"], r"\[mcd,wdgrl\]: all take turns of steps; type only one"),
-        ([ADAPT, "adapter=[mcd]", "trainer.gradient_clip_val=1.0"],
-         r"trainer.gradient_clip_val=1.0 does not go with; type trainer.gradient_clip_val=null"),
-        ([ADAPT, "adapter=[mcd]", "trainer.accumulate_grad_batches=2"], r"_batches=2 does not go"),
-        ([ADAPT, "adapter=[mcd]", "trainer.max_steps=5"], r"max_steps=5 does not go with; type"),
-        ([ADAPT, "adapter=[mcd]", "lr_find=true"], r"lr_find=True does not go with; type lr_find"),
-        (["model=dann", "adapter.dann.max_lambda=-1"], r"max_lambda=-1 is below 0; type adapter."),
-        ([ADAPT, "adapter=[mcc]", "adapter.mcc.weight=-2"], r"weight=-2 is below 0; type adapter."),
-        ([ADAPT, "adapter=[dann,mcc]", "trainer.precision=bf16-true"],
-         r"adapter=\[dann,mcc\] computes its terms in 32; type trainer.precision=bf16-mixed"),
-        (["init=3"], r"init=3 is no path; type init=<run folder>"),
+        (["model=fine_tuning", "method=[mcc]"],
+         r"not support adaptation methods, got method=\[mcc\]; set model=domain_adaptation"),
+        ([ADAPT, "method=[shot]"], r"method=\[shot\] adapts a trained model .* set model=sour"),
+        (["model=source_free", "method=[shot]"], r"but init=null; set init=<run folder>"),
+        (["model=source_free", "method=[dann]", "init=x"], r"method=\[dann\] needs source data"),
+        ([ADAPT, "method=[mme]"], r"few-shot target samples; set data.target.labelled_per_class"),
+        ([ADAPT, "method=[self_training]", "cache.features=full", "data.augment=none"],
+         r"augments target images in every step.*set cache.features=off"),
+        ([ADAPT, "method=[adda]", "cache.features=prefix", "data.augment=none"],
+         r"keeps a second copy of the network.*set cache.features=off"),
+        ([ADAPT, "method=[adda,self_training]"],
+         r"method=\[adda,self_training\]: only one method with a teacher can be used at a time; k"),
+        ([ADAPT, "method=[mcd,wdgrl]"],
+         r"method=\[mcd,wdgrl\]: only one alternating method can be used at a time; keep one of"),
+        ([ADAPT, "method=[mcd]", "trainer.gradient_clip_val=1.0"],
+         r"not supported with trainer.gradient_clip_val=1.0; set trainer.gradient_clip_val=null"),
+        ([ADAPT, "method=[mcd]", "trainer.accumulate_grad_batches=2"],
+         r"method=\[mcd\] .* not supported with trainer.accumulate_grad_batches=2; set trainer.ac"),
+        ([ADAPT, "method=[mcd]", "trainer.max_steps=5"],
+         r"not supported with trainer.max_steps=5; set trainer.max_steps=-1"),
+        ([ADAPT, "method=[mcd]", "lr_find=true"],
+         r"not supported with lr_find=True; set lr_find=false"),
+        (["model=dann", "method.dann.max_lambda=-1"], r"max_lambda=-1 must be at least 0; set met"),
+        ([ADAPT, "method=[mcc]", "method.mcc.weight=-2"], r"weight=-2 must be at least 0; set met"),
+        ([ADAPT, "method=[dann,mcc]", "trainer.precision=bf16-true"],
+         r"method=\[dann,mcc\] computes its loss in 32 bits; set trainer.precision=bf16-mixed"),
+        (["init=3"], r"init=3 is not a path; set init=<run folder>"),
     ],
 )  # fmt: skip
-def test_words(overrides, words) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_problems(overrides, message) -> None:
+    with pytest.raises(ConfigError, match=message):
         validation.check(config(*overrides))
 
 
-def test_turns_are_followed_under_ddp() -> None:
-    """Plain DDP would wait for gradients that a stage does not make."""
+def test_alternating_methods_use_ddp_with_unused_parameters() -> None:
+    """Plain DDP would wait for gradients that a stage does not compute."""
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    for name, follows in (("mcd", True), ("mcc", False)):
-        checked = validation.check(config(ADAPT, f"adapter=[{name}]", *ddp))
-        assert ("find_unused" in str(checked["trainer"]["strategy"])) is follows
+    for name, unused in (("mcd", True), ("mcc", False)):
+        checked = validation.check(config(ADAPT, f"method=[{name}]", *ddp))
+        assert ("find_unused" in str(checked["trainer"]["strategy"])) is unused
 
 
 @pytest.mark.parametrize(
@@ -63,5 +69,5 @@ def test_turns_are_followed_under_ddp() -> None:
         (["model=dann", "selection=snd"], "snd"),
     ],
 )
-def test_auto_is_the_rule_of_the_study_for_all_that_is_compared(overrides, rule) -> None:
+def test_auto_selection_is_the_same_for_a_model_and_its_baselines(overrides, rule) -> None:
     assert validation.check(config("selection=auto", *overrides))["selection"] == rule

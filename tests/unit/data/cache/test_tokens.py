@@ -1,4 +1,4 @@
-"""Texts tokenised once."""
+"""Token cache and the dataset of tokenized texts."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from tl_lightning.types import TextSpec
 TEXTS = ["the film was good", "bad", "a very very dull story and it was the plot", "great book"]
 
 
-class Words:
-    """A tokenizer of letters that counts its calls."""
+class LetterTokenizer:
+    """A character-level tokenizer that counts its calls."""
 
     digest = "letters"
     calls = 0
 
     def encode(self, texts, limit):
-        Words.calls += 1
+        LetterTokenizer.calls += 1
         return [([ord(c) for c in text][:limit], len(text) > limit) for text in texts]
 
     def length(self, text):
         return len(text)
 
 
-def test_ids_ends_and_what_was_cut(tmp_path) -> None:
-    cache = tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
+def test_ids_lengths_and_truncation(tmp_path) -> None:
+    cache = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
     assert [cache.row(k).tolist() for k in range(4)] == [[ord(c) for c in t[:20]] for t in TEXTS]
     assert cache.lengths.tolist() == [17, 3, 20, 10]
     assert cache.cut.tolist() == [False, False, True, False]
@@ -41,62 +41,65 @@ def test_ids_ends_and_what_was_cut(tmp_path) -> None:
     assert cache.ids.dtype == np.int32
 
 
-def test_they_are_made_once(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Words, "calls", 0)
-    first = tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
-    second = tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
-    assert (Words.calls, first.folder) == (1, second.folder)
+def test_texts_are_tokenized_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(LetterTokenizer, "calls", 0)
+    first = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
+    second = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
+    assert (LetterTokenizer.calls, first.folder) == (1, second.folder)
     monkeypatch.setattr(token_cache, "CHUNK", 3)
-    other = tokenised(TEXTS[::-1], TextSpec(20, Words()), "a", tmp_path)
-    assert Words.calls == 3
+    other = tokenised(TEXTS[::-1], TextSpec(20, LetterTokenizer()), "a", tmp_path)
+    assert LetterTokenizer.calls == 3
     assert other.row(3).tolist() == first.row(0).tolist()
 
 
-@pytest.mark.parametrize("what", ["texts", "length", "tokenizer"])
-def test_anything_else_has_a_place_of_its_own(tmp_path, what, monkeypatch) -> None:
-    first = tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
-    if what == "tokenizer":
-        monkeypatch.setattr(Words, "digest", "others")
-    texts = [*TEXTS[:3], "great books"] if what == "texts" else TEXTS
-    second = tokenised(texts, TextSpec(9 if what == "length" else 20, Words()), "a", tmp_path)
+@pytest.mark.parametrize("changed", ["texts", "length", "tokenizer"])
+def test_other_inputs_use_another_cache(tmp_path, changed, monkeypatch) -> None:
+    first = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
+    if changed == "tokenizer":
+        monkeypatch.setattr(LetterTokenizer, "digest", "others")
+    texts = [*TEXTS[:3], "great books"] if changed == "texts" else TEXTS
+    second = tokenised(
+        texts, TextSpec(9 if changed == "length" else 20, LetterTokenizer()), "a", tmp_path
+    )
     assert first.folder != second.folder
 
 
 @pytest.mark.parametrize("file", ["ids.bin", "ends.npy", "cut.npy", "manifest.json"])
-def test_what_is_not_whole_is_made_again(tmp_path, file) -> None:
-    first = tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
-    place, rows = first.folder / file, [first.row(k).tolist() for k in range(4)]
-    place.write_bytes(place.read_bytes()[:-4])
+def test_incomplete_cache_is_rebuilt(tmp_path, file) -> None:
+    first = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
+    path, rows = first.folder / file, [first.row(k).tolist() for k in range(4)]
+    path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises((OSError, KeyError, ValueError)):
         TokenCache(first.folder)
-    second = tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
+    second = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
     assert [second.row(k).tolist() for k in range(4)] == rows
 
 
-def test_a_build_that_was_killed_leaves_nothing(tmp_path, monkeypatch) -> None:
+def test_leftovers_of_failed_and_killed_builds_are_removed(tmp_path, monkeypatch) -> None:
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(np, "save", full)
-        with pytest.raises(DataError, match=r"the disk of .* is full; make room, or type cache.d"):
-            tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
+        message = r"the disk of .* is full; free some disk space, or set cache.dir="
+        with pytest.raises(DataError, match=message):
+            tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
-    key = tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path).folder
-    left = tmp_path / f"{key.name}.dead.tmp"
-    left.mkdir()
-    (key / "manifest.json").write_text(json.dumps({"format": 1}))
-    tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
-    assert not left.exists()
+    folder = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path).folder
+    stale = tmp_path / f"{folder.name}.dead.tmp"
+    stale.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"format": 1}))
+    tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
+    assert not stale.exists()
 
 
-def test_the_digest_knows_where_texts_end() -> None:
+def test_digest_depends_on_text_boundaries_and_order() -> None:
     assert texts_digest(["ab", "c"]) != texts_digest(["a", "bc"])
     assert texts_digest(TEXTS) != texts_digest(TEXTS[::-1])
 
 
-def test_batches_are_as_long_as_their_longest_text(tmp_path) -> None:
-    cache = tokenised(TEXTS, TextSpec(20, Words()), "a", tmp_path)
+def test_batches_are_padded_to_their_longest_text(tmp_path) -> None:
+    cache = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
     labels = np.array([5, 6, 7])
     data = TextDataset(cache, np.array([3, 1, 0]), labels)
     batch = data.__getitems__([(1, 0), (0, 9)])
@@ -110,7 +113,7 @@ def test_batches_are_as_long_as_their_longest_text(tmp_path) -> None:
     assert len(data) == 3
 
 
-def test_a_real_tokenizer_gives_its_own_ids(tmp_path) -> None:
+def test_cached_ids_equal_those_of_a_real_tokenizer(tmp_path) -> None:
     from tl_lightning.backbones.tokenizer import read_tokens
 
     tokens = read_tokens(str(tiny_bert(tmp_path / "bert")), offline=True)

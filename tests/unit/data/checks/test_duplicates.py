@@ -1,4 +1,4 @@
-"""Copies are found however they were written; what merely resembles is left alone."""
+"""Duplicates: re-encoded copies are found, images that are merely similar are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tl_lightning.data.checks.duplicates import Place, alike, grouped, judge, sa
 from tl_lightning.data.checks.files import examine
 
 
-def looks(paths):
+def visual_duplicates(paths):
     findings = [examine(path) for path in paths]
     hashes = np.array([f.phash for f in findings], dtype=np.uint64)
     thumbnails = np.frombuffer(b"".join(f.thumbnail for f in findings), np.uint8)
@@ -25,16 +25,16 @@ def smooth(seed: int, size: int = 200) -> Image.Image:
     return Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def test_a_picture_written_anew_is_found_and_another_is_not(tmp_path):
+def test_reencoded_and_resized_copies_are_found(tmp_path):
     first = smooth(0)
     first.save(tmp_path / "0.png")
     first.save(tmp_path / "1.jpg", quality=40)
     first.resize((90, 90)).save(tmp_path / "2.jpg", quality=80)
     smooth(1).save(tmp_path / "3.png")
-    assert looks(sorted(tmp_path.iterdir())) == [(0, 1), (0, 2), (1, 2)]
+    assert visual_duplicates(sorted(tmp_path.iterdir())) == [(0, 1), (0, 2), (1, 2)]
 
 
-def test_sketches_on_white_and_flat_pictures_are_not_called_the_same(tmp_path):
+def test_sketches_on_white_and_uniform_images_are_not_duplicates(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(40):
         page = Image.new("RGB", (160, 160), "white")
@@ -42,10 +42,10 @@ def test_sketches_on_white_and_flat_pictures_are_not_called_the_same(tmp_path):
         ImageDraw.Draw(page).line(points, fill="black", width=2)
         page.save(tmp_path / f"sketch_{index}.png")
         Image.new("RGB", (160, 160), (index, 255 - index, 9)).save(tmp_path / f"flat_{index}.png")
-    assert looks(sorted(tmp_path.iterdir())) == []
+    assert visual_duplicates(sorted(tmp_path.iterdir())) == []
 
 
-def test_banding_finds_every_pair_within_three_bits_and_none_beyond():
+def test_exactly_the_pairs_within_three_bits_are_found():
     rng = np.random.default_rng(0)
     base = int(rng.integers(0, 2**63))
     flips = [0, *(sum(1 << int(b) for b in rng.choice(64, n, replace=False)) for n in range(1, 7))]
@@ -63,7 +63,7 @@ def test_banding_finds_every_pair_within_three_bits_and_none_beyond():
         assert alike(pair, np.stack([thumbnail] * 2)) == [(0, 1)]
 
 
-def test_one_hash_with_other_pixels_is_no_copy():
+def test_equal_hashes_with_different_pixels_are_not_duplicates():
     rng = np.random.default_rng(0)
     thumbnails = rng.integers(0, 256, (2, 256), dtype=np.uint8)
     assert alike(np.zeros(2, np.uint64), thumbnails) == []
@@ -72,7 +72,7 @@ def test_one_hash_with_other_pixels_is_no_copy():
 def test_twenty_thousand_hashes_take_seconds():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 20_000, dtype=np.uint64)
-    hashes[:3000] = hashes[0]  # the worst that white paper does
+    hashes[:3000] = hashes[0]  # as for many drawings on white paper
     thumbnails = rng.integers(0, 256, (20_000, 256), dtype=np.uint8)
     thumbnails[19_999] = thumbnails[5000]
     hashes[19_999] = hashes[5000]
@@ -93,21 +93,21 @@ def places(*texts: str) -> list[Place]:
         ([["source/train/cat"], ["source/val/cat"]], "across_splits"),
         ([["source/train/cat"], ["target/test/cat"]], "across_domains"),
         ([["target/train/cat"], ["target/train/cat"]], "within"),
-        # A synthetic target is tested on the source's test pictures, by design.
+        # A synthetic target is tested on the source's test images, by design.
         ([["source/test/cat", "target/test/cat"]] * 2, "within"),
         ([["source/train/cat"], ["source/test/cat", "target/test/cat"]], "across_splits"),
-        # A transductive target trains on what it is tested on, by design.
+        # A transductive target trains on its test images, by design.
         ([["target/train/cat", "target/test/cat"]] * 2, "within"),
-        # But what it has a label of must not be tested on.
+        # But labelled target samples must not be tested on.
         ([["target/train/cat"], ["target/train/cat", "target/test/cat"]], "across_splits"),
         ([["source/train/cat"], ["target/train/cat", "target/test/cat"]], "across_domains"),
     ],
 )  # fmt: skip
-def test_what_a_group_of_copies_means(group, kind):
+def test_kind_of_a_group_of_duplicates(group, kind):
     assert judge([places(*texts) for texts in group]) == kind
 
 
-def test_pairs_become_groups():
+def test_pairs_are_joined_to_groups():
     assert same(["a", "b", "a", "", ""]) == [(0, 2)]
     assert grouped([(0, 2), (2, 5), (7, 6)]) == [[0, 2, 5], [6, 7]]
     assert grouped([]) == []

@@ -1,4 +1,4 @@
-"""One file, everything that is wrong or odd with it."""
+"""Checks of single image files and of files that loaders ignore."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layouts import picture, planted_faults, png_chunk
+from layouts import image, planted_problems, png_chunk
 from tl_lightning.data.checks.files import examine, quiet_decoders
 from tl_lightning.data.checks.ignored import passed_over
 from tl_lightning.data.checks.issues import BROKEN, KINDS
-from tl_lightning.data.io.images import open_picture
+from tl_lightning.data.io.images import open_image
 from tl_lightning.errors import DataError
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    return planted_faults(tmp_path_factory.mktemp("planted"))
+    return planted_problems(tmp_path_factory.mktemp("planted"))
 
 
-OF_ONE_FILE = sorted(
+EXAMINED_KINDS = sorted(
     KINDS.keys() - {"unreadable", "no_file", "ignored_format", "outside", "unlisted"}
 )
 
 
-@pytest.mark.parametrize("kind", OF_ONE_FILE)
-def test_every_kind_is_found_and_no_other(planted, kind):
+@pytest.mark.parametrize("kind", EXAMINED_KINDS)
+def test_each_problem_is_detected_alone(planted, kind):
     finding = examine(planted[kind])
     assert list(finding.kinds) == [kind]
     decoded = kind not in BROKEN
@@ -38,18 +38,18 @@ def test_every_kind_is_found_and_no_other(planted, kind):
     assert len(finding.digest) == 32
 
 
-@pytest.mark.parametrize("kind", OF_ONE_FILE)
-def test_broken_is_what_training_cannot_read(planted, kind):
+@pytest.mark.parametrize("kind", EXAMINED_KINDS)
+def test_training_cannot_read_exactly_the_broken_files(planted, kind):
     if kind in BROKEN:
-        with pytest.raises(DataError, match="cannot read picture"):
-            open_picture(planted[kind])
+        with pytest.raises(DataError, match="cannot read image"):
+            open_image(planted[kind])
     else:
-        assert open_picture(planted[kind]).shape[0] == 3
+        assert open_image(planted[kind]).shape[0] == 3
 
 
-def test_details_say_what_was_got(planted):
-    details = {kind: examine(planted[kind]).kinds[kind] for kind in OF_ONE_FILE}
-    assert details["not_a_picture"] == "begins with b'<html>404 no'"
+def test_details(planted):
+    details = {kind: examine(planted[kind]).kinds[kind] for kind in EXAMINED_KINDS}
+    assert details["not_an_image"] == "begins with b'<html>404 no'"
     assert "truncated" in details["truncated"]
     assert "360000000 pixels" in details["enormous"]
     assert details["animated"] == "2 frames"
@@ -57,76 +57,76 @@ def test_details_say_what_was_got(planted):
     assert details["suffix_lies"] == "PNG"
 
 
-def test_what_cannot_be_opened_is_unreadable_not_corrupt(tmp_path):
-    for path, words in ((tmp_path / "gone.jpg", "No such file"), (tmp_path, "directory")):
+def test_files_that_cannot_be_opened_are_unreadable_rather_than_truncated(tmp_path):
+    for path, message in ((tmp_path / "gone.jpg", "No such file"), (tmp_path, "directory")):
         finding = examine(path)
         assert list(finding.kinds) == ["unreadable"]
-        assert words in finding.kinds["unreadable"]
+        assert message in finding.kinds["unreadable"]
         assert finding.size is None
 
 
-def test_a_sound_picture_has_no_kind(tmp_path):
+def test_valid_images_have_no_problems(tmp_path):
     for suffix in ("jpg", "jpeg", "png", "bmp", "webp", "tif", "ppm", "JPG"):
-        finding = examine(picture(tmp_path / f"a.{suffix}", 1, (48, 40)))
+        finding = examine(image(tmp_path / f"a.{suffix}", 1, (48, 40)))
         assert not finding.kinds, suffix
         assert finding.size == (48, 40)
 
 
-def test_a_picture_on_its_side_is_measured_and_hashed_upright(tmp_path):
-    upright = picture(tmp_path / "a.png", 1, (64, 48))
+def test_size_and_hash_are_those_of_the_upright_image(tmp_path):
+    upright = image(tmp_path / "a.png", 1, (64, 48))
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(upright) as opened:
         opened.rotate(90, expand=True).save(tmp_path / "b.png", exif=exif)
-    one, other = examine(upright), examine(tmp_path / "b.png")
-    assert one.size == other.size == (64, 48)
-    assert one.phash == other.phash
-    assert one.thumbnail == other.thumbnail
+    original, rotated = examine(upright), examine(tmp_path / "b.png")
+    assert original.size == rotated.size == (64, 48)
+    assert original.phash == rotated.phash
+    assert original.thumbnail == rotated.thumbnail
 
 
-def test_a_large_jpeg_cut_anywhere_is_truncated_though_it_is_decoded_small(tmp_path):
-    """Decoding at an eighth must read to the end as well."""
+def test_truncation_is_detected_although_large_jpegs_are_decoded_at_reduced_size(tmp_path):
+    """Decoding at an eighth of the size must read the whole file as well."""
     noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
     for progressive in (False, True):
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, "JPEG", progressive=progressive)
         content = buffer.getvalue()
-        for share in (0.3, 0.9, 0.99):
-            path = tmp_path / "cut.jpg"
-            path.write_bytes(content[: int(share * len(content))])
-            assert "truncated" in examine(path).kinds, (progressive, share)
+        for fraction in (0.3, 0.9, 0.99):
+            path = tmp_path / "truncated.jpg"
+            path.write_bytes(content[: int(fraction * len(content))])
+            assert "truncated" in examine(path).kinds, (progressive, fraction)
 
 
-def test_a_header_alone_is_corrupt_in_plain_words(tmp_path):
+def test_signature_without_image(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"BM rubbish")
-    words = "begins like a picture, but no decoder can read on"
-    assert examine(path).kinds["truncated"] == words
+    message = "has the signature of an image, but no decoder can read it"
+    assert examine(path).kinds["truncated"] == message
 
 
-def test_every_kind_of_odd_bytes_is_survived(tmp_path):
-    """Flips bytes all over pictures of every format: a finding each, never an exception."""
+def test_corrupt_bytes_never_raise(tmp_path):
+    """Replace bytes and truncate images of every format; each yields a finding."""
     rng = np.random.default_rng(0)
-    path = tmp_path / "odd"
+    path = tmp_path / "corrupt"
     with quiet_decoders():
         for suffix in ("jpg", "png", "bmp", "webp", "tif", "ppm", "gif"):
-            whole = picture(tmp_path / f"a.{suffix}", 1, (48, 40)).read_bytes()
+            original = image(tmp_path / f"a.{suffix}", 1, (48, 40)).read_bytes()
             for _ in range(40):
-                content = np.frombuffer(whole, np.uint8).copy()
-                places = rng.integers(0, min(len(content), 400), 5)
-                content[places] = rng.integers(0, 256, 5)
+                content = np.frombuffer(original, np.uint8).copy()
+                offsets = rng.integers(0, min(len(content), 400), 5)
+                content[offsets] = rng.integers(0, 256, 5)
                 path.write_bytes(content.tobytes()[: rng.integers(1, len(content) + 1)])
                 finding = examine(path)
                 assert (finding.size is None) == bool(set(BROKEN) & set(finding.kinds))
 
 
-def test_opaque_alpha_is_no_transparency(tmp_path):
-    with Image.open(picture(tmp_path / "a.png", 1, (48, 40))) as opened:
+def test_opaque_alpha_channel_is_not_transparency(tmp_path):
+    with Image.open(image(tmp_path / "a.png", 1, (48, 40))) as opened:
         opened.convert("RGBA").save(tmp_path / "b.png")
     assert not examine(tmp_path / "b.png").kinds
 
 
-def test_sixteen_bit_color_is_seen_behind_eight(tmp_path):
+def test_16_bit_colour_is_detected_although_pillow_opens_it_as_8_bit(tmp_path):
     rows = np.random.default_rng(0).integers(0, 256, (40, 1 + 40 * 6), dtype=np.uint8)
     rows[:, 0] = 0
     path = tmp_path / "a.png"
@@ -139,38 +139,38 @@ def test_sixteen_bit_color_is_seen_behind_eight(tmp_path):
     assert list(examine(path).kinds) == ["sixteen_bit"]
 
 
-def test_what_loaders_pass_over_is_named(planted):
+def test_ignored_files_are_reported(planted):
     train = planted["empty"].parent
     known = [p for p in train.iterdir() if p.suffix in (".jpg", ".png") and p.is_file()]
     found = {path: (kind, detail) for kind, path, detail in passed_over(known)}
-    assert found.pop(planted["animated"]) == ("unlisted", "")  # left out of known above
+    assert found.pop(planted["animated"]) == ("unlisted", "")  # a webp file, not in ``known``
     details = {
         "no_file": "a folder",
-        "no_file/link": f"a link to {train.parents[2] / 'gone.jpg'}, which is not there",
+        "no_file/link": f"a link to {train.parents[2] / 'gone.jpg'}, which does not exist",
         "ignored_format": ".heic",
         "ignored_format/gif": ".gif",
-        "outside": "beside the class folders",
-        "outside/deeper": "deeper than a class folder",
+        "outside": "next to the class folders",
+        "outside/deeper": "in a subfolder of a class folder",
     }
     for key, detail in details.items():
         assert found.pop(planted[key]) == (key.split("/")[0], detail)
     assert not found
 
 
-def test_a_picture_without_a_suffix_is_named_and_other_files_are_not(tmp_path):
-    known = picture(tmp_path / "train" / "cat" / "a.jpg", 0)
-    bare = known.with_suffix("")
-    bare.write_bytes(known.read_bytes())
+def test_images_without_a_suffix_are_reported_but_other_files_are_not(tmp_path):
+    known = image(tmp_path / "train" / "cat" / "a.jpg", 0)
+    without_suffix = known.with_suffix("")
+    without_suffix.write_bytes(known.read_bytes())
     for name in ("notes", "labels.csv", "._a.jpg", ".hidden.jpg"):
         (known.parent / name).write_text("text")
     (known.parent / "pipe").symlink_to("nowhere")
-    assert list(passed_over([known])) == [("ignored_format", bare, "no suffix")]
+    assert list(passed_over([known])) == [("ignored_format", without_suffix, "no suffix")]
 
 
-def test_a_class_of_unread_formats_alone_is_named_and_one_not_asked_for_is_not(tmp_path):
-    known = picture(tmp_path / "train" / "cat" / "a.jpg", 0)
-    picture(tmp_path / "train" / "dog" / "a.jpg", 1)
-    phone = tmp_path / "train" / "fox" / "a.heic"
-    phone.parent.mkdir()
-    phone.touch()
-    assert list(passed_over([known])) == [("ignored_format", phone, ".heic")]
+def test_unused_classes_are_reported_only_if_their_formats_are_unsupported(tmp_path):
+    known = image(tmp_path / "train" / "cat" / "a.jpg", 0)
+    image(tmp_path / "train" / "dog" / "a.jpg", 1)
+    unsupported = tmp_path / "train" / "fox" / "a.heic"
+    unsupported.parent.mkdir()
+    unsupported.touch()
+    assert list(passed_over([known])) == [("ignored_format", unsupported, ".heic")]

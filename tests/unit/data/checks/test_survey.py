@@ -1,4 +1,4 @@
-"""The whole survey, and what is printed of it."""
+"""Data survey and its terminal report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from layouts import BREEDS, class_folders, picture, planted_faults, split_folders, two_domains
+from layouts import BREEDS, class_folders, image, planted_problems, split_folders, two_domains
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.checks import survey as module
@@ -25,15 +25,15 @@ from tl_lightning.training import build as building
 
 
 def dogs(root: Path, *overrides: str):
-    given = ["model=source_only", "data=dogs", f"data.root={root}", "data.batch_size=4", *overrides]
-    return building.build_data(validation.check(compose(given)))
+    settings = ["model=source_only", "data=dogs", f"data.root={root}", "data.batch_size=4"]
+    return building.build_data(validation.check(compose([*settings, *overrides])))
 
 
 def both(root: Path, *overrides: str):
     return survey(dogs(root / "source", f"data.target.root={root / 'target'}", *overrides))
 
 
-def shown(found) -> str:
+def rendered(found) -> str:
     out = io.StringIO()
     render(found, Console(file=out, width=100))
     return out.getvalue()
@@ -42,13 +42,13 @@ def shown(found) -> str:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     root = tmp_path_factory.mktemp("planted")
-    return planted_faults(root), both(root)
+    return planted_problems(root), both(root)
 
 
 PAIRS = ("two_classes", "across_splits", "across_domains", "within")
 
 
-def test_every_planted_file_is_named_under_its_kind_and_no_other_is(planted):
+def test_exactly_the_planted_problems_are_found(planted):
     files, found = planted
     expected: dict[str, set[str]] = {}
     for key, path in files.items():
@@ -59,7 +59,7 @@ def test_every_planted_file_is_named_under_its_kind_and_no_other_is(planted):
     assert {k: {item["path"] for item in v} for k, v in found["files"].items()} == expected
 
 
-def test_planted_copies_are_judged(planted):
+def test_planted_duplicates_are_classified(planted):
     files, found = planted
     groups = {group["kind"]: group for group in found["duplicates"]}
     assert len(found["duplicates"]) == len(groups) == 4
@@ -70,12 +70,12 @@ def test_planted_copies_are_judged(planted):
     assert {place for item in leak for place in item["places"]} >= {"source/test"}
 
 
-def test_counts_faults_and_the_verdict(planted):
+def test_counts_and_problems(planted):
     _, found = planted
     assert found["may_start"] is False
     assert found["errors"] == 6
-    assert len(found["faults"]) == 1
-    assert "did you mean n02085936-Maltese_dog?" in found["faults"][0]
+    assert len(found["problems"]) == 1
+    assert "did you mean n02085936-Maltese_dog?" in found["problems"][0]
     source = found["domains"]["source"]
     assert source["splits"] == {"train": 28, "val": 4, "test": 10}
     assert source["classes"][BREEDS[2]] == {"train": 5, "val": 1, "test": 3}
@@ -83,9 +83,9 @@ def test_counts_faults_and_the_verdict(planted):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_the_page_names_every_planted_file_in_a_hundred_columns(planted):
+def test_report_of_100_columns_names_all_planted_files(planted):
     files, found = planted
-    text = shown(found)
+    text = rendered(found)
     root = files["outside"].parents[2]
     for path in files.values():
         assert str(path.relative_to(root)).replace("\udce9", "\\xe9") in text
@@ -97,16 +97,16 @@ def test_the_page_names_every_planted_file_in_a_hundred_columns(planted):
     assert order == sorted(order, key=["error", "warning", "note"].index)
 
 
-def test_a_clean_folder_may_start(tmp_path):
+def test_valid_data_may_start(tmp_path):
     found = both(two_domains(tmp_path))
     assert found["may_start"] is True
     assert (found["errors"], found["warnings"]) == (0, 0)
     assert found["files"] == {}
     assert found["duplicates"] == []
-    assert "training can start  " in shown(found)
+    assert "training can start  " in rendered(found)
 
 
-def test_a_synthetic_target_leaks_nothing(tmp_path):
+def test_synthetic_target_is_not_reported_as_leakage(tmp_path):
     root = split_folders(tmp_path)
     found = survey(dogs(root, "data.batch_size=2"))
     assert (
@@ -114,16 +114,16 @@ def test_a_synthetic_target_leaks_nothing(tmp_path):
     )
     assert found["examined"] == 36
     assert found["duplicates"] == []
-    assert "synthetic shift" in shown(found)
+    assert "synthetic shift" in rendered(found)
 
 
-def test_a_transductive_target_leaks_nothing(tmp_path):
+def test_transductive_target_is_not_reported_as_leakage(tmp_path):
     found = both(two_domains(tmp_path), "data.transductive=true")
     assert found["domains"]["target"]["splits"]["train"] == 27
     assert found["duplicates"] == []
 
 
-def test_labelled_pictures_are_counted_and_train(tmp_path):
+def test_few_shot_target_samples_count_as_training_images(tmp_path):
     root = two_domains(tmp_path)
     train = root / "target" / "train" / BREEDS[0]
     for index, path in enumerate(sorted(train.iterdir())):
@@ -132,39 +132,40 @@ def test_labelled_pictures_are_counted_and_train(tmp_path):
     target = found["domains"]["target"]
     assert target["splits"]["labelled"] == 3
     assert [group["kind"] for group in found["duplicates"]] == ["across_splits"] * 6
-    assert "labelled" in shown(found)
+    assert "labelled" in rendered(found)
 
 
-def test_nothing_to_go_on_with_is_a_fault(tmp_path):
+def test_missing_folder_is_reported(tmp_path):
     found = survey(dogs(tmp_path / "nowhere"))
     assert found["may_start"] is False
-    assert "not found with data.root=" in found["faults"][0]
+    assert "not found with data.root=" in found["problems"][0]
     assert found["domains"] == {}
-    assert shown(found).rstrip().splitlines()[-1].startswith("training would stop: 1 error (0 ")
+    assert rendered(found).rstrip().splitlines()[-1].startswith("training would stop: 1 error (0 ")
 
 
-def test_imbalance_and_twins_are_warned_of(tmp_path):
+def test_class_imbalance_and_similar_names_are_warned_about(tmp_path):
     names = ("Cat", "cat ", "dog")
     class_folders(tmp_path / "train", 4, names, size=(48, 40))
     class_folders(tmp_path / "test", 1, names, start=4, size=(48, 40))
     for index in range(50):
-        picture(tmp_path / "train" / "dog" / f"more_{index}.png", 70_000 + index, (48, 40))
+        image(tmp_path / "train" / "dog" / f"more_{index}.png", 70_000 + index, (48, 40))
     found = survey(dogs(tmp_path, "data.target=null"))
     texts = [remark["text"] for remark in found["remarks"]]
-    assert texts[0].startswith("imbalance in source: 48 training pictures of 'dog', 3 of 'Cat' (16")
+    assert texts[0].startswith("imbalance in source: 48 training images of 'dog', 3 of 'Cat' (16")
     assert texts[1] == (
-        "classes of source that differ only by case or spaces: 'Cat', 'cat '; are they one?"
+        "classes of source that differ only in case or spaces: 'Cat', 'cat '; are they the same "
+        "class?"
     )
     assert found["may_start"]
     assert found["warnings"] == 2
 
 
-def test_many_classes_are_told_by_the_extremes(tmp_path):
+def test_many_classes_are_summarized_by_the_extremes(tmp_path):
     names = [f"class_{index:02d}" for index in range(24)]
     class_folders(tmp_path / "train", 3, names)
     class_folders(tmp_path / "test", 1, names, start=3)
-    picture(tmp_path / "train" / "class_07" / "more.png", 90_000)
-    text = " ".join(shown(survey(dogs(tmp_path, "data.target=null"))).split())
+    image(tmp_path / "train" / "class_07" / "more.png", 90_000)
+    text = " ".join(rendered(survey(dogs(tmp_path, "data.target=null"))).split())
     assert "24 classes" in text
     assert (
         "fewest class_00 2, class_01 2, class_02 2; most class_22 2, class_23 2, class_07 3" in text
@@ -172,7 +173,7 @@ def test_many_classes_are_told_by_the_extremes(tmp_path):
 
 
 @pytest.mark.parametrize(("good", "may_start"), [(50, False), (150, True)])
-def test_skipping_allows_a_broken_file_in_a_hundred(tmp_path, good, may_start):
+def test_on_error_skip_allows_one_percent_of_unreadable_files(tmp_path, good, may_start):
     class_folders(tmp_path / "train", good, BREEDS[:2])
     class_folders(tmp_path / "test", 2, BREEDS[:2], start=good)
     (tmp_path / "train" / BREEDS[0] / "a.jpg").touch()
@@ -183,8 +184,12 @@ def test_skipping_allows_a_broken_file_in_a_hundred(tmp_path, good, may_start):
     data.on_error = "skip"
     found = survey(data)
     assert found["may_start"] is may_start
-    words = "2 broken files would be skipped" if may_start else "2 of 106 files are broken, more"
-    assert found["remarks"][0]["text"].startswith(words)
+    message = (
+        "2 unreadable file(s) would be skipped"
+        if may_start
+        else "2 of 106 files are unreadable, more than"
+    )
+    assert found["remarks"][0]["text"].startswith(message)
 
 
 class InMemory:
@@ -199,11 +204,11 @@ class InMemory:
     def domains(self):
         return self.found
 
-    def faults(self, found):
+    def check_domains(self, found):
         return iter(())
 
 
-def test_pictures_in_memory_are_counted_and_compared():
+def test_images_in_memory_are_counted_and_compared():
     rng = np.random.default_rng(0)
 
     def domain(name):
@@ -218,8 +223,8 @@ def test_pictures_in_memory_are_counted_and_compared():
         return Domain(name, ("a", "b"), *splits)
 
     source, target = domain("one"), domain("other")
-    source.test.pictures[0] = source.train.pictures[0]
-    target.val.pictures[3] = source.val.pictures[3]
+    source.test.samples[0] = source.train.samples[0]
+    target.val.samples[3] = source.val.samples[3]
     found = survey(InMemory({"source": source, "target": target}))
     assert [group["kind"] for group in found["duplicates"]] == ["across_splits", "across_domains"]
     assert [item["path"] for item in found["duplicates"][0]["paths"]] == [
@@ -228,60 +233,59 @@ def test_pictures_in_memory_are_counted_and_compared():
     ]
     assert found["files"] == {}
     assert found["sizes"] == {}
-    text = shown(found)
+    text = rendered(found)
     assert "files below" not in text
     assert "source/train/0" in text
 
 
-def test_more_than_five_are_counted_not_listed(tmp_path):
+def test_only_five_files_per_kind_are_listed(tmp_path):
     root = two_domains(tmp_path)
     for index in range(9):
         (root / "source" / "train" / BREEDS[0] / f"empty_{index}.jpg").touch()
-    text = shown(both(root))
-    assert "9 files: 0 bytes" in text
-    assert "... and 4 more; format=json names all" in text
+    text = rendered(both(root))
+    assert "9 files: empty (0 bytes)" in text
+    assert "... and 4 more; format=json lists all" in text
     assert "empty_4.jpg" in text
     assert "empty_5.jpg" not in text
 
 
-def test_an_interrupt_begins_nothing_more(tmp_path, monkeypatch):
-    begun = []
+def test_interrupt_cancels_pending_checks(tmp_path, monkeypatch):
+    started = []
 
-    def slow(path):
-        begun.append(path)
-        if len(begun) == 3:
+    def interrupted(path):
+        started.append(path)
+        if len(started) == 3:
             raise KeyboardInterrupt
         return original(path)
 
     original = module.examine
-    monkeypatch.setattr(module, "examine", slow)
-    paths = [picture(tmp_path / f"{index}.png", index) for index in range(300)]
+    monkeypatch.setattr(module, "examine", interrupted)
+    paths = [image(tmp_path / f"{index}.png", index) for index in range(300)]
     with pytest.raises(KeyboardInterrupt):
         module._examine(paths)
-    assert len(begun) < 300
+    assert len(started) < 300
 
 
-def test_the_verdict_counts():
+def test_verdict():
     assert verdict({"may_start": True, "errors": 0, "warnings": 0}) == "training can start"
-    stop = {"may_start": False, "errors": 1, "warnings": 2}
-    assert verdict(stop) == "training would stop: 1 error (2 warnings)"
+    found = {"may_start": False, "errors": 1, "warnings": 2}
+    assert verdict(found) == "training would stop: 1 error (2 warnings)"
 
 
-def test_overlap_is_told_by_what_is_known_or_by_names():
+def test_pretraining_overlap_is_known_or_detected_by_file_names():
     assert pretraining_overlap(["a.jpg"], "") == ""
     assert pretraining_overlap([], "") == ""
-    known = pretraining_overlap([], "Dogs are a part of ImageNet")
+    known = pretraining_overlap([], "Dogs are part of ImageNet")
     assert known == (
-        "pretraining overlap: Dogs are a part of ImageNet; ImageNet backbones have seen these "
-        "pictures"
+        "pretraining overlap: Dogs are part of ImageNet; ImageNet backbones have seen these images"
     )
     named = ["x/n02085620_1.jpg"] * 21 + ["ILSVRC2012_val_00000001.JPEG"] * 4 + ["a.jpg"] * 75
-    assert "25 % of the files are named as ImageNet's" in pretraining_overlap(named, "")
+    assert "25% of the file names follow the ImageNet pattern" in pretraining_overlap(named, "")
     assert pretraining_overlap(named[5:] + ["a.jpg"] * 5, "") == ""
     assert pretraining_overlap(["n02085620_1_mine.jpg", "n0208_1.jpg"], "") == ""
 
 
-def test_unpaired_pictures_are_decoded_once(tmp_path, monkeypatch):
+def test_images_are_decoded_once(tmp_path, monkeypatch):
     opened = []
     original = Image.open
     monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or original(file))
@@ -289,32 +293,35 @@ def test_unpaired_pictures_are_decoded_once(tmp_path, monkeypatch):
     assert len(opened) == found["examined"] == 54
 
 
-NOTHING_LEFT = {
-    "unknown classes": (["data.classes=[x,y]"], "data.classes names 'x', which the source"),
+SEVERE_PROBLEMS = {
+    "unknown classes": (["data.classes=[x,y]"], "data.classes contains 'x', which is not a class"),
     "too many labelled": (["data.target.labelled_per_class=9"], "labelled_per_class=9, but class"),
-    "a share of two": (["data.val_fraction=2"], "must lie between 0 and 1, got 2"),
-    "one domain twice": (["data.target.root=${data.root}"], "the same pictures in both domains"),
+    "fraction of two": (["data.val_fraction=2"], "must be between 0 and 1, got 2"),
+    "same domain twice": (
+        ["data.target.root=${data.root}"],
+        "data.source and data.target both contain",
+    ),
 }
 
 
-@pytest.mark.parametrize("case", sorted(NOTHING_LEFT))
-def test_faults_that_leave_little_are_shown_all_the_same(case, tmp_path):
-    overrides, words = NOTHING_LEFT[case]
+@pytest.mark.parametrize("case", sorted(SEVERE_PROBLEMS))
+def test_severe_problems_are_reported(case, tmp_path):
+    overrides, message = SEVERE_PROBLEMS[case]
     found = both(two_domains(tmp_path), *overrides)
     assert found["may_start"] is False
-    assert any(words in fault for fault in found["faults"])
-    text = " ".join(shown(found).split())
-    assert words in text
+    assert any(message in problem for problem in found["problems"])
+    text = " ".join(rendered(found).split())
+    assert message in text
     assert "training would stop" in text
 
 
-def test_class_names_that_no_terminal_expects(tmp_path):
-    """Not UTF-8, or like rich's own markup."""
+def test_class_names_that_are_not_utf_8_or_contain_markup(tmp_path):
+    """The markup is that of rich."""
     names = ("[red]cat", os.fsdecode(b"caf\xe9"))
     class_folders(tmp_path / "train", 6, names)
     class_folders(tmp_path / "test", 2, names, start=6)
     found = survey(dogs(tmp_path, "data.target=null"))
     assert len(found["files"]["bad_name"]) == 8
     assert list(found["domains"]["source"]["classes"]) == ["[red]cat", "caf\\xe9"]
-    assert "[red]cat" in shown(found)
+    assert "[red]cat" in rendered(found)
     json.dumps(found).encode()

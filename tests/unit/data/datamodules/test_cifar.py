@@ -17,14 +17,14 @@ from layouts import (
 )
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
-from tl_lightning.data.datamodules.cifar import Cifar10, Cifar100
+from tl_lightning.data.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
 from tl_lightning.errors import DataError
 from tl_lightning.training import build as building
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def cifar(root, cls=Cifar10, **kwargs):
+def cifar(root, cls=CIFAR10DataModule, **kwargs):
     settings = {"name": "cifar10", "download": False, "augment": "none", **kwargs}
     return cls(**file_settings(root, **settings))
 
@@ -38,7 +38,7 @@ def sizes(domain):
 
 
 @pytest.mark.parametrize("inside", ["", "cifar10", "CIFAR10"])
-def test_class_folders(tmp_path, inside):
+def test_class_folders_are_read(tmp_path, inside):
     split_folders(tmp_path / inside, classes=TEN)
     (source,) = found(tmp_path).values()
     assert (source.name, source.classes) == ("cifar10", TEN)
@@ -49,34 +49,34 @@ def test_class_folders(tmp_path, inside):
 
 
 @pytest.mark.parametrize("inside", ["", "cifar10", "cifar10/cifar-10-batches-py"])
-def test_batches_in_memory(tmp_path, monkeypatch, inside):
-    place = "" if inside.endswith("py") else inside
-    folder = cifar_batches(tmp_path / "x" / place, datasets.CIFAR10, monkeypatch)
+def test_official_batches_are_read(tmp_path, monkeypatch, inside):
+    parent = "" if inside.endswith("py") else inside
+    folder = cifar_batches(tmp_path / "x" / parent, datasets.CIFAR10, monkeypatch)
     root = folder if inside.endswith("py") else tmp_path / "x"
     (source,) = found(root).values()
     assert source.classes == tuple(f"class_{label:02d}" for label in range(10))
     assert sizes(source) == (220, 80, 60)
-    assert source.train.pictures.shape == (220, 32, 32, 3)
-    assert source.train.pictures.dtype == np.uint8
+    assert source.train.samples.shape == (220, 32, 32, 3)
+    assert source.train.samples.dtype == np.uint8
     names = [name for split in source.splits().values() for name in split.names]
     assert len(set(names)) == 360
     for split in source.splits().values():
         for name, label in zip(split.names, split.labels, strict=True):
             assert name.split("/")[1] == source.classes[label]
-    # The picture is the one that its name says, and upright: rows before columns.
+    # Names match the images, and rows come before columns.
     given = datasets.CIFAR10(str(folder.parent), train=False)
     index = int(source.test.names[7].split("/")[2])
-    assert np.array_equal(source.test.pictures[7], np.asarray(given[index][0]))
+    assert np.array_equal(source.test.samples[7], np.asarray(given[index][0]))
 
 
-def test_cifar100_in_memory(tmp_path, monkeypatch):
+def test_cifar100_batches_are_read(tmp_path, monkeypatch):
     cifar_batches(tmp_path, datasets.CIFAR100, monkeypatch)
-    (source,) = found(tmp_path, Cifar100).values()
+    (source,) = found(tmp_path, CIFAR100DataModule).values()
     assert len(source.classes) == 100
     assert sizes(source) == (400, 200, 600)
 
 
-def test_some_classes_and_labelled_pictures_in_memory(tmp_path, monkeypatch):
+def test_class_subset_with_few_shot_target_in_memory(tmp_path, monkeypatch):
     cifar_batches(tmp_path / "a", datasets.CIFAR10, monkeypatch)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     chosen = ["class_07", "class_02"]
@@ -87,66 +87,64 @@ def test_some_classes_and_labelled_pictures_in_memory(tmp_path, monkeypatch):
     domain = both["target"]
     assert np.bincount(domain.labelled.labels).tolist() == [3, 3]
     assert len(domain.train) == len(domain.test) == 72 - 6
-    assert domain.train.pictures.shape == (66, 32, 32, 3)
+    assert domain.train.samples.shape == (66, 32, 32, 3)
 
 
-def test_a_shift_in_memory(tmp_path, monkeypatch):
+def test_synthetic_shift_is_applied_in_memory(tmp_path, monkeypatch):
     cifar_batches(tmp_path, datasets.CIFAR10, monkeypatch)
     both = found(tmp_path, target={"root": None, "shift": SHIFT})
     source, target = both["source"], both["target"]
     assert target.note.startswith("synthetic shift: ")
     assert not set(source.train.names) & set(target.train.names)
     assert source.test.names == target.test.names
-    assert target.test.change is None  # It is in the pixels.
-    ratio = target.test.pictures.mean() / source.test.pictures.mean()
+    assert target.test.change is None  # Applied to the pixels already.
+    ratio = target.test.samples.mean() / source.test.samples.mean()
     assert ratio == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_target_of_files(tmp_path):
+def test_target_in_class_folders(tmp_path):
     split_folders(tmp_path / "a", classes=TEN)
     split_folders(tmp_path / "b", classes=TEN[::-1], val=1)
     both = found(tmp_path / "a", target={"root": str(tmp_path / "b")})
     assert (both["target"].name, both["target"].classes) == ("b", TEN)
 
 
-def test_the_same_batches_twice(tmp_path, monkeypatch):
+def test_same_batches_as_source_and_target_are_an_error(tmp_path, monkeypatch):
     cifar_batches(tmp_path, datasets.CIFAR10, monkeypatch)
-    words = r"both hold .*/cifar-10-batches-py: the same pictures in both domains; type another da"
-    with pytest.raises(DataError, match=words):
+    message = r"both use .*/cifar-10-batches-py; set another data\.target\.root, or"
+    with pytest.raises(DataError, match=message):
         found(tmp_path, target={"root": str(tmp_path)})
 
 
-def test_a_broken_batch_is_not_unpickled(tmp_path, monkeypatch):
+def test_batch_with_wrong_checksum_is_not_unpickled(tmp_path, monkeypatch):
     folder = cifar_batches(tmp_path, datasets.CIFAR10, monkeypatch)
     monkeypatch.setattr("pickle.load", lambda *args, **kwargs: pytest.fail("unpickled"))
     (folder / "test_batch").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    words = (
-        r"lacks a batch, or one's checksum is not the official one; remove .*data\.download=true"
-    )
-    with pytest.raises(DataError, match=words):
+    message = r"a batch in .* is missing or has a wrong checksum; remove .*data\.download=true"
+    with pytest.raises(DataError, match=message):
         found(tmp_path)
 
 
-def test_nothing_there_and_other_classes(tmp_path):
-    words = (
+def test_missing_dataset_and_wrong_classes_are_errors(tmp_path):
+    message = (
         r"CIFAR10 \(\{train,test\}/<class>/\*, or cifar-10-batches-py/\) not found with "
-        r"data\.root=.*; type data\.root=/the/right/folder, or data\.download=true to fetch 170 MB"
+        r"data\.root=.*; set data\.root=/the/right/folder, or data\.download=true to fetch 170 MB"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         found(tmp_path)
     split_folders(tmp_path, classes=TEN[:3])
-    with pytest.raises(
-        DataError, match=r"holds 3 classes, but CIFAR10 has 10; mend the folder, ty"
-    ):
+    with pytest.raises(DataError, match=r"has 3 classes, but CIFAR10 has 10; fix the folder, set"):
         found(tmp_path)
-    words = r"not found with data\.target\.root=/nowhere; tried: .*; type data\.target\.root=[^,]*$"
-    noting = cifar(tmp_path, target={"root": "/nowhere"})
-    noting.complain = lambda fault: None
-    with pytest.raises(DataError, match=words):
-        noting.domains()
+    message = (
+        r"not found with data\.target\.root=/nowhere; tried: .*; set data\.target\.root=[^,]*$"
+    )
+    tolerant = cifar(tmp_path, target={"root": "/nowhere"})
+    tolerant.on_problem = lambda problem: None
+    with pytest.raises(DataError, match=message):
+        tolerant.domains()
 
 
-def test_download(tmp_path, monkeypatch):
+def test_archive_is_downloaded_once(tmp_path, monkeypatch):
     official = datasets.CIFAR10
     folder = cifar_batches(tmp_path / "away", official, monkeypatch, number=2)
     content = archive(folder)
@@ -162,11 +160,11 @@ def test_download(tmp_path, monkeypatch):
             DataError, match=r"not the expected file: md5 .*another mirror of CIFAR10"
         ):
             found(tmp_path / "there", download=True)
-    assert len(found(tmp_path / "here", download=True)) == 1  # It asks nobody.
+    assert len(found(tmp_path / "here", download=True)) == 1  # The server is down.
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_config_names_every_setting(tmp_path, name):
+def test_configuration_builds_the_data_module(tmp_path, name):
     classes = TEN if name == "cifar10" else [f"class {label:02d}" for label in range(100)]
     for split, number, start in (("train", 3, 0), ("test", 1, 3)):
         class_folders(tmp_path / name / split, number, classes, start)
@@ -178,7 +176,7 @@ def test_the_config_names_every_setting(tmp_path, name):
 
 
 @pytest.mark.real
-def test_real_cifar10():
+def test_real_cifar10_counts():
     real_data("cifar10")
     (source,) = found(real_data(), val_fraction=0.1).values()
     assert source.classes == TEN

@@ -5,7 +5,7 @@ from helpers import REPO
 from layouts import BREEDS, SHIFT, class_folders, domain_folders, file_settings, split_folders
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
-from tl_lightning.data.datamodules.class_folders import ClassFolders
+from tl_lightning.data.datamodules.class_folders import ClassFoldersDataModule
 from tl_lightning.data.layout import read_layout
 from tl_lightning.errors import ConfigError, DataError
 
@@ -13,7 +13,7 @@ NOTHING = {"root": None, "domain": None, "labelled_per_class": 0, "shift": None}
 
 
 def found(root, **kwargs):
-    data = ClassFolders(**file_settings(root, **kwargs))
+    data = ClassFoldersDataModule(**file_settings(root, **kwargs))
     data.discover()
     return data.found
 
@@ -22,14 +22,16 @@ def sizes(domain):
     return len(domain.train), len(domain.val), len(domain.test)
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (REPO / "conf" / "data").glob("*.yaml")))
-def test_every_data_set_s_configuration_is_whole(name):
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (REPO / "conf" / "data").glob("[!_]*.yaml"))
+)
+def test_every_dataset_has_a_valid_configuration_and_recipe(name):
     config = validation.check(compose([f"data={name}", "model=source_only"]))
     assert config["data"]["_target_"].startswith("tl_lightning.data.")
     assert (REPO / "conf" / "recipe" / f"{name}.yaml").is_file()
 
 
-def test_one_folder(tmp_path):
+def test_single_folder_is_split_by_hash(tmp_path):
     (source,) = found(class_folders(tmp_path / "mine", 10), target=NOTHING).values()
     assert (source.name, source.classes) == ("mine", BREEDS)
     assert sizes(source) == (12, 6, 12)
@@ -41,7 +43,7 @@ def test_one_folder(tmp_path):
             assert name.split("/")[0] == BREEDS[label]
 
 
-def test_two_folders_match_by_name(tmp_path):
+def test_classes_of_two_folders_are_matched_by_name(tmp_path):
     class_folders(tmp_path / "a", 10)
     split_folders(tmp_path / "b", val=2, classes=BREEDS[::-1])
     both = found(tmp_path / "a", target={**NOTHING, "root": str(tmp_path / "b")})
@@ -51,26 +53,26 @@ def test_two_folders_match_by_name(tmp_path):
         assert name.split("/")[1] == BREEDS[label]
 
 
-def test_a_target_may_lack_keys(tmp_path):
+def test_target_keys_are_optional(tmp_path):
     class_folders(tmp_path / "a", 10)
     class_folders(tmp_path / "b", 10)
     both = found(tmp_path / "a", source={}, target={"root": str(tmp_path / "b")})
     assert sizes(both["target"]) == (12, 6, 12)
 
 
-def test_source_root_stands_above_root(tmp_path):
+def test_source_root_overrides_root(tmp_path):
     class_folders(tmp_path / "a", 10)
     assert found("/nowhere", source={"root": str(tmp_path / "a")})["source"].name == "a"
 
 
-def test_some_classes(tmp_path):
+def test_subset_of_classes_keeps_the_given_order(tmp_path):
     class_folders(tmp_path, 10)
     (source,) = found(tmp_path, classes=[BREEDS[2], BREEDS[0]]).values()
     assert source.classes == (BREEDS[2], BREEDS[0])
     assert sizes(source) == (8, 4, 8)
 
 
-def test_labelled_target_pictures(tmp_path):
+def test_few_shot_target_samples_are_removed_from_training(tmp_path):
     class_folders(tmp_path / "a", 10)
     class_folders(tmp_path / "b", 10)
     target = {"root": str(tmp_path / "b"), "labelled_per_class": 2}
@@ -78,10 +80,10 @@ def test_labelled_target_pictures(tmp_path):
     assert np.bincount(domain.labelled.labels).tolist() == [2, 2, 2]
     assert sizes(domain) == (6, 6, 12)
     assert not set(domain.labelled.names) & set(domain.train.names)
-    assert domain.note.startswith("2 labelled target samples a class train with their labels; no")
+    assert domain.note.startswith("2 few-shot target sample(s) per class, trained with their lab")
 
 
-def test_a_transductive_target(tmp_path):
+def test_transductive_target_uses_all_samples(tmp_path):
     class_folders(tmp_path / "a", 10)
     split_folders(tmp_path / "b")
     domain = found(tmp_path / "a", target={"root": str(tmp_path / "b")}, transductive=True)[
@@ -91,52 +93,52 @@ def test_a_transductive_target(tmp_path):
     assert domain.note.startswith("transductive: ")
 
 
-def test_a_synthetic_target(tmp_path):
+def test_synthetic_target(tmp_path):
     both = found(class_folders(tmp_path, 10), target={**NOTHING, "shift": SHIFT})
     assert both["target"].note.startswith("synthetic shift: ")
     assert both["target"].train.change.brightness == 0.5
 
 
-def test_labels_without_a_target(tmp_path):
+def test_few_shot_without_target_is_an_error(tmp_path):
     class_folders(tmp_path, 10)
     with pytest.raises(DataError, match=r"data\.target\.root and data\.target\.shift are both nul"):
         found(tmp_path, target={**NOTHING, "labelled_per_class": 2})
 
 
-def test_nothing_there(tmp_path):
-    words = (
+def test_folder_without_classes_is_an_error(tmp_path):
+    message = (
         r"a folder of class folders \(<class>/\*\.jpg, or \{train,val,test\}/<class>/\*\.jpg\) not "
-        rf"found with data\.root={tmp_path}; tried: {tmp_path} \(other files\); type data\.root=/"
+        rf"found with data\.root={tmp_path}; tried: {tmp_path} \(other files\); set data\.root=/"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         found(tmp_path)
     class_folders(tmp_path / "a", 10)
     with pytest.raises(DataError, match=r"not found with data\.target\.root=/nowhere"):
         found(tmp_path / "a", target={"root": "/nowhere"})
 
 
-def test_domains_in_place_of_classes(tmp_path):
+def test_folder_of_domains_is_an_error(tmp_path):
     domain_folders(tmp_path / "set")
-    words = (
-        r"/set holds no classes but folders of them: art_painting, photo, sketch; type "
+    message = (
+        r"/set contains domains instead of classes: art_painting, photo, sketch; set "
         r"data=domains data\.source\.domain=art_painting, or data\.root=.*/set/art_painting$"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         found(tmp_path / "set")
     class_folders(tmp_path / "a", 10)
     with pytest.raises(DataError, match=r"or data\.target\.root=.*/set/art_painting$"):
         found(tmp_path / "a", target={"root": str(tmp_path / "set")})
 
 
-def test_a_domain_is_refused(tmp_path):
+def test_domain_setting_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"data\.source\.domain=photo, but data=tiny has one domai"):
         found(tmp_path, source={"domain": "photo"})
 
 
-def test_an_empty_target_is_none_in_the_configuration(tmp_path):
+def test_target_without_values_means_no_target(tmp_path):
     config = validation.check(compose(["data=folder", "model=fine_tuning", "data.root=/x"]))
     assert config["data"]["target"] is None
-    with pytest.raises(ConfigError, match=r"data\.target\.root=<folder> or type model=source_only"):
+    with pytest.raises(ConfigError, match=r"data\.target\.root=<folder> or set model=source_only"):
         validation.check(compose(["data=folder", "model=dann"]))
     config = validation.check(compose(["data=folder", "model=dann", "data.target.root=/x"]))
     assert config["data"]["target"]["root"] == "/x"
@@ -145,26 +147,26 @@ def test_an_empty_target_is_none_in_the_configuration(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["valid", "validation"])
-def test_other_names_of_the_validation_folder(tmp_path, name):
+def test_alternative_names_of_the_validation_folder(tmp_path, name):
     split_folders(tmp_path, val=2)
     (tmp_path / "val").rename(tmp_path / name)
     assert len(read_layout(tmp_path).val) == 6
 
 
-def test_two_validation_folders(tmp_path):
+def test_several_validation_folders_are_an_error(tmp_path):
     split_folders(tmp_path, val=2)
     class_folders(tmp_path / "valid", 1)
-    with pytest.raises(DataError, match=r"holds val and valid, which are all validation pictures"):
+    with pytest.raises(DataError, match=r"has several validation folders: val and valid; keep one"):
         read_layout(tmp_path)
 
 
-def test_a_class_named_train(tmp_path):
+def test_class_may_be_named_train(tmp_path):
     layout = read_layout(class_folders(tmp_path, 3, ("bus", "train", "truck")))
     assert layout.classes == ("bus", "train", "truck")
     assert len(layout.train) == 9
 
 
-def test_pictures_right_in_train_are_no_class(tmp_path):
+def test_images_directly_in_train_are_an_error(tmp_path):
     class_folders(tmp_path, 3, ("train", "test"))
-    with pytest.raises(DataError, match=r"/train holds no class folders; expected "):
+    with pytest.raises(DataError, match=r"/train contains no class folders; expected "):
         read_layout(tmp_path)

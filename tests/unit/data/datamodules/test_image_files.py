@@ -1,4 +1,4 @@
-"""What every data set on disk shares: skipping, few labelled pictures, class subsets."""
+"""Features of all image datasets on disk: unreadable images, few-shot, class subsets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers import file_config as dogs
 from helpers import same, weights
 from layouts import BREEDS, split_folders
 from tl_lightning.config.validation import check as validation
-from tl_lightning.data.io import unreadable as quarantine
+from tl_lightning.data.io import unreadable as module
 from tl_lightning.data.io.unreadable import unreadable, without_unreadable
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.training import build as building
@@ -30,44 +30,47 @@ def broken(path):
     return path
 
 
-def test_skip_leaves_unreadable_pictures_out_and_the_report_lists_them(root, tmp_path) -> None:
+def test_skipped_images_are_removed_and_listed_in_the_report(root, tmp_path) -> None:
     bad = broken(root / "train" / BREEDS[0] / "n02085620_3.jpg")
-    with pytest.raises(DataError, match=r"cannot read picture .*n02085620_3\.jpg.*on_error=skip"):
+    with pytest.raises(DataError, match=r"cannot read image .*n02085620_3\.jpg.*on_error=skip"):
         training.fit(dogs(root, "cache.images=decoded"), tmp_path / "stopped")
     report = training.fit(dogs(root, "data.on_error=skip"), tmp_path / "run")
     (listed,) = report["dataset"]["quarantined"].values()
     assert len(listed) == 1
     assert listed[0].startswith(f"{bad} (")
-    assert any("1 pictures that cannot be read were left out" in n for n in report["notes"])
+    assert any("1 unreadable image(s) skipped: " in n for n in report["notes"])
     counts = report["dataset"]["counts"]
     train = sum(counts[f"{role}/{s}"] for role in ("source", "target") for s in ("train", "val"))
     assert train == 3 * 60 - 1
 
 
-def test_more_than_one_in_a_hundred_stop_the_run(root, tmp_path) -> None:
+def test_more_than_one_percent_unreadable_is_an_error(root, tmp_path) -> None:
     for k in range(3):
         broken(root / "train" / BREEDS[0] / f"n02085620_{k}.jpg")
-    words = r"leaves out at most 1%, but 3 of \d+ pictures of dogs.* cannot be read: .*check_data"
-    with pytest.raises(DataError, match=words):
+    message = (
+        r"leaves out at most 1% of the images, but 3 of \d+ images of dogs.* cannot be read: "
+        r".*check_data"
+    )
+    with pytest.raises(DataError, match=message):
         training.fit(dogs(root, "data.on_error=skip", "data.target=null", "model=source_only"),
                      tmp_path / "run")  # fmt: skip
 
 
-def test_a_second_run_does_not_look_again(root, monkeypatch) -> None:
+def test_check_results_are_cached(root, monkeypatch) -> None:
     paths = sorted(root.rglob("*.jpg"))
     bad = broken(paths[3])
     assert list(unreadable(paths)) == [bad]
-    monkeypatch.setattr(quarantine, "_look", lambda paths: pytest.fail("looked"))
+    monkeypatch.setattr(module, "_decode_all", lambda paths: pytest.fail("checked again"))
     assert list(unreadable(paths)) == [bad]
 
 
-def test_a_file_that_is_gone_is_unreadable(root) -> None:
+def test_missing_file_is_unreadable(root) -> None:
     paths = sorted(root.rglob("*.jpg"))
     paths[0].unlink()
     assert "No such file" in unreadable(paths)[paths[0]]
 
 
-def test_a_file_that_is_whole_again_is_looked_at_again(root) -> None:
+def test_changed_file_is_checked_again(root) -> None:
     paths = sorted(root.rglob("*.jpg"))
     good = paths[3].read_bytes()
     broken(paths[3])
@@ -76,7 +79,7 @@ def test_a_file_that_is_whole_again_is_looked_at_again(root) -> None:
     assert not unreadable(paths)
 
 
-def test_few_labelled_target_pictures_train_with_their_labels(root, tmp_path) -> None:
+def test_few_shot_batches_contain_labels(root, tmp_path) -> None:
     cfg = validation.check(dogs(root, "data.target.labelled_per_class=2"))
     parts = training.build(cfg, tmp_path)
     domain = parts.data.found["target"]
@@ -91,51 +94,55 @@ def test_few_labelled_target_pictures_train_with_their_labels(root, tmp_path) ->
     views = parts.module.views(batch)
     assert views["target"].labels is None
     assert torch.equal(views["target_labelled"].labels, batch["target_labelled"]["labels"])
-    parts.module._record = lambda *arguments: None  # there is no trainer to log to
+    parts.module._record = lambda *arguments: None  # logging needs a trainer
     assert {"task", "task_labelled"} <= set(parts.module.losses(batch))
 
 
 @pytest.mark.parametrize("model", ["dann", "source_only"])
-def test_labelled_target_pictures_change_what_is_learned(root, tmp_path, model) -> None:
+def test_few_shot_samples_change_the_trained_weights(root, tmp_path, model) -> None:
     for count in (0, 2):
         arguments = (f"model={model}", f"data.target.labelled_per_class={count}")
         report = training.fit(dogs(root, *arguments), tmp_path / str(count))
-        assert any("2 labelled target" in note for note in report["notes"]) == bool(count)
+        assert any("2 few-shot target" in note for note in report["notes"]) == bool(count)
     last = "checkpoints/last.ckpt"
     assert not same(weights(tmp_path / "0" / last), weights(tmp_path / "2" / last))
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "message"),
     [
         (["data.target.labelled_per_class=99"], r"=99, but class 'n02085620.*has \d+ training"),
-        (["data.target.labelled_per_class=-1"], r"labelled_per_class=-1 is no count of samples"),
+        (["data.target.labelled_per_class=-1"],
+         r"labelled_per_class=-1 is not a valid number of samples; set data.target.labelled"),
         (["data.classes=[n02085620-Chihuahua,n02085782-Japanese_spanel]"],
-         r"names 'n02085782-Japanese_spanel', which .* did you mean 'n02085782-Japanese_spaniel'"),
+         r"contains 'n02085782-Japanese_spanel', which .* did you mean 'n02085782-Japanese_span"),
         (["data.classes=[n02085620-Chihuahua]"], r"must name at least two classes, each once"),
-        (["data.source.domain=x"], r"data.source.domain=x, but data=dogs has one domain; type"),
+        (["data.source.domain=x"], r"data.source.domain=x, but data=dogs has one domain; set"),
     ],
 )  # fmt: skip
-def test_settings_that_cannot_be(root, tmp_path, overrides, words) -> None:
-    with pytest.raises(DataError, match=words):
+def test_invalid_settings_are_errors(root, tmp_path, overrides, message) -> None:
+    with pytest.raises(DataError, match=message):
         training.fit(dogs(root, *overrides), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
-        ("cache.images=all", r"cache.images=all is not one of off, decoded, auto; type cache.im"),
-        ("cache.shorter=big", r"cache.shorter=big is not a whole number or null"),
+        ("cache.images=all", r"cache.images=all is not one of off, decoded, auto; set cache.im"),
+        (
+            "cache.shorter_side=big",
+            r"cache.shorter_side=big is not (an integer|a whole number) or null",
+        ),
         ("data.augment=mild", r"data.augment=mild is not one of none, light, standard"),
         ("data.on_error=ignore", r"data.on_error=ignore is not one of stop, skip"),
     ],
 )
-def test_words_that_are_none(root, override, words) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_values_are_config_errors(root, override, message) -> None:
+    with pytest.raises(ConfigError, match=message):
         validation.check(dogs(root, override))
 
 
-def test_a_subset_of_classes(root, tmp_path) -> None:
+def test_subset_of_classes_keeps_the_given_order(root, tmp_path) -> None:
     chosen = f"data.classes=[{BREEDS[2]},{BREEDS[0]}]"
     parts = training.build(validation.check(dogs(root, chosen)), tmp_path)
     for domain in parts.data.found.values():
@@ -146,7 +153,7 @@ def test_a_subset_of_classes(root, tmp_path) -> None:
                 assert name.split("/")[-2] == domain.classes[label]
 
 
-def test_transductive_trains_and_tests_on_all_of_the_target(root, tmp_path) -> None:
+def test_transductive_target_uses_all_samples_for_training_and_testing(root, tmp_path) -> None:
     other = split_folders(tmp_path / "other", train=10, test=4)
     arguments = (f"data.target.root={other}", "data.transductive=true")
     parts = training.build(validation.check(dogs(root, *arguments)), tmp_path)
@@ -174,7 +181,7 @@ def first_batches(root, tmp_path, workers, images):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # on two cores
 @pytest.mark.parametrize("images", ["off", "decoded"])
-def test_batches_are_the_same_with_any_number_of_workers(root, tmp_path, images) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(root, tmp_path, images) -> None:
     plain = first_batches(root, tmp_path, 0, images)
     for workers in (2, 4):
         other = first_batches(root, tmp_path, workers, images)
@@ -187,10 +194,10 @@ def test_batches_are_the_same_with_any_number_of_workers(root, tmp_path, images)
             assert torch.equal(inputs, other_inputs)
 
 
-def test_removing_a_picture_keeps_the_rest_of_a_split(root) -> None:
+def test_removing_an_unreadable_image_keeps_the_rest_of_the_split(root) -> None:
     parts = building.build_data(dogs(root, "data.target=null"))
     domain = parts.domains()["source"]
-    bad = broken(domain.train.pictures[5])
+    bad = broken(domain.train.samples[5])
     kept, left_out = without_unreadable(replace(domain, labelled=None))
     assert len(left_out) == 1
     assert kept.train.names == [n for n in domain.train.names if n != domain.train.names[5]]
@@ -198,7 +205,7 @@ def test_removing_a_picture_keeps_the_rest_of_a_split(root) -> None:
     assert kept.test is domain.test
 
 
-def test_the_report_says_what_was_cached(root, tmp_path) -> None:
+def test_report_contains_the_number_of_cached_images(root, tmp_path) -> None:
     training.fit(dogs(root, "cache.images=decoded"), tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     counts = report["dataset"]["counts"]
@@ -207,7 +214,7 @@ def test_the_report_says_what_was_cached(root, tmp_path) -> None:
     )
 
 
-def test_what_pretraining_has_seen_is_stamped(root, tmp_path) -> None:
+def test_pretraining_overlap_is_noted(root, tmp_path) -> None:
     data = training.build(validation.check(dogs(root)), tmp_path).data
     assert "pretraining overlap: Stanford Dogs" in " ".join(data.notes(pretrained=True))
     assert "overlap" not in " ".join(data.notes(pretrained=False))

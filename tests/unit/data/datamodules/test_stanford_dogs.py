@@ -7,13 +7,13 @@ from layouts import (
     SHIFT,
     class_folders,
     file_settings,
+    image,
     official_dogs,
-    picture,
     real_data,
     split_folders,
 )
 from tl_lightning.data.datamodules import stanford_dogs as module
-from tl_lightning.data.datamodules.stanford_dogs import Dogs, fetch
+from tl_lightning.data.datamodules.stanford_dogs import StanfordDogsDataModule, fetch
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
@@ -22,7 +22,7 @@ SYNTHETIC = {"root": None, "shift": SHIFT}
 
 def dogs(root, target=SYNTHETIC, **kwargs):
     settings = {"name": "dogs", "download": False, "source": {"root": None}, "target": target}
-    return Dogs(**file_settings(root, **{**settings, **kwargs}))
+    return StanfordDogsDataModule(**file_settings(root, **{**settings, **kwargs}))
 
 
 def found(*args, **kwargs):
@@ -48,7 +48,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("inside", ["", "dogs", "stanford_dogs"])
-def test_layouts_are_read_alike(tmp_path, layout, inside):
+def test_all_layouts_give_the_same_splits(tmp_path, layout, inside):
     LAYOUTS[layout](tmp_path / inside)
     (source,) = found(tmp_path, target=None).values()
     assert source.classes == BREEDS
@@ -58,14 +58,14 @@ def test_layouts_are_read_alike(tmp_path, layout, inside):
         f"{b.split('-')[0]}_{i}.jpg" for b in BREEDS for i in range(8, 12)
     }
     for split in (source.train, source.val, source.test):
-        for name, label, path in zip(split.names, split.labels, split.pictures, strict=True):
+        for name, label, path in zip(split.names, split.labels, split.samples, strict=True):
             assert name.split("/")[-2] == source.classes[label] == path.parent.name
 
 
-def test_a_picture_is_split_alike_in_every_layout(tmp_path):
+def test_split_does_not_depend_on_the_layout(tmp_path):
     domains = []
-    for layout, make in LAYOUTS.items():
-        make(tmp_path / layout)
+    for layout, instantiate in LAYOUTS.items():
+        instantiate(tmp_path / layout)
         domains.append(found(tmp_path / layout))
     for role in ("source", "target"):
         for split in ("train", "val", "test"):
@@ -74,7 +74,7 @@ def test_a_picture_is_split_alike_in_every_layout(tmp_path):
 
 
 @pytest.mark.parametrize("lists", [None, "folders"])
-def test_without_a_test_split_a_hash_chooses(tmp_path, lists):
+def test_missing_test_split_is_chosen_by_hash(tmp_path, lists):
     if lists is None:
         official_dogs(tmp_path, train=10, test=0, lists=None)
     else:
@@ -87,7 +87,7 @@ def test_without_a_test_split_a_hash_chooses(tmp_path, lists):
     assert not set(both["source"].test.names) & set(both["source"].train.names)
 
 
-def test_synthetic_target_has_the_other_half(tmp_path):
+def test_synthetic_target_uses_the_other_half(tmp_path):
     official_dogs(tmp_path, train=8)
     both = found(tmp_path)
     source, target = both["source"], both["target"]
@@ -104,7 +104,7 @@ def test_synthetic_target_has_the_other_half(tmp_path):
         assert getattr(target, split).labels is not None
 
 
-def test_loaders_show_the_shift_and_hide_the_labels(tmp_path):
+def test_target_batches_are_shifted_and_unlabelled(tmp_path):
     official_dogs(tmp_path)
     data = dogs(tmp_path)
     data.discover()
@@ -122,7 +122,7 @@ def test_loaders_show_the_shift_and_hide_the_labels(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["official", "folders", "plain"])
-def test_a_real_target(tmp_path, layout):
+def test_target_in_another_folder(tmp_path, layout):
     split_folders(tmp_path / "a", train=8)
     if layout == "plain":
         class_folders(tmp_path / "mine", 10, BREEDS[::-1])
@@ -141,20 +141,20 @@ def test_a_real_target(tmp_path, layout):
         assert name.split("/")[-2] == BREEDS[label]
 
 
-def test_source_root_stands_above_root(tmp_path):
+def test_source_root_overrides_root(tmp_path):
     split_folders(tmp_path / "here")
     assert found("/nowhere", target=None, source={"root": str(tmp_path / "here")})
     with pytest.raises(DataError, match=r"not found with data\.source\.root=/nowhere; tried:"):
         found(tmp_path / "here", target=None, source={"root": "/nowhere"})
 
 
-def test_nothing_found_lists_the_paths(tmp_path):
-    words = (
+def test_missing_dataset_is_an_error_with_the_paths_tried(tmp_path):
+    message = (
         rf"Stanford Dogs \(Images/.*not found with data\.root={tmp_path}; tried: "
         rf"{tmp_path} \(other files\), {tmp_path}/dogs \(absent\), .*StanfordDogs.*; "
-        r"type data\.root=/the/right/folder, or data\.download=true to fetch 757 MB"
+        r"set data\.root=/the/right/folder, or data\.download=true to fetch 757 MB"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         found(tmp_path)
     split_folders(tmp_path)
     with pytest.raises(
@@ -163,8 +163,8 @@ def test_nothing_found_lists_the_paths(tmp_path):
         found(tmp_path, target={"root": "/nowhere"})
 
 
-def test_a_folder_of_data_sets_is_no_data_set(tmp_path):
-    """Above two sets, ``data/<set>/`` looks like class folders; the right name decides."""
+def test_folder_of_datasets_is_not_a_dataset(tmp_path):
+    """Folders ``data/<dataset>/`` look like class folders; the usual name is preferred."""
     split_folders(tmp_path / "all" / "dogs")
     split_folders(tmp_path / "all" / "cars", classes=("x", "y"))
     split_folders(tmp_path / "source")
@@ -172,31 +172,35 @@ def test_a_folder_of_data_sets_is_no_data_set(tmp_path):
     assert both["target"].name == "dogs"
 
 
-def test_classes_that_differ(tmp_path):
+def test_different_classes_are_an_error(tmp_path):
     split_folders(tmp_path / "a")
     class_folders(tmp_path / "b", 5, (BREEDS[0], "Maltese_dog", BREEDS[1]))
-    words = (
+    message = (
         r"classes of the target differ: 3 expected, 3 found; missing: n02085936-Maltese_dog; "
         r"extra: Maltese_dog \(did you mean n02085936-Maltese_dog\?\).*data\.target\.root="
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         found(tmp_path / "a", target={"root": str(tmp_path / "b"), "shift": None})
 
 
-def test_the_source_is_no_target(tmp_path):
+def test_same_folder_as_source_and_target_is_an_error(tmp_path):
     split_folders(tmp_path / "dogs")
-    words = r"data.source and data.target both hold .*0\.jpg \(and 35 more\).*type another"
-    with pytest.raises(DataError, match=words):
+    message = (
+        r"data.source and data.target both contain .*0\.jpg \(and 35 more images\); set another"
+    )
+    with pytest.raises(DataError, match=message):
         found(tmp_path, target={"root": str(tmp_path / "dogs"), "shift": SHIFT})
 
 
-def test_no_root_and_no_shift(tmp_path):
+def test_target_without_root_and_shift_is_an_error(tmp_path):
     split_folders(tmp_path)
-    with pytest.raises(DataError, match=r"target\.root and data\.target\.shift are both null: the"):
+    with pytest.raises(
+        DataError, match=r"target\.root and data\.target\.shift are both null, so the"
+    ):
         found(tmp_path, target={"root": None, "shift": None})
 
 
-def test_unknown_and_lacking_keys(tmp_path):
+def test_unknown_and_missing_keys_are_errors(tmp_path):
     with pytest.raises(DataError, match=r"data\.target has no key 'shft'; did you mean 'shift'\?"):
         dogs(tmp_path, target={"root": None, "shft": SHIFT})
     with pytest.raises(DataError, match=r"data\.source has no key 'path'; valid: domain, root"):
@@ -204,43 +208,41 @@ def test_unknown_and_lacking_keys(tmp_path):
     shift = {key: value for key, value in SHIFT.items() if key not in ("noise", "seed")}
     split_folders(tmp_path)
     with pytest.raises(
-        DataError, match=r"data\.target\.shift lacks noise, seed; type data\.target\."
+        DataError, match=r"data\.target\.shift lacks noise, seed; set data\.target\."
     ):
         found(tmp_path, target={"root": None, "shift": shift})
 
 
-def test_files_that_are_no_pictures(tmp_path):
+def test_files_that_are_not_images_are_errors(tmp_path):
     split_folders(tmp_path)
-    broken = picture(tmp_path / "train" / BREEDS[0] / "broken.jpg", 0)
+    broken = image(tmp_path / "train" / BREEDS[0] / "broken.jpg", 0)
     broken.write_text("404")
-    with pytest.raises(DataError, match=r"1 of 24 files are not pictures: .*/broken\.jpg \(begins"):
+    with pytest.raises(DataError, match=r"1 of 24 files are not images: .*/broken\.jpg \(begins"):
         found(tmp_path)
 
 
-def test_lists_that_name_absent_pictures(tmp_path):
+def test_listed_images_that_are_missing_are_reported(tmp_path):
     official_dogs(tmp_path)
     (tmp_path / "Images" / BREEDS[0] / "n02085620_3.jpg").unlink()
-    words = (
-        r"1 of 24 pictures of .*train_list\.mat are not in .*Images: n02085620-Chihuahua/n020856"
-    )
-    with pytest.raises(DataError, match=words):
+    message = r"1 of 24 images listed in .*train_list\.mat are missing from .*Images: n02085620-Ch"
+    with pytest.raises(DataError, match=message):
         found(tmp_path)
 
 
-def test_a_list_that_cannot_be_read(tmp_path):
+def test_invalid_list_is_an_error(tmp_path):
     official_dogs(tmp_path)
     (tmp_path / "lists" / "test_list.mat").write_bytes(b"<html>not found</html>" * 20)
     with pytest.raises(
-        DataError, match=r"cannot read the official list .*test_list\.mat: .*; unpack"
+        DataError, match=r"cannot read the list .*test_list\.mat: .*; extract lists\.tar"
     ):
         found(tmp_path)
 
 
-def test_download_asks_for_both_archives(tmp_path, monkeypatch):
-    asked = []
+def test_both_archives_are_downloaded(tmp_path, monkeypatch):
+    requested = []
 
     def download(url, path, *, checksum, size, elsewhere):
-        asked.append((url.rpartition("/")[2], checksum.partition(":")[0], size))
+        requested.append((url.rpartition("/")[2], checksum.partition(":")[0], size))
         return path
 
     def extract(archive, folder, *, inside):
@@ -249,15 +251,15 @@ def test_download_asks_for_both_archives(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "download", download)
     monkeypatch.setattr(module, "extract", extract)
     assert sizes(found(tmp_path, target=None, download=True)["source"]) == (18, 6, 12)
-    assert asked == [("lists.tar", "sha256", 481_280)]  # That also made Images/ here.
+    assert requested == [("lists.tar", "sha256", 481_280)]  # The fake extract() writes Images/ too.
     assert fetch(tmp_path / "stanford_dogs") == tmp_path / "stanford_dogs"
-    assert len(asked) == 1
+    assert len(requested) == 1
     (tmp_path / "stanford_dogs" / "Images").rename(tmp_path / "away")
     fetch(tmp_path / "stanford_dogs")
-    assert asked[1:] == [("images.tar", "sha256", 793_579_520)]
+    assert requested[1:] == [("images.tar", "sha256", 793_579_520)]
 
 
-def test_the_config_names_every_setting(tmp_path):
+def test_configuration_builds_the_data_module(tmp_path):
     from tl_lightning.config.compose import compose
     from tl_lightning.config.validation import check as validation
     from tl_lightning.training import build as building
@@ -271,7 +273,7 @@ def test_the_config_names_every_setting(tmp_path):
 
 
 @pytest.mark.real
-def test_real_dogs():
+def test_real_dogs_counts_and_disjoint_splits():
     real_data("dogs")
     both = found(real_data(), val_fraction=0.1)
     source, target = both["source"], both["target"]
@@ -279,6 +281,6 @@ def test_real_dogs():
     assert source.classes[0] == "n02085620-Chihuahua"
     assert (sizes(source), sizes(target)) == ((1320, 240, 1800), (1200, 240, 1800))
     groups = [source.train, source.val, target.train, target.val, source.test]
-    paths = [path for group in groups for path in group.pictures]
+    paths = [path for group in groups for path in group.samples]
     assert len(set(paths)) == len(paths) == 120 * 40
     assert len({path.name for path in paths}) == len(paths)

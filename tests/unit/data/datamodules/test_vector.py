@@ -1,4 +1,4 @@
-"""Vectors from files: what is read, kept, scaled, shown, and refused."""
+"""Vectors from files: formats, splits, feature selection, scaling and errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from scipy import sparse
 from scipy.io import savemat
 from sklearn.datasets import dump_svmlight_file
 
-from tl_lightning.backbones.mlp import VectorNet
-from tl_lightning.data.datamodules.vector import VectorData
+from tl_lightning.backbones.mlp import MLP
+from tl_lightning.data.datamodules.vector import VectorDataModule
 from tl_lightning.data.io.vectors import read_vectors
 from tl_lightning.errors import DataError
 from tl_lightning.types import VectorSpec
@@ -25,28 +25,28 @@ Y = np.arange(30) % 3
 
 
 def saved(path: Path, x: Any = X, y: Any = Y) -> str:
-    """Write an npz file; return its path."""
+    """Write an npz file and return its path."""
     np.savez(path, x=x) if y is None else np.savez(path, x=x, y=y)
     return str(path)
 
 
-def module(source: Any, target: Any = None, **changes: Any) -> VectorData:
-    """Return a data module of these files."""
+def module(source: Any, target: Any = None, **changes: Any) -> VectorDataModule:
+    """Return a data module with these files."""
     keys = {
         "name": "vectors", "val_fraction": 0.2, "test_fraction": 0.2, "max_features": None,
         "scale": "none", "batch_size": 4, "eval_batch_size": 64, "steps_per_epoch": None,
         "num_workers": 0, "seed": 0, "pin_memory": False,
     }  # fmt: skip
     sides = [{"train": s, "test": None} if isinstance(s, str) else s for s in (source, target)]
-    return VectorData(source=sides[0], target=sides[1], **{**keys, **changes})
+    return VectorDataModule(source=sides[0], target=sides[1], **{**keys, **changes})
 
 
-def pixels(data: VectorData, role: str, split: str) -> Any:
-    return np.asarray(getattr(data.found[role], split).pictures)
+def pixels(data: VectorDataModule, role: str, split: str) -> Any:
+    return np.asarray(getattr(data.found[role], split).samples)
 
 
 @pytest.mark.parametrize("kind", ["npz", "mat", "svmlight", "svmlight.gz"])
-def test_every_kind_of_file_gives_the_same_vectors(tmp_path: Path, kind: str) -> None:
+def test_all_file_formats_give_the_same_vectors(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
     if kind == "npz":
         np.savez(path, Features=X, Labels=Y)
@@ -64,7 +64,7 @@ def test_every_kind_of_file_gives_the_same_vectors(tmp_path: Path, kind: str) ->
     assert found.y.tolist() == [str(label) for label in Y]
 
 
-def test_splits_are_disjoint_whole_and_of_every_class(tmp_path: Path) -> None:
+def test_splits_are_a_stratified_partition(tmp_path: Path) -> None:
     data = module(saved(tmp_path / "a.npz"))
     data.discover()
     parts = [pixels(data, "source", split) for split in ("train", "val", "test")]
@@ -74,7 +74,7 @@ def test_splits_are_disjoint_whole_and_of_every_class(tmp_path: Path) -> None:
         assert set(getattr(data.found["source"], split).labels) == {0, 1, 2}
 
 
-def test_labels_stay_with_their_vectors(tmp_path: Path) -> None:
+def test_labels_match_their_vectors(tmp_path: Path) -> None:
     data = module(saved(tmp_path / "a.npz", y=np.array(["b", "a", "c"])[Y]))
     data.discover()
     assert data.classes == ("a", "b", "c")
@@ -85,7 +85,7 @@ def test_labels_stay_with_their_vectors(tmp_path: Path) -> None:
         assert truth[tuple(x)] == data.classes[label]
 
 
-def test_an_unlabelled_target_trains_and_its_labelled_file_tests(tmp_path: Path) -> None:
+def test_unlabelled_target_with_labelled_test_file(tmp_path: Path) -> None:
     target = {
         "train": saved(tmp_path / "t.npz", y=None),
         "test": saved(tmp_path / "u.npz", X[:6], Y[:6]),
@@ -98,20 +98,20 @@ def test_an_unlabelled_target_trains_and_its_labelled_file_tests(tmp_path: Path)
     assert len(data.found["target"].train) + len(data.found["target"].val) == 30
 
 
-def test_the_most_frequent_features_of_both_domains_are_kept(tmp_path: Path) -> None:
+def test_most_frequent_features_of_both_domains_are_kept(tmp_path: Path) -> None:
     source, target = np.zeros((30, 5)), np.zeros((30, 5))
     source[:20, 0] = source[:5, 1] = source[:9, 3] = 1
     target[:20, 1] = target[:25, 4] = 1
     files = [saved(tmp_path / f"{n}.npz", x) for n, x in (("s", source), ("t", target))]
     data = module(*files, max_features=3)
     data.discover()
-    assert data.width == 3  # columns 0 (20), 1 (25) and 4 (25), in their order
+    assert data.width == 3  # columns 0 (20), 1 (25) and 4 (25), in this order
     whole = np.concatenate([pixels(data, "source", s) for s in ("train", "val", "test")])
     assert whole.sum(axis=0).tolist() == [20, 5, 0]
 
 
 @pytest.mark.parametrize("zero_based", [True, False])
-def test_sparse_files_of_unequal_width_fit_together(tmp_path: Path, zero_based: bool) -> None:
+def test_sparse_files_of_different_width_are_aligned(tmp_path: Path, zero_based: bool) -> None:
     files = []
     for name, width in (("s", 4), ("t", 7)):
         x = np.zeros((30, width))
@@ -128,14 +128,14 @@ def test_sparse_files_of_unequal_width_fit_together(tmp_path: Path, zero_based: 
     assert (pixels(data, "target", "train")[:, 6] > 0).all()
 
 
-def test_standard_scales_by_the_source_alone(tmp_path: Path) -> None:
+def test_standard_scaling_uses_only_the_source(tmp_path: Path) -> None:
     shifted = X + 5
     data = module(
         saved(tmp_path / "s.npz", 3 * X + 1), saved(tmp_path / "t.npz", shifted), scale="standard"
     )
     data.discover()
     learned = pixels(data, "source", "train")
-    assert learned.dtype == np.float32  # what the network takes for a sample
+    assert learned.dtype == np.float32
     np.testing.assert_allclose(learned.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(learned.std(axis=0), 1, atol=1e-5)
     plain = module(saved(tmp_path / "s.npz", 3 * X + 1), saved(tmp_path / "t.npz", shifted))
@@ -145,7 +145,7 @@ def test_standard_scales_by_the_source_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels(data, "target", "test"), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_l2_gives_unit_vectors_and_leaves_zero_alone(tmp_path: Path) -> None:
+def test_l2_scaling_gives_unit_vectors_and_keeps_zeros(tmp_path: Path) -> None:
     x = X.copy()
     x[0] = 0
     data = module(saved(tmp_path / "s.npz", x), scale="l2")
@@ -156,7 +156,7 @@ def test_l2_gives_unit_vectors_and_leaves_zero_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(lengths[1:], 1, rtol=1e-5)
 
 
-def test_training_batches_of_the_target_hold_no_labels(tmp_path: Path) -> None:
+def test_validation_batches_of_the_target_have_no_labels(tmp_path: Path) -> None:
     data = module(saved(tmp_path / "s.npz"), saved(tmp_path / "t.npz", X + 1))
     data.discover()
     data.attach(VectorSpec(width=4), ("source", "target"), ("source",))
@@ -169,25 +169,31 @@ def test_training_batches_of_the_target_hold_no_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(batch["inputs"].numpy(), rows)
 
 
-def test_the_network_is_what_it_says() -> None:
-    net = VectorNet(in_features=4, widths=[3], activation="sigmoid", dropout=0.0, lr_factor=1.0)
+def test_mlp_computes_its_layers() -> None:
+    net = MLP(in_features=4, widths=[3], activation="sigmoid", dropout=0.0, lr_factor=1.0)
     linear = net.layers[0][0]  # type: ignore[index]
     x = torch.from_numpy(X)
     assert torch.equal(net(x), torch.sigmoid(x @ linear.weight.T + linear.bias)) or torch.allclose(
         net(x), torch.sigmoid(x @ linear.weight.T + linear.bias), atol=1e-6
     )
-    plain = VectorNet(in_features=4, widths=[], activation="relu", dropout=0.0, lr_factor=1.0)
+    plain = MLP(in_features=4, widths=[], activation="relu", dropout=0.0, lr_factor=1.0)
     assert plain.out_features == 4
     assert torch.equal(plain(x), x)
     assert plain.layer_groups() == []
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("instantiate", "message"),
     [
-        (lambda p: module({"train": None}), "data.source.train=null: vectors need a file"),
-        (lambda p: module(str(p / "no.npz")), "no.npz is no file; type data.source.train="),
-        (lambda p: module(_written(p / "a.parquet", b"x")), "names no kind of file that is known"),
+        (
+            lambda p: module({"train": None}),
+            "needs a file, but data.source.train=null; set data.source.train=",
+        ),
+        (lambda p: module(str(p / "no.npz")), "no.npz is not a file; set data.source.train="),
+        (
+            lambda p: module(_written(p / "a.parquet", b"x")),
+            "has the suffix .parquet, which is not supported",
+        ),
         (lambda p: module(_written(p / "a.npz", b"x")), "cannot be read as .npz"),
         (lambda p: module(_written(p / "a.npz", b"")), "cannot be read as .npz: No data left"),
         (lambda p: module(_written(p / "a.mat", b"")), "cannot be read as .mat: .*truncated"),
@@ -211,54 +217,58 @@ def test_the_network_is_what_it_says() -> None:
             ),
             "data.source.train and data.source.test are the same file",
         ),
-        (lambda p: module(_arrays(p, z=X)), "holds z, and no vectors under x, features"),
-        (lambda p: module(_arrays(p, x=X[0], y=Y)), r"array of shape \(4,\)"),
-        (lambda p: module(_arrays(p, x=_nan(), y=Y)), "1 vectors hold NaN or infinity, the first"),
-        (lambda p: module(_arrays(p, x=X, y=Y[:5])), "holds 30 vectors and 5 labels"),
-        (lambda p: module(_arrays(p, x=X)), "holds no labels; a source needs them"),
+        (lambda p: module(_arrays(p, z=X)), "contains z, but no vectors named x, features"),
+        (lambda p: module(_arrays(p, x=X[0], y=Y)), r"\(samples, features\), got shape \(4,\)"),
+        (lambda p: module(_arrays(p, x=_nan(), y=Y)), "1 vectors contain NaN or infinity, the fir"),
+        (lambda p: module(_arrays(p, x=X, y=Y[:5])), "contains 30 vectors but 5 labels"),
+        (lambda p: module(_arrays(p, x=X)), "has no labels; a source needs them: add labels"),
         (
             lambda p: module(saved(p / "a.npz"), saved(p / "t.npz", X[:, :2])),
-            "vectors of 2 features and data.source.train of 4",
+            "data.target.train has 2 features, but data.source.train has 4; use files",
         ),
         (
             lambda p: module(saved(p / "a.npz"), saved(p / "t.npz", y=Y + 1)),
-            "holds the class '3', which data.source.train does not",
+            "contains the class '3', which is not in data.source.train; valid classes: 0, 1, 2",
         ),
         (
             lambda p: module(saved(p / "a.npz"), saved(p / "t.npz", y=None)),
-            "nothing can be held out for testing; type data.target.test=",
+            "no samples can be held out for testing; set data.target.test=",
         ),
         (
             lambda p: module(
                 saved(p / "a.npz"),
                 {"train": saved(p / "t.npz"), "test": saved(p / "u.npz", y=None)},
             ),
-            "holds no labels; testing needs them",
+            "has no labels; testing needs them: add labels, or set another data.target.test",
         ),
         (lambda p: module({"trian": "a"}), "data.source has no key 'trian'; .*train"),
         (
             lambda p: module(saved(p / "a.npz"), max_features=0),
-            "data.max_features=0 keeps nothing",
+            "data.max_features=0 must be at least 1; set data.max_features=",
         ),
     ],
 )
-def test_what_is_no_good_is_refused(tmp_path: Path, make: Any, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        make(tmp_path).discover()
+def test_invalid_files_and_settings_are_errors(
+    tmp_path: Path, instantiate: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        instantiate(tmp_path).discover()
 
 
-def test_too_many_features_are_refused_before_memory_is_taken(
+def test_too_many_features_are_an_error_before_allocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tl_lightning.data.datamodules.vector.LIMIT", 100)
-    with pytest.raises(DataError, match=r"4 features and would take .* type data.max_features"):
+    with pytest.raises(DataError, match=r"4 features and would take .* set data.max_features"):
         module(saved(tmp_path / "a.npz")).discover()
 
 
-def test_a_model_of_other_vectors_is_refused(tmp_path: Path) -> None:
+def test_model_with_another_number_of_features_is_an_error(tmp_path: Path) -> None:
     data = module(saved(tmp_path / "a.npz"))
     data.discover()
-    with pytest.raises(DataError, match="have 4 features, but the model was made for 9"):
+    with pytest.raises(
+        DataError, match=r"have 4 features, but the model has backbone.in_features=9; use"
+    ):
         data.attach(VectorSpec(width=9), ("source",), ("source",))
 
 

@@ -14,20 +14,20 @@ from tl_lightning.utils.files import locked
 
 CONTENT = bytes(range(256)) * 400
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
-HERE = {"elsewhere": "the moon"}
+SOURCE = {"elsewhere": "the moon"}
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT; ``cuts`` connections break half-way, ``resumes`` says if ranges are known."""
+    """Serve CONTENT; ``interruptions`` responses break half-way, ``resumes`` enables ranges."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.cuts = 0
+        self.interruptions = 0
         self.resumes = True
         self.status = 200
-        self.asked: list[str | None] = []
+        self.requested: list[str | None] = []
 
     @property
     def url(self):
@@ -37,14 +37,14 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
-        wanted = self.headers.get("Range")
-        server.asked.append(wanted)
+        byte_range = self.headers.get("Range")
+        server.requested.append(byte_range)
         if server.status != 200:
             self.send_error(server.status)
             return
         start = 0
-        if wanted and server.resumes:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if byte_range and server.resumes:
+            start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
             if start >= len(CONTENT):
                 self.send_error(416)
                 return
@@ -52,8 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if server.cuts:
-            server.cuts -= 1
+        if server.interruptions:
+            server.interruptions -= 1
             body = body[: len(body) // 2]
         self.wfile.write(body)
 
@@ -75,105 +75,105 @@ def server(monkeypatch):
 
 def fetch(server, path, **kwargs):
     return download(
-        server.url, path, **{"checksum": SHA256, "size": len(CONTENT), **HERE, **kwargs}
+        server.url, path, **{"checksum": SHA256, "size": len(CONTENT), **SOURCE, **kwargs}
     )
 
 
-def test_a_file_comes_whole_and_once(server, tmp_path):
+def test_file_is_downloaded_once(server, tmp_path):
     path = tmp_path / "new" / "file.bin"
     assert fetch(server, path) == path
     assert path.read_bytes() == CONTENT
     assert not path.with_name("file.bin.part").exists()
     fetch(server, path)
-    assert server.asked == [None]
+    assert server.requested == [None]
 
 
-def test_md5_and_an_unknown_size_will_do(server, tmp_path):
+def test_md5_and_unknown_size_are_supported(server, tmp_path):
     checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
     assert fetch(server, tmp_path / "f", checksum=checksum, size=None).read_bytes() == CONTENT
 
 
-def test_a_cut_connection_is_resumed(server, tmp_path):
-    server.cuts = 2
+def test_interrupted_connection_is_resumed(server, tmp_path):
+    server.interruptions = 2
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
     half = len(CONTENT) // 2
-    assert server.asked == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
+    assert server.requested == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
 
 
-def test_an_earlier_process_s_part_is_resumed(server, tmp_path):
+def test_partial_file_of_another_process_is_resumed(server, tmp_path):
     (tmp_path / "f.part").write_bytes(CONTENT[:1000])
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
-    assert server.asked == ["bytes=1000-"]
+    assert server.requested == ["bytes=1000-"]
 
 
-def test_a_server_that_cannot_resume_starts_over(server, tmp_path):
+def test_download_restarts_if_server_does_not_support_ranges(server, tmp_path):
     server.resumes = False
     (tmp_path / "f.part").write_bytes(CONTENT[:1000])
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
 
 
-def test_a_whole_part_only_lacks_its_name(server, tmp_path):
+def test_complete_partial_file_is_renamed(server, tmp_path):
     (tmp_path / "f.part").write_bytes(CONTENT)
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
 
 
-def test_a_part_of_another_version_is_thrown_away(server, tmp_path):
+def test_partial_file_of_another_version_is_discarded(server, tmp_path):
     (tmp_path / "f.part").write_bytes(b"x" * 1000)
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
-    assert server.asked == ["bytes=1000-", None]
+    assert server.requested == ["bytes=1000-", None]
 
 
-def test_a_connection_that_keeps_breaking(server, tmp_path):
-    server.cuts = 99
-    words = (
+def test_repeatedly_interrupted_connection(server, tmp_path):
+    server.interruptions = 99
+    message = (
         r"cannot download http.*: the connection broke; [\d,]+ bytes are kept and the next "
-        r"attempt goes on there; get it from the moon and put it at .*/f$"
+        r"attempt resumes there; get it from the moon and put it at .*/f$"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         fetch(server, tmp_path / "f")
-    server.cuts = 0
+    server.interruptions = 0
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
 
 
-def test_a_wrong_checksum(server, tmp_path):
-    words = (
+def test_wrong_checksum(server, tmp_path):
+    message = (
         r"is not the expected file: sha256 [0-9a-f]{64}, expected 00; it was removed; "
         r"get it from the moon and put it at .*/f$"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         fetch(server, tmp_path / "f", checksum="sha256:00")
     assert not (tmp_path / "f").exists()
     assert not (tmp_path / "f.part").exists()
 
 
-def test_a_wrong_size(server, tmp_path):
+def test_wrong_size(server, tmp_path):
     with pytest.raises(DataError, match="not the expected file: 102,400 bytes, expected 5;"):
         fetch(server, tmp_path / "f", size=5)
 
 
-def test_a_wrong_file_put_there_by_hand(server, tmp_path):
+def test_wrong_existing_file_is_refused_and_kept(server, tmp_path):
     (tmp_path / "f").write_bytes(b"half")
     with pytest.raises(
-        DataError, match=r"/f is not the file of http.*: 4 bytes, expected 102,400; r"
+        DataError, match=r"/f is not the file from http.*: 4 bytes, expected 102,400; r"
     ):
         fetch(server, tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == b"half"
-    assert server.asked == []
+    assert server.requested == []
 
 
-@pytest.mark.parametrize(("status", "asked"), [(404, 1), (403, 1), (503, 4)])
-def test_a_dead_link(server, tmp_path, status, asked):
+@pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (503, 4)])
+def test_dead_link(server, tmp_path, status, requests):
     server.status = status
-    words = (
+    message = (
         rf"cannot download http.*/file\.bin: HTTP {status} .*; "
         r"get it from the moon and put it at .*/f$"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         fetch(server, tmp_path / "f")
-    assert len(server.asked) == asked
+    assert len(server.requested) == requests
 
 
-def test_no_server_at_all(server, tmp_path):
+def test_unreachable_server(server, tmp_path):
     server.server_close()
     with pytest.raises(
         DataError, match=r"cannot download http.*: URLError: .*; get it from the moon"
@@ -181,58 +181,58 @@ def test_no_server_at_all(server, tmp_path):
         fetch(server, tmp_path / "f")
 
 
-def test_other_addresses_are_refused(tmp_path):
+def test_other_url_schemes_are_refused(tmp_path):
     with pytest.raises(
         DataError, match="cannot download file:/etc/hosts: not an http or https add"
     ):
-        download("file:/etc/hosts", tmp_path / "f", checksum=SHA256, size=None, **HERE)
+        download("file:/etc/hosts", tmp_path / "f", checksum=SHA256, size=None, **SOURCE)
 
 
-def test_a_full_disk(server, tmp_path, monkeypatch):
+def test_full_disk(server, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "_fetch", full)
     with pytest.raises(
-        DataError, match=r"the disk is full: .*/f\.part has 0 bytes and is kept; make"
+        DataError, match=r"the disk is full: .*/f\.part has 0 bytes and is kept; free some"
     ):
         fetch(server, tmp_path / "f")
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write to .*/file: .*; set data\.root="):
-        download("http://127.0.0.1/x", tmp_path / "file" / "f", checksum="", size=1, **HERE)
+        download("http://127.0.0.1/x", tmp_path / "file" / "f", checksum="", size=1, **SOURCE)
 
 
-def test_one_fetches_while_the_others_wait(server, tmp_path):
+def test_concurrent_downloads_send_one_request(server, tmp_path):
     threads = [threading.Thread(target=fetch, args=(server, tmp_path / "f")) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert server.asked == [None]
+    assert server.requested == [None]
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
-def test_the_lock_excludes(tmp_path):
+def test_lock_is_exclusive(tmp_path):
     seen = Counter()
 
     def work():
         with locked(tmp_path / "x"):
-            seen["in"] += 1
-            seen["most"] = max(seen["most"], seen["in"])
-            seen["in"] -= 1
+            seen["inside"] += 1
+            seen["max"] = max(seen["max"], seen["inside"])
+            seen["inside"] -= 1
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert seen["most"] == 1
+    assert seen["max"] == 1
 
 
-def test_a_bar_is_shown_on_a_terminal(server, tmp_path, monkeypatch):
+def test_terminal_shows_progress_bar(server, tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True

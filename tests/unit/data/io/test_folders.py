@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from layouts import class_folders, picture
+from layouts import class_folders, image
 from tl_lightning.data.io.folders import check_signatures, find_root, match_classes, scan_classes
 from tl_lightning.data.splits import halves_by_hash, split_by_hash
 from tl_lightning.errors import DataError
 
 
-def test_scan_sorts_and_ignores_what_is_no_picture(tmp_path):
+def test_scan_sorts_and_ignores_other_files(tmp_path):
     class_folders(tmp_path, 2, ("b", "a"))
-    picture(tmp_path / "a" / "Z.JPEG", 1)
+    image(tmp_path / "a" / "Z.JPEG", 1)
     (tmp_path / "a" / "notes.txt").write_text("x")
     (tmp_path / "a" / ".hidden.jpg").write_bytes(b"x")
     (tmp_path / "a" / "folder.jpg").mkdir()
@@ -24,48 +24,50 @@ def test_scan_sorts_and_ignores_what_is_no_picture(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "ppm"])
-def test_every_suffix_is_found_and_its_signature_known(tmp_path, suffix):
+def test_all_suffixes_are_found_and_pass_the_signature_check(tmp_path, suffix):
     class_folders(tmp_path, 1, ("a", "b"))
-    path = picture(tmp_path / "a" / f"one.{suffix}", 0)
+    path = image(tmp_path / "a" / f"one.{suffix}", 0)
     assert path in scan_classes(tmp_path)["a"]
     check_signatures([path])
 
 
 def test_scan_without_class_folders(tmp_path):
-    with pytest.raises(DataError, match=r"holds no class folders; expected .*type data\.root=/the"):
+    with pytest.raises(
+        DataError, match=r"contains no class folders; expected .*set data\.root=/the"
+    ):
         scan_classes(tmp_path)
-    with pytest.raises(DataError, match="holds no class folders"):
+    with pytest.raises(DataError, match="contains no class folders"):
         scan_classes(tmp_path / "absent")
 
 
-def test_scan_with_an_empty_class(tmp_path):
+def test_scan_with_empty_class(tmp_path):
     class_folders(tmp_path, 1)
     (tmp_path / "empty").mkdir()
-    words = r"1 of 4 class folders in .* hold no pictures \(.*\.jpg.*\): empty; fill or remove"
-    with pytest.raises(DataError, match=words):
+    message = r"1 of 4 class folders in .* contain no images \(.*\.jpg.*\): empty; add images or re"
+    with pytest.raises(DataError, match=message):
         scan_classes(tmp_path)
 
 
-def test_scan_with_one_class(tmp_path):
+def test_scan_with_single_class(tmp_path):
     class_folders(tmp_path, 1, ("alone",))
     with pytest.raises(DataError, match=r"only one class folder, 'alone'.*data\.target\.root=/an"):
         scan_classes(tmp_path, setting="data.target.root")
 
 
-def test_signatures_name_what_is_no_picture(tmp_path):
-    good = [picture(tmp_path / f"{i}.jpg", i) for i in range(9)]
+def test_signature_check_names_files_that_are_not_images(tmp_path):
+    good = [image(tmp_path / f"{i}.jpg", i) for i in range(9)]
     (tmp_path / "text.jpg").write_text("<html>not found</html>")
     (tmp_path / "zero.jpg").write_bytes(b"")
     bad = [tmp_path / name for name in ("text.jpg", "zero.jpg", "gone.jpg")]
-    words = (
-        r"3 of 12 files are not pictures: .*text\.jpg \(begins with b'<html>not fo'\), "
+    message = (
+        r"3 of 12 files are not images: .*text\.jpg \(begins with b'<html>not fo'\), "
         r".*zero\.jpg \(0 bytes\), .*gone\.jpg \(No such file.*; "
-        r"mend or remove them, or type data\.root="
+        r"fix or remove them, or set data\.root="
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         check_signatures([*good, *bad])
     many = [bad[1]] * 8
-    with pytest.raises(DataError, match=r"8 of 8 files are not pictures: .* and 3 more;"):
+    with pytest.raises(DataError, match=r"8 of 8 files are not images: .* and 3 more;"):
         check_signatures(many)
 
 
@@ -73,7 +75,7 @@ def _names(number):
     return [f"{label}/{i}.jpg" for label in "abc" for i in range(number)]
 
 
-def test_split_counts_are_exact_in_every_class():
+def test_split_sizes_are_exact_per_class():
     names, labels = _names(30), [i // 30 for i in range(90)]
     rest, held = split_by_hash(names, labels, 0.1, "val")
     assert sorted(rest + held) == list(range(90))
@@ -81,7 +83,7 @@ def test_split_counts_are_exact_in_every_class():
     assert len(split_by_hash(names[:7], labels[:7], 0.1, "val")[1]) == 1
 
 
-def test_split_depends_on_names_alone():
+def test_split_depends_only_on_names():
     names, labels = _names(20), [i // 20 for i in range(60)]
     held = {names[i] for i in split_by_hash(names, labels, 0.3, "val")[1]}
     order = list(range(60))
@@ -90,19 +92,21 @@ def test_split_depends_on_names_alone():
     again = split_by_hash(shuffled, [labels[i] for i in order], 0.3, "val")[1]
     assert {shuffled[i] for i in again} == held
     assert {names[i] for i in split_by_hash(names, labels, 0.3, "test")[1]} != held
-    # Fixed for good: a saved checkpoint's validation pictures must stay unseen by its training.
+    # Must never change: validation images of existing checkpoints must stay out of training.
     assert sorted(held)[:3] == ["a/11.jpg", "a/12.jpg", "a/13.jpg"]
 
 
-def test_split_refuses_what_leaves_nothing():
-    with pytest.raises(DataError, match=r"class of a/0\.jpg has 1 samples: nothing is left after"):
+def test_split_that_leaves_no_samples_is_refused():
+    with pytest.raises(
+        DataError, match=r"class of a/0\.jpg has only 1 sample\(s\), and none is left"
+    ):
         split_by_hash(["a/0.jpg"], [0], 0.1, "val")
     for fraction in (0.0, 1.0, -1.0):
         with pytest.raises(DataError, match=rf"between 0 and 1, got {fraction}; .*data\.val_frac"):
             split_by_hash(["a", "b"], [0, 0], fraction, "val")
 
 
-def test_halves_are_disjoint_and_whole():
+def test_halves_are_disjoint_and_complete():
     names, labels = _names(5), [i // 5 for i in range(15)]
     first, second = halves_by_hash(names, labels, "halves")
     assert sorted(first + second) == list(range(15))
@@ -114,36 +118,46 @@ def test_classes_match_by_name():
 
 
 def test_classes_that_differ():
-    words = (
+    message = (
         r"classes of the target differ: 3 expected, 2 found; missing: n1-Pug, n3-Boxer; "
         r"extra: Boxer \(did you mean n3-Boxer\?\); rename or remove"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         match_classes(["n1-Pug", "n2-Collie", "n3-Boxer"], ["n2-Collie", "Boxer"])
-    with pytest.raises(DataError, match=r"extra: none.*or type data\.target\.root=/another/folder"):
+    with pytest.raises(DataError, match=r"extra: none.*or set data\.target\.root=/another/folder"):
         match_classes(["a", "b"], ["a"])
-    with pytest.raises(DataError, match=r"or type data\.target\.domain=<another>$"):
+    with pytest.raises(DataError, match=r"or set data\.target\.domain=<another>$"):
         match_classes(["a", "b"], ["a"], setting="data.target.domain")
 
 
-def test_root_is_the_folder_or_its_parent(tmp_path, monkeypatch):
+def test_root_may_be_the_folder_or_its_parent(tmp_path, monkeypatch):
     (tmp_path / "dogs" / "train").mkdir(parents=True)
 
     def accepts(path: Path) -> bool:
         return (path / "train").is_dir()
 
-    assert find_root(tmp_path, ["dogs"], "Dogs", accepts) == tmp_path / "dogs"
-    assert find_root(str(tmp_path / "dogs"), ["dogs"], "Dogs", accepts) == tmp_path / "dogs"
-    (tmp_path / "digits").mkdir()
-    assert find_root(tmp_path / "digits", ["../dogs"], "Dogs", accepts) == tmp_path / "dogs"
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert find_root("~", ["dogs"], "Dogs", accepts) == tmp_path / "dogs"
-
-
-def test_root_lists_every_path_tried(tmp_path):
-    words = (
-        rf"Dogs not found with data\.root={tmp_path}; tried: {tmp_path} \(other files\), "
-        rf"{tmp_path}/dogs \(absent\); type data\.root=/the/right/folder, or data\.download=true"
+    assert find_root(tmp_path, ["dogs"], "Stanford Dogs", accepts) == tmp_path / "dogs"
+    assert (
+        find_root(str(tmp_path / "dogs"), ["dogs"], "Stanford Dogs", accepts) == tmp_path / "dogs"
     )
-    with pytest.raises(DataError, match=words):
-        find_root(tmp_path, ["dogs"], "Dogs", lambda path: False, otherwise="data.download=true")
+    (tmp_path / "digits").mkdir()
+    assert (
+        find_root(tmp_path / "digits", ["../dogs"], "Stanford Dogs", accepts) == tmp_path / "dogs"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_root("~", ["dogs"], "Stanford Dogs", accepts) == tmp_path / "dogs"
+
+
+def test_error_lists_all_paths_tried(tmp_path):
+    message = (
+        rf"^Stanford Dogs not found with data\.root={tmp_path}; tried: {tmp_path} \(other files\), "
+        rf"{tmp_path}/dogs \(absent\); set data\.root=/the/right/folder, or data\.download=true"
+    )
+    with pytest.raises(DataError, match=message):
+        find_root(
+            tmp_path,
+            ["dogs"],
+            "Stanford Dogs",
+            lambda path: False,
+            otherwise="data.download=true",
+        )

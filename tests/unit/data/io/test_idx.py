@@ -10,13 +10,13 @@ from tl_lightning.errors import DataError
 
 
 @pytest.mark.parametrize("folder", [".", "digits", "MNIST", "mnist", "MNIST/raw", "raw"])
-@pytest.mark.parametrize("form", ["npz", "idx", "gz", "dotted"])
-def test_mnist_in_every_form(tmp_path, folder, form):
-    place = tmp_path / "root" / folder
+@pytest.mark.parametrize("file_format", ["npz", "idx", "gz", "dotted"])
+def test_read_mnist_in_all_formats(tmp_path, folder, file_format):
+    path = tmp_path / "root" / folder
     arrays = (
-        digits_npz(place / "mnist.npz")
-        if form == "npz"
-        else digits_idx(place, packed=form == "gz", dotted=form == "dotted")
+        digits_npz(path / "mnist.npz")
+        if file_format == "npz"
+        else digits_idx(path, packed=file_format == "gz", dotted=file_format == "dotted")
     )
     digits = read_mnist(tmp_path / "root", False)
     for name, expected in arrays.items():
@@ -24,7 +24,7 @@ def test_mnist_in_every_form(tmp_path, folder, form):
 
 
 @pytest.mark.parametrize("folder", [".", "USPS", "usps", "digits"])
-def test_usps_as_torchvision_has_it(tmp_path, folder):
+def test_read_usps_in_torchvision_format(tmp_path, folder):
     arrays = usps_bz2(tmp_path / "root" / folder)
     digits = read_usps(tmp_path / "root", False)
     for name, expected in arrays.items():
@@ -34,7 +34,7 @@ def test_usps_as_torchvision_has_it(tmp_path, folder):
         assert got.dtype == np.uint8
 
 
-def test_broken_npz(tmp_path):
+def test_corrupt_npz(tmp_path):
     path = tmp_path / "mnist.npz"
     np.save(path.with_suffix(".npy"), np.zeros(3))
     path.with_suffix(".npy").rename(path)
@@ -47,8 +47,10 @@ def test_broken_npz(tmp_path):
         read_mnist(tmp_path, False)
     arrays = digits_npz(path)
     np.savez(path, x_train=arrays["x_train"])
-    words = r"mnist\.npz does not hold the digits expected: y_train is missing; x_test is missing"
-    with pytest.raises(DataError, match=words):
+    message = (
+        r"mnist\.npz does not contain the expected digits: y_train is missing; x_test is missing"
+    )
+    with pytest.raises(DataError, match=message):
         read_mnist(tmp_path, False)
     np.savez(path, **{**arrays, "x_train": arrays["x_train"] / 255.0})
     with pytest.raises(
@@ -56,14 +58,15 @@ def test_broken_npz(tmp_path):
     ):
         read_mnist(tmp_path, False)
     np.savez(path, **{**arrays, "y_test": arrays["y_test"][:3]})
-    with pytest.raises(DataError, match=r"y_test has \(3,\) labels for \(20, 28, 28\) pictures"):
+    message = r"y_test has shape \(3,\) for x_test of \(20, 28, 28\)"
+    with pytest.raises(DataError, match=message):
         read_mnist(tmp_path, False)
     np.savez(path, **{**arrays, "y_test": arrays["y_test"] + 1})
     with pytest.raises(DataError, match="y_test has labels 1 to 10, not 0 to 9"):
         read_mnist(tmp_path, False)
 
 
-def test_broken_idx(tmp_path):
+def test_corrupt_idx(tmp_path):
     digits_idx(tmp_path)
     path = tmp_path / "t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:500])
@@ -80,7 +83,7 @@ def test_broken_idx(tmp_path):
         read_mnist(tmp_path, False)
 
 
-def test_broken_usps(tmp_path):
+def test_corrupt_usps(tmp_path):
     usps_bz2(tmp_path)
     (tmp_path / "usps.bz2").write_bytes(b"<html>")
     with pytest.raises(
@@ -100,8 +103,10 @@ def test_download_by_torchvision(tmp_path, monkeypatch, name):
         raise RuntimeError("Error downloading the file")
 
     monkeypatch.setattr(torchvision.datasets, name, dead)
-    words = rf"cannot download {name} .*: Error downloading the file; get it elsewhere, put it in "
-    with pytest.raises(DataError, match=words):
+    message = (
+        rf"cannot download {name} .*: Error downloading the file; download it manually, put it in "
+    )
+    with pytest.raises(DataError, match=message):
         read(tmp_path, True)
 
     def fetch(root, train=True, download=False):

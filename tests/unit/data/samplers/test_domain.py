@@ -1,4 +1,4 @@
-"""Which sample comes when."""
+"""Order of samples: permutations, ranks, seeds and resuming."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tl_lightning.utils.seeding import mix
 
 
 def sampler(**changes) -> DomainSampler:
-    plain = {"size": 20, "batch_size": 4, "num_batches": 5, "seed": 0, "domain": 0}
-    return DomainSampler(**{**plain, **changes})
+    settings = {"size": 20, "batch_size": 4, "num_batches": 5, "seed": 0, "domain": 0}
+    return DomainSampler(**{**settings, **changes})
 
 
 def indices(s: DomainSampler) -> list[int]:
     return [i for i, _ in s]
 
 
-def test_an_epoch_is_a_permutation() -> None:
+def test_epoch_is_a_permutation() -> None:
     assert sorted(indices(sampler())) == list(range(20))
 
 
@@ -25,7 +25,7 @@ def test_domains_of_equal_size_get_different_orders() -> None:
     assert indices(sampler(domain=0)) != indices(sampler(domain=1))
 
 
-def test_every_epoch_and_seed_has_its_own_order_and_repeats_exactly() -> None:
+def test_order_is_reproducible_and_depends_on_epoch_and_seed() -> None:
     s = sampler()
     first = list(s)
     s.set_epoch(1)
@@ -37,66 +37,67 @@ def test_every_epoch_and_seed_has_its_own_order_and_repeats_exactly() -> None:
     assert indices(sampler(seed=1)) != indices(sampler(seed=0))
 
 
-def test_a_short_domain_is_reshuffled_every_time_round() -> None:
-    got = indices(sampler(size=8, num_batches=6))
-    rounds = [got[k : k + 8] for k in (0, 8, 16)]
-    assert all(sorted(r) == list(range(8)) for r in rounds)
-    assert rounds[0] != rounds[1] != rounds[2]
+def test_short_domain_is_reshuffled_on_every_pass() -> None:
+    order = indices(sampler(size=8, num_batches=6))
+    passes = [order[k : k + 8] for k in (0, 8, 16)]
+    assert all(sorted(each) == list(range(8)) for each in passes)
+    assert passes[0] != passes[1] != passes[2]
 
 
-def test_ranks_share_the_same_stream_by_global_position() -> None:
-    """Two ranks with half the batch see exactly what one rank sees, seeds included."""
-    one = list(sampler(batch_size=8, num_batches=5, size=40))
-    two = [list(sampler(size=40, rank=r, world=2)) for r in (0, 1)]
-    woven = [pair for both in zip(*two, strict=True) for pair in both]
-    assert woven == one
+def test_ranks_divide_the_global_order() -> None:
+    """Two ranks with half the batch size see the samples and seeds that a single rank sees."""
+    single = list(sampler(batch_size=8, num_batches=5, size=40))
+    ranks = [list(sampler(size=40, rank=r, world=2)) for r in (0, 1)]
+    interleaved = [pair for both in zip(*ranks, strict=True) for pair in both]
+    assert interleaved == single
 
 
 @pytest.mark.parametrize("start", [0, 1, 4])
-def test_starting_in_the_middle_goes_on_where_it_stopped(start: int) -> None:
-    whole = list(sampler(epoch=3))
+def test_start_skips_batches_of_the_first_epoch(start: int) -> None:
+    uninterrupted = list(sampler(epoch=3))
     resumed = sampler(epoch=3, start=start)
-    assert list(resumed) == whole[start * 4 :]
-    assert list(resumed) == whole[start * 4 :]  # Lightning makes two iterators when it resumes
+    assert list(resumed) == uninterrupted[start * 4 :]
+    # Lightning creates two iterators when it resumes.
+    assert list(resumed) == uninterrupted[start * 4 :]
     resumed.set_epoch(4)
     assert list(resumed) == list(sampler(epoch=4))  # only the first epoch is shortened
     assert len(resumed) == 20
 
 
-def test_eval_sampler_shows_every_sample_on_exactly_one_rank() -> None:
+def test_eval_sampler_yields_each_sample_on_exactly_one_rank() -> None:
     parts = [list(EvalSampler(size=11, rank=r, world=3)) for r in range(3)]
     assert {len(p) for p in parts} == {4}
     assert sorted(i for p in parts for i, valid in p if valid) == list(range(11))
 
 
-def test_mix_depends_on_order_and_every_part() -> None:
+def test_mix_depends_on_all_arguments_and_their_order() -> None:
     seen = {mix(a, b, c) for a in range(8) for b in range(8) for c in range(8)}
     assert len(seen) == 512
 
 
-def test_uneven_domains_over_two_ranks() -> None:
-    """An epoch shows the larger domain once; the smaller one comes round in ever new orders."""
+def test_domains_of_different_sizes_on_two_ranks() -> None:
+    """An epoch is one pass over the larger domain and several, differing passes over the other."""
     large, small, batch = 48, 10, 4
     steps = large // (2 * batch)
 
-    def shown(size: int, domain: int, epoch: int) -> tuple[list[int], list[set[int]]]:
-        place = {"size": size, "domain": domain, "num_batches": steps, "epoch": epoch, "world": 2}
-        ranks = [indices(sampler(**place, rank=rank)) for rank in (0, 1)]
+    def order(size: int, domain: int, epoch: int) -> tuple[list[int], list[set[int]]]:
+        settings = {"size": size, "domain": domain, "num_batches": steps, "epoch": epoch}
+        ranks = [indices(sampler(**settings, world=2, rank=rank)) for rank in (0, 1)]
         return [i for both in zip(*ranks, strict=True) for i in both], [set(r) for r in ranks]
 
-    whole, ranks = shown(large, 0, epoch=0)
-    assert sorted(whole) == list(range(large))
+    single_pass, ranks = order(large, 0, epoch=0)
+    assert sorted(single_pass) == list(range(large))
     assert not ranks[0] & ranks[1]
-    cycled, _ = shown(small, 1, epoch=0)
-    rounds = [tuple(cycled[k : k + small]) for k in range(0, len(cycled) - small + 1, small)]
-    assert len(rounds) == 4
-    assert all(sorted(each) == list(range(small)) for each in rounds)
-    later, _ = shown(small, 1, epoch=1)
-    rounds += [tuple(later[k : k + small]) for k in range(0, len(later) - small + 1, small)]
-    assert len(set(rounds)) == len(rounds)
+    cycled, _ = order(small, 1, epoch=0)
+    passes = [tuple(cycled[k : k + small]) for k in range(0, len(cycled) - small + 1, small)]
+    assert len(passes) == 4
+    assert all(sorted(each) == list(range(small)) for each in passes)
+    later, _ = order(small, 1, epoch=1)
+    passes += [tuple(later[k : k + small]) for k in range(0, len(later) - small + 1, small)]
+    assert len(set(passes)) == len(passes)
 
 
-def test_101_samples_over_two_ranks_are_each_evaluated_once() -> None:
+def test_101_samples_on_two_ranks_are_each_evaluated_once() -> None:
     ranks = [list(EvalSampler(size=101, rank=rank, world=2)) for rank in (0, 1)]
     assert [len(rank) for rank in ranks] == [51, 51]
     assert sorted(i for rank in ranks for i, valid in rank if valid) == list(range(101))

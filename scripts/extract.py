@@ -1,6 +1,0 @@
-"""See ``python scripts/extract.py --help``."""
-
-from tl_lightning.cli.extract_features import extract
-
-if __name__ == "__main__":
-    extract()

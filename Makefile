@@ -1,10 +1,14 @@
 # make demo and make test set everything up on a fresh machine: python3 with venv, and make.
+# EXTRAS=dev,all also installs every optional package, as CI does.
+EXTRAS ?= dev
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+COMMA := ,
+STAMP := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
-.PHONY: install demo test test-long lint types check tables build clean
+.PHONY: install demo test test-slow test-all test-long lint types check tables build clean
 
 install: $(STAMP)
 
@@ -12,14 +16,20 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $(STAMP)
 
 demo: install
 	$(BIN)/python scripts/train.py -m model=source_only,dann data=digits
 
+# Minutes on two cores; CI runs test-all.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(PYTEST) -m 'not slow and not long'
+
+test-slow: install
+	$(PYTEST) -m 'slow and not long' tests
+
+test-all: test test-slow
 
 # Sweeps that are killed, ranks that hang, a SLURM of one node where it is installed.
 test-long: install

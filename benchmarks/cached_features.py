@@ -116,10 +116,9 @@ def training_rows(root: Path) -> list[int]:
     """Return the ImageFolder indices of the images that tl_lightning trains on."""
     from tl_lightning.config.compose import compose
     from tl_lightning.config.validation import check as validation
-    from tl_lightning.training import build as building
 
     settings = ["data=dogs", f"data.root={root}", "data.target=null", "model=feature_extraction"]
-    data = building.build_data(validation.check(compose(settings)))
+    data = validation.check(compose(settings)).data.build()
     data.discover()
     paths = [str(Path(path).resolve()) for path, _ in ImageFolder(root / "train").samples]
     train = {str(Path(path).resolve()) for path in data.found["source"].train.samples}
@@ -136,9 +135,10 @@ def run_command(args: argparse.Namespace, folder: Path, *overrides: str) -> floa
     ]  # fmt: skip
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache:
-        subprocess.run(
-            command, check=True, env={**os.environ, "TL_CACHE": cache}, capture_output=True
-        )
+        environment = {**os.environ, "TL_CACHE": cache}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
     return time.perf_counter() - started
 
 

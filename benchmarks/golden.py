@@ -9,9 +9,9 @@ cover the weights of the last checkpoint, the logged history, the chosen epoch, 
 the predictions of every test sample. They do not depend on names inside the state dict or on column
 names of ``metrics.csv``, so that renaming leaves them alone.
 
-Bits depend on the versions of torch and on the processor's vector instructions; both are stored
-beside the digests. On another machine, run the script once on the older commit with ``--write`` and
-then on the newer one. The test suite checks losses and metrics of a few runs with a tolerance.
+Bits depend on the version of torch and on the processor; both are stored beside the digests. On
+another machine, run the script once on the older commit with ``--write`` and then on the newer one.
+The test suite checks losses and metrics of a few runs with a tolerance.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import csv
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -182,7 +183,7 @@ def fitted(name: str, overrides: list[str], folder: Path) -> Path:
 
     if name == "resumed":
         try:
-            training.fit(settings(), run, watching=[StopAt(1, 1)])
+            training.fit(settings(), run, callbacks=[StopAt(1, 1)])
         except Stop:
             pass
         training.fit(settings("resume=auto"), run)
@@ -235,10 +236,23 @@ def digest(run: Path) -> dict[str, Any]:
     }
 
 
+def processor() -> str:
+    """Return the model of the processor; on another one, sums may be rounded differently."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor()
+    first = info.read_text().partition("\n\n")[0]
+    pairs = [line.partition(":") for line in first.splitlines()]
+    keys = ("model name", "cpu family", "model", "stepping")
+    values = {key.strip(): value.strip() for key, _, value in pairs}
+    return ", ".join(values[key] for key in keys if key in values)
+
+
 def machine() -> dict[str, str]:
+    """Return what the bits of a run depend on."""
     return {
         "torch": torch.__version__, "lightning": L.__version__, "numpy": np.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu": torch.backends.cpu.get_cpu_capability(), "processor": processor(),
     }  # fmt: skip
 
 

@@ -27,8 +27,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import decode_jpeg, read_file
 from torchvision.transforms import v2
 
+from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data.cache.build_images import build_cache
-from tl_lightning.data.cache.images import CachedReader, CacheSettings
+from tl_lightning.data.cache.images import CachedReader
 from tl_lightning.data.datasets import ImageDataset
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.images import shorter_side
@@ -72,7 +73,7 @@ def cached(folder: Path, cache: Path, batch: int, workers: int) -> tuple[DataLoa
     names = [path.relative_to(folder).as_posix() for path in paths]
     split = Split(paths, np.zeros(len(paths), dtype=np.int64), names)
     started = time.perf_counter()
-    settings = CacheSettings(images="decoded", dir=str(cache))
+    settings = CacheConfig(images="decoded", dir=str(cache))
     images = build_cache(split, "benchmark", shorter_side(SPEC), SPEC, settings)
     seconds = time.perf_counter() - started
     preset = augmentation(SPEC, "light")

@@ -53,14 +53,14 @@ class Mutation:
 
     Attributes:
         method: Name of the method's YAML file in conf/method.
-        words: Description of the change.
+        change: Description of the change.
         file: Path below src/tl_lightning.
         old: Text to replace, which occurs exactly once in the file.
         new: Replacement.
     """
 
     method: str
-    words: str
+    change: str
     file: str
     old: str
     new: str
@@ -74,11 +74,11 @@ class Mutation:
         count = text.count(self.old)
         if count != 1:
             raise MutationError(
-                f"{self.method}, {self.words!r}: {self.file} contains {self.old!r} {count} times, "
+                f"{self.method}, {self.change!r}: {self.file} contains {self.old!r} {count} times, "
                 f"expected once; update the text in {TABLE.name}"
             )
         if self.new == self.old:
-            raise MutationError(f"{self.method}, {self.words!r}: old and new text are identical")
+            raise MutationError(f"{self.method}, {self.change!r}: old and new text are identical")
         return text.replace(self.old, self.new)
 
 
@@ -198,7 +198,7 @@ def shown(rows: list[tuple[Mutation, str | None]]) -> str:
     lines = ["| method | mutation | detected by |", "|---|---|---|"]
     for mutation, test in rows:
         detected = "**nothing**" if test is None else f"`{test.removeprefix('tests/')}`"
-        lines.append(f"| {mutation.method} | {mutation.words} | {detected} |")
+        lines.append(f"| {mutation.method} | {mutation.change} | {detected} |")
     return "\n".join(lines)
 
 
@@ -224,7 +224,7 @@ def main() -> None:
         for mutation in chosen:
             test = noticed(mutation, copy)
             rows.append((mutation, test))
-            print(f"{mutation.method}: {mutation.words}: {test}", file=sys.stderr, flush=True)
+            print(f"{mutation.method}: {mutation.change}: {test}", file=sys.stderr, flush=True)
         tests = sorted({test for _, test in rows if test is not None})
         unrelated = failing(copy, tests, seconds=1800) if tests else []
     print(shown(rows))

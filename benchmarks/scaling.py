@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --set gpu_rate=800 --set parameters=86e6 --read decoded
-    python benchmarks/scaling.py --strategy fsdp --gpus 8 64
+    python benchmarks/scaling.py --strategy fsdp --gpus 8 64 --place shared
 
 This is a calculation, not a measurement; its inputs and their sources are in
 `benchmarks/scaling.yaml`. No GPU was timed: set the throughput of yours with
@@ -29,6 +29,7 @@ import yaml
 INPUTS = Path(__file__).with_suffix(".yaml")
 #: Bytes sent per rank and byte of gradients, divided by (n - 1) / n.
 PASSES = {"ddp": 2, "fsdp": 3}
+PLACES = ("memory", "disk", "shared")
 #: Inputs of each reader: (bytes per image, images per second and core).
 READERS = {
     "pillow": ("file_bytes", "pillow_per_core"),
@@ -140,6 +141,10 @@ def main() -> None:
     )
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 1024])
     parser.add_argument("--read", choices=READERS, default="jpeg", help="files or decoded cache")
+    parser.add_argument(
+        "--place", choices=PLACES, default="disk",
+        help="location of the images: memory or disk of each server, or a shared file system",
+    )  # fmt: skip
     parser.add_argument("--strategy", choices=PASSES, default="ddp")
     parser.add_argument("--set", action="append", default=[], help="name=value of scaling.yaml")
     args = parser.parse_args()

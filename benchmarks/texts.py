@@ -37,10 +37,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from tl_lightning.config.compose import compose
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.samplers.domain import DomainSampler
 from tl_lightning.data.samplers.length import padding_share
 from tl_lightning.training import build as building
+from tl_lightning.types import Stream
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 Round = tuple[float, int, int]
@@ -59,8 +61,8 @@ def reference(data: Any) -> dict[str, float]:
             model = LogisticRegression(C=penalty, max_iter=500).fit(train, source.train.labels)
             best = max(best, (model.score(val, source.val.labels), model), key=lambda each: each[0])
     return {
-        role: best[1].score(tfidf.transform(domain.test.samples), domain.test.labels)
-        for role, domain in data.found.items()
+        name: best[1].score(tfidf.transform(domain.test.samples), domain.test.labels)
+        for name, domain in data.found.items()
     }
 
 
@@ -73,10 +75,10 @@ def compare(data: Any, runs: list[Path]) -> None:
             continue
         metrics = report["metrics"]
         rows[f"{report['name']}, seed {report['seed']} ({folder})"] = {
-            role: metrics[f"{role}/test/acc"] for role in data.found
+            domain: metrics[f"{domain}/test/acc"] for domain in data.found
         }
     for name, accuracies in rows.items():
-        values = (f"{role} {100 * acc:.1f} %" for role, acc in accuracies.items())
+        values = (f"{domain} {100 * acc:.1f} %" for domain, acc in accuracies.items())
         print("  ".join([*values, name]))
 
 
@@ -85,14 +87,14 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def plain(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
+def plain(run: RunConfig, data: Any, steps: int, device: str) -> Iterator[Round]:
     """Run a typical training loop, one round at a time."""
-    module = building.build_module(config, data.classes)
+    module = building.build_module(run, data.classes)
     limit = module.backbone.input_spec.max_length
     net = module.backbone.to(device).train()
     head = nn.Linear(module.backbone.out_features, len(data.classes)).to(device)
     optimizer = torch.optim.AdamW([*net.parameters(), *head.parameters()], lr=2e-5)
-    dataset = data._dataset("source", data.found["source"].train, train=True)
+    dataset = data.dataset("source", data.found["source"].train, train=True)
     generator = torch.Generator().manual_seed(0)
     while True:
         order = torch.randperm(len(dataset), generator=generator)[: steps * data.batch_size]
@@ -115,16 +117,16 @@ def plain(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
         yield time.perf_counter() - started, len(order), tokens
 
 
-def ours(config: Any, data: Any, steps: int, device: str) -> Iterator[Round]:
+def ours(run: RunConfig, data: Any, steps: int, device: str) -> Iterator[Round]:
     """Train on batches of similar length, with automatic precision, one round at a time."""
-    module = building.build_module(config, data.classes).to(device).train()
-    optimizer = building.instantiate(config["optimizer"], config, params=list(module.parameters()))
-    mixed = config["trainer"]["precision"] == "bf16-mixed"
+    module = building.build_module(run, data.classes).to(device).train()
+    optimizer = run.optimizer.build(params=list(module.parameters()))
+    mixed = run.trainer.precision == "bf16-mixed"
     split = data.found["source"].train
-    dataset = data._dataset("source", split, train=True)
+    dataset = data.dataset("source", split, train=True)
     num_batches = len(split) // data.batch_size
     options = {"batch_size": data.batch_size, "num_batches": num_batches, "seed": 0, "domain": 0}
-    sampler = data._sampler(split, **options)
+    sampler = data.train_sampler(Stream.SOURCE, split, **options)
     # The rounds go through complete passes, because the lengths of successive batches vary.
     batches = iter(data._loader(dataset, data.batch_size, sampler))
     while True:
@@ -158,7 +160,7 @@ def padding(data: Any) -> dict[str, float]:
     options = {"batch_size": data.batch_size, "num_batches": len(split) // data.batch_size}
     options |= {"seed": 0, "domain": 0}
     mixed = [index for index, _ in DomainSampler(size=len(split), **options)]
-    similar = [index for index, _ in data._sampler(split, **options)]
+    similar = [index for index, _ in data.train_sampler(Stream.SOURCE, split, **options)]
     return {
         f"all to {limit}": float(1 - np.mean(lengths) / limit),
         "to the longest text of the batch": padding_share(lengths, mixed, data.batch_size),
@@ -166,12 +168,12 @@ def padding(data: Any) -> dict[str, float]:
     }
 
 
-def speed(config: Any, data: Any, steps: int, rounds: int) -> None:
-    device = "cuda" if config["trainer"]["accelerator"] == "gpu" else "cpu"
+def speed(run: RunConfig, data: Any, steps: int, rounds: int) -> None:
+    device = "cuda" if run.trainer.accelerator == "gpu" else "cpu"
     for name, fraction in padding(data).items():
         print(f"padding {100 * fraction:5.1f} %  {name}")
     contestants = {"plain": plain, "ours": ours}
-    turns = {name: run(config, data, steps, device) for name, run in contestants.items()}
+    turns = {name: train(run, data, steps, device) for name, train in contestants.items()}
     timings: dict[str, list[Round]] = {name: [] for name in contestants}
     for _ in range(rounds + 1):
         for name, turn in turns.items():
@@ -183,7 +185,7 @@ def speed(config: Any, data: Any, steps: int, rounds: int) -> None:
         tokens = median(tokens / seconds for seconds, _, tokens in kept)
         print(f"{name:6} {rates[name]:8.2f} texts/s  {tokens:10,.0f} tokens/s")
     ratio = rates["ours"] / rates["plain"]
-    print(f"ours is {ratio:.2f} times as fast ({config['trainer']['precision']})")
+    print(f"ours is {ratio:.2f} times as fast ({run.trainer.precision})")
 
 
 def main() -> None:
@@ -194,15 +196,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="steps per round and contestant")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_intermixed_args()
-    config = validation.check(compose(["model=fine_tuning", *args.settings]))
-    data = building.build_data(config)
+    run = validation.check(compose(["model=fine_tuning", *args.settings]))
+    data = run.data.build()
     data.discover()
     if not args.speed:
         compare(data, args.runs)
         return
-    module = building.build_module(config, data.classes, pretrained=False)
-    data.attach(module.backbone.input_spec, ("source",), ("source",))
-    speed(config, data, args.steps, args.rounds)
+    module = building.build_module(run, data.classes, pretrained=False)
+    data.prepare(module.needs())
+    speed(run, data, args.steps, args.rounds)
 
 
 if __name__ == "__main__":

@@ -163,8 +163,8 @@ def ours(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
     keep_memory()
     model = "feature_extraction" if frozen else "fine_tuning"
     settings = (f"model={model}", "data=dogs", "backbone.pretrained=false", "trainer=cpu")
-    config = validation.check(compose(settings))
-    module = building.build_module(config, tuple(map(str, range(CLASSES))))
+    run = validation.check(compose(settings))
+    module = building.build_module(run, tuple(map(str, range(CLASSES))))
     data = [
         {"source": {"inputs": x, "labels": y, "index": torch.arange(BATCH)}}
         for x, y in batches(BATCHES)
@@ -186,10 +186,9 @@ def ours(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
             return data[step % BATCHES]
 
     loader = torch.utils.data.DataLoader(Memory(), batch_size=None)
-    node = {**config["trainer"], "max_epochs": 10_000}
-    trainer = building.instantiate(
-        node, config, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Clock()],
+    trainer = building.make_trainer(
+        run.trainer, max_epochs=10_000, logger=False, enable_checkpointing=False,
+        callbacks=[Clock()],
     )  # fmt: skip
     trainer.fit(module, train_dataloaders=loader)
     yield 0.0

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import runpy
+import signal
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning as L
 import pytest
@@ -29,16 +35,71 @@ def config(*overrides: str) -> dict[str, Any]:
     return plain
 
 
+#: Imported once per test process; importing them for every command took most of the time.
+PRELOADED = ["tl_lightning.sweeps.baselines", "tl_lightning.reporting.run.page", "hydra.main"]
+
+
+@cache
+def _server() -> Any:
+    """Return a context whose processes are forked from one that has imported the package."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
 def command(
     script: str, arguments: Sequence[str], cwd: Path, timeout: float = 200, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the commands in scripts/ as a subprocess in the folder ``cwd``."""
+    """Run one of the commands in scripts/ in a process of its own, in the folder ``cwd``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     environment.pop("TL_RUN_ID", None)
-    return subprocess.run(
-        [sys.executable, str(REPO / "scripts" / f"{script}.py"), *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder, name)) for name in ("stdout", "stderr")]
+        path = str(REPO / "scripts" / f"{script}.py")
+        child = _server().Process(
+            target=run_script, args=([path, *arguments], str(cwd), environment, *files)
+        )
+        child.start()
+        child.join(timeout)
+        if child.is_alive():
+            child.kill()
+            child.join()
+        out, err = (Path(file).read_text(errors="surrogateescape") for file in files)
+    if child.exitcode == -signal.SIGKILL:
+        raise subprocess.TimeoutExpired([path, *arguments], timeout, out, err)
+    return subprocess.CompletedProcess([path, *arguments], child.exitcode or 0, out, err)
+
+
+def run_script(
+    argv: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str
+) -> None:
+    """Run a script as ``python script`` does, with its output in two files."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    sys.stdout, sys.stderr = _reopened(1), _reopened(2)
+    sys.argv = argv
+    code = 0
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _reopened(number: int) -> TextIO:
+    return os.fdopen(number, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

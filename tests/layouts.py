@@ -319,9 +319,9 @@ def photos(folder: Path, number: int = 3) -> Path:
 
 def two_domains(root: Path, size: tuple[int, int] = (48, 40)) -> Path:
     """Write ``root/{source,target}/{train,test}/<class>/`` without problems."""
-    for seed, role in ((0, "source"), (50_000, "target")):
-        class_folders(root / role / "train", 6, seed=seed, size=size)
-        class_folders(root / role / "test", 3, start=6, seed=seed, size=size)
+    for seed, domain in ((0, "source"), (50_000, "target")):
+        class_folders(root / domain / "train", 6, seed=seed, size=size)
+        class_folders(root / domain / "test", 3, start=6, seed=seed, size=size)
     return root
 
 

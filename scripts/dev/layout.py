@@ -32,12 +32,17 @@ def modules(source: Path) -> dict[str, Path]:
 
 
 def imports(source: Path) -> dict[str, set[str]]:
-    """Return the modules of the package that each module imports, also within functions."""
+    """Return the modules of the package that each module imports, also within functions.
+
+    Imports under ``if TYPE_CHECKING`` are never executed and not counted.
+    """
     paths = modules(source)
     graph: dict[str, set[str]] = {}
     for name, path in paths.items():
         imported = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        tree.body = [node for node in tree.body if not _for_types(node)]
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 full = [f"{node.module}.{alias.name}" for alias in node.names]
                 imported |= {item if item in paths else node.module for item in full}
@@ -45,6 +50,11 @@ def imports(source: Path) -> dict[str, set[str]]:
                 imported |= {alias.name for alias in node.names}
         graph[name] = (imported & paths.keys()) - {name}
     return graph
+
+
+def _for_types(node: ast.stmt) -> bool:
+    test = node.test if isinstance(node, ast.If) else None
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:

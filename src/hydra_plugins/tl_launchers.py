@@ -75,9 +75,9 @@ class LocalLauncher(_Processes):
 
     def run(self, jobs: list[Job]) -> None:
         """Run the jobs in parallel, with the GPUs divided among them."""
-        from tl_lightning.sweeps.launchers.local import run_here
+        from tl_lightning.sweeps.launchers.local import run_local
 
-        run_here(jobs, **self.settings)
+        run_local(jobs, **self.settings)
 
 
 class SlurmLauncher(_Processes):
@@ -85,6 +85,6 @@ class SlurmLauncher(_Processes):
 
     def run(self, jobs: list[Job]) -> None:
         """Submit the jobs as one array and, unless ``wait`` is false, wait for them."""
-        from tl_lightning.sweeps.launchers.slurm import run_there
+        from tl_lightning.sweeps.launchers.slurm import run_slurm
 
-        run_there(jobs, **self.settings)
+        run_slurm(jobs, **self.settings)

@@ -8,17 +8,40 @@ ending it early.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
-__all__ = ["Constant", "Cosine", "DannAnnealing", "Schedule", "Step", "sigmoid_ramp"]
+__all__ = [
+    "Constant",
+    "Cosine",
+    "DannAnnealing",
+    "Schedule",
+    "Step",
+    "TorchScheduler",
+    "sigmoid_ramp",
+]
 
 
-class Schedule(Protocol):
-    """A callable that maps progress in [0, 1] to a learning-rate factor."""
+class Schedule:
+    """Base class of callables that map progress in [0, 1] to a learning-rate factor."""
 
     def __call__(self, progress: float) -> float:
         """Return the factor at ``progress``."""
-        ...
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TorchScheduler:
+    """A scheduler of ``torch.optim.lr_scheduler`` in place of a :class:`Schedule`.
+
+    Attributes:
+        make: Builds the scheduler from the optimizer.
+        interval: Whether it steps after every ``epoch`` or after every optimizer ``step``.
+    """
+
+    make: Callable[[Any], Any]
+    interval: Literal["epoch", "step"] = "epoch"
 
 
 def sigmoid_ramp(progress: float, gain: float = 10.0) -> float:
@@ -37,7 +60,7 @@ def _warmup_factor(progress: float, warmup: float) -> float:
     return 1.0 if warmup <= 0 else min(1.0, progress / warmup)
 
 
-class Constant:
+class Constant(Schedule):
     """Constant rate after a linear warm-up over the fraction ``warmup`` of the run."""
 
     def __init__(self, *, warmup: float) -> None:
@@ -48,7 +71,7 @@ class Constant:
         return _warmup_factor(progress, self.warmup)
 
 
-class Cosine:
+class Cosine(Schedule):
     """Cosine decay from 1 to ``final`` (Loshchilov and Hutter 2017) after a linear warm-up.
 
     >>> schedule = Cosine(warmup=0.0, final=0.0)
@@ -68,7 +91,7 @@ class Cosine:
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, p)))
 
 
-class Step:
+class Step(Schedule):
     """Step decay: multiply by ``gamma`` at each of the ``milestones`` (fractions of the run).
 
     >>> schedule = Step(warmup=0.0, milestones=[0.5, 0.75], gamma=0.1)
@@ -87,7 +110,7 @@ class Step:
         return float(_warmup_factor(progress, self.warmup) * self.gamma**passed)
 
 
-class DannAnnealing:
+class DannAnnealing(Schedule):
     """Annealing ``(1 + alpha p)^-beta`` of Ganin et al. (2016), with alpha 10 and beta 0.75.
 
     >>> schedule = DannAnnealing(warmup=0.0, alpha=10.0, beta=0.75)

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NotRequired, Protocol, TypedDict
+from enum import StrEnum
+from typing import ClassVar, NamedTuple, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "DOMAINS",
+    "SPLITS",
     "Backbone",
     "Batch",
-    "Config",
     "Context",
     "DomainAwareNorm",
     "InputSpec",
     "LayerGroup",
     "Spec",
+    "SplitKey",
+    "Stream",
     "Terms",
     "TextSpec",
     "Tokenizer",
@@ -31,6 +35,48 @@ __all__ = [
     "View",
     "Views",
 ]
+
+
+DOMAINS = ("source", "target")
+SPLITS = ("train", "val", "test")
+
+
+class Stream(StrEnum):
+    """A stream of training batches; equal to its name, so that ``batch["source"]`` works.
+
+    ``target_strong`` is not loaded: it is a strongly augmented view of the target's batch. The
+    number of a stream is part of its samples' seeds.
+    """
+
+    SOURCE = "source"
+    TARGET = "target"
+    TARGET_LABELLED = "target_labelled"
+    TARGET_STRONG = "target_strong"
+
+    @property
+    def domain(self) -> str:
+        """The domain that its samples belong to."""
+        return "source" if self is Stream.SOURCE else "target"
+
+    @property
+    def number(self) -> int:
+        """Its position among the streams."""
+        return list(Stream).index(self)
+
+
+class SplitKey(NamedTuple):
+    """A split of a domain; written as ``source/train`` in reports.
+
+    Attributes:
+        domain: ``source`` or ``target``.
+        split: ``train``, ``val``, ``test``, or ``labelled`` for few-shot samples.
+    """
+
+    domain: str
+    split: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
 
 
 @dataclass(frozen=True)
@@ -139,6 +185,28 @@ class View:
     teacher_features: Tensor | None = None
     teacher_logits: Tensor | None = None
 
+    def require(self, name: str) -> Tensor:
+        """Return an optional value, such as ``labels``.
+
+        Raises:
+            ValueError: If it is None.
+        """
+        value: Tensor | None = getattr(self, name)
+        if value is None:
+            raise ValueError(f"this method needs View({name}=...), but it is None")
+        return value
+
+
+def _ignore(name: str, value: Tensor | float) -> None:
+    """Drop a diagnostic scalar."""
+
+
+def _no_classifier(features: Tensor) -> Tensor:
+    raise TypeError(
+        "this method runs the classifier itself; pass Context(classify=...), which maps features "
+        "(B, D) to logits (B, K)"
+    )
+
 
 @dataclass(frozen=True)
 class Context:
@@ -148,14 +216,15 @@ class Context:
         progress: Completed fraction of the run, in [0, 1].
         step: Number of completed batches in the run.
         log: ``log(name, value)`` records a diagnostic scalar.
-        classify: The classifier, from features ``(B, D)`` as in the views to logits ``(B, K)``.
+        classify: The classifier, from features ``(B, D)`` as in the views to logits ``(B, K)``;
+            only some methods use it.
         stage: Name of the current stage for alternating methods, otherwise empty.
     """
 
-    progress: float
-    step: int
-    log: Callable[[str, Tensor | float], None]
-    classify: Callable[[Tensor], Tensor]
+    progress: float = 1.0
+    step: int = 0
+    log: Callable[[str, Tensor | float], None] = _ignore
+    classify: Callable[[Tensor], Tensor] = _no_classifier
     stage: str = ""
 
 
@@ -194,6 +263,9 @@ class DomainAwareNorm(nn.Module):
 class Backbone(Protocol):
     """A network that maps samples to features; any ``nn.Module`` with these members.
 
+    Without ``lr_factor`` the backbone has the learning rate of new layers. Without ``layer_groups``
+    it is one group, so that phases can only train or freeze it as a whole.
+
     Attributes:
         out_features: Width ``D`` of the features.
         input_spec: Expected input format.
@@ -215,6 +287,3 @@ class Backbone(Protocol):
             chain: Whether to set ``run``; this may require a forward pass of the network.
         """
         ...
-
-
-Config = dict[str, Any]

@@ -62,7 +62,7 @@ def batch(net, seed: int = 0, n: int = 12) -> dict[str, dict[str, torch.Tensor]]
         "source": {"inputs": images[0], "labels": labels, "index": torch.arange(n)},
         "target": {"inputs": images[1], "index": torch.arange(n), "strong": images[2]},
     }
-    return {role: part for role, part in whole.items() if role in net.train_on}
+    return {domain: part for domain, part in whole.items() if domain in net.train_on}
 
 
 def terms_and_views(net, progress=0.7):
@@ -112,6 +112,7 @@ def test_gradient_reaches_the_backbone_from_the_target(name, forward, trained) -
     assert torch.stack(reached).sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TERMS)
 def test_terms_are_finite_in_bfloat16(name, trained) -> None:
     net = module(*arguments(name, trained)).train()
@@ -130,8 +131,8 @@ def test_terms_are_finite_in_bfloat16(name, trained) -> None:
 def test_target_views_have_no_labels(name, trained) -> None:
     net = module(*arguments(name, trained))
     views = net.views(batch(net))
-    for role in ("target", "target_strong"):
-        assert role not in views or views[role].labels is None
+    for stream in ("target", "target_strong"):
+        assert stream not in views or views[stream].labels is None
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -143,6 +144,7 @@ def test_every_parameter_is_in_exactly_one_named_group(name, trained) -> None:
     assert sorted(grouped) == sorted({id(p) for p in net.parameters()} - {id(p) for p in teacher})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TERMS)
 def test_weight_zero_equals_training_without_the_method(name, trained, tmp_path, monkeypatch):
     """Bit for bit, with the same views, so that batch norm statistics are the same."""
@@ -183,6 +185,7 @@ def test_target_labels_are_not_used(name, trained, tmp_path, monkeypatch) -> Non
         assert same(weights(tmp_path / "plain" / file), weights(tmp_path / "wrong" / file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_loaded_checkpoint_reproduces_the_metrics(name, trained, tmp_path) -> None:
     settings = config(*arguments(name, trained), "trainer.max_epochs=1")
@@ -193,6 +196,7 @@ def test_loaded_checkpoint_reproduces_the_metrics(name, trained, tmp_path) -> No
     assert list(loaded.methods) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_resume_equals_uninterrupted_run(name, trained, tmp_path, monkeypatch) -> None:
     """Resumed in the middle of an epoch: teachers, target pseudo-labels, alternating stages."""

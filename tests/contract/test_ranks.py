@@ -34,6 +34,7 @@ def differences(trained, tmp_path_factory) -> list[dict[str, float | str]]:
     return [json.loads((folder / f"out.{rank}").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_mean_gradient_of_two_ranks_equals_that_of_the_whole_batch(name, differences) -> None:
     for result in differences:

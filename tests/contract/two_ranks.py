@@ -53,7 +53,7 @@ def compare(name: str, trained: str, rank: int, world: int) -> float:
     """Return the largest difference between the ranks' mean gradient and the whole batch's."""
     net = built(name, trained)
     whole = batch(net)
-    part = {role: {k: v[rank::world] for k, v in own.items()} for role, own in whole.items()}
+    part = {name: {k: v[rank::world] for k, v in own.items()} for name, own in whole.items()}
     bank = TargetBank(torch.randn(12, 16), torch.randn(12, 10))
     for method in net.methods.values():
         method.begin_epoch(bank)

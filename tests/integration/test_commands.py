@@ -22,14 +22,14 @@ from tl_lightning.training import fit as training
 
 def test_help_and_misspelt_options_are_fast_and_do_not_import_torch(tmp_path) -> None:
     code = (
-        "import sys, runpy, time; start = time.monotonic()\n"
+        "import sys, runpy, time\n"
         "sys.argv = ['train.py'] + {!r}\n"
         "try: runpy.run_path({!r}, run_name='__main__')\n"
         "except SystemExit as end: code = end.code\n"
         "else: code = 0\n"
         "slow = [m for m in ('torch', 'lightning', 'torchvision') if m in sys.modules]\n"
         "print('IMPORTED', slow)\n"
-        "print('CODE', code, 'SECONDS', time.monotonic() - start)\n"
+        "print('CODE', code, 'SECONDS', time.process_time())\n"
     )
     for arguments, expected in ((["--help"], 0), (["model=dan"], 2), (["modle=dann"], 2)):
         script = code.format(arguments, str(REPO / "scripts" / "train.py"))
@@ -41,12 +41,16 @@ def test_help_and_misspelt_options_are_fast_and_do_not_import_torch(tmp_path) ->
         match = re.search(r"CODE (\S+) SECONDS (\S+)", done.stdout)
         assert match is not None
         assert match[1] == str(expected)
-        assert float(match[2]) < 2 * 3  # two seconds on an idle machine, three times that when busy
+        assert float(match[2]) < 3  # of the processor, so that other work does not count
     assert not list(tmp_path.iterdir())
 
 
 CASES = {
-    "typo": (["model=dan"], "Could not find 'model/dan'", 2),
+    "typo": (
+        ["model=dan"],
+        "error: model=dan is not a choice of conf/model/; did you mean 'dann'?",
+        2,
+    ),
     "no such key": (["modle=dann"], "error: modle is not a setting; did you mean 'model'?", 2),
     "no such node": (["optimizer.lrate=1"], "error: optimizer.lrate is not a setting", 2),
     "hydra's advice": (["+seeds=3"], "error: seeds is not a setting; did you mean 'seed'?", 2),
@@ -127,6 +131,7 @@ def test_train_evaluate_and_report(tmp_path) -> None:
     assert "checkpoint is missing; set checkpoint=" in missing.stderr
 
 
+@pytest.mark.slow
 def test_sweep_writes_one_table_with_the_joint_bn_baseline(tmp_path) -> None:
     done = command(
         "train",
@@ -143,6 +148,7 @@ def test_sweep_writes_one_table_with_the_joint_bn_baseline(tmp_path) -> None:
     assert (tmp_path / "sweep" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_failed_job_does_not_stop_the_sweep_but_sets_its_exit_code(tmp_path) -> None:
     done = command(
         "train",

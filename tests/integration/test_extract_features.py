@@ -32,12 +32,12 @@ def test_features_labels_and_manifest(tmp_path) -> None:
     parts = training.build(validation.check(config("model=feature_extraction")), tmp_path)
     assert manifest["names"].keys() == parts.data.counts().keys()
     for key, names in manifest["names"].items():
-        role, _, name = key.partition("/")
-        split = getattr(parts.data.found[role], name)
-        stored = load_file(out / role / f"{name}.safetensors")
+        domain, _, name = key.partition("/")
+        split = parts.data.found[domain].splits()[name]
+        stored = load_file(out / domain / f"{name}.safetensors")
         assert names == list(split.names)
         assert np.array_equal(stored["labels"].numpy(), split.labels)
-        images = parts.data._dataset(role, split, train=False)
+        images = parts.data.dataset(domain, split, train=False)
         assert isinstance(images, ArrayDataset)
         expected = parts.module.eval().extract(images.inputs)
         assert stored["features"].dtype == torch.float32
@@ -76,15 +76,15 @@ def test_augmentation_is_disabled_only_for_data_that_have_it(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     seen = []
 
-    def stop(checked, draft):
-        seen.append(checked)
+    def stop(run, draft):
+        seen.append(run.section("data"))
         raise ConfigError("stopped before extraction")
 
-    monkeypatch.setattr("tl_lightning.training.fit.stored", stop)
+    monkeypatch.setattr("tl_lightning.training.fit.extract", stop)
     for name in ("text_csv", "dogs"):
         with pytest.raises(ConfigError, match="stopped before extraction"):
             extract_features._extract([f"data={name}", "out=made"])
-    assert "augment" not in seen[0]["data"]
-    assert seen[1]["data"]["augment"] == "none"
+    assert "augment" not in seen[0]
+    assert seen[1]["augment"] == "none"
     with pytest.raises(ConfigError, match=r"data=vectors is not supported: vectors are features a"):
         extract_features._extract(["data=vectors", "out=made"])

@@ -22,6 +22,7 @@ from tl_lightning.models.supervised import FineTuning
 from tl_lightning.training import build as building
 from tl_lightning.training import feature_extraction
 from tl_lightning.training import fit as training
+from tl_lightning.types import SplitKey
 from tl_lightning.utils.process import quiet
 
 FROZEN = ("model=feature_extraction", "data.augment=none")
@@ -97,7 +98,7 @@ def test_only_the_first_job_of_a_sweep_runs_the_network(tmp_path, monkeypatch) -
 def sets(*overrides: str, settings: dict[str, Any] | None = None) -> dict[str, Path]:
     parts = training.build(validation.check(settings or frozen(*overrides)), Path("unused"))
     assert parts.features.sets is not None
-    return {key: each.folder for key, each in parts.features.sets.items()}
+    return {str(key): each.folder for key, each in parts.features.sets.items()}
 
 
 @pytest.mark.parametrize(
@@ -157,16 +158,16 @@ def test_stored_views_are_features_of_augmented_images(tmp_path) -> None:
     parts = training.build(validation.check(cfg), tmp_path)
     quiet()
     feature_extraction.fill(parts.features, parts.module, parts.data, parts.trainer)
-    found = parts.data.features["source/train"]
+    found = parts.data.features[SplitKey("source", "train")]
     assert found.views == 3
-    assert parts.data.features["source/val"].views == 1
+    assert parts.data.features[SplitKey("source", "val")].views == 1
     split = parts.data.found["source"].train
-    data = parts.data._dataset("source", split, train=True)
+    data = parts.data.dataset("source", split, train=True)
     rows = []
     for view in range(3):
         seeds = [view_seed(split.names[k], view) for k in range(8)]
         batch = data.__getitems__(list(zip(range(8), seeds, strict=True)))
-        images = parts.data.changes.finish(batch["inputs"], seeds)
+        images = parts.data.augmentation.finish(batch["inputs"], seeds)
         rows.append(found.rows(torch.arange(8) + view * found.number))
         assert torch.allclose(parts.module.extract(images), rows[-1], atol=1e-6)
     assert not torch.allclose(rows[0], rows[1], atol=1e-3)
@@ -333,7 +334,7 @@ def test_auto_explains_why_features_are_recomputed(tmp_path, capsys) -> None:
         ),
         (
             ("model=feature_extraction", "data.augment=light", "cache.views=0"),
-            "cache.views=0 must be at least 1 or null; set cache.views=8",
+            "cache.views=0 is not an integer of at least 1 or null; set cache.views=<value>",
         ),
     ],
 )

@@ -127,6 +127,7 @@ def check(monkeypatch, tmp_path, uninterrupted, where, *overrides) -> None:
     assert resumed["selection"]["value"] == report["selection"]["value"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES)
 def test_run_interrupted_anywhere_and_resumed_equals_uninterrupted_run(
     where, tmp_path, monkeypatch, uninterrupted
@@ -218,7 +219,7 @@ class OnTestStart(L.Callback):
 def test_signal_during_testing(number, tmp_path) -> None:
     kill = OnTestStart(lambda: os.kill(os.getpid(), number))
     with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
-        training.fit(config("trainer.max_epochs=1"), tmp_path, watching=[kill])
+        training.fit(config("trainer.max_epochs=1"), tmp_path, callbacks=[kill])
     assert isinstance(caught.value, KeyboardInterrupt) == (number == signal.SIGINT)
     assert getattr(caught.value, "code", 143) == 143
 
@@ -228,7 +229,7 @@ def test_killed_worker_during_testing_is_reported(tmp_path) -> None:
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
     with pytest.raises(TrainingError, match="a data loader worker died"):
-        training.fit(config("trainer.max_epochs=1"), tmp_path, watching=[OnTestStart(fail)])
+        training.fit(config("trainer.max_epochs=1"), tmp_path, callbacks=[OnTestStart(fail)])
 
 
 class Late(L.Callback):
@@ -243,7 +244,7 @@ class Late(L.Callback):
 def test_report_contains_events_after_the_best_epoch(tmp_path) -> None:
     """Testing loads the best checkpoint, whose callback states are those of its epoch."""
     chosen = config("trainer.max_epochs=1", "selection=bnm")
-    report = training.fit(chosen, tmp_path, watching=[Late()])
+    report = training.fit(chosen, tmp_path, callbacks=[Late()])
     assert any("1 batch(es) skipped" in note for note in report["notes"])
     assert any("every epoch counted as collapsed" in note for note in report["notes"])
     assert report["selection"]["value"] < WORST + 2

@@ -56,6 +56,7 @@ def uninterrupted(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, 
     return weights(folder / LAST), report["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [(0, 1), (0, 2), (0, None), (1, 0), (1, 1), (1, None), (2, 0), (2, 1), (2, None), (3, 0)],

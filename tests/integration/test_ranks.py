@@ -184,6 +184,7 @@ def assert_rows_equal(left: list[dict[str, str]], right: list[dict[str, str]]) -
                 assert float(b[name]) == expected, (name, a["step"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*JOBS, *MORE])
 def test_two_ranks_equal_one_rank_with_twice_the_batch_size(name, jobs, two, tmp_path) -> None:
     run = [*CPU, "data.batch_size=16", *jobs[name][1]]

@@ -144,7 +144,7 @@ def test_traceback_of_a_crashed_job_is_printed_and_the_table_written(tmp_path) -
     done = command(
         "train",
         ["-m", *TINY, "model=source_only", "allow=[custom]", "hydra.sweep.dir=sweep",
-         "head._target_=tl_lightning.tasks.Linear,custom.Broken"],
+         "head._target_=tl_lightning.tasks.head.Head,custom.Broken"],
         tmp_path, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
     )  # fmt: skip
     assert done.returncode == 1

@@ -83,7 +83,7 @@ def test_other_data_use_the_preprocessing_of_the_checkpoint(
     chosen = [f"data.scale={scale}", "data.max_features=6"]
     report = training.fit(settings(pair, "model=source_only", *chosen), tmp_path / "run")
     checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
-    assert loading.load(checkpoint).inputs["columns"] == list(range(6))
+    assert loading.load(checkpoint).input_state["columns"] == list(range(6))
     other = settings([*pair, f"data.source.train={tmp_path / 'other.npz'}"])["data"]
     found = evaluation.evaluate(str(checkpoint), other, None)["metrics"]
     for name in (name for name in found if name.startswith("target/test")):

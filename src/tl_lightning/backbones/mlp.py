@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from tl_lightning.errors import ConfigError
 from tl_lightning.layers import Activation
 from tl_lightning.layers import activation as make_activation
 from tl_lightning.types import LayerGroup, VectorSpec
@@ -44,7 +45,11 @@ class MLP(nn.Module):
         lr_factor: float,
     ) -> None:
         super().__init__()
-        assert in_features is not None, "in_features is set from the data when the model is built"
+        if in_features is None:
+            raise ConfigError(
+                "backbone.in_features=null is set from the data when a model is built; to build "
+                "the backbone alone, set the number of features"
+            )
         self.layers = nn.Sequential()
         last = in_features
         for number, width in enumerate(widths):

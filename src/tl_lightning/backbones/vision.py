@@ -177,13 +177,13 @@ class TimmBackbone(Network):
             ) from error
         if weights is not None:
             load_weights(net, weights, net.default_cfg.get("classifier", "classifier"))
-        config = timm.data.resolve_model_data_config(net)
+        expected = timm.data.resolve_model_data_config(net)
         self.input_spec = InputSpec(
-            size=size or int(config["input_size"][-1]),
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            interpolation=str(config["interpolation"]),
-            crop_pct=float(config["crop_pct"]),
+            size=size or int(expected["input_size"][-1]),
+            mean=tuple(expected["mean"]),
+            std=tuple(expected["std"]),
+            interpolation=str(expected["interpolation"]),
+            crop_pct=float(expected["crop_pct"]),
         )
         self.out_features = int(getattr(net, "head_hidden_size", None) or net.num_features)
         self.take(net, name, size, grad_checkpointing)

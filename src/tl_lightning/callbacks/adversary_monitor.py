@@ -104,8 +104,8 @@ class AdversaryMonitor(L.Callback):
         """Choose samples spread evenly over the split: the first ones may be of one class."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.wanted = [
-            torch.tensor(spread(len(data.found[role].val), self.samples)).to(pl_module.device)
-            for role in data.roles
+            torch.tensor(spread(len(data.found[domain].val), self.samples)).to(pl_module.device)
+            for domain in data.domain_names
         ]
 
     def on_validation_batch_end(
@@ -138,14 +138,13 @@ class AdversaryMonitor(L.Callback):
         pl_module.log("health/a_distance", proxy_a_distance(accuracy))
         methods: Any = getattr(pl_module, "methods", {})
         for name, method in methods.items():
-            self._check(trainer, pl_module, name, method, both, accuracy)
+            self._check(pl_module, name, method, both, accuracy)
 
     def _due(self, trainer: L.Trainer) -> bool:
         return not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0
 
     def _check(
         self,
-        trainer: L.Trainer,
         module: L.LightningModule,
         name: str,
         method: Method,

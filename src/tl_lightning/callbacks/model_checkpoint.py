@@ -86,9 +86,9 @@ class SelectionCheckpoint(ModelCheckpoint):
         return {**super().state_dict(), "kept_source_acc": self.kept_source_acc}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best model; old checkpoints do not contain its source accuracy."""
+        """Restore the best model."""
         super().load_state_dict(self._relocated(state_dict))
-        self.kept_source_acc = state_dict.get("kept_source_acc", 0.0)
+        self.kept_source_acc = state_dict["kept_source_acc"]
         self.current_score = state_dict.get("current_score")
         if self.monitor is not None and not Path(self.best_model_path).is_file():
             # The file was replaced by a better one after this checkpoint, in epochs run again now.

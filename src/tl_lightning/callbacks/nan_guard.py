@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tl_lightning.errors import TrainingError
 from tl_lightning.reporting.run.nan_report import write_nan_report
+from tl_lightning.utils.text import shorten
 
 __all__ = ["NaNGuard"]
 
@@ -154,7 +155,7 @@ class NaNGuard(L.Callback):
         if self.on_nan == "stop":
             message += ", or set callbacks.nan_guard.on_nan=skip to skip such batches"
         if trainer.is_global_zero:
-            page = write_nan_report(Path(trainer.default_root_dir), {**report, "words": message})
+            page = write_nan_report(Path(trainer.default_root_dir), {**report, "message": message})
             message += f"; for details see {page}"
         raise TrainingError(message)
 
@@ -207,8 +208,8 @@ class NaNGuard(L.Callback):
     def _skip_report(self, trainer: L.Trainer, optimizer: Any) -> dict[str, Any]:
         files: dict[str, list[str]] = {}
         for _, index in self.open:
-            for role, names in _files(trainer, index).items():
-                files.setdefault(role, []).extend(names)
+            for stream, names in _files(trainer, index).items():
+                files.setdefault(stream, []).extend(names)
         return {
             "epoch": trainer.current_epoch,
             "batch": self.open[-1][0],
@@ -250,26 +251,22 @@ def gradient_norms(trainer: L.Trainer) -> dict[str, float]:
 
 
 def _index(batch: Any) -> dict[str, Tensor]:
-    return {role: part["index"].clone() for role, part in batch.items() if "index" in part}
+    return {name: part["index"].clone() for name, part in batch.items() if "index" in part}
 
 
 def _files(trainer: L.Trainer, index: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Return the sample names of a batch by stream."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     splits = data.training_splits()
-    return {
-        role: [str(splits[role].names[i]) for i in indices.tolist() if i >= 0]
-        for role, indices in index.items()
-        if role in splits
+    return {  # plain strings, since checkpoints store the files of skipped batches
+        str(stream): [str(split.names[i]) for i in index[stream].tolist() if i >= 0]
+        for stream, split in splits.items()
+        if stream in index
     }
 
 
 def _listed(files: Mapping[str, list[str]]) -> str:
-    parts = []
-    for role, names in files.items():
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        parts.append(f"{role} {', '.join(names[:_LISTED])}{more}")
-    return "; ".join(parts)
+    return "; ".join(f"{stream} {shorten(names, _LISTED)}" for stream, names in files.items())
 
 
 def _first_of_ranks(trainer: L.Trainer, own: dict[str, Any] | None) -> dict[str, Any]:

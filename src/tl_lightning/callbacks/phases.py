@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from tl_lightning.models.base import TransferModule
+from tl_lightning.models.optimization import layer_groups_of
 
 __all__ = ["PhaseCallback"]
 
@@ -19,7 +20,7 @@ class PhaseCallback(L.Callback):
     """
 
     def __init__(self) -> None:
-        self.said: int | None = None
+        self.printed: int | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enter the phase; not earlier, since DDP must see every parameter as trainable first."""
@@ -43,16 +44,16 @@ class PhaseCallback(L.Callback):
         """Print the trainable groups once per phase; a resumed run knows its epoch only by now."""
         assert isinstance(pl_module, TransferModule)
         number = pl_module.phases.at(trainer.current_epoch)
-        if number != self.said:
+        if number != self.printed:
             self._print(pl_module, number)
-        self.said = number
+        self.printed = number
 
     @rank_zero_only
     def _print(self, module: TransferModule, number: int) -> None:
-        trainable_groups = module.trainable_groups[number]
-        groups = [group.name for group in module.backbone.layer_groups() if group.parameters]
-        parts = ["head"] if "head" in trainable_groups else []
-        names = [name for name in groups if name in trainable_groups]
+        trained = module.groups.trained[number]
+        groups = [g.name for g in layer_groups_of(module.backbone) if g.parameters]
+        parts = ["head"] if "head" in trained else []
+        names = [name for name in groups if name in trained]
         parts += ["backbone"] if len(names) == len(groups) else names
         sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
         trainable, total = sum(n for n, on in sizes if on), sum(n for n, _ in sizes)

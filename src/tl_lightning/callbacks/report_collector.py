@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_lightning.models.base import DOMAINS, TransferModule
+from tl_lightning.models.base import TransferModule
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
+from tl_lightning.types import DOMAINS, SplitKey
 
 __all__ = ["PROJECTIONS", "Projection", "ReportCollector", "plane"]
 
@@ -65,13 +66,13 @@ class ReportCollector(L.Callback):
         precision = trainer.precision_plugin.forward_context()
         features: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]), torch.no_grad(), precision:
-            for role in data.roles:
-                loader, indices = data.sample_loader(role, self.samples)
+            for domain in data.domain_names:
+                loader, indices = data.sample_loader(domain, self.samples)
                 batches = [
                     pl_module.task(pl_module.extract(batch["inputs"].to(pl_module.device)))[0]
                     for batch in loader
                 ]
-                features[role] = torch.cat(batches).float().cpu()[np.argsort(indices)]
+                features[domain] = torch.cat(batches).float().cpu()[np.argsort(indices)]
         pl_module.train(training)
         if trainer.is_global_zero:
             self.before = self._summary(features)
@@ -96,17 +97,17 @@ class ReportCollector(L.Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the test images to show, spread evenly over the split to cover all classes."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        for role in data.roles:
-            chosen = (data.sample_places(role, n) for n in (self.samples, self.examples))
-            self.wanted[role] = tuple(set(indices) for indices in chosen)  # type: ignore[assignment]
-            shown = sorted(self.wanted[role][1])
-            self.texts[role] = dict(zip(shown, data.excerpts(role, shown), strict=False))
-            self.names[role] = data.found[role].test.names
+        for domain in data.domain_names:
+            chosen = (data.sample_indices(domain, n) for n in (self.samples, self.examples))
+            self.wanted[domain] = tuple(set(indices) for indices in chosen)  # type: ignore[assignment]
+            shown = sorted(self.wanted[domain][1])
+            self.texts[domain] = dict(zip(shown, data.excerpts(domain, shown), strict=False))
+            self.names[domain] = data.found[domain].test.names
             # Test batches of cached features contain no images.
-            if f"{role}/test" in data.features and data.gives == "images":
-                loader, indices = data.sample_loader(role, self.examples, images=True)
+            if SplitKey(domain, "test") in data.features and data.gives == "images":
+                loader, indices = data.sample_loader(domain, self.examples, images=True)
                 images = torch.cat([batch["inputs"] for batch in loader])
-                self.images[role] = dict(zip(indices, images, strict=True))
+                self.images[domain] = dict(zip(indices, images, strict=True))
 
     def on_test_batch_end(
         self,
@@ -118,18 +119,18 @@ class ReportCollector(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect predictions of the batch, and features and images of the chosen samples."""
-        role = DOMAINS[dataloader_idx]
-        projected, shown = self.wanted[role]
+        domain = DOMAINS[dataloader_idx]
+        projected, shown = self.wanted[domain]
         index = outputs["index"].tolist()
         confidence, predicted = outputs["logits"].softmax(1).max(1)
         rows = zip(outputs["labels"].tolist(), predicted.tolist(), confidence.tolist(), strict=True)
-        self.scores.setdefault(role, {}).update(zip(index, rows, strict=True))
+        self.scores.setdefault(domain, {}).update(zip(index, rows, strict=True))
         features = outputs["features"].cpu()
         chosen = {i: features[row] for row, i in enumerate(index) if i in projected}
-        self.after.setdefault(role, {}).update(chosen)
+        self.after.setdefault(domain, {}).update(chosen)
         for row, i in enumerate(batch["index"].tolist()):
             if i in shown and batch["inputs"].dtype == torch.uint8:
-                self.images.setdefault(role, {})[i] = batch["inputs"][row].cpu()
+                self.images.setdefault(domain, {})[i] = batch["inputs"][row].cpu()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Merge the results of all ranks."""
@@ -139,39 +140,60 @@ class ReportCollector(L.Callback):
             parts: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, merged)
             for part in parts:
-                for role, rows in part.items():
-                    merged.setdefault(role, {}).update(rows)
+                for domain, rows in part.items():
+                    merged.setdefault(domain, {}).update(rows)
 
     def arrays(self) -> Arrays:
         """Return the arrays of ``predictions.npz``: predictions, 2-D features and examples."""
         out: Arrays = {}
-        for role, scores in self.scores.items():
-            true, predicted, confidence = zip(*(scores[k] for k in sorted(scores)), strict=True)
-            out[f"{role}_true"] = np.array(true)
-            out[f"{role}_pred"] = np.array(predicted)
-            out[f"{role}_confidence"] = np.array(confidence, dtype=np.float32)
-            if len(self.names.get(role, ())) == len(scores):  # streams have no names
-                out[f"{role}_name"] = np.array(self.names[role])
-            images, texts = self.images.get(role, {}), self.texts.get(role, {})
-            indices = sorted(images or texts)
-            if images:
-                pixels = torch.stack([images[i] for i in indices])
-                out[f"examples_{role}"] = pixels.permute(0, 2, 3, 1).numpy()
-            elif texts:
-                out[f"examples_{role}_text"] = np.array([texts[i] for i in indices])
-            else:  # vectors cannot be displayed
-                continue
-            out[f"examples_{role}_true"] = out[f"{role}_true"][indices]
-            out[f"examples_{role}_pred"] = out[f"{role}_pred"][indices]
-        if self.before:
-            indices_by = {role: sorted(rows) for role, rows in self.after.items()}
+        for domain, scores in self.scores.items():
+            known = sorted(scores)  # not all samples with trainer.limit_test_batches
+            true, predicted, confidence = zip(*(scores[k] for k in known), strict=True)
+            out[f"{domain}_true"] = np.array(true)
+            out[f"{domain}_pred"] = np.array(predicted)
+            out[f"{domain}_confidence"] = np.array(confidence, dtype=np.float32)
+            if len(names := self.names.get(domain, ())):  # streams have no names
+                out[f"{domain}_name"] = np.array([names[k] for k in known])
+            out |= self._examples(domain, known, out[f"{domain}_true"], out[f"{domain}_pred"])
+        if self._complete:
+            indices_by = {domain: sorted(rows) for domain, rows in self.after.items()}
             out["features_before"] = self.before["plane"].numpy()
             out["features_after"] = self._final()["plane"].numpy()
             lengths = [len(indices) for indices in indices_by.values()]
             out["features_domain"] = np.repeat(np.arange(len(lengths)), lengths)
-            labels = [out[f"{role}_true"][indices] for role, indices in indices_by.items()]
+            labels = [
+                [self.scores[domain][index][0] for index in indices]
+                for domain, indices in indices_by.items()
+            ]
             out["features_label"] = np.concatenate(labels)
         return out
+
+    def _examples(
+        self, domain: str, known: list[int], true: NDArray[Any], predicted: NDArray[Any]
+    ) -> Arrays:
+        """Return the example images or texts of a domain; vectors have none."""
+        images, texts = self.images.get(domain, {}), self.texts.get(domain, {})
+        rows = {index: row for row, index in enumerate(known)}
+        indices = [index for index in sorted(images or texts) if index in rows]
+        if not indices:
+            return {}
+        out: Arrays = {}
+        if images:
+            pixels = torch.stack([images[i] for i in indices])
+            out[f"examples_{domain}"] = pixels.permute(0, 2, 3, 1).numpy()
+        else:
+            out[f"examples_{domain}_text"] = np.array([texts[i] for i in indices])
+        positions = [rows[i] for i in indices]
+        out[f"examples_{domain}_true"] = true[positions]
+        out[f"examples_{domain}_pred"] = predicted[positions]
+        return out
+
+    @property
+    def _complete(self) -> bool:
+        """Whether the features of all chosen samples are known before and after training."""
+        if not self.before or not self.after:
+            return False
+        return len(self.before["plane"]) == sum(len(rows) for rows in self.after.values())
 
     def distances(self) -> dict[str, float]:
         """Return the proxy A-distance of the domains before training and for the chosen model.
@@ -179,7 +201,7 @@ class ReportCollector(L.Callback):
         Both are computed on the same test images without labels, whereas the curve over epochs is
         based on validation images. Empty unless there are two domains with enough images.
         """
-        if not self.before:
+        if not self._complete:
             return {}
         summaries = {"before": self.before, "after": self._final()}
         return {
@@ -192,8 +214,8 @@ class ReportCollector(L.Callback):
         """Return the results of the chosen model, cached since projections may be slow."""
         if not self.chosen:
             features = {
-                role: torch.stack([rows[i] for i in sorted(rows)])
-                for role, rows in self.after.items()
+                domain: torch.stack([rows[i] for i in sorted(rows)])
+                for domain, rows in self.after.items()
             }
             self.chosen = self._summary(features)
         return self.chosen

@@ -11,7 +11,7 @@ it replaces the scheduler, and updates batch norm with extra forward passes in i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
 
 __all__ = ["EMA", "SWA", "move_towards"]
@@ -73,6 +74,17 @@ class _Averaging(WeightAveraging):
         if not 0 <= decay < 1:
             problems.append(f"{where}.decay={decay} is not in [0, 1); set {where}.decay=0.999")
         return problems
+
+    @classmethod
+    def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
+        """Yield a start that the run never reaches."""
+        start, epochs = params["start_epoch"], run.trainer.max_epochs
+        if epochs is not None and start >= epochs > 0:
+            yield (
+                f"{where}.start_epoch={start} is after the last epoch of "
+                f"trainer.max_epochs={epochs} (epochs count from 0); set "
+                f"{where}.start_epoch={epochs - 1} or less"
+            )
 
     def due(self, trainer: L.Trainer) -> bool:
         """Return whether to update the average after this optimizer step."""

@@ -7,21 +7,25 @@ import os
 import shutil
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from tl_lightning.errors import CheckpointError
 
 __all__ = [
     "LAST",
     "AtomicCheckpointIO",
+    "StoredModel",
     "as_before_validation",
     "last_good",
     "read_checkpoint",
+    "read_model",
     "remove_drafts",
 ]
 
@@ -185,6 +189,60 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "backbone.weights=<file>"
         )
     return stored
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What a checkpoint contains of a model.
+
+    Attributes:
+        config: The configuration of its run, as plain values.
+        classes: Class names in label order.
+        aux_tasks: Label information of the auxiliary tasks by name.
+        input_state: Preprocessing fitted on the training samples.
+        restored_by: Backbone settings besides the configuration, such as a tokenizer.
+        state_dict: The weights.
+    """
+
+    config: Mapping[str, Any]
+    classes: tuple[str, ...]
+    aux_tasks: Mapping[str, Any]
+    input_state: Mapping[str, Any]
+    restored_by: Mapping[str, Any]
+    state_dict: Mapping[str, Tensor]
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Return the settings of a node or section of the configuration."""
+        found: Mapping[str, Any] = self.config[name]
+        return found
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the weights whose names start with ``prefix``, without it."""
+        return {
+            name.removeprefix(prefix): value
+            for name, value in self.state_dict.items()
+            if name.startswith(prefix)
+        }
+
+
+def read_model(path: Path) -> StoredModel:
+    """Return the model in a checkpoint.
+
+    Raises:
+        CheckpointError: As :func:`read_checkpoint`, or if another version wrote the file.
+    """
+    stored = read_checkpoint(path)
+    hyper = stored["hyper_parameters"]
+    try:
+        return StoredModel(
+            **{**hyper, "classes": tuple(hyper["classes"])},
+            **{name: stored[name] for name in ("input_state", "restored_by", "state_dict")},
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint={path} was written by another version of tl_lightning ({error}); load it "
+            "with that version"
+        ) from error
 
 
 def last_good(folder: Path) -> Path | None:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from tl_lightning.checkpoints.io import last_good, read_checkpoint
 from tl_lightning.config.identity import other_settings
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import CheckpointError
+from tl_lightning.utils.text import shorten
 
 __all__ = ["Start", "resume_point"]
 
@@ -29,19 +31,19 @@ class Start(NamedTuple):
     steps: int = 0
 
 
-def resume_point(config: Mapping[str, Any], run_dir: Path) -> Start:
+def resume_point(run: RunConfig, run_dir: Path) -> Start:
     """Return the checkpoint that a run resumes from, if any.
 
     Args:
-        config: The checked configuration.
+        run: The checked configuration.
         run_dir: Folder of the run.
 
     Raises:
         CheckpointError: If the given checkpoint does not exist, has completed more epochs than
             ``trainer.max_epochs``, or ``resume=auto`` finds one trained with different settings.
     """
-    resume = config["resume"]
-    if resume in (None, False):
+    resume = run.resume
+    if resume is None:
         return Start()
     place = run_dir if resume == "auto" else Path(resume)
     path = place if place.is_file() else last_good(place / "checkpoints")
@@ -53,24 +55,23 @@ def resume_point(config: Mapping[str, Any], run_dir: Path) -> Start:
             "resume=auto and hydra.run.dir=<folder of the run>, or resume=null"
         )
     stored = read_checkpoint(path)
-    epoch, epochs = stored["epoch"], config["trainer"]["max_epochs"]
+    epoch, epochs = stored["epoch"], run.trainer.max_epochs
     if epochs is not None and epoch > epochs:
         raise CheckpointError(
             f"{path} has completed {epoch} epochs, more than trainer.max_epochs={epochs}; "
             f"set trainer.max_epochs={epoch + 1} or more"
         )
-    _check_same_run(path, stored["hyper_parameters"]["config"], config)
+    _check_same_run(path, stored["hyper_parameters"]["config"], run)
     return Start(str(path), int(stored["global_step"]))
 
 
-def _check_same_run(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def _check_same_run(path: Path, saved: Mapping[str, Any], run: RunConfig) -> None:
     """Raise or warn if a checkpoint was trained with settings other than those of this run."""
-    other = other_settings(saved, config)
+    other = other_settings(saved, run.plain)
     if not other:
         return
-    more = f"; and {len(other) - _LISTED} more" if len(other) > _LISTED else ""
-    message = f"{path} was trained with different settings: {'; '.join(other[:_LISTED])}{more}"
-    if config["resume"] == "auto":
+    message = f"{path} was trained with different settings: {shorten(other, _LISTED, '; ')}"
+    if run.resume == "auto":
         raise CheckpointError(
             f"{message}; use the same settings to resume, another hydra.run.dir for a new run, or "
             f"resume={path} to resume with the new settings"

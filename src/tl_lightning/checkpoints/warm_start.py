@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from tl_lightning.checkpoints.io import read_checkpoint
+from tl_lightning.checkpoints.io import read_model
 from tl_lightning.errors import CheckpointError
 
 __all__ = ["checkpoint_of", "load_backbone", "load_model", "restored_from"]
@@ -68,14 +68,9 @@ def load_backbone(backbone: nn.Module, path: Path, node: Mapping[str, Any]) -> N
         CheckpointError: If no checkpoint is found, or its backbone is a different one.
     """
     file = checkpoint_of(path)
-    stored = read_checkpoint(file)
-    saved = stored["hyper_parameters"]["config"]["backbone"]
-    state = {
-        name.removeprefix("backbone."): value
-        for name, value in stored["state_dict"].items()
-        if name.startswith("backbone.")
-    }
-    rank = (saved.get("lora") or {}).get("rank")
+    stored = read_model(file)
+    before, state = stored.section("backbone"), stored.part("backbone.")
+    rank = (before.get("lora") or {}).get("rank")
     if rank:
         raise CheckpointError(
             f"backbone.checkpoint={path} was trained with backbone.lora.rank={rank}, and warm "
@@ -83,10 +78,10 @@ def load_backbone(backbone: nn.Module, path: Path, node: Mapping[str, Any]) -> N
         )
     own = backbone.state_dict()
     fits = own.keys() == state.keys() and all(state[k].shape == own[k].shape for k in own)
-    if not fits or any(saved.get(key) != node.get(key) for key in _MEANING):
+    if not fits or any(before.get(key) != node.get(key) for key in _MEANING):
         raise CheckpointError(
-            f"backbone.checkpoint={path} contains {_label(saved)}, but this run builds "
-            f"{_label(node)}; set {_overrides(saved, node)}"
+            f"backbone.checkpoint={path} contains {_label(before)}, but this run builds "
+            f"{_label(node)}; set {_overrides(before, node)}"
         )
     backbone.load_state_dict(state)
 
@@ -101,42 +96,39 @@ def restored_from(
         key: Setting that contains the path, for the error message.
         node: If given, settings of a backbone with a different name are ignored.
     """
-    stored = read_checkpoint(checkpoint_of(path, key))
-    saved = stored["hyper_parameters"]["config"]["backbone"]
-    if node is not None and saved.get("name") != node.get("name"):
+    stored = read_model(checkpoint_of(path, key))
+    if node is not None and stored.section("backbone").get("name") != node.get("name"):
         return {}
-    settings: Mapping[str, Any] = stored.get("restored_by", {})
-    return settings
+    return stored.restored_by
 
 
 def load_model(
     backbone: nn.Module,
     task: nn.Module,
     path: Path,
-    config: Mapping[str, Any],
+    sections: Mapping[str, Mapping[str, Any]],
     classes: Sequence[str],
 ) -> None:
     """Load the weights of backbone and head from an earlier run.
 
     Args:
-        backbone: Built from ``config``.
-        task: Built from ``config``.
+        backbone: Built from its section.
+        task: Its head is built from the section ``head``.
         path: A checkpoint file or a run folder.
-        config: Configuration of this run.
+        sections: The settings of ``backbone`` and ``head`` in this run.
         classes: Class names in label order.
 
     Raises:
         CheckpointError: If no checkpoint is found, or its network or classes are different.
     """
-    stored = read_checkpoint(checkpoint_of(path, "init"))
-    saved = stored["hyper_parameters"]
-    if list(saved["classes"]) != list(classes):
+    stored = read_model(checkpoint_of(path, "init"))
+    if stored.classes != tuple(classes):
         raise CheckpointError(
-            f"init={path} has the classes {', '.join(saved['classes'][:5])}, ..., but this "
+            f"init={path} has the classes {', '.join(stored.classes[:5])}, ..., but this "
             f"dataset has {', '.join(classes[:5])}, ...; use a dataset with the same classes, or "
             f"set backbone.checkpoint={path} to load only the backbone"
         )
-    before, now = saved["config"]["backbone"], config["backbone"]
+    before, now = stored.section("backbone"), sections["backbone"]
     for key in _SHAPELESS:
         if key in before and key in now and before[key] != now[key]:
             raise CheckpointError(
@@ -144,15 +136,13 @@ def load_model(
                 f"run has {_as_text(now[key])}; set backbone.{key}={_as_text(before[key])}"
             )
     for part, prefix in ((backbone, "backbone."), (task, "task.")):
-        names = [name for name in stored["state_dict"] if name.startswith(prefix)]
-        state = {name.removeprefix(prefix): stored["state_dict"][name] for name in names}
-        own = part.state_dict()
+        state, own = stored.part(prefix), part.state_dict()
         # The state of a loss is not learned: it is determined by the settings of this run.
         state = {k: v for k, v in state.items() if not k.startswith(_OF_LOSS)}
         state |= {k: v for k, v in own.items() if k.startswith(_OF_LOSS)}
         if own.keys() != state.keys() or any(state[k].shape != own[k].shape for k in own):
             group = "head" if prefix == "task." else "backbone"
-            before, now = saved["config"][group], config[group]
+            before, now = stored.section(group), sections[group]
             raise CheckpointError(
                 f"init={path} contains a different {group} ({_params(before)}) than this run "
                 f"builds ({_params(now)}); use the {group} settings of that run"
@@ -169,13 +159,13 @@ def _label(node: Mapping[str, Any]) -> str:
     return f"{node['name']} ({kind})" if "name" in node else kind
 
 
-def _overrides(saved: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+def _overrides(before: Mapping[str, Any], node: Mapping[str, Any]) -> str:
     """Return the command-line overrides that select the checkpoint's backbone."""
-    kind = str(saved["_target_"]).rpartition(".")[2]
-    other = saved["_target_"] != node["_target_"]
+    kind = str(before["_target_"]).rpartition(".")[2]
+    other = before["_target_"] != node["_target_"]
     changed = [
         f"backbone.{key}={_as_text(value)}"
-        for key, value in saved.items()
+        for key, value in before.items()
         if not key.startswith("_") and key not in _FREE and (other or value != node.get(key))
     ]
     return " ".join([f"backbone={_CHOICES.get(kind, '<as in that run>')}", *changed])

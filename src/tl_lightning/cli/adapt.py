@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from tl_lightning.cli.common import part_of, plain_command, say_interrupted
-from tl_lightning.config.compose import composed
+from tl_lightning.cli.common import plain_command, say_interrupted
+from tl_lightning.config.compose import as_dict, composed, with_values
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
 from tl_lightning.utils.signals import Interrupted
@@ -45,6 +44,12 @@ def _adapt(arguments: list[str]) -> None:
             f"{key}={given[key]} is not supported by adapt.py: the model is checkpoint={path}; "
             f"omit {key}, or use train.py for another model"
         )
+    for key in given:
+        if key[0] in "+~" and key[1:].split(".")[0] in _INHERITED:
+            raise ConfigError(
+                f"{key} is not supported by adapt.py, which takes {key[1:].split('.')[0]} from the "
+                f"checkpoint's run; set {key[1:].split('.')[0]}=<name> for another one"
+            )
     folder = given.pop("hydra.run.dir", "")
     given.setdefault("method", "[shot]")
     overrides = [f"{key}={value}" for key, value in given.items()]
@@ -52,27 +57,30 @@ def _adapt(arguments: list[str]) -> None:
     inherited = tuple(f"{name}." for name in _INHERITED if name not in given)
     known = [override for override in overrides if not override.startswith(inherited)]
     own = ["model=source_free", f"init='{Path(path).absolute()}'", "baselines=[]", *known]
-    config: Any = OmegaConf.to_container(composed(own, ("checkpoint",)), resolve=True)
+    config = composed(own, ("checkpoint",))
     from tl_lightning.checkpoints.warm_start import checkpoint_of
+    from tl_lightning.config.validation.check import check
+    from tl_lightning.evaluation.nodes import stored_node
 
     checkpoint = str(checkpoint_of(Path(path), "checkpoint"))
-    for name in _INHERITED:
-        config[name] = part_of(name, checkpoint, overrides, whole=True)
-    config["backbone"]["checkpoint"] = None
+    changes: dict[str, Any] = {
+        name: stored_node(name, checkpoint, overrides, whole=True) for name in _INHERITED
+    }
+    changes |= {"backbone.checkpoint": None, "init": checkpoint}
     if "data.seed" not in given:
-        config["data"]["seed"] = config["seed"]
-    config["init"] = checkpoint
-    name = f"{config['model']['name']}-{config['data']['name']}"
-    _run(config, Path(folder or f"outputs/{name}/{run_id()}").absolute())
+        changes["data.seed"] = config.seed
+    run = check(with_values(as_dict(config), changes))
+    name = f"{run.name}-{run.data_name}"
+    _run(run, Path(folder or f"outputs/{name}/{run_id()}").absolute())
 
 
-def _run(config: dict[str, Any], folder: Path) -> None:
+def _run(run: RunConfig, folder: Path) -> None:
     from tl_lightning.reporting.console import print_run
     from tl_lightning.reporting.run.page import write_page
     from tl_lightning.training.fit import fit
 
     try:
-        report = fit(config, folder)
+        report = fit(run, folder)
     except (KeyboardInterrupt, Interrupted) as end:
         say_interrupted(folder)
         sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)

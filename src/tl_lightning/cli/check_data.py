@@ -58,7 +58,6 @@ def _check_data(arguments: list[str]) -> None:
     config = composed(overrides, _CHECK_KEYS)
     from tl_lightning.config.validation.check import check
     from tl_lightning.config.validation.resolve import has_target
-    from tl_lightning.training.build import build_data
 
     # The default model needs a target; without one, check the data for a source-only model.
     if not any(item.startswith("model=") for item in overrides) and not has_target(as_dict(config)):
@@ -71,7 +70,7 @@ def _check_data(arguments: list[str]) -> None:
         return
     # Print messages such as download progress to stderr: stdout is reserved for the report.
     with contextlib.redirect_stdout(sys.stderr):
-        data = build_data(check(config))
+        data = check(config).data.build()
         report = survey(data)
     if options["format"] == "json":
         print(json.dumps(report))
@@ -84,11 +83,11 @@ def _write_sheet(config: DictConfig) -> Path:
     """Write a contact sheet of augmented images to the current folder; return its path."""
     from tl_lightning.config.validation.check import check
     from tl_lightning.data.checks.preview import augmentation_sheet
-    from tl_lightning.training.build import build_data, build_module
+    from tl_lightning.training.build import build_module
     from tl_lightning.utils.files import write_bytes
 
     checked = check(config)
-    data = build_data(checked)
+    data = checked.data.build()
     data.discover()
     module = build_module(checked, data.classes, pretrained=False)
     path = Path(f"augmentations-{data.name}.png").absolute()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tl_lightning.cli.common import allowed, part_of, plain_command
+from tl_lightning.cli.common import plain_command
 from tl_lightning.errors import ConfigError, nearest
 
 __all__ = ["evaluate"]
@@ -24,21 +24,24 @@ def evaluate() -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    given = dict(item.split("=", 1) for item in arguments if "=" in item)
+    given = dict(item.partition("=")[::2] for item in arguments)
     for argument in arguments:
         key = argument.split("=")[0]
         if key.split(".")[0] not in _EVALUATE_KEYS:
             raise ConfigError(f"{key} is not an option; {nearest(key, _EVALUATE_KEYS)}")
+        if "=" not in argument:
+            raise ConfigError(f"{argument} has no value; set {argument}=<value>")
     if "checkpoint" not in given:
         raise ConfigError("checkpoint is missing; set checkpoint=<run folder>")
     from tl_lightning.checkpoints.warm_start import checkpoint_of
     from tl_lightning.evaluation.evaluate import evaluate as run_evaluation
+    from tl_lightning.evaluation.nodes import allowed_classes, stored_node
     from tl_lightning.reporting.console import print_metrics
 
     checkpoint = str(checkpoint_of(Path(given.pop("checkpoint")), "checkpoint"))
     overrides = [f"{k}={v}" for k, v in given.items()]
-    data, trainer = (part_of(name, checkpoint, overrides) for name in ("data", "trainer"))
-    result = run_evaluation(checkpoint, data, trainer, allowed(overrides))
+    data, trainer = (stored_node(name, checkpoint, overrides) for name in ("data", "trainer"))
+    result = run_evaluation(checkpoint, data, trainer, allowed_classes(overrides))
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print_metrics(result["metrics"], title=f"{checkpoint} on {result['data']}")
 

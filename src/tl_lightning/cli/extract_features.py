@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.cli.common import plain_command
-from tl_lightning.config.compose import composed
+from tl_lightning.config.compose import as_dict, composed, with_values
 from tl_lightning.errors import ConfigError
 
 __all__ = ["extract"]
@@ -53,24 +53,24 @@ def _extract(arguments: list[str]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out={out} exists and is not empty; set out=<another folder>")
     overrides += ["model=feature_extraction", "cache.features=full"]
-    overrides += ["logger={}", "callbacks={}"]
     config = composed(overrides, _KEYS)
-    if "augment" in config["data"]:  # texts and vectors have no augmentation
-        config["data"]["augment"] = "none"
-    from tl_lightning.config.instantiate import find_class
-    from tl_lightning.training.fit import stored
+    changes: dict[str, Any] = {"logger": {}, "callbacks": {}}
+    if "augment" in config.data:  # texts and vectors have no augmentation
+        changes["data.augment"] = "none"
+    from tl_lightning.config.validation.check import check
+    from tl_lightning.training.fit import extract as extracted
 
-    data, _ = find_class(config["data"]["_target_"], "data")
-    if not data.storable:
+    run = check(with_values(as_dict(config), changes))
+    if not run.data.cls.storable:
         raise ConfigError(
-            f"data={config['data']['name']} is not supported: vectors are features already, and "
-            "streams have no sample index to store features by; for a stream, use the dataset it "
-            "was written from"
+            f"data={run.data_name} is not supported: vectors are features already, and streams "
+            "have no sample index to store features by; for a stream, use the dataset it was "
+            "written from"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
-        if not _write(stored(config, draft), draft, dtype):
+        if not _write(extracted(run, draft), draft, dtype):
             return  # not rank 0
         if out.exists():
             out.rmdir()
@@ -90,18 +90,17 @@ def _write(parts: Any, draft: Path, dtype: str) -> bool:
     data = parts.data
     names, domains = {}, {}
     for key, split in data.stored_splits().items():
-        role, _, name = key.partition("/")
-        if role not in data.roles:  # the few-shot target samples are part of target/train
+        if key.split == "labelled":  # the few-shot target samples are part of target/train
             continue
-        dataset = getattr(data.found[role], name)
+        dataset = data.found[key.domain].splits()[key.split]
         features = data.features[key].rows(torch.arange(len(split)))
         tensors = {"features": features.float() if dtype == "float32" else features}
         if dataset.labels is not None:
             tensors["labels"] = torch.from_numpy(dataset.labels.copy()).long()
-        folder = draft / role
-        folder.mkdir(exist_ok=True)
-        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
-        names[key], domains[role] = list(split.names), data.found[role].name
+        file = draft / key.domain / f"{key.split}.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, file)
+        names[str(key)], domains[key.domain] = list(split.names), data.found[key.domain].name
     manifest = {
         "data": data.name,
         "domains": domains,

@@ -10,11 +10,11 @@ from typing import Any
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.errors import ConfigError, DataError, nearest
-from tl_lightning.evaluation.predict import Prediction, predictions
+from tl_lightning.evaluation.predict import Prediction, find_images, predictions
 
 __all__ = ["predict"]
 
-_KEYS = ("checkpoint", "text", "texts", "images", "out")
+_KEYS = ("checkpoint", "text", "texts", "images", "out", "allow")
 
 #: Maximum number of characters of a sample shown in the table.
 SHOWN = 60
@@ -27,7 +27,7 @@ def predict() -> None:
         "usage: predict.py checkpoint=<run folder or file.ckpt> text=<text> [text=...]\n"
         "       predict.py checkpoint=<...> texts=<file.txt, one text per line>\n"
         "       predict.py checkpoint=<...> images=<file or folder>\n"
-        "                  [out=<file.csv>]\n"
+        "                  [out=<file.csv>] [allow=[<import path of a custom class>]]\n"
         "Prints the most likely class of each sample and its probability; out= writes a CSV file.",
     )
 
@@ -52,10 +52,12 @@ def _predict(arguments: list[str]) -> None:
     if not out.parent.is_dir():  # checked before predicting, which may take long
         raise DataError(f"cannot write out={out}: {out.parent} is not a folder; set out=<file.csv>")
     if inputs == ["images"]:
-        samples: Sequence[Any] = _images(Path(given["images"]).expanduser())
+        samples: Sequence[Any] = find_images(Path(given["images"]).expanduser())
     else:
         samples = _texts(given, [value for key, value in pairs if key == "text"])
-    results = predictions(given["checkpoint"], samples)
+    from tl_lightning.evaluation.nodes import allowed_classes
+
+    results = predictions(given["checkpoint"], samples, allowed_classes(arguments))
     _show(results)
     if given.get("out"):
         _write(results, Path(given["out"]).expanduser())
@@ -78,24 +80,6 @@ def _texts(given: dict[str, str], typed: list[str]) -> list[str]:
         if not line.strip():
             raise DataError(f"line {number} of texts={file} is empty; remove it")
     return lines
-
-
-def _images(path: Path) -> list[Path]:
-    from tl_lightning.data.io.folders import check_signatures, image_files
-
-    if not path.exists():
-        raise DataError(f"images={path} not found; set images=<file or folder>")
-    files = [path] if path.is_file() else image_files(path)
-    if not files:
-        deeper = next((item for item in sorted(path.rglob("*/")) if image_files(item)), None)
-        raise DataError(
-            f"images={path} contains no images, and its subfolders are not searched; set for "
-            f"example images={deeper}"
-            if deeper
-            else f"images={path} contains no images; set images=<file or folder>"
-        )
-    check_signatures(files, setting="images")
-    return files
 
 
 def _show(results: Sequence[Prediction]) -> None:

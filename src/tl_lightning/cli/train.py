@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from tl_lightning.cli.common import remove_untouched, say_interrupted
 from tl_lightning.config.compose import as_dict, unknown_overrides
-from tl_lightning.config.paths import CONF, output_problem
+from tl_lightning.config.paths import CONF, group_problems, output_problem
 from tl_lightning.errors import ConfigError, TransferError
 from tl_lightning.sweeps.jobs import failures, note_failure, wholly_finished
 from tl_lightning.utils.console import on_problem, sentence
@@ -25,8 +25,11 @@ __all__ = ["train"]
 
 def train() -> None:
     """Train a model, select a checkpoint, test it and write a report; see ``conf/train.yaml``."""
-    if problem := output_problem(sys.argv[1:]):
-        on_problem(ConfigError(problem))
+    problems = group_problems(sys.argv[1:])
+    if output := output_problem(sys.argv[1:]):
+        problems.append(output)
+    if problems:
+        on_problem(ConfigError(problems))
         sys.exit(ConfigError.exit_code)
     try:
         _train()
@@ -77,6 +80,9 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
         if done:
             print(f"already finished: {folder.name}", flush=True)
             return done["selection"]["value"] or 0.0
+    from tl_lightning.config.validation.check import check_keys
+
+    check_keys(cfg)  # the next import takes seconds
     from tl_lightning.sweeps.baselines import fit_with_baselines
 
     report = fit_with_baselines(cfg, folder, sweeping)

@@ -44,8 +44,7 @@ def _write_shards(arguments: list[str]) -> None:
     config = composed(overrides, _STREAM_KEYS)
     from tl_lightning.config.validation.check import check
     from tl_lightning.data.streaming.writer import write_streams
-    from tl_lightning.training.build import build_data
 
-    data = build_data(check(config))
+    data = check(config).data.build()
     for folder in write_streams(data, Path(options["out"]).expanduser(), int(1e6 * megabytes)):
         print(f"stream: {folder}")

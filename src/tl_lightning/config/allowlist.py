@@ -16,21 +16,23 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from torch.optim import Optimizer
-
 from tl_lightning.config.paths import CONF
 
 __all__ = ["named", "stored_problems"]
 
 _TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
-_OPTIMIZER = re.compile(r"torch\.optim\.(?:\w+\.)?[A-Z]\w*")
+#: Where any class of a library may be built: its names, and its base class.
+_LIBRARY = {
+    r"optimizer": (r"torch\.optim\.(?:\w+\.)?[A-Z]\w*", "torch.optim.Optimizer"),
+    r"scheduler": (
+        r"torch\.optim\.lr_scheduler\.[A-Z]\w*", "torch.optim.lr_scheduler.LRScheduler",
+    ),
+    r"metrics\.\w+": (r"torchmetrics\.(?:classification\.)?[A-Z]\w*", "torchmetrics.Metric"),
+}  # fmt: skip
 #: Config groups whose folder has another name than the key they fill.
 _FOLDERS = {"aux_tasks": "aux_task"}
-#: Classes named in no yaml file: chosen by a resolver, or found in older checkpoints.
-_UNNAMED = {
-    "callbacks": {"lightning.pytorch.callbacks.RichProgressBar"},
-    "logger": {"lightning.pytorch.loggers.CSVLogger"},
-}
+#: Classes named in no yaml file, but by a resolver.
+_UNNAMED = {"callbacks": {"lightning.pytorch.callbacks.RichProgressBar"}}
 
 
 @lru_cache
@@ -59,7 +61,7 @@ def stored_problems(config: Mapping[str, Any], allow: Sequence[str] = ()) -> lis
         group = _FOLDERS.get(key, key)
         if target in named(group) or target in allow:
             continue
-        if group == path == "optimizer" and _is_optimizer(target):
+        if _of_library(path, target):
             continue
         problems.append(
             f"{path}._target_={target} is not a class named in conf/{group}/, and a stored "
@@ -79,12 +81,18 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _targets(value, f"{path}.{number}")
 
 
-def _is_optimizer(target: str) -> bool:
-    if not _OPTIMIZER.fullmatch(target):
-        return False
+def _of_library(path: str, target: str) -> bool:
+    """Return whether a class may be built at a path because of its library and base class."""
+    for where, (names, base) in _LIBRARY.items():
+        if re.fullmatch(where, path) and re.fullmatch(names, target):
+            found, expected = _imported(target), _imported(base)
+            return inspect.isclass(found) and issubclass(found, expected)
+    return False
+
+
+def _imported(target: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(import_module(module), name, None)
+        return getattr(import_module(module), name, None)
     except ImportError:
-        return False
-    return inspect.isclass(found) and issubclass(found, Optimizer)
+        return None

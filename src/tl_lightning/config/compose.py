@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from tl_lightning.config.elsewhere import hint
 from tl_lightning.config.identity import job_key
-from tl_lightning.config.paths import CONF
+from tl_lightning.config.paths import CONF, group_problems
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.utils.run_id import run_id
 
@@ -22,6 +25,7 @@ __all__ = [
     "register_resolvers",
     "unknown_key",
     "unknown_overrides",
+    "with_values",
 ]
 
 
@@ -48,7 +52,21 @@ def _gpus(accelerator: str, devices: int | str) -> int | str | None:
 
 
 def as_dict(cfg: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as plain values, without the ``hydra`` node."""
+    """Return a composed configuration as plain values, without the ``hydra`` node.
+
+    Raises:
+        ConfigError: If an interpolation names a key that does not exist.
+    """
+    try:
+        return _resolved(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}; set "
+            f"{error.full_key}=<value>"
+        ) from error
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return {
         str(key): OmegaConf.to_container(cfg[key], resolve=True)
         if OmegaConf.is_config(cfg[key])
@@ -56,6 +74,22 @@ def as_dict(cfg: DictConfig) -> dict[str, Any]:
         for key in cfg
         if key != "hydra"
     }
+
+
+def with_values(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a plain configuration with values set by path.
+
+    >>> with_values({"data": {"seed": 0, "size": 8}, "init": "a"}, {"data.seed": 1, "init": None})
+    {'data': {'seed': 1, 'size': 8}, 'init': None}
+    """
+    found = copy.deepcopy(dict(config))
+    for path, value in values.items():
+        *parents, key = path.split(".")
+        inner = found
+        for parent in parents:
+            inner = inner[parent]
+        inner[key] = value
+    return found
 
 
 def register_resolvers() -> None:
@@ -81,7 +115,7 @@ def composed(overrides: list[str], extra_keys: Iterable[str]) -> DictConfig:
     try:
         return compose(overrides)
     except HydraException as error:
-        if problems := unknown_overrides(overrides, extra_keys):
+        if problems := [*group_problems(overrides), *unknown_overrides(overrides, extra_keys)]:
             raise ConfigError(problems) from error
         message = " ".join(str(error).split("Config search path")[0].split())
         raise ConfigError(f"{message}; run train.py --help to list all settings") from error
@@ -93,7 +127,7 @@ def unknown_overrides(overrides: Iterable[str], extra_keys: Iterable[str] = ()) 
     choices = [item for item in items if (CONF / item.split("=")[0]).is_dir() and "," not in item]
     try:
         node = compose(choices)
-    except HydraException:  # no such choice: Hydra's own message lists the valid ones
+    except HydraException:  # no such choice
         return []
     return [problem for item in items if (problem := unknown_key(item, node, extra_keys))]
 
@@ -120,6 +154,7 @@ def unknown_key(override: str, node: Any, extra_keys: Iterable[str] = ()) -> str
             return ""
         if part not in node:
             known = [*map(str, node), *([] if prefix else extra_keys)]
-            return f"{prefix}{part} is not a setting; {nearest(part, known)}"
+            choose = nearest if prefix else hint
+            return f"{prefix}{part} is not a setting; {choose(part, known)}"
         node, prefix = node[part], f"{prefix}{part}."
     return ""

@@ -100,6 +100,8 @@ def describe(hint: Any) -> str:
     ('a list of integers', 'an integer of at least 1 or null')
     >>> describe(Literal["off", "on"]), describe(Annotated[float, within(0, 1, open=True)])
     ('one of off, on', 'a number in (0, 1]')
+    >>> describe(Literal["auto"] | bool | int)
+    'auto, true, false or an integer'
     """
     if hint in _NAMES:
         return _NAMES[hint]
@@ -110,7 +112,9 @@ def describe(hint: Any) -> str:
         return " ".join([describe(args[0]), *map(str, hint.__metadata__)])
     if origin in (typing.Union, types.UnionType):
         plain = [a for a in args if a in _NAMES or a is type(None) or get_origin(a) is not None]
-        return " or ".join(describe(arg) for arg in plain or args)
+        words = dict.fromkeys(word for arg in plain or args for word in _alternatives(arg))
+        *others, last = words
+        return f"{', '.join(others)} or {last}" if others else last
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin is not None and args:
@@ -119,3 +123,10 @@ def describe(hint: Any) -> str:
         noun = re.fullmatch(r"an? (\w+)", describe(args[0]))
         return f"a list of {noun[1]}s" if noun else f"a list (each item {describe(args[0])})"
     return getattr(hint, "__name__", str(hint))
+
+
+def _alternatives(hint: Any) -> list[str]:
+    """Return what a member of a union adds to the list of valid values."""
+    if get_origin(hint) is Literal:
+        return list(map(str, get_args(hint)))
+    return ["true", "false"] if hint is bool else [describe(hint)]

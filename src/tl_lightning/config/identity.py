@@ -23,6 +23,9 @@ _IGNORED = (
     "logger",
     "callbacks",
     "checkpointing",
+    "metrics",
+    "tags",
+    "test",
 )
 #: Keys of ``cache`` that affect training.
 _CACHE_KEYS = ("images", "shorter_side", "features", "views")
@@ -34,18 +37,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "timeout_s"}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _CACHE_KEYS}
-    every = config["checkpointing"]["every_n_epochs"]
-    # Defaults are left out, so that runs from before a setting existed still compare equal.
-    if every != 1:  # it decides which epochs a selection rule can choose from
-        kept["checkpointing"] = {"every_n_epochs": every}
-    if not kept.get("aux_tasks"):
-        kept = {
-            key: value for key, value in kept.items() if key not in ("aux_tasks", "task_weighting")
-        }
-    if kept.get("reference_batch_size") is None:
-        kept.pop("reference_batch_size", None)
-    if not kept["trainer"].get("sync_batchnorm"):
-        kept["trainer"].pop("sync_batchnorm", None)
+    # It decides which epochs a selection rule can choose from.
+    kept["checkpointing"] = {"every_n_epochs": config["checkpointing"]["every_n_epochs"]}
     if config["lr_find"]:  # each seed finds its own learning rate
         kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     return kept
@@ -85,8 +78,6 @@ _SETS = ("method", "regularizer", "aux_tasks")
 def other_settings(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Return the settings that affect a run's result and differ between two configurations.
 
-    Settings that only one of them has are ignored: the other may be from an earlier version.
-
     Args:
         stored: The configuration in a checkpoint.
         current: The configuration of the run that would resume from it.
@@ -95,17 +86,21 @@ def other_settings(stored: Mapping[str, Any], current: Mapping[str, Any]) -> lis
         Messages such as ``seed=0, now 1``, sorted.
     """
     old, new = ({"seed": config["seed"], **identity(config)} for config in (stored, current))
-    changes = []
+    changes, members = [], []
     for name in _SETS:
-        before, now = (f"[{','.join(sorted(config.get(name) or {}))}]" for config in (old, new))
+        before, now = (set(config.get(name) or {}) for config in (old, new))
         if before != now:
-            changes.append(f"{name}={before}, now {now}")
+            shown = [f"[{','.join(sorted(names))}]" for names in (before, now)]
+            changes.append(f"{name}={shown[0]}, now {shown[1]}")
+            members += [f"{name}.{one}." for one in before ^ now]
     flat_old, flat_new = flatten(old), flatten(new)
     changes += [
-        f"{key}={flat_old[key]}, now {flat_new[key]}"
-        for key in flat_old.keys() & flat_new.keys()
-        if _comparable(flat_old[key]) != _comparable(flat_new[key])
+        f"{key}={flat_old.get(key, 'absent')}, now {flat_new.get(key, 'absent')}"
+        for key in flat_old.keys() | flat_new.keys()
+        if _comparable(flat_old.get(key)) != _comparable(flat_new.get(key))
         and (key in _STEPS or not key.startswith(_FREE))
+        and key not in _SETS
+        and not key.startswith(tuple(members))  # named above
     ]
     return sorted(changes)
 

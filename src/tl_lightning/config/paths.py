@@ -3,14 +3,62 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["CONF", "output_problem"]
+from tl_lightning.errors import nearest
+
+__all__ = ["CONF", "choices", "group_problems", "output_problem"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: A wheel contains conf/ inside the package; an editable install reads the repository's.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+
+
+#: Groups of which a run needs exactly one choice.
+_REQUIRED = ("backbone", "data", "head", "loss", "model", "optimizer", "scheduler", "trainer")
+
+
+def choices(group: str) -> list[str]:
+    """Return the names that a group of ``conf/`` can be set to; empty if there is no such group."""
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+
+
+def group_problems(arguments: Sequence[str]) -> list[str]:
+    """Return the groups that are set to a name that does not exist, or removed.
+
+    Hydra fails for some of these with a traceback, and for others with its search path.
+
+    Args:
+        arguments: The command's arguments.
+
+    >>> group_problems(["head=lin"]), group_problems(["head=linear,mlp", "method=[dann]"])
+    (["head=lin is not a choice of conf/head/; did you mean 'linear'?"], [])
+    """
+    own = ("-cd", "-cp", "--config-dir", "--config-path", "hydra.searchpath")
+    if any(item.split("=")[0] in own for item in arguments):
+        return []  # the names may be those of other folders
+    problems = []
+    for item in arguments:
+        name, equals, value = item.partition("=")
+        group = name.lstrip("~+")
+        names = choices(group)
+        if not names or group.startswith("hydra/") or not (equals or name.startswith("~")):
+            continue
+        if name.startswith("~"):
+            # Another node may take its place: '~head' '+head._target_=<class>'.
+            replaced = any(other.startswith(f"+{group}.") for other in arguments)
+            if group in _REQUIRED and not replaced:
+                problems.append(f"{name}: a run needs {group}=<name>; {nearest('', names)}")
+            continue
+        for word in re.split(r"[,\s]+", value.strip("[]'\"")):
+            if re.fullmatch(r"[\w-]*", word) and word not in names:
+                if word in ("", "null") and group not in _REQUIRED:
+                    continue
+                problems.append(f"{item} is not a choice of conf/{group}/; {nearest(word, names)}")
+                break
+    return problems
 
 
 def output_problem(arguments: Sequence[str]) -> str:

@@ -1,109 +1,25 @@
-"""Check of the nodes of a configuration against the signatures of their classes."""
+"""Constructor signatures of classes, and check of a configuration node against one."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from tl_lightning.config.hints import describe, fits
-from tl_lightning.config.instantiate import ALLOWED, find_class
 from tl_lightning.errors import nearest
 
-__all__ = ["GIVEN", "TAKEN", "check_nodes"]
+__all__ = ["CONSUMED", "PROVIDED", "Parameter", "Signature", "node_problems", "signature_of"]
 
-_PRIVATE = {"_target_", "_partial_", "_convert_", "_recursive_"}
+T = TypeVar("T")
 
-
-def check_nodes(
-    config: Mapping[str, Any],
-    given: Mapping[str, set[str]],
-    allowed: Sequence[str] = ALLOWED,
-    taken: Mapping[str, set[str]] | None = None,
-) -> list[str]:
-    """Bind every node that has a ``_target_`` to its class's signature; return all problems.
-
-    Args:
-        config: The resolved configuration as plain containers.
-        given: Arguments that code passes by itself, by the node's path (``method.*`` matches
-            every node directly below ``method``).
-        allowed: Packages whose classes may be built.
-        taken: Keys that code takes away before it builds the class, by the node's path.
-    """
-    problems: list[str] = []
-    for path, node in _nodes(config, ""):
-        cls, problem = find_class(str(node["_target_"]), path, allowed)
-        if problem:
-            problems.append(problem)
-            continue
-        parent = path.rpartition(".")[0]
-        passed = given.get(path, given.get(f"{parent}.*", set()))
-        kept = {key: v for key, v in node.items() if key not in (taken or {}).get(path, ())}
-        problems += _check_node(path, kept, cls, passed)
-    return problems
-
-
-def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from _nodes(value, f"{path}.{key}" if path else str(key))
-
-
-def _check_node(path: str, node: Mapping[str, Any], cls: Any, passed: set[str]) -> list[str]:
-    parameters, open_ended = _parameters(cls)
-    direct = inspect.signature(cls.__init__).parameters
-    keys = {key for key in node if key not in _PRIVATE}
-    problems = []
-    if not open_ended:
-        settable = set(parameters) - passed
-        problems += [
-            f"{path}.{key} is not a setting of {cls.__name__}; {nearest(key, settable)}"
-            for key in sorted(keys - set(parameters))
-        ]
-    for name, (parameter, hint) in parameters.items():
-        # A foreign class may fill in what its base requires; ours pass it on.
-        own = cls.__module__.startswith("tl_lightning.") or name in direct
-        required = own and parameter.default is inspect.Parameter.empty
-        if name in node:
-            if not fits(node[name], hint):
-                problems.append(
-                    f"{path}.{name}={node[name]} is not {describe(hint)}; set {path}.{name}=<value>"
-                )
-        elif required and name not in passed and not node.get("_partial_"):
-            where = f"{path}.{name}"
-            problems.append(
-                f"{where} is missing, but {cls.__name__} requires it; set {where}=<value>"
-            )
-    return problems
-
-
-def _parameters(cls: Any) -> tuple[dict[str, tuple[inspect.Parameter, Any]], bool]:
-    """Return the constructor's parameters with their type hints, through ``**kwargs`` to bases."""
-    found: dict[str, tuple[inspect.Parameter, Any]] = {}
-    for base in cls.__mro__:
-        init = vars(base).get("__init__")
-        if init is None:
-            continue
-        try:
-            hints = typing.get_type_hints(init)
-        except Exception:  # a foreign class may name types that exist for its type checker only
-            hints = {}
-        variadic = False
-        for parameter in list(inspect.signature(init).parameters.values())[1:]:
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                variadic = True
-            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
-                found.setdefault(parameter.name, (parameter, hints.get(parameter.name, Any)))
-        if not variadic:
-            return found, False
-    return found, True
-
-
-#: What the code passes to a node besides its own keys.
-GIVEN = {
+#: Keys of a node that say how to build it, see :class:`tl_lightning.config.instantiate.Node`.
+SPECIAL = ("_target_", "_args_", "_partial_")
+#: Arguments that the code passes to a node's class in addition to the node's keys.
+PROVIDED = {
     "model": {"backbone", "task", "optimizer", "lr", "schedule", "phases", "layer_decay", "seed",
               "channels_last", "saved", "methods", "regularizers", "aux_tasks", "task_weighting"},
     "head": {"in_features", "num_classes"},
@@ -111,9 +27,139 @@ GIVEN = {
     "method.*": {"in_features", "num_classes", "inputs"},
     "regularizer.*": {"backbone", "task"},
     "aux_tasks.*": {"in_features", "label_info"},
+    "metrics.*": {"num_classes"},
     "optimizer": {"params"},
+    "scheduler": {"optimizer"},
     "logger.*": {"save_dir"},
 }  # fmt: skip
+#: Keys that the code reads itself and does not pass to the node's class, with their types.
+CONSUMED: dict[str, dict[str, Any]] = {
+    "backbone": {"checkpoint": str | None, "lora": Mapping[str, Any] | None},
+    "scheduler": {"interval": Literal["epoch", "step"]},
+    "trainer": {"timeout_s": Any, "overfit_batches": Any},  # see TrainerConfig
+}
+#: Keys that may be ``auto``, which is resolved before the class is built.
+RESOLVED = {"trainer": {"precision"}, "optimizer": {"fused"}, "data": {"pin_memory"}}
 
-#: What the code takes from a node before it builds the class.
-TAKEN = {"backbone": {"checkpoint", "lora"}, "trainer": {"timeout_s"}}
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument of a constructor.
+
+    Attributes:
+        hint: Its type hint, or ``Any``.
+        required: Whether it has no default.
+    """
+
+    hint: Any
+    required: bool
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments of a constructor.
+
+    Attributes:
+        name: Name of the class.
+        parameters: By name, including those of base classes that ``**kwargs`` reaches.
+        open_ended: Whether any other keyword is accepted, too.
+    """
+
+    name: str
+    parameters: dict[str, Parameter]
+    open_ended: bool
+
+    def accepts(self, name: str) -> bool:
+        """Return whether a keyword may be passed."""
+        return self.open_ended or name in self.parameters
+
+
+def signature_of(cls: Any) -> Signature:
+    """Return the signature of a class."""
+    found: dict[str, Parameter] = {}
+    # A third-party class may itself supply what its base class requires; ours never do.
+    own = cls.__module__.startswith("tl_lightning.")
+    if cls.__init__ is getattr(sys.modules.get("torch.nn"), "Module", type).__init__:
+        # It is declared with **kwargs, but takes none.
+        return Signature(cls.__name__, found, open_ended=False)
+    direct = inspect.signature(cls.__init__).parameters
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if init is None:
+            continue
+        try:
+            types = typing.get_type_hints(init, include_extras=True)
+        except Exception:  # a third-party class may name types that only its type checker can see
+            types = {}
+        variadic = False
+        for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                variadic = True
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                required = parameter.default is inspect.Parameter.empty and (own or name in direct)
+                found.setdefault(name, Parameter(types.get(name, Any), required))
+        if not variadic:
+            return Signature(cls.__name__, found, open_ended=False)
+    return Signature(cls.__name__, found, open_ended=True)
+
+
+def node_problems(
+    path: str, node: Mapping[str, Any], signature: Signature, replaced: bool = False
+) -> list[str]:
+    """Return the keys of a node that do not fit a signature.
+
+    Args:
+        path: Of the node, such as ``optimizer``.
+        node: Its plain keys.
+        signature: Of its class.
+        replaced: Whether the class is not one of this package: keys of the preset whose
+            ``_target_`` was overridden may be left then, and the message says how to remove them.
+    """
+    provided = for_path(PROVIDED, path) or set()
+    optional = set(signature.parameters) if node.get("_partial_") else set()
+    consumed = for_path(CONSUMED, path) or {}
+    keys = [k for k in node if k not in SPECIAL and k not in consumed]
+    positional = list(signature.parameters)[: len(node.get("_args_") or [])]
+    unknown = sorted(key for key in keys if not signature.accepts(key))
+    settable = set(signature.parameters) - provided
+    resolved = for_path(RESOLVED, path) or set()
+    problems = [
+        f"{path}.{key} is not a setting of {signature.name}; {nearest(key, settable)}"
+        for key in unknown
+    ]
+    if unknown and replaced and path in ("data", "model"):
+        problems.append(
+            f"to replace the whole node instead of only {path}._target_, set {path}=custom "
+            f"{path}._target_=<class>, its keys as +{path}.<key>=<value>, and ~{path}.<key> for "
+            "keys that it does not take"
+        )
+    elif unknown and replaced:
+        problems.append(
+            f"to replace the whole node instead of only {path}._target_, set "
+            f"'~{path}' '+{path}._target_=<class>' and its keys as +{path}.<key>=<value>"
+        )
+    problems += [
+        _wrong(f"{path}.{key}", node[key], hint)
+        for key, hint in consumed.items()
+        if key in node and not fits(node[key], hint)
+    ]
+    for name, parameter in signature.parameters.items():
+        if name in node:
+            auto = node[name] == "auto" and name in resolved
+            if not auto and not fits(node[name], parameter.hint):
+                problems.append(_wrong(f"{path}.{name}", node[name], parameter.hint))
+        elif parameter.required and name not in {*provided, *positional, *optional}:
+            where = f"{path}.{name}"
+            problems.append(
+                f"{where} is missing, but {signature.name} requires it; set {where}=<value>"
+            )
+    return problems
+
+
+def _wrong(key: str, value: Any, hint: Any) -> str:
+    return f"{key}={value} is not {describe(hint)}; set {key}=<value>"
+
+
+def for_path(table: Mapping[str, T], path: str) -> T | None:
+    """Return the entry of a node; ``method.*`` matches ``method.dann``."""
+    return table.get(path, table.get(f"{path.rpartition('.')[0]}.*"))

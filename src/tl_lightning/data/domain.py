@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["DOMAINS", "Domain", "Split"]
+__all__ = ["Domain", "Split"]
 
 Change = Callable[[Tensor, int], Tensor]
 
@@ -95,6 +95,3 @@ class Domain:
             for name, path in zip(split.names, split.samples, strict=True)
         }
         return Split(list(found.values()), None, list(found), self.train.change)
-
-
-DOMAINS = ("source", "target")

@@ -19,11 +19,12 @@ from tl_lightning.data.io.folders import (
 )
 from tl_lightning.data.splits import halves_by_hash, split_by_hash
 from tl_lightning.errors import nearest
+from tl_lightning.utils.text import shorten
 
-__all__ = ["Layout", "pooled", "read_layout", "split_of"]
+__all__ = ["Layout", "listed_layout", "pooled", "read_layout", "split_of"]
 
 #: Accepted folder names of each split.
-SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def read_layout(
         return Layout(tuple(found), split_of(root, tuple(found), found))
     folders = {
         split: [root / name for name in names if (root / name).is_dir()]
-        for split, names in SPLITS.items()
+        for split, names in SPLIT_FOLDERS.items()
     }
     if len(folders["val"]) > 1:
         on_problem(
@@ -189,7 +190,7 @@ def _has_splits(root: Path) -> bool:
     """Return whether ``root/train`` is a split and not a class."""
     if class_folders(root / "train"):
         return True
-    known = {name for names in SPLITS.values() for name in names}
+    known = {name for names in SPLIT_FOLDERS.values() for name in names}
     return (root / "train").is_dir() and {path.name for path in class_folders(root)} <= known
 
 
@@ -200,6 +201,49 @@ def split_of(root: Path, classes: Sequence[str], found: Mapping[str, Sequence[Pa
     labels = np.repeat(np.arange(len(classes)), [len(images) for images in by_class])
     names = [path.relative_to(root).as_posix() for path in paths]
     return Split(paths, labels.astype(np.int64), names)
+
+
+def listed_layout(
+    root: Path,
+    available: Mapping[str, tuple[str, Path]],
+    lists: Mapping[Path, Sequence[str]],
+    on_problem: OnProblem,
+    *,
+    where: Path,
+    advice: str,
+) -> Layout:
+    """Return the layout of a dataset whose official lists name the training and the test images.
+
+    Args:
+        root: The names of the samples are relative to it.
+        available: Class and path of every image on disk, by its name in the lists.
+        lists: The training list and the test list, each with the names in it.
+        on_problem: Called for listed images that are missing, or that are in both lists.
+        where: Folder that should contain the images, for errors.
+        advice: What to do about missing images.
+    """
+    classes = tuple(sorted({name for name, _ in available.values()}))
+    splits: list[Split] = []
+    seen: set[str] = set()
+    for file, listed in lists.items():
+        absent = [name for name in listed if name not in available]
+        if absent:
+            on_problem(
+                f"{len(absent)} of {len(listed)} images listed in {file} are missing from {where}: "
+                f"{shorten(absent)}; {advice}"
+            )
+        both = [name for name in listed if name in seen]
+        if both:
+            on_problem(
+                f"{len(both)} image(s) listed in {file} are also in {next(iter(lists)).name}: "
+                f"{shorten(both)}; remove them from one of the lists"
+            )
+        members: dict[str, list[Path]] = {name: [] for name in classes}
+        for name in sorted(set(listed) - set(absent) - seen):
+            members[available[name][0]].append(available[name][1])
+        seen |= set(listed)
+        splits.append(split_of(root, classes, members))
+    return Layout(classes, splits[0], None, splits[1])
 
 
 def pooled(layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem) -> Layout:

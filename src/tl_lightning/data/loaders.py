@@ -73,11 +73,15 @@ def loader_of(
 ) -> DataLoader[Any]:
     """Return the data loader of a dataset.
 
-    Files are decoded in worker processes and cached images are cropped in threads; datasets in
-    memory need neither.
+    Files are decoded in worker processes and cached images are cropped in threads, unless the
+    augmentation uses global random state; datasets in memory need neither.
     """
     inner = dataset.dataset if isinstance(dataset, EvalDataset) else dataset
-    if isinstance(inner, ImageDataset) and isinstance(inner.read, CachedReader):
+    if (
+        isinstance(inner, ImageDataset)
+        and isinstance(inner.read, CachedReader)
+        and not inner.geometry.global_rng
+    ):
         return ThreadedLoader(
             dataset,
             batch_size=batch_size,

@@ -25,16 +25,15 @@ def shard(module: Any, mesh: Any) -> None:
         module: A ``TransferModule``; each part that a training step calls becomes a separate unit.
         mesh: Device mesh of the ranks.
     """
-    blocks = [part for group in module.backbone.layer_groups() for part in group.modules]
+    groups: list[Any] = getattr(module.backbone, "layer_groups", list)()
+    blocks = [part for group in groups for part in group.modules]
     extra = [*module.multitask.tasks.values(), *getattr(module, "methods", {}).values()]
     parts = [module.backbone, module.task, *extra]
     for part in (*blocks, *parts):
         if any(True for _ in part.parameters()):
             # Registered before FSDP's own hooks, which must not receive views of other tensors.
             part.register_forward_hook(_clone_views)
-            name = type(part).__name__
             fully_shard(part, mesh=mesh)
-            type(part).__name__ = name  # loss terms are named after the class
             if hasattr(part, "domain_logits"):  # also called outside of training steps
                 register_fsdp_forward_method(part, "domain_logits")
 

@@ -1,99 +1,72 @@
-"""Several processes: how many there are, which strategy can train what, and the learning rate."""
+"""Strategies, number of processes, and scaling of the learning rate with the batch size."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 
-__all__ = [
-    "STRATEGIES",
-    "alone",
-    "follows",
-    "global_batch",
-    "lr_factor",
-    "processes",
-    "sharded",
-    "with_timeout",
-]
+from tl_lightning.config.instantiate import Node
+from tl_lightning.config.schema import RunConfig, TrainerConfig
+from tl_lightning.distributed.fsdp import Sharded
 
-# Plain DDP waits for gradients of what a phase has frozen.
+__all__ = [
+    "STRATEGIES", "is_sharded", "lr_factor", "num_processes", "supports_freezing", "with_timeout",
+]  # fmt: skip
+
+# Plain DDP waits for gradients of parameters that a phase has frozen.
 STRATEGIES = {
     name: f"{name}_find_unused_parameters_true"
     for name in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 }
 
 
-def processes(trainer: Mapping[str, Any]) -> int:
-    """Return how many processes train together.
-
-    >>> processes({"devices": 4, "num_nodes": 2, "accelerator": "cpu"})
-    8
-    >>> processes({"devices": "auto", "num_nodes": 1, "accelerator": "cpu"})
-    1
-    >>> processes({"devices": [0, 2], "num_nodes": 1, "accelerator": "gpu"})
-    2
-    """
-    devices = trainer["devices"]
+def num_processes(trainer: TrainerConfig) -> int:
+    """Return the number of processes that train together."""
+    devices = trainer.devices
     if isinstance(devices, str) and "," in devices:
-        devices = [part for part in devices.split(",") if part.strip()]
-    if isinstance(devices, Sequence) and not isinstance(devices, str):
-        own = len(devices)
+        per_node = len([part for part in devices.split(",") if part.strip()])
+    elif not isinstance(devices, int | str):
+        per_node = len(devices)
     elif str(devices) in ("auto", "-1"):
-        own = torch.cuda.device_count() if trainer["accelerator"] in ("gpu", "cuda") else 1
+        per_node = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda") else 1
     else:
-        own = int(devices)
-    return max(1, own) * int(trainer["num_nodes"])
+        per_node = int(devices)
+    return max(1, per_node) * trainer.num_nodes
 
 
-def alone(trainer: Mapping[str, Any]) -> bool:
-    """Return whether one process trains, for certain."""
-    return str(trainer["devices"]) == "1" and trainer["num_nodes"] == 1
-
-
-def global_batch(config: Mapping[str, Any]) -> int:
-    """Return the images of a domain behind one step of the optimizer, of all processes."""
-    trainer = config["trainer"]
-    own = int(config["data"]["batch_size"]) * int(trainer["accumulate_grad_batches"])
-    return own * processes(trainer)
-
-
-def lr_factor(config: Mapping[str, Any]) -> float:
-    """Return the factor on every learning rate by the linear scaling rule.
+def lr_factor(run: RunConfig) -> float:
+    """Return the factor for all learning rates from the linear scaling rule.
 
     Goyal et al. (2017): Accurate, Large Minibatch SGD. arXiv:1706.02677. ``lr * B / B_0``, with
-    ``B`` the batch of all processes and ``B_0 = reference_batch_size``; 1 where that is null.
-
-    >>> trainer = {"devices": 4, "num_nodes": 1, "accelerator": "cpu", "accumulate_grad_batches": 2}
-    >>> data = {"batch_size": 32}
-    >>> lr_factor({"trainer": trainer, "data": data, "reference_batch_size": 64})
-    4.0
+    ``B`` the global batch size of a domain and ``B_0 = reference_batch_size``; 1 if that is null.
     """
-    reference = config.get("reference_batch_size")
-    return 1.0 if reference is None else global_batch(config) / int(reference)
+    if run.reference_batch_size is None:
+        return 1.0
+    per_process = run.batch_size * run.trainer.accumulate_grad_batches
+    return per_process * num_processes(run.trainer) / run.reference_batch_size
 
 
-def sharded(trainer: Mapping[str, Any]) -> bool:
-    """Return whether the weights are divided over the processes."""
-    strategy = trainer["strategy"]
-    return isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".Sharded")
+def is_sharded(trainer: TrainerConfig) -> bool:
+    """Return whether the weights are sharded over the processes."""
+    strategy = trainer.strategy
+    return isinstance(strategy, Node) and issubclass(strategy.cls, Sharded)
 
 
-def follows(strategy: Any) -> bool:
-    """Return whether a strategy follows what changes in mid-run: what learns."""
-    if isinstance(strategy, Mapping):
-        return strategy.get("find_unused_parameters") is True
+def supports_freezing(strategy: Any) -> bool:
+    """Return whether a strategy supports parameters that are frozen or unfrozen during the run."""
+    if isinstance(strategy, Node):
+        return strategy.params.get("find_unused_parameters") is True
     return strategy in ("auto", *STRATEGIES, *STRATEGIES.values())
 
 
 def with_timeout(strategy: Any, seconds: float | None) -> Any:
-    """Return a strategy whose ranks wait for one another no longer than ``seconds``.
+    """Return a strategy whose collective operations time out after ``seconds``.
 
     Args:
-        strategy: As the trainer takes it; one that is not DDP is left as it is.
-        seconds: None for PyTorch's own time.
+        strategy: The ``strategy`` argument of the trainer; returned unchanged if it is not DDP.
+        seconds: Timeout, or None for PyTorch's default.
 
     >>> with_timeout("auto", 5.0)
     'auto'

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tl_lightning.checkpoints.io import read_model
 from tl_lightning.config.allowlist import stored_problems
-from tl_lightning.config.schema import drop_unknown_keys
+from tl_lightning.config.compose import with_values
 from tl_lightning.config.validation.check import check
+from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError
 from tl_lightning.evaluation.load import load
-from tl_lightning.training.build import aux_label_info, build_data, make_trainer
-from tl_lightning.types import Config
+from tl_lightning.evaluation.nodes import stored_section
+from tl_lightning.training.build import aux_label_info, make_trainer
 from tl_lightning.utils.process import keep_memory, quiet
 from tl_lightning.utils.signals import signals
 
 __all__ = ["evaluate"]
 
+#: Settings of training and selection, which do not count here: the data need no target.
+_NOT_TRAINED: dict[str, Any] = {
+    "model": {"_target_": "tl_lightning.models.FineTuning", "name": "evaluated"},
+    "selection": "last", "track_target": False, "method": {}, "baselines": [], "regularizer": {},
+    "lr_find": False, "init": None, "resume": None, "phases": None, "task_weighting": "fixed",
+    "callbacks": {}, "logger": {}, "cache.features": "off", "checkpointing.every_n_epochs": 1,
+    "data.batch_size": 1,  # there may be too few samples for a training batch
+}  # fmt: skip
+
 
 def evaluate(
     checkpoint: str | Path,
-    data: Config | None,
-    trainer: Config | None,
+    data: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
     allow: Sequence[str] = (),
-) -> Config:
+) -> dict[str, Any]:
     """Test a checkpoint; without other data or trainer, reproduce the test metrics of its run.
 
     Args:
@@ -37,58 +48,44 @@ def evaluate(
     Returns:
         ``{"metrics": {...}, "data": name, "classes": [...]}``.
 
+    Raises:
+        CheckpointError: If the checkpoint cannot be read.
+        ConfigError: If its configuration names a class that must not be built, or the classes of
+            the data are others.
+        DataError: If the data cannot be used.
     """
     quiet()
     keep_memory()
-    module = load(checkpoint, allow)
-    saved: Any = module.hparams
-    config = copy.deepcopy(dict(saved["config"]))
-    replaced = {"data": data, "trainer": trainer}
-    stored = {key: config[key] for key, node in replaced.items() if not node}
-    if problems := stored_problems(stored, allow):
+    module, stored = load(checkpoint, allow), read_model(Path(checkpoint))
+    given = {name: node for name, node in (("data", data), ("trainer", trainer)) if node}
+    kept = {name: stored_section(stored, name) for name in ("data", "trainer") if name not in given}
+    if problems := stored_problems(kept, allow):
         raise ConfigError([f"checkpoint {checkpoint}: {problem}" for problem in problems])
-    config |= {key: node for key, node in replaced.items() if node}
-    for group in ("callbacks", "logger"):  # not built here, only checked
-        nodes = (config.get(group) or {}).items()
-        config[group] = {k: v for k, v in nodes if v and not stored_problems({group: {k: v}})}
-    config["cache"] = {**config["cache"], "features": "off"}  # each image is used only once
-    config.pop("lr_find", None)
-    # Auxiliary tasks whose label column these data do not have are left out.
-    columns, tasks = config["data"].get("label_columns") or (), config.get("aux_tasks") or {}
-    config["aux_tasks"] = {
-        name: node for name, node in tasks.items() if node["labels"] in (None, *columns)
-    }
-    config["task_weighting"] = "fixed"
-    # Nothing is trained or selected here: the data need no target, and no training setting counts.
-    config |= {"selection": "last", "track_target": False, "method": {}, "baselines": []}
-    config["model"] = {"_target_": "tl_lightning.models.FineTuning", "name": "evaluated"}
-    config["data"] = {**config["data"], "batch_size": 1}  # there may be too few samples for more
-    config.pop("phases", None)
-    config["callbacks"].pop("weight_averaging", None)
-    config["checkpointing"] = {**config["checkpointing"], "every_n_epochs": 1}
-    config = check(drop_unknown_keys(config))
-    found = build_data(config)
-    found.learned = dict(module.inputs)
-    found.discover()
-    if list(found.classes) != list(saved["classes"]):
+    # Its own ``allow`` is ignored.
+    run = check(_testing({**stored.config, **kept, **given, "allow": list(allow)}))
+    found: TransferDataModule = run.data.build()
+    classes = found.discover(input_state=module.input_state).classes
+    if classes != stored.classes:
         raise ConfigError(
             f"checkpoint={checkpoint} was trained on the classes "
-            f"{', '.join(saved['classes'][:5])}, ..., but data={found.name} has "
-            f"{', '.join(found.classes[:5])}, ...; use data with the same classes"
+            f"{', '.join(stored.classes[:5])}, ..., but data={found.name} has "
+            f"{', '.join(classes[:5])}, ...; use data with the same classes"
         )
-    aux_label_info(config, found, saved.get("aux_tasks"))
-    roles = tuple(role for role in module.train_on if role == "source" or config["data"]["target"])
-    found.attach(module.backbone.input_spec, roles, ("source",))
-    tester = make_trainer(
-        config,
-        config["trainer"],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-    )
+    aux_label_info(run, found, stored.aux_tasks)
+    trained_on = tuple(d for d in module.train_on if d == "source" or run.target)
+    found.prepare(replace(module.needs(), train_on=trained_on, strong=False))
+    tester = make_trainer(run.trainer, logger=False, enable_checkpointing=False)
     with signals.watched():
         tester.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
-    return {"metrics": metrics, "data": found.name, "classes": list(found.classes)}
+    return {"metrics": metrics, "data": found.name, "classes": list(classes)}
+
+
+def _testing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a run, changed so that it only tests."""
+    found = with_values(config, _NOT_TRAINED)
+    # Auxiliary tasks whose label column these data do not have are left out.
+    data, tasks = found["data"], found["aux_tasks"]
+    columns = (None, *(data.get("label_columns") or ()))
+    found["aux_tasks"] = {name: task for name, task in tasks.items() if task["labels"] in columns}
+    return found

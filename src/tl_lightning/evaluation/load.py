@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tl_lightning.checkpoints.io import read_checkpoint
+from tl_lightning.checkpoints.io import read_model
 from tl_lightning.config.allowlist import stored_problems
-from tl_lightning.config.instantiate import ALLOWED
-from tl_lightning.config.signatures import GIVEN, TAKEN, check_nodes
-from tl_lightning.errors import ConfigError
+from tl_lightning.config.instantiate import ALLOWED, nodes_of
+from tl_lightning.config.schema import RunConfig, known_keys
+from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.build import build_module
-from tl_lightning.types import Config
 
 __all__ = ["load"]
 
@@ -20,7 +20,9 @@ __all__ = ["load"]
 _NOT_BUILT = ("data", "trainer", "callbacks", "logger")
 
 
-def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> TransferModule:
+def load(
+    checkpoint: str | Path, allow: Sequence[str] = (), own: Mapping[str, Any] | None = None
+) -> TransferModule:
     """Rebuild a trained model from the configuration inside its checkpoint, in evaluation mode.
 
     Nothing in the file is executed (``weights_only=True``), and its configuration may build only
@@ -29,27 +31,43 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> TransferModule:
     Args:
         checkpoint: A ``.ckpt`` file written by this framework.
         allow: Full names of additional classes that it may build.
+        own: Parts in place of the configured ones, as the model was created with, see
+            :func:`.build_module`.
 
     Raises:
-        CheckpointError: If the file is missing, corrupt or not a checkpoint of this framework.
+        CheckpointError: If the file is missing, corrupt or not a checkpoint of this framework, or
+            was written by another version of it, or its weights are those of other parts.
         ConfigError: If its configuration names a class that must not be built.
     """
-    stored = read_checkpoint(Path(checkpoint))
-    saved = stored["hyper_parameters"]
-    config: Config = {**saved["config"], "allow": list(allow)}  # its own ``allow`` is ignored
-    built = {key: value for key, value in config.items() if key not in _NOT_BUILT}
-    # check_nodes imports the classes, so it must run only if all names are allowed.
+    stored = read_model(Path(checkpoint))
+    if missing := [name for name in known_keys() if name not in stored.config]:
+        raise CheckpointError(
+            f"checkpoint={checkpoint} has no setting of {', '.join(missing)}, since it was written "
+            "by another version of tl_lightning; load it with that version"
+        )
+    config = {**stored.config, "allow": list(allow)}  # its own ``allow`` is ignored
+    own = own or {}
+    skipped = (*_NOT_BUILT, *({"backbone", "loss"} & own.keys()))
+    built = {key: value for key, value in config.items() if key not in skipped}
     problems = stored_problems(built, allow)
-    problems = problems or check_nodes(built, GIVEN, [*ALLOWED, *allow], TAKEN)
+    if not problems:  # only now: the next line imports the classes
+        nodes, problems = nodes_of(built, [*ALLOWED, *allow])
     if problems:
         raise ConfigError([f"checkpoint {checkpoint}: {problem}" for problem in problems])
     module = build_module(
-        config,
-        tuple(saved["classes"]),
+        RunConfig.of(config, nodes),
+        stored.classes,
         pretrained=False,
-        restored_by=stored.get("restored_by"),
-        aux_info=saved.get("aux_tasks") or {},
+        restored_by=stored.restored_by,
+        aux_info=stored.aux_tasks,
+        own=own,
     )
-    module.load_state_dict(stored["state_dict"])
-    module.inputs = stored.get("inputs") or {}
+    try:
+        module.load_state_dict(stored.state_dict)
+    except RuntimeError as error:  # missing, unexpected or differently shaped weights
+        raise CheckpointError(
+            f"the weights in checkpoint={checkpoint} do not fit its configuration; pass the parts "
+            "of your own that the model was created with, as in load(checkpoint, backbone=...)"
+        ) from error
+    module.input_state = stored.input_state
     return module.eval()

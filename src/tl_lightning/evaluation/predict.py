@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import ConfigError, DataError
 
-__all__ = ["Prediction", "predictions"]
+__all__ = ["Prediction", "find_images", "predictions"]
 
 #: Batch size.
 BATCH = 64
@@ -21,18 +21,30 @@ _HINTS = {
     "vectors": "run tl-evaluate checkpoint=<file.ckpt> data=vectors data.source.train=<file>",
 }
 
-#: The text or image path, the predicted class and its probability.
-Prediction = tuple[str, str, float]
+
+class Prediction(NamedTuple):
+    """The prediction for one sample.
+
+    Attributes:
+        sample: The text, or the path of the image.
+        label: Name of the most likely class.
+        probability: Its probability.
+    """
+
+    sample: str
+    label: str
+    probability: float
 
 
 def predictions(
-    checkpoint: str | Path, samples: Sequence[str] | Sequence[Path]
+    checkpoint: str | Path, samples: Sequence[str] | Sequence[Path], allow: Sequence[str] = ()
 ) -> list[Prediction]:
     """Return the predictions of a model for texts or image files, in the given order.
 
     Args:
         checkpoint: A checkpoint or run folder.
         samples: Texts, or paths of images.
+        allow: Full names of additional classes that the checkpoint's configuration may build.
 
     Raises:
         CheckpointError: If the checkpoint is not found.
@@ -44,7 +56,7 @@ def predictions(
     from tl_lightning.evaluation.load import load
     from tl_lightning.types import InputSpec, TextSpec
 
-    module = load(checkpoint_of(Path(checkpoint), "checkpoint"))
+    module = load(checkpoint_of(Path(checkpoint), "checkpoint"), allow)
     spec: Any = module.backbone.input_spec
     given = "texts" if samples and isinstance(samples[0], str) else "images"
     kinds = {TextSpec: "texts", InputSpec: "images"}
@@ -52,16 +64,38 @@ def predictions(
     if given != expected:
         problem = f"the model of checkpoint={checkpoint} expects {expected}, got {given}"
         raise ConfigError(f"{problem}; {_HINTS[expected]}")
-    saved: Any = module.hparams
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    out: list[Prediction] = [("", "", 0.0)] * len(samples)
+    out = [Prediction("", "", 0.0)] * len(samples)
     with torch.inference_mode():
         for indices, inputs in _batches(samples, spec):
             probabilities, labels = module(inputs.to(module.device)).float().softmax(1).max(1)
             rows = zip(indices, labels.tolist(), probabilities.tolist(), strict=True)
             for index, label, probability in rows:
-                out[index] = (str(samples[index]), saved["classes"][label], probability)
+                out[index] = Prediction(str(samples[index]), module.classes[label], probability)
     return out
+
+
+def find_images(path: Path) -> list[Path]:
+    """Return an image file, or those directly in a folder.
+
+    Raises:
+        DataError: If there are none.
+    """
+    from tl_lightning.data.io.folders import check_signatures, image_files
+
+    if not path.exists():
+        raise DataError(f"images={path} not found; set images=<file or folder>")
+    files = [path] if path.is_file() else image_files(path)
+    if not files:
+        deeper = next((item for item in sorted(path.rglob("*/")) if image_files(item)), None)
+        raise DataError(
+            f"images={path} contains no images, and its subfolders are not searched; set for "
+            f"example images={deeper}"
+            if deeper
+            else f"images={path} contains no images; set images=<file or folder>"
+        )
+    check_signatures(files, setting="images")
+    return files
 
 
 def _batches(samples: Sequence[Any], spec: Any) -> Any:

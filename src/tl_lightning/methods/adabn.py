@@ -42,11 +42,10 @@ class AdaBN(Method):
         """
         found = sum(split_norms(part, self.own_affine) for part in (backbone, task))
         if not found:
-            name = type(self).__name__.lower()
             raise ConfigError(
-                f"method=[{name}] requires batch norm, but {type(backbone).__name__} and the head "
-                "have none; use a backbone with batch norm, such as backbone=resnet18, or another "
-                "method"
+                f"method=[{self.name}] requires batch norm, but {type(backbone).__name__} and the "
+                "head have none; use a backbone with batch norm, such as backbone=resnet18, or "
+                "another method"
             )
 
     def forward(self, views: Views, ctx: Context) -> Terms:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tl_lightning.methods.base import Penalty
-from tl_lightning.types import Context, Views
+from tl_lightning.types import DOMAINS, Context, Views
 
 __all__ = ["AFN", "norm_gap"]
 
@@ -40,7 +40,7 @@ class AFN(Penalty):
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return the sum of both domains' norm gaps for features ``(B, D)``."""
-        both = [views[role].features for role in ("source", "target")]
+        both = [views[domain].features for domain in DOMAINS]
         ctx.log("norm_source", both[0].detach().norm(dim=1).mean())
         ctx.log("norm_target", both[1].detach().norm(dim=1).mean())
         return norm_gap(both[0], self.step) + norm_gap(both[1], self.step)

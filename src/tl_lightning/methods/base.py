@@ -68,7 +68,7 @@ class Method(nn.Module):
     #: Kind of teacher: ``average`` is a moving average of the model, ``frozen`` a copy taken at
     #: ``teacher_start``.
     teacher: ClassVar[Literal["average", "frozen"] | None] = None
-    #: Roles whose views include the teacher's features and logits.
+    #: Views that include the teacher's features and logits.
     teacher_views: ClassVar[tuple[str, ...]] = ()
     #: Fraction of the run after which a frozen teacher is copied.
     teacher_start: float = 0.0
@@ -87,6 +87,8 @@ class Method(nn.Module):
 
     def __init__(self, *, in_features: int, num_classes: int) -> None:
         super().__init__()
+        #: Name of its loss term; its key in the configuration if it is built from one.
+        self.name = type(self).__name__.lower()
         self.in_features = in_features
         self.num_classes = num_classes
 
@@ -107,6 +109,21 @@ class Method(nn.Module):
     def plan(self) -> tuple[Stage, ...]:
         """Return the stages of every batch; empty if the terms are simply added to the loss."""
         return ()
+
+    def stage(self, ctx: Context) -> str:
+        """Return the current stage of an alternating method.
+
+        Raises:
+            ValueError: If the context does not name a stage of :meth:`plan`.
+        """
+        names = [stage.name for stage in self.plan()]
+        if ctx.stage not in names:
+            raise ValueError(
+                f"{type(self).__name__} alternates between stages, so every batch needs one "
+                f"optimizer step per stage of plan() with Context(stage=...): {', '.join(names)}; "
+                f"got {ctx.stage!r}"
+            )
+        return ctx.stage
 
     def begin_epoch(self, bank: TargetBank) -> None:
         """Process the target bank at the start of an epoch."""
@@ -154,13 +171,15 @@ class Penalty(Method):
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return the weighted term under the method's name."""
-        inputs = {role: gathered(view) for role, view in views.items()} if self.gather else views
+        inputs = (
+            {stream: gathered(view) for stream, view in views.items()} if self.gather else views
+        )
         weight = self.strength(ctx.progress)
         device = next(iter(views.values())).features.device.type
         with torch.autocast(device, enabled=False):
-            value = self.loss({role: _to_float32(view) for role, view in inputs.items()}, ctx)
+            value = self.loss({stream: _to_float32(view) for stream, view in inputs.items()}, ctx)
         ctx.log("weight", weight)
-        return {type(self).__name__.lower(): weight * value}
+        return {self.name: weight * value}
 
 
 def _to_float32(view: View) -> View:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tl_lightning.methods.base import Penalty
-from tl_lightning.types import Context, Views
+from tl_lightning.types import DOMAINS, Context, Views
 
 __all__ = ["BSP"]
 
@@ -34,7 +34,7 @@ class BSP(Penalty):
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return the penalty for features ``(B_s, D)`` and ``(B_t, D)``."""
-        both = [views[role].features for role in ("source", "target")]
+        both = [views[domain].features for domain in DOMAINS]
         values = [torch.linalg.svdvals(features)[: self.k] for features in both]
         total: Tensor = values[0].square().sum() + values[1].square().sum()
         return total

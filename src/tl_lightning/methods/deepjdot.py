@@ -63,10 +63,9 @@ class DeepJDOT(Penalty):
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return the transport cost of the batch."""
         source, target = views["source"], views["target"]
-        assert source.labels is not None
         distance = torch.cdist(
             source.features, target.features, compute_mode="donot_use_mm_for_euclid_dist"
         ).square()
-        mismatch = -target.logits.log_softmax(1).T[source.labels]
+        mismatch = -target.logits.log_softmax(1).T[source.require("labels")]
         cost = self.alpha * distance + self.beta * mismatch
         return (transport(cost) * cost).sum()

@@ -85,16 +85,16 @@ class MCD(Method):
         if self.weight == 0:
             return {}
         source, target = views["source"], views["target"]
-        assert source.labels is not None
-        if ctx.stage == "source":
-            return {"mcd_second": _cross_entropy(self.second(source.features), source.labels)}
-        if ctx.stage == "classifiers":
+        labels, stage = source.require("labels"), self.stage(ctx)
+        if stage == "source":
+            return {"mcd_second": _cross_entropy(self.second(source.features), labels)}
+        if stage == "classifiers":
             f_source, f_target = source.features.detach(), target.features.detach()
             gap = discrepancy(ctx.classify(f_target), self.second(f_target))
             ctx.log("discrepancy", gap.detach())
             return {
-                "mcd_first": _cross_entropy(ctx.classify(f_source), source.labels),
-                "mcd_second": _cross_entropy(self.second(f_source), source.labels),
+                "mcd_first": _cross_entropy(ctx.classify(f_source), labels),
+                "mcd_second": _cross_entropy(self.second(f_source), labels),
                 "mcd_apart": -self.weight * gap,
             }
         outs = [_call_frozen(net, target.features) for net in (ctx.classify, self.second)]
@@ -107,7 +107,8 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _call_frozen(classifier: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     """Return a classifier's logits without a gradient to its parameters."""
-    assert isinstance(classifier, nn.Module)
+    if not isinstance(classifier, nn.Module):
+        raise TypeError(f"MCD needs Context(classify=<an nn.Module>), got {classifier!r}")
     fixed: Any = {name: p.detach() for name, p in classifier.named_parameters()}
     out: Tensor = functional_call(classifier, fixed, (features,))
     return out

@@ -40,8 +40,7 @@ class SelfTraining(Penalty):
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return the mean loss for the strong view's logits ``(B, K)``."""
-        teacher_logits = views["target"].teacher_logits
-        assert teacher_logits is not None
+        teacher_logits = views["target"].require("teacher_logits")
         confidence, labels = teacher_logits.softmax(1).max(1)
         confident = confidence >= self.threshold
         ctx.log("sure", confident.float().mean())

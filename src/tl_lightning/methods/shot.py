@@ -91,8 +91,8 @@ class SHOT(Penalty):
         total: Tensor = mean_entropy(target.logits) - torch.special.entr(mean).sum()
         if self.beta == 0:
             return total
-        assert self.labels is not None
-        assert target.index is not None
-        return total + self.beta * functional.cross_entropy(
-            target.logits, self.labels.to(target.index.device)[target.index]
-        )
+        if self.labels is None:
+            raise ValueError("SHOT needs pseudo-labels; call begin_epoch with a TargetBank first")
+        index = target.require("index")
+        labels = self.labels.to(index.device)[index]
+        return total + self.beta * functional.cross_entropy(target.logits, labels)

@@ -90,7 +90,7 @@ class WDGRL(Method):
         source, target = views["source"].features, views["target"].features
         with torch.autocast(source.device.type, enabled=False):  # for second derivatives
             source, target = source.float(), target.float()
-            if ctx.stage == "critic":
+            if self.stage(ctx) == "critic":
                 source, target = source.detach(), target.detach()
                 distance = self.critic(source).mean() - self.critic(target).mean()
                 alphas = torch.rand(min(len(source), len(target)), 1, device=source.device)

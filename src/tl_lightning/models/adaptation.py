@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.distributed.ranks import same_buffers
+from tl_lightning.errors import DataError
 from tl_lightning.methods.base import Method, Stage, TargetBank
 from tl_lightning.methods.components.domain_norm import DomainBatchNorm, set_batch_domains
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.teacher import Teacher
-from tl_lightning.types import Batch, Context, Terms, View
+from tl_lightning.types import Batch, Context, Stream, Terms, View
 
 __all__ = ["DomainAdaptation", "SourceFree"]
 
@@ -42,6 +45,8 @@ class DomainAdaptation(TransferModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        for name, method in methods.items():
+            method.name = name
         #: The methods by name; a ModuleDict, typed as a mapping of its values.
         self.methods: Mapping[str, Method] = cast(Any, nn.ModuleDict(methods))
         self.forward_mode = forward
@@ -57,39 +62,46 @@ class DomainAdaptation(TransferModule):
         self.idle = False
         self.norms = [part for part in self.modules() if isinstance(part, DomainBatchNorm)]
 
+    def needs(self) -> ModelNeeds:
+        """Ask for strongly augmented views as well if a method uses them."""
+        return replace(super().needs(), strong=Stream.TARGET_STRONG in self.extra_views)
+
     def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
         """Add the methods' own parameters, with the learning rate of new layers."""
         own = {name: (list(m.parameters()), 1.0) for name, m in self.methods.items()}
         return {**super().parameter_groups(), **own}
 
     # -- views ---------------------------------------------------------------------------------
-    def network_inputs(self, batch: dict[str, Batch]) -> dict[str, Tensor]:
+    def network_inputs(self, batch: dict[str, Batch]) -> dict[Stream, Tensor]:
         """Add the strongly augmented target images if a method requests them."""
         inputs = super().network_inputs(batch)
-        if "target_strong" in self.extra_views:
-            inputs["target_strong"] = batch["target"]["strong"]
+        if Stream.TARGET_STRONG in self.extra_views:
+            if "strong" not in batch["target"]:
+                raise DataError(
+                    "the method needs strongly augmented target images: a target batch of "
+                    '{"inputs": ..., "strong": ...}, or a data module of this framework'
+                )
+            inputs[Stream.TARGET_STRONG] = batch["target"]["strong"]
         return inputs
 
-    def set_batch_domains(self, sizes: Mapping[str, int]) -> None:
+    def set_batch_domains(self, sizes: Mapping[Stream, int]) -> None:
         """Tell domain-specific batch norm layers which slice belongs to which domain."""
-        set_batch_domains(
-            self.norms, [(role.partition("_")[0], size) for role, size in sizes.items()]
-        )
+        set_batch_domains(self.norms, [(stream.domain, size) for stream, size in sizes.items()])
 
     def views(self, batch: dict[str, Batch]) -> dict[str, View]:
         """Add the teacher's features and logits to the views for which a method requests them."""
         views = super().views(batch)
         if self.teacher is not None and self.teacher.taken:
-            for role in self.teacher_views:
-                view = views[role]
-                inputs = batch[role]["inputs"]
-                view.teacher_features, view.teacher_logits = self._teacher_outputs(role, inputs)
+            for stream in self.teacher_views:
+                view = views[stream]
+                outputs = self._teacher_outputs(Stream(stream), batch[stream]["inputs"])
+                view.teacher_features, view.teacher_logits = outputs
         return views
 
     @torch.no_grad()
-    def _teacher_outputs(self, role: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _teacher_outputs(self, stream: Stream, inputs: Tensor) -> tuple[Tensor, Tensor]:
         assert self.teacher is not None
-        self.set_batch_domains({role: len(inputs)})
+        self.set_batch_domains({stream: len(inputs)})
         # Inputs that are not raw are cached features of a frozen backbone.
         raw = self.untouched(inputs)
         features = self.teacher.backbone(self.normalise(inputs)) if raw else inputs
@@ -109,8 +121,9 @@ class DomainAdaptation(TransferModule):
         for name, method in self.methods.items():
             if name != self.planner and not whole:
                 continue
-            for key in [key for key in terms if key == "task" or key.startswith("task/")]:
-                terms[key] = terms[key] * method.task_weight(self.progress)
+            for key in self.multitask.source_terms:
+                if key in terms:
+                    terms[key] = terms[key] * method.task_weight(self.progress)
             diagnostics: dict[str, Any] = {}
             ctx = Context(
                 self.progress,
@@ -131,6 +144,7 @@ class DomainAdaptation(TransferModule):
         """Minimise the sum of the loss terms, or run the stages of an alternating method."""
         if self.automatic_optimization:
             return super().training_step(batch, batch_idx)
+        batch = self.training_batches(batch)
         optimizer: Any = self.optimizers()
         views: dict[str, View] | None = None
         logged: Terms = {}
@@ -148,8 +162,9 @@ class DomainAdaptation(TransferModule):
                 if self.teacher is not None:
                     self.teacher.after_step(self.backbone, self.task)
                 logged |= {name: term.detach() for name, term in terms.items()}
-        scheduler: Any = self.lr_schedulers()
-        scheduler.step()
+        if self.groups.interval == "step" or self.trainer.is_last_batch:
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step()
         loss = torch.stack([term.float() for term in logged.values()]).sum()
         size = len(next(iter(batch.values()))["index"])
         self._record({"train/loss": loss, **{f"train/{k}": v for k, v in logged.items()}}, size)
@@ -187,14 +202,19 @@ class DomainAdaptation(TransferModule):
 
     def _target_bank(self) -> TargetBank:
         """Run the model on the target training split in evaluation mode."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "whole_loader"):
+            raise DataError(
+                "the method needs the model's outputs on the whole target; pass a datamodule with "
+                "whole_loader(domain), see docs/bring_your_own.md#lightningdatamodule"
+            )
         training = self.training
         same_buffers(self)
         self.eval()
         outputs = []
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for batch in data.whole_loader("target"):
-                outputs.append(self._single_domain("target", batch["inputs"].to(self.device)))
+                outputs.append(self._single_domain(Stream.TARGET, batch["inputs"].to(self.device)))
         self.train(training)
         features, logits = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
         return TargetBank(features, logits)

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
+import lightning as L
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
+from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.distributed.ranks import same_buffers
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.losses.regularizers import Regularizer
 from tl_lightning.models.epoch_means import EpochMeans
-from tl_lightning.models.inputs import Normalise, joined
-from tl_lightning.models.optimization import Optimization, OptimizerFactory
+from tl_lightning.models.inputs import Normalise, as_batch, joined, training_batches
+from tl_lightning.models.optimization import OptimizerFactory, ParameterGroups, total_batches
 from tl_lightning.models.phases import Phases
-from tl_lightning.schedules import Schedule
+from tl_lightning.schedules import Schedule, TorchScheduler
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask
 from tl_lightning.tasks.classification import Classification
+from tl_lightning.tasks.evaluation import EvalMetrics
 from tl_lightning.tasks.loss_weighting import TaskWeighting
-from tl_lightning.tasks.multitask import MultiTask, of_all_ranks
-from tl_lightning.tasks.unlabelled_metrics import UnlabelledScores
-from tl_lightning.types import Backbone, Batch, LayerGroup, Terms, View
+from tl_lightning.tasks.multitask import MultiTask
+from tl_lightning.types import (
+    DOMAINS,
+    Backbone,
+    Batch,
+    LayerGroup,
+    Spec,
+    SplitKey,
+    Stream,
+    Terms,
+    View,
+)
 from tl_lightning.utils.seeding import mix
 
-__all__ = ["DOMAINS", "TransferModule"]
-
-DOMAINS = ("source", "target")
+__all__ = ["TransferModule"]
 
 
-class TransferModule(Optimization):
+class TransferModule(L.LightningModule):
     """A backbone and a task with the training loop; subclasses implement :meth:`losses`.
 
     Args:
@@ -38,7 +49,7 @@ class TransferModule(Optimization):
         task: Maps features to logits and loss.
         optimizer: Builds the optimizer from named parameter groups with their learning rates.
         lr: Learning rate of new layers; that of the backbone is ``lr * backbone.lr_factor``.
-        schedule: Maps progress to a factor on every learning rate.
+        schedule: Maps progress to a factor on every learning rate, or a scheduler of torch.
         phases: Layers to train in each phase.
         layer_decay: Of ``n`` layer groups with parameters, group ``k`` has the learning rate ``lr *
             backbone.lr_factor * layer_decay ** (n - 1 - k)`` (Clark et al., "ELECTRA", ICLR 2020).
@@ -67,7 +78,7 @@ class TransferModule(Optimization):
         task: Classification,
         optimizer: OptimizerFactory,
         lr: float,
-        schedule: Schedule,
+        schedule: Schedule | TorchScheduler,
         phases: Phases,
         layer_decay: float,
         seed: int,
@@ -78,56 +89,124 @@ class TransferModule(Optimization):
         saved: dict[str, Any],
     ) -> None:
         super().__init__()
-        assert isinstance(backbone, nn.Module)
         self.name = name
-        self.backbone = backbone
+        self.backbone: Any = backbone  # both a Backbone and an nn.Module
         self.task = task
         self.regularizers = nn.ModuleDict(regularizers)
         self.make_optimizer = optimizer
         self.lr = lr
-        self.schedule = schedule
         self.phases = phases
-        self.trainable_groups = phases.learning(backbone.layer_groups())
-        self.layer_decay = layer_decay
+        self.groups = ParameterGroups(
+            backbone, phases=phases, lr=lr, schedule=schedule, layer_decay=layer_decay
+        )
+        #: Modules that the current phase keeps in evaluation mode.
+        self.frozen_modules: tuple[nn.Module, ...] = ()
         self.seed = seed
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        #: Completed fraction of the run, and number of completed batches.
         self.progress = 0.0
         self.batches = 0
         #: Layer groups that cached features still have to pass, see :meth:`extract`.
         self.remaining_layers: tuple[LayerGroup, ...] = ()
-        #: How samples are converted to inputs, see ``TransferDataModule.learned``.
-        self.inputs: dict[str, Any] = {}
+        #: Preprocessing fitted on the training samples, see :class:`.DataInfo`.
+        self.input_state: Mapping[str, Any] = {}
         self.means = EpochMeans()
         #: Means of the finished epoch, and their number of samples.
         self.epoch_means: tuple[dict[str, float], int] = ({}, 0)
+        #: Terms of the current step, if the gradients of each task are needed separately.
+        self.terms_of_step: Terms | None = None
         # Only plain dicts, lists and numbers, so that checkpoints load with weights_only=True.
         self.save_hyperparameters(saved)
-        self.normalise = Normalise(backbone.input_spec, self.layout)
-        stages = [f"{role}_{stage}" for role in DOMAINS for stage in ("val", "test")]
-        self.scores = nn.ModuleDict(
-            {name: task.metrics(prefix=name.replace("_", "/") + "/") for name in stages}
-        )
-        self.multitask = MultiTask(tasks=aux_tasks, task_weighting=task_weighting, stages=stages)
-        #: Stages whose batches had labels, on any rank.
-        self.scored: set[str] = set()
-        #: Auxiliary labels of the step by role; not part of the views, which methods can read.
-        self.aux_labels: dict[str, dict[str, Tensor]] = {}
-        self.unlabelled = UnlabelledScores(task.num_classes)
+        #: Input format of the backbone; None if it takes the inputs of own loaders as they are.
+        self.input_spec: Spec | None = getattr(backbone, "input_spec", None)
+        self.normalise = Normalise(self.input_spec, self.layout)
+        self.multitask = MultiTask(aux_tasks, task_weighting)
+        self.metrics = EvalMetrics(task, aux_tasks)
+        #: Auxiliary labels of the step by stream; not part of the views, which methods can read.
+        self.aux_labels: dict[Stream, dict[str, Tensor]] = {}
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: Any, map_location: Any = None, **kwargs: Any
+    ) -> Self:
+        """Rebuild a trained model from its checkpoint, see :func:`tl_lightning.load`.
+
+        Args:
+            checkpoint_path: A checkpoint or run folder.
+            map_location: Device of the model.
+            kwargs: As for :func:`tl_lightning.load`.
+
+        Raises:
+            CheckpointError: If it is not a checkpoint of this framework.
+            TypeError: If it contains a model of another class.
+        """
+        import tl_lightning
+
+        module = tl_lightning.load(checkpoint_path, **kwargs)
+        if not isinstance(module, cls):
+            raise TypeError(
+                f"{checkpoint_path} contains a {type(module).__name__}, which is not a "
+                f"{cls.__name__}; call tl_lightning.load for any model"
+            )
+        return module if map_location is None else module.to(map_location)
+
+    @classmethod
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> Iterator[str]:
+        """Yield why the class cannot be trained."""
+        if cls.losses is TransferModule.losses:
+            yield (
+                f"{where}._target_={cls.__module__}.{cls.__qualname__} does not implement losses; "
+                "see docs/bring_your_own.md#lightningmodule"
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, indexed by the labels."""
+        saved: Any = self.hparams
+        return tuple(saved.classes)
 
     # -- overridden by subclasses ------------------------------------------------------------
     def losses(self, batch: dict[str, Batch]) -> Terms:
         """Return the named loss terms of one training step; their sum is minimised."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__}.losses is not implemented; it maps a batch to the terms of the "
+            "loss by name, see docs/bring_your_own.md#lightningmodule"
+        )
+
+    def needs(self) -> ModelNeeds:
+        """Return what the model asks of the data.
+
+        Raises:
+            ConfigError: If the backbone does not state its input format.
+        """
+        if self.input_spec is None:
+            raise ConfigError(
+                f"the backbone {type(self.backbone).__name__} has no attribute input_spec, which "
+                "tells the data how to prepare the inputs; see docs/bring_your_own.md#backbone"
+            )
+        return ModelNeeds(
+            self.input_spec,
+            train_on=self.train_on,
+            val_labels=("source", "target") if self.learn_from == "target" else ("source",),
+        )
 
     def extract(self, inputs: Tensor) -> Tensor:
         """Return the backbone's features ``(B, D)`` for a batch of inputs.
 
         Inputs that are not of the backbone's input type are cached features, which only have to
         pass ``self.remaining_layers``.
+
+        Raises:
+            DataError: If they are images that have been scaled already.
         """
         if self.untouched(inputs):
             out: Tensor = self.backbone(self.normalise(inputs))
             return out
+        if inputs.dim() == 4 and not self.remaining_layers:
+            raise DataError(
+                f"images must be uint8 (B, 3, H, W), got {inputs.dtype}; leave out ToDtype, "
+                "ToTensor and Normalize, as the model scales and normalises its input"
+            )
         out = inputs.contiguous(memory_format=self.layout) if inputs.dim() == 4 else inputs
         for group in self.remaining_layers:
             assert group.run is not None
@@ -136,56 +215,79 @@ class TransferModule(Optimization):
 
     def untouched(self, inputs: Tensor) -> bool:
         """Return whether the inputs are raw samples rather than cached features."""
-        return bool(inputs.dtype == self.backbone.input_spec.dtype)
+        return self.input_spec is None or bool(inputs.dtype == self.input_spec.dtype)
+
+    # -- loaders of the user -----------------------------------------------------------------
+    def training_batches(self, batch: Any) -> dict[str, Batch]:
+        """Return a training batch by stream; those of any DataLoader are brought into that form.
+
+        A batch is ``{"source": (inputs, labels), "target": inputs}``, which Lightning makes of
+        ``train_dataloaders={"source": ..., "target": ...}``; a model that trains on one domain also
+        takes ``(inputs, labels)``. Labels of the target are only kept for testing.
+        """
+        return batch if self._our_data() else training_batches(batch, self.train_on)
+
+    def _eval_batch(self, batch: Any, key: SplitKey) -> Batch:
+        if self._our_data():
+            found: Batch = batch
+            return found
+        found = as_batch(batch)
+        if key == ("target", "val"):
+            found.pop("labels", None)
+        return found
+
+    def _our_data(self) -> bool:
+        data = getattr(self._trainer, "datamodule", None)
+        return self._trainer is None or isinstance(data, TransferDataModule)
 
     # -- training step -----------------------------------------------------------------------
-    def network_inputs(self, batch: dict[str, Batch]) -> dict[str, Tensor]:
+    def network_inputs(self, batch: dict[str, Batch]) -> dict[Stream, Tensor]:
         """Return the network inputs of a training step by view.
 
         Few-shot target samples form a separate view, ``target_labelled``.
         """
-        roles = (*self.train_on, "target_labelled")
-        return {role: batch[role]["inputs"] for role in roles if role in batch}
+        streams = (*map(Stream, self.train_on), Stream.TARGET_LABELLED)
+        return {stream: batch[stream]["inputs"] for stream in streams if stream in batch}
 
     def views(self, batch: dict[str, Batch]) -> dict[str, View]:
         """Return features, logits and labels (if any) of each domain used for training."""
         inputs = self.network_inputs(batch)
-        sizes = {role: len(part) for role, part in inputs.items()}
+        sizes = {stream: len(part) for stream, part in inputs.items()}
         if self.forward_mode == "joint" and len(inputs) > 1:
             self.set_batch_domains(sizes)
             features, logits = self.task(self.extract(joined([*inputs.values()])))
             counts = list(sizes.values())
             outputs = list(zip(features.split(counts), logits.split(counts), strict=True))
         else:
-            outputs = [self._single_domain(role, part) for role, part in inputs.items()]
-        parts: dict[str, Any] = {role: batch.get(role, {}) for role in inputs}
+            outputs = [self._single_domain(stream, part) for stream, part in inputs.items()]
+        parts: dict[Stream, Any] = {stream: batch.get(stream, {}) for stream in inputs}
         self.aux_labels = {
-            role: part["aux_labels"] for role, part in parts.items() if "aux_labels" in part
+            stream: part["aux_labels"] for stream, part in parts.items() if "aux_labels" in part
         }
         return {
-            role: View(features, logits, parts[role].get("labels"), parts[role].get("index"))
-            for role, (features, logits) in zip(inputs, outputs, strict=True)
+            stream: View(features, logits, parts[stream].get("labels"), parts[stream].get("index"))
+            for stream, (features, logits) in zip(inputs, outputs, strict=True)
         }
 
-    def _single_domain(self, role: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        self.set_batch_domains({role: len(inputs)})
+    def _single_domain(self, stream: Stream, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        self.set_batch_domains({stream: len(inputs)})
         out: tuple[Tensor, Tensor] = self.task(self.extract(inputs))
         return out
 
-    def set_batch_domains(self, sizes: Mapping[str, int]) -> None:
+    def set_batch_domains(self, sizes: Mapping[Stream, int]) -> None:
         """Tell domain-specific layers which slice of the next batch belongs to which domain.
 
         Args:
-            sizes: Number of samples by role, in batch order.
+            sizes: Number of samples by stream, in batch order.
         """
 
     def task_terms(self, views: dict[str, View]) -> Terms:
         """Return the task's loss on every labelled view, and the regularization terms."""
         names = {"source": "task", "target_labelled": "task_labelled"}
-        labelled = {role: view for role, view in views.items() if view.labels is not None}
+        labelled = {stream: view for stream, view in views.items() if view.labels is not None}
         terms = {
-            names[role]: self.task.loss(view.logits, view.labels)
-            for role, view in labelled.items()
+            names[stream]: self.task.loss(view.logits, view.labels)
+            for stream, view in labelled.items()
             if view.labels is not None
         }
         terms = self.multitask.terms(terms, labelled, self.aux_labels)
@@ -195,7 +297,7 @@ class TransferModule(Optimization):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return class logits ``(B, K)`` for target inputs, such as uint8 images."""
-        return self._single_domain("target", inputs)[1]
+        return self._single_domain(Stream.TARGET, inputs)[1]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step by its position in the run, so that resumed runs draw the same numbers."""
@@ -207,12 +309,14 @@ class TransferModule(Optimization):
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
+        total = total_batches(self)
         done = self.trainer.num_training_batches * self.current_epoch + batch_idx
         self.batches = int(done)
-        self.progress = min(1.0, done / self.batches_of_run())
+        self.progress = min(1.0, done / total)
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Any]:
         """Return the sum of the loss terms."""
+        batch = self.training_batches(batch)
         terms = self.losses(batch)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         size = len(next(iter(batch.values()))["index"])
@@ -220,6 +324,16 @@ class TransferModule(Optimization):
         self._record({"train/loss": loss.detach(), **logged, **self.multitask.weights()}, size)
         self.terms_of_step = terms if self.multitask.projects else None
         return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run the backward pass on the sum of the terms, or on each task separately (PCGrad)."""
+        terms, self.terms_of_step = self.terms_of_step, None
+        if not terms:
+            super().backward(loss, *args, **kwargs)
+            return
+        shared = (self.backbone, self.task.head.bottleneck)
+        seed = mix(self.seed, 5, self.batches)
+        self.multitask.backward(terms, shared, self.parameters(), seed)
 
     def _record(self, values: dict[str, Any], size: int) -> None:
         self.means.add(values, size)
@@ -240,38 +354,72 @@ class TransferModule(Optimization):
         if self.epoch_means[0]:
             self._log_means()
 
+    # -- optimizer and phases ----------------------------------------------------------------
+    def parameter_groups(self) -> dict[str, tuple[Sequence[nn.Parameter], float]]:
+        """Return the parameters by group name, with each group's factor on ``lr``."""
+        new = [*self.task.parameters(), *self.multitask.parameters()]
+        return {**self.groups.of_backbone(), "head": (new, 1.0)}
+
+    def configure_optimizers(self) -> Any:
+        """Put every trainable parameter into a named group from the first step on."""
+        return self.groups.optimizer(self.parameter_groups(), self.make_optimizer, self.trainer)
+
+    def frozen_depth(self) -> int:
+        """Return the number of layer groups, counted from the input, that are never trained."""
+        return self.groups.frozen_depth()
+
+    def enter_phase(self, epoch: int, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Unfreeze the layer groups of the current phase and freeze all others.
+
+        Frozen layers have no gradient (so neither momentum nor weight decay changes them), are in
+        evaluation mode and keep their buffers. The result depends only on the epoch.
+
+        Args:
+            epoch: Epoch number, from 0.
+            groups: Parameter groups of the optimizer; other parameters are left unchanged.
+        """
+        phase = self.phases.at(epoch)
+        for group in groups:
+            trained = self.groups.is_trained(group["name"], phase)
+            for parameter in group["params"]:
+                parameter.requires_grad_(trained)
+                if not trained:
+                    parameter.grad = None
+        frozen = self.groups.frozen_layers(phase)
+        if not self.groups.is_trained("head", phase):
+            frozen += [child for name, child in self.named_children() if name != "backbone"]
+        self.frozen_modules = tuple(frozen)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules; modules frozen in this phase stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen_modules:
+            module.eval()
+        return self
+
+    # -- evaluation --------------------------------------------------------------------------
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
         """Update the metrics with a batch of one domain, labelled or unlabelled."""
-        return self._evaluate(batch, DOMAINS[dataloader_idx], "val")
+        return self._evaluate(batch, SplitKey(DOMAINS[dataloader_idx], "val"))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Update the metrics with a labelled batch of one domain."""
-        return self._evaluate(batch, DOMAINS[dataloader_idx], "test")
+        return self._evaluate(batch, SplitKey(DOMAINS[dataloader_idx], "test"))
 
-    def _evaluate(self, batch: Batch, role: str, stage: str) -> dict[str, Tensor]:
-        features, logits = self._single_domain(role, batch["inputs"])
+    def _evaluate(self, batch: Any, key: SplitKey) -> dict[str, Tensor]:
+        batch = self._eval_batch(batch, key)
+        features, logits = self._single_domain(Stream(key.domain), batch["inputs"])
         real = batch["index"] >= 0
         shared, features, logits = features[real], features[real].float(), logits[real].float()
         out = {"features": features, "logits": logits, "index": batch["index"][real]}
         if "labels" in batch:
-            labels = batch["labels"][real]
-            out["labels"] = labels
-            # Even if this rank has no labelled sample, because all ranks reduce together.
-            self.scored.add(f"{role}_{stage}")
-            if len(labels):
-                self._scores(role, stage).update(logits, labels)
-            aux_labels = {k: values[real] for k, values in batch.get("aux_labels", {}).items()}
-            self.multitask.update(f"{role}_{stage}", shared, labels, aux_labels)
-        if role == "target" and stage == "val":
-            self.unlabelled.update(logits)
+            out["labels"] = batch["labels"][real]
+        aux_labels = {k: values[real] for k, values in batch.get("aux_labels", {}).items()}
+        self.metrics.update(key, shared, logits, out.get("labels"), aux_labels)
         return out
-
-    def _scores(self, role: str, stage: str) -> MetricCollection:
-        metrics = self.scores[f"{role}_{stage}"]
-        assert isinstance(metrics, MetricCollection)
-        return metrics
 
     def on_validation_epoch_start(self) -> None:
         """Synchronise buffers, so that all ranks validate the same (possibly averaged) model."""
@@ -279,38 +427,28 @@ class TransferModule(Optimization):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
-        self._log_scores("val")
-        if self.unlabelled.update_called:
-            for name, value in self.unlabelled.compute().items():
-                self.log(f"target/val/{name}", value)
-        self.unlabelled.reset()
+        for values in self.metrics.compute("val"):
+            self.log_dict(values)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
-        self._log_scores("test")
+        for values in self.metrics.compute("test"):
+            self.log_dict(values)
 
-    def _log_scores(self, stage: str) -> None:
-        for role in DOMAINS:
-            metrics, name = self._scores(role, stage), f"{role}_{stage}"
-            if name in self.scored:
-                self.log_dict(of_all_ranks(metrics))
-            metrics.reset()
-            self.scored.discard(name)
-            self.log_dict(self.multitask.results(name))
-
+    # -- checkpoints -------------------------------------------------------------------------
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the progress, which adversarial terms depend on, and what rebuilds the model."""
         checkpoint["progress"] = self.progress
         checkpoint["means"] = self.means.state_dict()
         # External files that the configuration refers to, such as a tokenizer.
         checkpoint["restored_by"] = getattr(self.backbone, "restored_by", {})
-        checkpoint["inputs"] = self.inputs
-        checkpoint["ended"] = list(self.epoch_means)
+        checkpoint["input_state"] = dict(self.input_state)
+        checkpoint["epoch_means"] = list(self.epoch_means)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the progress and the epoch means."""
         self.progress = float(checkpoint["progress"])
-        self.means.load_state_dict(checkpoint.get("means", {}))
+        self.means.load_state_dict(checkpoint["means"])
         if checkpoint.get("before_validation"):
-            means, size = checkpoint["ended"]
+            means, size = checkpoint["epoch_means"]
             self.epoch_means = (means, size)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.types import LayerGroup
 
-__all__ = ["STEP_KEYS", "Phases", "epoch_of", "is_number", "resolved_steps"]
+__all__ = ["Phases", "epoch_of", "resolved_steps"]
 
 STEP_KEYS = ("from", "train", "lr", "lr_factor")
 
@@ -52,6 +53,19 @@ class Phases:
             _Step(int(s["from"]), tuple(s["train"]), s.get("lr"), s.get("lr_factor")) for s in steps
         )
         self.starts = tuple(step.start for step in self.steps)
+
+    @classmethod
+    def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
+        """Yield what can be found without the backbone; it is asked for layer names later."""
+        steps = run.steps
+        if not steps:
+            return
+        yield from _step_problems(steps, run.trainer.max_epochs, run.lr)
+        if not run.model.cls.takes_phases:
+            yield (
+                f"model={run.name} never trains its backbone, but phases.steps has "
+                f"{len(steps)} step(s); set phases=none or model=fine_tuning"
+            )
 
     def at(self, epoch: int) -> int:
         """Return the index of the phase that an epoch belongs to."""
@@ -171,6 +185,89 @@ def resolved_steps(steps: Sequence[Mapping[str, Any]], max_epochs: int) -> list[
     return [{**step, "from": epoch} for epoch, step in by_epoch.items() if epoch < max_epochs]
 
 
-def is_number(value: Any) -> bool:
+def _step_problems(
+    steps: Sequence[Mapping[str, Any]], max_epochs: int | None, lr: float
+) -> Iterator[str]:
+    """Yield the problems of the steps.
+
+    Args:
+        steps: The configured ``phases.steps``.
+        max_epochs: ``trainer.max_epochs``.
+        lr: Learning rate of new layers, which ``lr`` of a step replaces.
+    """
+    if max_epochs is None or max_epochs < 1:
+        yield (
+            f"phases need a fixed number of epochs, but trainer.max_epochs={max_epochs}; "
+            "set trainer.max_epochs=10"
+        )
+        return
+    before: float | None = None
+    for number, step in enumerate(steps):
+        where = f"phases.steps[{number}]"
+        for key in step:
+            if key not in STEP_KEYS:
+                yield f"{where}.{key} is not a key of a step; {nearest(key, STEP_KEYS)}"
+        yield from _train_problems(where, step.get("train"))
+        yield from _rate_problems(where, step, lr)
+        start = step.get("from")
+        if problem := _start_problem(where, start, before, max_epochs):
+            yield problem
+        else:
+            before = start
+
+
+def _train_problems(where: str, train: Any) -> list[str]:
+    if isinstance(train, list | tuple) and train and all(isinstance(word, str) for word in train):
+        return []
+    return [f"{where}.train={train} is not a list of layer groups; set train:[head]"]
+
+
+def _rate_problems(where: str, step: Mapping[str, Any], lr: float) -> list[str]:
+    given = {key: step[key] for key in ("lr", "lr_factor") if step.get(key) is not None}
+    problems = [
+        f"{where}.{key}={value} is not a positive number; set {key}:0.1, or remove it"
+        for key, value in given.items()
+        if not _is_number(value) or not 0 < value < float("inf")
+    ]
+    if len(given) == 2:
+        problems.append(
+            f"{where} has both lr={given['lr']} and lr_factor={given['lr_factor']}; keep only one"
+        )
+    if "lr" in given and lr == 0:
+        problems.append(
+            f"{where}.lr={given['lr']} cannot replace optimizer.lr=0; set optimizer.lr=0.001"
+        )
+    return problems
+
+
+def _start_problem(where: str, start: Any, before: float | None, max_epochs: int) -> str:
+    whole = isinstance(start, int) and not isinstance(start, bool) and start >= 0
+    if not whole and not (isinstance(start, float) and 0 < start < 1):
+        return (
+            f"{where}.from={start} is neither an epoch nor a fraction of the run between 0 and 1; "
+            "set from:3 or from:0.3"
+        )
+    if before is None and start != 0:
+        text = f"{where}.from={start}, but the first step must start at epoch 0; set from:0"
+        return text if where == "phases.steps[0]" else ""
+    if before is None:
+        return ""
+    if whole and start >= max_epochs:
+        return (
+            f"{where}.from={start} is never reached with trainer.max_epochs={max_epochs}; set "
+            f"from:{max_epochs - 1} or less, or trainer.max_epochs={start + 1}"
+        )
+    now, earlier = (epoch_of(value, max_epochs) for value in (start, before))
+    # In a short run, adjacent fractions may fall on one epoch: presets must work for any length.
+    both = isinstance(start, float) and isinstance(before, float)
+    if start > before if both else now > earlier:
+        return ""
+    return (
+        f"{where}.from={start} (epoch {now}) is not after the previous step, from={before} "
+        f"(epoch {earlier}); sort the steps and start each at its own epoch"
+    )
+
+
+def _is_number(value: Any) -> bool:
     """Return whether a value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.models.base import TransferModule
+from tl_lightning.models.optimization import layer_groups_of
 from tl_lightning.types import Batch, Terms
 
 __all__ = ["FeatureExtraction", "FineTuning", "LabelledTarget"]
@@ -30,6 +33,16 @@ class FeatureExtraction(FineTuning):
 
     takes_phases: ClassVar[bool] = False
 
+    @classmethod
+    def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
+        """Yield settings that would train the backbone."""
+        lora = run.nodes.get("backbone.lora")
+        if lora is not None and (rank := lora.params.get("rank")):
+            yield (
+                f"model={run.name} freezes the backbone, but backbone.lora.rank={rank} adds "
+                "trainable weights to it; set model=fine_tuning or backbone.lora.rank=0"
+            )
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.backbone.requires_grad_(False)
@@ -43,7 +56,7 @@ class FeatureExtraction(FineTuning):
 
     def frozen_depth(self) -> int:
         """Return the number of layer groups, which are all frozen."""
-        return len(self.backbone.layer_groups())
+        return len(layer_groups_of(self.backbone))
 
     def extract(self, inputs: Tensor) -> Tensor:
         """Return features without an autograd graph."""

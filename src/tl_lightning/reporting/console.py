@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.formatting import metric_value, uses_target_labels
+from tl_lightning.tasks.metrics import METRICS
 
 __all__ = ["print_metrics", "print_run", "report_folder"]
 
@@ -64,7 +65,7 @@ def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None
     print_metrics(report["metrics"], title=title)
     warning = "  USES TARGET LABELS" if uses_target_labels(report) else ""
     print(
-        f"selected by {selection['rule']}: {selection['words']} "
+        f"selected by {selection['rule']}: {selection['description']} "
         f"(epoch {selection['epoch']}, zero-based){warning}"
     )
     for note in report["notes"]:
@@ -89,14 +90,15 @@ def print_verdict(report: Mapping[str, Any], folder: Path, alone: bool) -> None:
 def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     """Print test metrics, one row per domain."""
     table = Table(title=title, title_justify="left")
-    columns = ("acc", "precision", "recall", "f1")
+    own = [key.partition("/test/")[2] for key in metrics if "/test/" in key]
+    columns = dict.fromkeys([*METRICS, *(name for name in own if "/" not in name)])
     table.add_column("domain")
     for column in columns:
         table.add_column(column, justify="right")
-    for role in ("source", "target"):
-        if f"{role}/test/acc" in metrics:
-            values = (metrics[f"{role}/test/{column}"] for column in columns)
-            table.add_row(f"{role} test", *(f"{100 * value:.1f} %" for value in values))
+    for domain in ("source", "target"):
+        if f"{domain}/test/acc" in metrics:
+            found = {name: metrics.get(f"{domain}/test/{name}", "–") for name in columns}
+            table.add_row(f"{domain} test", *(metric_value(*item) for item in found.items()))
     console().print(table)
     for key, value in metrics.items():
         domain, _, metric = key.partition("/test/")

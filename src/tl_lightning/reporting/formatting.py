@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tl_lightning.tasks.metrics import is_fraction
+
 __all__ = [
-    "BASELINES",
     "BOUND",
-    "RULES",
     "domains_of",
     "duration",
     "metric_value",
@@ -16,30 +16,13 @@ __all__ = [
     "points",
     "seeds_range",
     "seeds_text",
-    "taught_by_target",
+    "trained_on_target",
     "uses_target_labels",
 ]
 
-BASELINES = {"source_only": "source-only", "joint_bn": "joint batch norm"}
-"""Baseline runs that every adapted model is compared with, and their display names."""
 
 BOUND = "trained on labelled target images: an upper bound, not a result"
 """Note in the report of a run that was trained on target labels."""
-
-RULES = {
-    "source_val": "best source validation accuracy; no target labels used",
-    "entropy": "lowest entropy of the target predictions; no target labels used",
-    "im": "information maximisation on the target; no target labels used",
-    "bnm": "largest nuclear norm of the target predictions; no target labels used",
-    "snd": "soft neighbourhood density on the target; no target labels used",
-    "dev": "deep embedded validation; no target labels used",
-    "iwcv": "importance-weighted source risk; no target labels used",
-    "last": "last epoch; no checkpoints were compared",
-    "oracle": "best accuracy on labelled target data",
-}
-
-FRACTIONS = frozenset({"acc", "accuracy", "precision", "recall", "f1", "auroc", "top5", "top5_acc"})
-METRICS = {"acc": "accuracy", "f1": "F1", "auroc": "AUROC", "top5_acc": "top-5 accuracy"}
 
 
 def uses_target_labels(report: Mapping[str, Any]) -> bool:
@@ -50,10 +33,10 @@ def uses_target_labels(report: Mapping[str, Any]) -> bool:
     """
     selection = report.get("selection") or {}
     chosen = bool(selection.get("uses_target_labels")) or selection.get("rule") == "oracle"
-    return chosen or taught_by_target(report)
+    return chosen or trained_on_target(report)
 
 
-def taught_by_target(report: Mapping[str, Any]) -> bool:
+def trained_on_target(report: Mapping[str, Any]) -> bool:
     """Return whether the model was trained on target labels, as the baseline ``oracle`` is."""
     return report.get("learned_from") == "target"
 
@@ -85,19 +68,18 @@ def metric_value(name: str, value: Any) -> str:
     """
     if not isinstance(value, (int, float)):
         return "not finite" if value is None else str(value)
-    return percent(value) if name.rsplit("/", 1)[-1] in FRACTIONS else f"{value:.4g}"
+    return percent(value) if is_fraction(name.rsplit("/", 1)[-1]) else f"{value:.4g}"
 
 
-def domains_of(config: Mapping[str, Any]) -> str:
-    """Return the names or folders of a run's source and target; empty if the config has none.
+def domains_of(data: Mapping[str, Any]) -> str:
+    """Return the names or folders of source and target in a data node; empty if it has none.
 
-    >>> domains_of({"data": {"source": {"domain": ["photo", "art"]}, "target": {"root": "/my"}}})
+    >>> domains_of({"source": {"domain": ["photo", "art"]}, "target": {"root": "/my"}})
     'photo+art to /my'
     """
-    data = config.get("data") or {}
     names = []
-    for role in ("source", "target"):
-        node = data.get(role)
+    for key in ("source", "target"):
+        node = data.get(key)
         domain = (node.get("domain") or node.get("root")) if isinstance(node, Mapping) else None
         domain = domain or data.get("root") or ""
         names.append("+".join(domain) if isinstance(domain, list) else str(domain))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tl_lightning.reporting.formatting import BASELINES, taught_by_target, uses_target_labels
+from tl_lightning.config.schema import BASELINES
+from tl_lightning.reporting.formatting import trained_on_target, uses_target_labels
 from tl_lightning.reporting.sweep.compare import Group, compare
 from tl_lightning.utils.text import flatten
 
-__all__ = ["advice", "run_verdict"]
+__all__ = ["advice", "on_several_devices", "run_verdict"]
 
 Run = Mapping[str, Any]
 
@@ -37,23 +38,34 @@ def run_verdict(report: Run, baselines: Sequence[Run]) -> str | None:
 
 def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
     """Return which baseline is missing (``text``) and the command that runs it, or None."""
-    if report.get("name") in BASELINES or report.get("baseline_of") or taught_by_target(report):
+    if report.get("name") in BASELINES or report.get("baseline_of") or trained_on_target(report):
         return None
     adapted = (report.get("config") or {}).get("method", True)
     has_baseline = any(run.get("name") in BASELINES for run in baselines)
     if has_baseline or not _group(report).accuracies("target") or not adapted:
         return None  # without a method the model is its own baseline
     config = report.get("config") or {}
-    if str((config.get("model") or {}).get("_target_")).endswith(".SourceFree"):
+    if report.get("source_free"):
         return {  # source-free runs train no baseline; compare with the initial model instead
             "text": "The accuracy of the model before adaptation is not in this folder.",
             "command": f"evaluate.py checkpoint={config.get('init')}",
         }
+    # Only the full command has the data, backbone and learning rates.
+    several = ((report.get("scale") or {}).get("processes") or 1) > 1
+    hint = on_several_devices(str(report.get("name"))) if several else "baselines=true"
     return {
         "text": "No source-only baseline found in this folder to compare the accuracy with.",
-        # Only the full command has the data, backbone and learning rates.
-        "command": "the same command with baselines=true",
+        "command": f"the same command with {hint}",
     }
+
+
+def on_several_devices(name: str, baselines: Sequence[str] = ("source_only",)) -> str:
+    """Return how to train baselines of a model on several devices, as jobs of a sweep.
+
+    >>> on_several_devices("dann")
+    '-m model=source_only,dann'
+    """
+    return f"-m model={','.join([*baselines, name])}"
 
 
 def _group(run: Run) -> Group:

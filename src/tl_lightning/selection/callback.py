@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tl_lightning.data.samplers.domain import spread
 from tl_lightning.errors import ConfigError
-from tl_lightning.models.base import DOMAINS
 from tl_lightning.selection.collapse import apply_collapse_filter, collapsed
-from tl_lightning.selection.scores import NAMES, Outputs, raw_scores
+from tl_lightning.selection.scores import SCORES, Outputs, raw_scores
+from tl_lightning.types import DOMAINS
 
 __all__ = ["Validators"]
 
@@ -86,10 +86,12 @@ class Validators(L.Callback):
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reset the collected outputs; choose the samples to score."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.kept = {role: [] for role in data.roles}
+        self.kept = {domain: [] for domain in data.domain_names}
         self.wanted = {
-            role: torch.tensor(spread(len(data.found[role].val), self.samples)).to(pl_module.device)
-            for role in data.roles
+            domain: torch.tensor(spread(len(data.found[domain].val), self.samples)).to(
+                pl_module.device
+            )
+            for domain in data.domain_names
         }
 
     def on_validation_batch_end(
@@ -102,16 +104,16 @@ class Validators(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the outputs of the chosen samples, with labels for the source only."""
-        role = DOMAINS[dataloader_idx]
-        names = ("index", "features", "logits", *(("labels",) if role == "source" else ()))
+        domain = DOMAINS[dataloader_idx]
+        names = ("index", "features", "logits", *(("labels",) if domain == "source" else ()))
         index = outputs["index"]
-        chosen = torch.isin(index, self.wanted[role].to(index.device))
-        self.kept[role].append(tuple(outputs[name][chosen] for name in names))
+        chosen = torch.isin(index, self.wanted[domain].to(index.device))
+        self.kept[domain].append(tuple(outputs[name][chosen] for name in names))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the outputs of all ranks on rank 0, and log the same values on every rank."""
         kept, self.kept = self.kept, {}
-        parts: list[Any] = [{role: _rows(batches) for role, batches in kept.items()}]
+        parts: list[Any] = [{domain: _rows(batches) for domain, batches in kept.items()}]
         if trainer.world_size > 1:
             own, parts = parts[0], [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, own)
@@ -119,9 +121,9 @@ class Validators(L.Callback):
         if trainer.is_global_zero:
             merged: dict[str, Rows] = {}
             for part in parts:
-                for role, rows in part.items():
-                    merged.setdefault(role, {}).update(rows)
-            values = self.score({role: _outputs(rows) for role, rows in merged.items()})
+                for domain, rows in part.items():
+                    merged.setdefault(domain, {}).update(rows)
+            values = self.score({domain: _outputs(rows) for domain, rows in merged.items()})
         values = trainer.strategy.broadcast(values)
         self.best_source_acc = max(self.best_source_acc, values["validator/source_val"])
         pl_module.log_dict(values)
@@ -151,7 +153,7 @@ class Validators(L.Callback):
                 f"validator/floored/{name}": apply_collapse_filter(
                     scores[name], source_acc=accuracy, is_collapsed=is_collapsed
                 )
-                for name in NAMES
+                for name in SCORES
             }
         return values
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tl_lightning.selection.scores import SCORES
+
 __all__ = ["SELECTIONS", "Selection"]
 
 
@@ -27,24 +29,19 @@ class Selection:
     description: str
 
 
-def _unlabelled(name: str, criterion: str) -> Selection:
-    """Return the rule for a score of ``selection/scores.py``, after the collapse filter."""
-    description = f"{criterion} among models that have not collapsed, target unlabelled"
-    return Selection(f"validator/floored/{name}", "max", True, False, description)
-
-
 SELECTIONS = {
     "source_val": Selection(
         "source/val/acc", "max", False, False, "highest accuracy on labelled source validation"
     ),
-    "im": _unlabelled("im", "highest information maximisation"),
-    "entropy": _unlabelled("entropy", "lowest prediction entropy"),
-    "bnm": _unlabelled("bnm", "highest nuclear norm of the predictions"),
-    "snd": _unlabelled("snd", "highest soft neighbourhood density"),
-    "dev": _unlabelled("dev", "lowest deep embedded validation risk"),
-    "iwcv": _unlabelled("iwcv", "lowest importance-weighted source risk"),
+    **{
+        name: Selection(
+            f"validator/floored/{name}", "max", True, False,
+            f"{score.criterion} among models that have not collapsed, target unlabelled",
+        )
+        for name, score in SCORES.items()
+    },
     "last": Selection(None, "max", False, False, "the last epoch"),
     "oracle": Selection(
         "target/val/acc", "max", True, True, "highest accuracy on target validation: USES LABELS"
     ),
-}
+}  # fmt: skip

@@ -9,7 +9,9 @@ collapse filter in ``selection/collapse.py`` prevents this.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from scipy.special import entr, log_softmax, softmax
 from tl_lightning.selection.collapse import WORST
 
 __all__ = [
-    "NAMES",
+    "SCORES",
     "Outputs",
+    "Pair",
+    "Score",
     "balance",
     "bnm",
     "dev",
@@ -35,8 +39,6 @@ __all__ = [
 
 Array = NDArray[Any]
 
-#: Scores that use target outputs.
-NAMES = ("entropy", "im", "bnm", "snd", "dev", "iwcv")
 #: Temperature of Saito et al. (2021).
 TEMPERATURE = 0.05
 #: Maximum number of rows compared by :func:`snd`.
@@ -58,6 +60,19 @@ class Outputs:
     features: Array
     logits: Array
     labels: Array | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Model outputs for validation images of both domains."""
+
+    source: Outputs
+    target: Outputs
+
+    @cached_property
+    def weighted(self) -> tuple[Array, Array]:
+        """The importance weight and the cross-entropy of every source row."""
+        return _weighted(self.source, self.target.features)
 
 
 def source_val(logits: Array, labels: Array) -> float:
@@ -233,25 +248,52 @@ def balance(logits: Array) -> tuple[float, float]:
     return evenness, len(np.unique(np.argmax(logits, axis=1))) / min(rows, classes)
 
 
+@dataclass(frozen=True)
+class Score:
+    """A score that a selection rule is made of.
+
+    Attributes:
+        criterion: What the model with the highest score has, for the report.
+        function: Computes it.
+    """
+
+    criterion: str
+    function: Callable[[Pair], float]
+
+
+#: The scores by name; each is logged after every validation and is a ``selection`` rule.
+SCORES = {
+    "entropy": Score("lowest prediction entropy", lambda pair: entropy(pair.target.logits)),
+    "im": Score("highest information maximisation", lambda pair: im(pair.target.logits)),
+    "bnm": Score("highest nuclear norm of the predictions", lambda pair: bnm(pair.target.logits)),
+    "snd": Score("highest soft neighbourhood density", lambda pair: snd(pair.target.logits)),
+    "dev": Score("lowest deep embedded validation risk", lambda pair: _dev(*pair.weighted)),
+    "iwcv": Score("lowest importance-weighted source risk", lambda pair: _iwcv(*pair.weighted)),
+}
+
+
 def raw_scores(source: Outputs, target: Outputs | None) -> dict[str, float]:
     """Return all scores by name before the collapse filter, with ``balance`` and ``predicted``.
 
     Without a target, only ``source_val`` is returned. A model with outputs that are not finite gets
     the worst value of every score.
+
+    Raises:
+        ValueError: If the source has no labels.
     """
-    assert source.labels is not None
+    if source.labels is None:
+        raise ValueError("the scores need Outputs(labels=...) of the source, but it is None")
     arrays = [source.features, source.logits]
     arrays += [] if target is None else [target.features, target.logits]
-    names = ("source_val", *(() if target is None else (*NAMES, "balance", "predicted")))
+    names = ("source_val", *(() if target is None else (*SCORES, "balance", "predicted")))
     if not all(np.isfinite(array).all() for array in arrays):
         zeros = ("source_val", "balance", "predicted")
         return {name: 0.0 if name in zeros else WORST for name in names}
     scores = {"source_val": source_val(source.logits, source.labels)}
     if target is None:
         return scores
-    scores |= {score.__name__: score(target.logits) for score in (entropy, im, bnm, snd)}
-    weights, losses = _weighted(source, target.features)
-    scores |= {"dev": _dev(weights, losses), "iwcv": _iwcv(weights, losses)}
+    pair = Pair(source, target)
+    scores |= {name: score.function(pair) for name, score in SCORES.items()}
     scores["balance"], scores["predicted"] = balance(target.logits)
     return scores
 

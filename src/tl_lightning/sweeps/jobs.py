@@ -44,7 +44,7 @@ def begin(folder: Path, config: Mapping[str, Any], baselines: Sequence[str] = ()
         baselines: Names of the baselines that the job trains in addition to its model.
     """
     write_json(folder / "job.json", {
-        "key": job_key(config), "command": run_id(), "asked": _requested(config),
+        "key": job_key(config), "command": run_id(), "requested": _requested(config),
         "baselines": list(baselines),
     })  # fmt: skip
     (folder / "failed.json").unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def wholly_finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] |
     failed = (folder / "failed.json").is_file()
     complete = (
         not failed
-        and job.get("asked") == _requested(config)
+        and job.get("requested") == _requested(config)
         and all((path / "report.json").is_file() for path in baselines)
     )
     return finished(folder, config) if complete else None

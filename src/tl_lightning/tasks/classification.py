@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from collections.abc import Mapping
+from typing import Any
 
-from tl_lightning.losses.classification import CrossEntropy
-from tl_lightning.tasks.head import Head
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from tl_lightning.errors import ConfigError
+from tl_lightning.tasks.metrics import METRICS
 
 __all__ = ["Classification"]
 
@@ -21,16 +18,30 @@ class Classification(nn.Module):
     """Classification with one label per sample.
 
     Args:
-        head: Maps features to logits.
+        head: Maps features to bottleneck features and logits, see :class:`.head.Head`.
         num_classes: ``K``.
         loss: Maps logits and labels (class indices or soft labels) to a scalar.
+        metrics: Metrics by name in addition to those of :data:`METRICS`, updated with logits and
+            labels.
     """
 
-    def __init__(self, *, head: Head, num_classes: int, loss: CrossEntropy) -> None:
+    def __init__(
+        self,
+        *,
+        head: Any,
+        num_classes: int,
+        loss: nn.Module,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
         super().__init__()
+        if taken := [name for name in metrics or () if name in METRICS]:
+            raise ConfigError(
+                f"metrics.{taken[0]} is computed already ({', '.join(METRICS)}); use another name"
+            )
         self.head = head
         self.num_classes = num_classes
         self.loss_fn = loss
+        self.extra_metrics = dict(metrics or {})
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the head's ``(features (B, D'), logits (B, K))``."""
@@ -43,18 +54,11 @@ class Classification(nn.Module):
         return out
 
     def metrics(self, prefix: str) -> MetricCollection:
-        """Return accuracy (micro) and macro precision, recall and F1 under ``prefix``.
+        """Return the metrics of :data:`METRICS` and the additional ones.
 
         Classes that neither occur in the evaluated samples nor are predicted are ignored in macro
         averages; classes that are only predicted count as 0.
         """
-        k = self.num_classes
-        return MetricCollection(
-            {
-                "acc": MulticlassAccuracy(k, average="micro"),
-                "precision": MulticlassPrecision(k, average="macro"),
-                "recall": MulticlassRecall(k, average="macro"),
-                "f1": MulticlassF1Score(k, average="macro"),
-            },
-            prefix=prefix,
-        )
+        found = {name: info.build(self.num_classes) for name, info in METRICS.items()}
+        extra = {name: metric.clone() for name, metric in self.extra_metrics.items()}
+        return MetricCollection({**found, **extra}, prefix=prefix)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import DataError, TrainingError, TransferError
-from tl_lightning.utils.files import AWAY
+from tl_lightning.utils.files import UNREACHABLE
 
-__all__ = ["explained"]
+__all__ = ["explanation_of"]
 
 _WORKER_DIED = ("DataLoader worker (pid", "is killed by signal")
 _RANK_DIED = (
@@ -20,19 +18,19 @@ _RANK_DIED = (
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUDA_ERROR_OUT_OF_MEMORY")
 
 
-def explained(error: BaseException, config: Mapping[str, Any]) -> TransferError | None:
+def explanation_of(error: BaseException, run: RunConfig) -> TransferError | None:
     """Return an error with advice for a failure of the environment, or None for any other error.
 
     Args:
         error: The original error, possibly raised in a loader worker.
-        config: The configuration of the run.
+        run: The configuration of the run.
     """
     text = str(error)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if memory or (isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY)):
-        return TrainingError(_out_of_memory(config))
+        return TrainingError(_out_of_memory(run))
     if isinstance(error, RuntimeError) and any(part in text for part in _WORKER_DIED):
-        workers = config["data"].get("num_workers", 0)
+        workers = run.data.params.get("num_workers", 0)
         shared = " or shared memory is too small (df -h /dev/shm)" if "us error" in text else ""
         return TrainingError(
             f"a data loader worker died ({_first_line(text)}); usually the machine is out of memory"
@@ -40,12 +38,11 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> TransferError 
         )
     if isinstance(error, RuntimeError) and any(part in text for part in _RANK_DIED):
         return TrainingError(
-            f"another rank did not respond within trainer.timeout_s="
-            f"{config['trainer'].get('timeout_s')} ({_first_line(text)[:160]}): it hangs or has "
-            "died; check its output, then set resume=auto to continue, or "
-            "trainer.timeout_s=<seconds> to wait longer"
+            f"another rank did not respond within trainer.timeout_s={run.trainer.timeout_s} "
+            f"({_first_line(text)[:160]}): it hangs or has died; check its output, then set "
+            "resume=auto to continue, or trainer.timeout_s=<seconds> to wait longer"
         )
-    if isinstance(error, OSError) and error.errno in AWAY:
+    if isinstance(error, OSError) and error.errno in UNREACHABLE:
         return DataError(
             f"cannot read {error.filename or 'the data'}: {error.strerror}; check that its disk or "
             "mount is available, then set resume=auto to continue"
@@ -53,12 +50,12 @@ def explained(error: BaseException, config: Mapping[str, Any]) -> TransferError 
     return None
 
 
-def _out_of_memory(config: Mapping[str, Any]) -> str:
-    size, trainer = config["data"]["batch_size"], config["trainer"]
-    problem = f"out of memory on {trainer['accelerator']} with data.batch_size={size}"
+def _out_of_memory(run: RunConfig) -> str:
+    size = run.batch_size
+    problem = f"out of memory on {run.trainer.accelerator} with data.batch_size={size}"
     if size < 2:
         return f"{problem}; use a smaller backbone, or set trainer.accelerator=cpu"
-    steps = 2 * trainer["accumulate_grad_batches"]
+    steps = 2 * run.trainer.accumulate_grad_batches
     return (
         f"{problem}; set data.batch_size={size // 2} trainer.accumulate_grad_batches={steps}, "
         "which keeps the number of images per optimizer step (but halves it for batch norm and for "

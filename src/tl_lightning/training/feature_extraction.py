@@ -19,6 +19,7 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.feature_plan import Plan, through
+from tl_lightning.types import SplitKey
 from tl_lightning.utils.files import locked
 from tl_lightning.utils.progress import advancing
 
@@ -34,7 +35,7 @@ def fill(
     """Compute the missing features with the run's own trainer, and attach them to the data.
 
     Returns:
-        For each ``role/split``: rows from the cache, rows computed now, and the seconds it took.
+        For each split: rows from the cache, rows computed now, and the seconds it took.
     """
     if chosen.mode == "off":
         return {}
@@ -61,7 +62,7 @@ def fill(
             raise RuntimeError(f"the features of {key} were written but cannot be read back")
         data.features[key] = found
         rows, now = each.number * each.views, key in runner.seconds
-        report[key] = {
+        report[str(key)] = {
             "cached": 0 if now else rows,
             "computed": rows if now else 0,
             "seconds": runner.seconds.get(key, 0.0),
@@ -96,8 +97,8 @@ class Extraction(L.LightningModule):
         self.plan = chosen
         self.module = module
         self.data = data
-        self.seconds: dict[str, float] = {}
-        self.drafts: dict[str, str] = {}
+        self.seconds: dict[SplitKey, float] = {}
+        self.drafts: dict[SplitKey, str] = {}
         self.open = contextlib.ExitStack()
 
     def setup(self, stage: str) -> None:
@@ -108,9 +109,9 @@ class Extraction(L.LightningModule):
         rank = self.trainer.global_rank
         self.writers = [ShardWriter(Path(draft), rank) for draft in self.drafts.values()]
 
-    def _begin(self) -> dict[str, str]:
+    def _begin(self) -> dict[SplitKey, str]:
         """Lock the missing sets, in the same order in all processes, and create draft folders."""
-        drafts: dict[str, str] = {}
+        drafts: dict[SplitKey, str] = {}
         started: set[Path] = set()
         sets = self.plan.sets or {}
         for key in sorted(sets, key=lambda key: sets[key].folder):
@@ -129,17 +130,17 @@ class Extraction(L.LightningModule):
         """Return one loader per missing split, with the samples of this rank."""
         return [_Batches(self._loader(key)) for key in self.drafts]
 
-    def _loader(self, key: str) -> Any:
-        each, role = (self.plan.sets or {})[key], key.partition("/")[0]
+    def _loader(self, key: SplitKey) -> Any:
+        each = (self.plan.sets or {})[key]
         split = self.data.stored_splits()[key]
         ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
         sampler = ViewSampler(names=split.names, views=each.views, **ranks)
-        augmented = self.plan.views is not None and key.endswith("/train")
+        augmented = self.plan.views is not None and key.split in ("train", "labelled")
         # On few CPU cores, the network would compete with the workers that decode its images.
         cores, workers = os.cpu_count() or 1, self.data.num_workers
         in_process = self.trainer.strategy.root_device.type == "cpu" and cores < 4 * workers
         return self.data.image_loader(
-            role, split.without_labels(), BATCH, sampler, augmented, 0 if in_process else workers
+            key, split.without_labels(), BATCH, sampler, augmented, 0 if in_process else workers
         )
 
     def on_predict_start(self) -> None:
@@ -162,7 +163,7 @@ class Extraction(L.LightningModule):
         images = batch["inputs"]
         if "seeds" in batch:  # only batches of images have seeds
             assert isinstance(self.data, ImageDataModule)
-            images = self.data.changes.finish(images, batch["seeds"])
+            images = self.data.augmentation.finish(images, batch["seeds"])
         if self.plan.groups:
             found = through(self.plan.groups, self.module.normalise(images))
         else:

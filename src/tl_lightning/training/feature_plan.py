@@ -19,13 +19,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data.cache.features import FeatureSet, split_digest
-from tl_lightning.data.cache.images import CacheSettings
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError
 from tl_lightning.models.base import TransferModule
+from tl_lightning.models.optimization import layer_groups_of
 from tl_lightning.models.supervised import FeatureExtraction
-from tl_lightning.types import LayerGroup
+from tl_lightning.types import LayerGroup, SplitKey
 
 __all__ = ["Plan", "plan", "through"]
 
@@ -42,20 +43,21 @@ class Plan:
         groups: The layer groups that run once; empty for ``full``.
         remaining_layers: The layer groups that run in every step.
         views: Stored augmented views per training image, or None for the image itself.
-        sets: The stored features, by ``role/split``.
+        sets: The stored features.
     """
 
     mode: Literal["off", "full", "prefix"] = "off"
     groups: tuple[LayerGroup, ...] = ()
     remaining_layers: tuple[LayerGroup, ...] = ()
     views: int | None = None
-    sets: Mapping[str, FeatureSet] | None = None
+    sets: Mapping[SplitKey, FeatureSet] | None = None
 
 
 def plan(
     module: TransferModule,
     data: TransferDataModule,
-    settings: CacheSettings,
+    settings: CacheConfig,
+    backbone: Mapping[str, Any],
     numerics: Mapping[str, Any],
 ) -> Plan:
     """Decide which features to store.
@@ -64,6 +66,7 @@ def plan(
         module: The model, not yet trained.
         data: The data module, attached to the model.
         settings: The cache settings.
+        backbone: Settings of the backbone.
         numerics: The trainer's ``precision`` and ``accelerator``.
 
     Raises:
@@ -80,7 +83,7 @@ def plan(
             f"access, got data={data.name}; set cache.features=off"
         )
     groups, rest = _divided(module, mode)
-    sets = _sets(module, data, settings, numerics, groups)
+    sets = _sets(module, data, settings, backbone, numerics, groups)
     found = Plan("prefix" if rest else "full", groups, rest, settings.views, sets)
     problem = _size_problem(found, module, settings, str(numerics["precision"]))
     if not problem:
@@ -92,17 +95,22 @@ def plan(
 
 
 def _automatic(
-    module: TransferModule, data: TransferDataModule, settings: CacheSettings
+    module: TransferModule, data: TransferDataModule, settings: CacheConfig
 ) -> Literal["off", "full"]:
     if not isinstance(module, FeatureExtraction) or not data.storable:
         return "off"
     if data.mixup_alpha or data.cutmix_alpha:
         return "off"
-    if data.augment == "none" or settings.views is not None:
+    reason, change = f"data.augment={data.augment}", "data.augment=none"
+    if data.transform is not None:
+        reason, change = "data.transform is set", "data.transform=null data.augment=none"
+    elif data.augment == "none":
+        return "full"
+    if settings.views is not None:
         return "full"
     print(
-        f"features are recomputed in every epoch because data.augment={data.augment}; set "
-        "data.augment=none, or cache.views=8, to compute them only once",
+        f"features are recomputed in every epoch because {reason}; set {change}, or cache.views=8, "
+        "to compute them only once",
         file=sys.stderr,
     )
     return "off"
@@ -114,7 +122,7 @@ def _divided(
     """Return the layer groups that run once and those that run in every step."""
     if isinstance(module, FeatureExtraction):
         return (), ()
-    groups, depth = tuple(module.backbone.layer_groups(chain=True)), module.frozen_depth()
+    groups, depth = tuple(layer_groups_of(module.backbone, chain=True)), module.frozen_depth()
     if depth == len(groups):
         return (), ()
     trained = ", ".join(group.name for group in groups[depth:])
@@ -141,14 +149,14 @@ def _divided(
 def _sets(
     module: TransferModule,
     data: TransferDataModule,
-    settings: CacheSettings,
+    settings: CacheConfig,
+    backbone: Mapping[str, Any],
     numerics: Mapping[str, Any],
     groups: tuple[LayerGroup, ...],
-) -> dict[str, FeatureSet]:
-    saved: Any = module.hparams
+) -> dict[SplitKey, FeatureSet]:
     spec = module.backbone.input_spec
     network = {
-        "backbone": {k: v for k, v in saved["config"]["backbone"].items() if k not in _IGNORED},
+        "backbone": {k: v for k, v in backbone.items() if k not in _IGNORED},
         "layer": groups[-1].name if groups else "features",
         "weights": _weights_digest(module, groups),
         "input": asdict(spec),
@@ -157,16 +165,16 @@ def _sets(
     }
     sets = {}
     for key, split in data.stored_splits().items():
-        role, _, name = key.partition("/")
-        augmented = settings.views is not None and name == "train"
-        views = {"augment": data.augment if augmented else "none"}
+        augmented = settings.views is not None and key.split in ("train", "labelled")
+        views: dict[str, Any] = {"augment": data.augment if augmented else "none"}
+        if augmented and data.transform is not None:
+            views["transform"] = (data.settings or {}).get("transform")
         # Evaluation crops of decoded images equal those of the files; random crops do not.
         decoded = settings.images if augmented else None
         shown = {**views, "shorter": settings.shorter_side, "decoded": decoded}
-        domain = data.found[role.removesuffix("_labelled")].name
         sets[key] = FeatureSet(
             root=settings.root / "features",
-            name=f"{data.name}-{domain}-{name}".replace("/", "_"),
+            name=f"{data.name}-{data.found[key.domain].name}-{key.split}".replace("/", "_"),
             number=len(split),
             views=settings.views if augmented and settings.views else 1,
             depends={**network, **shown, "images": split_digest(split)},
@@ -188,7 +196,7 @@ def _weights_digest(module: TransferModule, groups: tuple[LayerGroup, ...]) -> s
 
 
 def _size_problem(
-    chosen: Plan, module: TransferModule, settings: CacheSettings, precision: str
+    chosen: Plan, module: TransferModule, settings: CacheConfig, precision: str
 ) -> str:
     """Return why the missing features do not fit on the disk; empty if they do."""
     missing = [s for s in (chosen.sets or {}).values() if s.found() is None]

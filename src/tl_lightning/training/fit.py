@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,107 +13,119 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
 from tl_lightning.checkpoints.resume import resume_point
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.distributed.ranks import rank
 from tl_lightning.distributed.relaunch import single_job_argv
-from tl_lightning.training import results
-from tl_lightning.training.build import Parts, build, plan_features
-from tl_lightning.training.failures import explained
+from tl_lightning.training.build import Parts, build
+from tl_lightning.training.failures import explanation_of
 from tl_lightning.training.feature_extraction import fill
 from tl_lightning.training.lr_finder import with_found_rate
-from tl_lightning.types import Config
-from tl_lightning.utils.process import gathered_warnings, keep_memory, quiet
+from tl_lightning.training.results import Result, selection_state, write_run
+from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
 from tl_lightning.utils.signals import signals
 
-__all__ = ["fit", "stored"]
+__all__ = ["extract", "fit"]
 
 
 def fit(
-    cfg: DictConfig | Mapping[str, Any],
+    cfg: DictConfig | Mapping[str, Any] | RunConfig,
     run_dir: Path,
     baseline_of: str = "",
-    watching: Sequence[L.Callback] = (),
-) -> Config:
+    callbacks: Sequence[L.Callback] = (),
+) -> dict[str, Any]:
     """Train, select a checkpoint by the selection rule, test it, and write the report.
 
     Args:
         cfg: The composed configuration.
         run_dir: The run's folder; everything is written below it.
         baseline_of: Name of the adapted model that this run is a baseline of, if any.
-        watching: Additional callbacks besides those of the configuration.
+        callbacks: Callbacks besides those of the configuration.
 
     Returns:
         The report, as in ``report.json``; an empty mapping on ranks other than 0.
+
+    Raises:
+        TransferError: If the configuration, the data or a checkpoint cannot be used.
     """
-    started = time.monotonic()
+    clock = _Clock()
     quiet()
     keep_memory()
-    config = check(cfg)
-    warned: list[str] = []
-    with gathered_warnings(warned), single_job_argv(config["resume"]), signals.watched():
-        resumed, steps_before = resume_point(config, run_dir)
-        try:
-            config = with_found_rate(config, run_dir, resumed)
-            parts = build(config, run_dir)
-            cast(Any, parts.trainer).callbacks.extend(watching)
-            built = time.monotonic()
-            features = fill(parts.features, parts.module, parts.data, parts.trainer)
-            filled = time.monotonic()
-            parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=resumed)
-            fitted, standing = time.monotonic(), results.standing(parts.trainer)
-            chosen = _chosen(parts.trainer)
-            parts.trainer.test(
-                parts.module, datamodule=parts.data, ckpt_path=str(chosen), verbose=False
-            )
-            ended = time.monotonic()
-        except (MemoryError, OSError, RuntimeError) as error:
-            explanation = explained(error, config)
-            if explanation is None:
-                raise
-            signals.end_other_ranks()
-            raise explanation from error
-        except SystemExit as end:
-            # Lightning turns an interrupt into exit status 1 without a message.
-            if isinstance(end.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            raise
+    run = check(cfg)
+    caught: list[str] = []
+    with collected_warnings(caught), single_job_argv(run.resume), signals.watched():
+        resumed, steps_before = resume_point(run, run_dir)
+        with _explaining(run):
+            run = with_found_rate(run, run_dir, resumed)
+            parts = build(run, run_dir)
+            trainer, module, data = parts.trainer, parts.module, parts.data
+            cast(Any, trainer).callbacks.extend(callbacks)
+            clock.start()
+            features = fill(parts.features, module, data, trainer)
+            clock.lap("features_s")
+            trainer.fit(module, datamodule=data, ckpt_path=resumed)
+            clock.lap("fit_s")
+            state, chosen = selection_state(trainer), _chosen(trainer)
+            if run.test:
+                trainer.test(module, datamodule=data, ckpt_path=str(chosen), verbose=False)
+            clock.lap("test_s")
     if rank() != 0:
         return {}
-    timing = {
-        "total_s": ended - started,
-        "features_s": filled - built,
-        "fit_s": fitted - filled,
-        "test_s": ended - fitted,
-        # Like the times, only of this process, without the steps before a resume.
-        "from_step": steps_before,
-        "steps_per_s": (parts.trainer.global_step - steps_before) / max(1e-9, fitted - filled),
-    }
-    return results.write_run(
-        run_dir,
-        config,
-        chosen,
-        warned,
-        trainer=parts.trainer,
-        standing=standing,
-        data=parts.data,
-        collect=parts.collect,
-        timing=timing,
-        features=features,
-        baseline_of=baseline_of or None,
-    )
+    # Like the times, only of this process, without the steps before a resume.
+    steps = trainer.global_step - steps_before
+    speed = {"from_step": steps_before, "steps_per_s": steps / max(1e-9, clock.laps["fit_s"])}
+    timing = {"total_s": clock.total(), **clock.laps, **speed}
+    result = Result(parts, chosen, state, timing, features, caught, baseline_of or None)
+    return write_run(run_dir, result)
 
 
-def stored(cfg: DictConfig | Mapping[str, Any], folder: Path) -> Parts:
-    """Build a configuration and store the features of its frozen backbone, without training."""
+def extract(cfg: DictConfig | Mapping[str, Any] | RunConfig, folder: Path) -> Parts:
+    """Build a configuration and store the features of its frozen backbone, without training.
+
+    Features of all domains are stored, also of those that the model would not train on.
+    """
     quiet()
     keep_memory()
-    config = check(cfg)
     with signals.watched():
-        parts = build(config, folder)
-        parts.data.train_on = tuple(parts.data.roles)  # also domains that no head would train on
-        parts.features = plan_features(config, parts.module, parts.data)
+        parts = build(check(cfg), folder, all_domains=True)
         fill(parts.features, parts.module, parts.data, parts.trainer)
     return parts
+
+
+class _Clock:
+    """Seconds of each part of a run."""
+
+    def __init__(self) -> None:
+        self.begin = self.last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def start(self) -> None:
+        self.last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self.last = now - self.last, now
+
+    def total(self) -> float:
+        return self.last - self.begin
+
+
+@contextmanager
+def _explaining(run: RunConfig) -> Iterator[None]:
+    """Turn failures of the environment into errors with advice, and interrupts into themselves."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        explanation = explanation_of(error, run)
+        if explanation is None:
+            raise
+        signals.end_other_ranks()
+        raise explanation from error
+    except SystemExit as end:
+        # Lightning turns an interrupt into exit status 1 without a message.
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _chosen(trainer: L.Trainer) -> Path:

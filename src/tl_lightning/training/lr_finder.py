@@ -8,7 +8,6 @@ with that learning rate in its configuration.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +17,11 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from tl_lightning.checkpoints.io import read_checkpoint
+from tl_lightning.checkpoints.io import read_model
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import TrainingError
 from tl_lightning.training.build import build, make_trainer
 from tl_lightning.training.feature_extraction import fill
-from tl_lightning.types import Config
 from tl_lightning.utils.files import write_json
 
 __all__ = ["RangeTest", "suggestion", "with_found_rate"]
@@ -33,53 +32,41 @@ BROKEN = 4.0
 _SMOOTHING, _SKIPPED = 0.9, 10
 
 
-def with_found_rate(config: Config, run_dir: Path, resumed: str | None = None) -> Config:
+def with_found_rate(run: RunConfig, run_dir: Path, resumed: str | None = None) -> RunConfig:
     """Return the configuration with the suggested ``optimizer.lr`` if ``lr_find`` is true.
 
     The result is written to ``lr_find.json`` in the run's folder. A resumed run uses the learning
     rate that its checkpoint was trained with.
 
     Args:
-        config: A checked configuration.
+        run: A checked configuration.
         run_dir: The run's folder.
         resumed: The checkpoint that the run resumes from, if any.
 
     Raises:
         TrainingError: If the loss never falls.
     """
-    if not config["lr_find"]:
-        return config
-    out = copy.deepcopy(config)
+    if not run.lr_find:
+        return run
     if resumed is not None:
-        stored = read_checkpoint(Path(resumed))["hyper_parameters"]["config"]
-        out["optimizer"]["lr"] = float(stored["optimizer"]["lr"])
-        return out
+        optimizer = read_model(Path(resumed)).section("optimizer")
+        return run.changed("optimizer.lr", float(optimizer["lr"]))
     with isolate_rng():
-        found = _tested(config, run_dir)
+        found = _tested(run, run_dir)
     write_json(run_dir / "lr_find.json", found)
     print(f"optimizer.lr={found['lr']:.3g} found by lr_find")
-    out["optimizer"]["lr"] = float(found["lr"])
-    return out
+    return run.changed("optimizer.lr", float(found["lr"]))
 
 
-def _tested(config: Config, run_dir: Path) -> dict[str, Any]:
-    parts = build(config, run_dir)
+def _tested(run: RunConfig, run_dir: Path) -> dict[str, Any]:
+    parts = build(run, run_dir)
     fill(parts.features, parts.module, parts.data, parts.trainer)
-    test = RangeTest(config["optimizer"]["lr"])
+    test = RangeTest(run.lr)
     # The callback ends the test. With max_steps, everything scheduled by the progress of the run
     # would go through its whole schedule in these few steps.
-    node = {**config["trainer"], "max_epochs": 1000, "max_steps": -1, "limit_val_batches": 0}
+    limits = {"max_epochs": 1000, "max_steps": -1, "limit_val_batches": 0}
     trainer = make_trainer(
-        config,
-        node,
-        default_root_dir=str(run_dir),
-        callbacks=[test],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
+        run.trainer, run_dir, callbacks=[test], logger=False, enable_checkpointing=False, **limits
     )
     trainer.fit(parts.module, datamodule=parts.data)
     return {

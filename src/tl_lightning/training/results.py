@@ -13,44 +13,49 @@ import lightning as L
 import numpy as np
 import torch
 
-from tl_lightning.callbacks.report_collector import ReportCollector
 from tl_lightning.config.identity import identity
-from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.distributed.strategy import lr_factor
+from tl_lightning.models.adaptation import SourceFree
+from tl_lightning.models.supervised import FeatureExtraction
 from tl_lightning.reporting.formatting import BOUND
 from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.rules import SELECTIONS, Selection
+from tl_lightning.training.build import Parts
 from tl_lightning.utils.files import write_json
 from tl_lightning.utils.process import versions
+from tl_lightning.utils.text import shorten
 
-__all__ = ["Standing", "group_of", "standing", "write_run"]
+__all__ = ["Result", "SelectionState", "group_of", "selection_state", "write_run"]
 
 
-def group_of(config: dict[str, Any]) -> str:
+def group_of(run: RunConfig) -> str:
     """Return a short hash that is shared by runs that differ only in their seed."""
-    kept = identity(config)
+    kept = identity(run.plain)
     # Callbacks that change the model or the selection.
-    callbacks = config.get("callbacks") or {}
+    callbacks = run.plain["callbacks"] or {}
     kept["weight_averaging"] = callbacks.get("weight_averaging")
-    if str(SELECTIONS[config["selection"]].monitor).startswith("validator/"):
+    if str(SELECTIONS[run.selection].monitor).startswith("validator/"):
         kept["validators"] = callbacks.get("validators")
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _start_note(config: dict[str, Any]) -> list[str]:
-    checkpoint = config["backbone"].get("checkpoint")
+def _start_notes(run: RunConfig) -> list[str]:
+    checkpoint = run.backbone.consumed.get("checkpoint")
     notes = [f"the backbone starts from {checkpoint}"] if checkpoint else []
-    trained = checkpoint or config.get("init") or config["backbone"].get("pretrained")
-    if not trained and config["model"]["_target_"].endswith(".FeatureExtraction"):
+    trained = checkpoint or run.init or run.pretrained
+    if not trained and issubclass(run.model.cls, FeatureExtraction):
         notes.append("the frozen backbone has random weights, so its features are not pretrained")
-    if config["track_target"]:
+    if run.track_target:
         notes.append(
             "track_target=true: accuracy on the labelled target validation split was logged"
         )
-    if config["lr_find"]:
-        notes.append(f"optimizer.lr={config['optimizer']['lr']:.3g} was found by lr_find")
+    if run.lr_find:
+        notes.append(f"optimizer.lr={run.lr:.3g} was found by lr_find")
+    if run.trainer.fast_dev_run:
+        notes.append("trainer.fast_dev_run: a dry run of a few batches; its figures mean nothing")
     return notes
 
 
@@ -65,7 +70,7 @@ def _collapse_note(rule: Selection, score: float | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Standing:
+class SelectionState:
     """State of the callbacks at the end of training.
 
     Testing loads the checkpoint of the selected model, which also restores the callbacks to their
@@ -80,10 +85,10 @@ class Standing:
     notes: list[str]
 
 
-def standing(trainer: L.Trainer) -> Standing:
+def selection_state(trainer: L.Trainer) -> SelectionState:
     """Return the state of the callbacks; must be called before the test."""
     score = cast(Any, trainer.checkpoint_callback).best_model_score
-    return Standing(None if score is None else float(score), _skip_note(trainer))
+    return SelectionState(None if score is None else float(score), _skip_note(trainer))
 
 
 def _skip_note(trainer: L.Trainer) -> list[str]:
@@ -92,98 +97,123 @@ def _skip_note(trainer: L.Trainer) -> list[str]:
     if not skipped:
         return []
     names = sorted({n for batch in skipped for files in batch["files"].values() for n in files})
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return [
         f"{len(skipped)} batch(es) skipped because the loss or a gradient was not finite "
-        f"(callbacks.nan_guard.on_nan=skip); they contain {', '.join(names[:8])}{more}"
+        f"(callbacks.nan_guard.on_nan=skip); they contain {shorten(names, 8)}"
     ]
 
 
-def write_run(
-    run_dir: Path,
-    config: dict[str, Any],
-    chosen: Path,
-    warned: list[str],
-    *,
-    trainer: L.Trainer,
-    standing: Standing,
-    data: TransferDataModule,
-    collect: ReportCollector,
-    timing: dict[str, float],
-    features: dict[str, dict[str, float]],
-    baseline_of: str | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        parts: What was trained.
+        checkpoint: The selected checkpoint.
+        selection: State of the callbacks at the end of training.
+        timing: Seconds by part of the run.
+        features: What was stored of each split, see :func:`.feature_extraction.fill`.
+        warnings: Warnings caught during the run.
+        baseline_of: Name of the adapted model that this run is a baseline of, if any.
+    """
+
+    parts: Parts
+    checkpoint: Path
+    selection: SelectionState
+    timing: dict[str, float]
+    features: dict[str, dict[str, float]]
+    warnings: list[str]
+    baseline_of: str | None
+
+
+def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
     """Write ``predictions.npz`` and ``report.json`` into ``run_dir``; return the report."""
+    report = _report(run_dir, result)
+    if result.parts.run.test:
+        arrays = run_dir / "predictions.npz"
+        draft = arrays.with_suffix(".tmp.npz")
+        np.savez_compressed(draft, **result.parts.collector.arrays())  # type: ignore[arg-type]
+        os.replace(draft, arrays)
+    write_json(run_dir / "report.json", report)
+    return report
+
+
+def _report(run_dir: Path, result: Result) -> dict[str, Any]:
+    run, data, trainer = result.parts.run, result.parts.data, result.parts.trainer
+    collector = result.parts.collector
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    steps = int(trainer.global_step)
-    stored = torch.load(chosen, map_location="cpu", weights_only=True)
-    rule = SELECTIONS[config["selection"]]
-    report = {
+    return {
         "schema": SCHEMA,
         "kind": "run",
         "status": "finished",
-        "name": config["model"]["name"],
+        "name": run.name,
         "data": data.name,
-        "seed": config["seed"],
-        "group": group_of(config),
-        "baseline_of": baseline_of,
-        "selection": {
-            "rule": config["selection"],
-            "words": rule.description,
-            "uses_target_labels": rule.uses_target_labels,
-            "monitor": rule.monitor,
-            "value": standing.score,
-            "epoch": int(stored["epoch"]),
-            "checkpoint": os.path.relpath(chosen, run_dir),
-        },
-        "tracks_target": config["track_target"],
+        "seed": run.seed,
+        "group": group_of(run),
+        "baseline_of": result.baseline_of,
+        "selection": _selection(run_dir, result),
+        "tracks_target": run.track_target,
         "metrics": {
             **{name: value for name, value in metrics.items() if "/test/" in name},
-            **collect.distances(),
+            **collector.distances(),
         },
-        "projection": collect.projection,
+        "projection": collector.projection,
         "learned_from": data.learn_from,
-        "notes": [
-            *([BOUND] if data.learn_from == "target" else []),
-            *data.notes(bool(config["backbone"].get("pretrained"))),
-            *_start_note(config),
-            *_collapse_note(rule, standing.score),
-            *standing.notes,
-        ],
-        "warnings": warned,
-        "timing": {**timing, "steps": steps},
+        "source_free": issubclass(run.model.cls, SourceFree),
+        "notes": _notes(result),
+        "warnings": result.warnings,
+        "timing": {**result.timing, "steps": int(trainer.global_step)},
         "versions": versions(),
-        "device": f"{config['trainer']['accelerator']}, {config['trainer']['precision']}",
-        "scale": _scale(config, trainer.world_size),
+        "device": f"{run.trainer.accelerator}, {run.trainer.precision}",
+        "scale": _scale(run, trainer.world_size),
         "parameters": _parameters(trainer.lightning_module),
-        "forward": config["model"].get("forward", "source only"),
+        "forward": run.model.params.get("forward", "source only"),
         "dataset": {
             "classes": list(data.classes),
             "counts": data.counts(),
             "fingerprint": data.fingerprint(),
             "quarantined": data.unreadable,
-            "features": features,
-            "cached": {role: len(cache) for role, cache in data.caches.items()},
+            "features": result.features,
+            "cached": {name: len(cache) for name, cache in data.caches.items()},
         },
-        "config": config,
+        "config": run.plain,
     }
-    arrays = run_dir / "predictions.npz"
-    draft = arrays.with_suffix(".tmp.npz")
-    np.savez_compressed(draft, **collect.arrays())  # type: ignore[arg-type]
-    os.replace(draft, arrays)
-    write_json(run_dir / "report.json", report)
-    return report
 
 
-def _scale(config: dict[str, Any], world: int) -> dict[str, Any]:
+def _selection(run_dir: Path, result: Result) -> dict[str, Any]:
+    rule = SELECTIONS[result.parts.run.selection]
+    stored = torch.load(result.checkpoint, map_location="cpu", weights_only=True)
+    return {
+        "rule": result.parts.run.selection,
+        "description": rule.description,
+        "uses_target_labels": rule.uses_target_labels,
+        "monitor": rule.monitor,
+        "value": result.selection.score,
+        "epoch": int(stored["epoch"]),
+        "checkpoint": os.path.relpath(result.checkpoint, run_dir),
+    }
+
+
+def _notes(result: Result) -> list[str]:
+    run, data = result.parts.run, result.parts.data
+    return [
+        *([BOUND] if data.learn_from == "target" else []),
+        *data.notes(run.pretrained),
+        *_start_notes(run),
+        *_collapse_note(SELECTIONS[run.selection], result.selection.score),
+        *result.selection.notes,
+    ]
+
+
+def _scale(run: RunConfig, world: int) -> dict[str, Any]:
     """Return the number of processes, the batch sizes and the scaled learning rate."""
-    size, steps = config["data"]["batch_size"], config["trainer"]["accumulate_grad_batches"]
+    steps = run.trainer.accumulate_grad_batches
     return {
         "processes": world,
-        "batch_size": size,
+        "batch_size": run.batch_size,
         "accumulated": steps,
-        "global_batch": size * steps * world,
-        "lr": config["optimizer"]["lr"] * lr_factor(config),
+        "global_batch": run.batch_size * steps * world,
+        "lr": run.lr * lr_factor(run),
     }
 
 

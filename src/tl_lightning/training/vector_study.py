@@ -160,6 +160,13 @@ def _write(
         "timing": {"total_s": seconds},
         "versions": versions(),
         "device": "cpu, 32-true",
+        "scale": {
+            "processes": 1,
+            "batch_size": RECIPE["batch_size"],
+            "accumulated": 1,
+            "global_batch": RECIPE["batch_size"],
+            "lr": RECIPE["lr"],
+        },
         "dataset": {"classes": ["0", "1"], "counts": dict(zip(Task._fields, SIZES, strict=True))},
         "config": {"seed": seed, "study": study, "recipe": dict(RECIPE)},
     }

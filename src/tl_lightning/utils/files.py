@@ -19,11 +19,11 @@ from typing import Any
 from tl_lightning.errors import DataError
 
 __all__ = [
-    "AWAY",
-    "alone_in",
-    "held",
+    "UNREACHABLE",
+    "job_lock",
     "locked",
     "read_json",
+    "run_lock",
     "write_bytes",
     "write_json",
     "write_text",
@@ -54,11 +54,18 @@ def locked(path: Path) -> Iterator[None]:
 
 
 #: Error numbers of an unavailable disk or mount, independent of the requested file.
-AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV)
+UNREACHABLE = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.ENODEV,
+)
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def job_lock(folder: Path) -> Iterator[bool]:
     """Lock a job's folder; yield False if another process holds the lock.
 
     The operating system releases the lock when the process ends, even if it is killed.
@@ -76,7 +83,7 @@ def held(folder: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, wait_s: float = 10.0) -> Iterator[bool]:
+def run_lock(folder: Path, wait_s: float = 10.0) -> Iterator[bool]:
     """Lock the folder of a single run without a lock file; yield False if another process has it.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["auto_precision", "gathered_warnings", "keep_memory", "quiet", "versions"]
+__all__ = ["auto_precision", "collected_warnings", "keep_memory", "quiet", "versions"]
 
 _PACKAGES = ("tl_lightning", "torch", "torchvision", "lightning", "torchmetrics", "timm",
              "hydra-core", "scikit-learn", "numpy")  # fmt: skip
@@ -85,7 +85,7 @@ def quiet() -> None:
 
 
 @contextlib.contextmanager
-def gathered_warnings(into: list[str]) -> Iterator[None]:
+def collected_warnings(into: list[str]) -> Iterator[None]:
     """Print each distinct warning once and append its message to ``into``, for the report."""
     shown = warnings.showwarning
 

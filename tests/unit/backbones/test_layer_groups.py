@@ -76,6 +76,7 @@ def test_the_chain_of_groups_equals_the_network(kind: str, name: str) -> None:
     assert x.shape == (2, net.out_features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), cases(OTHERS))
 def test_networks_that_are_not_a_chain(kind: str, name: str) -> None:
     net = MAKE[kind](name, None if name == "vit_b_16" else 64)
@@ -208,6 +209,7 @@ def test_error_for_a_timm_network_without_checkpointing() -> None:
         timm("pit_ti_distilled_224", None, checkpointing=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_checkpointing_updates_running_statistics_once(backend: str) -> None:
     plain, saving = torchvision("resnet18"), torchvision("resnet18", checkpointing=True)

@@ -111,6 +111,7 @@ def test_lora_parameters_are_in_exactly_one_layer_group() -> None:
     assert sorted(grouped) == sorted(id(p) for p in backbone.parameters())
 
 
+@pytest.mark.slow
 def test_resume_equals_uninterrupted_run(tmp_path) -> None:
     pytest.importorskip("peft")
     settings = ("backbone.lora.rank=2", "backbone.lora.dropout=0.3", "scheduler=constant")

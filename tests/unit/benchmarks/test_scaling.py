@@ -95,3 +95,12 @@ def test_changed_inputs(script) -> None:
         script.inputs(["gpurate=1"])
     lines = script.table([script.plan(8, ROUND, "jpeg", "memory", "ddp")]).splitlines()
     assert lines[2].startswith("| 8 | 8,000 |")
+
+
+def test_command_prints_a_row_per_number_of_gpus(script, monkeypatch, capsys) -> None:
+    for place, bottleneck in (("disk", "compute"), ("shared", "storage")):
+        arguments = ["scaling.py", "--gpus", "8", "1024", "--place", place]
+        monkeypatch.setattr(sys, "argv", arguments)
+        script.main()
+        rows = capsys.readouterr().out.splitlines()[2:]
+        assert [row.split(" | ")[-1] for row in rows] == ["compute |", f"{bottleneck} |"]

@@ -16,7 +16,6 @@ from tl_lightning.evaluation import load as loading
 from tl_lightning.layers import Activation, activation
 from tl_lightning.models import base
 from tl_lightning.reporting.artifacts import read_curves
-from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 
 STUDY = ("callbacks=study", "callbacks.activations.every_n_steps=1")
@@ -106,9 +105,8 @@ def test_saturation_is_measured_on_validation_images(tmp_path, monkeypatch) -> N
     cfg = config("model=source_only", "backbone.activation=tanh", *STUDY)
     training.fit(cfg, tmp_path)
     module = loading.load(tmp_path / "checkpoints" / "last.ckpt")
-    data = building.build_data(validation.check(cfg))
-    data.discover()
-    data.attach(module.backbone.input_spec, module.train_on, ("source",))
+    data = validation.check(cfg).data.build()
+    data.prepare(module.needs())
     outputs = []
     with torch.no_grad():
         for batch in data.val_dataloader()[0]:

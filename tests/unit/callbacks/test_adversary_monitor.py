@@ -41,10 +41,10 @@ def test_detected_problems() -> None:
 def test_probe_does_not_separate_domains_by_their_classes() -> None:
     """Splits are ordered by class: the first images of the larger one are of fewer classes."""
     rng = np.random.default_rng(0)
-    sizes, roles = {"source": 400, "target": 120}, ["source", "target"]
-    found = {role: SimpleNamespace(val=range(number)) for role, number in sizes.items()}
+    sizes = {"source": 400, "target": 120}
+    found = {domain: SimpleNamespace(val=range(number)) for domain, number in sizes.items()}
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(found=found, roles=roles),
+        datamodule=SimpleNamespace(found=found, domain_names=list(sizes)),
         sanity_checking=False, current_epoch=0, world_size=1,
     )  # fmt: skip
     logged: dict[str, float] = {}

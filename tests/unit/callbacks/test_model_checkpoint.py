@@ -69,6 +69,7 @@ def test_only_oracle_uses_target_labels() -> None:
     assert [name for name, rule in SELECTIONS.items() if rule.uses_target_labels] == ["oracle"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(SELECTIONS))
 def test_rule_is_in_checkpoint_name_and_report(rule, tmp_path) -> None:
     report = training.fit(config(f"selection={rule}"), tmp_path)
@@ -200,6 +201,7 @@ def test_short_epochs_skip_checkpoints_except_for_the_last(
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:.*different settings:UserWarning")
 @pytest.mark.filterwarnings("default:The dirpath has changed:UserWarning")
 @pytest.mark.parametrize(

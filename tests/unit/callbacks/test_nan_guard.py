@@ -13,7 +13,6 @@ from tl_lightning.checkpoints.io import read_checkpoint
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError, TrainingError
 from tl_lightning.models import FineTuning
-from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 
 SOURCE = ("model=source_only", "trainer.max_epochs=2", "data.steps_per_epoch=4")
@@ -53,7 +52,7 @@ def fit(*arguments):
 
 def names_of(indices, run_dir) -> list[str]:
     stored = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
-    data = building.build_data(stored["hyper_parameters"]["config"])
+    data = validation.check(stored["hyper_parameters"]["config"]).data.build()
     data.discover()
     return [str(data.found["source"].train.names[i]) for i in indices]
 

@@ -12,8 +12,7 @@ import torch
 from helpers import config
 from tl_lightning.callbacks.report_collector import ReportCollector, plane
 from tl_lightning.config.validation import check as validation
-from tl_lightning.config.validation import reporting
-from tl_lightning.config.validation.reporting import projection_problems
+from tl_lightning.config.validation import structure
 from tl_lightning.errors import ConfigError
 from tl_lightning.evaluation import load as loading
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
@@ -31,17 +30,17 @@ def test_distances_are_those_of_untrained_and_chosen_model(tmp_path) -> None:
     settings = ("baselines=[]", "optimizer.lr=0.05", "report.samples=179")
     checked = validation.check(config(*settings))
     report = training.fit(config(*settings), tmp_path)
-    data = building.build_data(checked)
+    data = checked.data.build()
     data.discover()
     models = (
         building.build_module(checked, data.classes).eval(),
         loading.load(tmp_path / report["selection"]["checkpoint"]),
     )
     for key, model in zip(KEYS, models, strict=True):
-        data.attach(model.backbone.input_spec, model.train_on, ("source",))
+        data.prepare(model.needs())
         parts = []
-        for role in ("source", "target"):
-            pixels = np.asarray(data.found[role].test.samples)[data.sample_places(role, 179)]
+        for domain in ("source", "target"):
+            pixels = np.asarray(data.found[domain].test.samples)[data.sample_indices(domain, 179)]
             images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
             with torch.no_grad():
                 parts.append(model.task(model.extract(images))[0].numpy())
@@ -100,12 +99,12 @@ def test_umap_gets_a_seed_and_at_most_n_minus_1_neighbours(monkeypatch) -> None:
 
 
 def test_missing_package_is_reported_before_training(monkeypatch) -> None:
-    monkeypatch.setattr(reporting, "find_spec", lambda name: None)
+    monkeypatch.setattr(structure, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs the package umap-learn; run pip install 'tl_li"):
         validation.check(config("report.projection=umap"))
-    monkeypatch.setattr(reporting, "find_spec", lambda name: name)
-    assert projection_problems("umap") == []
-    with pytest.raises(ConfigError, match=r"report.projection=tnse is not a proj.*mean 'tsne'"):
+    monkeypatch.setattr(structure, "find_spec", lambda name: name)
+    assert validation.check(config("report.projection=umap")).report.projection == "umap"
+    with pytest.raises(ConfigError, match=r"report.projection=tnse is not one of pca, tsne, umap"):
         validation.check(config("report.projection=tnse"))
 
 

@@ -146,6 +146,7 @@ def test_average_is_the_model_before_start_epoch(kind, tmp_path, monkeypatch) ->
         assert close(watch.validated[2], expected("ema", watch.steps[6:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("stop", [(0, 1), (1, 2), (2, 0)])
 def test_resumed_equals_uninterrupted(kind, stop, tmp_path, monkeypatch) -> None:

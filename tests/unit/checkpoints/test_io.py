@@ -112,6 +112,7 @@ def test_error_if_all_checkpoints_are_corrupt_and_none_without_checkpoints(
         last_good(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
 def test_run_resumed_from_previous_checkpoint_equals_uninterrupted_run(damage, tmp_path) -> None:
     long, extra = "trainer.max_epochs=3", ("selection=bnm",)
@@ -170,9 +171,9 @@ def test_invalid_settings_are_reported() -> None:
     with pytest.raises(ConfigError) as caught:
         validation.check(config(*wrong))
     message = str(caught.value)
-    assert "checkpointing.keep_last=0 must be an integer of at least 1; set checkpoin" in message
-    assert "checkpointing.every_minutes=-1 must be a number of at least 0 or null" in message
-    assert "checkpointing.every_n_steps=x must be an integer" in message
+    assert "checkpointing.keep_last=0 is not an integer of at least 1; set checkpoin" in message
+    assert "checkpointing.every_minutes=-1 is not a number of at least 0 or null" in message
+    assert "checkpointing.every_n_steps=x is not an integer" in message
 
 
 def test_draft_of_a_killed_write_is_removed(tmp_path) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
 
 from conftest import REPO
 from helpers import config
-from tl_lightning.cli.common import part_of
 from tl_lightning.config.allowlist import named, stored_problems
 from tl_lightning.config.compose import compose
-from tl_lightning.config.instantiate import find_class
+from tl_lightning.config.instantiate import Node, find_class
+from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.evaluation import load as loading
+from tl_lightning.evaluation.nodes import stored_node
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 
@@ -72,6 +73,7 @@ def test_optimizers_of_torch_may_be_built(name) -> None:
     assert not stored_problems({"optimizer": {"_target_": f"torch.optim.{name}"}})
 
 
+@pytest.mark.slow
 def test_every_choice_in_conf_can_be_loaded_from_a_checkpoint() -> None:
     from omegaconf import OmegaConf
 
@@ -107,6 +109,14 @@ def test_malicious_checkpoint_is_refused_and_its_payload_not_executed(trained, t
     assert not mark.exists()
 
 
+def test_classes_that_a_checkpoint_allows_itself_are_not_imported(trained, tmp_path) -> None:
+    """``allow`` is not checked as a node, so its own nodes must not be looked up."""
+    allow = ["this.That", {"_target_": "this.That"}]
+    path = tampered(trained, tmp_path, "tags", [], allow=allow)
+    evaluation.evaluate(path)
+    assert "this" not in sys.modules
+
+
 def test_function_is_refused_even_if_allowed(trained, tmp_path) -> None:
     path = tampered(trained, tmp_path, "head", {"_target_": "os.system", "command": "true"})
     with pytest.raises(ConfigError, match=r"os\.system is not a class"):
@@ -116,7 +126,7 @@ def test_function_is_refused_even_if_allowed(trained, tmp_path) -> None:
 def test_nodes_that_adapt_and_evaluate_reuse_are_checked(trained, tmp_path) -> None:
     path = tampered(trained, tmp_path, "trainer", {"_target_": "torch.hub.load", "max_epochs": 1})
     with pytest.raises(ConfigError, match=r"trainer\._target_=torch\.hub\.load is not a class n"):
-        part_of("trainer", str(path), [], whole=True)
+        stored_node("trainer", str(path), [], whole=True)
 
 
 def test_loading_a_checkpoint_downloads_nothing(trained, tmp_path, monkeypatch) -> None:
@@ -140,10 +150,13 @@ def test_restored_backbone_settings_must_not_contain_classes(trained, tmp_path) 
 
 def test_warm_start_downloads_nothing(trained, monkeypatch) -> None:
     """adapt.py downloads nothing for the checkpoint that it adapts."""
-    made: list[dict[str, Any]] = []
-    monkeypatch.setattr(building, "instantiate", lambda node, config, **given: made.append(node))
-    node = {"_target_": "x", "name": "resnet18", "pretrained": True, "weights": "http://x"}
-    building._backbone({"backbone": node, "init": str(trained)}, True, {})
-    assert (made[0]["pretrained"], made[0]["weights"]) == (False, None)
-    building._backbone({"backbone": node, "init": None}, True, {})
-    assert made[1]["pretrained"] is True
+    made: list[Node] = []
+    monkeypatch.setattr(Node, "build", lambda node, **given: made.append(node))
+    run = check(config())
+    params = {"name": "resnet18", "pretrained": True, "weights": "http://x"}
+    nodes = {**run.nodes, "backbone": replace(run.backbone, params=params)}
+    building._backbone(replace(run, init=str(trained), nodes=nodes), True, {})
+    assert (made[0].params["pretrained"], made[0].params["weights"]) == (False, None)
+    building._backbone(replace(run, init=None, nodes=nodes), True, {})
+    assert made[1].params["pretrained"] is True
+    assert made[1].params["weights"] == "http://x"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +154,11 @@ def test_classes_that_differ_from_the_checkpoint_are_refused(tmp_path, monkeypat
         ConfigError, match=r"trained on the classes 0, 1, .* has a, b, .*same classes"
     ):
         evaluation.evaluate(tmp_path / report["selection"]["checkpoint"], None, None)
+
+
+@pytest.mark.slow
+def test_loader_processes_need_not_import_lightning() -> None:
+    """Its import takes seconds in every spawned process."""
+    code = "import sys, tl_lightning.data.datasets, tl_lightning.data.streaming.chunks; "
+    code += "sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from helpers import config
 from tl_lightning.config.validation import check as validation
-from tl_lightning.distributed.strategy import processes
+from tl_lightning.distributed.strategy import num_processes
 from tl_lightning.errors import ConfigError
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
@@ -27,6 +28,7 @@ def problems_of(*overrides: str) -> list[str]:
     return caught.value.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "setting", "reason"),
     [
@@ -62,7 +64,7 @@ def test_settings_that_do_not_support_sharded_weights(overrides, setting, reason
         (["trainer.sync_batchnorm=true"], r"trainer.sync_batchnorm=true is only supported on GPUs.*"
          r"set trainer.sync_batchnorm=false"),
         (["reference_batch_size=0"],
-         r"reference_batch_size must be a positive integer, got 0; use 256, or null to leave"),
+         r"reference_batch_size=0 is not an integer of at least 1 or null; set reference_batch"),
         (["reference_batch_size=64", "lr_find=true"],
          r"reference_batch_size=64 would scale it again; set reference_batch_size=null"),
         (["trainer.num_nodes=2", "lr_find=true"], r"lr_find=true runs on one device.*"
@@ -87,11 +89,11 @@ def test_manually_started_nodes_need_a_common_run_id(monkeypatch) -> None:
 
 def test_fsdp_disables_feature_cache_and_fused_sgd() -> None:
     checked = validation.check(config(*FSDP, "model=feature_extraction", "optimizer=sgd"))
-    assert checked["cache"]["features"] == "off"
-    assert checked["optimizer"]["fused"] is False
+    assert checked.cache.features == checked.plain["cache"]["features"] == "off"
+    assert checked.optimizer.params["fused"] is False
     plain = validation.check(config("model=feature_extraction", "optimizer=sgd"))
-    assert plain["cache"]["features"] == "auto"
-    assert plain["optimizer"]["fused"] is True
+    assert plain.cache.features == "auto"
+    assert plain.optimizer.params["fused"] is True
 
 
 @pytest.mark.parametrize(
@@ -99,15 +101,16 @@ def test_fsdp_disables_feature_cache_and_fused_sgd() -> None:
     [(1, 1), ("2", 2), (4, 4), ("auto", 1), (-1, 1), ([0, 1], 2), ("0,1", 2)],
 )
 def test_number_of_processes_on_cpu(devices, expected) -> None:
-    node = {"devices": devices, "num_nodes": 1, "accelerator": "cpu"}
-    assert processes(node) == expected
-    assert processes({**node, "num_nodes": 3}) == 3 * expected
+    trainer = replace(validation.check(config()).trainer, devices=devices)
+    assert num_processes(trainer) == expected
+    assert num_processes(replace(trainer, num_nodes=3)) == 3 * expected
 
 
 def rates(*overrides: str) -> dict[str, float]:
     """Return the initial learning rate of each parameter group."""
     checked = validation.check(config("model=source_only", "optimizer=sgd", *overrides))
     module: Any = building.build_module(checked, tuple("0123456789"), pretrained=False)
+    module.trainer = building.make_trainer(checked.trainer, logger=False)
     return {group["name"]: group["initial_lr"] for group in
             module.configure_optimizers()["optimizer"].param_groups}  # fmt: skip
 
@@ -128,7 +131,7 @@ def test_learning_rates_of_phases_scale_equally() -> None:
         module = building.build_module(checked, tuple("0123456789"), pretrained=False)
         lrs = [module.lr * module.phases.rate(number, module.lr) for number in (0, 1)]
         assert lrs == pytest.approx([0.01 * factor, 0.002 * factor])
-    assert checked["phases"]["steps"][1]["lr"] == 0.002  # the configuration is not modified
+    assert checked.steps[1]["lr"] == 0.002  # the configuration is not modified
 
 
 def test_report_contains_batch_size_and_learning_rate(tmp_path) -> None:

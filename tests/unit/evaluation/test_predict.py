@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tl_lightning.cli.predict import _images, _predict, _texts
+from tl_lightning.cli.predict import _predict, _texts
 from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.evaluation.predict import find_images
 
 
 def test_texts_are_split_only_at_newlines(tmp_path: Path) -> None:
@@ -36,10 +37,10 @@ def test_error_names_a_subfolder_with_images(tmp_path: Path) -> None:
     below = tmp_path / "photo" / "a cat"
     below.mkdir(parents=True)
     with pytest.raises(DataError, match=r"contains no images; set images=<file or folder>"):
-        _images(tmp_path)
+        find_images(tmp_path)
     (below / "one.jpg").touch()
     with pytest.raises(DataError, match=r"not searched; set for example images=.*/photo/a cat"):
-        _images(tmp_path)
+        find_images(tmp_path)
 
 
 def test_unwritable_output_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:

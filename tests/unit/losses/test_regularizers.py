@@ -63,6 +63,7 @@ def test_every_regularizer_has_a_class_and_a_config() -> None:
     assert set(NAMES) == set(OFF)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_zero_equals_training_without_it_bit_for_bit(name, tmp_path) -> None:
     last = "checkpoints/last.ckpt"
@@ -100,6 +101,7 @@ def test_no_terms_if_everything_is_frozen(name) -> None:
     assert model.regularizers[name](model.views(batch())) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_regularizers_add_no_parameters_or_state(name) -> None:
     plain, model = net("model=dann"), net("model=dann", f"regularizer=[{name}]")

@@ -18,6 +18,7 @@ from tl_lightning.methods.components.domain_norm import (
 )
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
+from tl_lightning.types import DOMAINS, SplitKey
 
 
 def layer(own_affine: bool = False) -> DomainBatchNorm:
@@ -89,9 +90,9 @@ def test_evaluation_uses_the_statistics_of_the_domain(tmp_path) -> None:
     net = loading.load(tmp_path / "checkpoints" / "last.ckpt")
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     batch = {"inputs": images, "index": torch.arange(5)}
-    by_role = {role: net._evaluate(batch, role, "val")["logits"] for role in ("source", "target")}
-    assert not torch.allclose(by_role["source"], by_role["target"])
-    assert torch.equal(net(images), by_role["target"])  # forward() assumes target images
+    source, target = (net._evaluate(batch, SplitKey(name, "val"))["logits"] for name in DOMAINS)
+    assert not torch.allclose(source, target)
+    assert torch.equal(net(images), target)  # forward() assumes target images
 
 
 def test_source_training_equals_source_only_bit_for_bit(tmp_path) -> None:

@@ -8,8 +8,10 @@ import torch
 from helpers import config, same, weights
 from tl_lightning.config.validation import check as validation
 from tl_lightning.models import base
+from tl_lightning.models.optimization import total_batches
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
+from tl_lightning.types import SplitKey
 
 
 def net(*overrides: str) -> base.TransferModule:
@@ -129,7 +131,7 @@ def test_batches_of_a_run_limited_by_steps(epochs, steps, accumulate, batches) -
     """A wrong number would make ramps over the progress, such as DANN's lambda, negative."""
     model = net()
     model._trainer = Trainer(epochs, steps, accumulate)  # type: ignore[assignment]
-    assert model.batches_of_run() == batches
+    assert total_batches(model) == batches
 
 
 def test_progress_of_a_run_limited_by_steps(tmp_path, monkeypatch) -> None:
@@ -151,11 +153,13 @@ def test_a_rank_with_only_padding_samples_logs_metrics() -> None:
     model.log_dict = logged.update  # type: ignore[method-assign,assignment]
     padding = {"inputs": images(0, 2), "index": torch.tensor([-1, -1]),
                "labels": torch.tensor([0, 0])}  # fmt: skip
-    model._evaluate(padding, "source", "val")
-    model._log_scores("val")
+    model._evaluate(padding, SplitKey("source", "val"))
+    model.on_validation_epoch_end()
     assert "source/val/acc" in logged
     logged.clear()
-    model._log_scores("val")
+    model.on_validation_epoch_end()
     assert not logged
-    model._evaluate({k: v for k, v in padding.items() if k != "labels"}, "target", "val")
-    assert model.unlabelled.update_called
+    unlabelled = {k: v for k, v in padding.items() if k != "labels"}
+    model._evaluate(unlabelled, SplitKey("target", "val"))
+    model.on_validation_epoch_end()
+    assert "target/val/im" in logged

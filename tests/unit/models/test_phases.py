@@ -11,7 +11,7 @@ import torch
 
 from helpers import config, same, weights
 from tl_lightning.config.validation import check as validation
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.evaluation import load as loading
 from tl_lightning.models import base
@@ -140,6 +140,7 @@ def test_parameters_outside_the_optimizer_stay_frozen() -> None:
     module = net("model=source_only", THREE, "trainer.max_epochs=3")
     fixed = module.backbone.blocks[0][0].weight  # type: ignore[index]
     fixed.requires_grad_(False)
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     groups = module.configure_optimizers()["optimizer"].param_groups
     for epoch in range(3):
         module.enter_phase(epoch, groups)
@@ -230,14 +231,14 @@ def test_a_group_without_parameters_follows_the_previous_group() -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10, 30])
 def test_presets_fit_any_number_of_epochs(preset: str, epochs: int) -> None:
     checked = validation.check(config(f"phases={preset}", f"trainer.max_epochs={epochs}"))
-    steps = checked["phases"]["steps"]
+    steps = checked.steps
     starts = [step["from"] for step in steps]
     assert starts == sorted(set(starts))
     assert starts[0] == 0
     assert starts[-1] < epochs
     assert steps[0]["train"] == ["head"]
     assert epochs == 1 or steps[-1]["train"][-1] in ("last:3", "backbone")
-    assert validation.check(checked)["phases"] == checked["phases"]
+    assert validation.check(checked.plain).steps == steps
     if epochs == 10:
         assert starts == {"head_first": [0, 3], "gradual": [0, 1, 2, 3, 4]}[preset]
 
@@ -263,26 +264,32 @@ def test_a_checkpoint_of_a_run_with_phases_is_loaded_and_evaluated(tmp_path) -> 
     assert result["metrics"]["target/test/acc"] == report["metrics"]["target/test/acc"]
 
 
-def test_a_checkpoint_without_phase_settings_loads(tmp_path) -> None:
-    training.fit(config(), tmp_path)
+def test_error_for_a_checkpoint_of_another_version(tmp_path) -> None:
+    training.fit(config("trainer.max_epochs=1"), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     stored = torch.load(last, weights_only=True)
-    for key in ("phases", "layer_decay"):
+    for key in ("phases", "layer_decay", "loss"):
         del stored["hyper_parameters"]["config"][key]
     torch.save(stored, last)
-    assert same(loading.load(last).state_dict(), stored["state_dict"])
-    assert evaluation.evaluate(last, None, None)["metrics"]
+    message = r"last.ckpt has no setting of (layer_decay|loss|phases), .*another version"
+    for read in (loading.load, evaluation.evaluate):
+        with pytest.raises(CheckpointError, match=message):
+            read(last)
+    del stored["input_state"]
+    torch.save(stored, last)
+    with pytest.raises(CheckpointError, match=r"last.ckpt was written by another version .*input_"):
+        loading.load(last)
 
 
 def test_phases_with_ddp_use_find_unused_parameters() -> None:
     steps = "phases.steps=[{from:0,train:[head]}]"
     for strategy in ("ddp", "ddp_find_unused_parameters_true"):
         checked = validation.check(config(steps, f"trainer.strategy={strategy}"))
-        assert checked["trainer"]["strategy"] == "ddp_find_unused_parameters_true"
-    assert validation.check(config("trainer.strategy=ddp"))["trainer"]["strategy"] == "ddp"
-    assert validation.check(config(steps))["trainer"]["strategy"] == "auto"
-    several = validation.check(config(steps, "trainer.devices=2"))["trainer"]
-    assert several["strategy"] == "ddp_find_unused_parameters_true"
+        assert checked.trainer.strategy == "ddp_find_unused_parameters_true"
+    assert validation.check(config("trainer.strategy=ddp")).trainer.strategy == "ddp"
+    assert validation.check(config(steps)).trainer.strategy == "auto"
+    several = validation.check(config(steps, "trainer.devices=2")).trainer
+    assert several.strategy == "ddp_find_unused_parameters_true"
 
 
 def step(**second: Any) -> str:
@@ -320,8 +327,8 @@ def error(*overrides: str) -> str:
          "phases.steps[2].from=0.25 (epoch 1) is not after the previous step, from=2"),
         ("phases.steps=7", "phases.steps=7 is not a list of mappings"),
         ("phases.schedule=phases", "phases.schedule=phases is not one of phase, run"),
-        ("layer_decay=1.5", "layer_decay=1.5 is not in (0, 1]; set layer_decay=0.75"),
-        ("layer_decay=0", "layer_decay=0 is not in (0, 1]"),
+        ("layer_decay=1.5", "layer_decay=1.5 is not a number in (0, 1]; set layer_decay="),
+        ("layer_decay=0", "layer_decay=0 is not a number in (0, 1]"),
     ],
 )  # fmt: skip
 def test_problems_of_steps(override: str, message: str) -> None:

@@ -39,7 +39,7 @@ def make_report() -> MakeReport:
             "group": f"hash-{name}",
             "selection": {
                 "rule": rule,
-                "words": "highest accuracy on labelled source validation",
+                "description": "highest accuracy on labelled source validation",
                 "uses_target_labels": rule == "oracle",
                 "monitor": "source/val/acc",
                 "value": 0.98,

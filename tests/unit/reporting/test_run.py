@@ -298,7 +298,7 @@ def test_curves_with_few_and_many_epochs(epochs: int, selected: int | None) -> N
 
 def test_source_free_run_is_advised_to_evaluate_its_initial_model(make_run: Any) -> None:
     """Source-free runs train no baselines, so ``baselines=true`` has no effect on them."""
-    config = {"model": {"_target_": "tl_lightning.models.SourceFree"}, "init": "runs/a/last.ckpt"}
-    text = write_page(make_run(config=config)).read_text()
+    run = make_run(source_free=True, config={"init": "runs/a/last.ckpt"})
+    text = write_page(run).read_text()
     assert "evaluate.py checkpoint=runs/a/last.ckpt" in text
     assert "baselines=true" not in text

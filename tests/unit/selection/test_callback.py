@@ -15,12 +15,12 @@ from helpers import command, config
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError
-from tl_lightning.reporting.formatting import RULES
-from tl_lightning.reporting.studies.selection_runs import SCORES
+from tl_lightning.reporting.run import context
+from tl_lightning.reporting.studies import selection_regret
 from tl_lightning.selection.callback import Validators
 from tl_lightning.selection.collapse import WORST, kept
 from tl_lightning.selection.rules import SELECTIONS
-from tl_lightning.selection.scores import NAMES, Outputs
+from tl_lightning.selection.scores import SCORES, Outputs
 from tl_lightning.training import fit as training
 from tl_lightning.training.results import group_of
 
@@ -38,7 +38,7 @@ def logged(folder: Path) -> dict[str, list[float]]:
 def test_logged_scores_with_and_without_target(tmp_path) -> None:
     training.fit(config(*FAST), tmp_path / "with")
     columns = logged(tmp_path / "with")
-    for name in NAMES:
+    for name in SCORES:
         assert len(columns[f"validator/{name}"]) == len(columns[f"validator/floored/{name}"]) == 2
     # All images are scored, so the scores equal the metrics computed by the module.
     assert columns["validator/im"] == pytest.approx(columns["target/val/im"], abs=1e-5)
@@ -59,9 +59,10 @@ def test_target_labels_do_not_affect_scores(tmp_path, monkeypatch) -> None:
     assert any("track_target=true" in note for note in report["notes"])
     original = TransferDataModule.discover
 
-    def permuted(self) -> None:
-        original(self)
+    def permuted(self, *arguments, **keywords):
+        info = original(self, *arguments, **keywords)
         self.found["target"].val.labels[:] = np.roll(self.found["target"].val.labels, 7)
+        return info
 
     monkeypatch.setattr(TransferDataModule, "discover", permuted)
     training.fit(track, tmp_path / "permuted")
@@ -83,8 +84,8 @@ def test_scored_samples_do_not_depend_on_batch_size(tmp_path, monkeypatch) -> No
     few = (*FAST, "callbacks.validators.samples=20", "trainer.max_epochs=1")
     for size in (7, 64):
         training.fit(config(*few, f"data.eval_batch_size={size}"), tmp_path / str(size))
-    for role in ("source", "target"):
-        a, b = scored[0][role], scored[1][role]
+    for domain in ("source", "target"):
+        a, b = scored[0][domain], scored[1][domain]
         assert len(a.logits) == len(a.features) == 20
         assert np.allclose(a.logits, b.logits, atol=1e-5)
     assert scored[0]["target"].labels is None
@@ -106,7 +107,7 @@ def use_script(monkeypatch) -> None:
         accuracy, score = SCRIPT[trainer.current_epoch]
         best = max(self.best_source_acc, accuracy)
         values = {"validator/source_val": accuracy, "validator/floor": 0.9 * best}
-        values |= {f"validator/floored/{name}": score for name in NAMES}
+        values |= {f"validator/floored/{name}": score for name in SCORES}
         monkeypatch.setattr(Validators, "score", lambda *_: values)
         original(self, trainer, module)
 
@@ -157,8 +158,8 @@ def test_resumed_run_restores_best_accuracy_and_best_model(tmp_path, monkeypatch
     whole = training.fit(config(*FAST, *settings), tmp_path / "whole")
     original = training.build
 
-    def build(*arguments):
-        parts = original(*arguments)
+    def build(*arguments, **keywords):
+        parts = original(*arguments, **keywords)
         parts.trainer.callbacks.append(StopAt(3))
         return parts
 
@@ -184,14 +185,14 @@ def test_collapse_filter_uses_restored_best_accuracy() -> None:
     assert values["validator/im"] > values["validator/floored/im"] == WORST + 0.5
 
 
-def test_old_checkpoint_without_source_accuracy(tmp_path) -> None:
+def test_checkpoint_restores_source_accuracy_of_best_model(tmp_path) -> None:
     plain = config("selection=snd", *FAST)
     checkpoint = training.build(validation.check(plain), tmp_path).trainer.checkpoint_callback
-    old = checkpoint.state_dict()
-    del old["kept_source_acc"]
     checkpoint.kept_source_acc = 0.7
-    checkpoint.load_state_dict(old)
-    assert checkpoint.kept_source_acc == 0.0
+    stored = checkpoint.state_dict()
+    checkpoint.kept_source_acc = 0.0
+    checkpoint.load_state_dict(stored)
+    assert checkpoint.kept_source_acc == 0.7
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_old_checkpoint_without_source_accuracy(tmp_path) -> None:
             "callbacks.validators.min_predicted_classes=-1",
             r"min_predicted_classes=-1 is not in \[0, 1\]; set callbacks.validators.min_predic",
         ),
-        ("track_target=maybe", "track_target=maybe is neither true nor false; set track_target="),
+        ("track_target=maybe", "track_target=maybe is not true or false; set track_target="),
     ],
 )
 def test_invalid_settings_are_reported(override, message) -> None:
@@ -232,9 +233,11 @@ def test_missing_requirements_are_reported() -> None:
 
 def test_rules_use_scores_after_the_collapse_filter() -> None:
     rules = {name for name, rule in SELECTIONS.items() if "floored" in str(rule.monitor)}
-    assert rules == set(NAMES)
-    assert set(SELECTIONS) <= RULES.keys()  # the report describes each rule
-    assert SCORES == NAMES  # the study compares each score
+    assert rules == set(SCORES)
+    for name, rule in SELECTIONS.items():  # the report describes each rule
+        assert context._selection({"rule": name})["text"] == rule.description != ""
+    compared = {name for name, filtered in selection_regret.RULES if filtered}
+    assert compared == set(SCORES)  # the study compares each score
 
 
 def test_collapse_filter_settings_are_part_of_the_group_if_used_by_the_rule() -> None:

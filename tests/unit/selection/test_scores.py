@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tl_lightning.selection import scores
 from tl_lightning.selection.collapse import WORST, apply_collapse_filter, collapsed, kept
-from tl_lightning.selection.scores import NAMES, Outputs, raw_scores
+from tl_lightning.selection.scores import SCORES, Outputs, raw_scores
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(40, 5)) * 2
@@ -117,7 +117,7 @@ def test_outputs_that_are_not_finite_get_the_worst_score() -> None:
     source, target = shifted(30)
     broken = Outputs(target, np.full((300, 2), np.nan))
     values = raw_scores(source, broken)
-    assert {values[name] for name in NAMES} == {WORST}
+    assert {values[name] for name in SCORES} == {WORST}
     assert (values["source_val"], values["predicted"]) == (0.0, 0.0)
 
 
@@ -132,6 +132,8 @@ def test_raw_scores_equal_individual_functions() -> None:
     assert values["iwcv"] == scores.iwcv(source, features)
     assert (values["balance"], values["predicted"]) == scores.balance(target.logits)
     assert list(raw_scores(source, None)) == ["source_val"]
+    with pytest.raises(ValueError, match=r"Outputs\(labels=...\) of the source, but it is None"):
+        raw_scores(target, None)
 
 
 CLASSES = 10

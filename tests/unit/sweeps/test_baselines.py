@@ -11,44 +11,46 @@ from omegaconf import OmegaConf
 
 from helpers import config, file_config
 from tl_lightning.cli.common import remove_untouched
+from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError
 from tl_lightning.sweeps import baselines
-from tl_lightning.sweeps.baselines import baseline, fit_with_baselines, wanted
-from tl_lightning.utils.files import alone_in
+from tl_lightning.sweeps.baselines import baseline, baselines_of, fit_with_baselines
+from tl_lightning.training.results import group_of
+from tl_lightning.utils.files import run_lock
 
 
-def baselines_of(monkeypatch, *overrides: str, sweeping: bool = False, argv: str = "") -> list[str]:
+def requested(monkeypatch, *overrides: str, sweeping: bool = False, argv: str = "") -> list[str]:
     monkeypatch.setattr(sys, "argv", ["train.py", *argv.split()])
-    return wanted(config(*overrides), sweeping)
+    return baselines_of(check(config(*overrides)), sweeping)
 
 
 def test_auto_adds_joint_bn_in_sweeps_only(monkeypatch) -> None:
-    assert baselines_of(monkeypatch) == []
-    assert baselines_of(monkeypatch, sweeping=True) == ["joint_bn"]
-    assert baselines_of(monkeypatch, "model=source_only", sweeping=True) == []
+    assert requested(monkeypatch) == []
+    assert requested(monkeypatch, sweeping=True) == ["joint_bn"]
+    assert requested(monkeypatch, "model=source_only", sweeping=True) == []
 
 
 def test_models_in_the_sweep_are_not_trained_again(monkeypatch) -> None:
     both = "baselines=[source_only,joint_bn]"
     argv = "-m model=source_only,dann seed=0,1"
-    assert baselines_of(monkeypatch, both, sweeping=True, argv=argv) == ["joint_bn"]
-    assert baselines_of(monkeypatch, both) == ["source_only", "joint_bn"]
+    assert requested(monkeypatch, both, sweeping=True, argv=argv) == ["joint_bn"]
+    assert requested(monkeypatch, both) == ["source_only", "joint_bn"]
 
 
 def test_true_adds_lower_and_upper_bound(monkeypatch, capsys) -> None:
-    assert baselines_of(monkeypatch, "baselines=true") == ["source_only", "oracle"]
-    assert baselines_of(monkeypatch, "baselines=false") == []
-    assert baselines_of(monkeypatch, "baselines=false", sweeping=True) == []
-    assert baselines_of(monkeypatch, "baselines=true", "model=source_only") == []
+    assert requested(monkeypatch, "baselines=true") == ["source_only", "oracle"]
+    assert requested(monkeypatch, "baselines=false") == []
+    assert requested(monkeypatch, "baselines=false", sweeping=True) == []
+    assert requested(monkeypatch, "baselines=true", "model=source_only") == []
     argv = "-m model=oracle,dann"
-    assert baselines_of(monkeypatch, "baselines=true", sweeping=True, argv=argv) == ["source_only"]
+    assert requested(monkeypatch, "baselines=true", sweeping=True, argv=argv) == ["source_only"]
     assert capsys.readouterr().out == ""
 
 
-def test_no_oracle_if_it_would_be_tested_on_its_training_images(monkeypatch, capsys) -> None:
-    cfg = config("baselines=true")
-    cfg["data"]["transductive"] = True
-    assert wanted(cfg, False) == ["source_only"]
+def test_no_oracle_if_it_would_be_tested_on_its_training_images(tmp_path, capsys) -> None:
+    cfg = file_config(tmp_path, "model=dann", "data.transductive=true")
+    cfg["baselines"] = True
+    assert baselines_of(check(cfg), False) == ["source_only"]
     assert "set data.transductive=false to train it" in capsys.readouterr().out
 
 
@@ -66,6 +68,15 @@ def test_baseline_is_never_resumed_from_the_adapted_run(resume, expected) -> Non
     assert baseline(config(f"resume={resume}"), "source_only")["resume"] == expected
 
 
+def test_baseline_of_a_sweep_is_never_resumed_from_the_adapted_run(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    fitted = []
+    monkeypatch.setattr(baselines, "fit", lambda *args, **_: fitted.append(args[0]) or {})
+    cfg = OmegaConf.create(config("resume=/a/run", "baselines=[source_only]"))
+    fit_with_baselines(cfg, tmp_path, True)
+    assert [one["resume"] for one in fitted] == ["/a/run", "auto"]
+
+
 def test_invalid_baseline_is_reported_before_training(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     cfg = file_config(tmp_path / "nowhere", "model=dann", "data.transductive=true")
@@ -78,7 +89,7 @@ def test_invalid_baseline_is_reported_before_training(monkeypatch, tmp_path) -> 
 def test_finished_run_is_not_overwritten(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     fitted: list[Path] = []
-    monkeypatch.setattr(baselines, "fit", lambda *args: fitted.append(args[1]) or {})
+    monkeypatch.setattr(baselines, "fit", lambda *args, **_: fitted.append(args[1]) or {})
     (tmp_path / "report.json").touch()
     with pytest.raises(ConfigError, match=r"contains a finished run; set another hydra.run"):
         fit_with_baselines(OmegaConf.create(config("baselines=false")), tmp_path, False)
@@ -89,11 +100,11 @@ def test_finished_run_is_not_overwritten(monkeypatch, tmp_path) -> None:
 
 def test_second_run_in_the_folder_of_a_running_one_is_rejected(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(baselines, "alone_in", partial(alone_in, wait_s=0))
+    monkeypatch.setattr(baselines, "run_lock", partial(run_lock, wait_s=0))
     fitted: list[Path] = []
-    monkeypatch.setattr(baselines, "fit", lambda *args: fitted.append(args[1]) or {})
+    monkeypatch.setattr(baselines, "fit", lambda *args, **_: fitted.append(args[1]) or {})
     cfg = OmegaConf.create(config("baselines=false"))
-    with alone_in(tmp_path):
+    with run_lock(tmp_path):
         with pytest.raises(ConfigError, match=r"another process is running in .*hydra\.run\.dir"):
             fit_with_baselines(cfg, tmp_path, False)
         remove_untouched(tmp_path)  # as the rejected command does on exit
@@ -104,18 +115,26 @@ def test_second_run_in_the_folder_of_a_running_one_is_rejected(monkeypatch, tmp_
     assert not [*tmp_path.iterdir()]
 
 
-def test_baselines_of_a_source_free_model_are_trained_from_scratch(monkeypatch, capsys) -> None:
+def test_baselines_of_a_source_free_model_are_trained_from_scratch(
+    monkeypatch, capsys, tmp_path
+) -> None:
     free = ("model=source_free", "method=[shot]", "init=/a/run")
     every = "baselines=[source_only,joint_bn,oracle]"
-    assert baselines_of(monkeypatch, *free, every) == ["source_only", "oracle"]
+    assert requested(monkeypatch, *free, every) == ["source_only", "oracle"]
     assert "baseline joint_bn: shot does not train on the source" in capsys.readouterr().out
-    assert baselines_of(monkeypatch, *free, sweeping=True) == []
-    assert baseline(config(*free), "source_only")["init"] is None
-    assert baseline(config("init=/a/run"), "source_only")["init"] == "/a/run"
+    assert requested(monkeypatch, *free, sweeping=True) == []
+    fitted = []
+    monkeypatch.setattr(baselines, "fit", lambda *args, **_: fitted.append(args[0]) or {})
+    for number, overrides in enumerate(
+        [(*free, every), ("init=/a/run", "baselines=[source_only]")]
+    ):
+        cfg = OmegaConf.create(config(*overrides))
+        fit_with_baselines(cfg, tmp_path / str(number), False)
+    assert [one["init"] for one in fitted] == ["/a/run", None, None, "/a/run", "/a/run"]
 
 
 def test_baselines_are_skipped_on_several_devices(monkeypatch, capsys) -> None:
-    assert baselines_of(monkeypatch, "baselines=[joint_bn]", "trainer.devices=2") == []
+    assert requested(monkeypatch, "baselines=[joint_bn]", "trainer.devices=2") == []
     assert "not supported on several devices; use -m model=joint_bn," in capsys.readouterr().out
 
 
@@ -124,9 +143,7 @@ def test_baselines_are_skipped_on_several_devices(monkeypatch, capsys) -> None:
 ])  # fmt: skip
 def test_baseline_equals_the_preset_of_its_name(name, kind) -> None:
     """It is in the same group as a swept run, so that a table combines them."""
-    from tl_lightning.config.validation.check import check
-    from tl_lightning.training.results import group_of
-
-    cfg = baseline(check(config()), name)
-    assert kind in cfg["model"]["_target_"]
-    assert group_of(cfg) == group_of(check(config(f"model={name}")))
+    cfg = {**config(), "selection": check(config()).selection}  # one rule for all of them
+    own = check(baseline(cfg, name))
+    assert kind in own.model.target
+    assert group_of(own) == group_of(check(config(f"model={name}")))

@@ -45,15 +45,12 @@ def test_job_key_is_independent_of_paths_workers_and_baselines(change) -> None:
     assert identity.job_key(changed) == identity.job_key(config())
 
 
-def test_runs_without_newer_settings_equal_runs_with_their_defaults() -> None:
-    current = config()
-    assert current["reference_batch_size"] is None
-    assert current["trainer"]["sync_batchnorm"] is False
-    older = {key: value for key, value in current.items() if key != "reference_batch_size"}
-    older["trainer"] = {k: v for k, v in current["trainer"].items() if k != "sync_batchnorm"}
-    assert identity.identity(older) == identity.identity(current)
-    assert identity.identity(config("reference_batch_size=64")) != identity.identity(current)
-    assert identity.identity(config("trainer.sync_batchnorm=true")) != identity.identity(current)
+@pytest.mark.parametrize(
+    "setting",
+    ["reference_batch_size=64", "trainer.sync_batchnorm=true", "checkpointing.every_n_epochs=2"],
+)
+def test_settings_that_affect_the_result_are_part_of_the_identity(setting) -> None:
+    assert identity.identity(config(setting)) != identity.identity(config())
 
 
 def test_job_folder_ends_in_its_key() -> None:
@@ -100,8 +97,8 @@ def test_folder_of_a_different_job_is_rejected(tmp_path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from tl_lightning.utils.files import held
-with held(Path(sys.argv[1])) as acquired:
+from tl_lightning.utils.files import job_lock
+with job_lock(Path(sys.argv[1])) as acquired:
     print(acquired, flush=True)
     time.sleep(60)
 """
@@ -111,12 +108,12 @@ def test_job_lock_is_exclusive_and_released_on_kill(tmp_path) -> None:
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"True\n"
-    with files.held(tmp_path) as acquired:
+    with files.job_lock(tmp_path) as acquired:
         assert not acquired
     other.kill()
     other.wait()
     other.stdout.close()
-    with files.held(tmp_path) as acquired:
+    with files.job_lock(tmp_path) as acquired:
         assert acquired
 
 
@@ -163,7 +160,7 @@ def test_resume_path_is_used_until_the_job_has_its_own_checkpoint(monkeypatch, t
 def test_job_of_another_process_is_skipped(monkeypatch, tmp_path, capsys) -> None:
     fake_fit = FakeFit()
     monkeypatch.setattr(baselines, "fit", fake_fit)
-    with files.held(tmp_path / "run"):
+    with files.job_lock(tmp_path / "run"):
         report = baselines.fit_with_baselines(OmegaConf.create(config()), tmp_path / "run", True)
     assert (report, fake_fit.calls) == ({}, [])
     assert "skipped: another process is running this job: run" in capsys.readouterr().out
@@ -176,7 +173,7 @@ def test_rank_0_of_a_skipped_job_exits_with_an_error(name, monkeypatch, tmp_path
     monkeypatch.setattr(baselines, "fit", fake_fit)
     monkeypatch.setenv(name, "0")
     two = OmegaConf.create(config("trainer.devices=2", "baselines=[]"))
-    with files.held(tmp_path / "run"), pytest.raises(SystemExit) as end:
+    with files.job_lock(tmp_path / "run"), pytest.raises(SystemExit) as end:
         baselines.fit_with_baselines(two, tmp_path / "run", True)
     assert end.value.code == 143
     assert fake_fit.calls == []

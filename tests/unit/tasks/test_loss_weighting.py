@@ -113,7 +113,7 @@ def two_tasks(task_weighting, weight=1.0):
     torch.manual_seed(0)
     settings = {"in_features": 4, "labels": "x", "groups": None, "weight": weight}
     task = SingleLabel(label_info={"names": ["a", "b"]}, **settings)
-    return MultiTask(tasks={"x": task}, task_weighting=task_weighting, stages=["source_val"])
+    return MultiTask({"x": task}, task_weighting)
 
 
 def test_backward_projects_only_shared_parameters() -> None:
@@ -133,7 +133,7 @@ def test_backward_projects_only_shared_parameters() -> None:
                             allow_unused=True)
         for t in terms.values()
     ]  # fmt: skip
-    several.backward(terms, list(shared.parameters()), own, seed=0)
+    several.backward(terms, [shared], [*shared.parameters(), *own], seed=0)
     flat = [torch.cat([g.reshape(-1) for g in part[:2]]).double().numpy() for part in separate]
     assert flat[0] @ flat[1] < 0  # the gradients do conflict
     result = torch.cat([p.grad.reshape(-1) for p in shared.parameters()])
@@ -161,7 +161,7 @@ def test_few_shot_target_samples_do_not_add_the_log_term_again() -> None:
     features = torch.randn(4, 4)
     view = View(features, features, torch.zeros(4, dtype=torch.long))
     views = dict.fromkeys(("source", "target_labelled"), view)
-    aux_labels = {role: {"x": view.labels} for role in views}
+    aux_labels = {stream: {"x": view.labels} for stream in views}
     main = {"task": torch.tensor(1.0), "task_labelled": torch.tensor(1.0)}
     terms = several.terms(main, views, aux_labels)
     assert (terms["task"] - terms["task_labelled"]).item() == pytest.approx(0.2)

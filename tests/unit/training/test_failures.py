@@ -17,7 +17,7 @@ from tl_lightning.errors import ConfigError, DataError, TrainingError
 from tl_lightning.models import FineTuning
 from tl_lightning.training import fit as training
 from tl_lightning.training.build import make_trainer
-from tl_lightning.training.failures import explained
+from tl_lightning.training.failures import explanation_of
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: y"
 ALIVE = "DataLoader worker (pid(s) 71) exited unexpectedly"
@@ -48,14 +48,13 @@ def test_out_of_memory_names_half_the_batch(error, monkeypatch, tmp_path) -> Non
 
 def test_out_of_memory_with_a_batch_of_one() -> None:
     cfg = validation.check(config("data.batch_size=1"))
-    assert "data.batch_size=1; use a smaller backbone" in str(explained(MemoryError(), cfg))
+    assert "data.batch_size=1; use a smaller backbone" in str(explanation_of(MemoryError(), cfg))
 
 
 @pytest.mark.parametrize(("text", "hint"), [(ALIVE, ""), (KILLED, ""), (BUS, "df -h /dev/shm")])
 def test_dead_loader_worker(text, hint) -> None:
-    cfg = validation.check(config())
-    cfg["data"]["num_workers"] = 4
-    message = str(explained(RuntimeError(text), cfg))
+    cfg = validation.check(config("data.num_workers=4"))
+    message = str(explanation_of(RuntimeError(text), cfg))
     assert message.startswith("a data loader worker died (DataLoader worker (pid")
     assert "set data.num_workers=2 and resume=auto to continue" in message
     assert hint in message
@@ -81,7 +80,7 @@ def test_image_on_an_unavailable_mount_is_not_reported_as_broken(monkeypatch, tm
 def test_rank_that_does_not_respond() -> None:
     cfg = validation.check(config("trainer.timeout_s=60"))
     text = "[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 60000ms for recv"
-    message = str(explained(RuntimeError(text), cfg))
+    message = str(explanation_of(RuntimeError(text), cfg))
     assert message.startswith("another rank did not respond within trainer.timeout_s=60 (")
     assert "set resume=auto to continue, or trainer.timeout_s=<seconds>" in message
 
@@ -89,7 +88,7 @@ def test_rank_that_does_not_respond() -> None:
 def test_other_errors_keep_their_traceback(monkeypatch, tmp_path) -> None:
     cfg = validation.check(config())
     for error in (RuntimeError("shape"), OSError(errno.ENOENT, "no"), ValueError("out of memory")):
-        assert explained(error, cfg) is None
+        assert explanation_of(error, cfg) is None
     monkeypatch.setattr(FineTuning, "losses", lambda self, batch: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         training.fit(config("model=source_only"), tmp_path)
@@ -102,12 +101,12 @@ def test_timeout_is_passed_to_ddp() -> None:
         assert strategy._ddp_kwargs.get("find_unused_parameters", False) is ("unused" in name)
     assert with_timeout("ddp", None) == "ddp"
     assert with_timeout("single_device", 7.0) == "single_device"
-    with pytest.raises(ConfigError, match=r"trainer.timeout_s=-1 must be a positive number of sec"):
+    with pytest.raises(ConfigError, match=r"trainer.timeout_s=-1 is not a number above 0 or null"):
         validation.check(config("trainer.timeout_s=-1"))
 
 
 def test_timeout_is_passed_to_the_automatic_strategy(tmp_path) -> None:
-    node = {**config()["trainer"], "devices": 2, "timeout_s": 7.0}
-    assert node["strategy"] == "auto"
-    trainer = make_trainer(config(), node, logger=False, default_root_dir=str(tmp_path))
+    settings = validation.check(config("trainer.devices=2", "trainer.timeout_s=7"))
+    assert settings.trainer.strategy == "auto"
+    trainer = make_trainer(settings.trainer, tmp_path, logger=False)
     assert trainer.strategy._timeout == timedelta(seconds=7)

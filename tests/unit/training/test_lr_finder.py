@@ -58,7 +58,7 @@ def test_parameter_groups_keep_their_ratios(accumulate, tmp_path, monkeypatch) -
     )
     steps = np.diff(np.log(stored["rates"]))
     assert np.allclose(steps, math.log(10 / 1e-7) / 99)
-    assert found["optimizer"]["lr"] == stored["lr"]
+    assert found.lr == stored["lr"]
 
 
 def test_only_the_first_phase_is_tested(tmp_path, monkeypatch) -> None:
@@ -124,8 +124,8 @@ def test_loss_that_never_falls() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lr_find=3", r"lr_find=3 is neither true nor false; set lr_find=true"),
-        ("optimizer.lr=0", r"lr_find=true needs optimizer.lr > 0 to start from, got 0; set optim"),
+        ("lr_find=3", r"lr_find=3 is not true or false; set lr_find="),
+        ("optimizer.lr=0", r"lr_find=true needs optimizer.lr > 0 to start from, got 0.0; set opt"),
         (
             "trainer.devices=2",
             r"lr_find=true runs on one device, but trainer.devices=2 and .*; run",

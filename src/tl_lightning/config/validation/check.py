@@ -3,55 +3,63 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from tl_lightning.config.instantiate import ALLOWED
-from tl_lightning.config.signatures import GIVEN, TAKEN, check_nodes
-from tl_lightning.config.validation.combinations import pair_problems, phase_problems
-from tl_lightning.config.validation.distributed import strategy_problems
-from tl_lightning.config.validation.general import range_problems, top_level_problems
-from tl_lightning.config.validation.resolve import (
-    resolve_auto,
-    resolve_phases,
-    resolve_target,
-    rule_of,
-)
-from tl_lightning.config.validation.structure import number_problems, structure_problems
-from tl_lightning.config.validation.tasks import name_problems
-from tl_lightning.config.validation.trainer import device_problems, trainer_problems
+from tl_lightning.config.compose import as_dict
+from tl_lightning.config.schema import RunConfig, section_problems
+from tl_lightning.config.validation.structure import signature_problems, structure_problems
 from tl_lightning.errors import ConfigError
-from tl_lightning.selection.rules import SELECTIONS
-from tl_lightning.types import Config
 
-__all__ = ["check"]
+__all__ = ["check", "check_keys"]
 
 
-def check(cfg: DictConfig | Mapping[str, Any]) -> Config:
-    """Return the configuration as plain containers, with every ``auto`` resolved.
+def check(cfg: DictConfig | Mapping[str, Any] | RunConfig) -> RunConfig:
+    """Return the typed configuration, with every ``auto`` resolved.
 
-    Neither data nor a network is touched.
+    Neither data nor a network is touched. The checks run in three stages, so that a mistake in the
+    command line is reported before torch is imported: unknown keys and wrong types; settings that
+    a class refuses; combinations of settings. Each stage reports all its problems.
+
+    Args:
+        cfg: A composed configuration, or one that has been checked already.
 
     Raises:
-        ConfigError: If there are problems; lists all of them, not only the first.
+        ConfigError: If there are problems.
     """
-    plain: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
-    config: Config = copy.deepcopy(dict(plain))
-    if problems := structure_problems(config):
-        raise ConfigError(problems)
-    allowed = [*ALLOWED, *(config.get("allow") or [])]
-    problems = top_level_problems(config) + device_problems(config["trainer"])
-    problems += number_problems(config)
-    config = resolve_target(resolve_auto(config), allowed)
-    problems += check_nodes(config, GIVEN, allowed, TAKEN) + name_problems(config)
-    if not problems:
-        config["selection"] = rule_of(config)
-    if not problems:
-        problems = range_problems(config, allowed) + pair_problems(config) + phase_problems(config)
-        problems += strategy_problems(config)
-        problems += trainer_problems(config, SELECTIONS[config["selection"]].monitor)
-    if problems:
-        raise ConfigError(problems)
-    return resolve_phases(config)
+    if isinstance(cfg, RunConfig):
+        return cfg
+    config = check_keys(cfg)
+    # Only now: these import the classes that the configuration names.
+    from tl_lightning.config.validation.combinations import combination_problems
+    from tl_lightning.config.validation.parts import checked_nodes, part_problems
+    from tl_lightning.config.validation.resolve import resolve, resolve_run
+
+    nodes, problems = checked_nodes(config)
+    _raise(problems)
+    run = RunConfig.of(*resolve(config, nodes))
+    _raise(part_problems(run))
+    _raise(combination_problems(run))
+    return resolve_run(run)
+
+
+def check_keys(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the plain configuration after the first stage of :func:`check`.
+
+    It imports neither torch nor Lightning.
+
+    Raises:
+        ConfigError: If there are unknown keys or values of a wrong type.
+    """
+    plain = as_dict(cfg) if isinstance(cfg, DictConfig) else cfg
+    config: dict[str, Any] = copy.deepcopy(dict(plain))
+    _raise(structure_problems(config))
+    _raise([*section_problems(config), *signature_problems(config)])
+    return config
+
+
+def _raise(problems: Iterable[str]) -> None:
+    if found := list(problems):
+        raise ConfigError(found)

@@ -3,98 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from tl_lightning.config.instantiate import ALLOWED, find_class
-from tl_lightning.config.validation.classes import find_unused_parameters, is_adaptation
-from tl_lightning.distributed.strategy import STRATEGIES, alone, sharded
+from tl_lightning.config.instantiate import ALLOWED, Node, find_class, nodes_of
+from tl_lightning.config.schema import RunConfig
+from tl_lightning.distributed.fsdp import Sharded
+from tl_lightning.distributed.strategy import STRATEGIES, is_sharded
+from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.models.phases import resolved_steps
-from tl_lightning.types import Config
 from tl_lightning.utils.process import auto_precision
 
-__all__ = [
-    "has_target",
-    "resolve_auto",
-    "resolve_phases",
-    "resolve_strategy",
-    "resolve_target",
-    "rule_of",
-]
+__all__ = ["allowed_packages", "has_target", "resolve", "resolve_run"]
 
 
-def rule_of(config: Config) -> str:
-    """Return the selection rule in use; for the choice of ``auto`` see docs/measurements.md.
+def resolve(
+    config: dict[str, Any], nodes: Mapping[str, Node]
+) -> tuple[dict[str, Any], dict[str, Node]]:
+    """Replace every ``auto`` that depends on the machine, so that the report is explicit.
 
-    An adapted model and its baselines get the same rule, so that they are comparable.
+    Args:
+        config: The plain configuration; it is changed.
+        nodes: Its nodes.
+
+    Returns:
+        The configuration and its nodes.
     """
-    if config["selection"] != "auto":
-        return str(config["selection"])
-    name, scored = config["model"]["name"], (config.get("callbacks") or {}).get("validators")
-    if not scored or not config["data"].get("target"):
-        return "last"
-    if name == "oracle":  # no other score reflects what it learns
-        return "oracle"
-    return "bnm" if is_adaptation(config) or name == "source_only" else "last"
-
-
-def resolve_phases(config: Config) -> Config:
-    """Convert fractions of the run to epochs, and choose a strategy that supports phases."""
-    phases, trainer = config.get("phases", {}), config["trainer"]
-    if phases.get("steps"):
-        phases["steps"] = resolved_steps(phases["steps"], trainer["max_epochs"])
-    resolve_strategy(config)
-    return config
-
-
-def resolve_auto(config: Config) -> Config:
-    """Replace every ``auto`` that depends on the machine, so that the report is explicit."""
-    trainer = config["trainer"]
+    trainer, optimizer, data = config["trainer"], config["optimizer"], config["data"]
+    if trainer["fast_dev_run"]:
+        batches = int(trainer["fast_dev_run"])
+        limits = {f"limit_{stage}_batches": batches for stage in ("train", "val", "test")}
+        trainer |= {"max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": 1, **limits}
+        config["checkpointing"]["every_n_epochs"] = 1
+    if trainer["overfit_batches"]:
+        trainer["limit_train_batches"] = trainer["overfit_batches"]
     if trainer["accelerator"] == "auto":
         trainer["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
     if trainer["precision"] == "auto":
         trainer["precision"] = auto_precision(trainer["accelerator"])
-    if config["optimizer"].get("fused") == "auto":
+    if optimizer.get("fused") == "auto":
         # With a fused optimizer, Lightning does not clip gradients under mixed precision. Under
         # 16-mixed it also passes scaled gradients to the callbacks, and fails in a step without
         # gradients.
         precision = str(trainer["precision"])
         clips = "mixed" in precision and trainer["gradient_clip_val"] is not None
-        config["optimizer"]["fused"] = not clips and precision != "16-mixed"
+        optimizer["fused"] = not clips and precision != "16-mixed"
     if config["channels_last"] == "auto":
         config["channels_last"] = trainer["precision"] == "bf16-mixed"
-    if "pin_memory" in config["data"]:
-        config["data"]["pin_memory"] = trainer["accelerator"] == "gpu"
-    return config
-
-
-def has_target(config: Config) -> bool:
-    """Return whether the data of a composed configuration have a target."""
-    allowed = [*ALLOWED, *config["allow"]]
-    data = {**config, "data": dict(config["data"])}
-    return resolve_target(data, allowed)["data"].get("target") is not None
-
-
-def resolve_target(config: Config, allowed: list[str]) -> Config:
-    """Set ``data.target`` to null if it is empty and the dataset takes that as no target."""
-    data = config["data"]
-    cls, _ = find_class(str(data.get("_target_")), "data", allowed)
-    target = data.get("target")
-    if isinstance(target, Mapping) and hasattr(cls, "no_target") and cls.no_target(target):
+    if data.get("pin_memory") == "auto":
+        data["pin_memory"] = trainer["accelerator"] == "gpu"
+    if _no_target(nodes["data"].cls, data.get("target")):
         data["target"] = None
-    return config
-
-
-def resolve_strategy(config: Config) -> None:
-    """Choose a strategy that allows unused parameters if there may be any."""
-    trainer = config["trainer"]
-    if sharded(trainer):
+    if config["selection"] == "auto":
+        config["selection"] = _selection(config, nodes)
+    strategy = nodes.get("trainer.strategy")
+    if strategy is not None and issubclass(strategy.cls, Sharded):
         if config["cache"]["features"] == "auto":  # a sharded network cannot compute them
             config["cache"]["features"] = "off"
-        if config["optimizer"]["_target_"].endswith(".SGD"):
-            config["optimizer"]["fused"] = False  # torch has no fused SGD for sharded weights
-    elif config.get("phases", {}).get("steps") or find_unused_parameters(config):
-        strategy = trainer["strategy"]
-        strategy = "ddp" if strategy == "auto" and not alone(trainer) else strategy
+        if issubclass(nodes["optimizer"].cls, torch.optim.SGD):
+            optimizer["fused"] = False  # torch has no fused SGD for sharded weights
+    return config, nodes_of(config, allowed_packages(config))[0]
+
+
+def _no_target(cls: Any, target: Any) -> bool:
+    """Return whether the dataset takes these settings of ``data.target`` as no target."""
+    return isinstance(target, Mapping) and hasattr(cls, "no_target") and bool(cls.no_target(target))
+
+
+def allowed_packages(config: Mapping[str, Any]) -> list[str]:
+    """Return the packages and classes that a composed configuration may name."""
+    return [*ALLOWED, *config["allow"]]
+
+
+def has_target(config: Mapping[str, Any]) -> bool:
+    """Return whether the data of a composed configuration have a target."""
+    data = config["data"]
+    cls, _ = find_class(str(data.get("_target_")), "data", allowed_packages(config))
+    return data.get("target") is not None and not _no_target(cls, data["target"])
+
+
+def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
+    """Return the selection rule of ``auto``, see docs/measurements.md.
+
+    An adapted model and its baselines get the same rule, so that they are comparable.
+    """
+    name = config["model"].get("name")
+    # A class without the argument ``target`` may have a target; only adaptation requires it.
+    adapts = issubclass(nodes["model"].cls, DomainAdaptation)
+    target = config["data"].get("target", {"": ""} if adapts else None)
+    if "callbacks.validators" not in nodes or not target:
+        return "last"
+    if name == "oracle":  # no other score reflects what it learns
+        return "oracle"
+    return "bnm" if adapts or name == "source_only" else "last"
+
+
+def resolve_run(run: RunConfig) -> RunConfig:
+    """Convert fractions of phases to epochs; choose a strategy for parameters without gradients.
+
+    Args:
+        run: Without problems.
+    """
+    if run.steps:
+        assert run.trainer.max_epochs is not None
+        run = run.changed("phases.steps", resolved_steps(run.steps, run.trainer.max_epochs))
+    unused = any(node.cls.find_unused_parameters for node in run.methods.values())
+    if not is_sharded(run.trainer) and (run.steps or unused):
+        strategy = run.trainer.strategy
+        strategy = "ddp" if strategy == "auto" and not run.trainer.single_process else strategy
         if isinstance(strategy, str):
-            trainer["strategy"] = STRATEGIES.get(strategy, strategy)
+            run = run.changed("trainer.strategy", STRATEGIES.get(strategy, strategy))
+    return run

@@ -1,35 +1,59 @@
-"""Checks of the structure of the configuration and of numeric ranges."""
+"""Checks that need no class of the configuration: known keys, plain types, numeric ranges."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from importlib.util import find_spec
+from typing import Annotated, Any, get_args
 
-from tl_lightning.config.schema import PLAIN_NODES, known_keys
+from tl_lightning.config.elsewhere import hint
+from tl_lightning.config.hints import at_least, describe, fits
+from tl_lightning.config.instantiate import find_nodes
+from tl_lightning.config.paths import CONF
+from tl_lightning.config.schema import (
+    CacheConfig,
+    CheckpointConfig,
+    ReportConfig,
+    TaskWeighting,
+    known_keys,
+)
+from tl_lightning.config.signatures import for_path, node_problems
+from tl_lightning.config.static import static_bases, static_signature
 from tl_lightning.errors import nearest
+from tl_lightning.selection.rules import SELECTIONS
 
-__all__ = ["number_problems", "structure_problems"]
+__all__ = ["signature_problems", "structure_problems"]
 
+#: Sections without a class to build, whose keys must be known.
+_SECTIONS = {"cache": CacheConfig, "checkpointing": CheckpointConfig, "report": ReportConfig}
 #: Nodes that may be null.
-_MAY_BE_NULL = {"method", "regularizer", "aux_tasks", "callbacks", "logger", "phases", "scheduler"}
+_MAY_BE_NULL = {
+    "method", "regularizer", "aux_tasks", "metrics", "callbacks", "logger", "phases", "scheduler",
+}  # fmt: skip
+#: What the classes of the package must be derived from.
+_KINDS = {
+    "model": "TransferModule", "data": "TransferDataModule", "scheduler": "Schedule",
+    "method.*": "Method", "regularizer.*": "Regularizer", "aux_tasks.*": "AuxiliaryTask",
+}  # fmt: skip
+#: Settings of any optimizer, whose classes are not of this package.
+_RATES, _RATE = ("lr", "weight_decay", "momentum"), Annotated[float, at_least(0)]
+#: Sections with one part per entry.
+_ENTRIES = ("method", "regularizer", "metrics", "callbacks", "logger")
+#: Loggers of Lightning that need an optional package: the module to import, and our extra.
+_LOGGER_PACKAGES = {
+    "WandbLogger": ("wandb", "wandb"), "TensorBoardLogger": ("tensorboard", "tensorboard"),
+    "MLFlowLogger": ("mlflow", "mlflow"),
+}  # fmt: skip
 #: Keys reserved for studies.
 _STUDY = {"study"}
 
-#: Minimum values: anything less fails later in torch or Lightning, or trains nothing.
-_MINIMUM = {
-    "data.batch_size": 1, "data.eval_batch_size": 1, "data.steps_per_epoch": 1,
-    "data.num_workers": 0, "trainer.accumulate_grad_batches": 1,
-    "trainer.check_val_every_n_epoch": 1, "trainer.log_every_n_steps": 0,
-    "trainer.gradient_clip_val": 0, "optimizer.lr": 0, "optimizer.weight_decay": 0,
-    "optimizer.momentum": 0,
-}  # fmt: skip
-
 
 def structure_problems(config: Mapping[str, Any]) -> list[str]:
-    """Return unknown settings, and nodes that were replaced by a single value.
+    """Return unknown settings, and groups of settings that were replaced by a single value.
 
-    Hydra accepts any key added with ``+``, and lets a single value replace a whole node. Names that
-    start with _ are reserved for custom values, used for interpolation in experiment files.
+    Hydra accepts any key added with ``+``, and lets a single value replace a whole group. Names
+    that start with _ are reserved for custom values, used for interpolation in experiment files.
 
     Args:
         config: The resolved configuration as plain containers.
@@ -39,7 +63,7 @@ def structure_problems(config: Mapping[str, Any]) -> list[str]:
         if name not in known:
             if name not in _STUDY and not str(name).startswith("_"):
                 problems.append(
-                    f"{name} is not a setting; {nearest(name, known)} (a custom value for "
+                    f"{name} is not a setting; {hint(name, known)} (a custom value for "
                     f"interpolation must start with an underscore: _{name})"
                 )
         elif not isinstance(known[name], dict) or (value is None and name in _MAY_BE_NULL):
@@ -48,11 +72,13 @@ def structure_problems(config: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"{name}={value} is a single value for a group of settings; {_hint(name, known)}"
             )
-        elif name in PLAIN_NODES:
+        elif name in _SECTIONS:
             unknown = [key for key in value if key not in known[name]]
             problems += [
                 f"{name}.{key} is not a setting; {nearest(key, known[name])}" for key in unknown
             ]
+    missing = [name for name in known if name not in config]
+    problems += [f"{name} is missing; set it as in conf/train.yaml" for name in missing]
     return problems
 
 
@@ -64,17 +90,81 @@ def _hint(name: str, known: Mapping[str, Any]) -> str:
     return f"set {name}=<name>, one of conf/{name}/, or {name}.<key>=<value>"
 
 
-def number_problems(config: Mapping[str, Any]) -> list[str]:
-    """Return the numbers that are below their minimum."""
+def signature_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return the settings that the package's own classes do not take, without importing them."""
     problems = []
-    for path, least in _MINIMUM.items():
-        node, _, key = path.partition(".")
-        value: Any = (config.get(node) or {}).get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and not value >= least:
-            problems.append(f"{path}={value} must be at least {least}; set {path}=<number>")
-    epochs = config["trainer"].get("max_epochs")
-    if isinstance(epochs, int) and epochs < 1 and epochs != -1:
-        where = "trainer.max_epochs"
-        problems.append(f"{where}={epochs} must be at least 1, or -1 for no limit; set {where}=10")
+    for path, node in find_nodes(config):
+        target, kind = str(node["_target_"]), for_path(_KINDS, path)
+        signature = static_signature(target)
+        # A class of another kind is reported as such once it is imported, not by its keys.
+        if signature is not None and (kind is None or kind in static_bases(target)):
+            problems += node_problems(path, node, signature)
+    rule, weighting = config["selection"], config["task_weighting"]
+    if rule not in (*SELECTIONS, "auto"):
+        hint = nearest(str(rule), [*SELECTIONS, "auto"])
+        problems.append(f"selection={rule} is not a selection rule; {hint}")
+    if weighting not in get_args(TaskWeighting):
+        hint = nearest(str(weighting), get_args(TaskWeighting))
+        problems.append(f"task_weighting={weighting} is not a task weighting; {hint}")
+    problems += _aux_task_problems(config["aux_tasks"] or {})
+    problems += _entry_problems(config)
+    problems += _package_problems(config)
+    if config["trainer"].get("max_epochs") == 0:
+        problems.append(
+            "trainer.max_epochs=0 must be at least 1, or -1 for no limit; set trainer.max_epochs=10"
+        )
+    optimizer = {"lr": None, **config["optimizer"]}
+    problems += [
+        f"optimizer.{key}={optimizer[key]} is not {describe(_RATE)}; set optimizer.{key}=<value>"
+        for key in _RATES
+        if key in optimizer and not fits(optimizer[key], _RATE)
+    ]
+    return problems
+
+
+def _entry_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return the entries of named parts that are neither a part nor null."""
+    return [
+        f"{section}.{name}={value} does not define a part; set +{section}.{name}._target_=<class>"
+        + (f", or {section}={name}" if (CONF / section / f"{name}.yaml").is_file() else "")
+        for section in _ENTRIES
+        for name, value in (config[section] or {}).items()
+        if value is not None and not (isinstance(value, Mapping) and "_target_" in value)
+    ]
+
+
+def _package_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return the optional packages that are set but not installed."""
+    problems = []
+    for name, node in (config["logger"] or {}).items():
+        target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
+        package, extra = _LOGGER_PACKAGES.get(target.rpartition(".")[2], ("", ""))
+        if package and find_spec(package) is None:
+            problems.append(
+                f"logger.{name} needs the package {package}; run pip install "
+                f"'tl_lightning[{extra}]', or set logger=csv"
+            )
+    if config["report"].get("projection") == "umap" and find_spec("umap") is None:
+        problems.append(
+            "report.projection=umap needs the package umap-learn; run pip install "
+            "'tl_lightning[umap]', or set report.projection=tsne"
+        )
+    return problems
+
+
+def _aux_task_problems(tasks: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name, node in tasks.items():
+        where = f"aux_tasks.{name}"
+        if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
+            plain = re.sub(r"[^A-Za-z0-9]", "", str(name))
+            problems.append(
+                f"{where} is not a valid task name (letters, digits and _); rename it, e.g. "
+                f"aux_tasks.{plain}_1"
+            )
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            problems.append(
+                f"{where} does not define a task; set aux_task=[{name}] if conf/aux_task/ has it, "
+                f"or +aux_task@{where}=classification (regression, multi_label, ordinal)"
+            )
     return problems

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_lightning.data.cache.images import CacheSettings, ImageCache, estimate
+from tl_lightning.config.schema import CacheConfig
+from tl_lightning.data.cache.images import ImageCache, estimate
 from tl_lightning.data.datasets import SplitReader
 from tl_lightning.data.domain import Split
 from tl_lightning.data.threaded_loader import in_order, pool_of
@@ -33,7 +34,7 @@ _FORMAT = 1
 
 
 def build_cache(
-    split: Split, name: str, shorter: int, spec: InputSpec, settings: CacheSettings
+    split: Split, name: str, shorter: int, spec: InputSpec, settings: CacheConfig
 ) -> ImageCache:
     """Return the decoded images of a split; build the cache if it does not exist.
 
@@ -65,7 +66,7 @@ def build_cache(
         older = _older_caches(family)
         reusable = _reusable(older, names, stamps)
         to_decode = [Path(split.samples[k]) for k in range(len(names)) if k not in reusable]
-        _check_disk(family, estimate(to_decode, shorter), settings)
+        _check_disk(family, estimate(to_decode, shorter))
         _write(folder, split, reusable, SplitReader(split, shorter, spec), stamps)
         built = ImageCache(folder)
         for cache in older:
@@ -114,7 +115,7 @@ def _superseded(old: ImageCache, new: ImageCache) -> bool:
     return any((old.stamps[a] != new.stamps[b]).any() for a, b in both)
 
 
-def _check_disk(family: Path, needed: int, settings: CacheSettings) -> None:
+def _check_disk(family: Path, needed: int) -> None:
     free = shutil.disk_usage(family).free
     if needed > 0.95 * free:
         raise DataError(

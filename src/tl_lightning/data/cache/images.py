@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,51 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data.io.images import UNREADABLE
 
-__all__ = ["CacheSettings", "CachedReader", "ImageCache", "cache_root", "estimate", "worth_it"]
+__all__ = ["CachedReader", "ImageCache", "estimate", "worth_it"]
 
 _SAMPLED = 200
-
-
-def cache_root() -> Path:
-    """Return the root of all caches: ``$TL_CACHE``, by default ``~/.cache/tl_lightning``."""
-    folder = os.environ.get("TL_CACHE")
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "tl_lightning"
-
-
-@dataclass(frozen=True)
-class CacheSettings:
-    """Settings of the image and feature caches.
-
-    Attributes:
-        images: ``decoded``, ``off``, or ``auto``: cache if there is more than one epoch and the
-            images take at most ``limit_gb`` and half of the free disk space.
-        dir: Cache folder, or None for :func:`cache_root`.
-        shorter_side: Shorter side of the stored images in pixels, or None for the evaluation size.
-        limit_gb: See ``images``.
-        features: ``full``: run a frozen backbone once per image; ``prefix``: run only its frozen
-            first layer groups once; ``off``; or ``auto``: ``full`` if the backbone is frozen and
-            training uses no augmentation.
-        views: Number of augmented views stored per training image, or None for the plain image.
-    """
-
-    images: Literal["off", "decoded", "auto"] = "off"
-    dir: str | None = None
-    shorter_side: int | None = None
-    limit_gb: float = 0.0
-    features: Literal["off", "full", "prefix", "auto"] = "off"
-    views: int | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the image caches."""
-        return self.root / "images"
-
-    @property
-    def root(self) -> Path:
-        """Root folder of all caches."""
-        return cache_root() if self.dir is None else Path(self.dir).expanduser()
 
 
 class ImageCache:
@@ -131,7 +90,7 @@ class CachedReader:
         return self.cache[self.places[place]]
 
 
-def worth_it(paths: Sequence[Path], shorter: int, settings: CacheSettings, epochs: int) -> bool:
+def worth_it(paths: Sequence[Path], shorter: int, settings: CacheConfig, epochs: int) -> bool:
     """Return whether to cache the images; prints a note if they are too large for ``auto``.
 
     Args:

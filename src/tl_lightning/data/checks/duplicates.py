@@ -32,7 +32,7 @@ _BITS = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.u
 class Place(NamedTuple):
     """Domain, split and class of an image; few-shot target samples count as ``train``."""
 
-    role: str
+    domain: str
     split: str
     label: str
 
@@ -140,10 +140,12 @@ def judge(group: Sequence[Sequence[Place]]) -> str:
     """
     if len({frozenset(place.label for place in places) for places in group}) > 1:
         return "two_classes"
-    for role in {place.role for places in group for place in places}:
-        splits_of_files = [frozenset(p.split for p in places if p.role == role) for places in group]
+    for domain in {place.domain for places in group for place in places}:
+        splits_of_files = [
+            frozenset(p.split for p in places if p.domain == domain) for places in group
+        ]
         if len({splits for splits in splits_of_files if splits}) > 1:
             return "across_splits"
-    if len({frozenset(place.role for place in places) for places in group}) > 1:
+    if len({frozenset(place.domain for place in places) for places in group}) > 1:
         return "across_domains"
     return "within"

@@ -19,11 +19,11 @@ class Kind:
     Attributes:
         level: ``error``: training would stop; ``warning``: it would run, but the results may
             suffer; ``note``: for information.
-        words: Description, and how training handles it.
+        text: Description, and how training handles it.
     """
 
     level: str
-    words: str
+    text: str
 
 
 #: Problems of single files. The errors are exactly those that make a run stop.

@@ -37,24 +37,24 @@ def augmentation_sheet(data: TransferDataModule, spec: InputSpec) -> bytes:
         data: Data module of images, after :meth:`discover`.
         spec: Input specification of the backbone.
     """
-    data.browse()
+    data.check_browsable()
     if data.gives != "images":
         raise DataError(
             f"the augmentation sheet requires images, but data={data.name} provides {data.gives}; "
             "remove show=augmentations"
         )
     rows = [
-        (role, label, images)
-        for role in data.roles
-        for label, images in _examples(data, data.found[role].train, spec)
+        (domain, label, images)
+        for domain in data.domain_names
+        for label, images in _examples(data, data.found[domain].train, spec)
     ]
     titles = ["as stored", "evaluation", f"training: augment={_name(data.augment)}"]
     classes = data.classes
 
     def draw(figure: Any) -> None:
         grid = figure.subplots(len(rows), DRAWN + 2, squeeze=False)
-        for line, (role, label, images) in zip(grid, rows, strict=True):
-            colour = SOURCE if role == "source" else TARGET
+        for line, (domain, label, images) in zip(grid, rows, strict=True):
+            colour = SOURCE if domain == "source" else TARGET
             for axes, pixels in zip(line, images, strict=True):
                 axes.imshow(pixels, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
@@ -62,7 +62,7 @@ def augmentation_sheet(data: TransferDataModule, spec: InputSpec) -> bytes:
                 for side in axes.spines.values():
                     side.set_visible(False)
             name = short(_WORDNET.sub("", classes[label]), 14)
-            line[0].set_ylabel(f"{role}\n{name}", color=colour, fontsize=7.5)
+            line[0].set_ylabel(f"{domain}\n{name}", color=colour, fontsize=7.5)
             height, width = images[0].shape[:2]
             line[0].set_xlabel(f"{width} x {height}", color=MUTED, fontsize=6.5)
         for axes, title in zip(grid[0], titles, strict=False):

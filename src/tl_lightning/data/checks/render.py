@@ -52,9 +52,9 @@ def render(found: Mapping[str, Any], out: Console) -> None:
     domains = found["domains"]
     if domains:
         out.print(_table(domains))
-        for role, domain in domains.items():
+        for name, domain in domains.items():
             if domain["classes"]:
-                out.print(Text(_balance(role, domain)))
+                out.print(Text(_balance(name, domain)))
     if found["sizes"]:
         sizes = (f"{side} {s['min']} / {s['median']} / {s['max']}"
                  for side, s in found["sizes"].items())  # fmt: skip
@@ -77,18 +77,18 @@ def render(found: Mapping[str, Any], out: Console) -> None:
 # -- counts --------------------------------------------------------------------------------------
 def _table(domains: Mapping[str, Any]) -> Table:
     """Return the table of images per domain and split, with a row per class if there are few."""
-    columns = [(role, split) for role, domain in domains.items() for split in domain["splits"]]
+    columns = [(name, split) for name, domain in domains.items() for split in domain["splits"]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("\nclass", overflow="fold", max_width=36)
-    for role, split in columns:
-        first = split == next(iter(domains[role]["splits"]))
-        table.add_column(f"{role if first else ''}\n{split}", justify="right")
+    for key, split in columns:
+        first = split == next(iter(domains[key]["splits"]))
+        table.add_column(f"{key if first else ''}\n{split}", justify="right")
     classes = list(dict.fromkeys(n for domain in domains.values() for n in domain["classes"]))
     if len(classes) <= FEW:
         for name in classes:
             table.add_row(Text(name), *_class_cells(domains, name, columns))
         table.add_section()
-    totals = (f"{domains[role]['splits'][split]:,}" for role, split in columns)
+    totals = (f"{domains[key]['splits'][split]:,}" for key, split in columns)
     table.add_row(Text(_number(len(classes), "class", "classes")), *totals)
     return table
 
@@ -96,11 +96,11 @@ def _table(domains: Mapping[str, Any]) -> Table:
 def _class_cells(
     domains: Mapping[str, Any], name: str, columns: Sequence[tuple[str, str]]
 ) -> list[str]:
-    counts = (domains[role]["classes"].get(name, {}).get(split) for role, split in columns)
+    counts = (domains[key]["classes"].get(name, {}).get(split) for key, split in columns)
     return ["–" if count is None else f"{count:,}" for count in counts]
 
 
-def _balance(role: str, domain: Mapping[str, Any]) -> str:
+def _balance(key: str, domain: Mapping[str, Any]) -> str:
     """Return a summary of the number of training images per class of a domain."""
     sizes = {
         name: counts.get("train", 0) + counts.get("labelled", 0)
@@ -108,7 +108,7 @@ def _balance(role: str, domain: Mapping[str, Any]) -> str:
     }
     low, high = min(sizes.values()), max(sizes.values())
     text = (
-        f"{role} ({domain['name']}): training images per class (min / median / max) "
+        f"{key} ({domain['name']}): training images per class (min / median / max) "
         f"{low} / {statistics.median(sizes.values()):.0f} / {high}"
     )
     if low and high > low:
@@ -129,13 +129,13 @@ def _problems(found: Mapping[str, Any], base: str) -> list[RenderableType]:
     for kind, items in found["files"].items():
         level = found["levels"][kind]
         names = [_file(item, base) for item in items[:SHOWN]]
-        head = f"{_number(len(items), 'file')}: {KINDS[kind].words}"
+        head = f"{_number(len(items), 'file')}: {KINDS[kind].text}"
         parts.append((level, _listed(level, head, names, len(items))))
     for kind, pair in PAIRS.items():
         groups = [group for group in found["duplicates"] if group["kind"] == kind]
         if groups:
             names = [_copies(group, base) for group in groups[:SHOWN]]
-            head = f"{_number(len(groups), 'group')}: {pair.words}"
+            head = f"{_number(len(groups), 'group')}: {pair.text}"
             parts.append((pair.level, _listed(pair.level, head, names, len(groups))))
     parts += [(r["level"], [_line(r["level"], r["text"])]) for r in found["remarks"]]
     if found["overlap"]:

@@ -19,7 +19,6 @@ from tl_lightning.data.checks.duplicates import Place
 from tl_lightning.data.checks.files import Finding, examine, quiet_decoders
 from tl_lightning.data.checks.issues import BROKEN, ERROR, KINDS, NOTE, PAIRS, WARNING, printable
 from tl_lightning.data.datamodules.base import TransferDataModule
-from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.unreadable import LIMIT
 from tl_lightning.data.pretraining_overlap import pretraining_overlap
@@ -36,8 +35,7 @@ def survey(data: TransferDataModule) -> dict[str, Any]:
     """Check all images of a data module.
 
     Args:
-        data: Data module before :meth:`discover`. Its ``on_problem`` callback is replaced, so it
-            must not be used for training afterwards.
+        data: Data module before :meth:`discover`; it must not be used for training afterwards.
 
     Returns:
         JSON-serializable values: "may_start"; the numbers of "errors" and "warnings"; "problems"
@@ -45,12 +43,11 @@ def survey(data: TransferDataModule) -> dict[str, Any]:
         these kinds, "examined" (number of files), "sizes", "duplicates", "remarks", "overlap" and
         "seconds".
     """
-    data.browse()
+    data.check_browsable()
     started = time.monotonic()
     problems: list[str] = []
     found: Mapping[str, Domain] = {}
-    if isinstance(data, ImageFilesDataModule):
-        data.on_problem = problems.append
+    data.collect_problems(problems.append)
     try:
         found = data.domains()
         problems += data.check_domains(found)
@@ -76,7 +73,7 @@ def survey(data: TransferDataModule) -> dict[str, Any]:
         "errors": errors,
         "warnings": sum(number for level, number in counted if level == WARNING),
         "problems": problems,
-        "domains": {role: _counts(domain) for role, domain in found.items()},
+        "domains": {key: _counts(domain) for key, domain in found.items()},
         "files": files,
         "levels": levels,
         "examined": len(paths),
@@ -90,17 +87,17 @@ def survey(data: TransferDataModule) -> dict[str, Any]:
 
 # -- places and counts ---------------------------------------------------------------------------
 def _places(found: Mapping[str, Domain]) -> dict[Any, list[Place]]:
-    """Return the places of every image by path, or by (role, split, index) if in memory."""
+    """Return the places of every image by path, or by (key, split, index) if in memory."""
     places: dict[Any, list[Place]] = {}
-    for role, domain in found.items():
+    for key, domain in found.items():
         for name, split in domain.splits().items():
             labels = [] if split.labels is None else split.labels.tolist()
             effective = "train" if name == "labelled" else name
             for index in range(len(split)):
                 label = printable(domain.classes[labels[index]]) if labels else ""
                 in_memory = isinstance(split.samples, np.ndarray)
-                key = (role, name, index) if in_memory else Path(split.samples[index])
-                places.setdefault(key, []).append(Place(role, effective, label))
+                image = (key, name, index) if in_memory else Path(split.samples[index])
+                places.setdefault(image, []).append(Place(key, effective, label))
     return places
 
 
@@ -123,21 +120,21 @@ def _counts(domain: Domain) -> dict[str, Any]:
 def _remarks(found: Mapping[str, Domain]) -> list[dict[str, str]]:
     """Return warnings on class imbalance and similar class names."""
     warnings = []
-    for role, domain in found.items():
+    for key, domain in found.items():
         classes = _counts(domain)["classes"]
         sizes = {n: c.get("train", 0) + c.get("labelled", 0) for n, c in classes.items()}
         sizes = {name: size for name, size in sizes.items() if size}
         if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
             least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
             warnings.append(
-                f"imbalance in {role}: {sizes[most]} training images of {most!r}, "
+                f"imbalance in {key}: {sizes[most]} training images of {most!r}, "
                 f"{sizes[least]} of {least!r} ({sizes[most] / sizes[least]:.0f} to 1)"
             )
         variants: dict[str, list[str]] = {}
         for name in classes:
             variants.setdefault(" ".join(name.split()).casefold(), []).append(name)
         warnings += [
-            f"classes of {role} that differ only in case or spaces: "
+            f"classes of {key} that differ only in case or spaces: "
             f"{', '.join(map(repr, names))}; are they the same class?"
             for names in variants.values()
             if len(names) > 1
@@ -221,11 +218,11 @@ def _duplicates_in_memory(
     found: Mapping[str, Domain], places: Mapping[Any, list[Place]]
 ) -> list[dict[str, Any]]:
     keys, names, content = [], [], []
-    for role, domain in found.items():
+    for key, domain in found.items():
         for name, split in domain.splits().items():
             if isinstance(split.samples, np.ndarray):
-                keys += [(role, name, index) for index in range(len(split))]
-                names += [f"{role}/{name}/{image_name}" for image_name in split.names]
+                keys += [(key, name, index) for index in range(len(split))]
+                names += [f"{key}/{name}/{image_name}" for image_name in split.names]
                 content += [sha256(image.tobytes()).digest() for image in split.samples]
     groups = duplicates.grouped(duplicates.same(content))
     return _ordered([_group([(names[i], places[keys[i]]) for i in g], True) for g in groups])
@@ -240,7 +237,7 @@ def _group(members: Sequence[tuple[Path | str, list[Place]]], exact: bool) -> di
         "paths": [
             {
                 "path": printable(path),
-                "places": sorted({f"{place.role}/{place.split}" for place in places}),
+                "places": sorted({f"{place.domain}/{place.split}" for place in places}),
                 "class": places[0].label,
             }
             for path, places in members

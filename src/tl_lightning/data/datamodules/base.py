@@ -2,123 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import lightning as L
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tl_lightning.config.hints import at_least
+from tl_lightning.config.schema import CacheConfig
+from tl_lightning.data import summary
 from tl_lightning.data.cache.features import FeatureLoader, Features
-from tl_lightning.data.cache.images import CacheSettings, ImageCache
+from tl_lightning.data.cache.images import ImageCache
 from tl_lightning.data.datasets import EvalDataset
-from tl_lightning.data.domain import DOMAINS, Domain, Split
+from tl_lightning.data.domain import Domain, Split
+from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.data.loaders import loader_of
+from tl_lightning.data.needs import DataInfo, ModelNeeds, StatesNeeds
 from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler, spread
-from tl_lightning.data.summary import LabelInfo
 from tl_lightning.data.transforms.presets import Augment
-from tl_lightning.errors import DataError
-from tl_lightning.types import Spec
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.types import DOMAINS, SPLITS, InputSpec, Spec, SplitKey, Stream
 
-__all__ = ["InspectionLoaders", "TransferDataModule"]
-
-
-class InspectionLoaders:
-    """Mixin with loaders that pass over samples once, without labels, for inspection."""
-
-    found: dict[str, Domain]
-    features: dict[str, Features]
-    eval_batch_size: int
-    pin_memory: bool
-
-    @property
-    def roles(self) -> list[str]:
-        """The domains of the data module, source first."""
-        raise NotImplementedError
-
-    def training_splits(self) -> dict[str, Split]:
-        """Return the training split of every stream."""
-        raise NotImplementedError
-
-    def domain_of(self, stream: str) -> str:
-        """Return the domain that a stream of training batches draws from."""
-        raise NotImplementedError
-
-    def _dataset(self, role: str, split: Split, train: bool) -> Any:
-        raise NotImplementedError
-
-    def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
-        raise NotImplementedError
-
-    def sample_loader(
-        self, role: str, count: int, images: bool = False
-    ) -> tuple[Iterable[Any], list[int]]:
-        """Return batches of at most ``count`` unlabelled test samples, spread over the split.
-
-        Every rank gets all of them. Also returns their indices in the split. Cached features are
-        used instead of the samples unless ``images`` is set.
-        """
-        indices = self.sample_places(role, count)
-        features = self.features.get(f"{role}/test")
-        if features is not None and not images:
-            index = torch.tensor(indices)
-            return [{"inputs": features.rows(index), "index": index}], indices
-        split = self.found[role].test.without_labels().subset(indices)
-        sampler = EvalSampler(size=len(split))
-        dataset = EvalDataset(self._dataset(role, split, train=False))
-        return self._loader(dataset, self.eval_batch_size, sampler), indices
-
-    def sample_places(self, role: str, count: int) -> list[int]:
-        """Return the indices of at most ``count`` test samples, spread over the split."""
-        return spread(len(self.found[role].test), count)
-
-    def excerpts(self, role: str, places: list[int]) -> list[str]:
-        """Return the beginning of the test texts at these indices; empty for other inputs."""
-        return []
-
-    def whole_loader(self, role: str) -> Iterable[Any]:
-        """Return unlabelled batches of a domain's training split, in order and not augmented.
-
-        Every rank gets all of them.
-        """
-        features = self.features.get(f"{role}/train")
-        split = self.found[role].train.without_labels()
-        sampler = EvalSampler(size=len(split))
-        if features is not None:
-            return FeatureLoader(features, None, self.eval_batch_size, sampler)
-        dataset = EvalDataset(self._dataset(role, split, train=False))
-        return self._loader(dataset, self.eval_batch_size, sampler)
-
-    def image_loader(
-        self, role: str, split: Split, batch_size: int, sampler: Any, augmented: bool, workers: int
-    ) -> DataLoader[Any]:
-        """Return a loader for a single pass over the images of a split."""
-        dataset = self._dataset(role, split, train=augmented)
-        return loader_of(dataset, batch_size, sampler, workers, self.pin_memory)
-
-    def stored_splits(self) -> dict[str, Split]:
-        """Return all splits that a run passes through the model, by ``domain/split``."""
-        splits = self.training_splits().items()
-        found = {f"{self.domain_of(role)}/train": split for role, split in splits}
-        for role in self.roles:
-            found[f"{role}/val"] = self.found[role].val
-            found[f"{role}/test"] = self.found[role].test
-        return found
-
+__all__ = ["TransferDataModule"]
 
 #: Evaluation batch size for cached, flat features.
 EVAL_FEATURES = 2048
-#: Streams of training batches; the index of a stream is part of its samples' seeds.
-STREAMS = (*DOMAINS, "target_labelled")
+Loader = DataLoader[Any] | FeatureLoader
 
 
-class TransferDataModule(LabelInfo, InspectionLoaders, L.LightningDataModule):
+class TransferDataModule(L.LightningDataModule):
     """Base class of the data modules; decides which samples and labels a model can see.
 
     Subclasses for a kind of input (images, texts, vectors) build datasets from splits; subclasses
     of those implement :meth:`domains` for one dataset. Training and validation batches of the
     target contain no labels, so that no loss, metric or selection rule can use them. Only testing
     and ``selection=oracle``, which is marked as such in every report, see target labels.
+
+    A training batch is a mapping from stream (``source``, ``target``) to
+    :class:`~tl_lightning.types.Batch`; validation and testing have one loader per domain. A
+    :class:`~tl_lightning.models.base.TransferModule` prepares the data for itself; any other
+    LightningModule gets images of the default size, see :meth:`prepare`.
 
     Args:
         name: Name of the dataset in reports.
@@ -130,14 +57,25 @@ class TransferDataModule(LabelInfo, InspectionLoaders, L.LightningDataModule):
         pin_memory: Whether to copy batches to page-locked memory (for a GPU).
     """
 
+    #: Overlap of the dataset with pretraining data, as text; empty if none is known.
+    overlap: ClassVar[str] = ""
     #: Whether features can be cached by the index of a sample in its split.
     storable: ClassVar[bool] = True
     #: Kind of input, which the backbone must accept.
     gives: ClassVar[str] = "images"
+    spec_type: ClassVar[type[Spec]] = InputSpec
     #: Whether strongly augmented views of the samples are available.
     has_strong: ClassVar[bool] = False
+    #: Whether ``source.domain`` and ``target.domain`` can be set.
+    has_domains: ClassVar[bool] = False
+    #: Whether a ``target`` with only empty values means no target. It allows overrides such as
+    #: ``data.target.root=...``, which Hydra rejects if ``target`` is null.
+    target_optional: ClassVar[bool] = False
+    #: Keys allowed in ``target``.
+    target_keys: ClassVar[frozenset[str]] = frozenset()
     #: Augmentation and mixing of training samples; data modules of images override these.
     augment: Augment | Mapping[str, Any] = "none"
+    transform: Callable[[Tensor], Tensor] | None = None
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
 
@@ -145,10 +83,10 @@ class TransferDataModule(LabelInfo, InspectionLoaders, L.LightningDataModule):
         self,
         *,
         name: str,
-        batch_size: int,
-        eval_batch_size: int,
-        steps_per_epoch: int | None,
-        num_workers: int,
+        batch_size: Annotated[int, at_least(1)],
+        eval_batch_size: Annotated[int, at_least(1)],
+        steps_per_epoch: Annotated[int, at_least(1)] | None,
+        num_workers: Annotated[int, at_least(0)],
         seed: int,
         pin_memory: bool,
     ) -> None:
@@ -160,97 +98,248 @@ class TransferDataModule(LabelInfo, InspectionLoaders, L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.pin_memory = pin_memory
-        self.train_on: tuple[str, ...] = DOMAINS
-        self.val_labels: tuple[str, ...] = ("source",)
+        #: The configuration node that it was created from, if any.
+        self.settings: Mapping[str, Any] | None = None
+        self.needs: ModelNeeds | None = None
+        #: The module that the trainer has prepared it for; itself if the caller did, with needs.
+        self.prepared_for: Any = None
         #: Domain whose labelled training samples form the source stream.
         self.learn_from = "source"
-        self.spec: Spec | None = None
         self.found: dict[str, Domain] = {}
         self.caches: dict[str, ImageCache] = {}
-        #: Cached features of a frozen network by ``domain/split``, loaded instead of the samples.
-        self.features: dict[str, Features] = {}
+        #: Cached features of a frozen network, loaded instead of the samples.
+        self.features: dict[SplitKey, Features] = {}
         #: Preprocessing fitted on the training samples, as plain values that are saved in
         #: checkpoints and applied to other data.
-        self.learned: dict[str, Any] = {}
+        self.input_state: dict[str, Any] = {}
         #: Skipped unreadable images by domain, as "path (reason)".
         self.unreadable: dict[str, list[str]] = {}
+        self.repeat_epoch = False
 
     # -- implemented by datasets -----------------------------------------------------------
     def domains(self) -> Mapping[str, Domain]:
         """Return ``source`` and, if there is one, ``target``; lists files without opening them."""
+        raise ConfigError(
+            f"data._target_={type(self).__module__}.{type(self).__qualname__} does not implement "
+            "domains; see docs/bring_your_own.md#lightningdatamodule"
+        )
+
+    @classmethod
+    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
+        """Return whether these settings of ``target`` mean no target."""
+        if target is None:
+            return True
+        return cls.target_optional and not any(target.get(key) for key in cls.target_keys)
+
+    @classmethod
+    def target_hint(cls) -> str:
+        """Return what to set below ``data.target`` for a target, for error messages."""
+        return "domain=<name>" if cls.has_domains else "root=<folder>"
+
+    # -- implemented by kinds of input -----------------------------------------------------
+    def dataset(self, domain: str, split: Split, train: bool) -> Any:
+        """Return a dataset whose ``__getitems__`` maps ``(index, seed)`` pairs to a batch."""
         raise NotImplementedError
 
-    # -- shared by all datasets ------------------------------------------------------------
+    def default_spec(self) -> Spec:
+        """Return the input specification for a model that does not state any."""
+        raise ConfigError(
+            f"data={self.name} cannot be used without an input specification; call "
+            "prepare(ModelNeeds(input_spec=...)), see docs/bring_your_own.md#lightningmodule"
+        )
+
+    def cache_images(self, settings: CacheConfig, epochs: int) -> None:
+        """Build or open the cache for a training of ``epochs`` epochs."""
+
+    def check_browsable(self) -> None:
+        """Raise DataError if the samples cannot be inspected one by one."""
+
+    def aux_labels(self, column: str) -> Mapping[Path, str]:
+        """Return the labels in one of ``label_columns`` by file; only tables have columns."""
+        raise NotImplementedError
+
+    def excerpts(self, domain: str, indices: list[int]) -> list[str]:
+        """Return the beginning of the test texts at these indices; empty for other inputs."""
+        return []
+
+    def collect_problems(self, on_problem: OnProblem) -> None:
+        """Pass problems that could be recovered from to a callback instead of raising them."""
+
+    def without_unreadable(self, found: dict[str, Domain]) -> dict[str, Domain]:
+        """Return the domains without unreadable samples, or raise DataError."""
+        return found
+
+    # -- preparation -----------------------------------------------------------------------
+    def discover(
+        self, learn_from: str | None = None, input_state: Mapping[str, Any] | None = None
+    ) -> DataInfo:
+        """Find and check the samples; a second call reads nothing again.
+
+        Args:
+            learn_from: Domain whose labels are learned; ``target`` only for an upper bound. None:
+                as in the call before, at first ``source``.
+            input_state: Preprocessing of a trained model, to apply in place of fitting it.
+
+        Raises:
+            DataError: If training cannot start.
+        """
+        if self.found:
+            self.learn_from = learn_from or self.learn_from
+            for problem in self._oracle_problems(self.found.get("target")):
+                raise DataError(problem)
+            if input_state and dict(input_state) != self.input_state:
+                raise DataError(
+                    f"data={self.name} has been read with another preprocessing than that of the "
+                    "trained model; create a new data module"
+                )
+        else:
+            self.learn_from = learn_from or "source"
+            self.input_state = dict(input_state or {})
+            found = dict(self.domains())
+            self._raise_problems(found)
+            self.found = self.without_unreadable(found)
+            self._raise_problems(self.found)
+        return DataInfo(self.classes, self.class_counts(), self.width, self.input_state)
+
+    def _raise_problems(self, found: Mapping[str, Domain]) -> None:
+        for problem in self.check_domains(found):
+            raise DataError(problem)
+
+    def prepare(self, needs: ModelNeeds | None = None, repeat_epoch: bool = False) -> None:
+        """Get ready for a model; :meth:`discover` is called first if it has not been.
+
+        Args:
+            needs: What the model asks for. None: inputs of the default form (images of 224 x 224
+                pixels, those in memory of their own size), both domains, labels only of the source.
+            repeat_epoch: Whether every epoch repeats the batches of the first, for debugging.
+
+        Raises:
+            ConfigError: If the model needs another kind of input.
+            DataError: If the data do not fit the model.
+        """
+        self.discover()
+        self.prepared_for = None if needs is None else self
+        needs = needs or ModelNeeds(self.default_spec(), tuple(self.found))
+        if not isinstance(needs.input_spec, self.spec_type):
+            raise ConfigError(
+                f"data={self.name} contains {self.gives}, which need a {self.spec_type.__name__}; "
+                f"got {needs.input_spec}; set another data, or a backbone for {self.gives}"
+            )
+        if missing := [name for name in needs.train_on if name not in self.found]:
+            raise DataError(
+                f"the model trains on the {missing[0]}, but data={self.name} has only "
+                f"{', '.join(self.found)}; set a {missing[0]}, or model=source_only"
+            )
+        self.needs = needs
+        self.repeat_epoch = repeat_epoch
+
+    def setup(self, stage: str) -> None:
+        """Get ready for the trainer's module; called by Lightning on every rank.
+
+        Raises:
+            ConfigError: If the trainer would replace the samplers.
+        """
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if module is not None and self.prepared_for not in (self, module):
+            self.needs = None  # those of another module, or the default
+            if isinstance(module, StatesNeeds):
+                self.discover(module.learn_from, module.input_state)
+                self.prepare(module.needs())
+            self.prepared_for = module
+        self.discover()
+        connector: Any = getattr(self.trainer, "_accelerator_connector", None)
+        if connector is not None and connector.is_distributed and connector.use_distributed_sampler:
+            raise ConfigError(
+                "on several devices the data module distributes the samples over the ranks itself; "
+                "pass use_distributed_sampler=False to lightning.Trainer"
+            )
+
+    @property
+    def prepared(self) -> ModelNeeds:
+        """What the model asked for; the default if nothing did."""
+        if self.needs is None:
+            self.prepare()
+        assert self.needs is not None
+        return self.needs
+
+    # -- description -----------------------------------------------------------------------
+    @property
+    def domain_names(self) -> list[str]:
+        """The domains of the data module, source first."""
+        return [name for name in DOMAINS if name in self.found]
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names of the source, indexed by the labels of all domains."""
         return self.found["source"].classes
 
-    def discover(self) -> None:
-        """Find and check the samples; raises DataError if training cannot start."""
-        if self.found:
-            return
-        found = dict(self.domains())
-        for screen in (lambda domains: domains, self.screened):
-            found = screen(found)
-            for problem in self.check_domains(found):
-                raise DataError(problem)
-        self.found = found
+    @property
+    def width(self) -> int | None:
+        """Length of the vectors; None for other inputs."""
+        return None
 
-    def screened(self, found: dict[str, Domain]) -> dict[str, Domain]:
-        """Return the domains without unreadable samples, or raise DataError."""
-        return found
+    def class_counts(self) -> list[int] | None:
+        """Return the number of labelled training samples per class, or None without labels."""
+        labels = self.found[self.learn_from].train.labels
+        if labels is None:
+            return None
+        counts: list[int] = np.bincount(labels, minlength=len(self.classes)).tolist()
+        return counts
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of samples by ``domain/split``."""
+        return summary.counts(self.found)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the names (and in-memory values) of all samples."""
+        return summary.fingerprint(self.found)
+
+    def notes(self, pretrained: bool) -> list[str]:
+        """Return the notes on the data to show in the report.
+
+        Args:
+            pretrained: Whether the backbone is pretrained, so that overlap matters.
+        """
+        return summary.domain_notes(self.found, self.unreadable, self.overlap, pretrained)
 
     def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield problems that prevent training, such as empty or too small splits."""
-        yield from self.oracle_problems(found)
-        for role, domain in found.items():
+        yield from self._oracle_problems(found.get("target"))
+        for name, domain in found.items():
             if len(domain.classes) == 1:
                 yield (
-                    f"{role} ({domain.name}) has only the class {domain.classes[0]!r}, but a "
+                    f"{name} ({domain.name}) has only the class {domain.classes[0]!r}, but a "
                     f"classifier needs at least two; check the settings of data={self.name}"
                 )
                 return
-        for role, domain in found.items():
-            for split in ("train", "val", "test"):
-                if len(getattr(domain, split)) == 0:
+        for name, domain in found.items():
+            for split in SPLITS:
+                if len(domain.splits()[split]) == 0:
                     yield (
-                        f"{role} ({domain.name}) has no {self.gives} in the {split} split; "
-                        f"add some, or change data.{role} or data.val_fraction"
+                        f"{name} ({domain.name}) has no {self.gives} in the {split} split; "
+                        f"add some, or change data.{name} or data.val_fraction"
                     )
             if 0 < len(domain.train) < self.batch_size:
                 yield (
-                    f"{role} ({domain.name}) has {len(domain.train)} training {self.gives}, fewer "
+                    f"{name} ({domain.name}) has {len(domain.train)} training {self.gives}, fewer "
                     f"than data.batch_size={self.batch_size}; set "
                     f"data.batch_size={len(domain.train)} or less"
                 )
 
-    def attach(
-        self,
-        spec: Spec,
-        train_on: tuple[str, ...],
-        val_labels: tuple[str, ...],
-        strong: bool = False,
-    ) -> None:
-        """Configure the data for a model.
+    def _oracle_problems(self, target: Domain | None) -> Iterator[str]:
+        """Yield reasons why the oracle cannot train on the labels of the target."""
+        if self.learn_from == "source" or target is None:
+            return
+        shared = set(target.train.names) & set(target.test.names)
+        if target.train.labels is None:
+            yield f"model=oracle needs labelled training samples, but {target.name} has none"
+        elif shared:
+            yield (
+                f"model=oracle would be tested on its own training samples: {len(shared)} of "
+                f"{target.name} are in both splits; set data.transductive=false"
+            )
 
-        Args:
-            spec: Input specification of the backbone.
-            train_on: Domains to train on.
-            val_labels: Domains whose validation batches contain labels.
-            strong: Whether to add strongly augmented views of the target's training samples.
-        """
-        assert self.has_strong or not strong, "the configuration check tests has_strong first"
-        self.spec = spec
-        self.train_on = train_on
-        self.val_labels = val_labels
-
-    def cache(self, settings: CacheSettings, epochs: int) -> None:
-        """Build or open the cache for a training of ``epochs`` epochs."""
-
-    def browse(self) -> None:
-        """Raise DataError if the samples cannot be inspected one by one."""
-
+    # -- training --------------------------------------------------------------------------
     @property
     def num_batches(self) -> int:
         """Batches per epoch and rank; the same for every model, so that methods are comparable."""
@@ -260,92 +349,150 @@ class TransferDataModule(LabelInfo, InspectionLoaders, L.LightningDataModule):
         largest = max(len(domain.train) for domain in self.found.values())
         return max(1, largest // (self.batch_size * world))
 
-    def _batches_shown(self, limit: float | None) -> int:
-        """Return the batches per epoch under ``limit_train_batches``, a count or a fraction."""
-        if limit is None:
-            return self.num_batches
-        count = int(self.num_batches * limit) if isinstance(limit, float) else limit
-        return max(1, min(self.num_batches, count))
+    def _position(self) -> tuple[int, int]:
+        """Return the epoch and its first batch: a resumed run continues in the middle of one."""
+        if self.trainer is None:
+            return 0, 0
+        limit = self.trainer.limit_train_batches
+        count = self.num_batches
+        if limit is not None:
+            limited = int(count * limit) if isinstance(limit, float) else limit
+            count = max(1, min(count, limited))
+        # Batches processed in all epochs so far.
+        total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        epoch, start = divmod(total.processed, count)
+        return epoch, start
 
-    def setup(self, stage: str) -> None:
-        """Find the data; called by Lightning on every rank."""
-        self.discover()
-
-    # -- loaders -----------------------------------------------------------------------------
-    def train_dataloader(self) -> dict[str, DataLoader[Any] | FeatureLoader]:
+    def train_dataloader(self) -> dict[str, Loader]:
         """Return one loader per training stream; target batches contain no labels."""
-        trainer = self.trainer
-        assert trainer is not None
-        # Batches processed in all epochs so far: a resumed run continues with the next one.
-        total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-        epoch, start = divmod(total.processed, self._batches_shown(trainer.limit_train_batches))
-        loaders: dict[str, DataLoader[Any] | FeatureLoader] = {}
-        for role, split in self.training_splits().items():
-            sampler = self._sampler(
-                split,
-                batch_size=self.batch_size,
-                num_batches=self.num_batches,
-                seed=self.seed,
-                domain=STREAMS.index(role),
-                rank=trainer.global_rank,
-                world=trainer.world_size,
-                epoch=epoch,
-                start=start,
-            )
-            domain = self.domain_of(role)
-            features = self.features.get(f"{domain}/train")
+        epoch, start = self._position()
+        rank, world = self._rank()
+        loaders: dict[str, Loader] = {}
+        for stream, split in self.training_splits().items():
+            sampler = self.train_sampler(
+                stream, split, batch_size=self.batch_size, num_batches=self.num_batches,
+                seed=self.seed, domain=stream.number, rank=rank, world=world, epoch=epoch,
+                start=start, repeat=self.repeat_epoch,
+            )  # fmt: skip
+            features = self.features.get(self.key_of(stream))
             if features is not None:
-                loaders[role] = FeatureLoader(
+                loaders[stream] = FeatureLoader(
                     features, split.labels, self.batch_size, sampler, split.aux_labels
                 )
-                continue
-            dataset = self._dataset(domain, split, train=True)
-            loaders[role] = self._loader(dataset, self.batch_size, sampler)
+            else:
+                dataset = self.dataset(self.domain_of(stream), split, train=True)
+                loaders[stream] = self._loader(dataset, self.batch_size, sampler)
         return loaders
 
-    def _sampler(self, split: Split, **kwargs: Any) -> DomainSampler:
+    def train_sampler(self, stream: Stream, split: Split, **kwargs: Any) -> DomainSampler:
+        """Return the sampler of a training stream; the arguments are those of DomainSampler."""
         return DomainSampler(size=len(split), **kwargs)
 
-    def training_splits(self) -> dict[str, Split]:
+    def training_splits(self) -> dict[Stream, Split]:
         """Return the training split of every stream; ``target`` has no labels."""
-        splits = {"source": self.found[self.learn_from].train} if "source" in self.train_on else {}
-        if "target" in self.train_on:
-            splits["target"] = self.found["target"].train.without_labels()
+        splits = {}
+        if "source" in self.prepared.train_on:
+            splits[Stream.SOURCE] = self.found[self.learn_from].train
+        if "target" in self.prepared.train_on:
+            splits[Stream.TARGET] = self.found["target"].train.without_labels()
         labelled = self.found["target"].labelled if "target" in self.found else None
-        return splits if labelled is None else {**splits, "target_labelled": labelled}
+        return splits if labelled is None else {**splits, Stream.TARGET_LABELLED: labelled}
 
-    def val_dataloader(self) -> list[DataLoader[Any] | FeatureLoader]:
-        """Return the validation loaders, source first, with labels only for ``val_labels``."""
+    def domain_of(self, stream: Stream) -> str:
+        """Return the domain that a stream of training batches draws from."""
+        return self.learn_from if stream is Stream.SOURCE else stream.domain
+
+    def key_of(self, stream: Stream) -> SplitKey:
+        """Return the split that a stream of training batches draws from."""
+        split = "labelled" if stream is Stream.TARGET_LABELLED else "train"
+        return SplitKey(self.domain_of(stream), split)
+
+    # -- evaluation ------------------------------------------------------------------------
+    def val_dataloader(self) -> list[Loader]:
+        """Return the validation loaders, source first; unlabelled where the model may not peek."""
+        labelled = self.prepared.val_labels
+        splits = {name: self.found[name].val for name in self.domain_names}
         return [
             self._eval_loader(
-                f"{role}/val",
-                self.found[role].val
-                if role in self.val_labels
-                else self.found[role].val.without_labels(),
+                SplitKey(name, "val"), split if name in labelled else split.without_labels()
             )
-            for role in self.roles
+            for name, split in splits.items()
         ]
 
-    def test_dataloader(self) -> list[DataLoader[Any] | FeatureLoader]:
+    def test_dataloader(self) -> list[Loader]:
         """Return the test loaders with labels, source first."""
-        return [self._eval_loader(f"{role}/test", self.found[role].test) for role in self.roles]
+        keys = [SplitKey(name, "test") for name in self.domain_names]
+        return [self._eval_loader(key, self.found[key.domain].test) for key in keys]
 
-    def _eval_loader(self, name: str, split: Split) -> DataLoader[Any] | FeatureLoader:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sampler = EvalSampler(size=len(split), rank=rank, world=world)
-        if name in self.features:
-            stored = self.features[name]
+    def _eval_loader(self, key: SplitKey, split: Split) -> Loader:
+        rank, world = self._rank()
+        features = self.features.get(key)
+        if features is not None:
+            sampler = EvalSampler(size=len(split), rank=rank, world=world)
             # The head takes about as long for many flat features as for a few.
-            many = EVAL_FEATURES if stored.flat else self.eval_batch_size
-            size = max(many, self.eval_batch_size)
-            return FeatureLoader(stored, split.labels, size, sampler, split.aux_labels)
-        dataset = EvalDataset(self._dataset(name.partition("/")[0], split, train=False))
+            size = EVAL_FEATURES if features.flat else self.eval_batch_size
+            size = max(size, self.eval_batch_size)
+            return FeatureLoader(features, split.labels, size, sampler, split.aux_labels)
+        dataset = EvalDataset(self.dataset(key.domain, split, train=False))
+        sampler = self.eval_sampler(key, split, rank, world)
         return self._loader(dataset, self.eval_batch_size, sampler)
 
-    def _dataset(self, role: str, split: Split, train: bool) -> Any:
-        """Return a dataset whose ``__getitems__`` maps ``(index, seed)`` pairs to a batch."""
-        raise NotImplementedError
+    def eval_sampler(self, key: SplitKey, split: Split, rank: int, world: int) -> EvalSampler:
+        """Return the sampler of a validation or test split."""
+        return EvalSampler(size=len(split), rank=rank, world=world)
+
+    def _rank(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
     def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
         return loader_of(dataset, batch_size, sampler, self.num_workers, self.pin_memory)
+
+    # -- inspection: every rank gets all samples, without labels -----------------------------
+    def sample_loader(
+        self, domain: str, count: int, images: bool = False
+    ) -> tuple[Iterable[Any], list[int]]:
+        """Return batches of at most ``count`` test samples, spread over the split.
+
+        Also returns their indices in the split. Cached features are used instead of the samples
+        unless ``images`` is set.
+        """
+        indices = self.sample_indices(domain, count)
+        features = self.features.get(SplitKey(domain, "test"))
+        if features is not None and not images:
+            index = torch.tensor(indices)
+            return [{"inputs": features.rows(index), "index": index}], indices
+        split = self.found[domain].test.without_labels().subset(indices)
+        dataset = EvalDataset(self.dataset(domain, split, train=False))
+        sampler = EvalSampler(size=len(split))
+        return self._loader(dataset, self.eval_batch_size, sampler), indices
+
+    def sample_indices(self, domain: str, count: int) -> list[int]:
+        """Return the indices of at most ``count`` test samples, spread over the split."""
+        return spread(len(self.found[domain].test), count)
+
+    def whole_loader(self, domain: str) -> Iterable[Any]:
+        """Return batches of a domain's training split, in order and not augmented."""
+        features = self.features.get(SplitKey(domain, "train"))
+        split = self.found[domain].train.without_labels()
+        sampler = EvalSampler(size=len(split))
+        if features is not None:
+            return FeatureLoader(features, None, self.eval_batch_size, sampler)
+        dataset = EvalDataset(self.dataset(domain, split, train=False))
+        return self._loader(dataset, self.eval_batch_size, sampler)
+
+    def image_loader(
+        self, key: SplitKey, split: Split, batch_size: int, sampler: Any, augmented: bool,
+        workers: int,
+    ) -> DataLoader[Any]:  # fmt: skip
+        """Return a loader for a single pass over the samples of a split."""
+        dataset = self.dataset(key.domain, split, train=augmented)
+        return loader_of(dataset, batch_size, sampler, workers, self.pin_memory)
+
+    def stored_splits(self) -> dict[SplitKey, Split]:
+        """Return all splits that a run passes through the model."""
+        found = {self.key_of(stream): split for stream, split in self.training_splits().items()}
+        for name in self.domain_names:
+            found[SplitKey(name, "val")] = self.found[name].val
+            found[SplitKey(name, "test")] = self.found[name].test
+        return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,55 +23,58 @@ from tl_lightning.data.io.folders import class_folders, find_root
 from tl_lightning.data.layout import Layout, read_layout
 from tl_lightning.errors import DataError
 
-__all__ = ["CIFAR10DataModule", "CIFAR100DataModule"]
+__all__ = ["CIFARDataModule"]
 
 
-class _Cifar(ImageFilesDataModule):
-    """CIFAR alone, or with a folder of the same classes or a synthetic shift as the target.
+class CIFARDataModule(ImageFilesDataModule):
+    """CIFAR-10 or CIFAR-100, or with a folder of the same classes or a synthetic shift as target.
 
     Args:
+        variant: ``cifar10`` (10 classes with 5,000 training images each) or ``cifar100`` (100
+            classes with 500 training images each).
         download: Whether to download the official archive if the dataset is not found.
         kwargs: See :class:`ImageFilesDataModule`; a ``target`` without values means no target.
     """
 
     target_optional = True
-    #: torchvision dataset with the names, URL and checksums of the official files.
-    official: ClassVar[Any]
-    count: ClassVar[int]
-    megabytes: ClassVar[int]
 
-    def __init__(self, *, download: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, *, variant: Literal["cifar10", "cifar100"], download: bool, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        #: torchvision dataset with the names, URL and checksums of the official files.
+        self.official: Any = datasets.CIFAR10 if variant == "cifar10" else datasets.CIFAR100
+        self.count = 10 if variant == "cifar10" else 100
         self.download = download
         self.taken: Path | None = None
 
     def domains(self) -> Mapping[str, Domain]:
         """Return the source and, if there is one, the target."""
-        return {role: _shifted(domain) for role, domain in super().domains().items()}
+        return {name: _shifted(domain) for name, domain in super().domains().items()}
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the images in class folders, or else the official batches as arrays."""
-        root, setting = self.base(role, node)
+        root, setting = self.pair.base(domain)
         batches = self.official.base_folder
         what = f"{self.official.__name__} ({{train,test}}/<class>/*, or {batches}/)"
         candidates = (self.official.__name__.lower(), self.official.__name__)
-        otherwise = "" if role == "target" else f"data.download=true to fetch {self.megabytes} MB"
+        otherwise = "" if domain == "target" else "data.download=true to fetch 170 MB"
         try:
             found = find_root(
                 root, candidates, what, self._accepts, setting=setting, otherwise=otherwise
             )
         except DataError:
-            if role == "target" or not self.download:
+            if domain == "target" or not self.download:
                 raise
             found = self._fetched(Path(root).expanduser())
-        name = str(self.name) if role == "source" else found.name
+        name = str(self.name) if domain == "source" else found.name
         if class_folders(found / "train"):
-            layout = read_layout(found, setting, self.on_problem)
+            layout = read_layout(found, setting, self.pair.on_problem)
         else:
             folder = found if found.name == batches else found / batches
-            layout = self._in_memory(folder, role, setting)
+            layout = self._in_memory(folder, domain, setting)
         if len(layout.classes) != self.count:
-            self.on_problem(
+            self.pair.on_problem(
                 f"{found} has {len(layout.classes)} classes, but {self.official.__name__} has "
                 f"{self.count}; fix the folder, set {setting}=/the/right/folder, or use "
                 "data=folder for other images"
@@ -96,11 +99,11 @@ class _Cifar(ImageFilesDataModule):
         extract(archive, root / batches, inside=batches)
         return root
 
-    def _in_memory(self, folder: Path, role: str, setting: str) -> Layout:
-        if role == "source":
+    def _in_memory(self, folder: Path, domain: str, setting: str) -> Layout:
+        if domain == "source":
             self.taken = folder.resolve()
         elif folder.resolve() == self.taken:
-            self.on_problem(
+            self.pair.on_problem(
                 f"data.source and data.target both use {folder}; set another data.target.root, or "
                 "data.target.root=null"
             )
@@ -114,30 +117,6 @@ class _Cifar(ImageFilesDataModule):
             ) from error
         classes = tuple(str(name) for name in train.classes)
         return Layout(classes, _split("train", train, classes), None, _split("test", test, classes))
-
-
-class CIFAR10DataModule(_Cifar):
-    """CIFAR-10: 10 classes with 5,000 images each for training and 1,000 for testing.
-
-    Args:
-        kwargs: ``download`` (whether to fetch the archive); see :class:`ImageFilesDataModule`.
-    """
-
-    official = datasets.CIFAR10
-    count = 10
-    megabytes = 170
-
-
-class CIFAR100DataModule(_Cifar):
-    """CIFAR-100: 100 classes with 500 images each for training and 100 for testing.
-
-    Args:
-        kwargs: ``download`` (whether to fetch the archive); see :class:`ImageFilesDataModule`.
-    """
-
-    official = datasets.CIFAR100
-    count = 100
-    megabytes = 169
 
 
 def _split(split: str, given: Any, classes: tuple[str, ...]) -> Split:

@@ -25,13 +25,13 @@ class ClassFoldersDataModule(ImageFilesDataModule):
 
     target_optional = True
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the images of a folder, which also names the domain.
 
         Raises:
             DataError: If the folder has no class folders, or folders of domains instead.
         """
-        root, setting = self.base(role, node)
+        root, setting = self.pair.base(domain)
         found = find_root(
             root, (), WHAT, lambda path: len(class_folders(path)) > 0, setting=setting
         )
@@ -43,4 +43,4 @@ class ClassFoldersDataModule(ImageFilesDataModule):
                 f"{found} contains domains instead of classes: {', '.join(domains)}; set "
                 f"data=domains data.source.domain={domains[0]}, or {setting}={found / domains[0]}"
             )
-        return found.name, read_layout(found, setting, self.on_problem)
+        return found.name, read_layout(found, setting, self.pair.on_problem)

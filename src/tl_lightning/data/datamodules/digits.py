@@ -8,13 +8,15 @@ MNIST-M (Ganin et al. 2016, JMLR 17(59), section 5.2.4).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tl_lightning.config.hints import at_least
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.mnistm import blend, enlarge
+from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.splits import with_labelled
 
@@ -42,18 +44,22 @@ class DigitsDataModule(ImageDataModule):
         kwargs: See :class:`ImageDataModule`.
     """
 
+    target_keys: ClassVar[frozenset[str]] = frozenset({"labelled_per_class"})
+
     def __init__(
         self,
         *,
-        size: int,
-        sharpness: float,
-        scale: int,
-        target_copies: int,
+        size: Annotated[int, at_least(1)],
+        sharpness: Annotated[float, at_least(1)],
+        scale: Annotated[int, at_least(1)],
+        target_copies: Annotated[int, at_least(1)],
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        only_keys("data.source", source, set())
+        only_keys("data.target", target or {}, set(self.target_keys))
         self.size = size
         self.sharpness = sharpness
         self.scale = scale
@@ -82,8 +88,7 @@ class DigitsDataModule(ImageDataModule):
                 np.tile(labels, len(copies)),
                 {split: (offsets + at).ravel() for split, at in indices["target"].items()},
             )
-            count = self.target.get("labelled_per_class")  # missing in old checkpoints
-            if count:
+            if count := self.target.get("labelled_per_class"):
                 found["target"] = with_labelled(found["target"], count)
         return found
 
@@ -92,19 +97,19 @@ def _split_indices(labels: NDArray[np.int64]) -> dict[str, dict[str, NDArray[np.
     """Split the digits of every class across domains and splits by ``_FRACTIONS``."""
     rng = np.random.default_rng(_SPLIT_SEED)
     parts: dict[str, dict[str, list[NDArray[np.int64]]]] = {
-        role: {split: [] for split in fractions} for role, fractions in _FRACTIONS.items()
+        domain: {split: [] for split in fractions} for domain, fractions in _FRACTIONS.items()
     }
     for label in range(10):
         order = rng.permutation(np.flatnonzero(labels == label))
         start = 0.0
-        for role, fractions in _FRACTIONS.items():
+        for domain, fractions in _FRACTIONS.items():
             for split, fraction in fractions.items():
                 first, last = (round(x * len(order)) for x in (start, start + fraction))
-                parts[role][split].append(order[first:last])
+                parts[domain][split].append(order[first:last])
                 start += fraction
     return {
-        role: {split: np.concatenate(arrays) for split, arrays in splits.items()}
-        for role, splits in parts.items()
+        domain: {split: np.concatenate(arrays) for split, arrays in splits.items()}
+        for domain, splits in parts.items()
     }
 
 

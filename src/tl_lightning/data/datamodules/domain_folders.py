@@ -14,10 +14,13 @@ from tl_lightning.data.io.folders import (
     raise_problem,
     scan_classes,
 )
-from tl_lightning.data.layout import Layout, pooled, read_layout, split_of
+from tl_lightning.data.layout import Layout, listed_layout, pooled, read_layout
 from tl_lightning.errors import DataError, nearest
 
-__all__ = ["DomainFoldersDataModule", "asked_domains", "is_domain", "read_domain", "refuse_shared"]
+__all__ = [
+    "DomainFoldersDataModule", "asked_domains", "asked_table_domains", "is_domain", "read_domain",
+    "refuse_shared",
+]  # fmt: skip
 
 
 class DomainFoldersDataModule(ImageFilesDataModule):
@@ -47,24 +50,24 @@ class DomainFoldersDataModule(ImageFilesDataModule):
         self.elsewhere = elsewhere
         self.taken: list[Path] = []
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the requested domain, or several merged into one."""
-        root, setting = self.base(role, node)
+        root, setting = self.pair.base(domain)
         found = find_root(
             root, self.folders, self._what(), self._accepts, setting=setting, otherwise=self._hint()
         )
         folders = {path.name: path for path in class_folders(found)}
         valid = [name for name, path in folders.items() if is_domain(path)]
         names = asked_domains(
-            node.get("domain"), f"data.{role}.domain", valid, folders, str(found), self._names
+            node.get("domain"), f"data.{domain}.domain", valid, folders, str(found), self._names
         )
         chosen = [folders[name] for name in names]
-        if role == "source":
+        if domain == "source":
             self.taken = chosen
         elif shared := [path.name for path in chosen if path in self.taken]:
             refuse_shared(shared[0], [name for name in valid if name not in shared])
-        layouts = {path.name: read_domain(path, setting, self.on_problem) for path in chosen}
-        return "+".join(names), pooled(layouts, self.on_problem)
+        layouts = {path.name: read_domain(path, setting, self.pair.on_problem) for path in chosen}
+        return "+".join(names), pooled(layouts, self.pair.on_problem)
 
     def _accepts(self, folder: Path) -> bool:
         inner = class_folders(folder)
@@ -88,7 +91,7 @@ class DomainFoldersDataModule(ImageFilesDataModule):
     def _hint(self) -> str:
         if not self.elsewhere:
             return ""
-        folder = Path(self.root) / str(self.name)
+        folder = Path(self.pair.root) / str(self.name)
         return f"download it from {self.elsewhere} and put its domains in {folder}"
 
 
@@ -147,6 +150,43 @@ def asked_domains(
     return chosen
 
 
+def asked_table_domains(
+    domain: str,
+    asked: Any,
+    valid: Sequence[str],
+    table: str,
+    column: str | None,
+    source: Sequence[str],
+) -> list[str]:
+    """Return the domains of a table that are requested for the source or the target.
+
+    Args:
+        domain: ``source`` or ``target``.
+        asked: Its ``domain`` setting.
+        valid: Domains in the table; none if it has no such column.
+        table: Path of the table, for errors.
+        column: The column's name.
+        source: Domains of the source, which the target cannot use.
+
+    Raises:
+        DataError: If the request cannot be met.
+    """
+    setting = f"data.{domain}.domain"
+    if not valid:
+        if asked is not None:
+            raise DataError(
+                f"{setting}={asked}, but {table} has no column {column or 'domain'!r}; set "
+                f"{setting}=null, or data.columns.domain=<the column's name>"
+            )
+        return []
+    otherwise = ", or data.columns.domain=null to treat all samples as one domain"
+    known = dict.fromkeys(valid)
+    names = asked_domains(asked, setting, valid, known, table, otherwise=otherwise)
+    if shared := [name for name in names if name in source]:
+        refuse_shared(shared[0], [name for name in valid if name not in shared])
+    return names
+
+
 def refuse_shared(name: str, others: Sequence[str]) -> None:
     """Raise DataError for a domain that is both source and target."""
     example = _quoted(others[0]) if others else "<another>"
@@ -187,29 +227,12 @@ def _listed(path: Path, lists: Mapping[str, Path], setting: str, on_problem: OnP
         for name, files in scanned.items()
         for file in files
     }
-    splits = []
-    seen: set[str] = set()
-    for file in lists.values():
-        listed = _read_list(file)
-        absent = [name for name in listed if name not in available]
-        if absent:
-            on_problem(
-                f"{len(absent)} of {len(listed)} images listed in {file} are missing from {path}: "
-                f"{', '.join(absent[:5])}; extract {path.name} again, remove the lists to split by "
-                f"a hash of the names, or set {setting}=/another/folder"
-            )
-        both = [name for name in listed if name in seen]
-        if both:
-            on_problem(
-                f"{len(both)} image(s) listed in {file} are also in {lists['train'].name}: "
-                f"{', '.join(both[:5])}; remove them from one of the lists"
-            )
-        members: dict[str, list[Path]] = {name: [] for name in scanned}
-        for name in sorted(set(listed) - set(absent) - seen):
-            members[available[name][0]].append(available[name][1])
-        seen |= set(listed)
-        splits.append(split_of(path, tuple(scanned), members))
-    return Layout(tuple(scanned), splits[0], None, splits[1])
+    advice = (
+        f"extract {path.name} again, remove the lists to split by a hash of the names, or set "
+        f"{setting}=/another/folder"
+    )
+    names = {file: _read_list(file) for file in lists.values()}
+    return listed_layout(path, available, names, on_problem, where=path, advice=advice)
 
 
 def _read_list(path: Path) -> list[str]:

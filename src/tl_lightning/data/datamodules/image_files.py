@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from tl_lightning.data.datamodules.image import ImageDataModule
-from tl_lightning.data.datamodules.source_target import SourceTargetMixin, only_keys
+from tl_lightning.data.datamodules.source_target import SourceTarget, only_keys
 from tl_lightning.data.domain import Domain
-from tl_lightning.data.io.folders import check_signatures
+from tl_lightning.data.io.folders import OnProblem, check_signatures
 from tl_lightning.data.io.unreadable import without_unreadable
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.transforms.shift import SyntheticShift
@@ -20,7 +20,7 @@ __all__ = ["ImageFilesDataModule"]
 SHIFT_KEYS = {"blur", "brightness", "saturation", "tint", "noise", "seed"}
 
 
-class ImageFilesDataModule(SourceTargetMixin, ImageDataModule):
+class ImageFilesDataModule(ImageDataModule):
     """Images on disk; subclasses implement :meth:`read`.
 
     With neither ``target.root`` nor ``target.domain`` the target is synthetic: the training images
@@ -30,34 +30,79 @@ class ImageFilesDataModule(SourceTargetMixin, ImageDataModule):
     Args:
         on_error: ``stop`` at an unreadable image, or ``skip`` unreadable images: they are found
             before training, removed and listed in the report; more than 1 % of them is an error.
-        kwargs: See :class:`SourceTargetMixin` and :class:`ImageDataModule`. ``target`` may also
-            contain ``shift``, the arguments of :class:`SyntheticShift`.
+        root, val_fraction, test_fraction, classes, transductive, source, target: See
+            :class:`SourceTarget`. ``target`` may also contain ``shift``, the arguments of
+            :class:`SyntheticShift`.
+        kwargs: See :class:`ImageDataModule`.
     """
 
-    target_keys: ClassVar[frozenset[str]] = SourceTargetMixin.target_keys | {"shift"}
+    target_keys: ClassVar[frozenset[str]] = frozenset(
+        {"root", "domain", "labelled_per_class", "shift"}
+    )
+    #: The ``data`` option with domains, suggested in errors.
+    other_data: ClassVar[str] = "domains"
 
-    def __init__(self, *, on_error: Literal["stop", "skip"], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        on_error: Literal["stop", "skip"],
+        root: str,
+        val_fraction: float,
+        test_fraction: float,
+        classes: Sequence[str] | None,
+        transductive: bool,
+        source: Mapping[str, Any],
+        target: Mapping[str, Any] | None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.on_error = on_error
+        self.pair = SourceTarget(
+            self, root=root, val_fraction=val_fraction, test_fraction=test_fraction,
+            classes=classes, transductive=transductive, source=source, target=target,
+        )  # fmt: skip
 
-    def screened(self, found: dict[str, Domain]) -> dict[str, Domain]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+        """Return the name and the layout of one domain; see :class:`DomainReader`."""
+        raise NotImplementedError
+
+    def load_samples(self, layout: Layout) -> Layout:
+        """Return the layout unchanged: images are decoded while training."""
+        return layout
+
+    def domains(self) -> Mapping[str, Domain]:
+        """Return the source and, if there is one, the target."""
+        return self.pair.domains()
+
+    def collect_problems(self, on_problem: OnProblem) -> None:
+        """Pass problems that could be recovered from to a callback instead of raising them."""
+        self.pair.on_problem = on_problem
+
+    def check_apart(self, source: Layout, target: Layout) -> None:
+        """Report images that are in both domains."""
+        if shared := sorted(set(source.paths()) & set(target.paths())):
+            self.pair.on_problem(
+                f"data.source and data.target both contain {shared[0]} (and {len(shared) - 1} more "
+                "images); set another data.target.root or data.target.domain, or leave both null "
+                "for a synthetic shift"
+            )
+
+    def without_unreadable(self, found: dict[str, Domain]) -> dict[str, Domain]:
         """Raise DataError for files that are not images, or skip unreadable ones."""
         if self.on_error == "stop":
-            for role, domain in found.items():
-                node = (self.source if role == "source" else self.target) or {}
-                check_signatures(domain.paths(), setting=self.base(role, node)[1])
+            for name, domain in found.items():
+                check_signatures(domain.paths(), setting=self.pair.base(name)[1])
             return found
         kept = {}
-        for role, domain in found.items():
-            kept[role], left_out = without_unreadable(domain)
+        for name, domain in found.items():
+            kept[name], left_out = without_unreadable(domain)
             if left_out:
-                self.unreadable[role] = left_out
+                self.unreadable[name] = left_out
         return kept
 
     def synthetic(self, name: str, layout: Layout) -> Mapping[str, Domain]:
         """Return two halves of the dataset, the target one with the configured shift."""
-        assert self.target is not None
-        arguments = self.target.get("shift")
+        arguments = self.pair.node("target").get("shift")
         if arguments is None:
             settings = "data.target.root, data.target.domain and data.target.shift are all"
             if not self.has_domains:
@@ -69,9 +114,9 @@ class ImageFilesDataModule(SourceTargetMixin, ImageDataModule):
             )
         only_keys("data.target.shift", arguments, SHIFT_KEYS, every=True)
         shift = SyntheticShift(**arguments)
-        first, second = layout.with_test(self.test_fraction, self.on_problem).halves()
-        source = self._domain(name, first)
-        target = self._target(
+        first, second = layout.with_test(self.pair.test_fraction, self.pair.on_problem).halves()
+        source = self.pair.split_domain(name, first)
+        target = self.pair.split_target(
             f"{name}_synthetic", second.map(lambda split: replace(split, change=shift))
         )
         note = (

@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from tl_lightning.data.datamodules.domain_folders import asked_table_domains
 from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
-from tl_lightning.data.datamodules.table_domains import TableDomains
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.data.io.tables import Row, read_rows
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
+from tl_lightning.utils.text import shorten
 
 __all__ = ["COLUMNS", "ImageTableDataModule", "class_order"]
 
 #: Columns that are read; ``path`` and ``label`` are required.
 COLUMNS = ("path", "label", "domain", "split")
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-SHOWN = 5
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-class ImageTableDataModule(TableDomains, ImageFilesDataModule):
+class ImageTableDataModule(ImageFilesDataModule):
     """Images listed in a table, with optional domain and split columns.
 
     Relative paths are resolved against the folder of the table, then ``data.root``; if
@@ -72,28 +72,32 @@ class ImageTableDataModule(TableDomains, ImageFilesDataModule):
         self.rows: list[_ImageRow] | None = None
         self.taken: list[str] = []
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the images of the requested domains, or all if the table has no domains."""
         if self.rows is None:
             self.rows = self._images()
         valid = sorted({row.domain for row in self.rows if row.domain is not None})
-        names = self._asked(role, node, valid)
+        names = asked_table_domains(
+            domain, node.get("domain"), valid, str(self.table), self.columns["domain"], self.taken
+        )
+        if domain == "source":
+            self.taken = names
         layouts = {}
         for name in names or [""]:
             own = [row for row in self.rows if not names or row.domain == name]
-            layouts[name] = self._layout(own, role, node)
-        return "+".join(names) or str(self.name), pooled(layouts, self.on_problem)
+            layouts[name] = self._layout(own, domain, node)
+        return "+".join(names) or str(self.name), pooled(layouts, self.pair.on_problem)
 
     def aux_labels(self, column: str) -> Mapping[Path, str]:
         """Return the values of a column of ``label_columns`` by image; empty cells included."""
         index = self.label_columns.index(column)
         return {path: cells[index] for path, cells in self.cells.items()}
 
-    def _layout(self, rows: Sequence[_ImageRow], role: str, node: Mapping[str, Any]) -> Layout:
+    def _layout(self, rows: Sequence[_ImageRow], domain: str, node: Mapping[str, Any]) -> Layout:
         own, folder = node.get("root"), Path(str(self.table)).expanduser().absolute().parent
-        bases = [folder, Path(self.root)] if own is None else [Path(str(own))]
+        bases = [folder, Path(self.pair.root)] if own is None else [Path(str(own))]
         bases = [base.expanduser().absolute() for base in bases]
-        kept = _existing(rows, bases, self.on_problem, f"data.{role}.root")
+        kept = _existing(rows, bases, self.pair.on_problem, f"data.{domain}.root")
         self.cells |= {path: row.aux_labels for row, path in kept}
         classes = class_order({row.label for row, _ in kept})
         parts = {
@@ -134,7 +138,7 @@ class ImageTableDataModule(TableDomains, ImageFilesDataModule):
         for row in rows:
             cells = {name: row.cells.get(column) for name, column in wanted.items()}
             found.add(row, cells, tuple(row.cells[column] for column in self.label_columns))
-        found.on_problem(path, self.on_problem)
+        found.report(path, self.pair.on_problem)
         return found.images
 
 
@@ -166,9 +170,9 @@ class _Found:
             return
         path = os.path.normpath(str(cells["path"]).strip())
         cell = cells.get("split")
-        split = None if cell is None else SPLITS.get(cell.strip().lower())
+        split = None if cell is None else SPLIT_NAMES.get(cell.strip().lower())
         if cell is not None and split is None:
-            hint = nearest(cell.strip().lower(), SPLITS)
+            hint = nearest(cell.strip().lower(), SPLIT_NAMES)
             self._problem("an unknown split", f"{row.place} {cell!r} ({hint})")
             return
         domain = cells.get("domain")
@@ -192,11 +196,12 @@ class _Found:
                 self._problem(f"a duplicate path but a different {shown}", text)
                 return
 
-    def on_problem(self, path: Path, on_problem: OnProblem) -> None:
+    def report(self, path: Path, on_problem: OnProblem) -> None:
         """Report the problems, one message per kind."""
         for kind, places in self.problems.items():
             on_problem(
-                f"{path} has {len(places)} row(s) with {kind}: {_some(places)}; fix or remove them"
+                f"{path} has {len(places)} row(s) with {kind}: {shorten(places)}; fix or remove "
+                "them"
             )
         if not self.images and not self.problems:
             raise DataError(f"{path} has no rows below its header; add some images")
@@ -235,13 +240,13 @@ def _existing(
             kept.append((row, file))
     if absent:
         on_problem(
-            f"{len(absent)} of {len(rows)} listed images not found: {_some(absent)}; searched in "
+            f"{len(absent)} of {len(rows)} listed images not found: {shorten(absent)}; searched in "
             f"{' and '.join(map(str, bases))}; set {setting}=/folder/of/the/paths, or fix the "
             "table"
         )
     if repeated:
         on_problem(
-            f"{len(repeated)} row(s) list an image again under another path: {_some(repeated)}; "
+            f"{len(repeated)} row(s) list an image again under another path: {shorten(repeated)}; "
             "remove them, as the same image could be in the training and the test split"
         )
     return kept
@@ -252,8 +257,3 @@ def _split(pairs: Sequence[tuple[_ImageRow, Path]], classes: Sequence[str]) -> S
     labels = np.array([number[row.label] for row, _ in pairs], dtype=np.int64)
     names = [Path(row.path).as_posix() for row, _ in pairs]
     return Split([path for _, path in pairs], labels, names)
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return "; ".join(items[:SHOWN]) + more

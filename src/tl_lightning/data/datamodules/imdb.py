@@ -39,22 +39,22 @@ class IMDbDataModule(TextDataModule):
         super().__init__(**kwargs)
         self.download = download
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the reviews of the source, or the texts in the target folder."""
-        root, setting = self.base(role, node)
+        root, setting = self.pair.base(domain)
         names = ("aclImdb", "imdb", "IMDB")
         scan = partial(scan_texts, only=CLASSES)  # train/unsup has no labels
-        if role == "target":
+        if domain == "target":
             what = "<class>/*.txt or {train,test}/<class>/*.txt with the classes neg and pos"
             found = find_root(root, names, what, _is_any, setting=setting)
-            return found.name, read_layout(found, setting, self.on_problem, scan)
+            return found.name, read_layout(found, setting, self.pair.on_problem, scan)
         found = find_or_fetch(
             lambda hint: find_root(root, names, WHAT, _is_dataset, setting=setting, otherwise=hint),
             lambda: fetch(Path(root).expanduser().absolute() / FOLDER),
             wanted=self.download,
             megabytes=84,
         )
-        return "imdb", read_layout(found, setting, self.on_problem, scan)
+        return "imdb", read_layout(found, setting, self.pair.on_problem, scan)
 
 
 def fetch(root: Path) -> Path:

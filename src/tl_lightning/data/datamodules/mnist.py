@@ -14,15 +14,17 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tl_lightning.data.cache.images import cache_root
+from tl_lightning.config.hints import within
+from tl_lightning.config.schema import cache_root
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.mnistm import blend
+from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.download import download as fetch
 from tl_lightning.data.io.download import extract
@@ -32,10 +34,11 @@ from tl_lightning.data.io.images import open_image
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.files import locked
 
-__all__ = ["MNISTMDataModule", "MNISTUSPSDataModule"]
+__all__ = ["MNISTDataModule"]
 
 SIZE = 28
 CLASSES = tuple("0123456789")
+NAMES = ("mnist", "mnistm", "usps")
 # Fixed, as the patches are part of the dataset and not of a run.
 BLEND_SEED = 0
 # Increase if the generated images change, to invalidate cached arrays.
@@ -47,27 +50,32 @@ BSDS_SHA256 = "97e49d31764f3912f0c4122707d53062ac9e783ba0f095e447a4d53c1a41af8e"
 BSDS_FOLDERS = ("bsds500/train", "BSDS500/data/images/train", "BSR/BSDS500/data/images/train")
 
 
-class _DigitDomains(ImageDataModule):
-    """Two of the three datasets as source and target, in memory, 28 x 28 with three channels.
+class MNISTDataModule(ImageDataModule):
+    """MNIST, MNIST-M or USPS as source and target, in memory, 28 x 28 with three channels.
+
+    Digit ``i`` of MNIST and of MNIST-M is the same. Methods cannot use this pairing: each domain
+    has its own sample order, and training batches of the target contain no labels. USPS is resized
+    from 16 x 16.
 
     Args:
         root: Folder with the datasets, in one of the formats listed in the configuration file.
         download: Whether to download missing datasets into ``root``.
         val_fraction: Fraction of the official training images, from their end, to use for
             validation (1/12 gives the usual 55,000 and 5,000 images of MNIST).
-        source: ``{domain}``: name of the dataset.
+        source: ``{domain}``: ``mnist``, ``mnistm`` or ``usps``.
         target: ``{domain}``, or None for no target.
         kwargs: See :class:`ImageDataModule`.
     """
 
-    KNOWN: ClassVar[tuple[str, ...]] = ()
+    has_domains: ClassVar[bool] = True
+    target_keys: ClassVar[frozenset[str]] = frozenset({"domain"})
 
     def __init__(
         self,
         *,
         root: str,
         download: bool,
-        val_fraction: float,
+        val_fraction: Annotated[float, within(0, 1, open=True)],
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
         **kwargs: Any,
@@ -83,18 +91,13 @@ class _DigitDomains(ImageDataModule):
                 f"data.source.domain and data.target.domain are both {self.source_domain}; set "
                 "another data.target.domain, or data.target=null for no target"
             )
-        if not 0.0 < val_fraction < 1.0:
-            raise DataError(
-                f"data.val_fraction must be between 0 and 1, got {val_fraction}; set for example "
-                "data.val_fraction=0.0833333"
-            )
 
     def _chosen(self, key: str, given: Mapping[str, Any]) -> str:
-        domain = str(given.get("domain"))
-        if domain not in self.KNOWN or set(given) != {"domain"}:
+        only_keys(key, given, {"domain"}, every=True)
+        domain = str(given["domain"])
+        if domain not in NAMES:
             raise DataError(
-                f"{key} must be {{domain: <one of {', '.join(self.KNOWN)}>}}, got {dict(given)}; "
-                f"{nearest(domain, self.KNOWN)}"
+                f"{key}.domain={domain} is not one of {', '.join(NAMES)}; {nearest(domain, NAMES)}"
             )
         return domain
 
@@ -126,31 +129,6 @@ class _DigitDomains(ImageDataModule):
             _split("test", digits.x_test, digits.y_test),
             note,
         )
-
-
-class MNISTMDataModule(_DigitDomains):
-    """MNIST to MNIST-M: the same digits in grey and over patches of photographs.
-
-    Digit ``i`` is the same in both domains. Methods cannot use this pairing: each domain has its
-    own sample order, and training batches of the target contain no labels.
-
-    Args:
-        kwargs: ``root``, ``download``, ``val_fraction``, ``source`` and ``target``, whose
-            ``domain`` is ``mnist`` or ``mnistm``, and those of :class:`ImageDataModule`.
-    """
-
-    KNOWN = ("mnist", "mnistm")
-
-
-class MNISTUSPSDataModule(_DigitDomains):
-    """MNIST to USPS or the reverse; USPS is resized from 16 x 16 to 28 x 28.
-
-    Args:
-        kwargs: ``root``, ``download``, ``val_fraction``, ``source`` and ``target``, whose
-            ``domain`` is ``mnist`` or ``usps``, and those of :class:`ImageDataModule`.
-    """
-
-    KNOWN = ("mnist", "usps")
 
 
 def _split(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Split:
@@ -206,10 +184,8 @@ def _key(digits: DigitSet, photos: list[Path]) -> str:
 def _cached(path: Path) -> DigitSet | None:
     try:
         return checked(path, channels=True)
-    except FileNotFoundError:
-        return None
-    except DataError:
-        return None  # Damaged, for example by a full disk: generate it again.
+    except (FileNotFoundError, DataError):
+        return None  # If it is damaged, for example by a full disk, it is generated again.
 
 
 def _save(path: Path, digits: DigitSet) -> None:

@@ -20,7 +20,7 @@ from tl_lightning.data.io.folders import (
     image_files,
     raise_problem,
 )
-from tl_lightning.data.layout import Layout, read_layout, split_of
+from tl_lightning.data.layout import Layout, listed_layout, read_layout, split_of
 from tl_lightning.errors import DataError
 
 __all__ = ["OxfordPetsDataModule", "fetch", "read_pets"]
@@ -54,13 +54,13 @@ class OxfordPetsDataModule(ImageFilesDataModule):
         super().__init__(**kwargs)
         self.download = download
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the images of the source, or of the target folder."""
-        root, setting = self.base(role, node)
-        if role == "target":
+        root, setting = self.pair.base(domain)
+        if domain == "target":
             what = f"{WHAT[:-1]}, or <class>/*.jpg)"
             found = find_root(root, FOLDERS, what, _is_any, setting=setting)
-            return found.name, read_pets(found, setting, self.on_problem)
+            return found.name, read_pets(found, setting, self.pair.on_problem)
         found = find_or_fetch(
             lambda hint: find_root(
                 root, FOLDERS, WHAT, _is_dataset, setting=setting, otherwise=hint
@@ -69,7 +69,7 @@ class OxfordPetsDataModule(ImageFilesDataModule):
             wanted=self.download,
             megabytes=811,
         )
-        return "pets", read_pets(found, setting, self.on_problem)
+        return "pets", read_pets(found, setting, self.pair.on_problem)
 
 
 def fetch(root: Path) -> Path:
@@ -120,27 +120,13 @@ def read_pets(
         )
     if missing:
         return Layout(classes, _split(root, classes, sorted(images.values())))
-    splits = []
-    seen: set[str] = set()
-    for path in lists.values():
-        listed = _read_list(path, setting)
-        absent = [name for name in listed if name not in images]
-        if absent:
-            on_problem(
-                f"{len(absent)} of {len(listed)} images listed in {path} are missing from "
-                f"{root / 'images'}: {', '.join(absent[:5])}; extract images.tar.gz again, remove "
-                f"annotations/ to split by a hash of the names, or set {setting}=/another/folder"
-            )
-        both = [name for name in listed if name in seen]
-        if both:
-            on_problem(
-                f"{len(both)} image(s) listed in {path} are also in trainval.txt: "
-                f"{', '.join(both[:5])}; extract annotations.tar.gz again"
-            )
-        kept = sorted(set(listed) - set(absent) - seen)
-        seen |= set(listed)
-        splits.append(_split(root, classes, [images[name] for name in kept]))
-    return Layout(classes, splits[0], None, splits[1])
+    advice = (
+        "extract images.tar.gz again, remove annotations/ to split by a hash of the names, or set "
+        f"{setting}=/another/folder"
+    )
+    available = {name: (_breed(name), path) for name, path in images.items()}
+    listed = {path: _read_list(path, setting) for path in lists.values()}
+    return listed_layout(root, available, listed, on_problem, where=root / "images", advice=advice)
 
 
 def _read_list(path: Path, setting: str) -> list[str]:

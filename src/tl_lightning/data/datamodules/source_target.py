@@ -1,10 +1,10 @@
-"""Source and optional target read from their settings, for images and texts on disk."""
+"""Source and optional target of a dataset on disk, read from their settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.folders import OnProblem, raise_problem
@@ -12,15 +12,57 @@ from tl_lightning.data.layout import Layout
 from tl_lightning.data.splits import with_labelled
 from tl_lightning.errors import DataError, nearest
 
-__all__ = ["SourceTargetMixin", "only_keys"]
+__all__ = ["DomainReader", "SourceTarget", "only_keys"]
 
 SOURCE_KEYS = {"root", "domain"}
 
 
-class SourceTargetMixin:
-    """Mixin that finds the domains of a data module from the settings of source and target.
+class DomainReader(Protocol):
+    """What a data module of files implements, see :class:`.image_files.ImageFilesDataModule`.
+
+    Attributes:
+        name: Name of the dataset.
+        has_domains: Whether it has several domains, which ``domain`` selects.
+        target_keys: Keys allowed in ``target``.
+        other_data: The ``data`` option with domains, suggested in errors.
+    """
+
+    name: str | None
+    has_domains: ClassVar[bool]
+    target_keys: ClassVar[frozenset[str]]
+    other_data: ClassVar[str]
+
+    @classmethod
+    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
+        """Return whether these settings of ``target`` mean no target."""
+
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+        """Return the name and the layout of one domain without opening its samples.
+
+        Args:
+            domain: ``source`` or ``target``.
+            node: Its settings.
+
+        Raises:
+            DataError: If the domain cannot be read; recoverable problems are passed to
+                ``on_problem``.
+        """
+
+    def load_samples(self, layout: Layout) -> Layout:
+        """Return the layout with the samples in memory, if they are kept there."""
+
+    def synthetic(self, name: str, layout: Layout) -> Mapping[str, Domain]:
+        """Return the domains for a target with neither a root nor a domain."""
+
+    def check_apart(self, source: Layout, target: Layout) -> None:
+        """Report samples that are in both domains."""
+
+
+class SourceTarget:
+    """Finds the domains of a data module from the settings of source and target.
 
     Args:
+        data: The data module, which reads a single domain.
         root: The dataset folder or its parent.
         val_fraction: Fraction of the training samples to hold out for validation if the dataset
             has no validation split.
@@ -32,23 +74,11 @@ class SourceTargetMixin:
             domains; None for each that does not apply.
         target: Mapping with any of ``target_keys``, or None for no target.
             ``labelled_per_class`` training samples of every class keep their labels (0: none).
-        kwargs: See :class:`TransferDataModule`.
     """
-
-    name: Any
-    gives: ClassVar[str]
-    #: Whether ``source.domain`` and ``target.domain`` can be set.
-    has_domains: ClassVar[bool] = False
-    #: Whether a ``target`` with only empty values means no target. It allows overrides such as
-    #: ``data.target.root=...``, which Hydra rejects if ``target`` is null.
-    target_optional: ClassVar[bool] = False
-    #: The ``data`` option with domains, suggested in errors.
-    other_data: ClassVar[str] = "domains"
-    #: Keys allowed in ``target``.
-    target_keys: ClassVar[frozenset[str]] = frozenset({"root", "domain", "labelled_per_class"})
 
     def __init__(
         self,
+        data: DomainReader,
         *,
         root: str,
         val_fraction: float,
@@ -57,101 +87,71 @@ class SourceTargetMixin:
         transductive: bool,
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         self.on_problem: OnProblem = raise_problem
         only_keys("data.source", source, SOURCE_KEYS)
-        only_keys("data.target", target or {}, set(self.target_keys))
-        for role, node in (("source", source), ("target", target or {})):
-            if node.get("domain") is not None and not self.has_domains:
+        only_keys("data.target", target or {}, set(data.target_keys))
+        for name, node in (("source", source), ("target", target or {})):
+            if node.get("domain") is not None and not data.has_domains:
                 raise DataError(
-                    f"data.{role}.domain={node['domain']}, but data={self.name} has one domain; "
-                    f"set data.{role}.domain=null, or data={self.other_data} for folders "
+                    f"data.{name}.domain={node['domain']}, but data={data.name} has one domain; "
+                    f"set data.{name}.domain=null, or data={data.other_data} for folders "
                     "<domain>/<class>/<file>"
                 )
+        self.data = data
         self.root = root
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
-        self.only_classes = classes
+        self.classes = classes
         self.transductive = transductive
         self.source = source
-        self.target = None if self.no_target(target) else target
+        self.target = None if data.no_target(target) else target
 
-    @classmethod
-    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
-        """Return whether these settings of ``target`` mean no target."""
-        if target is None:
-            return True
-        return cls.target_optional and not any(target.get(key) for key in cls.target_keys)
+    def node(self, domain: str) -> Mapping[str, Any]:
+        """Return the settings of a domain."""
+        return (self.source if domain == "source" else self.target) or {}
 
-    # -- implemented by datasets -------------------------------------------------------------
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        """Return the name and the layout of one domain without opening its samples.
-
-        Args:
-            role: ``source`` or ``target``.
-            node: The settings of the domain, see the class.
-
-        Raises:
-            DataError: If the domain cannot be read; recoverable problems are passed to
-                ``self.on_problem``.
-        """
-        raise NotImplementedError
-
-    def base(self, role: str, node: Mapping[str, Any]) -> tuple[str, str]:
+    def base(self, domain: str) -> tuple[str, str]:
         """Return the folder to search for a domain, and the key that sets it."""
-        own = node.get("root")
-        return (self.root, "data.root") if own is None else (str(own), f"data.{role}.root")
+        own = self.node(domain).get("root")
+        return (self.root, "data.root") if own is None else (str(own), f"data.{domain}.root")
 
-    def synthetic(self, name: str, layout: Layout) -> Mapping[str, Domain]:
-        """Return the domains for a target with neither a root nor a domain."""
-        raise NotImplementedError
-
-    # -- shared by all datasets --------------------------------------------------------------
     def domains(self) -> Mapping[str, Domain]:
         """Return the source and, unless ``target`` is None, the target."""
-        name, layout = self._read("source", self.source)
+        name, layout = self._read("source")
         if self.target is None:
-            return {"source": self._domain(name, layout)}
+            return {"source": self.split_domain(name, layout)}
         if self.target.get("root") is None and self.target.get("domain") is None:
-            return self.synthetic(name, layout)
-        target_name, target = self._read("target", self.target)
-        self.apart(layout, target)
-        setting = "data.target.domain" if self.has_domains else "data.target.root"
+            return self.data.synthetic(name, layout)
+        target_name, target = self._read("target")
+        self.data.check_apart(layout, target)
+        setting = "data.target.domain" if self.data.has_domains else "data.target.root"
         target = target.renumbered(layout.classes, setting, self.on_problem)
-        return {"source": self._domain(name, layout), "target": self._target(target_name, target)}
+        source = self.split_domain(name, layout)
+        return {"source": source, "target": self.split_target(target_name, target)}
 
-    def apart(self, source: Layout, target: Layout) -> None:
-        """Report samples that are in both domains."""
-        if shared := sorted(set(source.paths()) & set(target.paths())):
-            self.on_problem(
-                f"data.source and data.target both contain {shared[0]} (and {len(shared) - 1} more "
-                f"{self.gives}); set another data.target.root or data.target.domain, or leave both "
-                "null for a synthetic shift"
-            )
+    def _read(self, domain: str) -> tuple[str, Layout]:
+        name, layout = self.data.read(domain, self.node(domain))
+        if self.classes is not None:
+            layout = layout.only(self.classes, f"the {domain} ({name})", self.on_problem)
+        return name, self.data.load_samples(layout)
 
-    def _read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        name, layout = self.read(role, node)
-        if self.only_classes is not None:
-            layout = layout.only(self.only_classes, f"the {role} ({name})", self.on_problem)
-        return name, layout
-
-    def _domain(self, name: str, layout: Layout) -> Domain:
+    def split_domain(self, name: str, layout: Layout) -> Domain:
+        """Return a domain with splits; those that the layout does not have are held out."""
         layout = layout.with_test(self.test_fraction, self.on_problem)
         layout = layout.with_val(self.val_fraction, self.on_problem)
         assert layout.val is not None
         assert layout.test is not None
         return Domain(name, layout.classes, layout.train, layout.val, layout.test, layout.note)
 
-    def _target(self, name: str, layout: Layout) -> Domain:
-        assert self.target is not None
-        domain = self._domain(name, layout)
+    def split_target(self, name: str, layout: Layout) -> Domain:
+        """Return the target with splits, and with its few labelled samples if there are any."""
+        domain = self.split_domain(name, layout)
         if self.transductive:
             whole = layout.whole()
             note = "transductive: training (without labels) and testing use all target samples"
             domain = replace(domain, train=whole, test=whole, note=note)
-        count = self.target.get("labelled_per_class") or 0
+        count = self.node("target").get("labelled_per_class") or 0
         return with_labelled(domain, count, self.transductive) if count else domain
 
 
@@ -163,7 +163,8 @@ def only_keys(key: str, given: Mapping[str, Any], known: set[str], every: bool =
     """
     for name in given:
         if name not in known:
-            raise DataError(f"{key} has no key {name!r}; {nearest(str(name), known)}")
+            hint = nearest(str(name), known) if known else f"set {key}={{}}"
+            raise DataError(f"{key} has no key {name!r}; {hint}")
     missing = sorted(known - set(given))
     if every and missing:
         raise DataError(f"{key} lacks {', '.join(missing)}; set {key}.{missing[0]}=<value>")

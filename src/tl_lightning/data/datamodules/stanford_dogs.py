@@ -20,7 +20,7 @@ from tl_lightning.data.io.folders import (
     raise_problem,
     scan_classes,
 )
-from tl_lightning.data.layout import Layout, read_layout, split_of
+from tl_lightning.data.layout import Layout, listed_layout, read_layout, split_of
 from tl_lightning.errors import DataError
 
 __all__ = ["StanfordDogsDataModule", "fetch", "read_dogs"]
@@ -53,13 +53,13 @@ class StanfordDogsDataModule(ImageFilesDataModule):
         super().__init__(**kwargs)
         self.download = download
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the images of the source, or of the target folder."""
-        root, setting = self.base(role, node)
-        if role == "target":
+        root, setting = self.pair.base(domain)
+        if domain == "target":
             what = f"{WHAT[:-1]}, or <class>/*.jpg)"
             found = find_root(root, FOLDERS, what, _is_any, setting=setting)
-            return found.name, read_dogs(found, setting, self.on_problem)
+            return found.name, read_dogs(found, setting, self.pair.on_problem)
         found = find_or_fetch(
             lambda hint: find_root(
                 root, FOLDERS, WHAT, _is_dataset, setting=setting, otherwise=hint
@@ -68,7 +68,7 @@ class StanfordDogsDataModule(ImageFilesDataModule):
             wanted=self.download,
             megabytes=757,
         )
-        return "dogs", read_dogs(found, setting, self.on_problem)
+        return "dogs", read_dogs(found, setting, self.pair.on_problem)
 
 
 def fetch(root: Path) -> Path:
@@ -104,23 +104,16 @@ def read_dogs(
     lists = next((d for d in (root / "lists", root) if (d / "train_list.mat").is_file()), None)
     if lists is None:
         return Layout(classes, split_of(root, classes, scanned), None, None)
-    images = {f"{name}/{path.name}": path for name, paths in scanned.items() for path in paths}
-    splits = []
-    for split in ("train", "test"):
-        listed = _read_list(lists / f"{split}_list.mat", setting)
-        absent = [name for name in listed if name not in images]
-        if absent:
-            on_problem(
-                f"{len(absent)} of {len(listed)} images listed in {lists / f'{split}_list.mat'} "
-                f"are missing from {root / 'Images'}: {', '.join(absent[:5])}; extract images.tar "
-                "again, remove the lists to split by a hash of the names, or set "
-                f"{setting}=/another/folder"
-            )
-        members: dict[str, list[Path]] = {name: [] for name in classes}
-        for name in sorted(set(listed) - set(absent)):
-            members[name.split("/")[0]].append(images[name])
-        splits.append(split_of(root, classes, members))
-    return Layout(classes, splits[0], None, splits[1])
+    available = {
+        f"{name}/{path.name}": (name, path) for name, paths in scanned.items() for path in paths
+    }
+    advice = (
+        "extract images.tar again, remove the lists to split by a hash of the names, or set "
+        f"{setting}=/another/folder"
+    )
+    files = [lists / f"{split}_list.mat" for split in ("train", "test")]
+    names = {file: _read_list(file, setting) for file in files}
+    return listed_layout(root, available, names, on_problem, where=root / "Images", advice=advice)
 
 
 def _read_list(path: Path, setting: str) -> list[str]:

@@ -6,21 +6,22 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from tl_lightning.data.cache.images import CacheSettings, cache_root
+from tl_lightning.config.hints import above, at_least
+from tl_lightning.config.schema import CacheConfig, cache_root
 from tl_lightning.data.datamodules.image import ImageDataModule
-from tl_lightning.data.datasets import ArrayDataset, ImageDataset
+from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.samplers.domain import ChunkSampler, DomainSampler, spread
 from tl_lightning.data.streaming.chunks import Shards, StreamDataset, StreamSplit, opened
 from tl_lightning.data.streaming.fetch import fetched_text, is_remote, litdata
 from tl_lightning.data.transforms.geometry import Centre
-from tl_lightning.errors import DataError, nearest
+from tl_lightning.errors import DataError
+from tl_lightning.types import SPLITS, Stream
 
-__all__ = ["ABOUT", "SPLITS", "StreamDataModule"]
+__all__ = ["ABOUT", "StreamDataModule"]
 
-SPLITS = ("train", "val", "test")
 #: File next to the splits: ``{"classes": [...]}`` and metadata from the writer.
 ABOUT = "classes.json"
 
@@ -42,12 +43,10 @@ class StreamDataModule(ImageDataModule):
         kwargs: See :class:`ImageDataModule`.
     """
 
-    #: A target without a url means no target, see :class:`SourceTargetMixin`.
     target_optional: ClassVar[bool] = True
+    target_keys: ClassVar[frozenset[str]] = frozenset({"url"})
     #: Labels are read with the images, so features cannot be cached by index.
     storable: ClassVar[bool] = False
-    #: Setting for a target, suggested in errors.
-    target_key: ClassVar[str] = "url=<folder or address>"
 
     def __init__(
         self,
@@ -55,23 +54,16 @@ class StreamDataModule(ImageDataModule):
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
         classes: Sequence[str] | None,
-        window: int,
-        cache_gb: float,
+        window: Annotated[int, at_least(1)],
+        cache_gb: Annotated[float, above(0)],
         cache_dir: str | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         nodes = {"source": source, "target": target or {}}
-        for role, node in nodes.items():
-            for key in node:
-                if key != "url":
-                    raise DataError(f"data.{role} has no key {key!r}; {nearest(str(key), ['url'])}")
-        for key, value in (("window", window), ("cache_gb", cache_gb)):
-            if value <= 0:
-                raise DataError(f"data.{key}={value} must be positive; set data.{key}=8")
-        self.urls = {role: node.get("url") for role, node in nodes.items()}
-        # Checked before :meth:`discover` to find out whether there is a target.
-        self.target = target if self.urls["target"] is not None else None
+        for name, node in nodes.items():
+            only_keys(f"data.{name}", node, {"url"})
+        self.urls = {name: node.get("url") for name, node in nodes.items()}
         self.given_classes = classes
         self.window = window
         self.limit = int(1e9 * cache_gb)
@@ -80,9 +72,9 @@ class StreamDataModule(ImageDataModule):
         self.overlaps: dict[str, str] = {}
 
     @classmethod
-    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
-        """Return whether these settings of ``target`` mean no target."""
-        return target is None or target.get("url") is None
+    def target_hint(cls) -> str:
+        """Return what to set below ``data.target`` for a target, for error messages."""
+        return "url=<folder or address>"
 
     def domains(self) -> Mapping[str, Domain]:
         """Return the domains; reads the indices of the shards, but no images."""
@@ -102,17 +94,17 @@ class StreamDataModule(ImageDataModule):
             return {"source": source}
         return {"source": source, "target": self._domain("target", source.classes)}
 
-    def _domain(self, role: str, expected: tuple[str, ...] | None) -> Domain:
+    def _domain(self, domain: str, expected: tuple[str, ...] | None) -> Domain:
         """Return one domain; its classes must be ``expected``, in any order."""
-        url = str(self.urls[role]).rstrip("/")
+        url = str(self.urls[domain]).rstrip("/")
         if not is_remote(url):
             url = str(Path(url).expanduser().absolute())
             if not Path(url).is_dir():
                 raise DataError(
-                    f"data.{role}.url={self.urls[role]} is not a folder; set data.{role}.url=/a/"
-                    "folder/with/train/val/test, or an address such as s3://bucket/photo"
+                    f"data.{domain}.url={self.urls[domain]} is not a folder; set "
+                    f"data.{domain}.url=/a/folder/with/train/val/test, or an address such as s3://bucket/photo"
                 )
-        about = self._about(role, url)
+        about = self._about(domain, url)
         classes = tuple(str(name) for name in about["classes"])
         if expected is not None and set(classes) != set(expected):
             missing, extra = set(expected) - set(classes), set(classes) - set(expected)
@@ -123,7 +115,7 @@ class StreamDataModule(ImageDataModule):
                 "or set another data.target.url"
             )
         number = {name: label for label, name in enumerate(expected or classes)}
-        self.overlaps[role] = str(about.get("overlap") or "")
+        self.overlaps[domain] = str(about.get("overlap") or "")
         digests = about.get("sha256") or {}
         found = {
             name: StreamSplit.of(
@@ -134,14 +126,14 @@ class StreamDataModule(ImageDataModule):
         note = str(about.get("note") or "")
         return Domain(url.rpartition("/")[2], tuple(number), **found, note=note)
 
-    def _about(self, role: str, url: str) -> dict[str, Any]:
+    def _about(self, domain: str, url: str) -> dict[str, Any]:
         """Return the content of ``classes.json``, or the configured classes."""
         if self.given_classes is not None:
             return {"classes": list(self.given_classes)}
         text = fetched_text(url, ABOUT)
         if text is None:
             raise DataError(
-                f"{url} has no {ABOUT} with the class names of data.{role}; write "
+                f"{url} has no {ABOUT} with the class names of data.{domain}; write "
                 '{"classes": ["cat", "dog"]} to it, or set data.classes=[cat,dog]'
             )
         try:
@@ -173,7 +165,7 @@ class StreamDataModule(ImageDataModule):
                 f"image; set data.cache_gb={2 * needed / 1e9:.3g}, or a smaller data.window"
             )
 
-    def cache(self, settings: CacheSettings, epochs: int) -> None:
+    def cache_images(self, settings: CacheConfig, epochs: int) -> None:
         """Raise DataError if a stream should be decoded to disk, where it may not fit."""
         if settings.images == "decoded":
             raise DataError(
@@ -181,7 +173,7 @@ class StreamDataModule(ImageDataModule):
                 "train from files (data=folder, data=domains or data=csv)"
             )
 
-    def browse(self) -> None:
+    def check_browsable(self) -> None:
         """Raise DataError: a stream cannot be inspected image by image."""
         raise DataError(
             f"data={self.name} is read chunk by chunk and cannot be checked for duplicates and "
@@ -190,21 +182,21 @@ class StreamDataModule(ImageDataModule):
 
     def notes(self, pretrained: bool) -> list[str]:
         """Return the notes for the report, with the overlap recorded by the writer."""
-        overlaps = [self.overlaps[role] for role in self.roles] if pretrained else []
+        overlaps = [self.overlaps[domain] for domain in self.domain_names] if pretrained else []
         return [*super().notes(pretrained), *dict.fromkeys(filter(None, overlaps))]
 
     def fingerprint(self) -> str:
         """Return a hash of the samples as recorded by the writer, or else of the indices."""
         digest = hashlib.sha256()
-        for role in self.roles:
+        for domain in self.domain_names:
             for name in SPLITS:
-                shards = _shards(getattr(self.found[role], name))
-                digest.update(f"{role}/{name}/{len(shards)}/{shards.digest}".encode())
+                shards = _shards(getattr(self.found[domain], name))
+                digest.update(f"{domain}/{name}/{len(shards)}/{shards.digest}".encode())
         return digest.hexdigest()
 
-    def sample_places(self, role: str, count: int) -> list[int]:
+    def sample_indices(self, domain: str, count: int) -> list[int]:
         """Return indices of samples from at most ``window`` chunks, to read no others."""
-        shards = _shards(self.found[role].test)
+        shards = _shards(self.found[domain].test)
         chunks = spread(len(shards.counts), self.window)
         indices = [
             index
@@ -213,14 +205,16 @@ class StreamDataModule(ImageDataModule):
         ]
         return [indices[k] for k in spread(len(indices), count)]
 
-    def _sampler(self, split: Split, **kwargs: Any) -> DomainSampler:
+    def train_sampler(self, stream: Stream, split: Split, **kwargs: Any) -> DomainSampler:
+        """Return a sampler that needs only a few chunks at a time."""
         return ChunkSampler(chunks=_shards(split).counts, window=self.window, **kwargs)
 
-    def _dataset(self, role: str, split: Split, train: bool) -> ImageDataset | ArrayDataset:
-        assert self.spec is not None, "call attach() before building loaders"
+    def dataset(self, domain: str, split: Split, train: bool) -> StreamDataset:
+        """Return the dataset of a split."""
         if not train:
-            return StreamDataset(_shards(split), self.spec, Centre(self.spec))
-        return StreamDataset(_shards(split), self.spec, self.changes.geometry, self.seeded)
+            return StreamDataset(_shards(split), self.input_spec, Centre(self.input_spec))
+        geometry = self.augmentation.geometry
+        return StreamDataset(_shards(split), self.input_spec, geometry, self.seeded)
 
 
 def _shards(split: Split) -> Shards:

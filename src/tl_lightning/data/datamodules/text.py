@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
-from tl_lightning.data.cache.features import FeatureLoader
-from tl_lightning.data.cache.images import CacheSettings, cache_root
+from tl_lightning.config.hints import at_least
+from tl_lightning.config.schema import CacheConfig, cache_root
 from tl_lightning.data.cache.tokens import TextDataset, TokenCache, texts_digest, tokenised
-from tl_lightning.data.datamodules.base import STREAMS, TransferDataModule
-from tl_lightning.data.datamodules.source_target import SourceTargetMixin
-from tl_lightning.data.datasets import EvalDataset
+from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.datamodules.source_target import SourceTarget
 from tl_lightning.data.domain import Domain, Split
+from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.data.io.texts import as_texts
 from tl_lightning.data.layout import Layout
+from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.data.samplers.domain import DomainSampler
 from tl_lightning.data.samplers.length import BucketSampler, SortedSampler
 from tl_lightning.errors import DataError
-from tl_lightning.types import TextSpec
+from tl_lightning.types import SPLITS, Spec, SplitKey, Stream, TextSpec
+from tl_lightning.utils.text import shorten
 
 __all__ = ["TextDataModule"]
 
-SHOWN = 5
 #: Characters of an example text in the report.
 LETTERS = 200
 
 
-class TextDataModule(SourceTargetMixin, TransferDataModule):
+class TextDataModule(TransferDataModule):
     """Texts on disk; subclasses implement :meth:`read`.
 
     All texts are read and checked before training. They are tokenised once; the token ids are
@@ -40,23 +40,39 @@ class TextDataModule(SourceTargetMixin, TransferDataModule):
     Args:
         too_long: Whether to ``truncate`` texts with more tokens than the maximum length (the
             report gives their number), or to raise an ``error``.
-        bucket: Number of batches to sort by length together, see :class:`BucketSampler`.
-        kwargs: See :class:`SourceTargetMixin`.
+        bucket: Number of batches to sort by length together, see :class:`BucketSampler`; 1 for
+            no sorting.
+        root, val_fraction, test_fraction, classes, transductive, source, target: See
+            :class:`SourceTarget`.
+        kwargs: See :class:`TransferDataModule`.
     """
 
-    target_optional: ClassVar[bool] = True
-    other_data: ClassVar[str] = "text_domains"
     gives: ClassVar[str] = "texts"
+    spec_type: ClassVar[type[Spec]] = TextSpec
+    target_optional: ClassVar[bool] = True
+    target_keys: ClassVar[frozenset[str]] = frozenset({"root", "domain", "labelled_per_class"})
+    #: The ``data`` option with domains, suggested in errors.
+    other_data: ClassVar[str] = "text_domains"
 
     def __init__(
-        self, *, too_long: Literal["truncate", "error"], bucket: int, **kwargs: Any
+        self,
+        *,
+        too_long: Literal["truncate", "error"],
+        bucket: Annotated[int, at_least(1)],
+        root: str,
+        val_fraction: float,
+        test_fraction: float,
+        classes: Sequence[str] | None,
+        transductive: bool,
+        source: Mapping[str, Any],
+        target: Mapping[str, Any] | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if bucket < 1:
-            raise DataError(
-                f"data.bucket={bucket} must be at least 1 (batches sorted by length together); set "
-                "data.bucket=50, or data.bucket=1 for no sorting"
-            )
+        self.pair = SourceTarget(
+            self, root=root, val_fraction=val_fraction, test_fraction=test_fraction,
+            classes=classes, transductive=transductive, source=source, target=target,
+        )  # fmt: skip
         self.too_long = too_long
         self.bucket = bucket
         self.token_root = cache_root() / "tokens"
@@ -65,30 +81,41 @@ class TextDataModule(SourceTargetMixin, TransferDataModule):
         self.rows: dict[str, dict[str, int]] = {}
 
     # -- samples -----------------------------------------------------------------------------
-    def _read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
-        name, layout = super()._read(role, node)
-        return name, layout.map(lambda split: as_texts(split, self.on_problem))
+    def domains(self) -> Mapping[str, Domain]:
+        """Return the source and, if there is one, the target."""
+        return self.pair.domains()
+
+    def collect_problems(self, on_problem: OnProblem) -> None:
+        """Pass problems that could be recovered from to a callback instead of raising them."""
+        self.pair.on_problem = on_problem
+
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+        """Return the name and the layout of one domain; see :class:`DomainReader`."""
+        raise NotImplementedError
+
+    def load_samples(self, layout: Layout) -> Layout:
+        """Return the layout with texts in place of files."""
+        return layout.map(lambda split: as_texts(split, self.pair.on_problem))
 
     def synthetic(self, name: str, layout: Layout) -> Mapping[str, Domain]:
         """Raise DataError for a target without a root or a domain."""
-        key = "domain=<name>" if self.has_domains else "root=<folder>"
         raise DataError(
-            f"data.target.labelled_per_class is set, but no target; set data.target.{key}, or "
-            "data.target.labelled_per_class=0"
+            "data.target.labelled_per_class is set, but no target; set "
+            f"data.target.{self.target_hint()}, or data.target.labelled_per_class=0"
         )
 
-    def apart(self, source: Layout, target: Layout) -> None:
+    def check_apart(self, source: Layout, target: Layout) -> None:
         """Report a target with the same texts as the source."""
         one, other = (
             texts_digest(sorted(map(str, layout.whole().samples))) for layout in (source, target)
         )
         if one == other:
-            self.on_problem(
+            self.pair.on_problem(
                 "data.source and data.target contain the same texts; set another "
                 f"data.target.{'domain' if self.has_domains else 'root'}, or data.target=null"
             )
 
-    def browse(self) -> None:
+    def check_browsable(self) -> None:
         """Raise DataError: texts cannot be inspected as images."""
         raise DataError(
             f"data={self.name} contains texts, but this command checks images; train.py itself "
@@ -96,48 +123,50 @@ class TextDataModule(SourceTargetMixin, TransferDataModule):
         )
 
     # -- tokens ------------------------------------------------------------------------------
-    def cache(self, settings: CacheSettings, epochs: int) -> None:
+    def cache_images(self, settings: CacheConfig, epochs: int) -> None:
         """Tokenise the texts, or open the cached tokens.
 
         Raises:
             DataError: If a text is too long and ``too_long=error``, or the disk is full.
         """
         self.token_root = settings.root / "tokens"
-        for role in self.roles:
-            self.cached(role)
+        for domain in self.domain_names:
+            self.cached(domain)
+
+    def prepare(self, needs: ModelNeeds | None = None, repeat_epoch: bool = False) -> None:
+        """Forget the tokens of another model; see :meth:`TransferDataModule.prepare`."""
+        super().prepare(needs, repeat_epoch)
+        self.tokens, self.rows = {}, {}
 
     @property
     def form(self) -> TextSpec:
         """Input specification of the backbone."""
-        assert isinstance(self.spec, TextSpec), "call attach() before tokenising"
-        return self.spec
+        spec = self.prepared.input_spec
+        assert isinstance(spec, TextSpec)
+        return spec
 
-    def cached(self, role: str) -> TokenCache:
+    def cached(self, domain: str) -> TokenCache:
         """Return the token ids of all texts of a domain."""
-        if role not in self.tokens:
-            domain = self.found[role]
-            whole = domain.whole()
+        if domain not in self.tokens:
+            whole = self.found[domain].whole()
             texts: Any = whole.samples
-            name = f"{self.name}-{domain.name}"
+            name = f"{self.name}-{self.found[domain].name}"
             found = tokenised(texts, self.form, name, self.token_root)
-            self.tokens[role] = found
-            self.rows[role] = {name: row for row, name in enumerate(whole.names)}
+            self.tokens[domain] = found
+            self.rows[domain] = {name: row for row, name in enumerate(whole.names)}
             if self.too_long == "error":
-                self._refuse_long(role, found, whole)
-        return self.tokens[role]
+                self._refuse_long(domain, found, whole)
+        return self.tokens[domain]
 
-    def _refuse_long(self, role: str, found: TokenCache, whole: Split) -> None:
+    def _refuse_long(self, domain: str, found: TokenCache, whole: Split) -> None:
         long = np.flatnonzero(found.cut).tolist()
         if not long:
             return
         limit, texts = self.form.max_length, whole.samples
-        shown = [
-            f"{whole.names[k]} ({self.form.tokenizer.length(str(texts[k]))})" for k in long[:SHOWN]
-        ]
-        more = f" and {len(long) - SHOWN} more" if len(long) > SHOWN else ""
+        lengths = [f"{whole.names[k]} ({self.form.tokenizer.length(str(texts[k]))})" for k in long]
         raise DataError(
-            f"{len(long)} of {len(found)} texts of the {role} have more than "
-            f"backbone.max_length={limit} tokens: {', '.join(shown)}{more}; set "
+            f"{len(long)} of {len(found)} texts of the {domain} have more than "
+            f"backbone.max_length={limit} tokens: {shorten(lengths)}; set "
             "data.too_long=truncate, or shorten them"
         )
 
@@ -145,28 +174,28 @@ class TextDataModule(SourceTargetMixin, TransferDataModule):
     def notes(self, pretrained: bool) -> list[str]:
         """Return the notes for the report, including truncated and duplicate texts."""
         found = super().notes(pretrained)
-        for role in self.roles:
-            cut = int(self.cached(role).cut.sum())
+        for domain in self.domain_names:
+            cut = int(self.cached(domain).cut.sum())
             if cut:
-                number = len(self.tokens[role])
+                number = len(self.tokens[domain])
                 found.append(
-                    f"{role}: {cut:,} of {number:,} texts have more than "
+                    f"{domain}: {cut:,} of {number:,} texts have more than "
                     f"{self.form.max_length} tokens and were truncated (data.too_long)"
                 )
-            domain = self.found[role]
-            if role == "target":
+            train, test = self.found[domain].train, self.found[domain].test
+            if domain == "target":
                 source_texts = set(self.found["source"].train.samples)
-                shared = sum(text in source_texts for text in domain.test.samples)
+                shared = sum(text in source_texts for text in test.samples)
                 if shared:
                     found.append(
-                        f"target: {shared:,} of {len(domain.test):,} test texts are identical to "
+                        f"target: {shared:,} of {len(test):,} test texts are identical to "
                         "labelled training texts of the source"
                     )
-            train_texts = set(domain.train.samples)
-            duplicates = sum(text in train_texts for text in domain.test.samples)
-            if duplicates and domain.train is not domain.test:
+            train_texts = set(train.samples)
+            duplicates = sum(text in train_texts for text in test.samples)
+            if duplicates and train is not test:
                 found.append(
-                    f"{role}: {duplicates:,} of {len(domain.test):,} test texts are identical to "
+                    f"{domain}: {duplicates:,} of {len(test):,} test texts are identical to "
                     "training texts"
                 )
         return found
@@ -174,42 +203,37 @@ class TextDataModule(SourceTargetMixin, TransferDataModule):
     def fingerprint(self) -> str:
         """Return a hash of the names and contents of all texts by domain and split."""
         digest = hashlib.sha256()
-        for role in self.roles:
-            for name in ("train", "val", "test"):
-                split: Any = getattr(self.found[role], name)
-                digest.update(f"{role}/{name}/{texts_digest(split.names)}".encode())
+        for domain in self.domain_names:
+            for name in SPLITS:
+                split: Any = getattr(self.found[domain], name)
+                digest.update(f"{domain}/{name}/{texts_digest(split.names)}".encode())
                 digest.update(texts_digest(split.samples).encode())
         return digest.hexdigest()
 
-    def excerpts(self, role: str, places: list[int]) -> list[str]:
+    def excerpts(self, domain: str, indices: list[int]) -> list[str]:
         """Return the beginning of the test texts at these indices."""
-        texts = self.found[role].test.samples
-        return [" ".join(str(texts[k])[: 2 * LETTERS].split())[:LETTERS] for k in places]
+        texts = self.found[domain].test.samples
+        return [" ".join(str(texts[k])[: 2 * LETTERS].split())[:LETTERS] for k in indices]
 
     # -- loaders -----------------------------------------------------------------------------
-    def _rows(self, role: str, split: Split) -> NDArray[np.int64]:
+    def _rows(self, domain: str, split: Split) -> NDArray[np.int64]:
         """Return the rows of a split in the token cache of its domain."""
-        rows = self.rows[role]
+        rows = self.rows[domain]
         return np.array([rows[name] for name in split.names], dtype=np.int64)
 
-    def _lengths(self, role: str, split: Split) -> NDArray[np.int64]:
-        lengths: NDArray[np.int64] = self.cached(role).lengths[self._rows(role, split)]
+    def _lengths(self, domain: str, split: Split) -> NDArray[np.int64]:
+        lengths: NDArray[np.int64] = self.cached(domain).lengths[self._rows(domain, split)]
         return lengths
 
-    def _sampler(self, split: Split, **kwargs: Any) -> DomainSampler:
-        role = self.domain_of(STREAMS[kwargs["domain"]]).removesuffix("_labelled")
-        return BucketSampler(lengths=self._lengths(role, split), window=self.bucket, **kwargs)
+    def train_sampler(self, stream: Stream, split: Split, **kwargs: Any) -> DomainSampler:
+        """Return a sampler whose batches contain texts of similar length."""
+        lengths = self._lengths(self.domain_of(stream), split)
+        return BucketSampler(lengths=lengths, window=self.bucket, **kwargs)
 
-    def _eval_loader(self, name: str, split: Split) -> DataLoader[Any] | FeatureLoader:
-        if name in self.features:
-            return super()._eval_loader(name, split)
-        role, trainer = name.partition("/")[0], self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sampler = SortedSampler(lengths=self._lengths(role, split), rank=rank, world=world)
-        dataset = EvalDataset(self._dataset(role, split, train=False))
-        return self._loader(dataset, self.eval_batch_size, sampler)
+    def eval_sampler(self, key: SplitKey, split: Split, rank: int, world: int) -> SortedSampler:
+        """Return a sampler that starts with the longest texts."""
+        return SortedSampler(lengths=self._lengths(key.domain, split), rank=rank, world=world)
 
-    def _dataset(self, role: str, split: Split, train: bool) -> Any:
-        role = role.removesuffix("_labelled")
-        cache = self.cached(role)
-        return TextDataset(cache, self._rows(role, split), split.labels)
+    def dataset(self, domain: str, split: Split, train: bool) -> TextDataset:
+        """Return the dataset of a split."""
+        return TextDataset(self.cached(domain), self._rows(domain, split), split.labels)

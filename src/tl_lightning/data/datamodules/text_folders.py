@@ -23,12 +23,12 @@ class TextFoldersDataModule(TextDataModule):
         kwargs: See :class:`TextDataModule`.
     """
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the texts of one folder."""
-        root, setting = self.base(role, node)
+        root, setting = self.pair.base(domain)
         folder = _folder(root, setting)
-        layout = read_layout(folder, setting, self.on_problem, scan_texts)
-        return (str(self.name) if role == "source" else folder.name), layout
+        layout = read_layout(folder, setting, self.pair.on_problem, scan_texts)
+        return (str(self.name) if domain == "source" else folder.name), layout
 
 
 class TextDomainsDataModule(TextDataModule):
@@ -44,9 +44,9 @@ class TextDomainsDataModule(TextDataModule):
         super().__init__(**kwargs)
         self.taken: list[Path] = []
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the requested domain, or several merged into one."""
-        root, setting = self.base(role, node)
+        root, setting = self.pair.base(domain)
         base = _folder(root, setting)
         folders = {path.name: path for path in class_folders(base)}
         valid = [name for name, path in folders.items() if is_domain(path)]
@@ -55,16 +55,19 @@ class TextDomainsDataModule(TextDataModule):
                 f"{setting}={root} contains no domains; expected {base}/<domain>/<class>/<text>"
                 f".txt; set {setting}=/the/right/folder, or data=text_folder for one domain"
             )
-        names = asked_domains(node.get("domain"), f"data.{role}.domain", valid, folders, str(base))
+        names = asked_domains(
+            node.get("domain"), f"data.{domain}.domain", valid, folders, str(base)
+        )
         chosen = [folders[name] for name in names]
-        if role == "source":
+        if domain == "source":
             self.taken = chosen
         elif shared := [path.name for path in chosen if path in self.taken]:
             refuse_shared(shared[0], [name for name in valid if name not in shared])
         layouts = {
-            path.name: read_layout(path, setting, self.on_problem, scan_texts) for path in chosen
+            path.name: read_layout(path, setting, self.pair.on_problem, scan_texts)
+            for path in chosen
         }
-        return "+".join(names), pooled(layouts, self.on_problem)
+        return "+".join(names), pooled(layouts, self.pair.on_problem)
 
 
 def _folder(root: str, setting: str) -> Path:

@@ -12,19 +12,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tl_lightning.data.datamodules.image_table import SPLITS, class_order
-from tl_lightning.data.datamodules.table_domains import TableDomains
+from tl_lightning.data.datamodules.domain_folders import asked_table_domains
+from tl_lightning.data.datamodules.image_table import SPLIT_NAMES, class_order
 from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.tables import Row, read_rows
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
+from tl_lightning.utils.text import shorten
 
 __all__ = ["COLUMNS", "TextTableDataModule"]
 
 #: Columns that are read; ``text`` and ``label`` are required.
 COLUMNS = ("text", "label", "domain", "split")
-SHOWN = 5
 #: Maximum cell length in characters; the default of the csv module is too small for texts.
 LONGEST = 1 << 26
 #: Labels that are fractional numbers or missing values, as written by other programs.
@@ -42,7 +42,7 @@ class _Text:
     split: str | None
 
 
-class TextTableDataModule(TableDomains, TextDataModule):
+class TextTableDataModule(TextDataModule):
     """Texts in a table, with optional domain and split columns.
 
     Args:
@@ -78,17 +78,21 @@ class TextTableDataModule(TableDomains, TextDataModule):
         self.listed: list[_Text] | None = None
         self.taken: list[str] = []
 
-    def read(self, role: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
+    def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the texts of the requested domains, or all if the table has no domains."""
         if self.listed is None:
             self.listed = self._texts()
         valid = sorted({each.domain for each in self.listed if each.domain is not None})
-        names = self._asked(role, node, valid)
+        names = asked_table_domains(
+            domain, node.get("domain"), valid, str(self.table), self.columns["domain"], self.taken
+        )
+        if domain == "source":
+            self.taken = names
         layouts = {
             name: _layout([each for each in self.listed if not names or each.domain == name])
             for name in names or [""]
         }
-        return "+".join(names) or str(self.name), pooled(layouts, self.on_problem)
+        return "+".join(names) or str(self.name), pooled(layouts, self.pair.on_problem)
 
     def _texts(self) -> list[_Text]:
         """Read the table and report all rows that cannot be used."""
@@ -117,9 +121,8 @@ class TextTableDataModule(TableDomains, TextDataModule):
             else:
                 found.append(_text(row, path, cells))
         for kind, places in problems.items():
-            more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-            self.on_problem(
-                f"{path} has {len(places)} row(s) with {kind}: {'; '.join(places[:SHOWN])}{more}; "
+            self.pair.on_problem(
+                f"{path} has {len(places)} row(s) with {kind}: {shorten(places, separator='; ')}; "
                 "fix or remove them"
             )
         if not found and not problems:
@@ -146,8 +149,8 @@ def _problem(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
     if _NO_LABEL.fullmatch(label):
         return "a label that is neither a name nor an integer", f"{row.place} {label!r}"
     split = cells.get("split")
-    if split is not None and split.strip().lower() not in SPLITS:
-        hint = nearest(split.strip().lower(), SPLITS)
+    if split is not None and split.strip().lower() not in SPLIT_NAMES:
+        hint = nearest(split.strip().lower(), SPLIT_NAMES)
         return "an unknown split", f"{row.place} {split!r} ({hint})"
     return "", ""
 
@@ -159,7 +162,7 @@ def _text(row: Row, path: Path, cells: Mapping[str, str | None]) -> _Text:
         str(cells["text"]),
         str(cells["label"]).strip(),
         None if domain is None else domain.strip(),
-        None if split is None else SPLITS[split.strip().lower()],
+        None if split is None else SPLIT_NAMES[split.strip().lower()],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from tl_lightning.config.hints import at_least
 from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.vectors import Table, read_vectors
 from tl_lightning.data.layout import Layout
-from tl_lightning.errors import DataError, nearest
-from tl_lightning.types import Spec, VectorSpec
+from tl_lightning.data.needs import ModelNeeds
+from tl_lightning.errors import DataError
+from tl_lightning.types import Spec, SplitKey, VectorSpec
 
 __all__ = ["Rows", "VectorDataModule"]
 
@@ -66,9 +69,10 @@ class VectorDataModule(TransferDataModule):
     """
 
     gives: ClassVar[str] = "vectors"
+    spec_type: ClassVar[type[Spec]] = VectorSpec
     storable: ClassVar[bool] = False
     target_optional: ClassVar[bool] = True
-    target_key: ClassVar[str] = "train=<file>"
+    target_keys: ClassVar[frozenset[str]] = frozenset(KEYS)
 
     def __init__(
         self,
@@ -77,19 +81,13 @@ class VectorDataModule(TransferDataModule):
         target: Mapping[str, Any] | None,
         val_fraction: float,
         test_fraction: float,
-        max_features: int | None,
+        max_features: Annotated[int, at_least(1)] | None,
         scale: Literal["none", "standard", "l2"],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for role, node in (("source", source), ("target", target or {})):
-            for key in node:
-                if key not in KEYS:
-                    raise DataError(f"data.{role} has no key {key!r}; {nearest(str(key), KEYS)}")
-        if max_features is not None and max_features < 1:
-            raise DataError(
-                f"data.max_features={max_features} must be at least 1; set data.max_features=5000"
-            )
+        only_keys("data.source", source, set(KEYS))
+        only_keys("data.target", target or {}, set(KEYS))
         self.source = source
         self.target = None if self.no_target(target) else target
         self.val_fraction = val_fraction
@@ -101,6 +99,11 @@ class VectorDataModule(TransferDataModule):
     def no_target(cls, target: Mapping[str, Any] | None) -> bool:
         """Return whether these settings of ``target`` mean no target."""
         return target is None or target.get("train") is None
+
+    @classmethod
+    def target_hint(cls) -> str:
+        """Return what to set below ``data.target`` for a target, for error messages."""
+        return "train=<file>"
 
     @property
     def width(self) -> int:
@@ -116,8 +119,8 @@ class VectorDataModule(TransferDataModule):
             )
         nodes = {"source": self.source, **({"target": self.target} if self.target else {})}
         files = {
-            f"data.{role}.{key}": Path(node[key]).expanduser()
-            for role, node in nodes.items()
+            f"data.{domain}.{key}": Path(node[key]).expanduser()
+            for domain, node in nodes.items()
             for key in KEYS
             if node.get(key) is not None
         }
@@ -136,30 +139,32 @@ class VectorDataModule(TransferDataModule):
                 f"data.source.train={self.source['train']} has only the class {classes[0]!r}; a "
                 "classifier needs at least two"
             )
-        found = {role: self._domain(role, node, tables, classes) for role, node in nodes.items()}
+        found = {
+            domain: self._domain(domain, node, tables, classes) for domain, node in nodes.items()
+        }
         return self._scaled(found)
 
     def _domain(
         self,
-        role: str,
+        domain: str,
         node: Mapping[str, Any],
         tables: Mapping[str, Table],
         classes: tuple[str, ...],
     ) -> Domain:
         name = Path(node["train"]).name.split(".")[0]
-        train = _split(tables[f"{role}.train"], classes, f"data.{role}.train", f"{name}/train")
+        train = _split(tables[f"{domain}.train"], classes, f"data.{domain}.train", f"{name}/train")
         test = None
-        if f"{role}.test" in tables:
-            test = _split(tables[f"{role}.test"], classes, f"data.{role}.test", f"{name}/test")
+        if f"{domain}.test" in tables:
+            test = _split(tables[f"{domain}.test"], classes, f"data.{domain}.test", f"{name}/test")
             if test.labels is None:
                 raise DataError(
-                    f"data.{role}.test={node['test']} has no labels; testing needs them: "
-                    f"add labels, or set another data.{role}.test"
+                    f"data.{domain}.test={node['test']} has no labels; testing needs them: "
+                    f"add labels, or set another data.{domain}.test"
                 )
         if train.labels is None and test is None:
             raise DataError(
-                f"data.{role}.train={node['train']} has no labels, so no samples can be held out "
-                f"for testing; set data.{role}.test=<file with labels>"
+                f"data.{domain}.train={node['train']} has no labels, so no samples can be held out "
+                f"for testing; set data.{domain}.test=<file with labels>"
             )
         known = train.labels is not None
         # An unlabelled file is split as if all samples were of one class.
@@ -178,7 +183,7 @@ class VectorDataModule(TransferDataModule):
         svmlight files give neither the number of features nor the index of the first one; if no
         file uses column 0, it is dropped.
         """
-        known, widths = self.learned, {key: table.x.shape[1] for key, table in tables.items()}
+        known, widths = self.input_state, {key: table.x.shape[1] for key, table in tables.items()}
         every = all(sparse.issparse(table.x) for table in tables.values())
         width = max([*widths.values(), known.get("width", 0) if every else 0])
         for key, table in tables.items():
@@ -192,7 +197,7 @@ class VectorDataModule(TransferDataModule):
                 table.x.resize(table.x.shape[0], width)
         first = known.get("first", not any(table.x[:, [0]].nnz for table in tables.values())
                           if every else False)  # fmt: skip
-        self.learned = {"columns": None, **known, "width": width, "first": bool(first)}
+        self.input_state = {"columns": None, **known, "width": width, "first": bool(first)}
         if every and first:
             return {key: Table(table.x[:, 1:], table.y) for key, table in tables.items()}
         return tables
@@ -200,7 +205,7 @@ class VectorDataModule(TransferDataModule):
     def _selected(self, tables: dict[str, Table]) -> dict[str, Table]:
         """Keep the most frequent features and convert the tables to dense arrays."""
         width = next(iter(tables.values())).x.shape[1]
-        known = "scale" in self.learned
+        known = "scale" in self.input_state
         if not known and self.max_features is not None and self.max_features < width:
             counts = sum(
                 np.asarray((table.x != 0).sum(axis=0)).reshape(-1)
@@ -209,8 +214,8 @@ class VectorDataModule(TransferDataModule):
             )
             # Ties go to the first feature; the order of the columns is kept.
             keep = np.sort(np.argsort(-counts, kind="stable")[: self.max_features])
-            self.learned["columns"] = keep.tolist()
-        if (columns := self.learned["columns"]) is not None:
+            self.input_state["columns"] = keep.tolist()
+        if (columns := self.input_state["columns"]) is not None:
             if columns[-1] >= width:
                 raise DataError(
                     f"the vectors have {width} features, but the model uses feature {columns[-1]}; "
@@ -230,15 +235,15 @@ class VectorDataModule(TransferDataModule):
         }
 
     def _scaled(self, found: dict[str, Domain]) -> dict[str, Domain]:
-        scale = self.learned.setdefault("scale", self.scale)
+        scale = self.input_state.setdefault("scale", self.scale)
         if scale == "none":
             return found
-        if scale == "standard" and "mean" not in self.learned:
+        if scale == "standard" and "mean" not in self.input_state:
             own = np.asarray(found["source"].train.samples)
             for name in ("mean", "std"):
-                self.learned[name] = getattr(own, name)(axis=0).tolist()
+                self.input_state[name] = getattr(own, name)(axis=0).tolist()
         mean, std = (
-            np.array(self.learned.get(name, ()), dtype=np.float32) for name in ("mean", "std")
+            np.array(self.input_state.get(name, ()), dtype=np.float32) for name in ("mean", "std")
         )
 
         def change(split: Split) -> Split:
@@ -251,32 +256,31 @@ class VectorDataModule(TransferDataModule):
             return replace(split, samples=x.astype(np.float32))
 
         return {
-            role: replace(
+            name: replace(
                 domain,
                 train=change(domain.train), val=change(domain.val), test=change(domain.test),
             )
-            for role, domain in found.items()
+            for name, domain in found.items()
         }  # fmt: skip
 
-    def attach(
-        self,
-        spec: Spec,
-        train_on: tuple[str, ...],
-        val_labels: tuple[str, ...],
-        strong: bool = False,
-    ) -> None:
-        """Provide the vectors as features; see :meth:`TransferDataModule.attach`."""
+    def default_spec(self) -> VectorSpec:
+        """Return the input specification for a model that does not state any."""
+        return VectorSpec(self.width)
+
+    def prepare(self, needs: ModelNeeds | None = None, repeat_epoch: bool = False) -> None:
+        """Provide the vectors as features; see :meth:`TransferDataModule.prepare`."""
+        super().prepare(needs, repeat_epoch)
+        spec = self.prepared.input_spec
         assert isinstance(spec, VectorSpec)
         if spec.width != self.width:
             raise DataError(
                 f"the vectors have {self.width} features, but the model has "
                 f"backbone.in_features={spec.width}; use vectors with {spec.width} features"
             )
-        super().attach(spec, train_on, val_labels, strong)
         rows: Any = {
-            f"{role}/{name}": Rows(np.asarray(split.samples))
-            for role in self.roles
-            for name, split in self.found[role].splits().items()
+            SplitKey(domain, name): Rows(np.asarray(split.samples))
+            for domain in self.domain_names
+            for name, split in self.found[domain].splits().items()
         }
         self.features = rows
 

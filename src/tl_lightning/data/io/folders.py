@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tl_lightning.errors import DataError
+from tl_lightning.utils.text import shorten
 
 __all__ = [
     "EXTENSIONS",
@@ -38,7 +39,6 @@ SIGNATURES = (
     b"MM\x00+",
     *(b"P%d" % kind for kind in range(1, 7)),
 )
-SHOWN = 5
 THREADS = 16
 
 #: Callback for a recoverable problem: training raises it, a data check records it.
@@ -87,7 +87,7 @@ def scan_classes(
     if empty:
         on_problem(
             f"{len(empty)} of {len(found)} class folders in {folder} contain no images "
-            f"({', '.join(sorted(EXTENSIONS))}): {_some(empty)}; add images or remove the "
+            f"({', '.join(sorted(EXTENSIONS))}): {shorten(empty)}; add images or remove the "
             f"folders, or set {setting}=/another/folder"
         )
         found = {name: images for name, images in found.items() if images}
@@ -115,7 +115,7 @@ def check_signatures(paths: Sequence[Path], *, setting: str = "data.root") -> No
     ]
     if broken:
         raise DataError(
-            f"{len(broken)} of {len(paths)} files are not images: {_some(broken)}; "
+            f"{len(broken)} of {len(paths)} files are not images: {shorten(broken)}; "
             f"fix or remove them, or set {setting}=/another/folder"
         )
 
@@ -144,8 +144,8 @@ def match_classes(
         another = "/another/folder" if setting.endswith("root") else "<another>"
         on_problem(
             f"the classes of {where} differ: {len(source)} expected, {len(target)} found; "
-            f"missing: {_some(missing) or 'none'}; "
-            f"extra: {_some([_with_nearest(name, missing) for name in extra]) or 'none'}; "
+            f"missing: {shorten(missing) or 'none'}; "
+            f"extra: {shorten([_with_nearest(name, missing) for name in extra]) or 'none'}; "
             f"rename or remove folders so that the names match, or set {setting}={another}"
         )
     return [source.index(name) if name in source else -1 for name in target]
@@ -220,11 +220,6 @@ def signature_problem(start: bytes) -> str:
         return "0 bytes"
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     return "" if webp or start.startswith(SIGNATURES) else f"begins with {start!r}"
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
 
 
 def _with_nearest(name: str, choices: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
-from tl_lightning.utils.files import AWAY
+from tl_lightning.utils.files import UNREACHABLE
 
 __all__ = [
     "UNREADABLE",
@@ -56,7 +56,7 @@ def open_image(path: Path, shorter: int | None = None) -> Tensor:
         raise DataError(f"image {path} has disappeared since the run started") from error
     except UNREADABLE as error:
         reason = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.errno in AWAY:
+        if isinstance(error, OSError) and error.errno in UNREACHABLE:
             raise DataError(
                 f"cannot read image {path}: {error.strerror}; check that its disk or mount is "
                 "available, then set resume=auto to continue"

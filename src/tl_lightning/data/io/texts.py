@@ -13,11 +13,11 @@ import numpy as np
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import OnProblem, class_folders, raise_problem
 from tl_lightning.errors import DataError
+from tl_lightning.utils.text import shorten
 
 __all__ = ["as_texts", "read_text", "scan_texts", "text_files"]
 
 SUFFIX = ".txt"
-SHOWN = 5
 THREADS = 16
 
 
@@ -64,7 +64,7 @@ def scan_texts(
     if empty:
         on_problem(
             f"{len(empty)} of {len(found)} class folders in {folder} contain no texts "
-            f"(*{SUFFIX}): {_some(empty)}; add texts or remove the folders, or set "
+            f"(*{SUFFIX}): {shorten(empty)}; add texts or remove the folders, or set "
             f"{setting}=/another/folder"
         )
         found = {name: files for name, files in found.items() if files}
@@ -110,7 +110,7 @@ def as_texts(split: Split, on_problem: OnProblem = raise_problem) -> Split:
     problems = [f"{path} ({problem})" for path, (_, problem) in pairs if problem]
     if problems:
         on_problem(
-            f"{len(problems)} of {len(results)} texts cannot be used: {_some(problems)}; fix or "
+            f"{len(problems)} of {len(results)} texts cannot be used: {shorten(problems)}; fix or "
             "remove them: each text must be non-empty and in UTF-8"
         )
     texts = np.empty(len(results), dtype=object)
@@ -124,8 +124,3 @@ def _text_or_problem(path: Path) -> tuple[str, str]:
         return read_text(Path(path)), ""
     except ValueError as error:
         return "", str(error)
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more

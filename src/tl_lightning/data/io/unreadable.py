@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.data.cache.images import cache_root
+from tl_lightning.config.schema import cache_root
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.images import open_image
 from tl_lightning.errors import DataError

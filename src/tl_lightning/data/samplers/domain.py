@@ -40,6 +40,7 @@ class DomainSampler(Sampler[tuple[int, int]]):
         world: Number of ranks.
         epoch: First epoch.
         start: Batches of the first epoch that are skipped (resume in the middle of an epoch).
+        repeat: Whether every epoch has the order and seeds of the first, for debugging.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class DomainSampler(Sampler[tuple[int, int]]):
         world: int = 1,
         epoch: int = 0,
         start: int = 0,
+        repeat: bool = False,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
@@ -65,6 +67,12 @@ class DomainSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
         self.first_epoch = epoch
         self.start = start
+        self.repeat = repeat
+
+    @property
+    def key(self) -> int:
+        """The epoch that order and seeds are derived from."""
+        return 0 if self.repeat else self.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration; called by Lightning."""
@@ -77,13 +85,13 @@ class DomainSampler(Sampler[tuple[int, int]]):
         positions = self._positions()
         indices = islice(self._passes(), positions.start, positions.stop, self.world)
         for position, index in zip(positions, indices, strict=True):
-            yield index, mix(self.seed, self.domain, self.epoch, position)
+            yield index, mix(self.seed, self.domain, self.key, position)
 
     def arrays(self) -> tuple[Tensor, Tensor]:
         """Return all indices and all seeds of an iteration as tensors."""
         positions = self._positions()
         indices = islice(self._passes(), positions.start, positions.stop, self.world)
-        seeds = mix_last((self.seed, self.domain, self.epoch), np.array(positions, dtype=np.int64))
+        seeds = mix_last((self.seed, self.domain, self.key), np.array(positions, dtype=np.int64))
         return torch.tensor(list(indices), dtype=torch.int64), torch.from_numpy(seeds)
 
     def _positions(self) -> range:
@@ -95,7 +103,7 @@ class DomainSampler(Sampler[tuple[int, int]]):
     def _passes(self) -> Iterator[int]:
         """Yield the samples of the epoch for all ranks, pass by pass."""
         for number in count():
-            yield from self.order(mix(self.seed, self.domain, self.epoch, -1, number))
+            yield from self.order(mix(self.seed, self.domain, self.key, -1, number))
 
     def order(self, seed: int) -> Iterable[int]:
         """Return the order of one pass, a permutation that depends only on ``seed``."""

@@ -41,7 +41,7 @@ class BucketSampler(DomainSampler):
         """Yield the samples of the epoch for all ranks; passes may end in the middle of a batch."""
         global_batch = self.batch_size * self.world
         for number in count():
-            seed = mix(self.seed, self.domain, self.epoch, -1, number)
+            seed = mix(self.seed, self.domain, self.key, -1, number)
             yield from self.bucketed(seed, -number * self.size % global_batch)
 
     def order(self, seed: int) -> list[int]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import os
 import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -25,10 +27,12 @@ from tl_lightning.data.transforms.geometry import Geometry
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.types import InputSpec
 
-__all__ = ["KEYS", "Shards", "StreamDataset", "StreamSplit", "opened"]
+__all__ = ["ARROW_MARK", "KEYS", "Shards", "StreamDataset", "StreamSplit", "opened"]
 
 #: Required keys of a sample and their litdata types.
 KEYS = {"image": "bytes", "label": "str"}
+#: Last bytes of a chunk that ends in an Arrow table.
+ARROW_MARK = b"LDARW01\0"
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Shards:
     Attributes:
         files: The chunks.
         counts: Number of samples of each chunk.
-        config: litdata's ``config`` from index.json.
+        layout: litdata's ``config`` from index.json.
         number: Label of each class name.
         digest: Hash of the samples.
         labelled: Whether labels are read.
@@ -48,7 +52,7 @@ class Shards:
 
     files: ChunkFiles
     counts: Sequence[int]
-    config: Mapping[str, Any]
+    layout: Mapping[str, Any]
     number: Mapping[str, int]
     digest: str
     labelled: bool = True
@@ -91,9 +95,10 @@ class Shards:
             start, end = struct.unpack("<II", bounds) if len(bounds) == 8 else (0, 0)
             file.seek(start)
             content = file.read(end - start)
-        if not content or len(content) != end - start:
+            whole = content and len(content) == end - start
+            sample = self._format.deserialize(content) if whole else _arrow_row(file, within, where)
+        if sample is None:
             raise DataError(f"{where} is truncated; write the shards again")
-        sample = self._format.deserialize(content)
         label = self._number(sample["label"], where) if self.labelled else None
         return where, sample["image"], label
 
@@ -108,10 +113,42 @@ class Shards:
 
     @cached_property
     def _format(self) -> Any:
-        return _reader(self.config)
+        return _reader(self.layout)
 
 
-def _reader(config: Mapping[str, Any]) -> Any:
+def _arrow_row(file: BinaryIO, row: int, where: str) -> dict[str, Any] | None:
+    """Return a row of the Arrow table at the end of a chunk, or None if the table is incomplete.
+
+    litdata writes samples of bytes and strings in this form if pyarrow is installed.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 12))
+    tail = file.read(12)
+    start = size - 12 - int.from_bytes(tail[:4], "little")
+    if tail[4:] != ARROW_MARK or start < 0:
+        return None
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise DataError(
+            f"{where} is a row of an Arrow table, which requires the package pyarrow; run "
+            "pip install 'tl_lightning[parquet]'"
+        ) from error
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last reference
+    try:
+        reader = pyarrow.ipc.open_file(pyarrow.py_buffer(mapped).slice(start, size - 12 - start))
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            if row < batch.num_rows:
+                found: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
+                return found
+            row -= batch.num_rows
+    except pyarrow.ArrowException:
+        pass
+    return None
+
+
+def _reader(layout: Mapping[str, Any]) -> Any:
     """Return litdata's deserializer of single samples."""
     litdata()
     from litdata.streaming.config import ChunksConfig
@@ -120,7 +157,7 @@ def _reader(config: Mapping[str, Any]) -> Any:
 
     loader = PyTreeLoader()
     with tempfile.TemporaryDirectory() as folder:  # ChunksConfig only reads indices from folders
-        (Path(folder) / "index.json").write_text(json.dumps({"chunks": [], "config": config}))
+        (Path(folder) / "index.json").write_text(json.dumps({"chunks": [], "config": layout}))
         ChunksConfig(folder, _get_serializers(None), None, loader)
     return loader
 
@@ -146,16 +183,18 @@ def opened(url: str, number: Mapping[str, int], root: Path, limit: int, digest: 
         )
     try:
         index = json.loads(text)
-        chunks, config = index["chunks"], index["config"]
+        chunks, layout = index["chunks"], index["config"]
         names = [str(chunk["filename"]) for chunk in chunks]
         sizes = [int(chunk["chunk_bytes"]) for chunk in chunks]
         counts = [int(chunk["chunk_size"]) for chunk in chunks]
-        encodings = {key: config[key] for key in ("compression", "encryption")}
-        kinds = {} if any(encodings.values()) else _kinds(config)
+        encodings = {key: layout[key] for key in ("compression", "encryption")}
+        kinds = {} if any(encodings.values()) else _kinds(layout)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{url}/index.json is not a valid litdata index: {error!r}") from error
     for name in names:
-        if Path(name).name != name or "\\" in name:  # fetched chunks are written under this name
+        if (
+            Path(name).name != name or name == ".." or "\\" in name
+        ):  # fetched chunks are written under this name
             raise DataError(
                 f"{url}/index.json names a chunk {name!r}, which would be written outside its "
                 "folder; do not trust this stream"
@@ -171,10 +210,10 @@ def opened(url: str, number: Mapping[str, int], root: Path, limit: int, digest: 
             contents = ", ".join(f"{name}: {other}" for name, other in kinds.items())
             raise DataError(
                 f"the samples of {url} have no {key!r} of type {kind} (they contain "
-                f"{contents or config['data_format']}); write them as "
+                f"{contents or layout['data_format']}); write them as "
                 "{'image': encoded bytes, 'label': class name, 'name': any text}"
             )
-    index_digest = hashlib.sha256(json.dumps([chunks, config], sort_keys=True).encode()).hexdigest()
+    index_digest = hashlib.sha256(json.dumps([chunks, layout], sort_keys=True).encode()).hexdigest()
     if is_remote(url):
         # The key includes the index, so that chunks of an older stream at this address are ignored.
         key = hashlib.sha256(f"{url}\n{text}".encode()).hexdigest()[:16]
@@ -183,15 +222,15 @@ def opened(url: str, number: Mapping[str, int], root: Path, limit: int, digest: 
     else:
         folder = Path(url)
     files = ChunkFiles(url, names, sizes, root, folder, limit)
-    return Shards(files, counts, config, number, digest or index_digest)
+    return Shards(files, counts, layout, number, digest or index_digest)
 
 
-def _kinds(config: Mapping[str, Any]) -> dict[str, str]:
+def _kinds(layout: Mapping[str, Any]) -> dict[str, str]:
     """Return the type of each value of a sample by key; empty if samples are not flat dicts."""
-    spec = _reader(config)._config["data_spec"]
+    spec = _reader(layout)._config["data_spec"]
     if not isinstance(spec.context, list) or not all(c.is_leaf() for c in spec.children_specs):
         return {}
-    return dict(zip(spec.context, config["data_format"], strict=True))
+    return dict(zip(spec.context, layout["data_format"], strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from tl_lightning.data.datamodules.base import TransferDataModule
-from tl_lightning.data.datamodules.stream import ABOUT, SPLITS
+from tl_lightning.data.datamodules.stream import ABOUT
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.pretraining_overlap import pretraining_overlap
 from tl_lightning.data.streaming.fetch import litdata
 from tl_lightning.errors import DataError
+from tl_lightning.types import SPLITS
 from tl_lightning.utils.progress import advancing
 from tl_lightning.utils.seeding import mix_text
 
@@ -41,25 +42,23 @@ def write_streams(data: TransferDataModule, out: Path, chunk_bytes: int) -> list
     """
     litdata()
     data.discover()
-    names = {role: domain.name for role, domain in data.found.items()}
+    names = {key: domain.name for key, domain in data.found.items()}
     if len(set(names.values())) < len(names):  # both domains have the same name
-        names = {role: f"{name}_{role}" for role, name in names.items()}
-    folders = {role: out / name.replace(os.sep, "_") for role, name in names.items()}
-    for role, domain in data.found.items():
-        _check(role, domain, str(data.name))
-        if folders[role].exists():
-            raise DataError(
-                f"{folders[role]} already exists; remove it, or set out=/another/folder"
-            )
-    for role, domain in data.found.items():
+        names = {key: f"{name}_{key}" for key, name in names.items()}
+    folders = {key: out / name.replace(os.sep, "_") for key, name in names.items()}
+    for key, domain in data.found.items():
+        _check(key, domain, str(data.name))
+        if folders[key].exists():
+            raise DataError(f"{folders[key]} already exists; remove it, or set out=/another/folder")
+    for key, domain in data.found.items():
         overlap = pretraining_overlap(
             [name for split in domain.splits().values() for name in split.names], data.overlap
         )
-        _write_domain(domain, folders[role], chunk_bytes, overlap)
+        _write_domain(domain, folders[key], chunk_bytes, overlap)
     return list(folders.values())
 
 
-def _check(role: str, domain: Domain, name: str) -> None:
+def _check(key: str, domain: Domain, name: str) -> None:
     if any(isinstance(split.samples, np.ndarray) for split in domain.splits().values()):
         raise DataError(
             f"data={name} keeps its images in memory, but shards are written from files; train on "
@@ -67,7 +66,7 @@ def _check(role: str, domain: Domain, name: str) -> None:
         )
     if any(split.change is not None for split in domain.splits().values()):
         raise DataError(
-            f"the {role} of data={name} is synthetic: its shift is applied when an image is read, "
+            f"the {key} of data={name} is synthetic: its shift is applied when an image is read, "
             "but shards contain the original files; set data.target=null, or use a real target"
         )
     if domain.labelled is not None:

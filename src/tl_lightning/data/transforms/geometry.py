@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,9 +15,10 @@ from torch.nn import functional
 
 from tl_lightning.data.io.images import resized, shorter_side
 from tl_lightning.data.transforms.pixel import uniforms
+from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
-__all__ = ["Centre", "Geometry", "RandomCrop"]
+__all__ = ["Centre", "Geometry", "Policy", "RandomCrop", "Transformed"]
 
 _TRIES = 10
 
@@ -25,6 +28,8 @@ class Geometry(Protocol):
 
     #: Whether the transform is the same every time, so that a downscaled copy is sufficient.
     fixed: bool
+    #: Whether it uses global random state; it must then not run in several threads.
+    global_rng: bool
 
     def __call__(self, images: Sequence[Tensor], seeds: Sequence[int], out: Tensor) -> None:
         """Write images ``(3, H, W)`` uint8 into ``out``, ``(B, S, S, 3)`` uint8."""
@@ -35,6 +40,7 @@ class Centre:
     """Evaluation transform: resize the shorter side and crop the centre by ``crop_pct``."""
 
     fixed = True
+    global_rng = False
 
     def __init__(self, spec: InputSpec, flip: bool = False) -> None:
         self.spec = spec
@@ -62,6 +68,7 @@ class RandomCrop:
     """
 
     fixed = False
+    global_rng = False
 
     def __init__(self, spec: InputSpec, area: float) -> None:
         self.spec = spec
@@ -115,19 +122,80 @@ class RandomCrop:
             out[index] = resized_crop.permute(1, 2, 0)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global random generators of the CPU, and restore them afterwards."""
+    # Not Lightning's isolate_rng: a loader process that is spawned would import Lightning for it.
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
 class Policy:
     """torchvision policy (RandAugment, TrivialAugment) seeded per sample, after ``first``."""
 
     fixed = False
+    global_rng = True
 
-    def __init__(self, first: Geometry, policy: Any) -> None:
+    def __init__(self, first: Geometry, policy: Callable[[Tensor], Tensor]) -> None:
         self.first = first
         self.policy = policy
 
     def __call__(self, images: Sequence[Tensor], seeds: Sequence[int], out: Tensor) -> None:
         """Fill ``out``; see :class:`Geometry`."""
         self.first(images, seeds, out)
-        with torch.random.fork_rng(devices=[]):
-            for index, seed in enumerate(seeds):
-                torch.manual_seed(seed)  # torchvision uses the global generator
+        for index, seed in enumerate(seeds):
+            with seeded(seed):
                 out[index] = self.policy(out[index].permute(2, 0, 1)).permute(1, 2, 0)
+
+
+class Transformed:
+    """The user's transform, seeded per sample; other sizes are resized and cropped afterwards.
+
+    Args:
+        spec: Input specification of the model.
+        transform: Maps ``(3, H, W)`` uint8 of any size to uint8 of any size.
+
+    Raises:
+        DataError: If the transform returns anything else.
+    """
+
+    fixed = False
+    global_rng = True
+
+    def __init__(self, spec: InputSpec, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
+        self.centre = Centre(spec)
+        self.shape = (3, spec.size, spec.size)
+        side = 2 * spec.size
+        self.apply(torch.zeros(3, side, side, dtype=torch.uint8), 0)
+
+    def apply(self, image: Tensor, seed: int) -> Tensor:
+        """Return the transformed image ``(3, H, W)`` uint8."""
+        with seeded(seed):
+            found = self.transform(image)
+        if not isinstance(found, Tensor) or found.dtype != torch.uint8 or found.shape[:-2] != (3,):
+            got = (
+                f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+            )
+            raise DataError(
+                f"data.transform must return uint8 images (3, H, W), got {got}; leave out "
+                "ToDtype, ToTensor and Normalize, as the model scales and normalises its input"
+            )
+        return found
+
+    def __call__(self, images: Sequence[Tensor], seeds: Sequence[int], out: Tensor) -> None:
+        """Fill ``out``; see :class:`Geometry`."""
+        for index, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+            found = self.apply(image, seed)
+            if found.shape == self.shape:
+                out[index] = found.permute(1, 2, 0)
+            else:
+                self.centre([found], [seed], out[index : index + 1])

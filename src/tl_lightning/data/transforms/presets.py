@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from tl_lightning.data.transforms.batch import Affine, BatchChange, Colour, Erase
-from tl_lightning.data.transforms.geometry import Centre, Geometry, Policy, RandomCrop
+from tl_lightning.data.transforms.geometry import (
+    Centre,
+    Geometry,
+    Policy,
+    RandomCrop,
+    Transformed,
+)
 from tl_lightning.data.transforms.pixel import PixelAugment
 from tl_lightning.types import InputSpec
 
-__all__ = ["Augment", "augmentation"]
+__all__ = ["Augment", "Augmentation", "augmentation"]
 
 Augment = Literal[
     "none", "light", "standard", "strong", "randaugment", "trivialaugment", "shear_zoom_flip"
@@ -34,8 +40,14 @@ class Augmentation:
         return images
 
 
-def augmentation(spec: InputSpec, augment: Augment | Mapping[str, Any]) -> Augmentation:
+def augmentation(
+    spec: InputSpec,
+    augment: Augment | Mapping[str, Any],
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> Augmentation:
     """Return the augmentation of a preset, or of the arguments of :class:`PixelAugment`.
+
+    With a ``transform`` that one is used instead, see :class:`Transformed`.
 
     ``none``: the evaluation transform. ``light``: random resized crop of at least half the area and
     flip, as common in domain adaptation. ``standard``: random resized crop of at least 8% of the
@@ -44,6 +56,8 @@ def augmentation(spec: InputSpec, augment: Augment | Mapping[str, Any]) -> Augme
     torchvision's policies (Cubuk et al. 2020; Mueller and Hutter 2021) after random resized crop
     and flip. ``shear_zoom_flip``: shear up to 0.2 rad, zoom up to 20% and flip.
     """
+    if transform is not None:
+        return Augmentation(Transformed(spec, transform))
     if isinstance(augment, Mapping):
         return Augmentation(Centre(spec), (PixelAugment(**augment),))
     if augment == "none":

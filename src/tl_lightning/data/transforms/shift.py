@@ -54,9 +54,10 @@ class SyntheticShift:
         parts = {"blur": blur, "brightness": brightness, "saturation": saturation, "noise": noise}
         for name, value in parts.items():
             if not _is_valid(value):
+                neutral = 1.0 if name in ("brightness", "saturation") else 0.0
                 raise DataError(
                     f"{name} of the synthetic shift must be a number >= 0, got {value}; "
-                    f"set data.target.shift.{name}={1.0 if 'ness' in name else 0.0}"
+                    f"set data.target.shift.{name}={neutral}"
                 )
         if not isinstance(tint, Sequence) or len(tint) != 3 or not all(map(_is_valid, tint)):
             raise DataError(

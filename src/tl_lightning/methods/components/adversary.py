@@ -108,4 +108,4 @@ class Adversary(Method):
         ctx.log("domain_acc", accuracy)
         weights = self.weights(source), self.weights(target)
         both = None if weights[0] is None or weights[1] is None else (weights[0], weights[1])
-        return {type(self).__name__.lower(): domain_loss(source_out, target_out, both)}
+        return {self.name: domain_loss(source_out, target_out, both)}

@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from tl_lightning.config.schema import BASELINES
 from tl_lightning.reporting.artifacts import Array, Predictions, read_predictions
-from tl_lightning.reporting.formatting import BASELINES, points
+from tl_lightning.reporting.formatting import points
 from tl_lightning.reporting.run.figures import class_accuracy
 from tl_lightning.utils.plotting import INK, LINES, MUTED, TARGET, figure_png, short
 
-__all__ = ["class_change", "class_change_figure", "class_words", "distance_words", "read_base"]
+__all__ = [
+    "class_change",
+    "class_change_figure",
+    "class_sentence",
+    "distance_sentence",
+    "read_base",
+]
 
 BARS = 24
 """Maximum number of classes in the figure; with more, the best and the worst are shown."""
@@ -89,10 +96,10 @@ def class_change_figure(change: Array, names: list[str]) -> bytes:
     return figure_png(4.9, 1.0 + 0.18 * max(len(order), 4), draw)
 
 
-def class_words(change: Array, names: list[str]) -> str:
+def class_sentence(change: Array, names: list[str]) -> str:
     """Return a summary of the classes that improved and those that got worse.
 
-    >>> class_words(np.array([0.5, -0.25, 0.0, np.nan]), ["ant", "bee", "cat", "dog"])
+    >>> class_sentence(np.array([0.5, -0.25, 0.0, np.nan]), ["ant", "bee", "cat", "dog"])
     '1 of 3 classes improved on source-only, 1 got worse. Best: ant (+50.0). Worst: bee (-25.0).'
     """
     order = _ordered(change)
@@ -105,10 +112,10 @@ def class_words(change: Array, names: list[str]) -> str:
     return text
 
 
-def distance_words(metrics: Mapping[str, Any]) -> str | None:
+def distance_sentence(metrics: Mapping[str, Any]) -> str | None:
     """Return the A-distance of the domains before and after training, with its interpretation.
 
-    >>> distance_words({"health/a_distance_before": 1.5, "health/a_distance_after": 0.5})[:58]
+    >>> distance_sentence({"health/a_distance_before": 1.5, "health/a_distance_after": 0.5})[:58]
     "A-distance of the domains' test samples: 1.50 before train"
     """
     before, after = (metrics.get(f"health/a_distance_{when}") for when in ("before", "after"))

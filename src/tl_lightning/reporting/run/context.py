@@ -8,25 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from tl_lightning.config.schema import BASELINES
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.artifacts import Predictions
 from tl_lightning.reporting.formatting import (
-    BASELINES,
-    METRICS,
-    RULES,
     duration,
     metric_value,
     percent,
     points,
-    taught_by_target,
+    trained_on_target,
     uses_target_labels,
 )
-from tl_lightning.reporting.run.class_changes import distance_words
+from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.reporting.statistics import wilson
 from tl_lightning.reporting.verdict import advice, run_verdict
 from tl_lightning.selection.collapse import WORST
+from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.tasks.metrics import label_of
 from tl_lightning.utils.files import read_json
 from tl_lightning.utils.text import flatten
 
@@ -50,14 +50,14 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
     """
     baselines, failures = read_baselines(run_dir)
     return {
-        "report": dict.fromkeys(OPTIONAL) | dict(report),
+        "report": {**dict.fromkeys(OPTIONAL), "config": {}, **report},
         "title": f"{report.get('name')} on {report.get('data')}",
         "headline": _headline(report, predictions),
         "baselines": _baseline_rows(report, baselines),
         "baseline_failures": failures,
         "advice": advice(report, baselines),
         "verdict": run_verdict(report, baselines),
-        "distance": distance_words(report.get("metrics") or {}),
+        "distance": distance_sentence(report.get("metrics") or {}),
         "projected": PROJECTED.get(str(report.get("projection") or "pca"), "A projection"),
         "selection": _selection(report.get("selection") or {}),
         "metrics": _metrics(report.get("metrics") or {}),
@@ -84,7 +84,7 @@ def read_baselines(run_dir: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
             failures.append((folder.name, str(error)))
     order = list(BASELINES)
     rank = {name: index for index, name in enumerate(order)}
-    runs.sort(key=lambda run: (taught_by_target(run), rank.get(str(run.get("name")), len(order))))
+    runs.sort(key=lambda run: (trained_on_target(run), rank.get(str(run.get("name")), len(order))))
     return runs, failures
 
 
@@ -106,7 +106,7 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
     if target is not None and source is not None:
         side = "below" if target < source else "above"
         gap = f"Target accuracy is {100 * abs(target - source):.1f} points {side} source accuracy."
-    usage = {"oracle": _oracle(report), "trained_on_target": taught_by_target(report)}
+    usage = {"oracle": _oracle(report), "trained_on_target": trained_on_target(report)}
     return {"figures": figures, "gap": gap, **usage}
 
 
@@ -129,8 +129,8 @@ def _baseline_rows(
     """Return rows for baselines, this run and upper bounds, with this run's gain over each."""
     accuracy = _accuracy(report, "target")
     rows = []
-    bounds = [run for run in baselines if taught_by_target(run)]
-    others = [run for run in baselines if not taught_by_target(run)]
+    bounds = [run for run in baselines if trained_on_target(run)]
+    others = [run for run in baselines if not trained_on_target(run)]
     for run in [*others, report, *bounds] if baselines else []:
         target = _accuracy(run, "target")
         gain = None if run is report or accuracy is None or target is None else accuracy - target
@@ -143,7 +143,7 @@ def _baseline_rows(
             "sign": "" if gain is None else "up" if gain > 0 else "down" if gain < 0 else "",
             "rule": (run.get("selection") or {}).get("rule", "–"),
             "oracle": _oracle(run),
-            "trained_on_target": taught_by_target(run),
+            "trained_on_target": trained_on_target(run),
         })  # fmt: skip
     return rows
 
@@ -165,7 +165,7 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "oracle": uses_target_labels({"selection": selection}),
         "rule": rule,
-        "text": RULES.get(rule, "a custom rule"),
+        "text": SELECTIONS[rule].description if rule in SELECTIONS else "a custom rule",
         "details": {key: value for key, value in details.items() if value is not None},
     }
 
@@ -183,7 +183,7 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
             rows.setdefault(rest, {})[domain] = metric_value(rest, value)
         else:
             others.append((key, metric_value(key, value)))
-    table = [(METRICS.get(name, name.replace("_", " ")), cells) for name, cells in rows.items()]
+    table = [(label_of(name), cells) for name, cells in rows.items()]
     return {"domains": domains, "rows": table, "others": others}
 
 
@@ -247,7 +247,7 @@ def _details(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def _scale(report: Mapping[str, Any]) -> dict[str, str]:
     """Return the number of processes, batch sizes and learning rate."""
     scale = report.get("scale")
-    if not isinstance(scale, Mapping):  # reports of older versions
+    if not scale:
         return {}
     details = {"processes": str(scale.get("processes"))}
     parts = [f"{scale.get('batch_size')} per process"]

@@ -16,7 +16,7 @@ def write_nan_report(run_dir: Path, found: Mapping[str, Any]) -> Path:
 
     Args:
         run_dir: The run's folder.
-        found: ``words``, ``epoch``, ``batch``, ``rank``; ``terms`` of the loss; ``rates`` and
+        found: ``message``, ``epoch``, ``batch``, ``rank``; ``terms`` of the loss; ``rates`` and
             ``gradients`` by parameter group; ``files`` by stream; ``before``, the losses of the
             previous steps as ``(epoch, batch, loss)``.
     """

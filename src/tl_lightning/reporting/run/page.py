@@ -17,7 +17,7 @@ from tl_lightning.reporting.run import figures
 from tl_lightning.reporting.run.class_changes import (
     class_change,
     class_change_figure,
-    class_words,
+    class_sentence,
     read_base,
 )
 from tl_lightning.reporting.run.context import describe
@@ -64,7 +64,7 @@ def write_page(run_dir: Path) -> Path:
         write_bytes(run_dir / "figures" / f"{name}.png", png)
     values = describe(report, predictions, run_dir) | {
         "panels": panels,
-        "change": None if change is None else class_words(change, names),
+        "change": None if change is None else class_sentence(change, names),
         "images": {name: inline(png) for name, png in images.items()},
         "examples": {domain: _examples(predictions, domain) for domain in ("target", "source")},
     }

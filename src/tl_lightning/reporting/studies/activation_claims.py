@@ -39,7 +39,7 @@ class Claim(NamedTuple):
     """A claim that one activation is better than another in one measured value.
 
     Attributes:
-        words: The claim as text.
+        text: The claim as text.
         first: The activation that is claimed to be better.
         second: The other activation.
         figure: Name of the measured value.
@@ -47,7 +47,7 @@ class Claim(NamedTuple):
         adapted: Whether the claim is about runs that adapt to a target.
     """
 
-    words: str
+    text: str
     first: str
     second: str
     figure: str
@@ -148,7 +148,7 @@ def _judge(claim: Claim, part: str, interval: Interval) -> Finding:
     finding = Finding(claim, part, interval, verdict, "")
     span = f", 95 % interval {finding.span()}" if finding.span() else ""
     difference = f"{finding.mean()}{span}, {seeds_text(interval.n, True)}{reason}"
-    sentence = f"{claim.words}, {part}: {claim.first} minus {claim.second} {difference}"
+    sentence = f"{claim.text}, {part}: {claim.first} minus {claim.second} {difference}"
     return finding._replace(sentence=sentence)
 
 
@@ -167,7 +167,7 @@ def paragraph(found: Sequence[Finding]) -> str:
             if item.claim == claim:
                 by_verdict.setdefault(item.verdict, []).append(_short(item))
         results = "; ".join(f"{key} in {', '.join(texts)}" for key, texts in by_verdict.items())
-        sentences.append(f"“{claim.words[0].upper()}{claim.words[1:]}”: {results}.")
+        sentences.append(f"“{claim.text[0].upper()}{claim.text[1:]}”: {results}.")
     seeds = sorted({item.interval.n for item in found})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     sentences.append(

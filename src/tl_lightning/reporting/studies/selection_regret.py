@@ -9,8 +9,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from tl_lightning.reporting.artifacts import Array
-from tl_lightning.reporting.studies.selection_runs import SCORES, Trace
+from tl_lightning.reporting.studies.selection_runs import Trace
 from tl_lightning.selection.collapse import WORST, kept
+from tl_lightning.selection.scores import SCORES
 
 __all__ = ["Choice", "Line", "choices", "lines", "rank_correlation"]
 

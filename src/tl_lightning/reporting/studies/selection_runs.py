@@ -14,11 +14,9 @@ from tl_lightning.errors import DataError
 from tl_lightning.reporting.artifacts import Array, Curves, read_curves
 from tl_lightning.reporting.formatting import domains_of
 from tl_lightning.reporting.sweep.page import collect
+from tl_lightning.selection.scores import SCORES
 
-__all__ = ["SCORES", "Trace", "read_traces"]
-
-#: Scores that may prefer a collapsed model; evaluated with and without the collapse filter.
-SCORES = ("entropy", "im", "bnm", "snd", "dev", "iwcv")
+__all__ = ["Trace", "read_traces"]
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,13 @@ def read_traces(root: Path) -> tuple[list[Trace], list[str]]:
             trained += 1
             continue
         curves = read_curves(root / report["folder"] / "metrics.csv")
-        if not {"target/val/acc", "validator/floored/snd"} <= curves.keys():
+        if not {"target/val/acc", f"validator/floored/{next(iter(SCORES))}"} <= curves.keys():
             untracked += 1
             continue
         key = tuple(str(report.get(name)) for name in ("name", "data", "seed", "group"))
         repeated += key in traces
         traces.setdefault(key, _trace(report, curves))
-        domains[report["folder"]] = domains_of(report["config"])
+        domains[report["folder"]] = domains_of(report["config"].get("data") or {})
     if not traces:
         raise DataError(
             f"no run in {root} logged target accuracy in every validation (runs without it: "

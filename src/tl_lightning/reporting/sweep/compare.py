@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tl_lightning.config.schema import BASELINES
 from tl_lightning.reporting.formatting import (
-    BASELINES,
     points,
     seeds_text,
-    taught_by_target,
+    trained_on_target,
     uses_target_labels,
 )
 from tl_lightning.reporting.statistics import Interval, student
@@ -28,12 +28,12 @@ class Group:
     Attributes:
         key: (name, data, group).
         runs: Seed to report.
-        config: Dotted keys of the configuration.
+        settings: Values of the configuration by dotted key.
     """
 
     key: Key
     runs: dict[int, Mapping[str, Any]]
-    config: dict[str, Any]
+    settings: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -109,7 +109,7 @@ def compare(
     interval = student([own - base for own, base in best.pairs.values()])
     reference = BASELINES.get(name, name) if len(same) == 1 else labels[best.group.key]
     verdict, sentence = _verdict(labels[group.key], reference, interval)
-    if any(taught_by_target(run) for run in group.runs.values()):
+    if any(trained_on_target(run) for run in group.runs.values()):
         sentence += "; trained on target labels, so this is an upper bound"
     elif bound:
         sentence += "; selected with target labels, so this is an upper bound"
@@ -139,8 +139,8 @@ def _fingerprint(run: Mapping[str, Any]) -> Any:
 
 def _distance(group: Group, other: Group) -> int:
     """Return the number of shared config keys with different values."""
-    shared = group.config.keys() & other.config.keys()
-    return sum(group.config[key] != other.config[key] for key in shared)
+    shared = group.settings.keys() & other.settings.keys()
+    return sum(group.settings[key] != other.settings[key] for key in shared)
 
 
 def _refused_notes(label: str, baseline: str, seeds: tuple[int, ...]) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tl_lightning.reporting.formatting import FRACTIONS
 from tl_lightning.reporting.statistics import Interval, student
 from tl_lightning.reporting.sweep.compare import Comparison, Group, Key, compare
+from tl_lightning.tasks.metrics import is_fraction
 
 __all__ = ["ALONE", "against_alone", "aux_task_means", "figure", "headings", "named", "shown_keys"]
 
@@ -31,7 +31,7 @@ def named(config: dict[str, Any]) -> dict[str, Any]:
 def shown_keys(keys: Iterable[str], groups: list[Group]) -> list[str]:
     """Return the keys that can label groups, without those of tasks that only some groups have."""
     tasks = [
-        {key.split(".")[1] for key in g.config if key.startswith("aux_tasks.")} for g in groups
+        {key.split(".")[1] for key in g.settings if key.startswith("aux_tasks.")} for g in groups
     ]
     common = set.intersection(*tasks) if tasks else set()
     return [k for k in keys if not k.startswith("aux_tasks.") or k.split(".")[1] in common]
@@ -55,13 +55,13 @@ def against_alone(
 
     Uses the target if it is labelled, else the source; None if there is nothing to compare.
     """
-    if group.config.get("aux_task", "none") == "none":
+    if group.settings.get("aux_task", "none") == "none":
         return None
     domain = "target" if group.accuracies("target") else "source"
     candidates = [
         other
         for other in groups
-        if other.name == group.name and other.config.get("aux_task", "none") == "none"
+        if other.name == group.name and other.settings.get("aux_task", "none") == "none"
     ]
     if not candidates:
         return None
@@ -90,7 +90,7 @@ def figure(name: str, interval: Interval | None) -> str:
     """
     if interval is None:
         return "–"
-    if name.rsplit("/", 1)[-1] in FRACTIONS:
+    if is_fraction(name.rsplit("/", 1)[-1]):
         mean, spread = f"{100 * interval.mean:.1f}", 100 * (interval.std or 0.0)
         return mean if interval.std is None else f"{mean} ± {spread:.1f}"
     return f"{interval.mean:.4g}" + ("" if interval.std is None else f" ± {interval.std:.2g}")

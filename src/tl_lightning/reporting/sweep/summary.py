@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tl_lightning.config.schema import BASELINES
 from tl_lightning.reporting.formatting import (
-    BASELINES,
     seeds_range,
-    taught_by_target,
+    trained_on_target,
     uses_target_labels,
 )
 from tl_lightning.reporting.statistics import Interval, student
@@ -182,7 +182,7 @@ def _oracle(group: Group) -> bool:
 
 
 def _trained_on_target(group: Group) -> bool:
-    return any(taught_by_target(run) for run in group.runs.values())
+    return any(trained_on_target(run) for run in group.runs.values())
 
 
 def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
@@ -191,7 +191,7 @@ def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
     for group in groups:
         same_name = [other for other in groups if other.key[:2] == group.key[:2]]
         keys = _differing(same_name)
-        settings = [f"{key}={group.config[key]}" for key in keys if key in group.config]
+        settings = [f"{key}={group.settings[key]}" for key in keys if key in group.settings]
         if len(settings) > 4:
             settings = [*settings[:3], f"and {len(settings) - 3} more"]
         labels[group.key] = " ".join([group.name, *settings])
@@ -203,7 +203,7 @@ def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
 
 
 def _differing(groups: list[Group]) -> list[str]:
-    keys = dict.fromkeys(key for group in groups for key in group.config)
+    keys = dict.fromkeys(key for group in groups for key in group.settings)
     public = [
         k
         for k in keys
@@ -211,7 +211,7 @@ def _differing(groups: list[Group]) -> list[str]:
         if not k.endswith(".seed") and not any(k == p or k.startswith(f"{p}.") for p in PRIVATE)
     ]
     public = shown_keys(public, groups)
-    return [k for k in public if len({repr(group.config.get(k)) for group in groups}) > 1]
+    return [k for k in public if len({repr(group.settings.get(k)) for group in groups}) > 1]
 
 
 def _row(

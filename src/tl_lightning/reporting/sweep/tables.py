@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tl_lightning.reporting.formatting import BASELINES, points, seeds_range
+from tl_lightning.config.schema import BASELINES
+from tl_lightning.reporting.formatting import points, seeds_range
 from tl_lightning.reporting.statistics import Interval
 from tl_lightning.reporting.sweep.compare import Comparison
 from tl_lightning.reporting.sweep.multitask import ALONE, figure, headings

@@ -24,7 +24,7 @@ from tl_lightning.sweeps.jobs import (
 )
 from tl_lightning.utils.run_id import run_id
 
-__all__ = ["Job", "left_to_do", "run_here", "shares"]
+__all__ = ["Job", "left_to_do", "run_local", "shares"]
 
 #: Exit codes of a job that was interrupted and can be resumed by starting the sweep again.
 INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
@@ -130,7 +130,7 @@ def shares(gpus: Sequence[int | str], jobs: int) -> list[str]:
     return [",".join(map(str, gpus[start : start + each])) for start in starts]
 
 
-def run_here(
+def run_local(
     jobs: Sequence[Job], *, parallel: int, gpus: str | Sequence[int | str], threads: int | None
 ) -> None:
     """Run the unfinished jobs on this machine, ``parallel`` at a time.

@@ -14,7 +14,7 @@ from pathlib import Path
 from tl_lightning.errors import ConfigError
 from tl_lightning.sweeps.launchers.local import Job, environment, left_to_do
 
-__all__ = ["run_there", "script"]
+__all__ = ["run_slurm", "script"]
 
 _SCRIPT = """\
 #!/bin/bash
@@ -77,7 +77,7 @@ def script(
     )
 
 
-def run_there(
+def run_slurm(
     jobs: Sequence[Job], *, partition: str | None, account: str | None, qos: str | None,
     constraint: str | None, time: str | int, nodes: int, tasks_per_node: int,
     gpus_per_node: int | None, cpus_per_task: int | None, mem: str | None, at_once: int,

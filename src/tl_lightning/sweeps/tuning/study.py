@@ -16,6 +16,7 @@ from typing import Any
 from rich.table import Table
 
 from tl_lightning.config.compose import as_dict, composed
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError, TransferError
 from tl_lightning.reporting.console import console, report_folder
@@ -27,10 +28,10 @@ from tl_lightning.sweeps.tuning.plan import Plan
 from tl_lightning.sweeps.tuning.pruning import Pruned, Pruning
 from tl_lightning.training.fit import fit
 from tl_lightning.utils.console import on_problem
-from tl_lightning.utils.files import held
+from tl_lightning.utils.files import job_lock
 from tl_lightning.utils.signals import Interrupted
 
-__all__ = ["judged", "with_rule", "work"]
+__all__ = ["pruning_rule", "with_rule", "work"]
 
 #: Number of consecutive failures after which the study is stopped.
 _MAX_FAILURES = 3
@@ -74,8 +75,7 @@ def with_rule(plan: Plan) -> Plan:
         ConfigError: If no metric is defined, if it differs between the models of the study, or if
             it uses labels that must not be used for tuning.
     """
-    checked = [check(cfg) for cfg in plan.variants()]
-    rules = {config["selection"] for config in checked}
+    rules = {check(cfg).selection for cfg in plan.variants()}
     if len(rules) > 1 and plan.metric is None:
         raise ConfigError(
             f"the models of this study use different selection rules ({', '.join(sorted(rules))}), "
@@ -108,8 +108,8 @@ def with_rule(plan: Plan) -> Plan:
 _WITHOUT_LABELS = ("target/val/entropy", "target/val/im")
 
 
-def _metric(plan: Plan, config: dict[str, Any]) -> tuple[str, str]:
-    rule = SELECTIONS[config["selection"]]
+def _metric(plan: Plan, run: RunConfig) -> tuple[str, str]:
+    rule = SELECTIONS[run.selection]
     return (plan.metric, plan.mode) if plan.metric else (str(rule.monitor), rule.mode)
 
 
@@ -148,7 +148,7 @@ def _open(plan: Plan) -> Any:
 def _lock(folder: Path) -> Iterator[None]:
     """Wait for the lock of the study, so that only one process samples a trial at a time."""
     while True:
-        with held(folder / ".turn") as acquired:
+        with job_lock(folder / ".turn") as acquired:
             if acquired:
                 yield
                 return
@@ -169,7 +169,7 @@ def _next_trial(study: Any, plan: Plan, stack: contextlib.ExitStack) -> Any:
             folder = old.user_attrs.get("folder")
             if folder is None:  # its process died before sampling
                 study.tell(old.number, state=TrialState.FAIL)
-            elif os.path.isdir(folder) and stack.enter_context(held(Path(folder))):
+            elif os.path.isdir(folder) and stack.enter_context(job_lock(Path(folder))):
                 print(f"trial {old.number}: resumed", flush=True)
                 return Trial(study, old._trial_id)
         states = [old.state for old in study.get_trials(deepcopy=False)]
@@ -187,11 +187,11 @@ def _next_trial(study: Any, plan: Plan, stack: contextlib.ExitStack) -> Any:
         folder = plan.folder / f"{trial.number:04d}-{name}"
         trial.set_user_attr("overrides", overrides)
         trial.set_user_attr("folder", str(folder))
-        stack.enter_context(held(folder))
+        stack.enter_context(job_lock(folder))
     return trial
 
 
-def judged(trial: Any) -> Callable[[float, int], bool]:
+def pruning_rule(trial: Any) -> Callable[[float, int], bool]:
     """Return a function that reports a value to Optuna and returns whether to prune the trial.
 
     A resumed run may repeat epochs that were reported already; they are reported only once.
@@ -216,12 +216,13 @@ def _run(study: Any, trial: Any, plan: Plan) -> TransferError | None:
     settings = " ".join(overrides)
     try:
         config = as_dict(composed([*plan.fixed, *overrides], ()))
-        metric, mode = _metric(plan, check(config))
+        run = check(config)
+        metric, mode = _metric(plan, run)
         report = finished(folder, config)
         begin(folder, config)
         if report is None:
-            watching = [Pruning(metric=metric, judge=judged(trial))]
-            report = fit(resuming(config, folder), folder, watching=watching)
+            callbacks = [Pruning(metric=metric, judge=pruning_rule(trial))]
+            report = fit(resuming(config, folder, run.resume), folder, callbacks=callbacks)
         write_page(folder)
         reported = study.trials[trial.number].intermediate_values.values()
         best = max(reported, default=None) if mode == "max" else min(reported, default=None)

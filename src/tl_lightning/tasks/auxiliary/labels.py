@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 
-from tl_lightning.data.domain import Domain, Split
+from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.domain import Split
 from tl_lightning.data.io.tables import read_rows
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
+from tl_lightning.utils.text import shorten
 
-__all__ = ["Labelled", "attach_labels", "read_groups"]
+__all__ = ["attach_labels", "read_groups"]
 
 PACKAGED = Path(__file__).parent / "groups"
-SHOWN = 3
 Kind = tuple[type[AuxiliaryTask], Mapping[str, Any]]
 
 
-class Labelled(Protocol):
-    """A data module after discovery; one with label columns also has a method ``aux_labels``."""
-
-    found: dict[str, Domain]
-    learn_from: str
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names of the main task."""
-        ...
-
-
 def attach_labels(
-    data: Labelled, kinds: Mapping[str, Kind], known: Mapping[str, LabelInfo] | None = None
+    data: TransferDataModule,
+    kinds: Mapping[str, Kind],
+    known: Mapping[str, LabelInfo] | None = None,
 ) -> dict[str, LabelInfo]:
     """Attach the labels of all auxiliary tasks to the splits and return the label info.
 
@@ -42,7 +33,7 @@ def attach_labels(
     Splits without any label of a task are left unchanged.
 
     Args:
-        data: Data module whose splits are replaced by splits with auxiliary labels.
+        data: Data module after discovery, whose splits get the auxiliary labels.
         kinds: Class and settings of each task by name.
         known: Label info of an earlier run, if any.
 
@@ -55,8 +46,7 @@ def attach_labels(
         if params.get("groups") is not None:
             label_info[name] = earlier or _by_class(kind, params, where, data.classes)
             continue
-        columns: Callable[[str], Mapping[Path, str]] = data.aux_labels  # type: ignore[attr-defined]
-        texts = columns(str(params["labels"]))
+        texts = data.aux_labels(str(params["labels"]))
         train = [_text(texts, path) for path in data.found[data.learn_from].train.samples]
         present = [text for text in train if not kind.is_missing(text)]
         if not present and earlier is None:
@@ -65,12 +55,12 @@ def attach_labels(
                 "samples; fill in the column, use another column, or remove the task"
             )
         label_info[name] = earlier or kind.label_info_of(present, params, where)
-        for role, domain in data.found.items():
+        for key, domain in list(data.found.items()):
             splits: dict[str, Any] = {
                 split: _with_labels(part, name, kind, label_info[name], texts, where)
                 for split, part in domain.splits().items()
             }
-            data.found[role] = replace(domain, **splits)
+            data.found[key] = replace(domain, **splits)
     return label_info
 
 
@@ -109,9 +99,8 @@ def _encode(
         except ValueError as error:
             invalid.append(f"{name}: {error}")
     if invalid:
-        more = f"; and {len(invalid) - SHOWN} more" if len(invalid) > SHOWN else ""
         raise DataError(
-            f"{where} has {len(invalid)} invalid label(s): {'; '.join(invalid[:SHOWN])}{more}; "
+            f"{where} has {len(invalid)} invalid label(s): {shorten(invalid, 3, '; ')}; "
             "fix them, or leave the cells of missing labels empty"
         )
     return kind.array(values)

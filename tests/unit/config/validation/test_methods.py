@@ -40,7 +40,7 @@ ADAPT = "model=domain_adaptation"
         ([ADAPT, "method=[mcc]", "method.mcc.weight=-2"], r"weight=-2 must be at least 0; set met"),
         ([ADAPT, "method=[dann,mcc]", "trainer.precision=bf16-true"],
          r"method=\[dann,mcc\] computes its loss in 32 bits; set trainer.precision=bf16-mixed"),
-        (["init=3"], r"init=3 is not a path; set init=<run folder>"),
+        (["init=3"], r"init=3 is not a string or null; set init=<value>"),
     ],
 )  # fmt: skip
 def test_problems(overrides, message) -> None:
@@ -53,7 +53,7 @@ def test_alternating_methods_use_ddp_with_unused_parameters() -> None:
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     for name, unused in (("mcd", True), ("mcc", False)):
         checked = validation.check(config(ADAPT, f"method=[{name}]", *ddp))
-        assert ("find_unused" in str(checked["trainer"]["strategy"])) is unused
+        assert ("find_unused" in str(checked.trainer.strategy)) is unused
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_alternating_methods_use_ddp_with_unused_parameters() -> None:
     ],
 )
 def test_auto_selection_is_the_same_for_a_model_and_its_baselines(overrides, rule) -> None:
-    assert validation.check(config("selection=auto", *overrides))["selection"] == rule
+    assert validation.check(config("selection=auto", *overrides)).selection == rule

@@ -23,11 +23,12 @@ AGE = ("+aux_task@aux_tasks.age=regression",)
          r"\+aux_task@aux_tasks\.x=classification"),
         (["+aux_tasks.x=3"], r"aux_tasks\.x does not define a task"),
         (["+aux_task@aux_tasks.type=regression"],
-         r"aux_tasks\.type is not a valid task name .* rename it, e\.g\. aux_tasks\.type_1"),
+         r"aux_tasks\.type is not a valid task name, as .* rename it, e\.g\. aux_tasks\.type_1"),
         (["+aux_task@aux_tasks.a-b=regression"],
          r"aux_tasks\.a-b is not a valid task name .* rename it, e\.g\. aux_tasks\.ab_1"),
         ([TASK, "aux_tasks.coarse._target_=tl_lightning.tasks.head.Head"],
-         r"=tl_lightning\.tasks\.head\.Head is not an auxiliary task; set aux_tasks\.coarse\._t"),
+         r"aux_tasks\.coarse\._target_=tl_lightning\.tasks\.head\.Head is not a subclass of "
+         r"AuxiliaryTask, such as .*; see docs/bring_your_own\.md#metric"),
         ([TASK, "aux_tasks.coarse.weight=-1"],
          r"aux_tasks\.coarse\.weight=-1 must be at least 0; set aux_tasks\.coarse\.weight=1"),
         ([TASK, "aux_tasks.coarse.groups=null"], r"aux_tasks\.coarse requires .* neither is set"),
@@ -82,9 +83,9 @@ def test_stored_task_must_be_named_in_conf() -> None:
 
 
 def test_valid_tasks_pass_the_check() -> None:
-    assert list(validation.check(config(TASK))["aux_tasks"]) == ["coarse"]
+    assert list(validation.check(config(TASK)).aux_tasks) == ["coarse"]
     both = config(TASK, *AGE, "aux_tasks.age.groups=x", "task_weighting=uncertainty")
-    assert list(validation.check(both)["aux_tasks"]) == ["coarse", "age"]
+    assert list(validation.check(both).aux_tasks) == ["coarse", "age"]
     validation.check(
         config("task_weighting=pcgrad", "trainer.accumulate_grad_batches=2")
     )  # one task

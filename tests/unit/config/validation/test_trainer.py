@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import lightning as L
 import pytest
+import torch
 
 from helpers import config
 from tl_lightning.config.validation import check as validation
@@ -17,9 +21,10 @@ from tl_lightning.training import fit as training
         ("+trainer.logger=false", "trainer.logger=False is not supported, as the framework sets it"
                                   "; set logger=<name>"),
         ("+trainer.enable_checkpointing=false", "enable_checkpointing=False is not supported, as"),
-        ("+trainer.fast_dev_run=true", "fast_dev_run=True saves no checkpoint to test"),
-        ("+trainer.barebones=true", "barebones=True saves no checkpoint"),
-        ("+trainer.overfit_batches=1", "overfit_batches=1 replaces the samplers of the data modul"),
+        ("+trainer.barebones=true", "trainer.barebones=True is not supported, as the framework"),
+        ("trainer.fast_dev_run=-1", "fast_dev_run=-1 is not an integer of at least 0, true or fal"),
+        ("trainer.overfit_batches=-1", "overfit_batches=-1 is not an integer of at least 0"),
+        ("trainer.overfit_batches=0.5", "overfit_batches=0.5 is not an integer of at least 0"),
         ("trainer.limit_train_batches=0", "limit_train_batches=0 is neither a positive number of"),
         ("trainer.limit_test_batches=0", "limit_test_batches=0 is neither a positive number of"),
         ("trainer.limit_val_batches=1.5", "limit_val_batches=1.5 is neither a positive number of"),
@@ -38,11 +43,47 @@ def test_unsupported_argument(override: str, message: str) -> None:
     [
         "trainer.max_steps=4", "trainer.limit_train_batches=0.5", "trainer.limit_val_batches=0",
         "trainer.check_val_every_n_epoch=5", "+trainer.val_check_interval=2",
-        "+trainer.fast_dev_run=false", "+trainer.max_time=00:00:10:00",
+        "trainer.fast_dev_run=false", "trainer.overfit_batches=1", "+trainer.max_time=00:00:10:00",
     ],
 )  # fmt: skip
 def test_supported_argument(override: str) -> None:
     validation.check(config(override))
+
+
+@pytest.mark.parametrize(("value", "batches"), [("true", 1), ("2", 2)])
+def test_dry_run_saves_and_tests_a_checkpoint(value, batches, tmp_path) -> None:
+    """The argument of Lightning saves no checkpoint to test, so limits are set in its place."""
+    settings = config(
+        "model=source_only", f"trainer.fast_dev_run={value}", "data.eval_batch_size=8"
+    )
+    run = validation.check(settings)
+    limits = [getattr(run.trainer, f"limit_{stage}_batches") for stage in ("train", "val", "test")]
+    assert limits == [batches] * 3
+    assert (run.trainer.max_epochs, run.trainer.max_steps) == (1, -1)
+    assert "fast_dev_run" not in run.trainer.arguments()
+    report = training.fit(run, tmp_path)
+    assert (tmp_path / report["selection"]["checkpoint"]).is_file()
+    assert "source/test/acc" in report["metrics"]
+    assert [note for note in report["notes"] if "trainer.fast_dev_run: a dry run" in note]
+
+
+@pytest.mark.parametrize("overfit", [0, 2])
+def test_every_epoch_repeats_the_batches_to_overfit(overfit, tmp_path) -> None:
+    """The argument of Lightning would replace the samplers of the data module."""
+    seen: list[torch.Tensor] = []
+
+    class Record(L.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, _: int) -> None:
+            seen.append(batch["source"]["inputs"].clone())
+
+    run = validation.check(config("model=source_only", f"trainer.overfit_batches={overfit}"))
+    assert "overfit_batches" not in run.trainer.arguments()
+    training.fit(run, tmp_path, callbacks=[Record()])
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert len(first) == (overfit or 3)
+    repeated = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert repeated is bool(overfit)
+    assert not torch.equal(first[0], first[1])
 
 
 @pytest.mark.parametrize("override", ["check_val_every_n_epoch=5", "limit_val_batches=0"])

@@ -16,15 +16,10 @@ import torch
 from PIL import Image
 
 from layouts import image
+from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data.cache import build_images as cache_module
 from tl_lightning.data.cache.build_images import build_cache
-from tl_lightning.data.cache.images import (
-    CachedReader,
-    CacheSettings,
-    ImageCache,
-    estimate,
-    worth_it,
-)
+from tl_lightning.data.cache.images import CachedReader, ImageCache, estimate, worth_it
 from tl_lightning.data.datasets import ImageDataset, SplitReader
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.images import shorter_side
@@ -43,7 +38,7 @@ SHIFT = SyntheticShift(
 
 @pytest.fixture
 def settings(tmp_path):
-    return CacheSettings(images="decoded", dir=str(tmp_path / "cache"))
+    return CacheConfig(images="decoded", dir=str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -214,7 +209,7 @@ def test_size_estimate_is_accurate_to_5_percent(split, settings) -> None:
 
 def test_auto_caches_for_several_epochs_if_the_images_fit(split, tmp_path, capsys) -> None:
     def caches(images, epochs, limit=1.0):
-        settings = CacheSettings(images=images, dir=str(tmp_path / "none"), limit_gb=limit)
+        settings = CacheConfig(images=images, dir=str(tmp_path / "none"), limit_gb=limit)
         return worth_it(split.samples, SHORTER, settings, epochs)
 
     assert caches("decoded", 1)
@@ -239,7 +234,7 @@ def test_empty_split_yields_an_empty_cache(settings) -> None:
 BUILD = """
 import sys, numpy as np
 from pathlib import Path
-from tl_lightning.data.cache.images import CacheSettings
+from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data.domain import Split
 from tl_lightning.data.cache.build_images import build_cache
 from tl_lightning.types import InputSpec
@@ -247,7 +242,7 @@ paths = sorted(Path(sys.argv[1]).glob("*.jpg"))
 split = Split(paths, None, [path.name for path in paths])
 print("start", flush=True)
 cache = build_cache(split, "test", 37, InputSpec(32, (0.5,) * 3, (0.5,) * 3),
-                    CacheSettings(images="decoded", dir=sys.argv[2]))
+                    CacheConfig(images="decoded", dir=sys.argv[2]))
 print(cache.folder, flush=True)
 """
 

@@ -21,12 +21,11 @@ from tl_lightning.data.checks.render import render, verdict
 from tl_lightning.data.checks.survey import survey
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.pretraining_overlap import pretraining_overlap
-from tl_lightning.training import build as building
 
 
 def dogs(root: Path, *overrides: str):
     settings = ["model=source_only", "data=dogs", f"data.root={root}", "data.batch_size=4"]
-    return building.build_data(validation.check(compose([*settings, *overrides])))
+    return validation.check(compose([*settings, *overrides])).data.build()
 
 
 def both(root: Path, *overrides: str):
@@ -198,7 +197,10 @@ class InMemory:
     def __init__(self, domains):
         self.found = domains
 
-    def browse(self):
+    def check_browsable(self):
+        pass
+
+    def collect_problems(self, on_problem):
         pass
 
     def domains(self):

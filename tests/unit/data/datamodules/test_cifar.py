@@ -17,16 +17,15 @@ from layouts import (
 )
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
-from tl_lightning.data.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
+from tl_lightning.data.datamodules.cifar import CIFARDataModule
 from tl_lightning.errors import DataError
-from tl_lightning.training import build as building
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def cifar(root, cls=CIFAR10DataModule, **kwargs):
-    settings = {"name": "cifar10", "download": False, "augment": "none", **kwargs}
-    return cls(**file_settings(root, **settings))
+def cifar(root, variant="cifar10", **kwargs):
+    settings = {"name": variant, "variant": variant, "download": False, "augment": "none", **kwargs}
+    return CIFARDataModule(**file_settings(root, **settings))
 
 
 def found(*args, **kwargs):
@@ -71,7 +70,7 @@ def test_official_batches_are_read(tmp_path, monkeypatch, inside):
 
 def test_cifar100_batches_are_read(tmp_path, monkeypatch):
     cifar_batches(tmp_path, datasets.CIFAR100, monkeypatch)
-    (source,) = found(tmp_path, CIFAR100DataModule).values()
+    (source,) = found(tmp_path, "cifar100").values()
     assert len(source.classes) == 100
     assert sizes(source) == (400, 200, 600)
 
@@ -139,7 +138,7 @@ def test_missing_dataset_and_wrong_classes_are_errors(tmp_path):
         r"not found with data\.target\.root=/nowhere; tried: .*; set data\.target\.root=[^,]*$"
     )
     tolerant = cifar(tmp_path, target={"root": "/nowhere"})
-    tolerant.on_problem = lambda problem: None
+    tolerant.collect_problems(lambda problem: None)
     with pytest.raises(DataError, match=message):
         tolerant.domains()
 
@@ -169,7 +168,7 @@ def test_configuration_builds_the_data_module(tmp_path, name):
     for split, number, start in (("train", 3, 0), ("test", 1, 3)):
         class_folders(tmp_path / name / split, number, classes, start)
     given = [f"data={name}", f"data.root={tmp_path}", "data.batch_size=4", "model=fine_tuning"]
-    data = building.build_data(validation.check(compose(given)))
+    data = validation.check(compose(given)).data.build()
     data.discover()
     assert data.classes == tuple(classes)
     assert set(data.found) == {"source"}

@@ -25,10 +25,11 @@ def sizes(domain):
 @pytest.mark.parametrize(
     "name", sorted(p.stem for p in (REPO / "conf" / "data").glob("[!_]*.yaml"))
 )
-def test_every_dataset_has_a_valid_configuration_and_recipe(name):
-    config = validation.check(compose([f"data={name}", "model=source_only"]))
-    assert config["data"]["_target_"].startswith("tl_lightning.data.")
-    assert (REPO / "conf" / "recipe" / f"{name}.yaml").is_file()
+def test_every_dataset_has_a_valid_configuration(name):
+    run = validation.check(compose([f"data={name}", "model=source_only"]))
+    assert run.data.target.startswith("tl_lightning.data.")
+    recipes = {path.stem for path in (REPO / "conf" / "recipe").iterdir()}
+    assert recipes <= {path.stem for path in (REPO / "conf" / "data").glob("[!_]*.yaml")}
 
 
 def test_single_folder_is_split_by_hash(tmp_path):
@@ -136,14 +137,13 @@ def test_domain_setting_is_an_error(tmp_path):
 
 
 def test_target_without_values_means_no_target(tmp_path):
-    config = validation.check(compose(["data=folder", "model=fine_tuning", "data.root=/x"]))
-    assert config["data"]["target"] is None
+    run = validation.check(compose(["data=folder", "model=fine_tuning", "data.root=/x"]))
+    assert run.target is run.plain["data"]["target"] is None
     with pytest.raises(ConfigError, match=r"data\.target\.root=<folder> or set model=source_only"):
         validation.check(compose(["data=folder", "model=dann"]))
-    config = validation.check(compose(["data=folder", "model=dann", "data.target.root=/x"]))
-    assert config["data"]["target"]["root"] == "/x"
-    config = validation.check(compose(["data=folder", "model=dann", "data.target={root:/x}"]))
-    assert config["data"]["target"]["root"] == "/x"
+    for override in ("data.target.root=/x", "data.target={root:/x}"):
+        run = validation.check(compose(["data=folder", "model=dann", override]))
+        assert run.target["root"] == run.plain["data"]["target"]["root"] == "/x"
 
 
 @pytest.mark.parametrize("name", ["valid", "validation"])

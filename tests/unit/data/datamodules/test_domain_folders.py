@@ -17,7 +17,6 @@ from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules.domain_folders import DomainFoldersDataModule, read_domain
 from tl_lightning.errors import DataError
-from tl_lightning.training import build as building
 
 CLASSES = ("dog", "horse", "house")
 
@@ -37,7 +36,7 @@ def found(*args, **kwargs):
 
 def configured(name, root, *overrides):
     given = [f"data={name}", f"data.root={root}", "data.batch_size=2", *overrides]
-    data = building.build_data(validation.check(compose(given)))
+    data = validation.check(compose(given)).data.build()
     data.discover()
     return data.found
 

@@ -7,7 +7,6 @@ from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules.image_table import ImageTableDataModule
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.training import build as building
 
 COLUMNS = {"path": "path", "label": "label", "domain": "domain", "split": "split"}
 
@@ -24,9 +23,9 @@ def rows(root, number=10, label=lambda path: path.parent.name):
 def made(file, root="/nowhere", source="photo", target="sketch", **kwargs):
     given = {"table": None if file is None else str(file), "delimiter": None, "columns": COLUMNS}
     given["label_columns"] = []
-    for role, domain in (("source", source), ("target", target)):
-        plain = isinstance(domain, dict) or (role == "target" and domain is None)
-        given[role] = domain if plain else {"domain": domain}
+    for key, domain in (("source", source), ("target", target)):
+        plain = isinstance(domain, dict) or (key == "target" and domain is None)
+        given[key] = domain if plain else {"domain": domain}
     return ImageTableDataModule(**file_settings(root, **{**given, **kwargs}))
 
 
@@ -139,7 +138,7 @@ def test_relative_paths_are_resolved_against_root(tmp_path):
     file = table(tmp_path / "a.csv", [["path", "label", "domain"], *listed])
     assert sizes(found(file, tmp_path / "images")["source"]) == (8, 4, 8)
     message = (
-        r"20 of 20 listed images not found: line 2 photo/dog/dog_0\.jpg; line 3 .*and 15 "
+        r"20 of 20 listed images not found: line 2 photo/dog/dog_0\.jpg, line 3 .*and 15 "
         rf"more; searched in {tmp_path} and /nowhere; set data\.source\.root=/folder"
     )
     with pytest.raises(DataError, match=message):
@@ -229,7 +228,7 @@ def test_invalid_rows_are_reported(tmp_path, problem):
         found(file)
     # With another handler the problem is recorded and the row skipped.
     data, problems = made(file), []
-    data.on_problem = problems.append
+    data.collect_problems(problems.append)
     total = sum(sizes(data.domains()["source"]))
     assert (len(problems), total) == (1, 20 if problem.startswith("another") else 19)
 
@@ -323,12 +322,12 @@ def test_parquet_without_pyarrow_is_an_error(tmp_path, monkeypatch):
 def test_configuration_builds_the_data_module(tmp_path):
     file = table(tmp_path / "a.csv", [["path", "label", "domain"], *rows(tmp_path)])
     given = ["data=csv", f"data.table={file}", "data.batch_size=2", "data.source.domain=photo"]
-    data = building.build_data(validation.check(compose([*given, "model=fine_tuning"])))
+    data = validation.check(compose([*given, "model=fine_tuning"])).data.build()
     data.discover()
     assert set(data.found) == {"source"}
     with pytest.raises(ConfigError, match=r"set data\.target\.domain=<name> or set model="):
         validation.check(compose([*given, "model=dann"]))
-    data = building.build_data(validation.check(compose([*given, "data.target.domain=sketch"])))
+    data = validation.check(compose([*given, "data.target.domain=sketch"])).data.build()
     data.discover()
     assert set(data.found) == {"source", "target"}
 

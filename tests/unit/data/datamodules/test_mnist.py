@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from layouts import digits_npz, photos, real_data
+from tl_lightning.config.compose import compose
+from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules import mnist
-from tl_lightning.data.datamodules.mnist import MNISTMDataModule, MNISTUSPSDataModule
+from tl_lightning.data.datamodules.mnist import MNISTDataModule
 from tl_lightning.data.datamodules.mnistm import blend
 from tl_lightning.data.datasets import open_image
 from tl_lightning.data.io.idx import read_mnist, read_usps
-from tl_lightning.errors import DataError
+from tl_lightning.data.needs import ModelNeeds
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import InputSpec
 
 
@@ -28,7 +31,8 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def build(cls, root, **kwargs):
+def build(root, target="mnistm", **kwargs):
+    given = target if target is None or isinstance(target, dict) else {"domain": target}
     settings = {
         "name": "digits",
         "batch_size": 8,
@@ -44,9 +48,9 @@ def build(cls, root, **kwargs):
         "download": False,
         "val_fraction": 1 / 12,
         "source": {"domain": "mnist"},
-        "target": {"domain": "mnistm" if cls is MNISTMDataModule else "usps"},
+        "target": given,
     }
-    return cls(**{**settings, **kwargs})
+    return MNISTDataModule(**{**settings, **kwargs})
 
 
 def found(*args, **kwargs):
@@ -56,7 +60,7 @@ def found(*args, **kwargs):
 
 
 def test_mnist_to_mnistm_pixels_labels_and_splits(root):
-    both = found(MNISTMDataModule, root)
+    both = found(root)
     digits = read_mnist(root, False)
     for domain in both.values():
         assert domain.classes == tuple("0123456789")
@@ -83,7 +87,7 @@ def test_mnist_to_mnistm_pixels_labels_and_splits(root):
 
 
 def test_mnistm_is_cached(root, cache, monkeypatch):
-    first = found(MNISTMDataModule, root)["target"]
+    first = found(root)["target"]
     cached = list(cache.glob("*.npz"))
     assert len(cached) == 1
     assert [p.suffix for p in cache.iterdir() if p not in cached] == [".lock"]
@@ -92,15 +96,15 @@ def test_mnistm_is_cached(root, cache, monkeypatch):
         raise AssertionError("generated twice")
 
     monkeypatch.setattr(mnist, "blend", not_cached)
-    again = found(MNISTMDataModule, root)["target"]
+    again = found(root)["target"]
     assert np.array_equal(first.train.samples, again.train.samples)
     monkeypatch.undo()
     monkeypatch.setenv("TL_CACHE", str(cache))
     cached[0].write_bytes(cached[0].read_bytes()[:1000])
-    repaired = found(MNISTMDataModule, root)["target"]
+    repaired = found(root)["target"]
     assert np.array_equal(first.train.samples, repaired.train.samples)
     photos(root / "bsds500" / "train", 4)
-    found(MNISTMDataModule, root)
+    found(root)
     assert len(list(cache.glob("*.npz"))) == 2
 
 
@@ -113,7 +117,7 @@ def test_default_cache_is_in_the_home_directory(tmp_path, monkeypatch):
 def test_unwritable_cache_is_an_error(root, cache, monkeypatch):
     cache.write_text("a file")
     with pytest.raises(DataError, match=r"cannot write to .*/cache: .*TL_CACHE"):
-        found(MNISTMDataModule, root)
+        found(root)
     cache.unlink()
 
     def full(*args, **kwargs):
@@ -123,7 +127,7 @@ def test_unwritable_cache_is_an_error(root, cache, monkeypatch):
     with pytest.raises(
         DataError, match=r"cannot save MNIST-M to .*: No space.*free some.*TL_CACHE"
     ):
-        found(MNISTMDataModule, root)
+        found(root)
 
 
 def test_domains_have_independent_sample_orders(root):
@@ -138,9 +142,9 @@ def test_domains_have_independent_sample_orders(root):
 
 
 def test_target_validation_batches_have_no_labels(root):
-    data = build(MNISTMDataModule, root)
+    data = build(root)
     data.discover()
-    data.attach(InputSpec(28, (0.5,) * 3, (0.5,) * 3), ("source", "target"), ("source",))
+    data.prepare(ModelNeeds(InputSpec(28, (0.5,) * 3, (0.5,) * 3)))
     source, target = (next(iter(loader)) for loader in data.val_dataloader())
     assert source["inputs"].shape == (5, 3, 28, 28)
     assert "labels" in source
@@ -149,7 +153,7 @@ def test_target_validation_batches_have_no_labels(root):
 
 
 def test_usps_is_resized(root):
-    target = found(MNISTUSPSDataModule, root)["target"]
+    target = found(root, "usps")["target"]
     raw = read_usps(root, False)
     assert (len(target.train), len(target.val), len(target.test)) == (37, 3, 20)
     expected = torch.nn.functional.interpolate(
@@ -160,9 +164,9 @@ def test_usps_is_resized(root):
 
 
 def test_usps_to_mnist_and_source_alone(root):
-    both = found(MNISTUSPSDataModule, root, source={"domain": "usps"}, target={"domain": "mnist"})
+    both = found(root, "mnist", source={"domain": "usps"})
     assert (both["source"].name, both["target"].name) == ("usps", "mnist")
-    assert list(found(MNISTUSPSDataModule, root, target=None)) == ["source"]
+    assert list(found(root, None)) == ["source"]
 
 
 @pytest.mark.parametrize("folder", mnist.BSDS_FOLDERS)
@@ -171,7 +175,7 @@ def test_photographs_are_found(tmp_path, folder, beside):
     root = tmp_path / "root"
     digits_npz(root / "mnist.npz")
     photos((tmp_path if beside else root) / folder, 5)
-    assert "5 photographs" in found(MNISTMDataModule, root)["target"].note
+    assert "5 photographs" in found(root)["target"].note
 
 
 def test_missing_datasets_are_errors_with_the_paths_tried(tmp_path):
@@ -180,39 +184,41 @@ def test_missing_datasets_are_errors_with_the_paths_tried(tmp_path):
         rf"{tmp_path} \(other files\), {tmp_path}/digits \(absent\).*or data\.download=true"
     )
     with pytest.raises(DataError, match=message):
-        found(MNISTMDataModule, tmp_path)
+        found(tmp_path)
     digits_npz(tmp_path / "mnist.npz")
     with pytest.raises(
         DataError, match=r"USPS \(usps\.npz, or usps\.bz2 and usps\.t\.bz2\) not found"
     ):
-        found(MNISTUSPSDataModule, tmp_path)
+        found(tmp_path, "usps")
     message = (
         rf"photographs of BSDS500.*not found.*{tmp_path}/bsds500/train \(absent\).*fetch 71 MB"
     )
     with pytest.raises(DataError, match=message):
-        found(MNISTMDataModule, tmp_path)
+        found(tmp_path)
 
 
 def test_invalid_domains_are_errors(tmp_path):
-    message = r"data\.target must be \{domain: <one of mnist, mnistm>\}, got .*usps.*"
+    message = r"data\.target\.domain=svhn is not one of mnist, mnistm, usps; valid: "
     with pytest.raises(DataError, match=message):
-        build(MNISTMDataModule, tmp_path, target={"domain": "usps"})
-    with pytest.raises(DataError, match=r"data\.source must be .*; did you mean 'mnist'\?"):
-        build(MNISTUSPSDataModule, tmp_path, source={"domain": "minst"})
-    with pytest.raises(DataError, match=r"data\.source must be"):
-        build(MNISTUSPSDataModule, tmp_path, source={"domain": "mnist", "root": "x"})
+        build(tmp_path, "svhn")
+    message = r"data\.source\.domain=minst is not one of .*; did you mean 'mnist'\?"
+    with pytest.raises(DataError, match=message):
+        build(tmp_path, source={"domain": "minst"})
+    with pytest.raises(DataError, match=r"data\.source has no key 'root'; valid: domain"):
+        build(tmp_path, source={"domain": "mnist", "root": "x"})
+    with pytest.raises(DataError, match=r"data\.target lacks domain; set data\.target\.domain="):
+        build(tmp_path, {})
     with pytest.raises(
         DataError, match=r"domain are both mnist; set another data\.target\.domain, or"
     ):
-        build(MNISTUSPSDataModule, tmp_path, target={"domain": "mnist"})
+        build(tmp_path, "mnist")
 
 
-def test_fraction_out_of_range_is_an_error(tmp_path):
-    with pytest.raises(
-        DataError,
-        match=r"data\.val_fraction must be between 0 and 1, got 1\.5; .*data\.val_fraction=",
-    ):
-        build(MNISTUSPSDataModule, tmp_path, val_fraction=1.5)
+@pytest.mark.parametrize("fraction", [0, 1.5])
+def test_fraction_out_of_range_is_an_error(fraction):
+    message = rf"data\.val_fraction={fraction} is not a number in \(0, 1\]; set data\.val_fraction="
+    with pytest.raises(ConfigError, match=message):
+        validation.check(compose(["data=mnist_usps", f"data.val_fraction={fraction}"]))
 
 
 def test_photographs_are_downloaded(tmp_path, monkeypatch):
@@ -225,38 +231,35 @@ def test_photographs_are_downloaded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mnist, "fetch", lambda url, path, **kwargs: path)
     monkeypatch.setattr(mnist, "extract", extract)
-    assert "3 photographs" in found(MNISTMDataModule, tmp_path, download=True)["target"].note
+    assert "3 photographs" in found(tmp_path, download=True)["target"].note
 
 
 @pytest.mark.parametrize("name", ["mnist_mnistm", "mnist_usps"])
 def test_configuration_builds_the_data_module(root, name):
-    from tl_lightning.config.compose import compose
-    from tl_lightning.config.validation import check as validation
-    from tl_lightning.training import build as building
-
     overrides = [f"data={name}", f"data.root={root}", "data.batch_size=8"]
-    data = building.build_data(validation.check(compose(overrides)))
+    data = validation.check(compose(overrides)).data.build()
     data.discover()
     assert data.counts()["source/val"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_mnist_to_mnistm_counts_and_mean():
     real_data("bsds500")
-    data = build(MNISTMDataModule, real_data("digits"), target={"domain": "mnistm"})
+    data = build(real_data("digits"))
     data.discover()
     assert list(data.counts().values()) == [55_000, 5_000, 10_000] * 2
     target = data.found["target"]
     assert "200 photographs" in target.note
     assert target.train.samples.mean() == pytest.approx(107.1, abs=0.2)  # 33.3 for MNIST.
     start = time.monotonic()
-    build(MNISTMDataModule, real_data("digits")).discover()
+    build(real_data("digits")).discover()
     assert time.monotonic() - start < 15  # From the cache, on any machine.
 
 
 @pytest.mark.real
 def test_real_usps_counts():
-    data = build(MNISTUSPSDataModule, real_data())
+    data = build(real_data(), "usps")
     data.discover()
     counts = data.counts()
     assert counts["target/train"] + counts["target/val"] == 7291

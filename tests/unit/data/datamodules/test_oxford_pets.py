@@ -18,7 +18,6 @@ from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules import oxford_pets as module
 from tl_lightning.data.datamodules.oxford_pets import OxfordPetsDataModule, read_pets
 from tl_lightning.errors import DataError
-from tl_lightning.training import build as building
 
 
 def found(root, **kwargs):
@@ -97,7 +96,7 @@ def test_inconsistent_lists_and_images_are_reported(tmp_path):
     assert "1 of 24 images listed in" in absent
     assert "trainval.txt are missing from" in absent
     assert "images: Abyssinian_3; extract images.tar.gz again, remove annotations/ to" in absent
-    assert "test.txt are also in trainval.txt: Abyssinian_1; extract annotations" in both
+    assert "test.txt are also in trainval.txt: Abyssinian_1; remove them from one of" in both
     with pytest.raises(DataError, match=r"are not named <Breed>_<number>: holiday\.jpg"):
         found(tmp_path)
 
@@ -150,6 +149,6 @@ def test_checksums_equal_those_of_torchvision():
 def test_configuration_builds_the_data_module(tmp_path):
     pets(tmp_path)
     given = ["data=pets", f"data.root={tmp_path}", "data.batch_size=4", "model=fine_tuning"]
-    data = building.build_data(validation.check(compose(given)))
+    data = validation.check(compose(given)).data.build()
     data.discover()
     assert set(data.found) == {"source"}

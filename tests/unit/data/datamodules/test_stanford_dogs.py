@@ -12,8 +12,11 @@ from layouts import (
     real_data,
     split_folders,
 )
+from tl_lightning.config.compose import compose
+from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules import stanford_dogs as module
 from tl_lightning.data.datamodules.stanford_dogs import StanfordDogsDataModule, fetch
+from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 
@@ -67,9 +70,9 @@ def test_split_does_not_depend_on_the_layout(tmp_path):
     for layout, instantiate in LAYOUTS.items():
         instantiate(tmp_path / layout)
         domains.append(found(tmp_path / layout))
-    for role in ("source", "target"):
+    for domain in ("source", "target"):
         for split in ("train", "val", "test"):
-            names = [files(getattr(each[role], split)) for each in domains]
+            names = [files(getattr(each[domain], split)) for each in domains]
             assert names[0] == names[1] == names[2]
 
 
@@ -108,7 +111,7 @@ def test_target_batches_are_shifted_and_unlabelled(tmp_path):
     official_dogs(tmp_path)
     data = dogs(tmp_path)
     data.discover()
-    data.attach(InputSpec(16, (0.5,) * 3, (0.5,) * 3), ("source", "target"), ("source",))
+    data.prepare(ModelNeeds(InputSpec(16, (0.5,) * 3, (0.5,) * 3)))
     source, target = (next(iter(loader)) for loader in data.val_dataloader())
     assert "labels" in source
     assert "labels" not in target
@@ -260,13 +263,9 @@ def test_both_archives_are_downloaded(tmp_path, monkeypatch):
 
 
 def test_configuration_builds_the_data_module(tmp_path):
-    from tl_lightning.config.compose import compose
-    from tl_lightning.config.validation import check as validation
-    from tl_lightning.training import build as building
-
     root = split_folders(tmp_path, train=12)
     overrides = ["data=dogs", "seed=3", f"data.root={root}", "data.batch_size=4"]
-    data = building.build_data(validation.check(compose(overrides)))
+    data = validation.check(compose(overrides)).data.build()
     data.discover()
     assert data.seed == 3
     assert data.found["target"].note.startswith("synthetic shift: blur 0.4% of")

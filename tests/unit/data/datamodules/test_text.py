@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 
 from layouts import archive, served
 from tiny_texts import backbone, imdb, reviews, tiny_bert
+from tl_lightning.config.compose import compose
+from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules import imdb as module
 from tl_lightning.data.datamodules.imdb import IMDbDataModule
 from tl_lightning.data.datamodules.text_folders import TextDomainsDataModule, TextFoldersDataModule
 from tl_lightning.data.datamodules.text_table import TextTableDataModule
 from tl_lightning.data.io.texts import read_text
-from tl_lightning.errors import DataError
+from tl_lightning.data.needs import ModelNeeds
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.types import TextSpec
 
 
 def settings(root, **changed):
@@ -119,7 +124,18 @@ def test_training_split_of_the_target_has_no_labels(tmp_path) -> None:
     reviews(tmp_path / "a")
     reviews(tmp_path / "b", 8, seed=90)
     data = found(TextFoldersDataModule, tmp_path / "a", target={"root": str(tmp_path / "b")})
+    no_tokenizer: Any = None
+    data.prepare(ModelNeeds(TextSpec(8, no_tokenizer)))
+    assert data.training_splits()["source"].labels is not None
     assert data.training_splits()["target"].labels is None
+
+
+def test_model_must_state_its_tokenizer(tmp_path) -> None:
+    data = found(TextFoldersDataModule, reviews(tmp_path))
+    with pytest.raises(
+        ConfigError, match="data=tiny cannot be used without an input specification"
+    ):
+        data.prepare()
 
 
 # -- errors ------------------------------------------------------------------------------------
@@ -160,8 +176,8 @@ def test_missing_classes_are_errors(tmp_path) -> None:
 
 
 def test_invalid_settings_are_errors(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"data.bucket=0 must be at least 1 .*set data.bucket=50"):
-        TextFoldersDataModule(**settings(tmp_path, bucket=0))
+    with pytest.raises(ConfigError, match=r"data.bucket=0 is not an integer of at least 1; set d"):
+        validation.check(compose(["data=text_folder", "data.bucket=0"]))
     with pytest.raises(DataError, match=r"data=tiny has one domain; .*data=text_domains for fol"):
         TextFoldersDataModule(**settings(tmp_path, source={"domain": "books"}))
     with pytest.raises(DataError, match=r"data.target has no key 'shift'"):
@@ -169,7 +185,7 @@ def test_invalid_settings_are_errors(tmp_path) -> None:
     with pytest.raises(
         DataError, match=r"data=tiny contains texts, but this command checks images"
     ):
-        TextFoldersDataModule(**settings(tmp_path)).browse()
+        TextFoldersDataModule(**settings(tmp_path)).check_browsable()
 
 
 # -- tokens ------------------------------------------------------------------------------------
@@ -177,7 +193,7 @@ def attached(tmp_path, length=None, **changed):
     net = backbone(tiny_bert(tmp_path / "bert"), max_length=length)
     data = found(TextFoldersDataModule, tmp_path / "texts", **changed)
     data.token_root = tmp_path / "cache"
-    data.attach(net.input_spec, ("source",), ("source",))
+    data.prepare(ModelNeeds(net.input_spec, train_on=("source",)))
     return data
 
 
@@ -203,7 +219,7 @@ def test_batches_contain_the_tokens_of_their_texts(tmp_path) -> None:
     reviews(tmp_path / "texts")
     data = attached(tmp_path)
     for split in data.found["source"].splits().values():
-        dataset = data._dataset("source", split, train=False)
+        dataset = data.dataset("source", split, train=False)
         batch = dataset.__getitems__([(k, 0) for k in range(len(split))])
         for row, text in zip(batch["inputs"], split.samples, strict=True):
             ids = data.form.tokenizer.encode([str(text)], 24)[0][0]

@@ -14,9 +14,12 @@ from scipy.io import savemat
 from sklearn.datasets import dump_svmlight_file
 
 from tl_lightning.backbones.mlp import MLP
+from tl_lightning.config.compose import compose
+from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules.vector import VectorDataModule
 from tl_lightning.data.io.vectors import read_vectors
-from tl_lightning.errors import DataError
+from tl_lightning.data.needs import ModelNeeds
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import VectorSpec
 
 RNG = np.random.default_rng(0)
@@ -41,8 +44,8 @@ def module(source: Any, target: Any = None, **changes: Any) -> VectorDataModule:
     return VectorDataModule(source=sides[0], target=sides[1], **{**keys, **changes})
 
 
-def pixels(data: VectorDataModule, role: str, split: str) -> Any:
-    return np.asarray(getattr(data.found[role], split).samples)
+def pixels(data: VectorDataModule, domain: str, split: str) -> Any:
+    return np.asarray(getattr(data.found[domain], split).samples)
 
 
 @pytest.mark.parametrize("kind", ["npz", "mat", "svmlight", "svmlight.gz"])
@@ -159,7 +162,7 @@ def test_l2_scaling_gives_unit_vectors_and_keeps_zeros(tmp_path: Path) -> None:
 def test_validation_batches_of_the_target_have_no_labels(tmp_path: Path) -> None:
     data = module(saved(tmp_path / "s.npz"), saved(tmp_path / "t.npz", X + 1))
     data.discover()
-    data.attach(VectorSpec(width=4), ("source", "target"), ("source",))
+    data.prepare(ModelNeeds(VectorSpec(width=4)))
     source, target = data.val_dataloader()
     assert "labels" in next(iter(source))
     batch = next(iter(target))
@@ -242,10 +245,6 @@ def test_mlp_computes_its_layers() -> None:
             "has no labels; testing needs them: add labels, or set another data.target.test",
         ),
         (lambda p: module({"trian": "a"}), "data.source has no key 'trian'; .*train"),
-        (
-            lambda p: module(saved(p / "a.npz"), max_features=0),
-            "data.max_features=0 must be at least 1; set data.max_features=",
-        ),
     ],
 )
 def test_invalid_files_and_settings_are_errors(
@@ -253,6 +252,12 @@ def test_invalid_files_and_settings_are_errors(
 ) -> None:
     with pytest.raises(DataError, match=message):
         instantiate(tmp_path).discover()
+
+
+def test_number_of_features_must_be_positive() -> None:
+    message = "data.max_features=0 is not an integer of at least 1 or null; set data.max_features="
+    with pytest.raises(ConfigError, match=message):
+        validation.check(compose(["data=vectors", "data.max_features=0"]))
 
 
 def test_too_many_features_are_an_error_before_allocation(
@@ -269,7 +274,7 @@ def test_model_with_another_number_of_features_is_an_error(tmp_path: Path) -> No
     with pytest.raises(
         DataError, match=r"have 4 features, but the model has backbone.in_features=9; use"
     ):
-        data.attach(VectorSpec(width=9), ("source",), ("source",))
+        data.prepare(ModelNeeds(VectorSpec(width=9), train_on=("source",)))
 
 
 def _written(path: Path, content: bytes) -> str:

@@ -14,23 +14,24 @@ import torch
 
 from helpers import config, same, weights
 from layouts import SHIFT, domain_folders, file_settings, served
-from tl_lightning.cli import common as cli
 from tl_lightning.cli import write_shards
+from tl_lightning.config.compose import compose
+from tl_lightning.config.schema import CacheConfig
 from tl_lightning.config.validation import check as validation
-from tl_lightning.data.cache.images import CacheSettings
 from tl_lightning.data.checks.preview import augmentation_sheet
 from tl_lightning.data.checks.survey import survey
 from tl_lightning.data.datamodules.domain_folders import DomainFoldersDataModule
 from tl_lightning.data.datamodules.stream import StreamDataModule
 from tl_lightning.data.datasets import ImageDataset
+from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.data.samplers.domain import ChunkSampler
-from tl_lightning.data.streaming.chunks import StreamDataset
+from tl_lightning.data.streaming.chunks import ARROW_MARK, StreamDataset
 from tl_lightning.data.streaming.fetch import ChunkFiles
 from tl_lightning.data.streaming.writer import write_streams
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.training import fit as training
-from tl_lightning.types import InputSpec
+from tl_lightning.types import InputSpec, Stream
 from tl_lightning.utils.seeding import mix_text
 
 CLASSES = ("dog", "horse", "house")
@@ -73,7 +74,7 @@ def stream(source, target=None, **changed):
 
 def ready(data):
     data.discover()
-    data.attach(SPEC, tuple(data.roles), ("source",))
+    data.prepare(ModelNeeds(SPEC, train_on=tuple(data.domain_names)))
     return data
 
 
@@ -92,14 +93,15 @@ def sampler(counts=(3, 4, 1, 5, 2, 3), **changed):
     return ChunkSampler(**{**settings, "domain": 0, **changed})
 
 
-def batches(data, role="source", workers=0, epoch=0):
+def batches(data, domain="source", workers=0, epoch=0):
     """Return the training batches of one epoch."""
-    split = data.training_splits()[role]
+    stream = Stream(domain)
+    split = data.training_splits()[stream]
     settings = {"batch_size": 2, "num_batches": len(split) // 2, "seed": 0, "domain": 0}
-    keys = data._sampler(split, **settings)
+    keys = data.train_sampler(stream, split, **settings)
     keys.set_epoch(epoch)
     data.num_workers = workers
-    return list(data._loader(data._dataset(role, split, train=True), 2, keys))
+    return list(data._loader(data.dataset(domain, split, train=True), 2, keys))
 
 
 # -- streams equal the files ---------------------------------------------------------------------
@@ -107,13 +109,13 @@ def test_counts_classes_and_samples_equal_those_of_the_files(prepared):
     data, from_files = both(prepared), ready(files(prepared / "files"))
     assert data.classes == from_files.classes == CLASSES
     assert data.counts() == from_files.counts()
-    assert [data.found[r].name for r in data.roles] == ["photo", "sketch"]
+    assert [data.found[d].name for d in data.domain_names] == ["photo", "sketch"]
     assert data.found["source"].note == from_files.found["source"].note
     assert data.notes(pretrained=True) == from_files.notes(pretrained=True)
-    for role in data.roles:
+    for domain in data.domain_names:
         for name in ("train", "val", "test"):
-            shards = getattr(data.found[role], name).shards
-            split = getattr(from_files.found[role], name)
+            shards = getattr(data.found[domain], name).shards
+            split = getattr(from_files.found[domain], name)
             for index, file_index in enumerate(order(split)):
                 _, content, label = shards[index]
                 assert content == split.samples[file_index].read_bytes()
@@ -125,8 +127,8 @@ def test_batches_equal_those_of_the_files(prepared, train):
     data, from_files = both(prepared), ready(files(prepared / "files"))
     split = from_files.found["source"].train
     file_indices = order(split)
-    streamed = data._dataset("source", data.found["source"].train, train)
-    read_from_files = from_files._dataset("source", split, train)
+    streamed = data.dataset("source", data.found["source"].train, train)
+    read_from_files = from_files.dataset("source", split, train)
     assert isinstance(streamed, ImageDataset)
     for keys in ([(0, 7), (3, 8)], [(5, 9), (5, 10), (1, 1)]):
         got = streamed.__getitems__(keys)
@@ -142,8 +144,8 @@ def test_batches_for_augmentation_on_the_device_equal_those_of_the_files(prepare
     data = both(prepared, **setting)
     from_files = ready(files(prepared / "files", **setting))
     split = from_files.found["source"].train
-    got = data._dataset("source", data.found["source"].train, True).__getitems__([(2, 5)])
-    expected = from_files._dataset("source", split, True).__getitems__([(order(split)[2], 5)])
+    got = data.dataset("source", data.found["source"].train, True).__getitems__([(2, 5)])
+    expected = from_files.dataset("source", split, True).__getitems__([(order(split)[2], 5)])
     assert got.keys() == expected.keys()
     assert "seeds" in got
     assert torch.equal(got["inputs"], expected["inputs"])
@@ -197,7 +199,7 @@ def test_samples_for_the_report_come_from_few_chunks(prepared):
     test = data.found["source"].test
     assert len({test.shards.find(index)[0] for index in indices}) <= data.window
     images = torch.cat([batch["inputs"] for batch in loader])
-    dataset = data._dataset("source", test, train=False)
+    dataset = data.dataset("source", test, train=False)
     assert torch.equal(images, dataset.__getitems__([(k, 0) for k in indices])["inputs"])
 
 
@@ -224,6 +226,30 @@ def test_fingerprint_depends_on_the_images_but_not_on_the_chunk_size(prepared, t
     (tmp_path / "other" / "photo" / "classes.json").write_text(json.dumps({"classes": CLASSES}))
     without_digest = stream(tmp_path / "other" / "photo", tmp_path / "other" / "sketch")
     assert ready(without_digest).fingerprint() not in (first, other.fingerprint())
+
+
+def test_chunks_are_read_with_and_without_an_arrow_table(prepared, tmp_path, monkeypatch):
+    """litdata writes one instead of single samples if pyarrow is installed."""
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("litdata.streaming.item_loader._PYARROW_AVAILABLE", False)
+    write_streams(files(prepared / "files"), tmp_path, CHUNK)
+    table, plain = (
+        ready(stream(root / "photo")).found["source"].train.shards
+        for root in (prepared / "shards", tmp_path)
+    )
+    assert table.digest == plain.digest
+    for shards, expected in ((table, True), (plain, False)):
+        with shards.files.open(0) as file:
+            assert file.read().endswith(ARROW_MARK) == expected
+    assert [row[1:] for row in table] == [row[1:] for row in plain]
+    content = (table.files.folder / table.files.names[0]).read_bytes()
+    damaged = tmp_path / "photo" / "train" / plain.files.names[0]
+    damaged.write_bytes(content[:40] + content[60:])
+    with pytest.raises(DataError, match=r"sample 0 of .*is truncated; write the shards again"):
+        plain[0]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"requires the package pyarrow; run pip install 'tl_light"):
+        table[0]
 
 
 # -- sample order --------------------------------------------------------------------------------
@@ -302,7 +328,7 @@ def stream_config(prepared, *more):
     overrides = ["data=stream", *urls, "data.batch_size=4", "data.steps_per_epoch=3", *more]
     from omegaconf import OmegaConf
 
-    settings: Any = OmegaConf.to_container(cli.compose(overrides), resolve=True)
+    settings: Any = OmegaConf.to_container(compose(overrides), resolve=True)
     for key in ("backbone", "trainer", "channels_last", "callbacks", "report", "baselines"):
         settings[key] = base[key]
     settings["data"] |= {"num_workers": 0, "window": 2}
@@ -363,6 +389,7 @@ def test_chunks_are_fetched_once_if_the_cache_is_large_enough(prepared, tmp_path
     assert sorted(fetched) == sorted(data.found["source"].train.shards.files.sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_s3_bucket(prepared, tmp_path, monkeypatch, workers):
     photo = prepared / "shards" / "photo"
@@ -383,7 +410,7 @@ def test_s3_bucket(prepared, tmp_path, monkeypatch, workers):
 
 
 def test_dataset_is_picklable(prepared):
-    dataset = both(prepared)._dataset("source", both(prepared).found["source"].train, train=True)
+    dataset = both(prepared).dataset("source", both(prepared).found["source"].train, train=True)
     before = dataset.__getitems__([(1, 2)])
     after = pickle.loads(pickle.dumps(dataset)).__getitems__([(1, 2)])
     assert torch.equal(before["inputs"], after["inputs"])
@@ -439,10 +466,16 @@ def test_unknown_keys(node):
         stream(node)
 
 
-@pytest.mark.parametrize("setting", [{"window": 0}, {"cache_gb": -1.0}])
-def test_window_and_cache_size_must_be_positive(setting):
-    with pytest.raises(DataError, match=r"data\.(window|cache_gb)=(0|-1\.0) must be positive; se"):
-        stream("/a", **setting)
+@pytest.mark.parametrize(
+    ("setting", "needed"),
+    [("window=0", "an integer of at least 1"), ("cache_gb=0", "a number above 0"),
+     ("cache_gb=-1.0", "a number above 0")],
+)  # fmt: skip
+def test_window_and_cache_size_must_be_positive(setting, needed):
+    key = setting.partition("=")[0]
+    message = rf"data\.{setting} is not {needed}; set data\.{key}=<value>"
+    with pytest.raises(ConfigError, match=message):
+        validation.check(compose(["data=stream", f"data.{setting}"]))
 
 
 def test_invalid_addresses(engine, prepared, tmp_path):
@@ -610,10 +643,10 @@ def test_window_larger_than_the_cache(prepared):
 
 def test_unsupported_features_of_streams(prepared):
     data = both(prepared)
-    data.cache(CacheSettings("auto"), 10)
+    data.cache_images(CacheConfig("auto"), 10)
     assert not data.caches
     with pytest.raises(DataError, match=r"cache\.images=decoded is not supported with streams"):
-        data.cache(CacheSettings("decoded"), 10)
+        data.cache_images(CacheConfig("decoded"), 10)
     with pytest.raises(DataError, match="read chunk by chunk and cannot be checked for duplicates"):
         survey(data)
     with pytest.raises(DataError, match="read chunk by chunk"):
@@ -621,7 +654,7 @@ def test_unsupported_features_of_streams(prepared):
 
 
 def test_missing_target_is_reported_with_the_setting(prepared):
-    settings = cli.compose(["model=dann", "data=stream", "data.source.url=/a"])
+    settings = compose(["model=dann", "data=stream", "data.source.url=/a"])
     with pytest.raises(ConfigError, match=r"set data\.target\.url=<folder or address> or set"):
         validation.check(settings)
 

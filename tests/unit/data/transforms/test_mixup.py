@@ -69,7 +69,7 @@ def test_only_source_batches_are_mixed(tmp_path) -> None:
     parts = training.build(cfg, tmp_path)
     parts.trainer.strategy._lightning_module = parts.module
     parts.data.trainer = parts.trainer
-    batch = {role: next(iter(loader)) for role, loader in parts.data.train_dataloader().items()}
+    batch = {name: next(iter(loader)) for name, loader in parts.data.train_dataloader().items()}
     target = batch["target"]["inputs"].clone()
     ready = parts.data.on_after_batch_transfer(batch, 0)
     assert ready["source"]["labels"].shape == (16, 10)

@@ -18,8 +18,8 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.sweeps import jobs
 from tl_lightning.sweeps.launchers import local, slurm
-from tl_lightning.sweeps.launchers.local import Job, left_to_do, run_here, shares
-from tl_lightning.sweeps.launchers.slurm import run_there
+from tl_lightning.sweeps.launchers.local import Job, left_to_do, run_local, shares
+from tl_lightning.sweeps.launchers.slurm import run_slurm
 from tl_lightning.utils.files import write_json
 
 SLURM: dict[str, Any] = {
@@ -128,14 +128,14 @@ def test_parallel_jobs_run_at_the_same_time_each_on_its_gpu(monkeypatch, tmp_pat
     monkeypatch.setattr(
         Job, "command", property(lambda self: [sys.executable, "-c", code, str(self.folder)])
     )
-    run_here(jobs, parallel=2, gpus=[4, 5], threads=3)
+    run_local(jobs, parallel=2, gpus=[4, 5], threads=3)
     started = sorted((job.folder / "started").read_text() for job in jobs)
     assert started == ["4 3 1 command", "5 3 1 command"]
 
 
 def test_invalid_number_of_parallel_jobs_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"parallel=0 must be a positive .* set hydra\.launcher"):
-        run_here([], parallel=0, gpus="auto", threads=None)
+        run_local([], parallel=0, gpus="auto", threads=None)
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -167,7 +167,7 @@ def test_array_runs_each_job_once_with_its_own_command(fake, capsys) -> None:
     jobs = [
         job(fake / "sweep" / name, f"seed={n}", "method=[dann,mcc]") for n, name in enumerate("ab")
     ]
-    run_there(jobs, **SLURM)
+    run_slurm(jobs, **SLURM)
     text = (fake / "script").read_text()
     for option in ("partition=debug", "time=0:10:00", "array=0-1%4", "signal=B:USR1@60", "requeue",
                    "ntasks-per-node=1", "exclude=node7"):  # fmt: skip
@@ -182,7 +182,7 @@ def test_array_runs_each_job_once_with_its_own_command(fake, capsys) -> None:
 
 
 def test_script_is_valid_bash(fake) -> None:
-    run_there([job(fake / "a sweep's" / "a", "seed=1")], **SLURM)
+    run_slurm([job(fake / "a sweep's" / "a", "seed=1")], **SLURM)
     assert subprocess.run(["bash", "-n", fake / "script"], check=False).returncode == 0
 
 
@@ -195,7 +195,7 @@ def test_script_is_valid_bash(fake) -> None:
 def test_only_preempted_jobs_are_requeued(code, state, requeued, fake, monkeypatch) -> None:
     monkeypatch.setenv("FAKE_CODE", code)
     monkeypatch.setenv("FAKE_STATE", state)
-    run_there([job(fake / "sweep" / "a")], **SLURM)
+    run_slurm([job(fake / "sweep" / "a")], **SLURM)
     calls = (fake / "scontrol").read_text().splitlines()
     assert ("requeue 7_0" in calls) == requeued
 
@@ -210,14 +210,14 @@ def test_number_of_requeues_is_limited(fake, monkeypatch) -> None:
              "FAKE_STATE": "JobState=RUNNING PreemptTime=2026", "SLURM_JOB_ID": "1",
              "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"},
     ) and "7")  # fmt: skip
-    run_there([job(fake / "sweep" / "a")], **SLURM)
+    run_slurm([job(fake / "sweep" / "a")], **SLURM)
     assert "requeue 7_0" not in (fake / "scontrol").read_text()
 
 
 def test_failure_without_error_message_is_recorded_with_its_log(fake, monkeypatch) -> None:
     monkeypatch.setenv("FAKE_CODE", "9")
     failing = job(fake / "sweep" / "a")
-    run_there([failing], **SLURM)
+    run_slurm([failing], **SLURM)
     error = json.loads((failing.folder / "failed.json").read_text())["error"]
     assert error.startswith("the job's process exited with code 9 and no error message; see ")
     assert error.endswith("/.slurm/command/7_0.log")
@@ -226,12 +226,12 @@ def test_failure_without_error_message_is_recorded_with_its_log(fake, monkeypatc
 def test_nothing_is_submitted_if_all_jobs_are_finished(fake) -> None:
     finished = job(fake / "sweep" / "a")
     write_report(finished)
-    run_there([finished], **SLURM)
+    run_slurm([finished], **SLURM)
     assert not (fake / "script").exists()
 
 
 def test_report_command_is_printed_without_wait(fake, capsys) -> None:
-    run_there([job(fake / "sweep" / "a")], **{**SLURM, "wait": False})
+    run_slurm([job(fake / "sweep" / "a")], **{**SLURM, "wait": False})
     assert f"after the last job, run tl-report sweep={fake}/sweep" in capsys.readouterr().out
 
 
@@ -242,14 +242,14 @@ def test_report_command_is_printed_without_wait(fake, capsys) -> None:
 ])  # fmt: skip
 def test_devices_must_equal_the_tasks_of_the_array(override, tasks, message, fake) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_there([job(fake / "a", override)], **{**SLURM, "tasks_per_node": tasks})
+        run_slurm([job(fake / "a", override)], **{**SLURM, "tasks_per_node": tasks})
     assert not (fake / "script").exists()
 
 
 def test_missing_sbatch_and_sbatch_errors_are_reported(fake, monkeypatch) -> None:
     program(fake / "bin", "sbatch", "echo 'invalid partition' >&2; exit 1")
     with pytest.raises(ConfigError, match=r"sbatch rejected .*: invalid partition; set hydra\.lau"):
-        run_there([job(fake / "sweep" / "a")], **SLURM)
+        run_slurm([job(fake / "sweep" / "a")], **SLURM)
     monkeypatch.setenv("PATH", str(fake))
     with pytest.raises(ConfigError, match=r"not found on this machine; .* set hydra/launcher=loc"):
-        run_there([job(fake / "sweep" / "a")], **SLURM)
+        run_slurm([job(fake / "sweep" / "a")], **SLURM)

@@ -20,7 +20,7 @@ from tl_lightning.sweeps.tuning.plan import Plan, read_plan
 from tl_lightning.sweeps.tuning.pruning import Pruned, Pruning
 from tl_lightning.sweeps.tuning.space import Setting, read_setting
 from tl_lightning.sweeps.tuning.study import with_rule, work
-from tl_lightning.utils.files import held
+from tl_lightning.utils.files import job_lock
 from tl_lightning.utils.signals import Interrupted
 
 SMALL = [one for one in TINY if not one.startswith(("selection", "baselines"))]
@@ -147,8 +147,8 @@ class FakeFit:
     def __init__(self, *broken: int) -> None:
         self.broken, self.rates, self.epochs = broken, [], []
 
-    def __call__(self, config, folder: Path, watching=()) -> dict[str, Any]:
-        (watch,) = watching
+    def __call__(self, config, folder: Path, callbacks=()) -> dict[str, Any]:
+        (watch,) = callbacks
         rate = config["optimizer"]["lr"]
         self.rates.append(rate)
         if len(self.rates) - 1 in self.broken:
@@ -178,6 +178,7 @@ def study(tmp_path, *arguments: str) -> Plan:
     return plan("model=source_only", "selection=source_val", RATE, folder, *arguments)
 
 
+@pytest.mark.slow
 def test_continued_study_equals_uninterrupted_study(fake_fit, tmp_path, capsys) -> None:
     work(study(tmp_path, "tune.trials=3"))
     work(study(tmp_path, "tune.trials=5"))
@@ -192,6 +193,7 @@ def test_continued_study_equals_uninterrupted_study(fake_fit, tmp_path, capsys) 
     assert f"optimizer.lr={best:g}" in re.findall(r"best: .*", out)[-1]
 
 
+@pytest.mark.slow
 def test_bad_trials_are_pruned(fake_fit, tmp_path, capsys) -> None:
     settings = ("tune.trials=12", "tune.random_trials=3", "tune.prune_after=0",
                 "tune.sampler=random")  # fmt: skip
@@ -240,7 +242,7 @@ def test_custom_metric_uses_best_epoch(fake_fit, tmp_path, capsys) -> None:
 
 
 def test_metric_that_is_never_logged_is_reported(fake_fit, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(tuning, "judged", lambda trial: lambda value, epoch: False)
+    monkeypatch.setattr(tuning, "pruning_rule", lambda trial: lambda value, epoch: False)
     with pytest.raises(ConfigError, match=r"tune\.metric=train/los was never logged after"):
         work(study(tmp_path, "tune.metric=train/los", "tune.trials=1"))
 
@@ -268,7 +270,7 @@ def test_trial_of_running_process_is_not_taken_over(
         with pytest.raises(SystemExit):
             work(study(tmp_path, "tune.trials=1"))
     (folder,) = (tmp_path / "study").glob("0000-*")
-    with held(folder):
+    with job_lock(folder):
         work(study(tmp_path, "tune.trials=1"))
         assert "1 still running" in capsys.readouterr().out
     assert fake_fit.rates == []
@@ -281,10 +283,10 @@ def test_each_epoch_is_reported_once(tmp_path) -> None:
     optuna = pytest.importorskip("optuna")
     created = optuna.create_study()
     trial = created.ask()
-    judge = tuning.judged(trial)
+    judge = tuning.pruning_rule(trial)
     assert [judge(value, epoch) for value, epoch in ((0.5, 0), (0.9, 0), (0.7, 1))] == [False] * 3
     assert created.trials[0].intermediate_values == {0: 0.5, 1: 0.7}
-    tuning.judged(trial)(0.1, 1)  # resumed by another process
+    tuning.pruning_rule(trial)(0.1, 1)  # resumed by another process
     assert created.trials[0].intermediate_values == {0: 0.5, 1: 0.7}
 
 

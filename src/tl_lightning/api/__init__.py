@@ -1,0 +1,1 @@
+"""The Python interface: create parts, train, test, load and predict."""

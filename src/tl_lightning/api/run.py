@@ -1,0 +1,117 @@
+"""Training, testing and prediction from Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig
+
+from tl_lightning.checkpoints.warm_start import checkpoint_of
+from tl_lightning.config.compose import composed
+from tl_lightning.errors import ConfigError
+from tl_lightning.evaluation.evaluate import evaluate as _evaluate
+from tl_lightning.evaluation.load import load as _load
+from tl_lightning.evaluation.nodes import stored_node
+from tl_lightning.evaluation.predict import Prediction, find_images, predictions
+from tl_lightning.models.base import TransferModule
+from tl_lightning.reporting.run.page import write_page
+from tl_lightning.sweeps.baselines import fit_with_baselines
+from tl_lightning.utils.run_id import run_id
+
+__all__ = ["evaluate", "fit", "load", "predict"]
+
+
+def fit(
+    overrides: Sequence[str] | DictConfig = (),
+    *,
+    run_dir: str | Path | None = None,
+    callbacks: Sequence[L.Callback] = (),
+) -> dict[str, Any]:
+    """Train, select, test and report one model, as ``scripts/train.py`` does.
+
+    Args:
+        overrides: Settings as on the command line, such as ``["model=dann", "data=digits"]``, or a
+            composed configuration.
+        run_dir: Folder of the run; None: a new one in ``outputs/``.
+        callbacks: Callbacks besides those of the configuration.
+
+    Returns:
+        The content of ``report.json``; ``report["metrics"]["target/test/acc"]`` is in [0, 1].
+
+    Raises:
+        TransferError: If the settings, the data or a checkpoint cannot be used.
+    """
+    if isinstance(overrides, str):
+        raise ConfigError(
+            f"overrides must be a list of settings, not a string; pass [{overrides!r}]"
+        )
+    cfg = overrides if isinstance(overrides, DictConfig) else composed(list(overrides), ())
+    name = f"{cfg.model.name}-{cfg.data.name}"
+    folder = Path(run_dir or f"outputs/{name}/{run_id()}").expanduser().absolute()
+    report = fit_with_baselines(cfg, folder, sweeping=False, callbacks=callbacks)
+    if report:  # rank 0
+        write_page(folder)
+    return report
+
+
+def evaluate(
+    checkpoint: str | Path, overrides: Sequence[str] = (), *, allow: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Test a trained model on its own data, or on other data with the same classes.
+
+    Args:
+        checkpoint: A checkpoint or run folder.
+        overrides: Settings of ``data`` and ``trainer``, as on the command line.
+        allow: Full names of additional classes that the checkpoint's configuration may build.
+
+    Returns:
+        ``{"metrics": {...}, "data": name, "classes": [...]}``.
+    """
+    for override in overrides:
+        if re.split(r"[.=]", override)[0] not in ("data", "trainer"):
+            raise ConfigError(f"{override} has no effect; set data, trainer or a key of them")
+    path = str(checkpoint_of(Path(checkpoint), "checkpoint"))
+    given = [*overrides, f"allow=[{','.join(allow)}]"]
+    data, trainer = (stored_node(name, path, given) for name in ("data", "trainer"))
+    return _evaluate(path, data, trainer, allow)
+
+
+def load(checkpoint: str | Path, *, allow: Sequence[str] = (), **own: Any) -> TransferModule:
+    """Return a trained model in evaluation mode; ``model(images)`` returns logits ``(B, K)``.
+
+    Args:
+        checkpoint: A checkpoint or run folder.
+        allow: Full names of additional classes that its configuration may build.
+        own: The parts of your own that the model was created with: ``backbone=...``,
+            ``methods=...``, see :func:`tl_lightning.create`.
+    """
+    return _load(checkpoint_of(Path(checkpoint), "checkpoint"), allow, own)
+
+
+def predict(
+    checkpoint: str | Path,
+    *,
+    images: str | Path | Sequence[str | Path] | None = None,
+    texts: Sequence[str] | None = None,
+    allow: Sequence[str] = (),
+) -> list[Prediction]:
+    """Return the most likely class of each sample, and its probability.
+
+    Args:
+        checkpoint: A checkpoint or run folder.
+        images: A file, a folder or a list of files.
+        texts: Texts, for a model of texts.
+        allow: Full names of additional classes that the checkpoint's configuration may build.
+    """
+    if (images is None) == (texts is None):
+        raise ConfigError("exactly one input is required; pass images=... or texts=[...]")
+    if texts is not None:
+        return predictions(checkpoint, list(texts), allow)
+    assert images is not None
+    if isinstance(images, str | Path):
+        return predictions(checkpoint, find_images(Path(images).expanduser()), allow)
+    return predictions(checkpoint, [Path(image).expanduser() for image in images], allow)

@@ -1,0 +1,58 @@
+"""Nodes of the configuration in a checkpoint, with overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tl_lightning.checkpoints.io import StoredModel, read_model
+from tl_lightning.config.allowlist import stored_problems
+from tl_lightning.config.compose import compose
+from tl_lightning.errors import ConfigError, nearest
+
+__all__ = ["allowed_classes", "stored_node", "stored_section"]
+
+
+def allowed_classes(overrides: Iterable[str]) -> list[str]:
+    """Return the names in ``allow=[...]`` among the overrides."""
+    own = [override for override in overrides if override.startswith("allow=")]
+    names: Any = OmegaConf.from_dotlist(own).get("allow") or []
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
+def stored_section(model: StoredModel, name: str) -> dict[str, Any]:
+    """Return a node of a stored configuration, without what may write files of its own."""
+    return {key: value for key, value in model.section(name).items() if key != "profiler"}
+
+
+def stored_node(
+    name: str, checkpoint: str, overrides: Sequence[str], whole: bool = False
+) -> dict[str, Any] | None:
+    """Return a config node of the checkpoint with overrides applied.
+
+    Args:
+        name: Name of the node.
+        checkpoint: Path of the checkpoint.
+        overrides: Command-line overrides; ``name=<choice>`` replaces the node of the checkpoint.
+        whole: Without overrides for it, return the checkpoint's node instead of None.
+    """
+    own = [o for o in overrides if o.split("=")[0].split(".")[0] == name]
+    if not own and not whole:
+        return None
+    node: Any
+    if any(o.startswith(f"{name}=") for o in own):
+        node = OmegaConf.to_container(compose(own)[name], resolve=True)
+    else:
+        stored = stored_section(read_model(Path(checkpoint)), name)
+        if problems := stored_problems({name: stored}, allowed_classes(overrides)):
+            raise ConfigError([f"checkpoint {checkpoint}: {problem}" for problem in problems])
+        base: Any = OmegaConf.create(dict(stored))
+        changes: Any = OmegaConf.from_dotlist(own).get(name) or {}
+        for key in changes:
+            if key not in base:
+                raise ConfigError(f"{name}.{key} is not a setting; {nearest(key, base)}")
+        node = OmegaConf.to_container(OmegaConf.merge(base, changes))
+    return dict(node)

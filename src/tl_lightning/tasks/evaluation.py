@@ -1,0 +1,104 @@
+"""Validation and test metrics of the main task and the auxiliary tasks, over all ranks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from tl_lightning.tasks.auxiliary.base import AuxiliaryTask
+from tl_lightning.tasks.classification import Classification
+from tl_lightning.tasks.unlabelled_metrics import UnlabelledScores
+from tl_lightning.types import DOMAINS, SplitKey
+
+__all__ = ["EvalMetrics"]
+
+
+class EvalMetrics(nn.Module):
+    """Metrics by domain, split and task.
+
+    Args:
+        task: The main task.
+        aux_tasks: Auxiliary tasks by name.
+        splits: Splits to keep metrics of.
+    """
+
+    def __init__(
+        self,
+        task: Classification,
+        aux_tasks: Mapping[str, AuxiliaryTask],
+        splits: Sequence[str] = ("val", "test"),
+    ) -> None:
+        super().__init__()
+        # A tuple hides the modules from the state dict, which already has them.
+        self.aux_tasks = tuple(aux_tasks.items())
+        self.metrics = nn.ModuleDict()
+        for key in (SplitKey(domain, split) for domain in DOMAINS for split in splits):
+            self.metrics[str(key)] = task.metrics(prefix=f"{key}/")
+            for name, aux_task in self.aux_tasks:
+                self.metrics[f"{key}/{name}"] = aux_task.metrics(prefix=f"{key}/{name}/")
+        #: Metrics whose batches had labels, on any rank.
+        self.scored: set[str] = set()
+        self.unlabelled = UnlabelledScores(task.num_classes)
+
+    def update(
+        self,
+        key: SplitKey,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor | None,
+        aux_labels: Mapping[str, Tensor],
+    ) -> None:
+        """Update the metrics with a batch.
+
+        Args:
+            key: The split that the batch is from.
+            features: Input features ``(B, D)`` of the main task's classifier.
+            logits: ``(B, K)``.
+            labels: Class indices ``(B,)``, or None for unlabelled samples.
+            aux_labels: Auxiliary labels by task name.
+        """
+        if key == SplitKey("target", "val"):
+            self.unlabelled.update(logits)
+        if labels is None:
+            return
+        # Even if this rank has no labelled sample, because all ranks reduce together.
+        self.scored.add(str(key))
+        if len(labels):
+            self._of(str(key)).update(logits, labels)
+        for name, task in self.aux_tasks:
+            own = task.labels_of(labels, aux_labels, name)
+            if own is not None:
+                outputs = task(features)
+                self.scored.add(f"{key}/{name}")
+                if len(own):
+                    task.score(self._of(f"{key}/{name}"), outputs, own)
+
+    def compute(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """Yield the metrics of a split by full name, and reset them."""
+        for domain in DOMAINS:
+            key = str(SplitKey(domain, split))
+            for name in (key, *(f"{key}/{task}" for task, _ in self.aux_tasks)):
+                if name in self.scored:
+                    yield _of_all_ranks(self._of(name))
+                self._of(name).reset()
+                self.scored.discard(name)
+        if split == "val" and self.unlabelled.update_called:
+            found = self.unlabelled.compute()
+            yield {f"target/val/{name}": value for name, value in found.items()}
+            self.unlabelled.reset()
+
+    def _of(self, name: str) -> MetricCollection:
+        metrics = self.metrics[name]
+        assert isinstance(metrics, MetricCollection)
+        return metrics
+
+
+def _of_all_ranks(metrics: MetricCollection) -> dict[str, Tensor]:
+    """Compute the metrics over all ranks, even if this rank has had no update."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
+        values: dict[str, Tensor] = metrics.compute()
+    return values

@@ -1,0 +1,71 @@
+"""The metrics of single-label classification; one row of :data:`METRICS` each.
+
+Nothing here imports torch before a metric is built, so that reports can read the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+__all__ = ["METRICS", "MetricInfo", "is_fraction", "label_of"]
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """One metric.
+
+    Attributes:
+        label: Name in reports.
+        cls: Class in ``torchmetrics.classification``.
+        average: Its ``average``.
+        is_fraction: Whether values are in [0, 1] and shown in percent.
+    """
+
+    label: str
+    cls: str
+    average: str
+    is_fraction: bool = True
+
+    def build(self, num_classes: int) -> Metric:
+        """Return a new metric for ``num_classes`` classes."""
+        import torchmetrics.classification
+
+        metric: Metric = getattr(torchmetrics.classification, self.cls)(
+            num_classes, average=self.average
+        )
+        return metric
+
+
+#: By the name that follows ``source/val/`` and the like.
+METRICS = {
+    "acc": MetricInfo("accuracy", "MulticlassAccuracy", "micro"),
+    "precision": MetricInfo("precision", "MulticlassPrecision", "macro"),
+    "recall": MetricInfo("recall", "MulticlassRecall", "macro"),
+    "f1": MetricInfo("F1", "MulticlassF1Score", "macro"),
+}
+#: Labels of other metrics that users add or that auxiliary tasks have; all are fractions.
+_OTHERS = {"accuracy": "accuracy", "auroc": "AUROC", "top5": "top-5", "top5_acc": "top-5 accuracy"}
+
+
+def is_fraction(name: str) -> bool:
+    """Return whether a metric is in [0, 1] and shown in percent.
+
+    >>> is_fraction("acc"), is_fraction("loss")
+    (True, False)
+    """
+    return METRICS[name].is_fraction if name in METRICS else name in _OTHERS
+
+
+def label_of(name: str) -> str:
+    """Return the name of a metric in reports.
+
+    >>> label_of("f1"), label_of("top5_acc"), label_of("my_metric")
+    ('F1', 'top-5 accuracy', 'my metric')
+    """
+    if name in METRICS:
+        return METRICS[name].label
+    return _OTHERS.get(name, name.replace("_", " "))

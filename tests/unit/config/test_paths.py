@@ -1,0 +1,51 @@
+"""Choices of a group that do not exist, and groups that a run cannot do without."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers import command
+from tl_lightning.config.paths import choices, group_problems
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=dannn", "model=dannn is not a choice of conf/model/; did you mean 'dann'?"),
+        ("model=dann,sorce_only", "conf/model/; did you mean 'source_only'?"),
+        ("method=[dann,mcx]", "method=[dann,mcx] is not a choice of conf/method/; did you mean"),
+        ("loss=null", "loss=null is not a choice of conf/loss/; valid: cross_entropy, focal"),
+        ("~data", "~data: a run needs data=<name>; valid: cifar10"),
+        ("+debug=fdr", "+debug=fdr is not a choice of conf/debug/; valid: default, limit"),
+    ],
+)
+def test_refused(override, message) -> None:
+    (problem,) = group_problems([override])
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model=dann,source_only", "method=[dann,mcc]", "method=[]"],
+        ["~head", "+head._target_=my.Head"],
+        ["model=mine", "--config-dir=conf"],
+        ["model=mine", "hydra.searchpath=[file:///conf]"],
+        ["hydra/launcher=basic", "~callbacks.lr_monitor", "experiment=null", "data.root=/x"],
+        ["+aux_task@aux_tasks.colour=classification", "model=${x}"],
+    ],
+)
+def test_accepted(arguments) -> None:
+    assert group_problems(arguments) == []
+
+
+def test_choices_leave_out_shared_files() -> None:
+    assert "_base" not in choices("data")
+    assert choices("nothing") == []
+
+
+def test_a_removed_group_is_one_sentence_on_the_command_line(tmp_path) -> None:
+    run = command("train", ["~model"], tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ~model: a run needs model=<name>; valid: cdan")
+    assert not (tmp_path / "outputs").exists()

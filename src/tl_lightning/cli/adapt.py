@@ -60,12 +60,10 @@ def _adapt(arguments: list[str]) -> None:
     config = composed(own, ("checkpoint",))
     from tl_lightning.checkpoints.warm_start import checkpoint_of
     from tl_lightning.config.validation.check import check
-    from tl_lightning.evaluation.nodes import stored_node
+    from tl_lightning.evaluation.nodes import stored_nodes
 
     checkpoint = str(checkpoint_of(Path(path), "checkpoint"))
-    changes: dict[str, Any] = {
-        name: stored_node(name, checkpoint, overrides, whole=True) for name in _INHERITED
-    }
+    changes: dict[str, Any] = {**stored_nodes(_INHERITED, checkpoint, overrides)}
     changes |= {"backbone.checkpoint": None, "init": checkpoint}
     if "data.seed" not in given:
         changes["data.seed"] = config.seed

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from tl_lightning.config.instantiate import find_nodes
 from tl_lightning.config.paths import CONF
 
 __all__ = ["named", "stored_problems"]
@@ -56,8 +57,8 @@ def stored_problems(config: Mapping[str, Any], allow: Sequence[str] = ()) -> lis
         allow: Full names of additional classes that the user trusts.
     """
     problems = []
-    for path, target in _targets(config, ""):
-        key = path.split(".")[0]
+    for path, node in find_nodes(config):
+        key, target = path.split(".")[0], str(node["_target_"])
         group = _FOLDERS.get(key, key)
         if target in named(group) or target in allow:
             continue
@@ -68,17 +69,6 @@ def stored_problems(config: Mapping[str, Any], allow: Sequence[str] = ()) -> lis
             f"configuration may build no others; set allow=[{target}] if you trust it"
         )
     return problems
-
-
-def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield path, str(node["_target_"])
-        for key, value in node.items():
-            yield from _targets(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list | tuple):
-        for number, value in enumerate(node):
-            yield from _targets(value, f"{path}.{number}")
 
 
 def _of_library(path: str, target: str) -> bool:

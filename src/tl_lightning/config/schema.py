@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -191,10 +191,7 @@ class RunConfig:
         plain, nodes = with_values(self.plain, {path: value}), dict(self.nodes)
         where, _, key = path.rpartition(".")
         if where in nodes:
-            old = nodes[where]
-            nodes[where] = Node(
-                old.path, old.cls, {**old.params, key: value}, old.args, old.partial, old.consumed
-            )
+            nodes[where] = replace(nodes[where], params={**nodes[where].params, key: value})
         return RunConfig.of(plain, nodes)
 
     def section(self, name: str) -> Mapping[str, Any]:
@@ -297,10 +294,11 @@ def _trainer(values: Mapping[str, Any]) -> TrainerConfig:
 def section_problems(config: Mapping[str, Any]) -> list[str]:
     """Return the settings outside of nodes that have a wrong type or are out of range."""
     hints = get_type_hints(RunConfig, include_extras=True)
+    del hints["task_weighting"]  # its message, with a suggestion, is in validation/structure.py
     problems = [
         f"{name}={config[name]} is not {describe(hints[name])}; set {name}=<value>"
         for name in _SCALARS
-        if not fits(config[name], hints[name]) or any(find_nodes(config[name]))
+        if name in hints and (not fits(config[name], hints[name]) or any(find_nodes(config[name])))
     ]
     for section, cls in _SECTIONS.items():
         hints = get_type_hints(cls, include_extras=True)

@@ -13,7 +13,7 @@ from tl_lightning.config.compose import with_values
 from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError
-from tl_lightning.evaluation.load import load
+from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.training.build import aux_label_info, make_trainer
 from tl_lightning.utils.process import keep_memory, quiet
@@ -56,7 +56,8 @@ def evaluate(
     """
     quiet()
     keep_memory()
-    module, stored = load(checkpoint, allow), read_model(Path(checkpoint))
+    stored = read_model(Path(checkpoint))
+    module = rebuilt(stored, checkpoint, allow)
     given = {name: node for name, node in (("data", data), ("trainer", trainer)) if node}
     kept = {name: stored_section(stored, name) for name in ("data", "trainer") if name not in given}
     if problems := stored_problems(kept, allow):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.checkpoints.io import read_model
+from tl_lightning.checkpoints.io import StoredModel, read_model
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.instantiate import ALLOWED, nodes_of
 from tl_lightning.config.schema import RunConfig, known_keys
@@ -14,7 +14,7 @@ from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.build import build_module
 
-__all__ = ["load"]
+__all__ = ["load", "rebuilt"]
 
 #: Nodes of a stored configuration that a model does not need.
 _NOT_BUILT = ("data", "trainer", "callbacks", "logger")
@@ -39,7 +39,16 @@ def load(
             was written by another version of it, or its weights are those of other parts.
         ConfigError: If its configuration names a class that must not be built.
     """
-    stored = read_model(Path(checkpoint))
+    return rebuilt(read_model(Path(checkpoint)), checkpoint, allow, own)
+
+
+def rebuilt(
+    stored: StoredModel,
+    checkpoint: str | Path,
+    allow: Sequence[str] = (),
+    own: Mapping[str, Any] | None = None,
+) -> TransferModule:
+    """Rebuild a model that has been read from a checkpoint, see :func:`load`."""
     if missing := [name for name in known_keys() if name not in stored.config]:
         raise CheckpointError(
             f"checkpoint={checkpoint} has no setting of {', '.join(missing)}, since it was written "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.compose import compose
 from tl_lightning.errors import ConfigError, nearest
 
-__all__ = ["allowed_classes", "stored_node", "stored_section"]
+__all__ = ["allowed_classes", "stored_node", "stored_nodes", "stored_section"]
 
 
 def allowed_classes(overrides: Iterable[str]) -> list[str]:
@@ -39,14 +40,32 @@ def stored_node(
         overrides: Command-line overrides; ``name=<choice>`` replaces the node of the checkpoint.
         whole: Without overrides for it, return the checkpoint's node instead of None.
     """
-    own = [o for o in overrides if o.split("=")[0].split(".")[0] == name]
-    if not own and not whole:
+    if not whole and not _overrides_of(name, overrides):
         return None
+    return stored_nodes([name], checkpoint, overrides)[name]
+
+
+def stored_nodes(
+    names: Iterable[str], checkpoint: str, overrides: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return several nodes of the checkpoint, with the overrides applied; it is read once."""
+    model = cache(lambda: read_model(Path(checkpoint)))  # not at all if every node is replaced
+    return {name: _node(name, checkpoint, overrides, model) for name in names}
+
+
+def _overrides_of(name: str, overrides: Sequence[str]) -> list[str]:
+    return [o for o in overrides if o.split("=")[0].split(".")[0] == name]
+
+
+def _node(
+    name: str, checkpoint: str, overrides: Sequence[str], model: Callable[[], StoredModel]
+) -> dict[str, Any]:
+    own = _overrides_of(name, overrides)
     node: Any
     if any(o.startswith(f"{name}=") for o in own):
         node = OmegaConf.to_container(compose(own)[name], resolve=True)
     else:
-        stored = stored_section(read_model(Path(checkpoint)), name)
+        stored = stored_section(model(), name)
         if problems := stored_problems({name: stored}, allowed_classes(overrides)):
             raise ConfigError([f"checkpoint {checkpoint}: {problem}" for problem in problems])
         base: Any = OmegaConf.create(dict(stored))

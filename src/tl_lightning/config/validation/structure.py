@@ -99,13 +99,13 @@ def signature_problems(config: Mapping[str, Any]) -> list[str]:
         # A class of another kind is reported as such once it is imported, not by its keys.
         if signature is not None and (kind is None or kind in static_bases(target)):
             problems += node_problems(path, node, signature)
-    rule, weighting = config["selection"], config["task_weighting"]
-    if rule not in (*SELECTIONS, "auto"):
-        hint = nearest(str(rule), [*SELECTIONS, "auto"])
-        problems.append(f"selection={rule} is not a selection rule; {hint}")
-    if weighting not in get_args(TaskWeighting):
-        hint = nearest(str(weighting), get_args(TaskWeighting))
-        problems.append(f"task_weighting={weighting} is not a task weighting; {hint}")
+    for name, kind, valid in (
+        ("selection", "selection rule", (*SELECTIONS, "auto")),
+        ("task_weighting", "task weighting", get_args(TaskWeighting)),
+    ):
+        if config[name] not in valid:
+            hint = nearest(str(config[name]), valid)
+            problems.append(f"{name}={config[name]} is not a {kind}; {hint}")
     problems += _aux_task_problems(config["aux_tasks"] or {})
     problems += _entry_problems(config)
     problems += _package_problems(config)

@@ -157,6 +157,7 @@ def ours(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
     from tl_lightning.config.compose import compose
     from tl_lightning.config.validation import check as validation
     from tl_lightning.training import build as building
+    from tl_lightning.training import trainer as making
     from tl_lightning.utils.process import keep_memory, quiet
 
     quiet()
@@ -186,7 +187,7 @@ def ours(steps: int, frozen: bool, wait: Turn) -> Iterator[float]:
             return data[step % BATCHES]
 
     loader = torch.utils.data.DataLoader(Memory(), batch_size=None)
-    trainer = building.make_trainer(
+    trainer = making.make_trainer(
         run.trainer, max_epochs=10_000, logger=False, enable_checkpointing=False,
         callbacks=[Clock()],
     )  # fmt: skip

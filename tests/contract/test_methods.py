@@ -43,6 +43,8 @@ def arguments(name: str, trained: str) -> list[str]:
     overrides = ["model=domain_adaptation", f"method=[{name}]"]
     if cls.source_free:
         overrides = ["model=source_free", f"method=[{name}]", f"init={trained}"]
+    if cls.measures_domains:
+        overrides.append(f"init={trained}")
     if "target_labelled" in cls.extra_views:
         overrides.append("data.target.labelled_per_class=2")
     return overrides

@@ -16,7 +16,7 @@ __all__ = ["trained"]
 
 WORKER = Path(__file__).with_name("two_ranks.py")
 #: Methods that require batch norm, whose statistics differ between ranks without sync_batchnorm.
-BATCH_NORM_METHODS = {"adabn", "dsbn", "tent"}
+BATCH_NORM_METHODS = {"adabn", "dsbn", "relative_bn", "tent"}
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def test_short_training_on_real_dogs(model, real_data, weights, tmp_path) -> Non
 def test_efficientnet_lite0_uses_its_normalisation(weights) -> None:
     net = TimmBackbone(
         name="tf_efficientnet_lite0", pretrained=True, size=None, grad_checkpointing=False,
-        lr_factor=0.1,
+        lr_factor=0.1, freeze_bn=False,
         weights=str(weights / "tf_efficientnet_lite0.pth"),
     )  # fmt: skip
     assert (net.input_spec.mean, net.input_spec.std) == ((0.5,) * 3, (0.5,) * 3)
@@ -65,6 +65,7 @@ def test_mobilenet_loads_cached_weights(weights) -> None:
         "weights": None,
         "size": None,
         "grad_checkpointing": False,
+        "freeze_bn": False,
         "lr_factor": 0.1,
     }
     torch.manual_seed(0)

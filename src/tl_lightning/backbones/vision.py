@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tl_lightning.backbones.weights import load_weights
-from tl_lightning.backbones.wrapper import Network
+from tl_lightning.backbones.wrapper import FreezeBN, Network
 from tl_lightning.errors import CheckpointError, ConfigError, nearest
 from tl_lightning.types import InputSpec
 
@@ -31,6 +31,7 @@ class TorchvisionBackbone(Network):
             trained with.
         grad_checkpointing: Whether to use activation checkpointing.
         lr_factor: Learning-rate factor relative to new layers.
+        freeze_bn: As in :meth:`.Network.take`.
 
     Raises:
         ConfigError: If torchvision has no such network or weights, or the size is not supported.
@@ -47,6 +48,7 @@ class TorchvisionBackbone(Network):
         size: int | None,
         grad_checkpointing: bool,
         lr_factor: float,
+        freeze_bn: FreezeBN,
     ) -> None:
         super().__init__()
         from torchvision import models
@@ -86,7 +88,7 @@ class TorchvisionBackbone(Network):
         classifier, self.out_features = _drop_classifier(net)
         if weights is not None:
             load_weights(net, weights, classifier)
-        self.take(net, name, size, grad_checkpointing)
+        self.take(net, name, size, grad_checkpointing, freeze_bn)
 
 
 def _fetch(entry: Any, name: str) -> Mapping[str, Any]:
@@ -138,6 +140,7 @@ class TimmBackbone(Network):
             trained with; position embeddings are interpolated.
         grad_checkpointing: Whether to use activation checkpointing.
         lr_factor: Learning-rate factor relative to new layers.
+        freeze_bn: As in :meth:`.Network.take`.
 
     Raises:
         ConfigError: If timm has no such network.
@@ -153,6 +156,7 @@ class TimmBackbone(Network):
         size: int | None,
         grad_checkpointing: bool,
         lr_factor: float,
+        freeze_bn: FreezeBN,
     ) -> None:
         super().__init__()
         import timm
@@ -186,7 +190,7 @@ class TimmBackbone(Network):
             crop_pct=float(expected["crop_pct"]),
         )
         self.out_features = int(getattr(net, "head_hidden_size", None) or net.num_features)
-        self.take(net, name, size, grad_checkpointing)
+        self.take(net, name, size, grad_checkpointing, freeze_bn)
 
 
 def _timm_size(name: str, size: int | None) -> dict[str, int]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ from tl_lightning.backbones.layer_groups import as_it_was, chain_of, groups_of
 from tl_lightning.errors import ConfigError
 from tl_lightning.types import InputSpec, LayerGroup
 
-__all__ = ["Network"]
+__all__ = ["FreezeBN", "Network"]
+
+#: Parts of pretrained batch norm to keep: none, the statistics, or also scale and shift.
+FreezeBN = bool | Literal["all"]
 
 #: Cached results of :func:`chain_of` by class, name and size.
 _joins: dict[tuple[str, str, int], str | None] = {}
@@ -35,7 +38,14 @@ class Network(nn.Module):
     name: str
     input_spec: InputSpec
 
-    def take(self, net: nn.Module, name: str, size: int | None, grad_checkpointing: bool) -> None:
+    def take(
+        self,
+        net: nn.Module,
+        name: str,
+        size: int | None,
+        grad_checkpointing: bool,
+        freeze_bn: FreezeBN,
+    ) -> None:
         """Set the network; ``input_spec`` must be set before.
 
         Args:
@@ -43,6 +53,8 @@ class Network(nn.Module):
             name: Name of the network in its library.
             size: Requested image size, or None for the default.
             grad_checkpointing: Whether to use activation checkpointing.
+            freeze_bn: Whether batch norm keeps its mean and variance while the network is trained,
+                and normalises with them; ``"all"`` also keeps its scale and shift.
 
         Raises:
             ConfigError: If the network does not support the image size or activation checkpointing.
@@ -51,7 +63,22 @@ class Network(nn.Module):
         self.name = name
         if size is not None:
             self._check_size(size)
+        self.freeze_bn = freeze_bn
+        if freeze_bn == "all":
+            for norm in self._batch_norms():
+                norm.requires_grad_(False)
         self.recompute = grad_checkpointing and self._recomputes_groups()
+
+    def _batch_norms(self) -> Iterator[_BatchNorm]:
+        return (module for module in self.modules() if isinstance(module, _BatchNorm))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules; frozen batch norm stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze_bn:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
 
     @classmethod
     def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
@@ -20,7 +21,10 @@ from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.rules import SELECTIONS
 from tl_lightning.utils.signals import signals
 
-__all__ = ["SelectionCheckpoint"]
+__all__ = ["START", "SelectionCheckpoint"]
+
+#: End of the file name of a model that was saved before training.
+START = "-start"
 
 
 class SelectionCheckpoint(ModelCheckpoint):
@@ -55,6 +59,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         every_minutes: float | None,
         min_seconds: float,
     ) -> None:
+        self.rule = selection
         rule = SELECTIONS[selection]
         super().__init__(
             dirpath=dirpath,
@@ -77,6 +82,8 @@ class SelectionCheckpoint(ModelCheckpoint):
         self.written = 0.0
         self.started = 0.0
         self.stale: list[str] = []
+        #: Values logged of the model before training, if it can be selected as well.
+        self.start_values: Mapping[str, float] = {}
         #: Whether the run was resumed from a checkpoint in its own folder.
         self.from_here = False
 
@@ -133,7 +140,19 @@ class SelectionCheckpoint(ModelCheckpoint):
             keep_rows(trainer, {"columns": [], "count": 0, "row": None})
         if trainer.is_global_zero and self.dirpath:
             remove_drafts(Path(self.dirpath))
+        if trainer.ckpt_path is None and self.monitor in self.start_values:
+            self._save_start(trainer)
         signals.gentle = True
+
+    def _save_start(self, trainer: L.Trainer) -> None:
+        """Save the model before training, which later epochs have to surpass."""
+        path = str(Path(str(self.dirpath)) / f"{self.rule}{START}.ckpt")
+        score = torch.tensor(self.start_values[str(self.monitor)])
+        self.best_model_path = self.kth_best_model_path = path
+        self.best_k_models = {path: score}
+        self.best_model_score = self.kth_value = score
+        self.kept_source_acc = self.start_values.get("validator/source_val", 0.0)
+        self._save_checkpoint(trainer, path)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Prevent saving within a step."""

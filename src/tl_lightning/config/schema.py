@@ -21,7 +21,7 @@ from tl_lightning.config.paths import CONF
 
 __all__ = [
     "BASELINES", "CacheConfig", "CheckpointConfig", "ReportConfig", "RunConfig", "TaskWeighting",
-    "TrainerConfig", "cache_root", "known_keys", "section_problems",
+    "TrainerConfig", "cache_root", "known_keys", "section_problems", "starts_trained",
 ]  # fmt: skip
 
 #: Baselines that every adapted model is compared with, and their names in reports.
@@ -163,6 +163,7 @@ class RunConfig:
     compile: Literal["inductor", "cudagraphs", "aot_eager", "eager"] | bool
     resume: str | None
     init: str | None
+    head_init: Literal["auto", "probe", "random"]
     allow: list[str]
     cache: CacheConfig
     checkpointing: CheckpointConfig
@@ -265,6 +266,11 @@ class RunConfig:
         return bool(self.backbone.params.get("pretrained"))
 
     @property
+    def starts_trained(self) -> bool:
+        """Whether the backbone starts from any trained weights."""
+        return starts_trained(self.plain)
+
+    @property
     def lr(self) -> float:
         """Learning rate of new layers, before scaling by the batch size."""
         return float(self.optimizer.params["lr"])
@@ -273,6 +279,12 @@ class RunConfig:
     def steps(self) -> Sequence[Mapping[str, Any]]:
         """The steps of ``phases``; empty if everything is trained for the whole run."""
         return (self.plain["phases"] or {}).get("steps") or ()
+
+
+def starts_trained(config: Mapping[str, Any]) -> bool:
+    """Return whether the backbone of a plain configuration starts from any trained weights."""
+    keys = ("pretrained", "weights", "checkpoint")
+    return bool(config["init"] or any(config["backbone"].get(key) for key in keys))
 
 
 _SECTIONS: dict[str, Any] = {

@@ -39,7 +39,10 @@ CONSUMED: dict[str, dict[str, Any]] = {
     "trainer": {"timeout_s": Any, "overfit_batches": Any},  # see TrainerConfig
 }
 #: Keys that may be ``auto``, which is resolved before the class is built.
-RESOLVED = {"trainer": {"precision"}, "optimizer": {"fused"}, "data": {"pin_memory"}}
+RESOLVED = {
+    "trainer": {"precision"}, "optimizer": {"fused"}, "data": {"pin_memory"},
+    "backbone": {"freeze_bn"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

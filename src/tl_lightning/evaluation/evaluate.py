@@ -15,7 +15,8 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.nodes import stored_section
-from tl_lightning.training.build import aux_label_info, make_trainer
+from tl_lightning.training.build import aux_label_info
+from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.process import keep_memory, quiet
 from tl_lightning.utils.signals import signals
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from tl_lightning.errors import ConfigError
 from tl_lightning.methods.base import Method
-from tl_lightning.methods.components.domain_norm import split_norms
+from tl_lightning.methods.components.domain_norm import DomainBatchNorm, replace_norms
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["AdaBN"]
@@ -32,6 +32,7 @@ class AdaBN(Method):
 
     required_domains = frozenset()
     adds_loss = False
+    batch_statistics = True
     own_affine: ClassVar[bool] = False
 
     def modify_network(self, backbone: nn.Module, task: nn.Module) -> None:
@@ -40,7 +41,10 @@ class AdaBN(Method):
         Raises:
             ConfigError: If the network has no batch norm.
         """
-        found = sum(split_norms(part, self.own_affine) for part in (backbone, task))
+        found = sum(
+            replace_norms(part, lambda norm: DomainBatchNorm(norm, self.own_affine))
+            for part in (backbone, task)
+        )
         if not found:
             raise ConfigError(
                 f"method=[{self.name}] requires batch norm, but {type(backbone).__name__} and the "

@@ -82,6 +82,11 @@ class Method(nn.Module):
     alternating: ClassVar[bool] = False
     #: Whether a trainable parameter may have no gradient in some step, which DDP must be told.
     find_unused_parameters: ClassVar[bool] = False
+    #: Whether the method needs batch norm that uses and updates the statistics of batches.
+    batch_statistics: ClassVar[bool] = False
+    #: Whether its layers must measure ``samples`` training samples of each domain before training.
+    measures_domains: ClassVar[bool] = False
+    samples: int = 0
     #: Whether the method adapts a trained model and cannot be combined with source training.
     source_free: ClassVar[bool] = False
 

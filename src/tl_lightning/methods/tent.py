@@ -27,6 +27,7 @@ class TENT(Penalty):
 
     required_domains = frozenset({"target"})
     source_free = True
+    batch_statistics = True
 
     def modify_network(self, backbone: nn.Module, task: nn.Module) -> None:
         """Freeze everything except the scales and shifts of batch norm.

@@ -14,6 +14,7 @@ from tl_lightning.distributed.ranks import same_buffers
 from tl_lightning.errors import DataError
 from tl_lightning.methods.base import Method, Stage, TargetBank
 from tl_lightning.methods.components.domain_norm import DomainBatchNorm, set_batch_domains
+from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.teacher import Teacher
 from tl_lightning.types import Batch, Context, Stream, Terms, View
@@ -169,6 +170,56 @@ class DomainAdaptation(TransferModule):
         size = len(next(iter(batch.values()))["index"])
         self._record({"train/loss": loss, **{f"train/{k}": v for k, v in logged.items()}}, size)
         return {"loss": loss, "terms": logged}
+
+    # -- measured statistics -------------------------------------------------------------------
+    @property
+    def unmeasured(self) -> bool:
+        """Whether a layer still has to measure the domains."""
+        return not all(norm.measured for norm in self._relative())
+
+    def mark_measured(self) -> None:
+        """Let the layers, and those of the teacher, use what was measured from now on."""
+        for norm in self._relative():
+            norm.finish()
+        if self.teacher is not None:
+            self.teacher.copy(self.backbone, self.task)
+
+    def _relative(self) -> list[RelativeBatchNorm]:
+        return [part for part in self.backbone.modules() if isinstance(part, RelativeBatchNorm)]
+
+    @torch.no_grad()
+    def measure(self, data: Any) -> None:
+        """Let the layers measure the domains on training samples, without labels.
+
+        Args:
+            data: A data module with ``whole_loader(domain, count)``.
+
+        Raises:
+            DataError: If it has no such method.
+        """
+        if not hasattr(data, "whole_loader"):
+            names = ",".join(n for n, method in self.methods.items() if method.measures_domains)
+            raise DataError(
+                f"method=[{names}] measures both domains before training; pass a datamodule with "
+                "whole_loader(domain, count), see docs/bring_your_own.md#lightningdatamodule"
+            )
+        count = max(one.samples for one in self.methods.values() if one.measures_domains)
+        training = self.training
+        self.eval()
+        for domain in (Stream.SOURCE, Stream.TARGET):
+            for norm in self._relative():
+                norm.measure(domain.domain)
+            for batch in data.whole_loader(domain.domain, count):
+                self.set_batch_domains({domain: len(batch["inputs"])})
+                self.backbone(self.normalise(batch["inputs"].to(self.device)))
+        self.mark_measured()
+        self.train(training)
+
+    def on_fit_start(self) -> None:
+        """Measure the domains unless this has been done, or the run is resumed."""
+        if self.unmeasured and self.trainer.ckpt_path is None:
+            with self.trainer.precision_plugin.forward_context():
+                self.measure(getattr(self.trainer, "datamodule", None))
 
     # -- teacher and target bank -----------------------------------------------------------------
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

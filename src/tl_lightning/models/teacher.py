@@ -61,6 +61,10 @@ class Teacher(nn.Module):
         if self.kind == "average":
             self._update(backbone, task, self.momentum)
 
+    def copy(self, backbone: nn.Module, task: nn.Module) -> None:
+        """Copy a network that was changed before the first step."""
+        self._update(backbone, task, momentum=0.0)
+
     def _update(self, backbone: nn.Module, task: nn.Module, momentum: float) -> None:
         for own, other in ((self.backbone, backbone), (self.task, task)):
             values = other.state_dict()

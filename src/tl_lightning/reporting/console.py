@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.formatting import metric_value, uses_target_labels
+from tl_lightning.reporting.run.start import candidate_rows, chosen_text
 from tl_lightning.tasks.metrics import METRICS
 
 __all__ = ["print_metrics", "print_run", "report_folder"]
@@ -66,8 +67,14 @@ def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None
     warning = "  USES TARGET LABELS" if uses_target_labels(report) else ""
     print(
         f"selected by {selection['rule']}: {selection['description']} "
-        f"(epoch {selection['epoch']}, zero-based){warning}"
+        f"({chosen_text(selection)}){warning}"
     )
+    for row in candidate_rows(report):
+        mark = " (kept)" if row["chosen"] else ""
+        print(
+            f"  {row['name']}: target {row['target']}, source {row['source']}, "
+            f"score {row['score']}{mark}"
+        )
     for note in report["notes"]:
         print(f"note: {note}")
     print(f"page: {page}")

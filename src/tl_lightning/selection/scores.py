@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.special import entr, log_softmax, softmax
 
 from tl_lightning.selection.collapse import WORST
@@ -27,6 +28,7 @@ __all__ = [
     "Score",
     "balance",
     "bnm",
+    "cbnm",
     "dev",
     "entropy",
     "im",
@@ -35,6 +37,7 @@ __all__ = [
     "raw_scores",
     "snd",
     "source_val",
+    "temperature",
 ]
 
 Array = NDArray[Any]
@@ -124,6 +127,55 @@ def bnm(logits: Array) -> float:
     gram = p.T @ p if columns <= rows else p @ p.T
     norm = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None)).sum()
     return float(norm / np.sqrt(rows * min(rows, columns)))
+
+
+def temperature(logits: Array, labels: Array) -> float:
+    """Return the temperature at which the predictions of labelled samples are calibrated.
+
+    Guo, Pleiss, Sun, Weinberger (2017): On Calibration of Modern Neural Networks. ICML. It
+    minimises the cross-entropy of ``logits / T``, with T in [1/50, 50]. As in Platt scaling, one
+    more sample of each outcome is assumed: otherwise T would be 0 without any wrong prediction.
+
+    Args:
+        logits: ``(N, K)``.
+        labels: ``(N,)``.
+
+    >>> z, y = np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1])
+    >>> round(4.0 / temperature(z, y), 3)  # predicts (3 + 1) / (4 + 2) = 2/3: log 2
+    0.693
+    """
+    logits, rows = np.asarray(logits, dtype=np.float64), np.arange(len(labels))
+    wrong = 1 / (len(labels) + 2)
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
+        right, all_classes = scaled[rows, labels], scaled.sum(axis=1)
+        others = (all_classes - right) / max(1, logits.shape[1] - 1)
+        return -float(((1 - wrong) * right + wrong * others).mean())
+
+    bound = np.log(50.0)
+    return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
+
+
+def cbnm(source: Outputs, target_logits: Array) -> float:
+    """Return :func:`bnm` of the target after calibration on the source.
+
+    The nuclear norm grows with the confidence of a model, which differs between models of the same
+    accuracy: after few or many steps, with or without regularization. With the temperature that
+    calibrates each model on the source, models that were trained differently can be compared.
+
+    Args:
+        source: Validation outputs with labels.
+        target_logits: ``(M, K)``.
+
+    >>> source = Outputs(np.zeros((4, 1)), np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1]))
+    >>> target = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> more = Outputs(source.features, 3 * source.logits, source.labels)
+    >>> bool(np.isclose(cbnm(source, target), cbnm(more, 3 * target), rtol=1e-4))
+    True
+    """
+    assert source.labels is not None
+    return bnm(np.asarray(target_logits) / temperature(source.logits, source.labels))
 
 
 def snd(logits: Array) -> float:
@@ -266,6 +318,10 @@ SCORES = {
     "entropy": Score("lowest prediction entropy", lambda pair: entropy(pair.target.logits)),
     "im": Score("highest information maximisation", lambda pair: im(pair.target.logits)),
     "bnm": Score("highest nuclear norm of the predictions", lambda pair: bnm(pair.target.logits)),
+    "cbnm": Score(
+        "highest nuclear norm of the predictions, calibrated on the source",
+        lambda pair: cbnm(pair.source, pair.target.logits),
+    ),
     "snd": Score("highest soft neighbourhood density", lambda pair: snd(pair.target.logits)),
     "dev": Score("lowest deep embedded validation risk", lambda pair: _dev(*pair.weighted)),
     "iwcv": Score("lowest importance-weighted source risk", lambda pair: _iwcv(*pair.weighted)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,10 +19,9 @@ from tl_lightning.callbacks.report_collector import ReportCollector
 from tl_lightning.checkpoints.io import AtomicCheckpointIO
 from tl_lightning.checkpoints.warm_start import load_backbone, load_model, restored_from
 from tl_lightning.config.allowlist import stored_problems
-from tl_lightning.config.instantiate import Node
-from tl_lightning.config.schema import RunConfig, TrainerConfig
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
-from tl_lightning.distributed.strategy import lr_factor, num_processes, with_timeout
+from tl_lightning.distributed.strategy import lr_factor
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.methods.base import Method
 from tl_lightning.models.adaptation import DomainAdaptation
@@ -34,10 +32,11 @@ from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
 from tl_lightning.tasks.auxiliary.labels import attach_labels
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.training.feature_plan import Plan, plan
+from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
 
-__all__ = ["Parts", "aux_label_info", "build", "build_module", "make_trainer", "with_width"]
+__all__ = ["Parts", "aux_label_info", "build", "build_module", "with_width"]
 
 
 @dataclass
@@ -85,8 +84,7 @@ def build(run: RunConfig, run_dir: Path, all_domains: bool = False) -> Parts:
     needs = replace(module.needs(), val_labels=("source", "target") if peeks else ("source",))
     needs = replace(needs, train_on=tuple(data.domain_names)) if all_domains else needs
     data.prepare(needs, repeat_epoch=run.trainer.overfit_batches > 0)
-    numerics = {"precision": run.trainer.precision, "accelerator": run.trainer.accelerator}
-    features = plan(module, data, run.cache, run.section("backbone"), numerics)
+    features = plan(module, data, run)
     # With cached features, each image is read once per view.
     passes = (run.trainer.max_epochs or 1000) if features.mode == "off" else 1
     data.cache_images(run.cache, max(passes, features.views or 1))
@@ -108,34 +106,6 @@ def with_width(run: RunConfig, width: int | None) -> RunConfig:
     if run.backbone.params.get("in_features", 0) is None:
         return run.changed("backbone.in_features", width)
     return run
-
-
-def make_trainer(
-    trainer: TrainerConfig, run_dir: Path | None = None, **arguments: Any
-) -> L.Trainer:
-    """Build a trainer whose ranks wait for one another for at most ``timeout_s``.
-
-    Args:
-        trainer: Its configuration.
-        run_dir: The run's folder.
-        arguments: Arguments of ``lightning.Trainer`` that replace the configured ones.
-    """
-    keys = {**trainer.arguments(), **arguments}
-    strategy = keys["strategy"]
-    if strategy == "auto" and num_processes(trainer) > 1 and not hasattr(sys, "ps1"):
-        strategy = "ddp"  # what Lightning would choose, except in notebooks
-    keys = {key: value.build() if isinstance(value, Node) else value for key, value in keys.items()}
-    strategy = strategy.build() if isinstance(strategy, Node) else strategy
-    keys["strategy"] = with_timeout(strategy, trainer.timeout_s)
-    callbacks = keys.get("callbacks", ())
-    return L.Trainer(
-        **keys,
-        default_root_dir=None if run_dir is None else str(run_dir),
-        enable_progress_bar=any("ProgressBar" in type(one).__name__ for one in callbacks),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the data module's samplers split the data over ranks
-    )
 
 
 def _callbacks(

@@ -19,11 +19,11 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.feature_plan import Plan, through
-from tl_lightning.types import SplitKey
+from tl_lightning.types import SplitKey, Stream
 from tl_lightning.utils.files import locked
 from tl_lightning.utils.progress import advancing
 
-__all__ = ["fill"]
+__all__ = ["Batches", "fill"]
 
 #: Batch size of the extraction.
 BATCH = 64
@@ -70,7 +70,7 @@ def fill(
     return report
 
 
-class _Batches:
+class Batches:
     """Wrapper that keeps Lightning from rebuilding the data loader with its own sampler."""
 
     def __init__(self, loader: Any) -> None:
@@ -126,9 +126,9 @@ class Extraction(L.LightningModule):
                 drafts[key] = str(draft)
         return drafts
 
-    def predict_dataloader(self) -> list[_Batches]:
+    def predict_dataloader(self) -> list[Batches]:
         """Return one loader per missing split, with the samples of this rank."""
-        return [_Batches(self._loader(key)) for key in self.drafts]
+        return [Batches(self._loader(key)) for key in self.drafts]
 
     def _loader(self, key: SplitKey) -> Any:
         each = (self.plan.sets or {})[key]
@@ -161,6 +161,8 @@ class Extraction(L.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Store the features of one batch; return their number."""
         images = batch["inputs"]
+        key = list(self.drafts)[dataloader_idx]
+        self.module.set_batch_domains({Stream(key.domain): len(images)})
         if "seeds" in batch:  # only batches of images have seeds
             assert isinstance(self.data, ImageDataModule)
             images = self.data.augmentation.finish(images, batch["seeds"])
@@ -171,7 +173,7 @@ class Extraction(L.LightningModule):
         self.writers[dataloader_idx].add(found)
         self.advance(len(found) * self.trainer.world_size)
         now = time.monotonic()
-        self.seconds[list(self.drafts)[dataloader_idx]] += now - self.last
+        self.seconds[key] += now - self.last
         self.last = now
         return torch.tensor(len(found))
 

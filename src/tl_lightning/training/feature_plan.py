@@ -13,25 +13,29 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tl_lightning.config.schema import CacheConfig
+from tl_lightning.config.schema import CacheConfig, RunConfig
 from tl_lightning.data.cache.features import FeatureSet, split_digest
 from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.domain import Split
 from tl_lightning.errors import ConfigError
+from tl_lightning.methods.components.domain_norm import state_of_domain
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.optimization import layer_groups_of
 from tl_lightning.models.supervised import FeatureExtraction
 from tl_lightning.types import LayerGroup, SplitKey
 
-__all__ = ["Plan", "plan", "through"]
+__all__ = ["Plan", "frozen_plan", "numerics_of", "plan", "through", "weights_digest"]
 
 #: Backbone settings that do not affect features, or are covered by the hash of the weights.
-_IGNORED = ("lr_factor", "pretrained", "weights", "tag", "checkpoint", "grad_checkpointing")
+_IGNORED = (
+    "lr_factor", "pretrained", "weights", "tag", "checkpoint", "grad_checkpointing", "freeze_bn",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,26 +57,18 @@ class Plan:
     sets: Mapping[SplitKey, FeatureSet] | None = None
 
 
-def plan(
-    module: TransferModule,
-    data: TransferDataModule,
-    settings: CacheConfig,
-    backbone: Mapping[str, Any],
-    numerics: Mapping[str, Any],
-) -> Plan:
+def plan(module: TransferModule, data: TransferDataModule, run: RunConfig) -> Plan:
     """Decide which features to store.
 
     Args:
         module: The model, not yet trained.
         data: The data module, attached to the model.
-        settings: The cache settings.
-        backbone: Settings of the backbone.
-        numerics: The trainer's ``precision`` and ``accelerator``.
+        run: The configuration.
 
     Raises:
         ConfigError: If no layers stay frozen, or the requested features do not fit on the disk.
     """
-    mode = settings.features
+    settings, mode = run.cache, run.cache.features
     if mode == "auto":
         mode = _automatic(module, data, settings)
     if mode == "off":
@@ -83,15 +79,34 @@ def plan(
             f"access, got data={data.name}; set cache.features=off"
         )
     groups, rest = _divided(module, mode)
-    sets = _sets(module, data, settings, backbone, numerics, groups)
+    sets = _sets(module, data, run, settings, groups, data.stored_splits())
     found = Plan("prefix" if rest else "full", groups, rest, settings.views, sets)
-    problem = _size_problem(found, module, settings, str(numerics["precision"]))
+    problem = _size_problem(found, module, settings, str(run.trainer.precision))
     if not problem:
         return found
     if settings.features == "auto":
         print(f"features are recomputed in every epoch: {problem}", file=sys.stderr)
         return Plan()
     raise ConfigError(f"cache.features={mode}: {problem}")
+
+
+def frozen_plan(
+    module: TransferModule,
+    data: TransferDataModule,
+    run: RunConfig,
+    splits: Mapping[SplitKey, Split],
+) -> Plan:
+    """Return the plan of storing the features of some splits before the network is trained.
+
+    The arguments are those of :func:`plan`, and the splits; images are not augmented.
+    """
+    plain = replace(run.cache, views=None)
+    return Plan("full", sets=_sets(module, data, run, plain, (), splits))
+
+
+def numerics_of(run: RunConfig) -> dict[str, str]:
+    """Return the settings of the trainer that features depend on."""
+    return {"precision": str(run.trainer.precision), "accelerator": run.trainer.accelerator}
 
 
 def _automatic(
@@ -149,22 +164,22 @@ def _divided(
 def _sets(
     module: TransferModule,
     data: TransferDataModule,
+    run: RunConfig,
     settings: CacheConfig,
-    backbone: Mapping[str, Any],
-    numerics: Mapping[str, Any],
     groups: tuple[LayerGroup, ...],
+    splits: Mapping[SplitKey, Split],
 ) -> dict[SplitKey, FeatureSet]:
     spec = module.backbone.input_spec
+    weights = {name: weights_digest(module, groups, name) for name in data.domain_names}
     network = {
-        "backbone": {k: v for k, v in backbone.items() if k not in _IGNORED},
+        "backbone": {k: v for k, v in run.section("backbone").items() if k not in _IGNORED},
         "layer": groups[-1].name if groups else "features",
-        "weights": _weights_digest(module, groups),
         "input": asdict(spec),
         "channels_last": module.layout == torch.channels_last,
-        **numerics,
+        **numerics_of(run),
     }
     sets = {}
-    for key, split in data.stored_splits().items():
+    for key, split in splits.items():
         augmented = settings.views is not None and key.split in ("train", "labelled")
         views: dict[str, Any] = {"augment": data.augment if augmented else "none"}
         if augmented and data.transform is not None:
@@ -177,18 +192,23 @@ def _sets(
             name=f"{data.name}-{data.found[key.domain].name}-{key.split}".replace("/", "_"),
             number=len(split),
             views=settings.views if augmented and settings.views else 1,
-            depends={**network, **shown, "images": split_digest(split)},
+            depends={
+                **network,
+                **shown,
+                "weights": weights[key.domain],
+                "images": split_digest(split),
+            },
         )
     return sets
 
 
-def _weights_digest(module: TransferModule, groups: tuple[LayerGroup, ...]) -> str:
-    """Return a hash of all weights and buffers of the part that runs once."""
+def weights_digest(module: TransferModule, groups: tuple[LayerGroup, ...], domain: str) -> str:
+    """Return a hash of all weights and buffers that a domain passes in the part that runs once."""
     digest = hashlib.sha256()
     assert isinstance(module.backbone, nn.Module)
     parts = [part for group in groups for part in group.modules] or [module.backbone]
     for number, part in enumerate(parts):
-        for name, value in part.state_dict().items():
+        for name, value in state_of_domain(part, domain):
             digest.update(f"{number}/{name}/{tuple(value.shape)}/{value.dtype}".encode())
             flat = value.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)

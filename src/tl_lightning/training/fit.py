@@ -20,6 +20,7 @@ from tl_lightning.distributed.relaunch import single_job_argv
 from tl_lightning.training.build import Parts, build
 from tl_lightning.training.failures import explanation_of
 from tl_lightning.training.feature_extraction import fill
+from tl_lightning.training.head_start import prepare_start
 from tl_lightning.training.lr_finder import with_found_rate
 from tl_lightning.training.results import Result, selection_state, write_run
 from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
@@ -61,6 +62,7 @@ def fit(
             trainer, module, data = parts.trainer, parts.module, parts.data
             cast(Any, trainer).callbacks.extend(callbacks)
             clock.start()
+            start = prepare_start(parts)
             features = fill(parts.features, module, data, trainer)
             clock.lap("features_s")
             trainer.fit(module, datamodule=data, ckpt_path=resumed)
@@ -75,7 +77,7 @@ def fit(
     steps = trainer.global_step - steps_before
     speed = {"from_step": steps_before, "steps_per_s": steps / max(1e-9, clock.laps["fit_s"])}
     timing = {"total_s": clock.total(), **clock.laps, **speed}
-    result = Result(parts, chosen, state, timing, features, caught, baseline_of or None)
+    result = Result(parts, chosen, state, timing, features, caught, baseline_of or None, start)
     return write_run(run_dir, result)
 
 

@@ -20,8 +20,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from tl_lightning.checkpoints.io import read_model
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import TrainingError
-from tl_lightning.training.build import build, make_trainer
+from tl_lightning.training.build import build
 from tl_lightning.training.feature_extraction import fill
+from tl_lightning.training.head_start import prepare_start
+from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.files import write_json
 
 __all__ = ["RangeTest", "suggestion", "with_found_rate"]
@@ -60,6 +62,7 @@ def with_found_rate(run: RunConfig, run_dir: Path, resumed: str | None = None) -
 
 def _tested(run: RunConfig, run_dir: Path) -> dict[str, Any]:
     parts = build(run, run_dir)
+    prepare_start(parts)
     fill(parts.features, parts.module, parts.data, parts.trainer)
     test = RangeTest(run.lr)
     # The callback ends the test. With max_steps, everything scheduled by the progress of the run

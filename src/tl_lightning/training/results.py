@@ -13,6 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from tl_lightning.callbacks.model_checkpoint import START
 from tl_lightning.config.identity import identity
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.distributed.strategy import lr_factor
@@ -23,6 +24,7 @@ from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.rules import SELECTIONS, Selection
 from tl_lightning.training.build import Parts
+from tl_lightning.training.head_start import Start
 from tl_lightning.utils.files import write_json
 from tl_lightning.utils.process import versions
 from tl_lightning.utils.text import shorten
@@ -115,6 +117,7 @@ class Result:
         features: What was stored of each split, see :func:`.feature_extraction.fill`.
         warnings: Warnings caught during the run.
         baseline_of: Name of the adapted model that this run is a baseline of, if any.
+        start: The models that it started from.
     """
 
     parts: Parts
@@ -124,6 +127,7 @@ class Result:
     features: dict[str, dict[str, float]]
     warnings: list[str]
     baseline_of: str | None
+    start: Start
 
 
 def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
@@ -152,6 +156,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "group": group_of(run),
         "baseline_of": result.baseline_of,
         "selection": _selection(run_dir, result),
+        "start": _start(result),
         "tracks_target": run.track_target,
         "metrics": {
             **{name: value for name, value in metrics.items() if "/test/" in name},
@@ -182,6 +187,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
 
 def _selection(run_dir: Path, result: Result) -> dict[str, Any]:
     rule = SELECTIONS[result.parts.run.selection]
+    before = result.checkpoint.stem.endswith(START)
     stored = torch.load(result.checkpoint, map_location="cpu", weights_only=True)
     return {
         "rule": result.parts.run.selection,
@@ -189,8 +195,28 @@ def _selection(run_dir: Path, result: Result) -> dict[str, Any]:
         "uses_target_labels": rule.uses_target_labels,
         "monitor": rule.monitor,
         "value": result.selection.score,
-        "epoch": int(stored["epoch"]),
+        "epoch": -1 if before else int(stored["epoch"]),
         "checkpoint": os.path.relpath(result.checkpoint, run_dir),
+    }
+
+
+def _start(result: Result) -> dict[str, Any]:
+    """Return the models before training, with their accuracy where there are test labels."""
+    domains = result.parts.data.found
+    return {
+        "chosen": result.start.chosen,
+        "candidates": [
+            {
+                "name": one.name,
+                "scores": dict(one.scores),
+                "metrics": {
+                    f"{domain}/test/acc": float(np.mean(predicted == domains[domain].test.labels))
+                    for domain, predicted in one.predictions.items()
+                    if result.parts.run.test and domains[domain].test.labels is not None
+                },
+            }
+            for one in result.start.candidates
+        ],
     }
 
 

@@ -18,14 +18,14 @@ def torchvision(
 ) -> TorchvisionBackbone:
     return TorchvisionBackbone(
         name=name, pretrained=False, tag="DEFAULT", weights=None, size=size,
-        grad_checkpointing=checkpointing, lr_factor=0.1,
+        grad_checkpointing=checkpointing, lr_factor=0.1, freeze_bn=False,
     )  # fmt: skip
 
 
 def timm(name: str, size: int | None = 64, checkpointing: bool = False) -> TimmBackbone:
     return TimmBackbone(
         name=name, pretrained=False, weights=None, size=size, grad_checkpointing=checkpointing,
-        lr_factor=0.1,
+        lr_factor=0.1, freeze_bn=False,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ def torchvision(name: str = "resnet18", **changes) -> TorchvisionBackbone:
         "weights": None,
         "size": None,
         "grad_checkpointing": False,
+        "freeze_bn": False,
         "lr_factor": 0.1,
     }
     return TorchvisionBackbone(name=name, **{**plain, **changes})
@@ -34,6 +35,7 @@ def timm(name: str = "resnet18", **changes) -> TimmBackbone:
         "weights": None,
         "size": None,
         "grad_checkpointing": False,
+        "freeze_bn": False,
         "lr_factor": 0.1,
     }
     return TimmBackbone(name=name, **{**plain, **changes})

@@ -17,6 +17,7 @@ from tl_lightning.distributed.strategy import num_processes
 from tl_lightning.errors import ConfigError
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
+from tl_lightning.training import trainer as making
 
 FSDP = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "baselines=[]")
 ADAPT = "model=domain_adaptation"
@@ -110,7 +111,7 @@ def rates(*overrides: str) -> dict[str, float]:
     """Return the initial learning rate of each parameter group."""
     checked = validation.check(config("model=source_only", "optimizer=sgd", *overrides))
     module: Any = building.build_module(checked, tuple("0123456789"), pretrained=False)
-    module.trainer = building.make_trainer(checked.trainer, logger=False)
+    module.trainer = making.make_trainer(checked.trainer, logger=False)
     return {group["name"]: group["initial_lr"] for group in
             module.configure_optimizers()["optimizer"].param_groups}  # fmt: skip
 

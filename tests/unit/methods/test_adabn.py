@@ -13,8 +13,8 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.evaluation import load as loading
 from tl_lightning.methods.components.domain_norm import (
     DomainBatchNorm,
+    replace_norms,
     set_batch_domains,
-    split_norms,
 )
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
@@ -48,10 +48,10 @@ def test_layer_groups_are_unchanged(name: str, own_affine: bool) -> None:
     """Otherwise ``last:1`` of a densenet would be a norm, and ``layer_decay`` would change."""
     net = TorchvisionBackbone(
         name=name, pretrained=False, tag="DEFAULT", weights=None, size=None,
-        grad_checkpointing=False, lr_factor=0.1,
+        grad_checkpointing=False, lr_factor=0.1, freeze_bn=False,
     )  # fmt: skip
     plain = [(group.name, len(group.modules)) for group in net.layer_groups()]
-    assert split_norms(net, own_affine)
+    assert replace_norms(net, lambda norm: DomainBatchNorm(norm, own_affine))
     assert [(group.name, len(group.modules)) for group in net.layer_groups()] == plain
     grouped = [id(p) for group in net.layer_groups() for p in group.parameters]
     assert sorted(grouped) == sorted(id(p) for p in net.parameters())
@@ -111,13 +111,15 @@ def test_source_training_equals_source_only_bit_for_bit(tmp_path) -> None:
 
 def test_error_messages() -> None:
     bare = nn.Sequential(nn.Linear(2, 2))
-    assert split_norms(bare, own_affine=False) == 0
+    assert replace_norms(bare, lambda norm: DomainBatchNorm(norm, False)) == 0
     settings = config("model=domain_adaptation", "method=[adabn]", "backbone.norm=false")
     message = r"method=\[adabn\] requires batch norm.*have none; use a backbone with batch norm"
     with pytest.raises(ConfigError, match=message):
         building.build_module(validation.check(settings), ("a", "b"))
     both = config("model=domain_adaptation", "method=[adabn,dsbn]")
-    with pytest.raises(ConfigError, match=r"method=\[adabn,dsbn\]: both replace.*use only one"):
+    with pytest.raises(
+        ConfigError, match=r"method=\[adabn,dsbn,relative_bn\]: each of.*use only one"
+    ):
         building.build_module(validation.check(both), ("a", "b"))
 
 

@@ -16,8 +16,8 @@ from tl_lightning.distributed.strategy import with_timeout
 from tl_lightning.errors import ConfigError, DataError, TrainingError
 from tl_lightning.models import FineTuning
 from tl_lightning.training import fit as training
-from tl_lightning.training.build import make_trainer
 from tl_lightning.training.failures import explanation_of
+from tl_lightning.training.trainer import make_trainer
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: y"
 ALIVE = "DataLoader worker (pid(s) 71) exited unexpectedly"

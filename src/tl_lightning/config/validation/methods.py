@@ -22,6 +22,7 @@ def method_problems(run: RunConfig) -> Iterator[str]:
         return
     yield from _source_problems(run)
     yield from _view_problems(run)
+    yield from _statistics_problems(run)
     precision = str(run.trainer.precision)
     if run.methods and precision in ("bf16-true", "16-true"):
         yield (
@@ -74,6 +75,16 @@ def _view_problems(run: RunConfig) -> Iterator[str]:
         if len(names) > 1:
             listed = f"method=[{','.join(names)}]"
             yield f"{listed}: only one {text} can be used at a time; keep one of them"
+
+
+def _statistics_problems(run: RunConfig) -> Iterator[str]:
+    frozen = run.backbone.params.get("freeze_bn")
+    for name, node in run.methods.items() if frozen else ():
+        if node.cls.batch_statistics:
+            yield (
+                f"method=[{name}] adapts the statistics of batch norm, which backbone.freeze_bn="
+                f"{json.dumps(frozen)} freezes; set backbone.freeze_bn=false"
+            )
 
 
 def _alternation_problems(run: RunConfig) -> Iterator[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from tl_lightning.config.instantiate import ALLOWED, Node, find_class, nodes_of
-from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.schema import RunConfig, starts_trained
+from tl_lightning.config.validation.start import head_init
 from tl_lightning.distributed.fsdp import Sharded
 from tl_lightning.distributed.strategy import STRATEGIES, is_sharded
 from tl_lightning.models.adaptation import DomainAdaptation
@@ -53,17 +54,36 @@ def resolve(
         config["channels_last"] = trainer["precision"] == "bf16-mixed"
     if data.get("pin_memory") == "auto":
         data["pin_memory"] = trainer["accelerator"] == "gpu"
+    if config["backbone"].get("freeze_bn") == "auto":
+        config["backbone"]["freeze_bn"] = _keeps_statistics(config, nodes)
     if _no_target(nodes["data"].cls, data.get("target")):
         data["target"] = None
+    strategy = nodes.get("trainer.strategy")
+    sharded = strategy is not None and issubclass(strategy.cls, Sharded)
+    if config["head_init"] == "auto":
+        config["head_init"] = head_init(config, nodes, sharded)
     if config["selection"] == "auto":
         config["selection"] = _selection(config, nodes)
-    strategy = nodes.get("trainer.strategy")
-    if strategy is not None and issubclass(strategy.cls, Sharded):
+    if sharded:
         if config["cache"]["features"] == "auto":  # a sharded network cannot compute them
             config["cache"]["features"] = "off"
         if issubclass(nodes["optimizer"].cls, torch.optim.SGD):
             optimizer["fused"] = False  # torch has no fused SGD for sharded weights
     return config, nodes_of(config, allowed_packages(config))[0]
+
+
+def _keeps_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> bool:
+    """Return whether batch norm keeps the statistics that the backbone starts with.
+
+    Those of a few thousand narrow images are worse than those of ImageNet, see
+    docs/measurements.md. Without any method, adaptation consists of the batch statistics alone.
+    """
+    if not starts_trained(config):
+        return False
+    methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
+    if not methods:
+        return not issubclass(nodes["model"].cls, DomainAdaptation)
+    return not any(cls.batch_statistics for cls in methods)
 
 
 def _no_target(cls: Any, target: Any) -> bool:
@@ -96,7 +116,10 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
         return "last"
     if name == "oracle":  # no other score reflects what it learns
         return "oracle"
-    return "bnm" if adapts or name == "source_only" else "last"
+    if not (adapts or name == "source_only"):
+        return "last"
+    # The confidence of a probe and of a trained model can only be compared after calibration.
+    return "cbnm" if config["head_init"] == "probe" else "bnm"
 
 
 def resolve_run(run: RunConfig) -> RunConfig:

@@ -22,7 +22,7 @@ from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.data.loaders import loader_of
 from tl_lightning.data.needs import DataInfo, ModelNeeds, StatesNeeds
-from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler, spread
+from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler, shuffled, spread
 from tl_lightning.data.transforms.presets import Augment
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import DOMAINS, SPLITS, InputSpec, Spec, SplitKey, Stream
@@ -471,10 +471,12 @@ class TransferDataModule(L.LightningDataModule):
         """Return the indices of at most ``count`` test samples, spread over the split."""
         return spread(len(self.found[domain].test), count)
 
-    def whole_loader(self, domain: str) -> Iterable[Any]:
-        """Return batches of a domain's training split, in order and not augmented."""
+    def whole_loader(self, domain: str, count: int | None = None) -> Iterable[Any]:
+        """Return the training split in order, or ``count`` of its samples; not augmented."""
         features = self.features.get(SplitKey(domain, "train"))
         split = self.found[domain].train.without_labels()
+        if count is not None:
+            split, features = split.subset(shuffled(spread(len(split), count))), None
         sampler = EvalSampler(size=len(split))
         if features is not None:
             return FeatureLoader(features, None, self.eval_batch_size, sampler)

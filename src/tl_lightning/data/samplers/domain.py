@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 
 from tl_lightning.utils.seeding import mix, mix_last
 
-__all__ = ["ChunkSampler", "DomainSampler", "EvalSampler", "spread"]
+__all__ = ["ChunkSampler", "DomainSampler", "EvalSampler", "shuffled", "spread"]
 
 
 class DomainSampler(Sampler[tuple[int, int]]):
@@ -166,6 +166,12 @@ class EvalSampler(Sampler[tuple[int, int]]):
         """Return all indices and all ``valid`` flags of an iteration as tensors."""
         positions = torch.arange(len(self)) * self.world + self.rank
         return positions.clamp(max=self.size - 1), (positions < self.size).long()
+
+
+def shuffled(indices: Sequence[int]) -> list[int]:
+    """Return the indices in a fixed random order, which depends only on their number."""
+    order: list[int] = np.random.default_rng(0).permutation(np.asarray(indices)).tolist()
+    return order
 
 
 def spread(size: int, count: int) -> list[int]:

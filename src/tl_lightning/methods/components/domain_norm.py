@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tl_lightning.errors import ConfigError
 from tl_lightning.types import DomainAwareNorm
 
-__all__ = ["DomainBatchNorm", "set_batch_domains", "split_norms"]
+__all__ = ["DomainBatchNorm", "replace_norms", "set_batch_domains", "state_of_domain"]
 
 
 class DomainBatchNorm(DomainAwareNorm):
@@ -53,7 +53,7 @@ def set_batch_domains(norms: Iterable[DomainBatchNorm], parts: Sequence[tuple[st
         norm.parts = parts
 
 
-def split_norms(module: nn.Module, own_affine: bool) -> int:
+def replace_norms(module: nn.Module, make: Callable[[_BatchNorm], DomainBatchNorm]) -> int:
     """Replace every batch norm in ``module`` in place and return how many were replaced.
 
     Raises:
@@ -63,11 +63,26 @@ def split_norms(module: nn.Module, own_affine: bool) -> int:
     for name, child in list(module.named_children()):
         if isinstance(child, DomainBatchNorm):
             raise ConfigError(
-                "method=[adabn,dsbn]: both replace the network's batch norm; use only one of them"
+                "method=[adabn,dsbn,relative_bn]: each of them replaces the network's batch norm; "
+                "use only one"
             )
         if isinstance(child, _BatchNorm):
-            setattr(module, name, DomainBatchNorm(child, own_affine))
+            setattr(module, name, make(child))
             found += 1
         else:
-            found += split_norms(child, own_affine)
+            found += replace_norms(child, make)
     return found
+
+
+def state_of_domain(module: nn.Module, domain: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and tensors of the network that samples of a domain pass, without the other's.
+
+    They equal those of the network before its batch norms were replaced, if these are unchanged.
+    """
+    parts = {f"{n}." for n, m in module.named_modules() if isinstance(m, DomainBatchNorm)}
+    for name, value in module.state_dict().items():
+        part = next((part for part in parts if name.startswith(part)), None)
+        if part is None:
+            yield name, value
+        elif name.startswith(f"{part}{domain}."):
+            yield part + name.removeprefix(f"{part}{domain}."), value

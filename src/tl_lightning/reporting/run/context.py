@@ -21,6 +21,7 @@ from tl_lightning.reporting.formatting import (
 )
 from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
+from tl_lightning.reporting.run.start import candidate_rows
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.reporting.statistics import wilson
 from tl_lightning.reporting.verdict import advice, run_verdict
@@ -55,6 +56,7 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "headline": _headline(report, predictions),
         "baselines": _baseline_rows(report, baselines),
         "baseline_failures": failures,
+        "candidates": candidate_rows(report),
         "advice": advice(report, baselines),
         "verdict": run_verdict(report, baselines),
         "distance": distance_sentence(report.get("metrics") or {}),
@@ -159,7 +161,7 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
         "rule": rule,
         "monitor": selection.get("monitor"),
         "value": shown,
-        "epoch": selection.get("epoch"),
+        "epoch": "before training" if selection.get("epoch") == -1 else selection.get("epoch"),
         "checkpoint": selection.get("checkpoint"),
     }
     return {

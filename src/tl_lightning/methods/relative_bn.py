@@ -1,0 +1,85 @@
+"""Relative batch norm: pretrained statistics, moved for the target as the domains differ.
+
+Li, Wang, Shi, Liu, Hou (2018): Adaptive Batch Normalization for practical domain adaptation.
+Pattern Recognition 80 (AdaBN), replaces the statistics of a network by those of the target. Moving
+pretrained statistics by the difference of the domains instead is this project's variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from tl_lightning.config.schema import RunConfig
+from tl_lightning.errors import ConfigError
+from tl_lightning.methods.base import Method
+from tl_lightning.methods.components.domain_norm import replace_norms
+from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
+from tl_lightning.types import Context, Terms, Views
+
+__all__ = ["RelativeBN"]
+
+
+class RelativeBN(Method):
+    """Batch norm of a pretrained network with moved statistics for the target; adds no loss term.
+
+    The source keeps the pretrained statistics, so its features do not change. The target's are
+    moved by the difference between the domains, see :class:`.RelativeBatchNorm`; they are measured
+    once, on unlabelled training images of both domains, and stay fixed during training.
+
+    Args:
+        strength: How far to move the statistics: 0 not at all, 1 by the whole difference.
+        samples: Number of training images per domain to measure.
+        in_features: Not used by this method.
+        num_classes: Not used by this method.
+    """
+
+    adds_loss = False
+    measures_domains = True
+
+    def __init__(
+        self, *, strength: float, samples: int, in_features: int, num_classes: int
+    ) -> None:
+        super().__init__(in_features=in_features, num_classes=num_classes)
+        self.amount = strength
+        self.samples = samples
+
+    @classmethod
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> Iterator[str]:
+        """Yield one message for each invalid setting."""
+        if not 0 <= params["strength"] <= 1:
+            yield (
+                f"{where}.strength={params['strength']} is not in [0, 1]; set {where}.strength=1"
+            )
+        if params["samples"] < 2:
+            yield (
+                f"{where}.samples={params['samples']} must be at least 2; set {where}.samples=1000"
+            )
+
+    @classmethod
+    def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
+        """Yield that the backbone has no pretrained statistics."""
+        if not run.starts_trained:
+            yield (
+                f"method=[{where.rpartition('.')[2]}] moves the batch-norm statistics of a trained "
+                "network, but the backbone has random weights; use a pretrained backbone, set "
+                "init=<run folder>, or method=[adabn]"
+            )
+
+    def modify_network(self, backbone: nn.Module, task: nn.Module) -> None:
+        """Replace the batch norms of the backbone; those of the head are new.
+
+        Raises:
+            ConfigError: If the backbone has no batch norm.
+        """
+        if not replace_norms(backbone, lambda norm: RelativeBatchNorm(norm, self.amount)):
+            raise ConfigError(
+                f"method=[{self.name}] requires batch norm, but {type(backbone).__name__} has "
+                "none; use a backbone with batch norm, such as backbone=resnet18, or another method"
+            )
+
+    def forward(self, views: Views, ctx: Context) -> Terms:
+        """Return no terms."""
+        return {}

@@ -1,0 +1,54 @@
+"""The models that a run started from, compared with the trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tl_lightning.reporting.formatting import percent
+
+__all__ = ["candidate_rows", "chosen_text"]
+
+
+def candidate_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each model of :func:`.results.write_run`'s ``start``, and the trained one.
+
+    Args:
+        report: Result of :func:`tl_lightning.reporting.schema.read_report`.
+    """
+    start, selection = report.get("start") or {}, report.get("selection") or {}
+    candidates = start.get("candidates") or []
+    if not candidates:
+        return []
+    monitor = str(selection.get("monitor"))
+    kept = selection.get("epoch") == -1
+    rows = [
+        _row(one["name"], one["metrics"], one["scores"].get(monitor),
+             kept and one["name"] == start.get("chosen"))
+        for one in candidates
+    ]  # fmt: skip
+    if not kept:
+        trained = f"trained, epoch {selection.get('epoch')}"
+        rows.append(_row(trained, report.get("metrics") or {}, selection.get("value"), True))
+    return rows
+
+
+def _row(
+    name: str, metrics: Mapping[str, float], score: float | None, chosen: bool
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "chosen": chosen,
+        "score": "–" if score is None else f"{score:.3f}",
+        **{name: percent(metrics.get(f"{name}/test/acc")) for name in ("source", "target")},
+    }
+
+
+def chosen_text(selection: Mapping[str, Any]) -> str:
+    """Return which epoch was selected.
+
+    >>> chosen_text({"epoch": -1}), chosen_text({"epoch": 3})
+    ('before training', 'epoch 3, zero-based')
+    """
+    epoch = selection.get("epoch")
+    return "before training" if epoch == -1 else f"epoch {epoch}, zero-based"

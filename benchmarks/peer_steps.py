@@ -21,7 +21,10 @@ PROGRESS, MAX_LAMBDA, MULTIPLIERS = 0.2, 0.3, (0.25, 0.5, 1.0, 2.0, 4.0)
 LIMIT = 1e-5
 PENALTY = {"weight": 1.0, "ramp": "none", "gather": False}
 CRITIC = {"width": WIDTH, "depth": 2, "activation": "relu"}
-ADVERSARY = {**CRITIC, "max_lambda": MAX_LAMBDA, "gain": 10.0, "dropout": 0.0}
+ADVERSARY = {
+    **CRITIC, "max_lambda": MAX_LAMBDA, "gain": 10.0, "ramp_steps": None, "dropout": 0.0,
+    "norm": "none",
+}  # fmt: skip
 
 
 @dataclass

@@ -63,6 +63,7 @@ from tl_lightning.methods.mcc import MCC
 from tl_lightning.methods.mcd import discrepancy
 from tl_lightning.methods.mmd import MMD
 from tl_lightning.methods.wdgrl import gradient_penalty
+from tl_lightning.types import Context
 
 FLOWS = "the peer does not detach the class probabilities; tl_lightning does"
 
@@ -73,7 +74,7 @@ def adapt_dann() -> Iterator[Row]:
         import_module("pytorch_adapt.weighters"),
     )
     dann, given = method(DANN, **ADVERSARY), batch()
-    weight = {"gradient_reversal_weight": dann.strength(PROGRESS)}
+    weight = {"gradient_reversal_weight": dann.strength(Context(PROGRESS))}
 
     def hook(opts: Any, **more: Any) -> Any:
         return hooks.DANNHook(opts=opts, **weight, **more)
@@ -99,7 +100,7 @@ def adapt_cdan() -> Iterator[Row]:
     cdan_hooks = import_module("pytorch_adapt.hooks.cdan")
     normalizers = import_module("pytorch_adapt.layers.normalizers")
     cdan, given = method(CDAN, entropy=False, largest=RANDOM, **ADVERSARY), batch()
-    weight = {"gradient_reversal_weight": cdan.strength(PROGRESS), "c_hook": hooks.EmptyHook()}
+    weight = {"gradient_reversal_weight": cdan.strength(Context(PROGRESS)), "c_hook": hooks.EmptyHook()}
     product = layers.RandomizedDotProduct([D, K], RANDOM)
     product.rand_mat0, product.rand_mat1 = cdan.of_features, cdan.of_shares
 
@@ -206,7 +207,7 @@ def adapt_terms() -> Iterator[Row]:
 def kale_adversaries() -> Iterator[Row]:
     given, uneven = batch(), batch(OTHER)
     dann = method(DANN, **ADVERSARY)
-    alpha = {"alpha": dann.strength(PROGRESS)}
+    alpha = {"alpha": dann.strength(Context(PROGRESS))}
     own = own_step(dann, given)
     yield Row(
         "DANN", "default", own, trained(dann, given, "DANNTrainer", ramp=True),

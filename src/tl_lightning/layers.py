@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-__all__ = ["ACTIVATIONS", "MONOTONE", "Activation", "activation", "perceptron"]
+__all__ = ["ACTIVATIONS", "MONOTONE", "Activation", "activation", "hidden_layer", "perceptron"]
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu", "elu", "identity"]
 
@@ -34,12 +34,28 @@ def activation(name: Activation) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def hidden_layer(
+    d: int, width: int, norm: Literal["none", "batch", "layer"], act: Activation
+) -> list[nn.Module]:
+    """Return a linear layer from ``d`` to ``width`` features, normalisation and activation."""
+    layers: list[nn.Module] = [nn.Linear(d, width)]
+    if norm != "none":
+        layers.append(nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width))
+    return [*layers, activation(act)]
+
+
 def perceptron(
-    d: int, width: int, depth: int, dropout: float, act: Activation, out: int = 1
+    d: int,
+    width: int,
+    depth: int,
+    dropout: float,
+    act: Activation,
+    out: int = 1,
+    norm: Literal["none", "batch"] = "none",
 ) -> nn.Sequential:
     """Return an MLP from ``d`` to ``out`` features with ``depth`` hidden layers of ``width``."""
     layers: list[nn.Module] = []
     for _ in range(depth):
-        layers += [nn.Linear(d, width), activation(act), nn.Dropout(dropout)]
+        layers += [*hidden_layer(d, width, norm, act), nn.Dropout(dropout)]
         d = width
     return nn.Sequential(*layers, nn.Linear(d, out))

@@ -2,7 +2,7 @@
 
 The learning-rate schedules multiply each group's base learning rate; :func:`sigmoid_ramp` weights
 adversarial terms. None of them counts iterations, so a longer run stretches the schedule instead of
-ending it early.
+ending it early; only :func:`ramp_progress` can tie a ramp to a number of steps.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "Schedule",
     "Step",
     "TorchScheduler",
+    "ramp_progress",
     "sigmoid_ramp",
 ]
 
@@ -54,6 +55,24 @@ def sigmoid_ramp(progress: float, gain: float = 10.0) -> float:
     (0.0, 0.9999, 0.46)
     """
     return 2.0 / (1.0 + math.exp(-gain * progress)) - 1.0
+
+
+def ramp_progress(progress: float, step: int, steps: int | None) -> float:
+    """Return the progress of a ramp: that of the run, or ``min(1, step / steps)``.
+
+    A short run passes through a ramp over the run in a few steps. Over ``steps=10_000``, a
+    :func:`sigmoid_ramp` with a gain of 10 is ``2 / (1 + exp(-i / 1000)) - 1`` at step ``i``, as in
+    the authors' code of CDAN (Long et al. 2018).
+
+    Args:
+        progress: Completed fraction of the run.
+        step: Number of completed batches in the run.
+        steps: Number of batches after which the ramp ends, or None for the length of the run.
+
+    >>> ramp_progress(0.5, 123, None), ramp_progress(0.5, 123, 10_000), ramp_progress(1.0, 20, 10)
+    (0.5, 0.0123, 1.0)
+    """
+    return progress if steps is None else min(1.0, step / steps)
 
 
 def _warmup_factor(progress: float, warmup: float) -> float:

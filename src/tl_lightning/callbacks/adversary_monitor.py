@@ -13,6 +13,7 @@ from tl_lightning.data.samplers.domain import spread
 from tl_lightning.errors import TrainingError
 from tl_lightning.methods.base import Method
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
+from tl_lightning.types import Context
 
 __all__ = ["AdversaryMonitor"]
 
@@ -159,7 +160,8 @@ class AdversaryMonitor(L.Callback):
         accuracy, spread_value = float(correct), float(torch.cat([source, target]).sigmoid().std())
         module.log(f"health/{name}_domain_acc", accuracy)
         module.log(f"health/{name}_spread", spread_value)
-        active = method.strength(float(getattr(module, "progress", 0.0))) > 0
+        now = Context(getattr(module, "progress", 0.0), getattr(module, "batches", 0))
+        active = method.strength(now) > 0
         problem = self._problem(accuracy, spread_value, probe) if active else ""
         self.bad[name] = self.bad.get(name, 0) + 1 if problem else 0
         if self.bad[name] >= self.patience and name not in self.warned:

@@ -58,13 +58,13 @@ class ADDA(Method):
         self.teacher_start = pretrain
         self.discriminator = perceptron(in_features, width, depth, 0.0, activation)
 
-    def strength(self, progress: float) -> float:
+    def strength(self, ctx: Context) -> float:
         """Return the weight after pretraining, 0 before."""
-        return self.weight if progress >= self.teacher_start else 0.0
+        return self.weight if ctx.progress >= self.teacher_start else 0.0
 
     def task_weight(self, progress: float) -> float:
         """Return 1 during pretraining, 0 afterwards."""
-        return 0.0 if self.strength(progress) > 0 else 1.0
+        return 0.0 if self.strength(Context(progress)) > 0 else 1.0
 
     def domain_logits(self, features: Tensor, logits: Tensor) -> Tensor:
         """Return the discriminator's logits ``(B,)``; positive means source."""
@@ -74,7 +74,7 @@ class ADDA(Method):
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return the encoder's and the discriminator's term, both 0 before the model is copied."""
         target, source = views["target"].features, views["source"].teacher_features
-        weight = self.strength(ctx.progress)
+        weight = self.strength(ctx)
         if source is None or weight == 0:
             zero = target.sum() * 0.0
             return {"adda": zero, "adda_discriminator": zero.detach()}

@@ -133,8 +133,8 @@ class Method(nn.Module):
     def begin_epoch(self, bank: TargetBank) -> None:
         """Process the target bank at the start of an epoch."""
 
-    def strength(self, progress: float) -> float:
-        """Return the effective weight of the method at ``progress``; 0 means no effect."""
+    def strength(self, ctx: Context) -> float:
+        """Return the effective weight of the method in this step; 0 means no effect."""
         return 1.0
 
     def task_weight(self, progress: float) -> float:
@@ -165,9 +165,9 @@ class Penalty(Method):
         self.ramp = ramp
         self.gather = gather
 
-    def strength(self, progress: float) -> float:
-        """Return the weight at ``progress``."""
-        ramps = {"none": 1.0, "linear": progress, "sigmoid": sigmoid_ramp(progress)}
+    def strength(self, ctx: Context) -> float:
+        """Return the weight at ``ctx.progress``."""
+        ramps = {"none": 1.0, "linear": ctx.progress, "sigmoid": sigmoid_ramp(ctx.progress)}
         return self.weight * ramps[self.ramp]
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
@@ -179,7 +179,7 @@ class Penalty(Method):
         inputs = (
             {stream: gathered(view) for stream, view in views.items()} if self.gather else views
         )
-        weight = self.strength(ctx.progress)
+        weight = self.strength(ctx)
         device = next(iter(views.values())).features.device.type
         with torch.autocast(device, enabled=False):
             value = self.loss({stream: _to_float32(view) for stream, view in inputs.items()}, ctx)

@@ -76,7 +76,7 @@ class MCD(Method):
             return (source,)
         return source, Stage("classifiers"), Stage("features", repeats=self.repeats)
 
-    def strength(self, progress: float) -> float:
+    def strength(self, ctx: Context) -> float:
         """Return the weight."""
         return self.weight
 

@@ -5,14 +5,17 @@ Zhang, Liu, Long, Jordan (2019): Bridging Theory and Algorithm for Domain Adapta
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tl_lightning.config.hints import at_least
 from tl_lightning.layers import Activation, perceptron
 from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.gradient_reversal import reverse_gradient
-from tl_lightning.schedules import sigmoid_ramp
+from tl_lightning.schedules import ramp_progress, sigmoid_ramp
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["MDD", "disparity"]
@@ -50,6 +53,8 @@ class MDD(Method):
         num_classes: ``K``.
         max_lambda: Maximum weight of the reversed gradient; 0 turns the adaptation off.
         gain: Steepness of the ramp.
+        ramp_steps: Number of batches that the ramp takes, see :func:`.ramp_progress`; None for a
+            ramp over the run.
         margin: ``gamma`` of the paper; the margin is ``log gamma``.
         width: Hidden width of the second classifier.
         depth: Number of its hidden layers.
@@ -64,6 +69,7 @@ class MDD(Method):
         num_classes: int,
         max_lambda: float,
         gain: float,
+        ramp_steps: Annotated[int, at_least(1)] | None,
         margin: float,
         width: int,
         depth: int,
@@ -73,17 +79,19 @@ class MDD(Method):
         super().__init__(in_features=in_features, num_classes=num_classes)
         self.max_lambda = max_lambda
         self.gain = gain
+        self.ramp_steps = ramp_steps
         self.margin = margin
         self.second = perceptron(in_features, width, depth, dropout, activation, num_classes)
 
-    def strength(self, progress: float) -> float:
-        """Return the weight of the reversed gradient at ``progress``."""
-        return self.max_lambda * sigmoid_ramp(progress, self.gain)
+    def strength(self, ctx: Context) -> float:
+        """Return the weight of the reversed gradient in this step."""
+        p = ramp_progress(ctx.progress, ctx.step, self.ramp_steps)
+        return self.max_lambda * sigmoid_ramp(p, self.gain)
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return ``{"mdd": loss}`` for views with features ``(B, D)`` and logits ``(B, K)``."""
         source, target = views["source"], views["target"]
-        scale = self.strength(ctx.progress)
+        scale = self.strength(ctx)
         features = reverse_gradient(torch.cat([source.features, target.features]), scale)
         out = self.second(features)
         logits = out[: len(source.features)], out[len(source.features) :]

@@ -81,7 +81,7 @@ class WDGRL(Method):
             Stage("features", forward=False, whole=True),
         )
 
-    def strength(self, progress: float) -> float:
+    def strength(self, ctx: Context) -> float:
         """Return the weight."""
         return self.weight
 

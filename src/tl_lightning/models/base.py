@@ -438,7 +438,7 @@ class TransferModule(L.LightningModule):
     # -- checkpoints -------------------------------------------------------------------------
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the progress, which adversarial terms depend on, and what rebuilds the model."""
-        checkpoint["progress"] = self.progress
+        checkpoint |= {"progress": self.progress, "batches": self.batches}
         checkpoint["means"] = self.means.state_dict()
         # External files that the configuration refers to, such as a tokenizer.
         checkpoint["restored_by"] = getattr(self.backbone, "restored_by", {})
@@ -447,7 +447,7 @@ class TransferModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the progress and the epoch means."""
-        self.progress = float(checkpoint["progress"])
+        self.progress, self.batches = checkpoint["progress"], checkpoint.get("batches", 0)
         self.means.load_state_dict(checkpoint["means"])
         if checkpoint.get("before_validation"):
             means, size = checkpoint["epoch_means"]

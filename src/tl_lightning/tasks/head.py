@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
-from tl_lightning.layers import ACTIVATIONS, Activation
+from tl_lightning.layers import Activation, hidden_layer
 
 __all__ = ["Head"]
 
@@ -18,15 +20,17 @@ class Head(nn.Module):
     Args:
         in_features: Width ``D`` of the backbone's features.
         num_classes: ``K``.
-        bottleneck: Width of a Linear-BatchNorm-activation layer before the classifier, or None
-            (256 is common in the domain adaptation literature).
+        bottleneck: Width of a linear layer, normalisation and activation before the classifier, or
+            None (256 is common in the domain adaptation literature).
+        bottleneck_norm: Normalisation of the bottleneck: of each feature over the batch, of each
+            sample over its features (independent of the other samples), or none.
         width: Hidden width of the classifier, or None for a linear classifier.
         activation: Activation of the bottleneck and the hidden layer.
         dropout: Dropout probability before the last layer.
 
     >>> import torch
-    >>> head = Head(in_features=8, num_classes=3, bottleneck=4, width=None,
-    ...             activation="tanh", dropout=0.0)
+    >>> head = Head(in_features=8, num_classes=3, bottleneck=4, bottleneck_norm="batch",
+    ...             width=None, activation="tanh", dropout=0.0)
     >>> [tuple(out.shape) for out in head(torch.zeros(2, 8))]
     [(2, 4), (2, 3)]
     """
@@ -37,22 +41,22 @@ class Head(nn.Module):
         in_features: int,
         num_classes: int,
         bottleneck: int | None,
+        bottleneck_norm: Literal["batch", "layer", "none"],
         width: int | None,
         activation: Activation,
         dropout: float,
     ) -> None:
         super().__init__()
-        act = ACTIVATIONS[activation]
         self.bottleneck: nn.Module = nn.Identity()
         self.out_features = in_features
         if bottleneck is not None:
-            layers = [nn.Linear(in_features, bottleneck), nn.BatchNorm1d(bottleneck), act()]
+            layers = hidden_layer(in_features, bottleneck, bottleneck_norm, activation)
             self.bottleneck = nn.Sequential(*layers)
             self.out_features = bottleneck
         parts: list[nn.Module] = []
         last = self.out_features
         if width is not None:
-            parts += [nn.Linear(last, width), act()]
+            parts += hidden_layer(last, width, "none", activation)
             last = width
         if dropout > 0:
             parts.append(nn.Dropout(dropout))

@@ -86,8 +86,8 @@ def fit_vectors(activation: Activation, seed: int, folder: Path) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 2))
         head = Head(
-            in_features=FEATURES, num_classes=2, bottleneck=None, width=int(RECIPE["width"]),
-            activation=activation, dropout=0.0,
+            in_features=FEATURES, num_classes=2, bottleneck=None, bottleneck_norm="none",
+            width=int(RECIPE["width"]), activation=activation, dropout=0.0,
         )  # fmt: skip
     optimizer = torch.optim.Adam(head.parameters(), lr=RECIPE["lr"])
     rows = []

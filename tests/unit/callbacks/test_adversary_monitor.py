@@ -12,6 +12,7 @@ import torch
 from helpers import config
 from tl_lightning.callbacks.adversary_monitor import AdversaryMonitor, AdversaryWarning
 from tl_lightning.errors import TrainingError
+from tl_lightning.evaluation.load import load
 from tl_lightning.methods.dann import DANN
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
 from tl_lightning.training import fit as training
@@ -92,6 +93,24 @@ def test_no_warning_while_lambda_is_zero(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(DANN, "domain_logits", dead)
     report = run(tmp_path, "method.dann.max_lambda=0", "callbacks.adversary_monitor.stop=true")
     assert not report["warnings"]
+
+
+def test_lambda_is_that_of_the_last_step_also_after_resuming(tmp_path, monkeypatch) -> None:
+    """The position in the run is part of the checkpoint: a ramp may count steps."""
+    seen = []
+    original = DANN.strength
+
+    def watch(self, ctx):
+        seen.append((ctx.progress, ctx.step))
+        return original(self, ctx)
+
+    monkeypatch.setattr(DANN, "strength", watch)
+    run(tmp_path, "callbacks.adversary_monitor.patience=100")
+    assert seen[-1] == (pytest.approx(5 / 6), 5)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    module, state = load(path), torch.load(path, weights_only=True)
+    module.on_load_checkpoint(state)
+    assert (module.progress, module.batches) == seen[-1]
 
 
 def test_logged_metrics(tmp_path) -> None:

@@ -9,8 +9,9 @@ import torch
 from methods import D, K, N, arrays, built, context, entropy, gradients, views
 from tl_lightning.methods.cdan import CDAN, certainty
 
-PARAMS = {"max_lambda": 0.5, "gain": 3.0, "width": 8, "depth": 1, "dropout": 0.0,
-         "activation": "relu", "entropy": False, "largest": 4096}  # fmt: skip
+PARAMS = {"max_lambda": 0.5, "gain": 3.0, "ramp_steps": None, "width": 8, "depth": 1,
+         "dropout": 0.0, "norm": "none", "activation": "relu", "entropy": False,
+         "largest": 4096}  # fmt: skip
 
 
 def test_the_discriminator_input_is_the_outer_product() -> None:

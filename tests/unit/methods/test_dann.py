@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import config, same, weights
+from helpers import config, same, stopped_at, weights
 from tl_lightning.layers import perceptron
 from tl_lightning.methods.components.adversary import domain_loss
 from tl_lightning.methods.components.gradient_reversal import reverse_gradient
@@ -15,7 +15,10 @@ from tl_lightning.schedules import sigmoid_ramp
 from tl_lightning.training import fit as training
 from tl_lightning.types import Context, View
 
-PARAMS = {"max_lambda": 0.5, "gain": 10.0, "width": 8, "depth": 1, "dropout": 0.0}
+PARAMS = {
+    "max_lambda": 0.5, "gain": 10.0, "ramp_steps": None, "width": 8, "depth": 1, "dropout": 0.0,
+    "norm": "none",
+}  # fmt: skip
 
 
 def dann(**params) -> DANN:
@@ -31,9 +34,9 @@ def views(requires_grad=True):
     }
 
 
-def context(progress):
+def context(progress, step=0):
     logged = {}
-    return Context(progress, 0, logged.__setitem__, torch.nn.Identity()), logged
+    return Context(progress, step, logged.__setitem__, torch.nn.Identity()), logged
 
 
 def test_domain_loss() -> None:
@@ -91,6 +94,54 @@ def test_perceptron_has_activation_and_dropout_after_every_hidden_layer() -> Non
     assert torch.equal(net(x), last(torch.tanh(second(torch.tanh(first(x))))))
     drops = [layer.p for layer in net if isinstance(layer, torch.nn.Dropout)]
     assert drops == [0.25, 0.25]
+
+
+def test_batch_norm_is_over_the_joined_batch_and_before_the_activation() -> None:
+    method, given = dann(norm="batch", depth=2), views(requires_grad=False)
+    assert [type(layer).__name__ for layer in method.discriminator] == [
+        "Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2 + ["Linear"]  # fmt: skip
+    x = torch.cat([given["source"].features, given["target"].features])
+    linear = [layer for layer in method.discriminator if isinstance(layer, torch.nn.Linear)]
+    for layer in linear[:-1]:
+        y = layer(x)
+        x = ((y - y.mean(0)) / (y.var(0, correction=0) + 1e-5).sqrt()).relu()
+    logits = linear[-1](x).squeeze(1)
+    expected = domain_loss(logits[:5], logits[5:]).item()
+    assert method(given, context(1.0)[0])["dann"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_sync_batchnorm_includes_the_discriminator() -> None:
+    """As for the network, so that ranks with ``trainer.sync_batchnorm`` use the whole batch."""
+    method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(dann(norm="batch"))
+    assert isinstance(method.discriminator[1], torch.nn.SyncBatchNorm)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (123, 0.0614), (1000, 0.462)])
+def test_ramp_over_a_number_of_steps(step: int, expected: float) -> None:
+    """At any length of the run as ``2 / (1 + exp(-i / 1000)) - 1``."""
+    method = dann(max_lambda=1.0, ramp_steps=10_000)
+    for progress in (0.0, 1.0):
+        ctx, logged = context(progress, step)
+        method(views(), ctx)
+        assert logged["lambda"] == pytest.approx(2 / (1 + np.exp(-step / 1000)) - 1)
+        assert logged["lambda"] == pytest.approx(expected, rel=2e-3)
+
+
+def test_ramp_ends_after_its_steps() -> None:
+    method = dann(ramp_steps=10)
+    strengths = [method.strength(Context(*position)) for position in ((0.1, 10), (1.0, 500))]
+    assert strengths == [0.5 * sigmoid_ramp(1.0)] * 2
+
+
+def test_ramp_and_batch_norm_resume_exactly(tmp_path, monkeypatch) -> None:
+    settings = ["method.dann.ramp_steps=20", "method.dann.norm=batch"]
+    training.fit(config(*settings), tmp_path / "whole")
+    with stopped_at(monkeypatch, 1, 1):
+        training.fit(config(*settings), tmp_path / "resumed")
+    training.fit(config(*settings, "resume=auto"), tmp_path / "resumed")
+    a, b = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("whole", "resumed"))
+    assert same(a, b)
+    assert "methods.dann.discriminator.1.running_mean" in a
 
 
 def test_sigmoid_ramp() -> None:

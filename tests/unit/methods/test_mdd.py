@@ -8,9 +8,10 @@ import torch
 
 from methods import N, arrays, built, context, gradients, softmax, views
 from tl_lightning.methods.mdd import MDD, disparity
+from tl_lightning.types import Context
 
-PARAMS = {"max_lambda": 0.5, "gain": 3.0, "margin": 3.0, "width": 8, "depth": 1, "dropout": 0.0,
-         "activation": "relu"}  # fmt: skip
+PARAMS = {"max_lambda": 0.5, "gain": 3.0, "ramp_steps": None, "margin": 3.0, "width": 8,
+         "depth": 1, "dropout": 0.0, "activation": "relu"}  # fmt: skip
 
 
 def plain(method, given):
@@ -39,6 +40,12 @@ def test_only_features_have_a_reversed_gradient() -> None:
     expected = torch.autograd.grad(loss, targets)
     for index, (a, b) in enumerate(zip(result, expected, strict=True)):
         assert torch.allclose(a, -lam * b if index < 2 else b, atol=1e-6)
+
+
+def test_ramp_over_a_number_of_steps() -> None:
+    method = built(MDD, **{**PARAMS, "ramp_steps": 10})
+    expected = 0.5 * (2 / (1 + np.exp(-3.0 * 0.4)) - 1)
+    assert method.strength(Context(1.0, 4)) == pytest.approx(expected)
 
 
 def test_the_first_classifier_has_no_gradient() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tl_lightning.config.hints import at_least
 from tl_lightning.layers import Activation, perceptron
 from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.gradient_reversal import reverse_gradient
-from tl_lightning.schedules import sigmoid_ramp
+from tl_lightning.schedules import ramp_progress, sigmoid_ramp
 from tl_lightning.types import Context, Terms, View, Views
 
 __all__ = ["Adversary", "domain_loss"]
@@ -52,9 +54,13 @@ class Adversary(Method):
         inputs: Width of the discriminator's input.
         max_lambda: Maximum weight of the reversed gradient; 0 turns the adaptation off.
         gain: Steepness of the ramp.
+        ramp_steps: Number of batches that the ramp takes, see :func:`.ramp_progress`; None for a
+            ramp over the run.
         width: Hidden width of the discriminator.
         depth: Number of its hidden layers.
         dropout: Dropout probability after each hidden layer.
+        norm: Normalisation of each hidden layer, before its activation: none, or batch norm over
+            the samples of both domains.
         activation: Activation after each hidden layer.
     """
 
@@ -66,19 +72,23 @@ class Adversary(Method):
         inputs: int,
         max_lambda: float,
         gain: float,
+        ramp_steps: Annotated[int, at_least(1)] | None,
         width: int,
         depth: int,
         dropout: float,
+        norm: Literal["none", "batch"],
         activation: Activation,
     ) -> None:
         super().__init__(in_features=in_features, num_classes=num_classes)
         self.max_lambda = max_lambda
         self.gain = gain
-        self.discriminator = perceptron(inputs, width, depth, dropout, activation)
+        self.ramp_steps = ramp_steps
+        self.discriminator = perceptron(inputs, width, depth, dropout, activation, norm=norm)
 
-    def strength(self, progress: float) -> float:
-        """Return lambda at ``progress``."""
-        return self.max_lambda * sigmoid_ramp(progress, self.gain)
+    def strength(self, ctx: Context) -> float:
+        """Return lambda in this step."""
+        p = ramp_progress(ctx.progress, ctx.step, self.ramp_steps)
+        return self.max_lambda * sigmoid_ramp(p, self.gain)
 
     @abstractmethod
     def seen(self, features: Tensor, logits: Tensor) -> Tensor:
@@ -96,7 +106,7 @@ class Adversary(Method):
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return the domain loss for views with features ``(B_s, D)`` and ``(B_t, D)``."""
         source, target = views["source"], views["target"]
-        scale = self.strength(ctx.progress)
+        scale = self.strength(ctx)
         inputs = self.seen(
             torch.cat([source.features, target.features]), torch.cat([source.logits, target.logits])
         )

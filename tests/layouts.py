@@ -38,6 +38,7 @@ def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
         "batch_size": 2,
         "eval_batch_size": 4,
         "steps_per_epoch": None,
+        "sampling": "uniform",
         "num_workers": 0,
         "augment": "light",
         "mixup_alpha": 0.0,

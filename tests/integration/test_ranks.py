@@ -46,7 +46,7 @@ JOBS = {
         DDP,
         ["model=fine_tuning", "loss=focal", "loss.class_weights=[9,8,7,6,5,4,3,2,1,1]", *PLAIN],
     ),
-    "dann": (DDP, ["model=dann", "callbacks=study", *PLAIN]),
+    "dann": (DDP, ["model=dann", "callbacks=study", "data.sampling=class_balanced", *PLAIN]),
     "cdan": (DDP, ["model=cdan", "method.cdan.entropy=true", *PLAIN]),
     "mmd": (
         DDP,
@@ -76,7 +76,16 @@ JOBS = {
 }  # fmt: skip
 #: With batch norm, each rank normalises over its own samples, so results differ from one rank.
 NORMS = {
-    "norms": (DDP, ["model=dann", "callbacks=ema", "callbacks.weight_averaging.decay=0.5", *SGD]),
+    "norms": (
+        DDP,
+        [
+            "model=dann",
+            "method.dann.norm=batch",
+            "callbacks=ema",
+            "callbacks.weight_averaging.decay=0.5",
+            *SGD,
+        ],
+    ),
     "sharded_norms": (SHARDED, ["model=fine_tuning", *SGD]),
     "phases": (
         DDP,

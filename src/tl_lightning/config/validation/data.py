@@ -28,6 +28,12 @@ def data_problems(run: RunConfig) -> Iterator[str]:
                 f"method=[{name}] needs strongly augmented images, but data={run.data_name} "
                 f"provides {gives}; use another method"
             )
+    balanced = run.data.params.get("sampling") == "class_balanced"
+    if balanced and run.nodes["loss"].params.get("class_weights") == "balanced":
+        yield (
+            "data.sampling=class_balanced and loss.class_weights=balanced correct the class "
+            "frequencies twice; set loss.class_weights=null, or data.sampling=uniform"
+        )
     yield from _feature_problems(run)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
@@ -22,7 +22,14 @@ from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.data.loaders import loader_of
 from tl_lightning.data.needs import DataInfo, ModelNeeds, StatesNeeds
-from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler, shuffled, spread
+from tl_lightning.data.oracle import oracle_problems
+from tl_lightning.data.samplers.domain import (
+    BalancedSampler,
+    DomainSampler,
+    EvalSampler,
+    shuffled,
+    spread,
+)
 from tl_lightning.data.transforms.presets import Augment
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import DOMAINS, SPLITS, InputSpec, Spec, SplitKey, Stream
@@ -52,6 +59,7 @@ class TransferDataModule(L.LightningDataModule):
         batch_size: Samples per domain, training batch and rank.
         eval_batch_size: Samples per validation or test batch and rank.
         steps_per_epoch: Batches per epoch, or None for one pass over the larger domain.
+        sampling: Whether labelled source batches contain all samples or all classes equally often.
         num_workers: Loader processes for data on disk; data in memory needs none.
         seed: Seed of the run for sample order and augmentation; splits do not depend on it.
         pin_memory: Whether to copy batches to page-locked memory (for a GPU).
@@ -86,6 +94,7 @@ class TransferDataModule(L.LightningDataModule):
         batch_size: Annotated[int, at_least(1)],
         eval_batch_size: Annotated[int, at_least(1)],
         steps_per_epoch: Annotated[int, at_least(1)] | None,
+        sampling: Literal["uniform", "class_balanced"],
         num_workers: Annotated[int, at_least(0)],
         seed: int,
         pin_memory: bool,
@@ -95,6 +104,7 @@ class TransferDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.steps_per_epoch = steps_per_epoch
+        self.sampling = sampling
         self.num_workers = num_workers
         self.seed = seed
         self.pin_memory = pin_memory
@@ -185,7 +195,7 @@ class TransferDataModule(L.LightningDataModule):
         """
         if self.found:
             self.learn_from = learn_from or self.learn_from
-            for problem in self._oracle_problems(self.found.get("target")):
+            for problem in oracle_problems(self.learn_from, self.found.get("target")):
                 raise DataError(problem)
             if input_state and dict(input_state) != self.input_state:
                 raise DataError(
@@ -283,8 +293,7 @@ class TransferDataModule(L.LightningDataModule):
         labels = self.found[self.learn_from].train.labels
         if labels is None:
             return None
-        counts: list[int] = np.bincount(labels, minlength=len(self.classes)).tolist()
-        return counts
+        return [int(number) for number in np.bincount(labels, minlength=len(self.classes))]
 
     def counts(self) -> dict[str, int]:
         """Return the number of samples by ``domain/split``."""
@@ -304,7 +313,7 @@ class TransferDataModule(L.LightningDataModule):
 
     def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield problems that prevent training, such as empty or too small splits."""
-        yield from self._oracle_problems(found.get("target"))
+        yield from oracle_problems(self.learn_from, found.get("target"))
         for name, domain in found.items():
             if len(domain.classes) == 1:
                 yield (
@@ -325,19 +334,6 @@ class TransferDataModule(L.LightningDataModule):
                     f"than data.batch_size={self.batch_size}; set "
                     f"data.batch_size={len(domain.train)} or less"
                 )
-
-    def _oracle_problems(self, target: Domain | None) -> Iterator[str]:
-        """Yield reasons why the oracle cannot train on the labels of the target."""
-        if self.learn_from == "source" or target is None:
-            return
-        shared = set(target.train.names) & set(target.test.names)
-        if target.train.labels is None:
-            yield f"model=oracle needs labelled training samples, but {target.name} has none"
-        elif shared:
-            yield (
-                f"model=oracle would be tested on its own training samples: {len(shared)} of "
-                f"{target.name} are in both splits; set data.transductive=false"
-            )
 
     # -- training --------------------------------------------------------------------------
     @property
@@ -360,8 +356,7 @@ class TransferDataModule(L.LightningDataModule):
             count = max(1, min(count, limited))
         # Batches processed in all epochs so far.
         total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        epoch, start = divmod(total.processed, count)
-        return epoch, start
+        return divmod(int(total.processed), count)
 
     def train_dataloader(self) -> dict[str, Loader]:
         """Return one loader per training stream; target batches contain no labels."""
@@ -369,11 +364,15 @@ class TransferDataModule(L.LightningDataModule):
         rank, world = self._rank()
         loaders: dict[str, Loader] = {}
         for stream, split in self.training_splits().items():
-            sampler = self.train_sampler(
-                stream, split, batch_size=self.batch_size, num_batches=self.num_batches,
-                seed=self.seed, domain=stream.number, rank=rank, world=world, epoch=epoch,
-                start=start, repeat=self.repeat_epoch,
-            )  # fmt: skip
+            place: dict[str, Any] = {
+                "batch_size": self.batch_size, "num_batches": self.num_batches, "seed": self.seed,
+                "domain": stream.number, "rank": rank, "world": world, "epoch": epoch,
+                "start": start, "repeat": self.repeat_epoch,
+            }  # fmt: skip
+            if self.sampling == "class_balanced" and stream is Stream.SOURCE:
+                sampler: DomainSampler = BalancedSampler(labels=np.asarray(split.labels), **place)
+            else:
+                sampler = self.train_sampler(stream, split, **place)
             features = self.features.get(self.key_of(stream))
             if features is not None:
                 loaders[stream] = FeatureLoader(
@@ -430,8 +429,7 @@ class TransferDataModule(L.LightningDataModule):
         if features is not None:
             sampler = EvalSampler(size=len(split), rank=rank, world=world)
             # The head takes about as long for many flat features as for a few.
-            size = EVAL_FEATURES if features.flat else self.eval_batch_size
-            size = max(size, self.eval_batch_size)
+            size = max(EVAL_FEATURES if features.flat else 0, self.eval_batch_size)
             return FeatureLoader(features, split.labels, size, sampler, split.aux_labels)
         dataset = EvalDataset(self.dataset(key.domain, split, train=False))
         sampler = self.eval_sampler(key, split, rank, world)
@@ -442,8 +440,7 @@ class TransferDataModule(L.LightningDataModule):
         return EvalSampler(size=len(split), rank=rank, world=world)
 
     def _rank(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        return (0, 1) if (t := self.trainer) is None else (t.global_rank, t.world_size)
 
     def _loader(self, dataset: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
         return loader_of(dataset, batch_size, sampler, self.num_workers, self.pin_memory)
@@ -464,8 +461,7 @@ class TransferDataModule(L.LightningDataModule):
             return [{"inputs": features.rows(index), "index": index}], indices
         split = self.found[domain].test.without_labels().subset(indices)
         dataset = EvalDataset(self.dataset(domain, split, train=False))
-        sampler = EvalSampler(size=len(split))
-        return self._loader(dataset, self.eval_batch_size, sampler), indices
+        return self._loader(dataset, self.eval_batch_size, EvalSampler(size=len(split))), indices
 
     def sample_indices(self, domain: str, count: int) -> list[int]:
         """Return the indices of at most ``count`` test samples, spread over the split."""

@@ -17,7 +17,7 @@ from tl_lightning.data.samplers.domain import ChunkSampler, DomainSampler, sprea
 from tl_lightning.data.streaming.chunks import Shards, StreamDataset, StreamSplit, opened
 from tl_lightning.data.streaming.fetch import fetched_text, is_remote, litdata
 from tl_lightning.data.transforms.geometry import Centre
-from tl_lightning.errors import DataError
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import SPLITS, Stream
 
 __all__ = ["ABOUT", "StreamDataModule"]
@@ -60,6 +60,8 @@ class StreamDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        for problem in self.check_config("data", {"sampling": self.sampling}):
+            raise ConfigError(problem)
         nodes = {"source": source, "target": target or {}}
         for name, node in nodes.items():
             only_keys(f"data.{name}", node, {"url"})
@@ -70,6 +72,15 @@ class StreamDataModule(ImageDataModule):
         self.root = Path(cache_dir).expanduser() if cache_dir else cache_root() / "streams"
         #: Known overlap of the images with pretraining data, by domain.
         self.overlaps: dict[str, str] = {}
+
+    @classmethod
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> Iterator[str]:
+        """Yield one message for each invalid setting."""
+        if params.get("sampling") == "class_balanced":
+            yield (
+                f"{where}.sampling=class_balanced needs all labels in advance, but those of a "
+                f"stream are read with its images; set {where}.sampling=uniform, or use files"
+            )
 
     @classmethod
     def target_hint(cls) -> str:

@@ -41,7 +41,7 @@ class TextDataModule(TransferDataModule):
         too_long: Whether to ``truncate`` texts with more tokens than the maximum length (the
             report gives their number), or to raise an ``error``.
         bucket: Number of batches to sort by length together, see :class:`BucketSampler`; 1 for
-            no sorting.
+            no sorting. Class-balanced batches are not sorted.
         root, val_fraction, test_fraction, classes, transductive, source, target: See
             :class:`SourceTarget`.
         kwargs: See :class:`TransferDataModule`.

@@ -14,12 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from tl_lightning.utils.seeding import mix, mix_last
 
-__all__ = ["ChunkSampler", "DomainSampler", "EvalSampler", "shuffled", "spread"]
+__all__ = [
+    "BalancedSampler",
+    "ChunkSampler",
+    "DomainSampler",
+    "EvalSampler",
+    "shuffled",
+    "spread",
+]
 
 
 class DomainSampler(Sampler[tuple[int, int]]):
@@ -110,6 +118,49 @@ class DomainSampler(Sampler[tuple[int, int]]):
         generator = torch.Generator().manual_seed(seed)
         permutation: list[int] = torch.randperm(self.size, generator=generator).tolist()
         return permutation
+
+
+class BalancedSampler(DomainSampler):
+    """:class:`DomainSampler` whose batches contain all classes equally often.
+
+    In a batch of all ranks, the numbers of samples of two classes differ by at most one; which
+    classes have one more, and the order within the batch, are random. Every class passes through
+    permutations of its own samples, so that none is repeated before all have been seen.
+
+    Args:
+        labels: ``(N,)`` class of every sample; classes without samples are left out.
+        kwargs: As in :class:`DomainSampler`, except ``size``.
+    """
+
+    def __init__(self, *, labels: NDArray[np.int64], **kwargs: Any) -> None:
+        super().__init__(size=len(labels), **kwargs)
+        self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def _passes(self) -> Iterator[int]:
+        """Yield the samples of the epoch for all ranks, batch by batch."""
+        samples = [self._of_class(number) for number in range(len(self.members))]
+        for batch in count():
+            for number in self._classes(batch):
+                yield next(samples[number])
+
+    def _classes(self, batch: int) -> list[int]:
+        """Return the classes of a batch of all ranks in the order of its positions."""
+        generator = self._generator(-2, batch)
+        size, classes = self.batch_size * self.world, len(self.members)
+        extra = torch.randperm(classes, generator=generator)[: size % classes]
+        chosen = torch.cat([torch.arange(classes).repeat(size // classes), extra])
+        order: list[int] = chosen[torch.randperm(size, generator=generator)].tolist()
+        return order
+
+    def _of_class(self, number: int) -> Iterator[int]:
+        """Yield samples of one class, pass by pass."""
+        members = self.members[number]
+        for turn in count():
+            generator = self._generator(-1, number, turn)
+            yield from members[torch.randperm(len(members), generator=generator).numpy()].tolist()
+
+    def _generator(self, *parts: int) -> torch.Generator:
+        return torch.Generator().manual_seed(mix(self.seed, self.domain, self.key, *parts))
 
 
 class ChunkSampler(DomainSampler):

@@ -38,6 +38,7 @@ def build(root, target="mnistm", **kwargs):
         "batch_size": 8,
         "eval_batch_size": 16,
         "steps_per_epoch": None,
+        "sampling": "uniform",
         "num_workers": 0,
         "augment": "none",
         "mixup_alpha": 0.0,

@@ -27,6 +27,7 @@ def settings(root, **changed):
         "batch_size": 2,
         "eval_batch_size": 4,
         "steps_per_epoch": None,
+        "sampling": "uniform",
         "num_workers": 0,
         "seed": 0,
         "pin_memory": False,

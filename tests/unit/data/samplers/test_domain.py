@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
 import pytest
 
-from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler
+from tl_lightning.data.samplers.domain import BalancedSampler, DomainSampler, EvalSampler
 from tl_lightning.utils.seeding import mix
 
 
@@ -101,3 +104,70 @@ def test_101_samples_on_two_ranks_are_each_evaluated_once() -> None:
     ranks = [list(EvalSampler(size=101, rank=rank, world=2)) for rank in (0, 1)]
     assert [len(rank) for rank in ranks] == [51, 51]
     assert sorted(i for rank in ranks for i, valid in rank if valid) == list(range(101))
+
+
+#: 31 samples of class 2, 9 of class 0, 3 of class 5; no samples of the classes between.
+LABELS = np.array([2] * 31 + [0] * 9 + [5] * 3)
+
+
+def balanced(**changes) -> BalancedSampler:
+    settings = {"labels": LABELS, "batch_size": 4, "num_batches": 30, "seed": 0, "domain": 0}
+    return BalancedSampler(**{**settings, **changes})
+
+
+def batches_of_classes(batch: int = 4, **changes) -> list[list[int]]:
+    classes = LABELS[indices(balanced(batch_size=batch, **changes))].tolist()
+    return [classes[k : k + batch] for k in range(0, len(classes), batch)]
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 8, 9])
+def test_balanced_batches_differ_by_at_most_one_sample_per_class(batch: int) -> None:
+    counts = [Counter(classes) for classes in batches_of_classes(batch)]
+    assert len(counts) == 30
+    for count in counts:
+        assert {count[label] for label in (0, 2, 5)} <= {batch // 3, -(-batch // 3)}
+    # The classes with one more sample, and the order, change from batch to batch.
+    if batch % 3:
+        assert len({tuple(sorted(count.items())) for count in counts}) == 3
+    assert len(set(map(tuple, batches_of_classes(batch)))) > 3
+
+
+def test_balanced_classes_pass_through_their_own_permutations() -> None:
+    order = indices(balanced(num_batches=60))
+    passes = set()
+    for label in (0, 2, 5):
+        members = np.flatnonzero(label == LABELS)
+        drawn = [index for index in order if LABELS[index] == label]
+        for start in range(0, len(drawn) - len(members) + 1, len(members)):
+            part = drawn[start : start + len(members)]
+            assert sorted(part) == members.tolist()
+            passes.add(tuple(part))
+    assert len(passes) > 8 + 2 + 3  # of at least 8, 2 and 26 passes; three samples have six orders
+
+
+def test_balanced_order_depends_on_seed_domain_and_epoch() -> None:
+    first = list(balanced())
+    assert list(balanced()) == first
+    others = [list(balanced(**change)) for change in ({"seed": 1}, {"domain": 1}, {"epoch": 1})]
+    assert all([i for i, _ in other] != [i for i, _ in first] for other in others)
+    positions = [seed for _, seed in sampler(size=43, num_batches=30)]
+    assert [seed for _, seed in first] == positions  # augmentation as with uniform sampling
+    index, seeds = balanced().arrays()
+    assert list(zip(index.tolist(), seeds.tolist(), strict=True)) == first
+
+
+def test_balanced_ranks_divide_the_global_order() -> None:
+    single = list(balanced(batch_size=8))
+    ranks = [list(balanced(rank=r, world=2)) for r in (0, 1)]
+    assert [pair for both in zip(*ranks, strict=True) for pair in both] == single
+    # A rank does not always have the same classes, even if their number divides that of the ranks.
+    two = {"labels": LABELS % 2, "batch_size": 2, "world": 2}
+    for rank in (0, 1):
+        assert set(LABELS[indices(balanced(**two, rank=rank))] % 2) == {0, 1}
+
+
+@pytest.mark.parametrize("start", [1, 29])
+def test_balanced_start_skips_batches(start: int) -> None:
+    whole = list(balanced(epoch=2))
+    resumed = balanced(epoch=2, start=start)
+    assert list(resumed) == list(resumed) == whole[start * 4 :]

@@ -1,0 +1,28 @@
+"""Checks of the upper bound that is trained on target labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tl_lightning.data.domain import Domain
+
+__all__ = ["oracle_problems"]
+
+
+def oracle_problems(learn_from: str, target: Domain | None) -> Iterator[str]:
+    """Yield reasons why a model cannot be trained on the labels of the target.
+
+    Args:
+        learn_from: Domain whose labels are learned; nothing is wrong with ``source``.
+        target: The target, if there is one.
+    """
+    if learn_from == "source" or target is None:
+        return
+    shared = set(target.train.names) & set(target.test.names)
+    if target.train.labels is None:
+        yield f"model=oracle needs labelled training samples, but {target.name} has none"
+    elif shared:
+        yield (
+            f"model=oracle would be tested on its own training samples: {len(shared)} of "
+            f"{target.name} are in both splits; set data.transductive=false"
+        )

@@ -22,8 +22,9 @@ from tl_lightning.types import InputSpec
 __all__ = ["Augment", "Augmentation", "augmentation"]
 
 Augment = Literal[
-    "none", "light", "standard", "strong", "randaugment", "trivialaugment", "shear_zoom_flip"
-]
+    "none", "flip", "light", "crop", "standard", "strong", "randaugment", "trivialaugment",
+    "shear_zoom_flip",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ def augmentation(
 
     With a ``transform`` that one is used instead, see :class:`Transformed`.
 
-    ``none``: the evaluation transform. ``light``: random resized crop of at least half the area and
-    flip, as common in domain adaptation. ``standard``: random resized crop of at least 8% of the
-    area, flip and colour jitter, as in ImageNet training. ``strong``: as ``standard``, with
-    stronger jitter, hue, random grayscale and erasing. ``randaugment``, ``trivialaugment``:
-    torchvision's policies (Cubuk et al. 2020; Mueller and Hutter 2021) after random resized crop
-    and flip. ``shear_zoom_flip``: shear up to 0.2 rad, zoom up to 20% and flip.
+    ``none``: the evaluation transform. ``flip``: with a random flip. ``light``: random resized crop
+    of at least half the area and flip. ``crop``: the same with at least 8% of the area, as common
+    in domain adaptation. ``standard``: as ``crop``, with colour jitter, as in ImageNet training.
+    ``strong``: as ``standard``, with stronger jitter, hue, random grayscale and erasing.
+    ``randaugment``, ``trivialaugment``: torchvision's policies (Cubuk et al. 2020; Mueller and
+    Hutter 2021) after random resized crop and flip. ``shear_zoom_flip``: shear up to 0.2 rad, zoom
+    up to 20% and flip.
     """
     if transform is not None:
         return Augmentation(Transformed(spec, transform))
@@ -62,11 +64,15 @@ def augmentation(
         return Augmentation(Centre(spec), (PixelAugment(**augment),))
     if augment == "none":
         return Augmentation(Centre(spec))
+    if augment == "flip":
+        return Augmentation(Centre(spec, flip=True))
     if augment == "light":
         return Augmentation(RandomCrop(spec, 0.5))
     if augment == "shear_zoom_flip":
         return Augmentation(Centre(spec, flip=True), (Affine(shear=0.2, zoom=0.2),))
     crop = RandomCrop(spec, 0.08)
+    if augment == "crop":
+        return Augmentation(crop)
     if augment == "standard":
         return Augmentation(crop, (Colour(jitter=0.4),))
     if augment == "strong":

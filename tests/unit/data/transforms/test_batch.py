@@ -17,7 +17,8 @@ from tl_lightning.types import InputSpec
 
 SPEC = InputSpec(32, (0.5, 0.25, 0.0), (0.5,) * 3)
 NAMES = (
-    "none", "light", "standard", "strong", "randaugment", "trivialaugment", "shear_zoom_flip",
+    "none", "flip", "light", "crop", "standard", "strong", "randaugment", "trivialaugment",
+    "shear_zoom_flip",
 )  # fmt: skip
 
 
@@ -47,6 +48,20 @@ def test_augmentation_depends_only_on_the_seed_of_the_sample(name) -> None:
     assert (batched != single).float().mean() < 1e-3
     other = run(name, originals, [s + 1 for s in seeds])
     assert torch.equal(batched, other) == (name == "none")
+
+
+def test_crops_and_flips_without_changes_of_colour() -> None:
+    """``flip`` only mirrors, and ``crop`` has the geometry of ``standard``."""
+    originals, seeds = images(16), list(range(16))
+    plain, flipped = run("none", originals, seeds), run("flip", originals, seeds)
+    mirrored = [torch.equal(one.flip(-1), other) for one, other in zip(plain, flipped, strict=True)]
+    kept = [torch.equal(one, other) for one, other in zip(plain, flipped, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    assert 0 < sum(mirrored) < 16
+    crop, standard = augmentation(SPEC, "crop"), augmentation(SPEC, "standard")
+    assert isinstance(crop.geometry, RandomCrop)
+    assert crop.geometry.area == standard.geometry.area == 0.08
+    assert crop.batch == ()
 
 
 def test_evaluation_equals_torchvisions_resize_and_centre_crop() -> None:

@@ -35,6 +35,7 @@ PROVIDED = {
 #: Keys that the code reads itself and does not pass to the node's class, with their types.
 CONSUMED: dict[str, dict[str, Any]] = {
     "backbone": {"checkpoint": str | None, "lora": Mapping[str, Any] | None},
+    "model": {"relative_bn": Literal["auto"] | bool},
     "scheduler": {"interval": Literal["epoch", "step"]},
     "trainer": {"timeout_s": Any, "overfit_batches": Any},  # see TrainerConfig
 }

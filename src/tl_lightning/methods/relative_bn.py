@@ -32,6 +32,7 @@ class RelativeBN(Method):
     Args:
         strength: How far to move the statistics: 0 not at all, 1 by the whole difference.
         samples: Number of training images per domain to measure.
+        required: Whether the backbone must have batch norm; otherwise, one without is unchanged.
         in_features: Not used by this method.
         num_classes: Not used by this method.
     """
@@ -40,11 +41,12 @@ class RelativeBN(Method):
     measures_domains = True
 
     def __init__(
-        self, *, strength: float, samples: int, in_features: int, num_classes: int
+        self, *, strength: float, samples: int, required: bool, in_features: int, num_classes: int
     ) -> None:
         super().__init__(in_features=in_features, num_classes=num_classes)
         self.amount = strength
         self.samples = samples
+        self.required = required
 
     @classmethod
     def check_config(cls, where: str, params: Mapping[str, Any]) -> Iterator[str]:
@@ -72,9 +74,10 @@ class RelativeBN(Method):
         """Replace the batch norms of the backbone; those of the head are new.
 
         Raises:
-            ConfigError: If the backbone has no batch norm.
+            ConfigError: If the backbone has no batch norm, and it is required.
         """
-        if not replace_norms(backbone, lambda norm: RelativeBatchNorm(norm, self.amount)):
+        found = replace_norms(backbone, lambda norm: RelativeBatchNorm(norm, self.amount))
+        if not found and self.required:
             raise ConfigError(
                 f"method=[{self.name}] requires batch norm, but {type(backbone).__name__} has "
                 "none; use a backbone with batch norm, such as backbone=resnet18, or another method"

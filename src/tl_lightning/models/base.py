@@ -67,6 +67,8 @@ class TransferModule(L.LightningModule):
     learn_from: ClassVar[str] = "source"
     #: ``joint`` passes all domains through the backbone in one batch, ``separate`` one by one.
     forward_mode: Literal["joint", "separate"] = "joint"
+    #: Whether a run consists of several others, see :mod:`tl_lightning.training.auto`.
+    composite: ClassVar[bool] = False
     #: Whether the set of trainable layers may change from phase to phase.
     takes_phases: ClassVar[bool] = True
 

@@ -35,7 +35,8 @@ _MODELS = {
 def baselines_of(run: RunConfig, sweeping: bool) -> list[str]:
     """Return the names of the baselines that this job trains in addition to its model.
 
-    For an adapted model in a sweep, ``baselines=auto`` adds ``joint_bn``. ``baselines=true`` adds
+    For an adapted model in a sweep, ``baselines=auto`` adds ``joint_bn``, unless batch norm is
+    frozen. ``baselines=true`` adds
     the lower and upper bounds: ``source_only`` and, unless it would be tested on images whose
     labels it has learned, ``oracle``. Models that the sweep itself contains
     (``model=source_only,dann``) are not trained again. With several devices no baselines are
@@ -62,7 +63,9 @@ def _sees_source(run: RunConfig) -> bool:
 
 def _requested(run: RunConfig, sweeping: bool) -> list[str]:
     if run.baselines == "auto":
-        return ["joint_bn"] if sweeping else []
+        # With frozen batch norm, batches of both domains have no effect without a method.
+        frozen = bool(run.backbone.params.get("freeze_bn"))
+        return ["joint_bn"] if sweeping and not frozen else []
     if not isinstance(run.baselines, bool):
         return list(run.baselines)
     if run.baselines and run.data.params.get("transductive"):

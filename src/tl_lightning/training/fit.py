@@ -17,6 +17,7 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.distributed.ranks import rank
 from tl_lightning.distributed.relaunch import single_job_argv
+from tl_lightning.training.auto import fit_auto
 from tl_lightning.training.build import Parts, build
 from tl_lightning.training.failures import explanation_of
 from tl_lightning.training.feature_extraction import fill
@@ -49,10 +50,12 @@ def fit(
     Raises:
         TransferError: If the configuration, the data or a checkpoint cannot be used.
     """
+    run = check(cfg)
+    if run.model.cls.composite:
+        return fit_auto(run, run_dir, tuple(callbacks), fit)
     clock = _Clock()
     quiet()
     keep_memory()
-    run = check(cfg)
     caught: list[str] = []
     with collected_warnings(caught), single_job_argv(run.resume), signals.watched():
         resumed, steps_before = resume_point(run, run_dir)

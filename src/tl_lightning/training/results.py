@@ -80,17 +80,20 @@ class SelectionState:
 
     Attributes:
         score: Score of the selected model by the selection rule.
+        source_val: Its accuracy on source validation, where the rule compares epochs.
         notes: Notes on skipped batches.
     """
 
     score: float | None
+    source_val: float
     notes: list[str]
 
 
 def selection_state(trainer: L.Trainer) -> SelectionState:
     """Return the state of the callbacks; must be called before the test."""
-    score = cast(Any, trainer.checkpoint_callback).best_model_score
-    return SelectionState(None if score is None else float(score), _skip_note(trainer))
+    checkpoint = cast(Any, trainer.checkpoint_callback)
+    score = None if checkpoint.best_model_score is None else float(checkpoint.best_model_score)
+    return SelectionState(score, float(checkpoint.kept_source_acc), _skip_note(trainer))
 
 
 def _skip_note(trainer: L.Trainer) -> list[str]:
@@ -195,6 +198,7 @@ def _selection(run_dir: Path, result: Result) -> dict[str, Any]:
         "uses_target_labels": rule.uses_target_labels,
         "monitor": rule.monitor,
         "value": result.selection.score,
+        "source_val": result.selection.source_val,
         "epoch": -1 if before else int(stored["epoch"]),
         "checkpoint": os.path.relpath(result.checkpoint, run_dir),
     }

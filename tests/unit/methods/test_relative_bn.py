@@ -51,7 +51,7 @@ class TwoLayers(nn.Module):
 def measured(strength: float, batches: int = 1) -> tuple[TwoLayers, torch.Tensor, torch.Tensor]:
     """Return a measured network, and the samples of both domains."""
     net = TwoLayers().eval()
-    method = RelativeBN(strength=strength, samples=8, in_features=4, num_classes=2)
+    method = RelativeBN(strength=strength, samples=8, required=True, in_features=4, num_classes=2)
     method.modify_network(net, nn.Identity())
     g = torch.Generator().manual_seed(1)
     source, target = torch.randn(16, 3, 6, 6, generator=g), torch.randn(24, 3, 6, 6, generator=g)
@@ -163,7 +163,7 @@ def test_stored_statistics_are_used_again(tmp_path, trained, monkeypatch) -> Non
 
 
 def test_adds_no_loss_and_rejects_invalid_settings(trained) -> None:
-    method = RelativeBN(strength=1.0, samples=8, in_features=4, num_classes=2)
+    method = RelativeBN(strength=1.0, samples=8, required=True, in_features=4, num_classes=2)
     assert method({}, Context()) == {}
     for override, message in {
         "method.relative_bn.strength=1.5": r"strength=1.5 is not in \[0, 1\]; set method.relative",

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
+from tl_lightning.backbones.wrapper import Network
 from tl_lightning.config.instantiate import ALLOWED, Node, find_class, nodes_of
+from tl_lightning.config.paths import CONF
 from tl_lightning.config.schema import RunConfig, starts_trained
 from tl_lightning.config.validation.start import head_init
 from tl_lightning.distributed.fsdp import Sharded
@@ -54,14 +57,11 @@ def resolve(
         config["channels_last"] = trainer["precision"] == "bf16-mixed"
     if data.get("pin_memory") == "auto":
         data["pin_memory"] = trainer["accelerator"] == "gpu"
-    if config["backbone"].get("freeze_bn") == "auto":
-        config["backbone"]["freeze_bn"] = _keeps_statistics(config, nodes)
     if _no_target(nodes["data"].cls, data.get("target")):
         data["target"] = None
     strategy = nodes.get("trainer.strategy")
     sharded = strategy is not None and issubclass(strategy.cls, Sharded)
-    if config["head_init"] == "auto":
-        config["head_init"] = head_init(config, nodes, sharded)
+    _resolve_start(config, nodes, sharded)
     if config["selection"] == "auto":
         config["selection"] = _selection(config, nodes)
     if sharded:
@@ -70,6 +70,19 @@ def resolve(
         if issubclass(nodes["optimizer"].cls, torch.optim.SGD):
             optimizer["fused"] = False  # torch has no fused SGD for sharded weights
     return config, nodes_of(config, allowed_packages(config))[0]
+
+
+def _resolve_start(config: dict[str, Any], nodes: Mapping[str, Node], sharded: bool) -> None:
+    """Resolve how the batch norm and the head of a pretrained network start."""
+    if config["model"].get("relative_bn") == "auto":
+        config["model"]["relative_bn"] = not sharded and _moves_statistics(config, nodes)
+    if config["model"].get("relative_bn") and "relative_bn" not in config["method"]:
+        moved: Any = OmegaConf.to_container(OmegaConf.load(CONF / "method" / "relative_bn.yaml"))
+        config["method"] = {"relative_bn": {**moved, "required": False}, **config["method"]}
+    if config["backbone"].get("freeze_bn") == "auto":
+        config["backbone"]["freeze_bn"] = _keeps_statistics(config, nodes)
+    if config["head_init"] == "auto":
+        config["head_init"] = head_init(config, nodes, sharded)
 
 
 def _keeps_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> bool:
@@ -84,6 +97,23 @@ def _keeps_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> b
     if not methods:
         return not issubclass(nodes["model"].cls, DomainAdaptation)
     return not any(cls.batch_statistics for cls in methods)
+
+
+def _moves_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> bool:
+    """Return whether ``model.relative_bn=auto`` adds the method relative_bn to the others.
+
+    It does for pretrained networks of images whose batch norm is not trained.
+    """
+    methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
+    return bool(
+        methods
+        and starts_trained(config)
+        and set(nodes["model"].cls.train_on) == {"source", "target"}
+        and issubclass(nodes["backbone"].cls, Network)
+        and config["backbone"].get("freeze_bn") is not False
+        and nodes["data"].cls.storable
+        and not any(cls.batch_statistics for cls in methods)
+    )
 
 
 def _no_target(cls: Any, target: Any) -> bool:

@@ -21,7 +21,7 @@ def candidate_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not candidates:
         return []
     monitor = str(selection.get("monitor"))
-    kept = selection.get("epoch") == -1
+    kept = start.get("complete") or selection.get("epoch") == -1
     rows = [
         _row(one["name"], one["metrics"], one["scores"].get(monitor),
              kept and one["name"] == start.get("chosen"))

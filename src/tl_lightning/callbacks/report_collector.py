@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tl_lightning.callbacks.contact_sheet import sheet_of
 from tl_lightning.models.base import TransferModule
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
 from tl_lightning.types import DOMAINS, SplitKey
@@ -19,6 +20,7 @@ from tl_lightning.types import DOMAINS, SplitKey
 __all__ = ["PROJECTIONS", "Projection", "ReportCollector", "plane"]
 
 Arrays = dict[str, NDArray[Any]]
+Row = tuple[int, int, float, int, float]
 Projection = Literal["pca", "tsne", "umap"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 #: Minimum number of images per domain for fitting a probe.
@@ -34,7 +36,8 @@ class ReportCollector(L.Callback):
 
     Args:
         samples: Images per domain in the 2-D view, spread evenly over the test split.
-        examples: Images per domain in the gallery, spread likewise.
+        examples: Images per domain in the gallery, spread likewise; a domain without labels has a
+            contact sheet instead, see :func:`.contact_sheet.sheet_of`, unless this is 0.
         projection: Projection of the features to two dimensions, see :func:`plane`.
         seed: Seed of the probe for the A-distance.
     """
@@ -52,7 +55,10 @@ class ReportCollector(L.Callback):
         #: Beginnings of the example texts, if the dataset consists of texts.
         self.texts: dict[str, dict[int, str]] = {}
         self.names: dict[str, Sequence[str]] = {}
-        self.scores: dict[str, dict[int, tuple[int, int, float]]] = {}
+        #: True class (-1 without a label), the two likeliest classes and their probabilities.
+        self.scores: dict[str, dict[int, Row]] = {}
+        #: Domains whose test samples have no labels.
+        self.unlabelled: set[str] = set()
         self.wanted: dict[str, tuple[set[int], set[int]]] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -98,13 +104,16 @@ class ReportCollector(L.Callback):
         """Choose the test images to show, spread evenly over the split to cover all classes."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for domain in data.domain_names:
-            chosen = (data.sample_indices(domain, n) for n in (self.samples, self.examples))
+            if not data.found[domain].test.has_labels:
+                self.unlabelled.add(domain)
+            examples = 0 if domain in self.unlabelled else self.examples
+            chosen = (data.sample_indices(domain, n) for n in (self.samples, examples))
             self.wanted[domain] = tuple(set(indices) for indices in chosen)  # type: ignore[assignment]
             shown = sorted(self.wanted[domain][1])
             self.texts[domain] = dict(zip(shown, data.excerpts(domain, shown), strict=False))
             self.names[domain] = data.found[domain].test.names
             # Test batches of cached features contain no images.
-            if SplitKey(domain, "test") in data.features and data.gives == "images":
+            if shown and SplitKey(domain, "test") in data.features and data.gives == "images":
                 loader, indices = data.sample_loader(domain, self.examples, images=True)
                 images = torch.cat([batch["inputs"] for batch in loader])
                 self.images[domain] = dict(zip(indices, images, strict=True))
@@ -122,8 +131,7 @@ class ReportCollector(L.Callback):
         domain = DOMAINS[dataloader_idx]
         projected, shown = self.wanted[domain]
         index = outputs["index"].tolist()
-        confidence, predicted = outputs["logits"].softmax(1).max(1)
-        rows = zip(outputs["labels"].tolist(), predicted.tolist(), confidence.tolist(), strict=True)
+        rows = _rows(outputs["logits"], outputs.get("labels"))
         self.scores.setdefault(domain, {}).update(zip(index, rows, strict=True))
         features = outputs["features"].cpu()
         chosen = {i: features[row] for row, i in enumerate(index) if i in projected}
@@ -133,28 +141,35 @@ class ReportCollector(L.Callback):
                 self.images.setdefault(domain, {})[i] = batch["inputs"][row].cpu()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Merge the results of all ranks."""
-        if trainer.world_size == 1:
-            return
-        for merged in (self.scores, self.after, self.images):
+        """Merge the results of all ranks, and choose the contact sheets."""
+        for merged in (self.scores, self.after, self.images) if trainer.world_size > 1 else ():
             parts: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, merged)
             for part in parts:
                 for domain, rows in part.items():
                     merged.setdefault(domain, {}).update(rows)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for domain in sorted(self.unlabelled) if trainer.is_global_zero and self.examples else ():
+            chosen = sheet_of(self.scores.get(domain, {}))
+            self.texts[domain] = dict(zip(chosen, data.excerpts(domain, chosen), strict=False))
+            if data.gives == "images":
+                split = data.found[domain].test.subset(chosen)
+                dataset = data.dataset(domain, split, train=False)
+                images = dataset.__getitems__([(k, 0) for k in range(len(chosen))])["inputs"]
+                self.images[domain] = dict(zip(chosen, images, strict=True))
 
     def arrays(self) -> Arrays:
         """Return the arrays of ``predictions.npz``: predictions, 2-D features and examples."""
         out: Arrays = {}
         for domain, scores in self.scores.items():
             known = sorted(scores)  # not all samples with trainer.limit_test_batches
-            true, predicted, confidence = zip(*(scores[k] for k in known), strict=True)
+            true, predicted, confidence, *_ = zip(*(scores[k] for k in known), strict=True)
             out[f"{domain}_true"] = np.array(true)
             out[f"{domain}_pred"] = np.array(predicted)
             out[f"{domain}_confidence"] = np.array(confidence, dtype=np.float32)
             if len(names := self.names.get(domain, ())):  # streams have no names
                 out[f"{domain}_name"] = np.array([names[k] for k in known])
-            out |= self._examples(domain, known, out[f"{domain}_true"], out[f"{domain}_pred"])
+            out |= self._examples(domain, known, out)
         if self._complete:
             indices_by = {domain: sorted(rows) for domain, rows in self.after.items()}
             out["features_before"] = self.before["plane"].numpy()
@@ -168,9 +183,7 @@ class ReportCollector(L.Callback):
             out["features_label"] = np.concatenate(labels)
         return out
 
-    def _examples(
-        self, domain: str, known: list[int], true: NDArray[Any], predicted: NDArray[Any]
-    ) -> Arrays:
+    def _examples(self, domain: str, known: list[int], predictions: Arrays) -> Arrays:
         """Return the example images or texts of a domain; vectors have none."""
         images, texts = self.images.get(domain, {}), self.texts.get(domain, {})
         rows = {index: row for row, index in enumerate(known)}
@@ -184,8 +197,9 @@ class ReportCollector(L.Callback):
         else:
             out[f"examples_{domain}_text"] = np.array([texts[i] for i in indices])
         positions = [rows[i] for i in indices]
-        out[f"examples_{domain}_true"] = true[positions]
-        out[f"examples_{domain}_pred"] = predicted[positions]
+        kinds = ("true", "pred", *(("confidence",) if domain in self.unlabelled else ()))
+        for kind in kinds:
+            out[f"examples_{domain}_{kind}"] = predictions[f"{domain}_{kind}"][positions]
         return out
 
     @property
@@ -219,6 +233,17 @@ class ReportCollector(L.Callback):
             }
             self.chosen = self._summary(features)
         return self.chosen
+
+
+def _rows(logits: Tensor, labels: Tensor | None) -> list[Row]:
+    """Return what is kept of every sample, see ``ReportCollector.scores``."""
+    probabilities = logits.softmax(1)
+    confidence, predicted = probabilities.max(1)
+    others = probabilities.scatter(1, predicted[:, None], -1.0)
+    second_confidence, second = others.max(1)
+    true = torch.full_like(predicted, -1) if labels is None else labels
+    columns = (true, predicted, confidence, second, second_confidence)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def plane(points: Tensor, projection: Projection) -> NDArray[np.float32]:

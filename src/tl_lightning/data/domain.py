@@ -38,6 +38,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether the samples have class labels, possibly known only once they are read."""
+        return self.labels is not None
+
     def without_labels(self) -> Split:
         """Return the same samples with all labels removed."""
         return replace(self, labels=None, aux_labels=None)

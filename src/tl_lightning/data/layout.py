@@ -21,7 +21,9 @@ from tl_lightning.data.splits import halves_by_hash, split_by_hash
 from tl_lightning.errors import nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = ["Layout", "listed_layout", "pooled", "read_layout", "split_of"]
+__all__ = [
+    "Layout", "has_splits", "listed_layout", "pooled", "read_layout", "split_folders", "split_of",
+]  # fmt: skip
 
 #: Accepted folder names of each split.
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -54,9 +56,14 @@ class Layout:
         ]
 
     def with_test(self, fraction: float, on_problem: OnProblem = raise_problem) -> Layout:
-        """Return the layout with a test split, held out of the training split if there is none."""
+        """Return the layout with a test split, held out of the training split if there is none.
+
+        Without labels there is nothing to measure, and all samples are predicted.
+        """
         if self.test is not None:
             return self
+        if self.train.labels is None:
+            return replace(self, test=self.whole())
         train, test = _divide(self.train, fraction, "test", on_problem)
         note = (
             f"no official split was found: {fraction:.0%} of every class, chosen by a hash of "
@@ -84,6 +91,10 @@ class Layout:
         """Return the samples of all splits as one split."""
         return _concatenated([s for s in (self.train, self.val, self.test) if s is not None])
 
+    def unlabelled(self, classes: Sequence[str]) -> Layout:
+        """Return the layout without any labels, for a model that knows ``classes``."""
+        return replace(self.map(Split.without_labels), classes=tuple(classes))
+
     def only(
         self, classes: Sequence[str], where: str, on_problem: OnProblem = raise_problem
     ) -> Layout:
@@ -109,11 +120,17 @@ class Layout:
         setting: str,
         on_problem: OnProblem = raise_problem,
         where: str = "the target",
+        otherwise: str = "",
+        may_miss: bool = False,
     ) -> Layout:
-        """Return the layout with labels that index ``classes`` (of the source), matched by name."""
+        """Return the layout with labels that index ``classes`` (of the source), matched by name.
+
+        For the arguments see :func:`.match_classes`.
+        """
         order = match_classes(
-            classes, self.classes, where=where, setting=setting, on_problem=on_problem
-        )
+            classes, self.classes, where=where, setting=setting, on_problem=on_problem,
+            otherwise=otherwise, may_miss=may_miss,
+        )  # fmt: skip
         return self._numbered(classes, order)
 
     def map(self, change: Callable[[Split], Split]) -> Layout:
@@ -130,6 +147,8 @@ class Layout:
         table = np.asarray(order, dtype=np.int64)
 
         def renumber(split: Split) -> Split:
+            if split.labels is None:
+                return split
             labels = table[split.labels]
             kept = replace(split, labels=labels)
             return (
@@ -155,13 +174,10 @@ def read_layout(
         DataError: If no class folders are found; recoverable problems (a class without files,
             splits whose classes differ) are passed to ``on_problem``.
     """
-    if not _has_splits(root):
+    if not has_splits(root):
         found = scan(root, setting=setting, on_problem=on_problem)
         return Layout(tuple(found), split_of(root, tuple(found), found))
-    folders = {
-        split: [root / name for name in names if (root / name).is_dir()]
-        for split, names in SPLIT_FOLDERS.items()
-    }
+    folders = split_folders(root)
     if len(folders["val"]) > 1:
         on_problem(
             f"{root} has several validation folders: "
@@ -186,7 +202,15 @@ def read_layout(
     return Layout(classes, parts["train"], parts.get("val"), parts.get("test"))
 
 
-def _has_splits(root: Path) -> bool:
+def split_folders(root: Path) -> dict[str, list[Path]]:
+    """Return the folders of each split that exist in ``root``, by any of their accepted names."""
+    return {
+        split: [root / name for name in names if (root / name).is_dir()]
+        for split, names in SPLIT_FOLDERS.items()
+    }
+
+
+def has_splits(root: Path) -> bool:
     """Return whether ``root/train`` is a split and not a class."""
     if class_folders(root / "train"):
         return True
@@ -251,6 +275,13 @@ def pooled(layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem)
     first = next(iter(layouts.values()))
     if len(layouts) == 1:
         return first
+    bare = [name for name, layout in layouts.items() if layout.train.labels is None]
+    if 0 < len(bare) < len(layouts):
+        labelled = [name for name in layouts if name not in bare]
+        on_problem(
+            f"of the domains of the target, {shorten(bare)} has no labels, but {shorten(labelled)} "
+            "has; set data.target.labels=none to use all of them without labels, or leave some out"
+        )
     same = {
         name: layout.map(
             lambda split, name=name: replace(  # type: ignore[misc]
@@ -283,7 +314,8 @@ def _concatenated(splits: Sequence[Split]) -> Split:
     held = [split.samples for split in splits if isinstance(split.samples, np.ndarray)]
     images: Any = [Path(image) for split in splits for image in split.samples if not held]
     images = np.concatenate(held) if held else images
-    labels = np.concatenate([split.labels for split in splits])
+    known = [split.labels for split in splits if split.labels is not None]
+    labels = np.concatenate(known) if len(known) == len(splits) else None
     names = [name for split in splits for name in split.names]
     return Split(images, labels, names, splits[0].change)
 
@@ -293,9 +325,12 @@ def _joined(*notes: str) -> str:
 
 
 def _keyed(split: Split) -> tuple[list[str], list[int]]:
-    """Return ``class/file`` and the labels, so that the split does not depend on the layout."""
-    assert split.labels is not None
-    return ["/".join(name.split("/")[-2:]) for name in split.names], split.labels.tolist()
+    """Return ``class/file`` and the labels, so that the split does not depend on the layout.
+
+    Samples without labels are split as if they were of one class.
+    """
+    labels = np.zeros(len(split), dtype=np.int64) if split.labels is None else split.labels
+    return ["/".join(name.split("/")[-2:]) for name in split.names], labels.tolist()
 
 
 def _divide(split: Split, fraction: float, salt: str, on_problem: OnProblem) -> tuple[Split, Split]:

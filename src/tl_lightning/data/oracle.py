@@ -20,7 +20,7 @@ def oracle_problems(learn_from: str, target: Domain | None) -> Iterator[str]:
         return
     shared = set(target.train.names) & set(target.test.names)
     if target.train.labels is None:
-        yield f"model=oracle needs labelled training samples, but {target.name} has none"
+        yield f"model=oracle learns target labels, but {target.name} has none; set model=dann"
     elif shared:
         yield (
             f"model=oracle would be tested on its own training samples: {len(shared)} of "

@@ -97,7 +97,12 @@ def with_labelled(domain: Domain, count: int, transductive: bool = False) -> Dom
             "set data.target.labelled_per_class=0, 1, 3, ..."
         )
     labels = domain.train.labels
-    assert labels is not None
+    if labels is None:
+        raise DataError(
+            f"data.target.labelled_per_class={count} needs labels, but the training samples of the "
+            f"target ({domain.name}) have none; set data.target.labelled_per_class=0, or put them "
+            "in class folders"
+        )
     names = domain.train.names
     order = sorted(range(len(labels)), key=lambda i: mix_text(f"labelled{names[i]}"))
     chosen: list[int] = []

@@ -12,7 +12,7 @@ from tl_lightning.data.pretraining_overlap import pretraining_overlap
 from tl_lightning.types import SPLITS, SplitKey
 from tl_lightning.utils.text import shorten
 
-__all__ = ["counts", "domain_notes", "fingerprint"]
+__all__ = ["counts", "domain_notes", "fingerprint", "unlabelled"]
 
 
 def counts(domains: Mapping[str, Domain]) -> dict[str, int]:
@@ -22,6 +22,16 @@ def counts(domains: Mapping[str, Domain]) -> dict[str, int]:
         for name, domain in domains.items()
         for split in SPLITS
     }
+
+
+def unlabelled(domains: Mapping[str, Domain]) -> list[str]:
+    """Return the splits without labels, as ``domain/split``."""
+    return [
+        str(SplitKey(name, split))
+        for name, domain in domains.items()
+        for split in SPLITS
+        if not domain.splits()[split].has_labels
+    ]
 
 
 def fingerprint(domains: Mapping[str, Domain]) -> str:

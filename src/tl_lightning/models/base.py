@@ -408,7 +408,7 @@ class TransferModule(L.LightningModule):
         return self._evaluate(batch, SplitKey(DOMAINS[dataloader_idx], "val"))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Update the metrics with a labelled batch of one domain."""
+        """Update the metrics with a batch of one domain; a target may be unlabelled."""
         return self._evaluate(batch, SplitKey(DOMAINS[dataloader_idx], "test"))
 
     def _evaluate(self, batch: Any, key: SplitKey) -> dict[str, Tensor]:

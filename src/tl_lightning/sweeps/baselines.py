@@ -144,10 +144,24 @@ def fit_with_baselines(
                 "another hydra.run.dir"
             )
         report = fit(config, folder, callbacks=callbacks)
-        for name, part in parts.items():
+        for name, part in _trainable(parts, report).items():
             _announce(name, run)
             fit(part, folder / "baselines" / name, run.name)
     return report
+
+
+def _trainable(parts: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the baselines without the oracle of ``baselines=true`` if the target has no labels.
+
+    Args:
+        parts: Configurations by name.
+        report: Report of the adapted model, which has read the data.
+    """
+    unlabelled = (report.get("dataset") or {}).get("unlabelled", [])
+    if "oracle" not in parts or "target/train" not in unlabelled:
+        return dict(parts)
+    print("skipping baseline oracle: the target has no labels to train it on")
+    return {name: part for name, part in parts.items() if name != "oracle"}
 
 
 def _announce(name: str, run: RunConfig) -> None:
@@ -182,7 +196,10 @@ def _fit_once(
             print(f"already finished: {folder.name}", flush=True)
         else:
             report = fit(resuming(config, folder, run.resume), folder)
-        for name, part in parts.items():
+        kept = _trainable(parts, report)
+        if first and len(kept) < len(parts):
+            begin(folder, config, [*kept])
+        for name, part in kept.items():
             path = folder / "baselines" / name
             if finished(path, part) is None:
                 _announce(name, run)

@@ -41,7 +41,10 @@ class EvalMetrics(nn.Module):
                 self.metrics[f"{key}/{name}"] = aux_task.metrics(prefix=f"{key}/{name}/")
         #: Metrics whose batches had labels, on any rank.
         self.scored: set[str] = set()
-        self.unlabelled = UnlabelledScores(task.num_classes)
+        #: Scores of the target by split: always in validation, in a test without labels.
+        self.unlabelled = nn.ModuleDict(
+            {name: UnlabelledScores(task.num_classes) for name in splits}
+        )
 
     def update(
         self,
@@ -60,8 +63,8 @@ class EvalMetrics(nn.Module):
             labels: Class indices ``(B,)``, or None for unlabelled samples.
             aux_labels: Auxiliary labels by task name.
         """
-        if key == SplitKey("target", "val"):
-            self.unlabelled.update(logits)
+        if key.domain == "target" and (key.split == "val" or labels is None):
+            self._scores(key.split).update(logits)
         if labels is None:
             return
         # Even if this rank has no labelled sample, because all ranks reduce together.
@@ -85,10 +88,15 @@ class EvalMetrics(nn.Module):
                     yield _of_all_ranks(self._of(name))
                 self._of(name).reset()
                 self.scored.discard(name)
-        if split == "val" and self.unlabelled.update_called:
-            found = self.unlabelled.compute()
-            yield {f"target/val/{name}": value for name, value in found.items()}
-            self.unlabelled.reset()
+        scores = self._scores(split)
+        if scores.update_called:
+            yield {f"target/{split}/{name}": value for name, value in scores.compute().items()}
+            scores.reset()
+
+    def _scores(self, split: str) -> UnlabelledScores:
+        scores = self.unlabelled[split]
+        assert isinstance(scores, UnlabelledScores)
+        return scores
 
     def _of(self, name: str) -> MetricCollection:
         metrics = self.metrics[name]

@@ -47,6 +47,8 @@ METRICS = {
     "recall": MetricInfo("recall", "MulticlassRecall", "macro"),
     "f1": MetricInfo("F1", "MulticlassF1Score", "macro"),
 }
+#: Scores without labels, in nats.
+_SCORES = {"entropy": "entropy (nats)", "im": "information maximisation (nats)"}
 #: Labels of other metrics that users add or that auxiliary tasks have; all are fractions.
 _OTHERS = {"accuracy": "accuracy", "auroc": "AUROC", "top5": "top-5", "top5_acc": "top-5 accuracy"}
 
@@ -68,4 +70,4 @@ def label_of(name: str) -> str:
     """
     if name in METRICS:
         return METRICS[name].label
-    return _OTHERS.get(name, name.replace("_", " "))
+    return _OTHERS.get(name) or _SCORES.get(name) or name.replace("_", " ")

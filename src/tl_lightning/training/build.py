@@ -33,6 +33,7 @@ from tl_lightning.tasks.auxiliary.labels import attach_labels
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.training.feature_plan import Plan, plan
 from tl_lightning.training.trainer import make_trainer
+from tl_lightning.training.target_labels import discovered
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
 
@@ -73,8 +74,7 @@ def build(run: RunConfig, run_dir: Path, all_domains: bool = False) -> Parts:
         CheckpointError: If pretrained weights can neither be found nor downloaded.
     """
     data: TransferDataModule = run.data.build()
-    data.settings = run.section("data")
-    info = data.discover(learn_from=run.model.cls.learn_from)
+    info = discovered(run, data)
     run = with_width(run, info.width)
     L.seed_everything(run.seed, workers=True, verbose=False)
     aux_info = aux_label_info(run, data)

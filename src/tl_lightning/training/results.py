@@ -1,4 +1,4 @@
-"""Result files of a finished run: ``report.json`` and ``predictions.npz``."""
+"""Result files of a finished run: ``report.json``, ``predictions.npz`` and ``.csv``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from tl_lightning.callbacks.model_checkpoint import START
 from tl_lightning.config.identity import identity
 from tl_lightning.config.schema import RunConfig
+from tl_lightning.data.summary import unlabelled
 from tl_lightning.distributed.strategy import lr_factor
 from tl_lightning.models.adaptation import SourceFree
 from tl_lightning.models.supervised import FeatureExtraction
@@ -25,6 +26,7 @@ from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.rules import SELECTIONS, Selection
 from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
+from tl_lightning.training.predictions import summary_of, write_predictions
 from tl_lightning.utils.files import write_json
 from tl_lightning.utils.process import versions
 from tl_lightning.utils.text import shorten
@@ -134,13 +136,14 @@ class Result:
 
 
 def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
-    """Write ``predictions.npz`` and ``report.json`` into ``run_dir``; return the report."""
+    """Write the predictions and ``report.json`` into ``run_dir``; return the report."""
     report = _report(run_dir, result)
     if result.parts.run.test:
         arrays = run_dir / "predictions.npz"
         draft = arrays.with_suffix(".tmp.npz")
         np.savez_compressed(draft, **result.parts.collector.arrays())  # type: ignore[arg-type]
         os.replace(draft, arrays)
+        write_predictions(run_dir / "predictions.csv", result.parts.data, result.parts.collector)
     write_json(run_dir / "report.json", report)
     return report
 
@@ -165,6 +168,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
             **{name: value for name, value in metrics.items() if "/test/" in name},
             **collector.distances(),
         },
+        "predicted": summary_of(data, collector),
         "projection": collector.projection,
         "learned_from": data.learn_from,
         "source_free": issubclass(run.model.cls, SourceFree),
@@ -179,6 +183,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "dataset": {
             "classes": list(data.classes),
             "counts": data.counts(),
+            "unlabelled": unlabelled(data.found),
             "fingerprint": data.fingerprint(),
             "quarantined": data.unreadable,
             "features": result.features,

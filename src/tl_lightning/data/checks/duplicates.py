@@ -30,7 +30,10 @@ _BITS = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.u
 
 
 class Place(NamedTuple):
-    """Domain, split and class of an image; few-shot target samples count as ``train``."""
+    """Domain, split and class of an image; few-shot target samples count as ``train``.
+
+    The class is empty without a label.
+    """
 
     domain: str
     split: str
@@ -138,7 +141,8 @@ def judge(group: Sequence[Sequence[Place]]) -> str:
     >>> judge([[train], [test]]), judge([[train], [train]])
     ('across_splits', 'within')
     """
-    if len({frozenset(place.label for place in places) for places in group}) > 1:
+    labels = (frozenset(place.label for place in places if place.label) for places in group)
+    if len({known for known in labels if known}) > 1:
         return "two_classes"
     for domain in {place.domain for places in group for place in places}:
         splits_of_files = [

@@ -19,13 +19,18 @@ OTHER_FORMATS = frozenset(
 SPLIT_FOLDERS = frozenset({"train", "val", "test", "Images"})
 
 
-def passed_over(paths: Sequence[Path]) -> Iterator[tuple[str, Path, str]]:
-    """Yield kind, path and detail of image-like files that are not among ``paths``.
+def passed_over(
+    paths: Sequence[Path], unlabelled: Sequence[Path] = ()
+) -> Iterator[tuple[str, Path, str]]:
+    """Yield kind, path and detail of image-like files that are not in the dataset.
 
     Searches the class folders (the parents of ``paths``, and siblings without supported images),
-    everything below them, and the one or two folders above them.
+    everything below them, and the one or two folders above them; of images that are
+    ``unlabelled``, whose folders are not class folders, only the folders that they are in.
     """
-    known = set(paths)
+    known = {*paths, *unlabelled}
+    for folder in sorted({path.parent for path in unlabelled}):
+        yield from (item for item in _class_folder(folder, known) if item[0] != "outside")
     classes = sorted({path.parent for path in paths})
     for folder in classes:
         yield from _class_folder(folder, known)
@@ -39,7 +44,8 @@ def passed_over(paths: Sequence[Path]) -> Iterator[tuple[str, Path, str]]:
     parents |= {folder.parent for folder in parents if folder.name in SPLIT_FOLDERS}
     for folder in sorted(parents - set(classes)):
         for entry in _entries(folder):
-            if _suffix(entry.name) in EXTENSIONS | OTHER_FORMATS and entry.is_file():
+            image_like = _suffix(entry.name) in EXTENSIONS | OTHER_FORMATS and entry.is_file()
+            if image_like and Path(entry.path) not in known:
                 yield "outside", Path(entry.path), "next to the class folders"
 
 

@@ -61,7 +61,8 @@ def augmentation_sheet(data: TransferDataModule, spec: InputSpec) -> bytes:
                 axes.grid(visible=False)
                 for side in axes.spines.values():
                     side.set_visible(False)
-            name = short(_WORDNET.sub("", classes[label]), 14)
+            known = "no label" if label is None else classes[label]
+            name = short(_WORDNET.sub("", known), 14)
             line[0].set_ylabel(f"{domain}\n{name}", color=colour, fontsize=7.5)
             height, width = images[0].shape[:2]
             line[0].set_xlabel(f"{width} x {height}", color=MUTED, fontsize=6.5)
@@ -73,21 +74,21 @@ def augmentation_sheet(data: TransferDataModule, spec: InputSpec) -> bytes:
 
 def _examples(
     data: TransferDataModule, split: Split, spec: InputSpec
-) -> list[tuple[int, list[Pixels]]]:
-    """Return label and images of a few samples, spread over the split."""
+) -> list[tuple[int | None, list[Pixels]]]:
+    """Return label (if any) and images of a few samples, spread over the split."""
     changes = augmentation(spec, data.augment)
     evaluation = dataset_of(split, spec, augmentation(spec, "none").geometry, None)
     training = dataset_of(split, spec, changes.geometry, None)
     stored = SplitReader(split, None, spec)
     examples = []
-    assert split.labels is not None
     for index in spread(len(split), ROWS):
         seeds = [mix(data.seed, index, epoch) for epoch in range(DRAWN)]
         keys = [(index, seed) for seed in seeds]
         augmented = changes.finish(training.__getitems__(keys)["inputs"], seeds)
         evaluated = evaluation.__getitems__([(index, 0)])["inputs"]
         images = [stored(index), *torch.cat([evaluated, augmented])]
-        examples.append((int(split.labels[index]), [_pixels(image) for image in images]))
+        label = None if split.labels is None else int(split.labels[index])
+        examples.append((label, [_pixels(image) for image in images]))
     return examples
 
 

@@ -102,6 +102,9 @@ def _class_cells(
 
 def _balance(key: str, domain: Mapping[str, Any]) -> str:
     """Return a summary of the number of training images per class of a domain."""
+    if not any("train" in counts for counts in domain["classes"].values()):
+        number = domain["splits"].get("train", 0)
+        return f"{key} ({domain['name']}): {number:,} training images without labels"
     sizes = {
         name: counts.get("train", 0) + counts.get("labelled", 0)
         for name, counts in domain["classes"].items()

@@ -57,7 +57,9 @@ def survey(data: TransferDataModule) -> dict[str, Any]:
     places = _places(found)
     paths = [key for key in places if isinstance(key, Path)]
     findings = _examine(paths)
-    files = _by_kind(findings, ignored.passed_over(paths))
+    bare = {path for path in paths if not any(place.label for place in places[path])}
+    labelled = [path for path in paths if path not in bare]
+    files = _by_kind(findings, ignored.passed_over(labelled, sorted(bare)))
     levels = {kind: KINDS[kind].level for kind in files}
     remarks = _remarks(found) + _skipped(files, levels, len(paths), getattr(data, "on_error", ""))
     pairs = _duplicates(places, findings) + _duplicates_in_memory(found, places)
@@ -92,7 +94,8 @@ def _places(found: Mapping[str, Domain]) -> dict[Any, list[Place]]:
     for key, domain in found.items():
         for name, split in domain.splits().items():
             labels = [] if split.labels is None else split.labels.tolist()
-            effective = "train" if name == "labelled" else name
+            # Without labels nothing is tested, so that copies of an image do no harm.
+            effective = "train" if name == "labelled" or domain.test.labels is None else name
             for index in range(len(split)):
                 label = printable(domain.classes[labels[index]]) if labels else ""
                 in_memory = isinstance(split.samples, np.ndarray)

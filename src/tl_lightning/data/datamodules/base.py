@@ -139,7 +139,8 @@ class TransferDataModule(L.LightningDataModule):
         """Return whether these settings of ``target`` mean no target."""
         if target is None:
             return True
-        return cls.target_optional and not any(target.get(key) for key in cls.target_keys)
+        keys = cls.target_keys - {"labels"}  # which says nothing of where the target is
+        return cls.target_optional and not any(target.get(key) for key in keys)
 
     @classmethod
     def target_hint(cls) -> str:
@@ -419,7 +420,7 @@ class TransferDataModule(L.LightningDataModule):
         ]
 
     def test_dataloader(self) -> list[Loader]:
-        """Return the test loaders with labels, source first."""
+        """Return the test loaders, source first; batches have labels if the samples have any."""
         keys = [SplitKey(name, "test") for name in self.domain_names]
         return [self._eval_loader(key, self.found[key.domain].test) for key in keys]
 

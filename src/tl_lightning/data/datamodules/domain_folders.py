@@ -11,6 +11,7 @@ from tl_lightning.data.io.folders import (
     OnProblem,
     class_folders,
     find_root,
+    image_files,
     raise_problem,
     scan_classes,
 )
@@ -54,8 +55,9 @@ class DomainFoldersDataModule(ImageFilesDataModule):
         """Return the requested domain, or several merged into one."""
         root, setting = self.pair.base(domain)
         found = find_root(
-            root, self.folders, self._what(), self._accepts, setting=setting, otherwise=self._hint()
-        )
+            root, self.folders, self._what(), lambda folder: self._accepts(folder, domain),
+            setting=setting, otherwise=self._hint(),
+        )  # fmt: skip
         folders = {path.name: path for path in class_folders(found)}
         valid = [name for name, path in folders.items() if is_domain(path)]
         names = asked_domains(
@@ -66,15 +68,23 @@ class DomainFoldersDataModule(ImageFilesDataModule):
             self.taken = chosen
         elif shared := [path.name for path in chosen if path in self.taken]:
             refuse_shared(shared[0], [name for name in valid if name not in shared])
-        layouts = {path.name: read_domain(path, setting, self.pair.on_problem) for path in chosen}
+        layouts = {path.name: self._layout(domain, path, setting) for path in chosen}
         return "+".join(names), pooled(layouts, self.pair.on_problem)
 
-    def _accepts(self, folder: Path) -> bool:
+    def _layout(self, domain: str, path: Path, setting: str) -> Layout:
+        if domain == "target" and not any(file.is_file() for file in _lists(path).values()):
+            found = self.pair.without_labels(path, "data.target.domain")
+            if found is not None:
+                return found
+        return read_domain(path, setting, self.pair.on_problem)
+
+    def _accepts(self, folder: Path, domain: str) -> bool:
         inner = class_folders(folder)
         if self.known:
             spellings = {name for domain in self.known for name in self._names(domain)}
             inner = [path for path in inner if _normalised(path.name) in spellings]
-        return any(map(is_domain, inner))
+        # The images of a target may be directly in the folder of the domain.
+        return any(map(is_domain, inner)) or (domain == "target" and any(map(image_files, inner)))
 
     def _names(self, folder: str) -> set[str]:
         """Return all normalised names of the domain in a folder of this name."""
@@ -205,7 +215,7 @@ def read_domain(
         DataError: If no class folders are found or a list cannot be read; recoverable problems
             are passed to ``on_problem``.
     """
-    lists = {split: path.parent / f"{path.name}_{split}.txt" for split in ("train", "test")}
+    lists = _lists(path)
     present = [file for file in lists.values() if file.is_file()]
     if len(present) == 2:
         return _listed(path, lists, setting, on_problem)
@@ -218,6 +228,11 @@ def read_domain(
     inner = path / "images"
     # A class may be named "images" as well; it then contains files, not folders.
     return read_layout(inner if class_folders(inner) else path, setting, on_problem)
+
+
+def _lists(path: Path) -> dict[str, Path]:
+    """Return where the lists of a domain would be."""
+    return {split: path.parent / f"{path.name}_{split}.txt" for split in ("train", "test")}
 
 
 def _listed(path: Path, lists: Mapping[str, Path], setting: str, on_problem: OnProblem) -> Layout:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.source_target import SourceTarget, only_keys
 from tl_lightning.data.domain import Domain
-from tl_lightning.data.io.folders import OnProblem, check_signatures
+from tl_lightning.data.io.folders import (
+    OnProblem,
+    check_signatures,
+    class_folders,
+    find_root,
+    image_files,
+    scan_classes,
+)
 from tl_lightning.data.io.unreadable import without_unreadable
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.transforms.shift import SyntheticShift
@@ -17,6 +25,7 @@ from tl_lightning.errors import DataError
 
 __all__ = ["ImageFilesDataModule"]
 
+TEST = "a folder of class folders (<class>/*.jpg, or {train,val,test}/<class>/*.jpg)"
 SHIFT_KEYS = {"blur", "brightness", "saturation", "tint", "noise", "seed"}
 
 
@@ -37,10 +46,12 @@ class ImageFilesDataModule(ImageDataModule):
     """
 
     target_keys: ClassVar[frozenset[str]] = frozenset(
-        {"root", "domain", "labelled_per_class", "shift"}
+        {"root", "domain", "labels", "test", "labelled_per_class", "shift"}
     )
     #: The ``data`` option with domains, suggested in errors.
     other_data: ClassVar[str] = "domains"
+    #: Whether the images are in folders, not in a table.
+    in_folders: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -65,6 +76,25 @@ class ImageFilesDataModule(ImageDataModule):
     def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the name and the layout of one domain; see :class:`DomainReader`."""
         raise NotImplementedError
+
+    def list_files(self, folder: Path) -> list[Path]:
+        """Return the images directly in a folder."""
+        return image_files(folder)
+
+    def scan(self, folder: Path, **kwargs: Any) -> dict[str, list[Path]]:
+        """Return the images of every class folder."""
+        return scan_classes(folder, **kwargs)
+
+    def has_own_layout(self, folder: Path) -> bool:
+        """Return whether a folder has labels although none of its folders is named as a class."""
+        return False
+
+    def read_test(self, place: str) -> Layout:
+        """Return the images of ``data.target.test``, a folder of class folders."""
+        root = find_root(
+            place, (), TEST, lambda path: len(class_folders(path)) > 0, setting="data.target.test"
+        )
+        return self.pair.folders.read_labelled(root, "data.target.test")
 
     def load_samples(self, layout: Layout) -> Layout:
         """Return the layout unchanged: images are decoded while training."""

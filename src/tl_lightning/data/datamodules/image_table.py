@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tl_lightning.data.datamodules.domain_folders import asked_table_domains
 from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import OnProblem
-from tl_lightning.data.io.tables import Row, read_rows
+from tl_lightning.data.io.tables import Row, read_rows, rows_with_labels
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
@@ -43,6 +43,7 @@ class ImageTableDataModule(ImageFilesDataModule):
 
     has_domains = True
     target_optional = True
+    in_folders = False
 
     def __init__(
         self,
@@ -75,52 +76,68 @@ class ImageTableDataModule(ImageFilesDataModule):
     def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the images of the requested domains, or all if the table has no domains."""
         if self.rows is None:
-            self.rows = self._images()
+            self.rows = self._images(self.table, "data.table")
         valid = sorted({row.domain for row in self.rows if row.domain is not None})
         names = asked_table_domains(
             domain, node.get("domain"), valid, str(self.table), self.columns["domain"], self.taken
         )
         if domain == "source":
             self.taken = names
+        own, table = node.get("root"), _absolute(self.table)
+        bases = [table.parent, Path(self.pair.root)] if own is None else [Path(str(own))]
         layouts = {}
         for name in names or [""]:
-            own = [row for row in self.rows if not names or row.domain == name]
-            layouts[name] = self._layout(own, domain, node)
+            rows = [row for row in self.rows if not names or row.domain == name]
+            if domain == "target" and self.pair.ignores_labels:
+                rows = [replace(row, label="") for row in rows]
+            rows = rows_with_labels(rows, domain, table, self.pair.on_problem)
+            layouts[name] = self._layout(rows, bases, f"data.{domain}.root")
+            if layouts[name].note:
+                layouts[name] = self.pair.in_part(layouts[name])
         return "+".join(names) or str(self.name), pooled(layouts, self.pair.on_problem)
+
+    def read_test(self, place: str) -> Layout:
+        """Return the images of ``data.target.test``, a table with the same columns."""
+        setting, table = "data.target.test", _absolute(place)
+        rows = rows_with_labels(self._images(place, setting), "source", table, self.pair.on_problem)
+        roots = [self.pair.node("target").get("root"), self.pair.root]
+        bases = [table.parent, *(Path(str(root)) for root in roots if root is not None)]
+        layout = self._layout(rows, bases, "data.target.root")
+        return self.pair.in_part(replace(layout, note=""), setting)
 
     def aux_labels(self, column: str) -> Mapping[Path, str]:
         """Return the values of a column of ``label_columns`` by image; empty cells included."""
         index = self.label_columns.index(column)
         return {path: cells[index] for path, cells in self.cells.items()}
 
-    def _layout(self, rows: Sequence[_ImageRow], domain: str, node: Mapping[str, Any]) -> Layout:
-        own, folder = node.get("root"), Path(str(self.table)).expanduser().absolute().parent
-        bases = [folder, Path(self.pair.root)] if own is None else [Path(str(own))]
+    def _layout(self, rows: Sequence[_ImageRow], bases: Sequence[Path], setting: str) -> Layout:
         bases = [base.expanduser().absolute() for base in bases]
-        kept = _existing(rows, bases, self.pair.on_problem, f"data.{domain}.root")
+        kept = _existing(rows, bases, self.pair.on_problem, setting)
         self.cells |= {path: row.aux_labels for row, path in kept}
-        classes = class_order({row.label for row, _ in kept})
+        classes = class_order({row.label for row, _ in kept if row.label})
         parts = {
             split: _split([pair for pair in kept if (pair[0].split or "train") == split], classes)
             for split in ("train", "val", "test")
         }
         has = {row.split for row, _ in kept}
+        number = sum(not row.label for row, _ in kept)
         return Layout(
             classes,
             parts["train"],
             parts["val"] if "val" in has else None,
             parts["test"] if "test" in has else None,
+            f"{number:,} images without labels" if number else "",
         )
 
-    def _images(self) -> list[_ImageRow]:
-        """Read the table and report all rows that cannot be used."""
-        if self.table is None:
+    def _images(self, table: str | None, setting: str) -> list[_ImageRow]:
+        """Read a table and report all rows that cannot be used whatever their label."""
+        if table is None:
             raise DataError(
                 f"data={self.name} needs a table, but data.table=null; set data.table=/my/list.csv"
             )
-        path = Path(self.table).expanduser()
+        path = Path(table).expanduser()
         wanted = {n: column for n, column in self.columns.items() if column is not None}
-        header, rows = read_rows(path, self.delimiter, list(wanted.values()))
+        header, rows = read_rows(path, self.delimiter, list(wanted.values()), setting)
         for name, column in wanted.items():
             # Only "domain" and "split" may be missing, unless they were renamed.
             if column not in header and (name in ("path", "label") or column != name):
@@ -144,7 +161,7 @@ class ImageTableDataModule(ImageFilesDataModule):
 
 @dataclass(frozen=True)
 class _ImageRow:
-    """One row of the table; ``place`` is its line or row number."""
+    """One row of the table; ``place`` is its line or row number, ``label`` empty without one."""
 
     place: str
     path: str
@@ -164,7 +181,8 @@ class _Found:
 
     def add(self, row: Row, cells: Mapping[str, str | None], aux_labels: tuple[str, ...]) -> None:
         """Add a row, or record its problem."""
-        empty = [n for n in COLUMNS if cells.get(n) is not None and not str(cells[n]).strip()]
+        required = [name for name in COLUMNS if name != "label"]  # which a target may lack
+        empty = [n for n in required if cells.get(n) is not None and not str(cells[n]).strip()]
         if empty:
             self._problem(f"an empty {empty[0]}", row.place)
             return
@@ -254,6 +272,11 @@ def _existing(
 
 def _split(pairs: Sequence[tuple[_ImageRow, Path]], classes: Sequence[str]) -> Split:
     number = {name: index for index, name in enumerate(classes)}
-    labels = np.array([number[row.label] for row, _ in pairs], dtype=np.int64)
+    known = all(row.label for row, _ in pairs)
+    labels = np.array([number[row.label] for row, _ in pairs], dtype=np.int64) if known else None
     names = [Path(row.path).as_posix() for row, _ in pairs]
     return Split([path for _, path in pairs], labels, names)
+
+
+def _absolute(path: str | None) -> Path:
+    return Path(str(path)).expanduser().absolute()

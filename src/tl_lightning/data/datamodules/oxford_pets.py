@@ -71,6 +71,10 @@ class OxfordPetsDataModule(ImageFilesDataModule):
         )
         return "pets", read_pets(found, setting, self.pair.on_problem)
 
+    def has_own_layout(self, folder: Path) -> bool:
+        """Return whether the breeds are in the names of the files."""
+        return _is_official(folder)
+
 
 def fetch(root: Path) -> Path:
     """Download the official archives and extract them in ``root``, unless already done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.source_target import SourceTarget
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.folders import OnProblem
-from tl_lightning.data.io.texts import as_texts
+from tl_lightning.data.io.texts import as_texts, scan_texts, text_files
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.data.samplers.domain import DomainSampler
@@ -50,9 +51,13 @@ class TextDataModule(TransferDataModule):
     gives: ClassVar[str] = "texts"
     spec_type: ClassVar[type[Spec]] = TextSpec
     target_optional: ClassVar[bool] = True
-    target_keys: ClassVar[frozenset[str]] = frozenset({"root", "domain", "labelled_per_class"})
+    target_keys: ClassVar[frozenset[str]] = frozenset(
+        {"root", "domain", "labels", "test", "labelled_per_class"}
+    )
     #: The ``data`` option with domains, suggested in errors.
     other_data: ClassVar[str] = "text_domains"
+    #: Whether the texts are files in folders, not in a table.
+    in_folders: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -92,6 +97,23 @@ class TextDataModule(TransferDataModule):
     def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the name and the layout of one domain; see :class:`DomainReader`."""
         raise NotImplementedError
+
+    def list_files(self, folder: Path) -> list[Path]:
+        """Return the text files directly in a folder."""
+        return text_files(folder)
+
+    def scan(self, folder: Path, **kwargs: Any) -> dict[str, list[Path]]:
+        """Return the text files of every class folder."""
+        return scan_texts(folder, **kwargs)
+
+    def has_own_layout(self, folder: Path) -> bool:
+        """Return whether a folder has labels although none of its folders is named as a class."""
+        return False
+
+    def read_test(self, place: str) -> Layout:
+        """Return the texts of ``data.target.test``, a folder of class folders."""
+        root = Path(place).expanduser().absolute()
+        return self.pair.folders.read_labelled(root, "data.target.test")
 
     def load_samples(self, layout: Layout) -> Layout:
         """Return the layout with texts in place of files."""
@@ -191,6 +213,8 @@ class TextDataModule(TransferDataModule):
                         f"target: {shared:,} of {len(test):,} test texts are identical to "
                         "labelled training texts of the source"
                     )
+            if test.labels is None:  # predicted, not tested, and possibly the training texts
+                continue
             train_texts = set(train.samples)
             duplicates = sum(text in train_texts for text in test.samples)
             if duplicates and train is not test:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from tl_lightning.data.datamodules.domain_folders import asked_domains, is_domain, refuse_shared
 from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.io.folders import class_folders
-from tl_lightning.data.io.texts import scan_texts
+from tl_lightning.data.io.texts import scan_texts, text_files
 from tl_lightning.data.layout import Layout, pooled, read_layout
 from tl_lightning.errors import DataError
 
@@ -49,7 +49,9 @@ class TextDomainsDataModule(TextDataModule):
         root, setting = self.pair.base(domain)
         base = _folder(root, setting)
         folders = {path.name: path for path in class_folders(base)}
-        valid = [name for name, path in folders.items() if is_domain(path)]
+        # The texts of a target may be directly in the folder of the domain.
+        bare = text_files if domain == "target" else is_domain
+        valid = [name for name, path in folders.items() if is_domain(path) or bare(path)]
         if not valid:
             raise DataError(
                 f"{setting}={root} contains no domains; expected {base}/<domain>/<class>/<text>"
@@ -63,11 +65,15 @@ class TextDomainsDataModule(TextDataModule):
             self.taken = chosen
         elif shared := [path.name for path in chosen if path in self.taken]:
             refuse_shared(shared[0], [name for name in valid if name not in shared])
-        layouts = {
-            path.name: read_layout(path, setting, self.pair.on_problem, scan_texts)
-            for path in chosen
-        }
+        layouts = {path.name: self._layout(domain, path, setting) for path in chosen}
         return "+".join(names), pooled(layouts, self.pair.on_problem)
+
+    def _layout(self, domain: str, path: Path, setting: str) -> Layout:
+        if domain == "target":
+            found = self.pair.without_labels(path, "data.target.domain")
+            if found is not None:
+                return found
+        return read_layout(path, setting, self.pair.on_problem, scan_texts)
 
 
 def _folder(root: str, setting: str) -> Path:

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from tl_lightning.data.datamodules.domain_folders import asked_table_domains
 from tl_lightning.data.datamodules.image_table import SPLIT_NAMES, class_order
 from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.domain import Split
-from tl_lightning.data.io.tables import Row, read_rows
+from tl_lightning.data.io.tables import Row, read_rows, rows_with_labels
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
@@ -35,6 +35,7 @@ _NO_LABEL = re.compile(
 
 @dataclass(frozen=True)
 class _Text:
+    place: str
     name: str
     text: str
     label: str
@@ -53,6 +54,7 @@ class TextTableDataModule(TextDataModule):
     """
 
     has_domains: ClassVar[bool] = True
+    in_folders: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -81,29 +83,46 @@ class TextTableDataModule(TextDataModule):
     def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the texts of the requested domains, or all if the table has no domains."""
         if self.listed is None:
-            self.listed = self._texts()
+            self.listed = self._texts(self.table, "data.table")
         valid = sorted({each.domain for each in self.listed if each.domain is not None})
         names = asked_table_domains(
             domain, node.get("domain"), valid, str(self.table), self.columns["domain"], self.taken
         )
         if domain == "source":
             self.taken = names
-        layouts = {
-            name: _layout([each for each in self.listed if not names or each.domain == name])
-            for name in names or [""]
-        }
+        layouts = {}
+        for name in names or [""]:
+            own = [each for each in self.listed if not names or each.domain == name]
+            if domain == "target" and self.pair.ignores_labels:
+                own = [replace(each, label="") for each in own]
+            own = rows_with_labels(own, domain, Path(str(self.table)), self.pair.on_problem)
+            layouts[name] = _layout(own)
+            if layouts[name].note:
+                layouts[name] = self.pair.in_part(layouts[name])
         return "+".join(names) or str(self.name), pooled(layouts, self.pair.on_problem)
 
-    def _texts(self) -> list[_Text]:
-        """Read the table and report all rows that cannot be used."""
-        if self.table is None:
+    def read_test(self, place: str) -> Layout:
+        """Return the texts of ``data.target.test``, a table with the same columns."""
+        table, setting = Path(place), "data.target.test"
+        if self.table is not None and table.resolve() == Path(self.table).resolve():
+            raise DataError(
+                f"data.target.test={place} is data.table; set data.target.test=null, and put the "
+                "labelled test texts in the split test"
+            )
+        listed = self._texts(place, setting)
+        listed = rows_with_labels(listed, "source", table, self.pair.on_problem)
+        return self.pair.in_part(_layout(listed), setting)
+
+    def _texts(self, table: str | None, setting: str) -> list[_Text]:
+        """Read a table and report all rows that cannot be used whatever their label."""
+        if table is None:
             raise DataError(
                 f"data={self.name} needs a table, but data.table=null; set data.table=/my/list.csv"
             )
-        path = Path(self.table).expanduser()
+        path = Path(table).expanduser()
         wanted = {n: column for n, column in self.columns.items() if column is not None}
         with _long_cells():
-            header, rows = read_rows(path, self.delimiter, list(wanted.values()))
+            header, rows = read_rows(path, self.delimiter, list(wanted.values()), setting)
         for name, column in wanted.items():
             # Only "domain" and "split" may be missing, unless they were renamed.
             if column not in header and (name in ("text", "label") or column != name):
@@ -143,7 +162,7 @@ def _problem(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
     """Return the kind of problem of a row and its place, or empty strings."""
     for name in COLUMNS:
         cell = cells.get(name)
-        if cell is not None and not cell.strip():
+        if cell is not None and not cell.strip() and name != "label":  # which a target may lack
             return f"an empty {name}", row.place
     label = str(cells["label"]).strip()
     if _NO_LABEL.fullmatch(label):
@@ -158,6 +177,7 @@ def _problem(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
 def _text(row: Row, path: Path, cells: Mapping[str, str | None]) -> _Text:
     domain, split = cells.get("domain"), cells.get("split")
     return _Text(
+        row.place,
         f"{path.name}/{row.place}",
         str(cells["text"]),
         str(cells["label"]).strip(),
@@ -167,17 +187,19 @@ def _text(row: Row, path: Path, cells: Mapping[str, str | None]) -> _Text:
 
 
 def _layout(listed: Sequence[_Text]) -> Layout:
-    classes = class_order({each.label for each in listed})
+    classes = class_order({each.label for each in listed if each.label})
     parts = {
         split: _split([each for each in listed if (each.split or "train") == split], classes)
         for split in ("train", "val", "test")
     }
     has = {each.split for each in listed}
+    number = sum(not each.label for each in listed)
     return Layout(
         classes,
         parts["train"],
         parts["val"] if "val" in has else None,
         parts["test"] if "test" in has else None,
+        f"{number:,} texts without labels" if number else "",
     )
 
 
@@ -185,5 +207,6 @@ def _split(listed: Sequence[_Text], classes: Sequence[str]) -> Split:
     number = {name: index for index, name in enumerate(classes)}
     texts: Any = np.empty(len(listed), dtype=object)
     texts[:] = [each.text for each in listed]
-    labels = np.array([number[each.label] for each in listed], dtype=np.int64)
+    known = all(each.label for each in listed)
+    labels = np.array([number[each.label] for each in listed], dtype=np.int64) if known else None
     return Split(texts, labels, [each.name for each in listed])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_lightning.config.hints import at_least
 from tl_lightning.data.datamodules.base import TransferDataModule
-from tl_lightning.data.datamodules.source_target import only_keys
+from tl_lightning.data.datamodules.source_target import check_labels, only_keys
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.vectors import Table, read_vectors
 from tl_lightning.data.layout import Layout
@@ -53,12 +53,14 @@ class VectorDataModule(TransferDataModule):
     """Labelled vectors as the source and, optionally, vectors as the target.
 
     Without a test file, ``test_fraction`` of each class is held out by a hash of the row numbers.
-    The training file of the target needs no labels, its test file does. The selected features and
+    The training file of the target needs no labels; without a test file, whose vectors need them,
+    all of its vectors are then predicted. The selected features and
     their scaling are saved in checkpoints and applied to all data that the model is tested on.
 
     Args:
         source: ``{train, test}``: files, see :func:`read_vectors`; ``test`` may be None.
-        target: The same for the target; None or a ``train`` of None means no target.
+        target: The same for the target, and ``labels``: ``none`` ignores those of the training
+            file; None or a ``train`` of None means no target.
         val_fraction: Fraction of each class to hold out for validation.
         test_fraction: Fraction of each class to hold out for testing without a test file.
         max_features: Number of features to keep: those that are non-zero most often in the
@@ -72,7 +74,7 @@ class VectorDataModule(TransferDataModule):
     spec_type: ClassVar[type[Spec]] = VectorSpec
     storable: ClassVar[bool] = False
     target_optional: ClassVar[bool] = True
-    target_keys: ClassVar[frozenset[str]] = frozenset(KEYS)
+    target_keys: ClassVar[frozenset[str]] = frozenset({*KEYS, "labels"})
 
     def __init__(
         self,
@@ -87,7 +89,8 @@ class VectorDataModule(TransferDataModule):
     ) -> None:
         super().__init__(**kwargs)
         only_keys("data.source", source, set(KEYS))
-        only_keys("data.target", target or {}, set(KEYS))
+        only_keys("data.target", target or {}, set(self.target_keys))
+        check_labels(target or {})
         self.source = source
         self.target = None if self.no_target(target) else target
         self.val_fraction = val_fraction
@@ -126,6 +129,8 @@ class VectorDataModule(TransferDataModule):
         }
         _refuse_repeated(files)
         tables = {key.removeprefix("data."): read_vectors(file, key) for key, file in files.items()}
+        if (self.target or {}).get("labels") == "none":
+            tables["target.train"] = Table(tables["target.train"].x, None)
         tables = self._selected(self._aligned(tables))
         source = tables["source.train"]
         if source.y is None:
@@ -161,21 +166,19 @@ class VectorDataModule(TransferDataModule):
                     f"data.{domain}.test={node['test']} has no labels; testing needs them: "
                     f"add labels, or set another data.{domain}.test"
                 )
-        if train.labels is None and test is None:
-            raise DataError(
-                f"data.{domain}.train={node['train']} has no labels, so no samples can be held out "
-                f"for testing; set data.{domain}.test=<file with labels>"
-            )
-        known = train.labels is not None
-        # An unlabelled file is split as if all samples were of one class.
-        train = train if known else replace(train, labels=np.zeros(len(train), dtype=np.int64))
         layout = Layout(classes, train, None, test).with_test(self.test_fraction)
         layout = layout.with_val(self.val_fraction)
         assert layout.val is not None
         assert layout.test is not None
-        parts = (layout.train, layout.val)
-        train, val = parts if known else (part.without_labels() for part in parts)
-        return Domain(name, classes, train, val, layout.test, layout.note)
+        note = layout.note
+        if train.labels is None:
+            note = (
+                f"data.{domain}.train={node['train']}: {len(train):,} vectors without labels; "
+                f"{len(layout.train):,} are trained on, the model is selected on "
+                f"{len(layout.val):,}"
+            )
+            note += "" if test else ", and all are predicted, without accuracy"
+        return Domain(name, classes, layout.train, layout.val, layout.test, note)
 
     def _aligned(self, tables: dict[str, Table]) -> dict[str, Table]:
         """Return tables of equal width with zero-based columns.

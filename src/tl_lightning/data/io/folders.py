@@ -17,6 +17,7 @@ __all__ = [
     "check_signatures",
     "class_folders",
     "find_root",
+    "folders_below",
     "image_files",
     "match_classes",
     "raise_problem",
@@ -59,6 +60,17 @@ def class_folders(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.is_dir() and not path.name.startswith(".") and path.name not in IGNORED
     )
+
+
+def folders_below(folder: Path) -> list[Path]:
+    """Return ``folder`` and all folders below it, each once even if links form a loop."""
+    found: dict[Path, Path] = {}
+    waiting = [folder] if folder.is_dir() else []
+    while waiting:
+        path = waiting.pop()
+        if found.setdefault(path.resolve(), path) is path:
+            waiting += class_folders(path)
+    return sorted(found.values())
 
 
 def scan_classes(
@@ -127,12 +139,15 @@ def match_classes(
     where: str = "the target",
     setting: str = "data.target.root",
     on_problem: OnProblem = raise_problem,
+    otherwise: str = "",
+    may_miss: bool = False,
 ) -> list[int]:
     """Return the source index of each target class, matched by name; -1 if it is unknown.
 
     Numbering each domain's folders separately would shift all later indices if one is missing.
     If the names differ, ``on_problem`` is called with a message that lists missing, extra and
-    similar names.
+    similar names, and ends with ``otherwise``, an alternative. With ``may_miss``, only extra
+    names are a problem.
 
     >>> match_classes(["cat", "dog"], ["dog", "cat"])
     [1, 0]
@@ -140,13 +155,14 @@ def match_classes(
     source, target = list(source_classes), list(target_classes)
     missing = [name for name in source if name not in target]
     extra = [name for name in target if name not in source]
-    if missing or extra:
+    if extra or (missing and not may_miss):
         another = "/another/folder" if setting.endswith("root") else "<another>"
         on_problem(
             f"the classes of {where} differ: {len(source)} expected, {len(target)} found; "
             f"missing: {shorten(missing) or 'none'}; "
             f"extra: {shorten([_with_nearest(name, missing) for name in extra]) or 'none'}; "
             f"rename or remove folders so that the names match, or set {setting}={another}"
+            + (f", or {otherwise}" if otherwise else "")
         )
     return [source.index(name) if name in source else -1 for name in target]
 

@@ -7,11 +7,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.errors import DataError
+from tl_lightning.utils.text import shorten
 
-__all__ = ["Row", "read_rows"]
+__all__ = ["Row", "read_rows", "rows_with_labels"]
 
 DELIMITERS = (",", ";", "\t", "|")
 PARQUET = (".parquet", ".pq")
@@ -25,8 +27,51 @@ class Row:
     cells: dict[str, str]
 
 
+class _Sample(Protocol):
+    """A usable row; ``label`` is empty without a label, and ``split`` None without a split."""
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def split(self) -> str | None: ...
+
+
+S = TypeVar("S", bound=_Sample)
+
+
+def rows_with_labels(rows: Sequence[S], domain: str, table: Path, on_problem: OnProblem) -> list[S]:
+    """Return the rows that can be used, judged by their labels.
+
+    All rows of the source need labels. For the target, all rows of a split have labels, or none.
+
+    Args:
+        rows: All rows of the domain.
+        domain: ``source`` or ``target``.
+        table: The table, for messages.
+        on_problem: Called if there are rows that cannot be used.
+    """
+    if domain == "source":
+        left_out = [row for row in rows if not row.label]
+        what, advice = "an empty label", "fix or remove them"
+    else:
+        labelled = {row.split or "train" for row in rows if row.label}
+        left_out = [row for row in rows if not row.label and (row.split or "train") in labelled]
+        what = "an empty label next to labelled rows of the same domain and split"
+        advice = (
+            "fill in or remove all labels of the split, put labelled rows in the split test, or "
+            "set data.target.labels=none"
+        )
+    if left_out:
+        places = shorten([row.place for row in left_out])
+        on_problem(f"{table} has {len(left_out)} row(s) with {what}: {places}; {advice}")
+    removed = set(map(id, left_out))
+    return [row for row in rows if id(row) not in removed]
+
+
 def read_rows(
-    path: Path, delimiter: str | None, wanted: Sequence[str]
+    path: Path, delimiter: str | None, wanted: Sequence[str], setting: str = "data.table"
 ) -> tuple[list[str], list[Row]]:
     """Read the column names and rows of a table; blank lines are skipped.
 
@@ -34,13 +79,14 @@ def read_rows(
         path: A Parquet file (by suffix) or a text file in UTF-8, with or without a byte-order mark.
         delimiter: One character, or None to detect it from the first line.
         wanted: Expected columns, used to detect the delimiter.
+        setting: Configuration key of the path, for errors.
 
     Raises:
         DataError: If the file is missing or corrupt, or a row has the wrong number of cells.
     """
     if not path.is_file():
         state = "a folder" if path.is_dir() else "absent"
-        raise DataError(f"data.table={path} is {state}; set data.table=/my/list.csv")
+        raise DataError(f"{setting}={path} is {state}; set {setting}=/my/list.csv")
     if path.suffix.lower() in PARQUET:
         return _read_parquet(path)
     if delimiter is not None and len(delimiter) != 1:

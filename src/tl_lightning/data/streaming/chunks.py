@@ -247,6 +247,11 @@ class StreamSplit(Split):
     def __len__(self) -> int:
         return len(self.shards)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether the labels are read."""
+        return self.shards.labelled
+
     def without_labels(self) -> StreamSplit:
         """Return a split of the same images whose labels are never read."""
         return replace(self, shards=replace(self.shards, labelled=False))

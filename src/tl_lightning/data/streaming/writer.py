@@ -69,6 +69,11 @@ def _check(key: str, domain: Domain, name: str) -> None:
             f"the {key} of data={name} is synthetic: its shift is applied when an image is read, "
             "but shards contain the original files; set data.target=null, or use a real target"
         )
+    if any(split.labels is None for split in domain.splits().values()):
+        raise DataError(
+            f"the {key} of data={name} has images without labels, which are not supported in "
+            "streams; set data.target=null, or train on it directly"
+        )
     if domain.labelled is not None:
         raise DataError(
             f"data={name} has few-shot target samples, which are not supported in streams; set "

@@ -134,6 +134,39 @@ def test_few_shot_target_samples_count_as_training_images(tmp_path):
     assert "labelled" in rendered(found)
 
 
+def test_target_without_labels_may_start(tmp_path):
+    root = two_domains(tmp_path)
+    flat = tmp_path / "flat"
+    for number in range(12):
+        image(flat / f"{number}.jpg", 700 + number, (48, 40))
+    shutil.copy(flat / "0.jpg", flat / "copy.jpg")  # one of them may select the model: harmless
+    shutil.copy(next((root / "source").rglob("*.jpg")), flat / "seen.jpg")
+    (flat / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    image(tmp_path / "beside.jpg", 0)  # in the parent of the folder, which is none of its business
+    found = survey(dogs(root / "source", f"data.target.root={flat}"))
+    assert found["may_start"] is True
+    assert found["domains"]["target"]["splits"] == {"train": 12, "val": 2, "test": 14}
+    kinds = {kind: [Path(item["path"]).name for item in items]
+             for kind, items in found["files"].items()}  # fmt: skip
+    assert kinds == {"ignored_format": ["phone.heic"]}
+    assert sorted(group["kind"] for group in found["duplicates"]) == ["across_domains", "within"]
+    text = rendered(found)
+    assert "target (flat): 12 training images without labels" in text
+    assert "has no class folders: 14 images without labels" in " ".join(text.split())
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_copies_across_training_and_labelled_test_images_are_leakage(tmp_path):
+    root = two_domains(tmp_path)
+    flat, test = tmp_path / "flat", tmp_path / "target" / "test"
+    for number in range(12):
+        image(flat / f"{number}.jpg", 700 + number, (48, 40))
+    shutil.copy(flat / "0.jpg", test / BREEDS[0] / "copy.jpg")
+    found = survey(dogs(root / "source", f"data.target.root={flat}", f"data.target.test={test}"))
+    assert found["domains"]["target"]["splits"]["test"] == 10
+    assert [group["kind"] for group in found["duplicates"]] == ["across_splits"]
+
+
 def test_missing_folder_is_reported(tmp_path):
     found = survey(dogs(tmp_path / "nowhere"))
     assert found["may_start"] is False

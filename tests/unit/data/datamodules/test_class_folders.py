@@ -126,7 +126,7 @@ def test_folder_of_domains_is_an_error(tmp_path):
     )
     with pytest.raises(DataError, match=message):
         found(tmp_path / "set")
-    class_folders(tmp_path / "a", 10)
+    class_folders(tmp_path / "a", 10, ("dog", "horse", "house"))
     with pytest.raises(DataError, match=r"or data\.target\.root=.*/set/art_painting$"):
         found(tmp_path / "a", target={"root": str(tmp_path / "set")})
 

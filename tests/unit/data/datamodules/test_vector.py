@@ -234,10 +234,6 @@ def test_mlp_computes_its_layers() -> None:
             "contains the class '3', which is not in data.source.train; valid classes: 0, 1, 2",
         ),
         (
-            lambda p: module(saved(p / "a.npz"), saved(p / "t.npz", y=None)),
-            "no samples can be held out for testing; set data.target.test=",
-        ),
-        (
             lambda p: module(
                 saved(p / "a.npz"),
                 {"train": saved(p / "t.npz"), "test": saved(p / "u.npz", y=None)},

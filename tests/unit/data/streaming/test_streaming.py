@@ -719,6 +719,9 @@ def test_unsupported_data(engine, prepared, tmp_path):
     few_shot = files(root, target={"domain": "sketch", "labelled_per_class": 1})
     with pytest.raises(DataError, match=r"has few-shot target samples.*labelled_per_class=0"):
         write_streams(few_shot, tmp_path, CHUNK)
+    bare = files(root, target={"domain": "sketch", "labels": "none"})
+    with pytest.raises(DataError, match=r"the target of data=tiny has images without labels"):
+        write_streams(bare, tmp_path, CHUNK)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,71 @@
+"""``predictions.csv`` of a run, and a summary of predictions without labels for its report."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tl_lightning.callbacks.report_collector import ReportCollector
+from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.utils.files import write_text
+
+__all__ = ["summary_of", "write_predictions"]
+
+COLUMNS = ("file", "class", "confidence", "second", "second_confidence")
+
+
+def write_predictions(
+    path: Path, data: TransferDataModule, collector: ReportCollector
+) -> Path | None:
+    """Write the predictions for the test samples of the target, in their order.
+
+    ``confidence`` is the probability of the predicted class; ``second`` is the next likeliest one.
+    If the samples have labels, a column ``label`` follows. Samples that are not files have names in
+    the column ``file``.
+
+    Args:
+        path: The CSV file.
+        data: The data module that was tested.
+        collector: Has the predictions.
+
+    Returns:
+        The path, or None without a target, or without names, as in a stream.
+    """
+    scores = collector.scores.get("target", {})
+    if not scores or not len(collector.names.get("target", ())):
+        return None
+    split = data.found["target"].test
+    files = split.names if isinstance(split.samples, np.ndarray) else split.samples
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow((*COLUMNS, *(("label",) if split.has_labels else ())))
+    for index in sorted(scores):
+        true, first, confidence, second, next_confidence = scores[index]
+        row = [files[index], data.classes[first], f"{confidence:.6f}"]
+        row += [data.classes[second], f"{next_confidence:.6f}"]
+        row += [data.classes[true]] if split.has_labels else []
+        writer.writerow([str(cell).encode(errors="backslashreplace").decode() for cell in row])
+    return write_text(path, buffer.getvalue())
+
+
+def summary_of(data: TransferDataModule, collector: ReportCollector) -> dict[str, Any]:
+    """Return the predictions of each domain without labels, summarised.
+
+    ``{domain: {"samples": number, "confidence": mean, "classes": {name: number}}}``, with every
+    class, also those that are never predicted.
+    """
+    found = {}
+    for domain in sorted(collector.unlabelled & collector.scores.keys()):
+        rows = collector.scores[domain].values()
+        counts = Counter(row[1] for row in rows)
+        found[domain] = {
+            "samples": len(rows),
+            "confidence": sum(row[2] for row in rows) / len(rows),
+            "classes": {name: counts[label] for label, name in enumerate(data.classes)},
+        }
+    return found

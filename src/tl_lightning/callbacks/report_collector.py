@@ -177,7 +177,8 @@ class ReportCollector(L.Callback):
             lengths = [len(indices) for indices in indices_by.values()]
             out["features_domain"] = np.repeat(np.arange(len(lengths)), lengths)
             labels = [
-                [self.scores[domain][index][0] for index in indices]
+                # Without labels, the predicted class.
+                [self.scores[domain][index][domain in self.unlabelled] for index in indices]
                 for domain, indices in indices_by.items()
             ]
             out["features_label"] = np.concatenate(labels)

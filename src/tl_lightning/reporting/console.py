@@ -13,6 +13,7 @@ from rich.table import Table
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.formatting import metric_value, uses_target_labels
 from tl_lightning.reporting.run.start import candidate_rows, chosen_text
+from tl_lightning.reporting.run.unlabelled import describe_predicted
 from tl_lightning.tasks.metrics import METRICS
 
 __all__ = ["print_metrics", "print_run", "report_folder"]
@@ -64,6 +65,7 @@ def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None
     selection = report["selection"]
     title = f"{report['name']} on {report['data']}, seed {report['seed']}"
     print_metrics(report["metrics"], title=title)
+    _print_predicted(report, page.parent)
     warning = "  USES TARGET LABELS" if uses_target_labels(report) else ""
     print(
         f"selected by {selection['rule']}: {selection['description']} "
@@ -79,6 +81,20 @@ def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None
         print(f"note: {note}")
     print(f"page: {page}")
     print_verdict(report, page.parent, alone)
+
+
+def _print_predicted(report: Mapping[str, Any], folder: Path) -> None:
+    """Print a summary of the predictions of the domains without labels."""
+    for domain, found in (report.get("predicted") or {}).items():
+        text = describe_predicted(found)
+        print(
+            f"{domain} without labels: {text['samples']} samples predicted, mean confidence "
+            f"{text['confidence']}"
+        )
+        never = f"; never: {text['never']}" if text["never"] else ""
+        print(f"predicted classes: {text['mix']}{never}")
+        if (folder / "predictions.csv").is_file():
+            print(f"predictions: {folder / 'predictions.csv'}")
 
 
 def print_verdict(report: Mapping[str, Any], folder: Path, alone: bool) -> None:
@@ -103,9 +119,10 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     for column in columns:
         table.add_column(column, justify="right")
     for domain in ("source", "target"):
-        if f"{domain}/test/acc" in metrics:
+        if any(key.startswith(f"{domain}/test/") for key in metrics):
             found = {name: metrics.get(f"{domain}/test/{name}", "–") for name in columns}
-            table.add_row(f"{domain} test", *(metric_value(*item) for item in found.items()))
+            label = "" if f"{domain}/test/acc" in metrics else " (no labels)"
+            table.add_row(f"{domain} test{label}", *(metric_value(*item) for item in found.items()))
     console().print(table)
     for key, value in metrics.items():
         domain, _, metric = key.partition("/test/")

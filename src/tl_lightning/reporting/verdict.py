@@ -41,6 +41,11 @@ def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
     if report.get("name") in BASELINES or report.get("baseline_of") or trained_on_target(report):
         return None
     adapted = (report.get("config") or {}).get("method", True)
+    if (report.get("predicted") or {}).get("target"):
+        return {
+            "text": "The accuracy on the target is unknown, since it has no labels.",
+            "command": "evaluate.py checkpoint=<this folder> data.target.test=<labelled samples>",
+        }
     has_baseline = any(run.get("name") in BASELINES for run in baselines)
     if has_baseline or not _group(report).accuracies("target") or not adapted:
         return None  # without a method the model is its own baseline

@@ -22,6 +22,7 @@ from tl_lightning.reporting.formatting import (
 from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
 from tl_lightning.reporting.run.start import candidate_rows
+from tl_lightning.reporting.run.unlabelled import describe_predicted
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.reporting.statistics import wilson
 from tl_lightning.reporting.verdict import advice, run_verdict
@@ -63,6 +64,10 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "projected": PROJECTED.get(str(report.get("projection") or "pca"), "A projection"),
         "selection": _selection(report.get("selection") or {}),
         "metrics": _metrics(report.get("metrics") or {}),
+        "predicted": {
+            domain: describe_predicted(found)
+            for domain, found in (report.get("predicted") or {}).items()
+        },
         "domains": {domain: _domain(predictions, domain) for domain in ("target", "source")},
         "classes": _classes(predictions),
         "config": [
@@ -98,18 +103,30 @@ def _accuracy(report: Mapping[str, Any], domain: str) -> float | None:
 def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, Any]:
     target, source = _accuracy(report, "target"), _accuracy(report, "source")
     figures = []
+    predicted = report.get("predicted") or {}
     for domain, value in (("target", target), ("source", source)):
         if value is not None:
             note = _interval_note(predictions, domain, value)
-            figures.append(
-                {"label": f"{domain} test accuracy", "value": percent(value), "note": note}
-            )
+            label = f"{domain} test accuracy"
+            shown = percent(value).removesuffix(" %")
+            figures.append({"label": label, "value": shown, "unit": "%", "note": note})
+        elif domain in predicted:
+            found = predicted[domain]
+            classes = list(found["classes"].values())
+            figures.append({
+                "label": f"{domain} predictions, without labels",
+                "value": f"{found['samples']:,}",
+                "unit": "samples",
+                "note": f"mean confidence {percent(found['confidence'])}; "
+                f"{sum(map(bool, classes))} of {len(classes)} classes predicted",
+            })  # fmt: skip
     gap = None
     if target is not None and source is not None:
         side = "below" if target < source else "above"
         gap = f"Target accuracy is {100 * abs(target - source):.1f} points {side} source accuracy."
     usage = {"oracle": _oracle(report), "trained_on_target": trained_on_target(report)}
-    return {"figures": figures, "gap": gap, **usage}
+    ranges = any(figure["unit"] == "%" and figure["note"] for figure in figures)
+    return {"figures": figures, "gap": gap, "ranges": ranges, **usage}
 
 
 def _oracle(report: Mapping[str, Any]) -> bool:

@@ -156,7 +156,10 @@ def _scatter(
                          s=15 if marker == "^" else 12, alpha=0.75, linewidths=0.3,
                          edgecolors="white", label=name if mask.any() else None)  # fmt: skip
         axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1])
-        axes.set_title(f"{when.capitalize()} training, by {'class' if by_class else 'domain'}")
+        # Without labels, the classes are the predicted ones of the trained model.
+        bare = "target_pred" in predictions.arrays and predictions.pair("target") is None
+        what = "domain" if not by_class else "class (target: predicted)" if bare else "class"
+        axes.set_title(f"{when.capitalize()} training, by {what}")
         _scatter_legend(figure, predictions, by_class)
 
     return figure_png(4.6, 4.2 if by_class else 3.8, draw)

@@ -22,6 +22,11 @@ from tl_lightning.reporting.run.class_changes import (
 )
 from tl_lightning.reporting.run.context import describe
 from tl_lightning.reporting.run.curves import learning_curves, rate_test
+from tl_lightning.reporting.run.unlabelled import (
+    changed_sentence,
+    contact_sheet,
+    unlabelled_figures,
+)
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.utils.files import write_bytes, write_text
 from tl_lightning.utils.plotting import SOURCE, TARGET
@@ -57,7 +62,10 @@ def write_page(run_dir: Path) -> Path:
     panels = list(images)
     names = [predictions.name(index) for index in range(predictions.num_classes)]
     images |= _prediction_figures(predictions, names, str(report.get("projection") or "pca"))
-    change = class_change(predictions, read_base(run_dir, classes))
+    base, predicted = read_base(run_dir, classes), report.get("predicted") or {}
+    for domain in predicted:
+        images |= unlabelled_figures(predictions, domain)
+    change = class_change(predictions, base)
     if change is not None:
         images["class_change"] = class_change_figure(change, names)
     for name, png in images.items():
@@ -66,7 +74,17 @@ def write_page(run_dir: Path) -> Path:
         "panels": panels,
         "change": None if change is None else class_sentence(change, names),
         "images": {name: inline(png) for name, png in images.items()},
-        "examples": {domain: _examples(predictions, domain) for domain in ("target", "source")},
+        "changed": changed_sentence(predictions, base) if predicted else None,
+        "sheets": {
+            domain: contact_sheet(predictions, domain, found, lambda px: inline(_thumbnail(px)))
+            for domain, found in predicted.items()
+        },
+        "has_csv": (run_dir / "predictions.csv").is_file(),
+        "examples": {
+            domain: _examples(predictions, domain)
+            for domain in ("target", "source")
+            if domain not in predicted
+        },
     }
     return write_text(run_dir / "report.html", fill("run.html.j2", values))
 
@@ -109,6 +127,8 @@ def _prediction_figures(
             title = f"{domain.capitalize()}: % of each true class"
             images[f"confusion_{domain}"] = figures.confusion_matrix(counts, names, title)
             accuracies[domain] = figures.class_accuracy(counts)
+        if f"examples_{domain}_confidence" in predictions.arrays:
+            continue  # a contact sheet, without true classes
         gallery = figures.example_gallery(predictions, domain, EXAMPLES)
         if gallery is not None:
             images[f"examples_{domain}"] = gallery

@@ -121,6 +121,11 @@ def summarise(reports: Iterable[Mapping[str, Any]]) -> Summary:
     rows = [_row(group, labels, ordered, notes) for group in ordered]
     verdicts = [item.sentence for row in rows for item in row.comparisons.values()]
     notes += _missing_seeds(rows) + _caveats(rows)
+    if any((run.get("predicted") or {}).get("target") for run in runs):
+        notes.append(
+            "Some runs have a target without labels, hence no target accuracy; their pages show "
+            "what they predict."
+        )
     if any(run.get("tracks_target") for run in runs):
         notes.append(
             "Some runs logged accuracy on labelled target validation data for a study "

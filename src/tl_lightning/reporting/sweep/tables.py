@@ -81,7 +81,7 @@ def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
         seeds_range(row.seeds),
         mean_text(row.target),
         mean_text(row.source),
-        *(gain_text(row.comparisons.get(name)) for name in BASELINES),
+        *(gain_text(row.comparisons.get(name)) if row.target else "–" for name in BASELINES),
         row.rule,
         "–" if row.minutes is None else f"{row.minutes:.1f}",
         *extra,

@@ -101,7 +101,7 @@ RESUMED = {
     "resumed": (SHARDED, [*JOBS["sharded_dann"][1], "resume=<folder>/sharded_dann/first.ckpt"])
 }
 #: Runs on datasets created by the fixture.
-MORE = ("images", "one", "sharded_tasks")
+MORE = ("images", "one", "unlabelled", "sharded_tasks")
 #: The iterative solver of the logistic regression amplifies rounding errors.
 ROUGH = ("validator/dev", "validator/iwcv", "validator/floored/dev", "validator/floored/iwcv")
 
@@ -139,6 +139,19 @@ def listed(folder: Path) -> list[str]:
     return ["data=csv", f"data.table={table}", *domains, *kept]
 
 
+def unlabelled(folder: Path) -> list[str]:
+    """Return a run whose target is a flat folder of 37 images without labels."""
+    run = images(folder, 3, 5)
+    (folder / "flat").mkdir()
+    for number, file in enumerate(sorted((folder / "sketch").rglob("*.png"))):
+        file.rename(folder / "flat" / f"{number}.png")
+    more = images(folder / "more", 1, 1)[2].partition("=")[2]  # data.root
+    for number, file in enumerate(sorted(Path(more).rglob("*.png"))[:5]):
+        file.rename(folder / "flat" / f"more{number}.png")
+    kept = [override for override in run if not override.startswith("data.target.root=")]
+    return [*kept, f"data.target.root={folder}/flat", "selection=bnm"]
+
+
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
     files = images(tmp_path_factory.mktemp("images"), 27, 101)
@@ -150,6 +163,7 @@ def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
     more = {
         "images": (DDP, files),
         "one": (DDP, one),
+        "unlabelled": (DDP, unlabelled(tmp_path_factory.mktemp("unlabelled"))),
         "sharded_tasks": (SHARDED, ["model=fine_tuning", *parity, *PLAIN]),
     }
     return {**JOBS, **NORMS, **RESUMED, **more}
@@ -214,6 +228,14 @@ def test_two_ranks_equal_one_rank_with_twice_the_batch_size(name, jobs, two, tmp
     predictions = [np.load(f / "predictions.npz") for f in (tmp_path, two / name)]
     for part in ("source_true", "source_pred", "target_true", "target_pred"):
         assert np.array_equal(predictions[0][part], predictions[1][part])
+    if name == "unlabelled":
+        assert len(predictions[0]["target_pred"]) == 37
+        assert np.array_equal(*(arrays["examples_target"] for arrays in predictions))
+        assert (
+            reports[0]["predicted"]["target"]["classes"]
+            == (reports[1]["predicted"]["target"]["classes"])
+        )
+        assert len((two / name / "predictions.csv").read_text().splitlines()) == 38
 
 
 def test_sharded_weights_are_resumed_exactly_and_load_on_one_device(two) -> None:

@@ -13,9 +13,11 @@ from omegaconf import OmegaConf
 
 from helpers import SMALL, command, config, same, stopped_at, weights
 from layouts import BREEDS, class_folders, image
+from tiny_texts import reviews, text_config, tiny_bert
 from tl_lightning.config.compose import compose
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.evaluate import evaluate
+from tl_lightning.reporting.run.page import write_page
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.sweeps import baselines
 from tl_lightning.training import fit as training
@@ -180,6 +182,42 @@ def test_source_free_adaptation(folders, finished, tmp_path) -> None:
     )
     report = training.fit(changed, tmp_path)
     assert report["predicted"]["target"]["samples"] == len(rows(tmp_path)) == 25
+
+
+def test_texts_without_labels(tmp_path) -> None:
+    tiny_bert(tmp_path / "bert")
+    reviews(tmp_path / "mails", 14, most=6)
+    texts = [
+        path.read_text() for path in sorted(reviews(tmp_path / "all", 8, seed=9).rglob("*.txt"))
+    ]
+    (tmp_path / "posts").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "posts" / f"{number:02d}.txt").write_text(text)
+    data = ["data=text_folder", f"data.root={tmp_path}/mails", f"data.target.root={tmp_path}/posts"]
+    run = tmp_path / "run"
+    report = training.fit(text_config(tmp_path / "bert", *data, "model=dann"), run)
+    assert report["predicted"]["target"]["samples"] == len(texts)
+    assert [row["file"] for row in rows(run)] == [f"{k:02d}.txt" for k in range(len(texts))]
+    with np.load(run / "predictions.npz") as arrays:
+        assert set(arrays["examples_target_text"]) <= {" ".join(text.split()) for text in texts}
+    assert "from the most to the least confident" in write_page(run).read_text()
+    assert not any("identical to training texts" in note for note in report["notes"])
+
+
+def test_vectors_without_labels(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    np.savez(tmp_path / "a.npz", x=rng.normal(size=(60, 4)) + y[:, None], y=y)
+    np.savez(tmp_path / "b.npz", x=rng.normal(size=(40, 4)) + y[:40, None])
+    data = ["data=vectors", "data.batch_size=16", "model=dann"]
+    data += [f"data.source.train={tmp_path}/a.npz", f"data.target.train={tmp_path}/b.npz"]
+    plain: Any = OmegaConf.to_container(compose(data), resolve=True)
+    plain |= {key: config()[key] for key in ("callbacks", "report", "checkpointing", "trainer")}
+    report = training.fit({**plain, "baselines": []}, tmp_path / "run")
+    assert report["selection"]["rule"] == "bnm"
+    assert sum(report["predicted"]["target"]["classes"].values()) == 40
+    assert rows(tmp_path / "run")[3]["file"] == "b/train/0000003"
+    assert "Predictions of the target" in write_page(tmp_path / "run").read_text()
 
 
 @pytest.mark.slow

@@ -177,24 +177,17 @@ def read_layout(
     if not has_splits(root):
         found = scan(root, setting=setting, on_problem=on_problem)
         return Layout(tuple(found), split_of(root, tuple(found), found))
-    folders = split_folders(root)
-    if len(folders["val"]) > 1:
-        on_problem(
-            f"{root} has several validation folders: "
-            f"{' and '.join(path.name for path in folders['val'])}; "
-            f"keep one of them, or set {setting}=/another/folder"
-        )
+    folders = split_folders(root, setting, on_problem)
     scanned = {
-        split: scan(found[0], setting=setting, on_problem=on_problem)
-        for split, found in folders.items()
-        if found
+        split: scan(folder, setting=setting, on_problem=on_problem)
+        for split, folder in folders.items()
     }
     classes = tuple(scanned["train"])
     for split, found in scanned.items():
         match_classes(
             classes,
             list(found),
-            where=f"{folders[split][0]}",
+            where=f"{folders[split]}",
             setting=setting,
             on_problem=on_problem,
         )
@@ -202,12 +195,19 @@ def read_layout(
     return Layout(classes, parts["train"], parts.get("val"), parts.get("test"))
 
 
-def split_folders(root: Path) -> dict[str, list[Path]]:
-    """Return the folders of each split that exist in ``root``, by any of their accepted names."""
-    return {
+def split_folders(root: Path, setting: str, on_problem: OnProblem) -> dict[str, Path]:
+    """Return the folders of the splits in ``root``; report several of one split."""
+    found = {
         split: [root / name for name in names if (root / name).is_dir()]
         for split, names in SPLIT_FOLDERS.items()
     }
+    if len(found["val"]) > 1:
+        on_problem(
+            f"{root} has several validation folders: "
+            f"{' and '.join(path.name for path in found['val'])}; "
+            f"keep one of them, or set {setting}=/another/folder"
+        )
+    return {split: paths[0] for split, paths in found.items() if paths}
 
 
 def has_splits(root: Path) -> bool:

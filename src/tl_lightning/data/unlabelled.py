@@ -56,7 +56,7 @@ class FolderReader:
         """
         parts = {"train": root}
         if has_splits(root) and not self.files(root):
-            parts = {split: paths[0] for split, paths in split_folders(root).items() if paths}
+            parts = split_folders(root, setting, self.on_problem)
         labelled = {name for name, path in parts.items() if self._labelled(path, setting)}
         if "train" in labelled:
             return None

@@ -198,11 +198,11 @@ def test_labelled_test_set_beside_the_target(source, tmp_path) -> None:
 
 
 def test_names_of_the_test_set_cannot_collide(source, tmp_path) -> None:
-    flat(tmp_path / "sketches" / "test" / "a", 3)
+    flat(tmp_path / "sketches" / "test" / BREEDS[0], 3)
     flat(tmp_path / "sketches" / "b", 3)
     for breed in BREEDS:
         image(tmp_path / "test" / breed / "0.jpg", 5)
-    node = {"root": str(tmp_path / "sketches"), "test": str(tmp_path / "test")}
+    node = {"root": str(tmp_path / "sketches"), "test": str(tmp_path / "test"), "labels": "none"}
     target = found(source, node)
     assert len(target.whole()) == 9
 
@@ -248,6 +248,11 @@ def test_settings_that_contradict_a_test_set_are_errors(source, tmp_path) -> Non
         found(source, {**node, "root": str(tmp_path / "split")})
 
 
+def test_test_set_without_a_target_is_an_error(source) -> None:
+    with pytest.raises(DataError, match=r"target\.test=/x is a test set of a target, but no targe"):
+        found(source, {"test": "/x", "shift": SHIFT})
+
+
 def test_train_without_labels_and_test_with_class_folders(source, tmp_path) -> None:
     flat(tmp_path / "target" / "train")
     class_folders(tmp_path / "target" / "test", 3, seed=77)
@@ -258,6 +263,10 @@ def test_train_without_labels_and_test_with_class_folders(source, tmp_path) -> N
         found(source, tmp_path / "target", transductive=True)
     target = found(source, {"root": str(tmp_path / "target"), "labels": "none"})
     assert (sizes(target), has_labels(target)) == ((7, 3, 9), [])
+    for name in ("val", "valid"):
+        flat(tmp_path / "target" / name, 2, 30)
+    with pytest.raises(DataError, match=r"has several validation folders: val and valid; keep one"):
+        found(source, tmp_path / "target")
 
 
 def test_what_needs_labels_is_refused(source, tmp_path) -> None:
@@ -284,6 +293,12 @@ def test_datasets_with_a_layout_of_their_own_take_a_flat_folder(tmp_path) -> Non
     data = OxfordPetsDataModule(**file_settings(tmp_path / "pets", **settings))
     data.discover()
     assert has_labels(data.found["target"]) == ["train", "val", "test"]
+    for path in (tmp_path / "more" / "images").glob("Abyssinian*"):
+        path.unlink()  # one class less than the source, whose names do not matter
+    settings["target"]["labels"] = "none"
+    data = OxfordPetsDataModule(**file_settings(tmp_path / "pets", **settings))
+    data.discover()
+    assert (has_labels(data.found["target"]), len(data.found["target"].test)) == ([], 24)
 
 
 def domains(folder: Path, **target: Any) -> Any:

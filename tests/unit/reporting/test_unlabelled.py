@@ -14,7 +14,7 @@ from tl_lightning.callbacks.contact_sheet import sheet_of
 from tl_lightning.reporting.artifacts import Predictions
 from tl_lightning.reporting.console import report_folder
 from tl_lightning.reporting.run.page import write_page
-from tl_lightning.reporting.run.unlabelled import unlabelled_figures
+from tl_lightning.reporting.run.unlabelled import changed_sentence, unlabelled_figures
 from tl_lightning.reporting.sweep.summary import summarise
 from tl_lightning.reporting.sweep.tables import cells, to_csv, to_markdown
 
@@ -71,7 +71,7 @@ def test_page_shows_predictions_and_no_accuracy_of_the_target(unlabelled: MakeRu
     assert "ant 4 66.7 % cat 2 33.3 % bee 0 0.0 %" in text
     assert "accuracy on the target is unknown" in text
     assert "Target test accuracy" not in text
-    assert "true: " not in text.partition("Source")[0]
+    assert "true: -1" not in text  # a label that does not exist
     written = {path.stem for path in (run / "figures").iterdir()}
     assert written >= {"class_mix_target", "confidence_target", "confusion_source"}
     assert not written & {"confusion_target", "examples_target", "class_change"}
@@ -105,6 +105,10 @@ def test_page_counts_changes_from_source_only(unlabelled: MakeRun) -> None:
     text = visible(write_page(run))
     assert "differs from that of source-only for 1 of 4 target samples (25.0 %)" in text
     assert "– 90.0 %" in text  # no target accuracy in the rows of the baselines
+    arrays = {"target_pred": np.array([0, 1]), "target_name": np.array(["a", "b"])}
+    other = {**arrays, "target_name": np.array(["a", "c"])}
+    assert changed_sentence(Predictions(arrays, []), Predictions(other, [])) is None
+    assert changed_sentence(Predictions(arrays, []), Predictions({}, [])) is None
 
 
 @pytest.mark.parametrize("size", [2, 30])

@@ -153,6 +153,11 @@ class SourceTarget:
         if self.target is None:
             return {"source": self.split_domain(name, layout)}
         if self.target.get("root") is None and self.target.get("domain") is None:
+            if self.target.get("test") is not None:
+                raise DataError(
+                    f"data.target.test={self.target['test']} is a test set of a target, but no "
+                    "target is set; set data.target.root=<folder>, or data.target.test=null"
+                )
             return self.data.synthetic(name, layout)
         target_name, files = self._read("target")
         target = self._loaded(files, f"the target ({target_name})")

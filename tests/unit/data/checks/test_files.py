@@ -174,3 +174,10 @@ def test_unused_classes_are_reported_only_if_their_formats_are_unsupported(tmp_p
     unsupported.parent.mkdir()
     unsupported.touch()
     assert list(passed_over([known])) == [("ignored_format", unsupported, ".heic")]
+
+
+def test_nested_images_without_labels_are_not_outside_of_class_folders(tmp_path):
+    known = [image(tmp_path / "1.jpg", 1), image(tmp_path / "deep" / "2.jpg", 2)]
+    unsupported = tmp_path / "deep" / "phone.heic"
+    unsupported.touch()
+    assert list(passed_over([], known)) == [("ignored_format", unsupported, ".heic")]

@@ -26,6 +26,8 @@ __all__ = ["fit_auto"]
 #: Number of validations of each trained head.
 EPOCHS = 3
 PROBES = "probes"
+#: Files of the chosen candidate that the report of the run refers to.
+_COPIED = ("predictions.npz", "predictions.csv", "metrics.csv")
 Train = Callable[..., dict[str, Any]]
 
 
@@ -126,7 +128,7 @@ def _report(
     selection = chosen.report["selection"]
     checkpoint = run_dir / "checkpoints" / Path(selection["checkpoint"]).name
     files = {chosen.folder / selection["checkpoint"]: checkpoint}
-    files |= {chosen.folder / name: run_dir / name for name in ("predictions.npz", "metrics.csv")}
+    files |= {chosen.folder / name: run_dir / name for name in _COPIED}
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for source, target in files.items():
         if source.is_file():

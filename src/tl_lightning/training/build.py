@@ -32,8 +32,8 @@ from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
 from tl_lightning.tasks.auxiliary.labels import attach_labels
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.training.feature_plan import Plan, plan
-from tl_lightning.training.trainer import make_trainer
 from tl_lightning.training.target_labels import discovered
+from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
 

@@ -1,0 +1,102 @@
+"""model=auto: several models on stored features, and the choice between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from helpers import config
+from tl_lightning.config.validation import check as validation
+from tl_lightning.errors import ConfigError
+from tl_lightning.evaluation import load as loading
+from tl_lightning.reporting.run.start import candidate_rows
+from tl_lightning.training import auto
+from tl_lightning.training import fit as training
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> str:
+    """Return the folder of a trained run, whose backbone later runs start from."""
+    folder = tmp_path_factory.mktemp("trained")
+    training.fit(config("model=source_only", "trainer.max_epochs=2"), folder)
+    return str(folder)
+
+
+def settings(trained: str, *overrides: str):
+    return config(
+        "model=auto", f"backbone.checkpoint={trained}", "head_init=probe", "selection=cbnm",
+        "model.steps=6", "model.bottleneck=8", *overrides,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(trained, tmp_path_factory):
+    """Return the folder and the report of a run."""
+    folder = tmp_path_factory.mktemp("auto")
+    return folder, training.fit(settings(trained), folder)
+
+
+def test_the_model_with_the_best_score_is_kept(finished) -> None:
+    _, report = finished
+    found = {one["name"]: one for one in report["start"]["candidates"]}
+    assert list(found) == ["frozen probe", "aligned probe", "mcc", "relative_bn+mcc"]
+    chosen = found[report["start"]["chosen"]]
+    assert report["selection"]["rule"] == "cbnm"
+    for name in ("source/test/acc", "target/test/acc"):
+        assert report["metrics"][name] == pytest.approx(chosen["metrics"][name])
+    assert report["name"] == "auto"
+    assert f"{report['start']['chosen']} was chosen among 4 models by cbnm" in report["notes"][0]
+    rows = candidate_rows(report)
+    assert [row["name"] for row in rows if row["chosen"]] == [report["start"]["chosen"]]
+    assert len(rows) == 4
+
+
+def test_its_checkpoint_is_that_of_the_candidate(finished) -> None:
+    folder, report = finished
+    net = loading.load(folder / report["selection"]["checkpoint"])
+    methods = set(getattr(net, "methods", {}))
+    names = {"frozen probe": {"relative_bn"}, "aligned probe": {"relative_bn"}, "mcc": {"mcc"}}
+    assert methods == names.get(report["start"]["chosen"], {"relative_bn", "mcc"})
+    assert (folder / "predictions.npz").is_file()
+
+
+def test_finished_candidates_are_not_trained_again(finished, trained, monkeypatch) -> None:
+    folder, report = finished
+    (folder / "report.json").unlink()
+    monkeypatch.setattr(training, "build", lambda *_: pytest.fail("trained again"))
+    assert training.fit(settings(trained), folder)["metrics"] == report["metrics"]
+
+
+def candidate(name: str, score: float, source: float, kept: bool = True):
+    return SimpleNamespace(name=name, score=score, source=source, kept=kept)
+
+
+def test_a_candidate_that_fails_on_the_source_is_not_chosen() -> None:
+    found = [candidate("a", 0.5, 0.9), candidate("b", 0.9, 0.7), candidate("c", 0.6, 0.85)]
+    assert auto._best(found, ratio=0.9).name == "c"
+    assert auto._best(found, ratio=0.5).name == "b"
+    found.append(candidate("the other probe", 0.99, 0.9, kept=False))
+    assert auto._best(found, ratio=0.9).name == "c"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["head_init=random"], "model=auto compares models on the features of a pretrained netw"),
+        (["selection=last"], "compares models by a score of the unlabelled target, but selection"),
+        (["trainer.devices=2"], "trains several models in turn, which is not supported on sever"),
+        (["model.candidates=[mcd+mc]"], r"contains mcd\+mc, but mc is not a method; did you mean"),
+        (["model.steps=0"], "model.steps=0 is not"),
+    ],
+)
+def test_error_messages(trained, overrides, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validation.check(settings(trained, *overrides))
+
+
+def test_problems_of_a_candidate_are_found_before_training(trained, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mme"):
+        training.fit(settings(trained, "model.candidates=[mme]"), tmp_path)
+    assert not (tmp_path / "candidates").exists()

@@ -205,7 +205,7 @@ class DomainAdaptation(TransferModule):
             )
         count = max(one.samples for one in self.methods.values() if one.measures_domains)
         training = self.training
-        self.eval()
+        self.train(False)
         for domain in (Stream.SOURCE, Stream.TARGET):
             for norm in self._relative():
                 norm.measure(domain.domain)

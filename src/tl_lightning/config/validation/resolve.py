@@ -142,12 +142,13 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     # A class without the argument ``target`` may have a target; only adaptation requires it.
     adapts = issubclass(nodes["model"].cls, DomainAdaptation)
     target = config["data"].get("target", {"": ""} if adapts else None)
-    if "callbacks.validators" not in nodes or not target:
+    if not target or not (adapts or name in ("source_only", "oracle")):
+        # Also compares with the probe, which few epochs of fine-tuning may not reach.
+        return "source_val" if config["head_init"] == "probe" else "last"
+    if "callbacks.validators" not in nodes:
         return "last"
     if name == "oracle":  # no other score reflects what it learns
         return "oracle"
-    if not (adapts or name == "source_only"):
-        return "last"
     # The confidence of a probe and of a trained model can only be compared after calibration.
     return "cbnm" if config["head_init"] == "probe" else "bnm"
 

@@ -228,7 +228,7 @@ def test_commands(folders, tmp_path) -> None:
     run = tmp_path / "run"
     done = command("train", ["model=dann", *plain, *small, f"hydra.run.dir={run}"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "has no class folders: 25 images without labels; 22 are trained on" in done.stdout
+    assert "has no class folders: 25 images without labels; 22 for training, 3 for" in done.stdout
     assert (run / "report.html").is_file()
     done = command("evaluate", [f"checkpoint={run}", f"data.target.test={folders}/test"], tmp_path)
     assert done.returncode == 0, done.stderr

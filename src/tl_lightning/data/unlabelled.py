@@ -16,8 +16,11 @@ __all__ = ["AS_UNLABELLED", "FolderReader", "same_samples"]
 
 #: The way out of a problem with the labels of a target.
 AS_UNLABELLED = "set data.target.labels=none to use it without labels"
-#: Similarity of two folder names from which one is taken for a misspelling of the other.
-ALIKE = 0.75
+#: Similarity of two names from which one is taken for a misspelling of the other, and number of
+#: letters from which a name is recognised inside another one.
+ALIKE, LETTERS = 0.75, 4
+#: Spellings are compared for at most this number of folders per class, as it takes time.
+FOLDERS = 10
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ class FolderReader:
         if {folder.name for folder in inner} & set(self.classes):
             return True
         filled = [folder.name for folder in inner if self.files(folder)]
-        alike = {name: match for name in filled if (match := self._alike(name))}
+        few = len(filled) <= FOLDERS * len(self.classes)
+        alike = {name: match for name in filled if few and (match := self._alike(name))}
         sets = {len(filled)} | {sum(map(bool, map(self.files, class_folders(f)))) for f in tree}
         if alike or len(self.classes) in sets:
             found = [f"{name} (did you mean {match}?)" for name, match in alike.items()]
@@ -116,9 +120,14 @@ class FolderReader:
         return False
 
     def _alike(self, name: str) -> str:
-        """Return the class that a folder name may be a misspelling of; empty if there is none."""
-        plain = {_plain(one): one for one in self.classes}
-        close = get_close_matches(_plain(name), plain, n=1, cutoff=ALIKE)
+        """Return the class that a folder name may be another spelling of; empty if none is."""
+        given, plain = _plain(name), {_plain(one): one for one in self.classes}
+        inside = [
+            one
+            for one in plain
+            if min(len(one), len(given)) >= LETTERS and (one in given or given in one)
+        ]
+        close = inside or get_close_matches(given, plain, n=1, cutoff=ALIKE)
         return plain[close[0]] if close else ""
 
 

@@ -76,7 +76,7 @@ def test_flat_folder_is_a_target_without_labels(source, tmp_path) -> None:
     assert target.test.names == sorted(f"{n}.jpg" for n in range(10))
     assert target.note == (
         f"data.target.root={tmp_path}/sketches has no class folders: 10 images without labels; "
-        "7 are trained on, the model is selected on 3, and 10 are predicted, without accuracy"
+        "7 for training, 3 for validation, and 10 are predicted, without accuracy"
     )
 
 
@@ -112,6 +112,12 @@ def test_nested_images_are_used_at_any_depth(source, tmp_path, folders) -> None:
     assert "has no class folders: 12 images without labels" in target.note
 
 
+def test_spellings_are_compared_for_few_folders_only(source, tmp_path) -> None:
+    for number in range(31):  # more than ten for each class
+        image(tmp_path / "nested" / f"chihuahua {number}" / f"{number}.jpg", number)
+    assert len(found(source, tmp_path / "nested").test) == 31
+
+
 def test_loops_of_links_are_followed_once(tmp_path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").symlink_to(tmp_path / "a")
@@ -138,7 +144,11 @@ def test_folders_named_as_classes_mean_labels(source, tmp_path) -> None:
     [
         (("a", "b", "c"), r"3 folder\(s\) with images in .*/target are not named as the 3 classes"),
         (("x/a", "x/b", "x/c", "y/d"), "4 folder.*may be meant as classes: a, b, c, d; classes"),
-        (("n02085620 chihuahua",), r"did you mean n02085620-Chihuahua\?.*target\.labels=none to"),
+        (
+            ("Chihuahua", "spaniel"),
+            r"Chihuahua \(did you mean n02085620-Chihuahua\?\), spaniel \(did",
+        ),
+        (("n02085621 chihuahau",), r"did you mean n02085620-Chihuahua\?.*target\.labels=none to"),
     ],
 )
 def test_misspelt_class_folders_are_not_silently_unlabelled(
@@ -362,7 +372,7 @@ def test_rows_of_the_target_without_labels(tmp_path) -> None:
         (15, 5, 20),
         ("dog", "horse"),
     )
-    assert target.note.startswith("20 images without labels; 15 are trained on")
+    assert target.note.startswith("20 images without labels; 15 for training, 5 for")
 
 
 def test_only_the_training_rows_without_labels(tmp_path) -> None:
@@ -510,7 +520,7 @@ def test_vectors_without_labels(tmp_path) -> None:
 
     target = read(train="plain.npz")
     assert (has_labels(target), sizes(target)) == ([], (15, 5, 20))
-    assert "20 vectors without labels; 15 are trained on, the model is selected" in target.note
+    assert "20 vectors without labels; 15 for training, 5 for validation, and all" in target.note
     assert has_labels(read(train="plain.npz", test="known.npz")) == ["test"]
     assert has_labels(read(train="known.npz", labels="none")) == []
     with pytest.raises(DataError, match=r"data\.target\.labels=never is not valid"):

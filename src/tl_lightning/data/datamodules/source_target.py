@@ -268,8 +268,8 @@ class SourceTarget:
             domain = self._transductive(domain, layout)
         elif domain.test.labels is None:
             note = (
-                f"{len(domain.train):,} are trained on, the model is selected on "
-                f"{len(domain.val):,}, and {len(domain.test):,} are predicted, without accuracy"
+                f"{len(domain.train):,} for training, {len(domain.val):,} for validation, and "
+                f"{len(domain.test):,} are predicted, without accuracy"
             )
             domain = replace(domain, note="; ".join(p for p in (domain.note, note) if p))
         count = self.node("target").get("labelled_per_class") or 0

@@ -174,8 +174,7 @@ class VectorDataModule(TransferDataModule):
         if train.labels is None:
             note = (
                 f"data.{domain}.train={node['train']}: {len(train):,} vectors without labels; "
-                f"{len(layout.train):,} are trained on, the model is selected on "
-                f"{len(layout.val):,}"
+                f"{len(layout.train):,} for training, {len(layout.val):,} for validation"
             )
             note += "" if test else ", and all are predicted, without accuracy"
         return Domain(name, classes, layout.train, layout.val, layout.test, note)

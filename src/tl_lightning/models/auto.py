@@ -10,7 +10,6 @@ from tl_lightning.config.paths import choices
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import nearest
 from tl_lightning.models.adaptation import DomainAdaptation
-from tl_lightning.selection.rules import SELECTIONS
 
 __all__ = ["AutoAdaptation"]
 
@@ -61,11 +60,6 @@ class AutoAdaptation(DomainAdaptation):
                 f"model={run.name} compares models on the features of a pretrained network of "
                 "images with a linear head; set backbone=resnet18 head=linear head_init=auto, or "
                 "model=dann"
-            )
-        if not str(SELECTIONS[run.selection].monitor).startswith("validator/"):
-            yield (
-                f"model={run.name} compares models by a score of the unlabelled target, but "
-                f"selection={run.selection}; set selection=cbnm"
             )
         if not run.trainer.single_process:
             yield (

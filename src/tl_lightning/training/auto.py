@@ -116,9 +116,9 @@ def _candidates(name: str, folder: Path, report: dict[str, Any]) -> list[_Candid
 
 def _best(found: list[_Candidate], ratio: float) -> _Candidate:
     """Return the candidate with the best score that has not collapsed on the source."""
-    floor = ratio * max(one.source for one in found)
+    lowest = ratio * max(one.source for one in found)
     kept = [one for one in found if one.kept]
-    return max(kept, key=lambda one: one.score if one.source >= floor else WORST + one.source)
+    return max(kept, key=lambda one: one.score if one.source >= lowest else WORST + one.source)
 
 
 def _report(

@@ -152,7 +152,10 @@ def test_values_of_a_wrong_type_or_out_of_range(override: str, message: str) -> 
         ("task_weighting=pcgrd", "is not a task weighting; did you mean 'pcgrad'?"),
         ("report.projection=umapp", "is not one of pca, tsne, umap; set report.projection="),
         ("cache.images=on", "is not one of off, decoded, auto; set cache.images=<value>"),
-        ("data.augment=strongest", "data.augment=strongest is not none, flip, light, crop, standard"),
+        (
+            "data.augment=strongest",
+            "data.augment=strongest is not none, flip, light, crop, standard",
+        ),
         ("compile=fast", "is not inductor, cudagraphs, aot_eager, eager, true or false; set co"),
     ],
 )

@@ -73,6 +73,11 @@ def _selection_problems(run: RunConfig) -> Iterator[str]:
             f"selection={run.selection} needs a score of callbacks.validators, which is not "
             "enabled; set callbacks=default, or selection=source_val"
         )
+    if run.model.cls.composite and not str(rule.monitor).startswith("validator/"):
+        yield (
+            f"model={run.name} compares models by a score of the unlabelled target, but selection="
+            f"{run.selection}; set selection=cbnm"
+        )
     if run.methods and (mixed := mixing_keys(run)):
         yield (
             f"data.{mixed[0]}={run.data.params[mixed[0]]} mixes labels, which is not supported "

@@ -136,7 +136,7 @@ def test_invalid_settings_are_errors(root, tmp_path, overrides, message) -> None
         ),
         (
             "data.augment=mild",
-            r"data.augment=mild is not none, light, standard.* or a mapping; set data.augment=",
+            r"data.augment=mild is not none, flip, light, crop.* or a mapping; set data.augment=",
         ),
         ("data.on_error=ignore", r"data.on_error=ignore is not one of stop, skip"),
     ],

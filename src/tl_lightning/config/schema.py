@@ -164,6 +164,7 @@ class RunConfig:
     resume: str | None
     init: str | None
     head_init: Literal["auto", "probe", "random"]
+    probe_lr_factor: Annotated[float, above(0)]
     allow: list[str]
     cache: CacheConfig
     checkpointing: CheckpointConfig

@@ -37,15 +37,18 @@ def num_processes(trainer: TrainerConfig) -> int:
 
 
 def lr_factor(run: RunConfig) -> float:
-    """Return the factor for all learning rates from the linear scaling rule.
+    """Return the factor for all learning rates.
 
-    Goyal et al. (2017): Accurate, Large Minibatch SGD. arXiv:1706.02677. ``lr * B / B_0``, with
-    ``B`` the global batch size of a domain and ``B_0 = reference_batch_size``; 1 if that is null.
+    It is ``probe_lr_factor`` if the head starts as a probe and the rate was not found by a test,
+    times that of the linear scaling rule (Goyal et al. (2017): Accurate, Large Minibatch SGD.
+    arXiv:1706.02677): ``lr * B / B_0``, with ``B`` the global batch size of a domain and ``B_0 =
+    reference_batch_size``; 1 if that is null.
     """
+    factor = run.probe_lr_factor if run.head_init == "probe" and not run.lr_find else 1.0
     if run.reference_batch_size is None:
-        return 1.0
+        return factor
     per_process = run.batch_size * run.trainer.accumulate_grad_batches
-    return per_process * num_processes(run.trainer) / run.reference_batch_size
+    return factor * per_process * num_processes(run.trainer) / run.reference_batch_size
 
 
 def is_sharded(trainer: TrainerConfig) -> bool:

@@ -13,6 +13,7 @@ from tl_lightning.config.instantiate import Node
 from tl_lightning.config.validation import check as validation
 from tl_lightning.config.validation.start import head_init_problems
 from tl_lightning.errors import ConfigError
+from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 
 ALIGNED = ("model=domain_adaptation", "method=[relative_bn]", "selection=bnm")
@@ -45,7 +46,7 @@ def test_without_learning_the_run_equals_its_start(tmp_path, trained) -> None:
 
 
 def test_the_start_is_kept_if_training_hurts(tmp_path, trained) -> None:
-    report = training.fit(probed(trained, *ALIGNED, "optimizer.lr=3"), tmp_path)
+    report = training.fit(probed(trained, *ALIGNED, "optimizer.lr=30"), tmp_path)
     assert report["selection"]["epoch"] == -1
     assert report["selection"]["checkpoint"].endswith("bnm-start.ckpt")
     start = candidates(report)[report["start"]["chosen"]]
@@ -131,3 +132,18 @@ def test_another_head_is_an_obstacle(trained) -> None:
     run = replace(run, nodes={**run.nodes, "head": other})
     message = "sets the weights of a linear classifier, but the head is "
     assert message in " ".join(head_init_problems(run, sharded=False))
+
+
+def test_learning_rates_are_lower_after_a_probe(trained) -> None:
+    for overrides, expected in (
+        ([], 1e-4),
+        (["probe_lr_factor=1"], 1e-3),
+        (["lr_find=true"], 1e-3),
+        (["head_init=random"], 1e-3),
+        (["reference_batch_size=8"], 2e-4),
+    ):
+        run = validation.check(probed(trained, "optimizer.lr=1e-3", *overrides))
+        net = building.build_module(run, tuple("ab"), pretrained=False)
+        assert net.lr == pytest.approx(expected)
+    with pytest.raises(ConfigError, match="probe_lr_factor=0 is not"):
+        validation.check(probed(trained, "probe_lr_factor=0"))

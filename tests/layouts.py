@@ -311,6 +311,40 @@ def usps_bz2(folder: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def svhn_mat(folder: Path, train: int = 40, test: int = 20) -> dict[str, np.ndarray]:
+    """Write SVHN as its authors did, 0 being labelled 10, and return the arrays with labels 0-9."""
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(2)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for split, number in (("train", train), ("test", test)):
+        pixels = rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
+        labels = (np.arange(number) % 10).astype(np.uint8)
+        stored = np.where(labels == 0, 10, labels)[:, None]
+        savemat(folder / f"{split}_32x32.mat", {"X": pixels.transpose(1, 2, 3, 0), "y": stored})
+        arrays |= {f"x_{split}": pixels, f"y_{split}": labels}
+    return arrays
+
+
+def mnistm_png(folder: Path, train: int = 24, test: int = 20) -> dict[str, np.ndarray]:
+    """Write MNIST-M as published, in lists that are not sorted by name, and return its arrays."""
+    rng = np.random.default_rng(3)
+    arrays = {}
+    for split, number in (("train", train), ("test", test)):
+        images = folder / f"mnist_m_{split}"
+        images.mkdir(parents=True)
+        pixels = rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
+        labels = rng.permutation(number) % 10
+        names = [f"{index:08d}.png" for index in rng.permutation(number)]
+        for name, picture in zip(names, pixels, strict=True):
+            Image.fromarray(picture).save(images / name)
+        lines = [f"{name} {label}\n" for name, label in zip(names, labels, strict=True)]
+        (folder / f"mnist_m_{split}_labels.txt").write_text("".join(lines))
+        arrays |= {f"x_{split}": pixels, f"y_{split}": labels.astype(np.uint8)}
+    return arrays
+
+
 def photos(folder: Path, number: int = 3) -> Path:
     """Write photographs as in BSDS500, in portrait and landscape format."""
     for index in range(number):

@@ -1,8 +1,10 @@
 """Handwritten digits, plain and over photographs, without a download.
 
 The source is scikit-learn's optical digits (UCI, 1,797 images of 8 x 8). The target blends other
-digits of the same dataset with random patches of scikit-learn's two sample photographs, as in
-MNIST-M (Ganin et al. 2016, JMLR 17(59), section 5.2.4).
+digits of the same dataset with random patches of scikit-learn's two sample photographs, similar to
+MNIST-M (Ganin et al. 2016, JMLR 17(59), section 5.2.4). In contrast to MNIST-M, the digits are
+blended with their grey values: their smooth edges remain visible as outlines, so this is an easier
+set, whose results cannot be compared with those on MNIST-M.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Handwritten digits: MNIST, MNIST-M (MNIST over photographs) and USPS.
+"""Digits: MNIST, MNIST-M (MNIST over photographs), USPS and SVHN (digits in street views).
 
 MNIST: LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document
 Recognition", Proc. IEEE 86(11), 1998. MNIST-M: Ganin et al., "Domain-Adversarial Training of
-Neural Networks", JMLR 17(59), 2016, generated here from MNIST and the photographs of BSDS500
-(Arbelaez, Maire, Fowlkes and Malik, PAMI 33(5), 2011). USPS: Hull, "A Database for Handwritten
-Text Recognition Research", PAMI 16(5), 1994.
+Neural Networks", JMLR 17(59), 2016: the published set, or one generated here from MNIST and the
+photographs of BSDS500 (Arbelaez, Maire, Fowlkes and Malik, PAMI 33(5), 2011). USPS: Hull, "A
+Database for Handwritten Text Recognition Research", PAMI 16(5), 1994. SVHN: Netzer, Wang, Coates,
+Bissacco, Wu and Ng, "Reading Digits in Natural Images with Unsupervised Feature Learning", NIPS
+workshop, 2011.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -23,14 +25,15 @@ from numpy.typing import NDArray
 from tl_lightning.config.hints import within
 from tl_lightning.config.schema import cache_root
 from tl_lightning.data.datamodules.image import ImageDataModule
-from tl_lightning.data.datamodules.mnistm import blend
+from tl_lightning.data.datamodules.mnistm import binarised, blend
 from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.download import download as fetch
 from tl_lightning.data.io.download import extract
 from tl_lightning.data.io.folders import check_signatures, find_root
-from tl_lightning.data.io.idx import DigitSet, checked, read_mnist, read_usps
+from tl_lightning.data.io.idx import DigitSet, checked, read_mnist, read_svhn, read_usps
 from tl_lightning.data.io.images import open_image
+from tl_lightning.data.io.mnistm_files import find_mnistm, fingerprint, read_mnistm
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.files import locked
 
@@ -38,11 +41,14 @@ __all__ = ["MNISTDataModule"]
 
 SIZE = 28
 CLASSES = tuple("0123456789")
-NAMES = ("mnist", "mnistm", "usps")
+NAMES = ("mnist", "mnistm", "usps", "svhn")
+READERS = {"mnist": read_mnist, "usps": read_usps, "svhn": read_svhn}
+# Images resized at once, which bounds the memory.
+CHUNK = 10_000
 # Fixed, as the patches are part of the dataset and not of a run.
 BLEND_SEED = 0
 # Increase if the generated images change, to invalidate cached arrays.
-RECIPE = "mnistm 1"
+RECIPE = "mnistm 2"
 
 BSDS_URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz"
 BSDS_SIZE = 70_763_455
@@ -51,18 +57,18 @@ BSDS_FOLDERS = ("bsds500/train", "BSDS500/data/images/train", "BSR/BSDS500/data/
 
 
 class MNISTDataModule(ImageDataModule):
-    """MNIST, MNIST-M or USPS as source and target, in memory, 28 x 28 with three channels.
+    """MNIST, MNIST-M, USPS or SVHN as source and target, in memory, 28 x 28 with three channels.
 
-    Digit ``i`` of MNIST and of MNIST-M is the same. Methods cannot use this pairing: each domain
-    has its own sample order, and training batches of the target contain no labels. USPS is resized
-    from 16 x 16.
+    Digit ``i`` of MNIST and of a generated MNIST-M is the same. Methods cannot use this pairing:
+    each domain has its own sample order, and training batches of the target contain no labels.
+    USPS is resized from 16 x 16, SVHN and the published images of MNIST-M from 32 x 32.
 
     Args:
         root: Folder with the datasets, in one of the formats listed in the configuration file.
         download: Whether to download missing datasets into ``root``.
         val_fraction: Fraction of the official training images, from their end, to use for
             validation (1/12 gives the usual 55,000 and 5,000 images of MNIST).
-        source: ``{domain}``: ``mnist``, ``mnistm`` or ``usps``.
+        source: ``{domain}``: ``mnist``, ``mnistm``, ``usps`` or ``svhn``.
         target: ``{domain}``, or None for no target.
         kwargs: See :class:`ImageDataModule`.
     """
@@ -111,13 +117,9 @@ class MNISTDataModule(ImageDataModule):
     def _domain(self, name: str) -> Domain:
         note = ""
         if name == "mnistm":
-            digits, photos = _read_mnistm(Path(self.root).expanduser(), self.download)
-            note = (
-                f"MNIST-M was generated from {photos} photographs of BSDS500 as described in its "
-                "paper; its random patches differ from those of the published file"
-            )
+            digits, note = _read_mnistm(Path(self.root).expanduser(), self.download)
         else:
-            digits = (read_mnist if name == "mnist" else read_usps)(self.root, self.download)
+            digits = READERS[name](self.root, self.download)
         total = len(digits.y_train)
         border = total - round(total * self.val_fraction)
         train = _split("train", digits.x_train, digits.y_train)
@@ -140,33 +142,61 @@ def _split(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> S
 
 
 def _resized(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Resize ``(N, H, W)`` or ``(N, H, W, 3)`` to 28 x 28, with antialiasing if it shrinks."""
     if pixels.shape[1:3] == (SIZE, SIZE):
         return pixels
-    scaled = torch.nn.functional.interpolate(
-        torch.tensor(pixels)[:, None].float(), (SIZE, SIZE), mode="bilinear"
-    )
-    resized: NDArray[np.uint8] = scaled[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
+    grey = pixels.ndim == 3
+    images = torch.tensor(pixels)
+    images = images[:, None] if grey else images.permute(0, 3, 1, 2)
+    scaled = torch.cat([_scaled(chunk) for chunk in torch.split(images, CHUNK)])
+    resized: NDArray[np.uint8] = (scaled[:, 0] if grey else scaled.permute(0, 2, 3, 1)).numpy()
     return resized
 
 
+def _scaled(images: torch.Tensor) -> torch.Tensor:
+    scaled = torch.nn.functional.interpolate(
+        images.float(), (SIZE, SIZE), mode="bilinear", antialias=images.shape[-1] > SIZE
+    )
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
 # -- MNIST-M ----------------------------------------------------------------------------------
-def _read_mnistm(root: Path, download: bool) -> tuple[DigitSet, int]:
-    """Return MNIST-M, generated or from the cache, and the number of photographs used."""
+def _read_mnistm(root: Path, download: bool) -> tuple[DigitSet, str]:
+    """Return MNIST-M, published or generated, and the note on it for the report."""
+    if (path := find_mnistm(root)) is not None:
+        note = f"MNIST-M is the published set, read from {path}"
+        if path.is_file():
+            return read_mnistm(path), note
+        # Decoding 68,000 small files takes much longer than reading one.
+        return _kept(f"published-{fingerprint(path)}", lambda: read_mnistm(path)), note
     digits = read_mnist(root, download)
     photos = _find_photos(root, download)
-    path = cache_root() / f"mnistm-{_key(digits, photos)}.npz"
-    with locked(path):  # One process generates it; the others wait.
+    note = (
+        f"MNIST-M was generated from {len(photos)} photographs of BSDS500 as described in its "
+        "paper; its random patches differ from those of the published file"
+    )
+    return _kept(_key(digits, photos), lambda: _generated(digits, photos)), note
+
+
+def _generated(digits: DigitSet, photos: list[Path]) -> DigitSet:
+    images = [open_image(photo).permute(1, 2, 0).numpy() for photo in photos]
+    return DigitSet(
+        blend(binarised(digits.x_train), images, seed=BLEND_SEED),
+        digits.y_train,
+        blend(binarised(digits.x_test), images, seed=BLEND_SEED + 1),
+        digits.y_test,
+    )
+
+
+def _kept(key: str, make: Callable[[], DigitSet]) -> DigitSet:
+    """Return the cached set of that key, or make and cache it."""
+    path = cache_root() / f"mnistm-{key}.npz"
+    with locked(path):  # One process makes it; the others wait.
         if (cached := _cached(path)) is not None:
-            return cached, len(photos)
-        images = [open_image(photo).permute(1, 2, 0).numpy() for photo in photos]
-        built = DigitSet(
-            blend(digits.x_train, images, seed=BLEND_SEED),
-            digits.y_train,
-            blend(digits.x_test, images, seed=BLEND_SEED + 1),
-            digits.y_test,
-        )
-        _save(path, built)
-    return built, len(photos)
+            return cached
+        made = make()
+        _save(path, made)
+    return made
 
 
 def _key(digits: DigitSet, photos: list[Path]) -> str:

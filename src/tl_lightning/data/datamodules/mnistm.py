@@ -9,18 +9,32 @@ from numpy.typing import NDArray
 
 from tl_lightning.errors import DataError
 
-__all__ = ["blend", "enlarge"]
+__all__ = ["binarised", "blend", "enlarge"]
+
+
+def binarised(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Set every pixel of a stroke, however faint, to 255, as in the published MNIST-M.
+
+    Blended as they are, the grey edges of the strokes would outline the digits.
+
+    Args:
+        digits: Of any shape, on a background of 0.
+
+    >>> binarised(np.array([[0, 1, 255]], dtype=np.uint8))
+    array([[  0, 255, 255]], dtype=uint8)
+    """
+    return np.where(digits > 0, np.uint8(255), np.uint8(0))
 
 
 def blend(
     digits: NDArray[np.uint8], photos: Sequence[NDArray[np.uint8]], seed: int, *, scale: int = 1
 ) -> NDArray[np.uint8]:
-    r"""Blend each digit with a patch of a photograph, as MNIST-M is made.
+    r"""Blend each digit with a patch of a photograph.
 
     :math:`out_{ijk} = | digit_{ij} - patch_{ijk} |` for the colour channels :math:`k` (Ganin et
-    al., "Domain-Adversarial Training of Neural Networks", JMLR 17(59), 2016, section 5.2.4). The
-    photograph is drawn uniformly for every digit, then the corner of the patch. The same seed
-    gives the same images.
+    al., "Domain-Adversarial Training of Neural Networks", JMLR 17(59), 2016, section 5.2.4); the
+    digits of MNIST-M are :func:`binarised` first. The photograph is drawn uniformly for every
+    digit, then the corner of the patch. The same seed gives the same images.
 
     Args:
         digits: ``(N, H, W)``, bright strokes on a dark background.

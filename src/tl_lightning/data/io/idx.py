@@ -1,4 +1,4 @@
-"""Readers for MNIST and USPS (npz, IDX, bz2), with optional download."""
+"""Readers for MNIST, USPS and SVHN (npz, IDX, bz2, mat), with optional download."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tl_lightning.data.io.folders import find_root
+from tl_lightning.data.io.images import UNREADABLE
 from tl_lightning.errors import DataError
 from tl_lightning.utils.files import locked
 
-__all__ = ["DigitSet", "checked", "read_mnist", "read_usps"]
+__all__ = ["DigitSet", "checked", "read_mnist", "read_svhn", "read_usps", "verified"]
 
 MNIST_FOLDERS = ("digits", "MNIST", "mnist", "MNIST/raw", "mnist/raw", "raw")
 USPS_FOLDERS = ("digits", "USPS", "usps")
+SVHN_FOLDERS = ("digits", "SVHN", "svhn")
 IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",
     "y_train": "train-labels-idx1-ubyte",
@@ -26,6 +28,7 @@ IDX_FILES = {
     "y_test": "t10k-labels-idx1-ubyte",
 }
 USPS_FILES = ("usps.bz2", "usps.t.bz2")
+SVHN_FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def read_mnist(root: str | Path, download: bool) -> DigitSet:
         return checked(folder / "mnist.npz")
     find = _idx_path(folder)
     arrays = {name: _read_idx(path) for name in IDX_FILES if (path := find(name)) is not None}
-    return _verify(folder, arrays)
+    return verified(folder, arrays)
 
 
 def read_usps(root: str | Path, download: bool) -> DigitSet:
@@ -96,7 +99,36 @@ def read_usps(root: str | Path, download: bool) -> DigitSet:
         ) from error
     arrays = {"x_train": train.data, "y_train": np.asarray(train.targets, dtype=np.uint8)}
     arrays |= {"x_test": test.data, "y_test": np.asarray(test.targets, dtype=np.uint8)}
-    return _verify(folder, arrays)
+    return verified(folder, arrays)
+
+
+def read_svhn(root: str | Path, download: bool) -> DigitSet:
+    """Read SVHN (format 2, cropped digits) from the files that torchvision downloads.
+
+    Returns:
+        Images ``(N, 32, 32, 3)`` and labels; 0 is labelled 10 in the files.
+
+    Raises:
+        DataError: If it is missing (and ``download`` is false) or corrupt.
+    """
+
+    def fetch(folder: Path) -> None:
+        from torchvision.datasets import SVHN
+
+        for split in SVHN_FILES:
+            SVHN(str(folder), split=split, download=True)
+
+    folder = _find(
+        root,
+        SVHN_FOLDERS,
+        "SVHN (train_32x32.mat and test_32x32.mat)",
+        lambda path: all((path / name).is_file() for name in SVHN_FILES.values()),
+        fetch if download else None,
+    )
+    arrays: dict[str, NDArray[np.uint8]] = {}
+    for split, name in SVHN_FILES.items():
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = _read_mat(folder / name)
+    return verified(folder, arrays, channels=True)
 
 
 def checked(path: Path, channels: bool = False) -> DigitSet:
@@ -121,15 +153,26 @@ def checked(path: Path, channels: bool = False) -> DigitSet:
             f"cannot read {path}: {error}; remove it and get another copy, or set "
             "data.root=/another/folder"
         ) from error
-    return _verify(path, arrays, channels)
+    return verified(path, arrays, channels)
 
 
-def _verify(path: Path, arrays: dict[str, NDArray[np.uint8]], channels: bool = False) -> DigitSet:
+def verified(path: Path, arrays: dict[str, NDArray[np.uint8]], channels: bool = False) -> DigitSet:
+    """Return the four arrays as a set of digits.
+
+    Args:
+        path: Where they are from, for the error message.
+        arrays: ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
+        channels: Whether the images are RGB, ``(N, H, W, 3)``.
+
+    Raises:
+        DataError: If one is missing, or has another type, shape or other labels.
+    """
     shape = "(N, H, W, 3)" if channels else "(N, H, W)"
     problems = [f"{name} is missing" for name in IDX_FILES if name not in arrays]
     for split in ("train", "test") if not problems else ():
         pixels, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 + channels:
+        colours = pixels.ndim == 4 and pixels.shape[3] == 3
+        if pixels.dtype != np.uint8 or not (colours if channels else pixels.ndim == 3):
             problems.append(f"x_{split} is {pixels.dtype} {pixels.shape}, not uint8 {shape}")
         if labels.shape != pixels.shape[:1] or not len(labels):
             problems.append(f"y_{split} has shape {labels.shape} for x_{split} of {pixels.shape}")
@@ -201,3 +244,26 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
             f"cannot read {path}: {error}; remove it and get another copy, or set "
             "data.root=/another/folder"
         ) from error
+
+
+def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        stored = loadmat(path)
+    except (*UNREADABLE, MatReadError) as error:
+        raise DataError(
+            f"cannot read {path}: {error}; remove it and get another copy, or set "
+            "data.root=/another/folder"
+        ) from error
+    shapes = {name: np.asarray(stored.get(name)).shape for name in ("X", "y")}
+    pixels, labels = shapes["X"], shapes["y"]
+    if len(pixels) != 4 or np.prod(labels) != pixels[3]:
+        raise DataError(
+            f"{path} does not contain the expected digits: X has shape {pixels} and y {labels}, "
+            "not (32, 32, 3, N) and (N, 1); remove it and get another copy, or set "
+            "data.root=/another/folder"
+        )
+    flat = stored["y"].reshape(-1)
+    return np.ascontiguousarray(stored["X"].transpose(3, 0, 1, 2)), np.where(flat == 10, 0, flat)

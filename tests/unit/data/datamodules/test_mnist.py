@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from layouts import digits_npz, photos, real_data
+from layouts import digits_npz, mnistm_png, photos, real_data, svhn_mat
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules import mnist
 from tl_lightning.data.datamodules.mnist import MNISTDataModule
-from tl_lightning.data.datamodules.mnistm import blend
+from tl_lightning.data.datamodules.mnistm import binarised, blend
 from tl_lightning.data.datasets import open_image
 from tl_lightning.data.io.idx import read_mnist, read_usps
 from tl_lightning.data.needs import ModelNeeds
@@ -78,13 +78,65 @@ def test_mnist_to_mnistm_pixels_labels_and_splits(root):
         open_image(path).permute(1, 2, 0).numpy()
         for path in sorted((root / "bsds500" / "train").glob("*.jpg"))
     ]
-    expected = blend(digits.x_train, images, seed=0)
+    expected = blend(binarised(digits.x_train), images, seed=0)
     assert np.array_equal(target.train.samples, expected[:55])
-    assert np.array_equal(target.test.samples, blend(digits.x_test, images, seed=1))
+    assert np.array_equal(target.test.samples, blend(binarised(digits.x_test), images, seed=1))
     assert source.note == ""
     assert target.note.startswith(
         "MNIST-M was generated from 3 photographs of BSDS500 as described"
     )
+
+
+def test_strokes_of_mnistm_are_inverted_patches_up_to_their_faint_edges():
+    rng = np.random.default_rng(0)
+    digits = rng.choice(np.array([0, 1, 90, 255], dtype=np.uint8), (5, 8, 8))
+    images = [rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)]
+    patches = blend(np.zeros_like(digits), images, seed=3)
+    made = blend(binarised(digits), images, seed=3)
+    assert np.array_equal(made, np.where(digits[..., None] > 0, 255 - patches, patches))
+
+
+def test_published_mnistm_is_used_in_place_of_a_generated_one(root, cache, monkeypatch):
+    arrays = mnistm_png(root / "mnist_m")
+    target = found(root)["target"]
+    assert target.note == f"MNIST-M is the published set, read from {root / 'mnist_m'}"
+    assert (len(target.train), len(target.val), len(target.test)) == (22, 2, 20)
+    assert np.array_equal(target.test.labels, arrays["y_test"])
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(arrays["x_test"]).permute(0, 3, 1, 2).float(),
+        (28, 28),
+        mode="bilinear",
+        antialias=True,
+    )
+    got = target.test.samples.transpose(0, 3, 1, 2).astype(np.float32)
+    assert np.abs(got - expected.numpy()).max() <= 0.5
+    assert len(list(cache.glob("mnistm-published-*.npz"))) == 1
+
+    def not_cached(*args, **kwargs):
+        raise AssertionError("decoded twice")
+
+    monkeypatch.setattr(mnist, "read_mnistm", not_cached)
+    assert np.array_equal(found(root)["target"].train.samples, target.train.samples)
+
+
+def test_published_npz_is_used(root, cache):
+    arrays = {name: np.zeros((20, 28, 28, 3), np.uint8) for name in ("x_train", "x_test")}
+    arrays |= {name: np.arange(20, dtype=np.uint8) % 10 for name in ("y_train", "y_test")}
+    np.savez(root / "mnistm.npz", **arrays)
+    target = found(root)["target"]
+    assert target.note == f"MNIST-M is the published set, read from {root / 'mnistm.npz'}"
+    assert not target.test.samples.any()
+    assert not cache.exists() or not list(cache.glob("*.npz"))
+
+
+def test_svhn_is_resized_and_a_domain_of_either_side(root, monkeypatch):
+    arrays = svhn_mat(root / "svhn")
+    monkeypatch.setattr(mnist, "CHUNK", 7)
+    source = found(root, "mnist", source={"domain": "svhn"})["source"]
+    assert (source.name, len(source.train), len(source.val)) == ("svhn", 37, 3)
+    assert source.train.samples.shape == (37, 28, 28, 3)
+    assert np.array_equal(source.test.labels, arrays["y_test"])
+    assert found(root, "svhn")["target"].test.samples.mean() == pytest.approx(127.5, abs=3)
 
 
 def test_mnistm_is_cached(root, cache, monkeypatch):
@@ -199,9 +251,9 @@ def test_missing_datasets_are_errors_with_the_paths_tried(tmp_path):
 
 
 def test_invalid_domains_are_errors(tmp_path):
-    message = r"data\.target\.domain=svhn is not one of mnist, mnistm, usps; valid: "
+    message = r"data\.target\.domain=emnist is not one of mnist, mnistm, usps, svhn; did you mean"
     with pytest.raises(DataError, match=message):
-        build(tmp_path, "svhn")
+        build(tmp_path, "emnist")
     message = r"data\.source\.domain=minst is not one of .*; did you mean 'mnist'\?"
     with pytest.raises(DataError, match=message):
         build(tmp_path, source={"domain": "minst"})
@@ -252,7 +304,7 @@ def test_real_mnist_to_mnistm_counts_and_mean():
     assert list(data.counts().values()) == [55_000, 5_000, 10_000] * 2
     target = data.found["target"]
     assert "200 photographs" in target.note
-    assert target.train.samples.mean() == pytest.approx(107.1, abs=0.2)  # 33.3 for MNIST.
+    assert target.train.samples.mean() == pytest.approx(114.8, abs=0.2)  # 33.3 for MNIST.
     start = time.monotonic()
     build(real_data("digits")).discover()
     assert time.monotonic() - start < 15  # From the cache, on any machine.

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
-from layouts import digits_idx, digits_npz, usps_bz2
-from tl_lightning.data.io.idx import read_mnist, read_usps
+from layouts import digits_idx, digits_npz, svhn_mat, usps_bz2
+from tl_lightning.data.io.idx import read_mnist, read_svhn, read_usps
 from tl_lightning.errors import DataError
 
 
@@ -32,6 +33,41 @@ def test_read_usps_in_torchvision_format(tmp_path, folder):
         assert got.shape == expected.shape
         assert np.abs(got.astype(int) - expected).max() <= 1
         assert got.dtype == np.uint8
+
+
+@pytest.mark.parametrize("folder", [".", "SVHN", "svhn", "digits"])
+def test_read_svhn_in_torchvision_format(tmp_path, folder):
+    arrays = svhn_mat(tmp_path / "root" / folder)
+    digits = read_svhn(tmp_path / "root", False)
+    for name, expected in arrays.items():
+        got = getattr(digits, name)
+        assert np.array_equal(got, expected)
+        assert got.dtype == np.uint8
+
+
+def test_corrupt_svhn(tmp_path):
+    svhn_mat(tmp_path)
+    path = tmp_path / "train_32x32.mat"
+    pixels, labels = np.zeros((32, 32, 3, 5), np.uint8), np.ones((5, 1), np.uint8)
+    with pytest.raises(DataError, match=r"SVHN \(train_32x32\.mat and test_32x32\.mat\) not found"):
+        read_svhn(tmp_path / "other", False)
+    savemat(path, {"X": pixels})
+    message = r"train_32x32\.mat does not contain .*X has shape \(32, 32, 3, 5\) and y \(\), not "
+    with pytest.raises(DataError, match=message):
+        read_svhn(tmp_path, False)
+    savemat(path, {"X": pixels[..., 0], "y": labels})
+    with pytest.raises(DataError, match=r"X has shape \(32, 32, 3\) and y \(5, 1\), not \(32, 32"):
+        read_svhn(tmp_path, False)
+    savemat(path, {"X": pixels.transpose(2, 0, 1, 3), "y": labels})
+    message = r"x_train is uint8 \(5, 3, 32, 32\), not uint8 \(N, H, W, 3\)"
+    with pytest.raises(DataError, match=message):
+        read_svhn(tmp_path, False)
+    savemat(path, {"X": pixels, "y": labels + 10})
+    with pytest.raises(DataError, match="y_train has labels 11 to 11, not 0 to 9"):
+        read_svhn(tmp_path, False)
+    path.write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"cannot read .*train_32x32\.mat: "):
+        read_svhn(tmp_path, False)
 
 
 def test_corrupt_npz(tmp_path):
@@ -92,11 +128,11 @@ def test_corrupt_usps(tmp_path):
         read_usps(tmp_path, False)
 
 
-@pytest.mark.parametrize("name", ["MNIST", "USPS"])
+@pytest.mark.parametrize("name", ["MNIST", "USPS", "SVHN"])
 def test_download_by_torchvision(tmp_path, monkeypatch, name):
     import torchvision.datasets
 
-    read = {"MNIST": read_mnist, "USPS": read_usps}[name]
+    read = {"MNIST": read_mnist, "USPS": read_usps, "SVHN": read_svhn}[name]
     library = getattr(torchvision.datasets, name)
 
     def dead(*args, **kwargs):
@@ -109,11 +145,13 @@ def test_download_by_torchvision(tmp_path, monkeypatch, name):
     with pytest.raises(DataError, match=message):
         read(tmp_path, True)
 
-    def fetch(root, train=True, download=False):
+    def fetch(root, train=True, download=False, split=""):
         if not download:
             return library(root, train=train)
         if name == "MNIST":
             digits_idx(Path(root) / "MNIST" / "raw")
+        elif name == "SVHN":
+            svhn_mat(Path(root))
         else:
             usps_bz2(Path(root))
         return None

@@ -153,7 +153,7 @@ def test_changed_file_invalidates_the_features_of_its_split(tmp_path) -> None:
 
 def test_stored_views_are_features_of_augmented_images(tmp_path) -> None:
     """Each of the K views of a training image equals the network's output, and they differ."""
-    augment = "data.augment={shift: 1, contrast: 0.5, invert: 0.5}"
+    augment = "data.augment={shift: 1, zoom: 0.1, shear: 0.0, contrast: 0.5, invert: 0.5}"
     cfg = config("model=feature_extraction", augment, "cache.views=3", "data.target=null")
     parts = training.build(validation.check(cfg), tmp_path)
     quiet()

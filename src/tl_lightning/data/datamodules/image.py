@@ -13,6 +13,7 @@ from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data.cache.build_images import build_cache
 from tl_lightning.data.cache.images import worth_it
 from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.datasets import ArrayDataset, ImageDataset
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.images import shorter_side
@@ -29,6 +30,7 @@ __all__ = ["ImageDataModule"]
 
 #: Size in pixels and channel statistics of ImageNet, for models that do not state their input.
 DEFAULT_SIZE = 224
+PIXEL_KEYS = {"shift", "zoom", "shear", "contrast", "invert"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -37,7 +39,8 @@ class ImageDataModule(TransferDataModule):
 
     Args:
         augment: Augmentation of training images: the name of a preset, see :func:`augmentation`,
-            or for small images ``{shift, contrast, invert}``, see :class:`PixelAugment`.
+            or for small images
+            ``{shift, zoom, shear, contrast, invert}``, see :class:`PixelAugment`.
         mixup_alpha: Mixup of source images and labels, see :class:`MixupCutMix`; 0 disables it.
         cutmix_alpha: CutMix of source images and labels; 0 disables it.
         transform: Transform of training images in place of ``augment``, for instance of
@@ -58,6 +61,8 @@ class ImageDataModule(TransferDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if isinstance(augment, Mapping):
+            only_keys("data.augment", augment, PIXEL_KEYS, every=True)
         self.augment = augment
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tl_lightning.data.transforms.pixel import uniforms
+from tl_lightning.data.transforms.uniforms import uniforms
 from tl_lightning.types import InputSpec
 
 __all__ = ["Affine", "BatchChange", "Colour", "Erase"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tl_lightning.data.io.images import resized, shorter_side
-from tl_lightning.data.transforms.pixel import uniforms
+from tl_lightning.data.transforms.uniforms import uniforms
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 

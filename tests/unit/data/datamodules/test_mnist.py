@@ -267,6 +267,18 @@ def test_invalid_domains_are_errors(tmp_path):
         build(tmp_path, "mnist")
 
 
+def test_incomplete_or_unknown_augmentation_is_an_error(tmp_path):
+    complete = {"shift": 1, "zoom": 0.1, "shear": 0.1, "contrast": 0.5, "invert": 0.5}
+    message = r"data\.augment has no key 'rotate'; valid: contrast, invert, shear, shift, zoom"
+    with pytest.raises(DataError, match=message):
+        build(tmp_path, augment={**complete, "rotate": 1})
+    del complete["zoom"]
+    with pytest.raises(
+        DataError, match=r"data\.augment lacks zoom; set data\.augment\.zoom=<value>"
+    ):
+        build(tmp_path, augment=complete)
+
+
 @pytest.mark.parametrize("fraction", [0, 1.5])
 def test_fraction_out_of_range_is_an_error(fraction):
     message = rf"data\.val_fraction={fraction} is not a number in \(0, 1\]; set data\.val_fraction="

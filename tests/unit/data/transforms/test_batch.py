@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional
 from tl_lightning.data.io.images import resized
 from tl_lightning.data.transforms.batch import Affine, Colour, Erase
 from tl_lightning.data.transforms.geometry import Centre, RandomCrop
+from tl_lightning.data.transforms.pixel import PixelAugment
 from tl_lightning.data.transforms.presets import augmentation
 from tl_lightning.types import InputSpec
 
@@ -82,7 +83,7 @@ def test_random_crop_equals_torchvisions_resized_crop() -> None:
     out = torch.empty((1, 32, 32, 3), dtype=torch.uint8)
     crop = RandomCrop(SPEC, 0.3)
     flips = set()
-    from tl_lightning.data.transforms.pixel import uniforms
+    from tl_lightning.data.transforms.uniforms import uniforms
 
     for seed in range(8):
         crop([image], [seed], out)
@@ -181,3 +182,13 @@ def test_erasing_fills_one_box_with_the_mean_colour_at_the_given_rate() -> None:
         assert mask.sum() == rows.sum() * columns.sum()  # rectangular
     fill = out[erased][0][:, changed[erased][0]][:, 0]
     assert fill.tolist() == [128, 64, 0]
+
+
+def test_small_images_are_zoomed_and_sheared_before_the_other_changes() -> None:
+    pixels, seeds = torch.stack(images(height=28, width=28)), [3, 2**62, 5, 7]
+    others = {"shift": 2, "contrast": 0.5, "invert": 0.5}
+    plain = PixelAugment(**others, zoom=0.0, shear=0.0)
+    both = PixelAugment(**others, zoom=0.3, shear=0.2)
+    warped = Affine(zoom=0.3, shear=0.2)(pixels, seeds)
+    assert not torch.equal(both(pixels, seeds), plain(pixels, seeds))
+    assert torch.equal(both(pixels, seeds), plain(warped, seeds))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_lightning.reporting.formatting import percent
+from tl_lightning.selection.collapse import WORST
 
 __all__ = ["candidate_rows", "chosen_text"]
 
@@ -39,9 +40,20 @@ def _row(
     return {
         "name": name,
         "chosen": chosen,
-        "score": "–" if score is None else f"{score:.3f}",
+        "score": _score(score),
         **{name: percent(metrics.get(f"{name}/test/acc")) for name in ("source", "target")},
     }
+
+
+def _score(value: float | None) -> str:
+    """Return a score; the collapse filter gives models that have collapsed one below all others.
+
+    >>> _score(0.7), _score(None), _score(-9999.1)
+    ('0.700', '–', 'collapsed')
+    """
+    if value is None:
+        return "–"
+    return "collapsed" if value <= WORST + 1 else f"{value:.3f}"
 
 
 def chosen_text(selection: Mapping[str, Any]) -> str:

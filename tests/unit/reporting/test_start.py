@@ -1,0 +1,47 @@
+"""The models that a run started from, as rows of its report."""
+
+from __future__ import annotations
+
+from tl_lightning.reporting.run.start import candidate_rows
+
+START = {
+    "chosen": "aligned probe",
+    "candidates": [
+        {"name": "frozen probe", "scores": {"validator/floored/cbnm": -9999.2},
+         "metrics": {"source/test/acc": 0.5, "target/test/acc": 0.25}},
+        {"name": "aligned probe", "scores": {"validator/floored/cbnm": 0.4}, "metrics": {}},
+    ],
+}  # fmt: skip
+TRAINED = {"target/test/acc": 0.75}
+
+
+def rows(epoch: int, **start):
+    selection = {"monitor": "validator/floored/cbnm", "epoch": epoch, "value": 0.8}
+    report = {"start": {**START, **start}, "selection": selection, "metrics": TRAINED}
+    return candidate_rows(report)
+
+
+def test_the_trained_model_is_the_last_row_unless_the_start_is_kept() -> None:
+    found = rows(epoch=2)
+    assert [row["name"] for row in found] == ["frozen probe", "aligned probe", "trained, epoch 2"]
+    assert [row["chosen"] for row in found] == [False, False, True]
+    assert (found[-1]["target"], found[-1]["source"], found[-1]["score"]) == (
+        "75.0 %",
+        "–",
+        "0.800",
+    )
+    found = rows(epoch=-1)
+    assert [row["chosen"] for row in found] == [False, True]
+    assert [row["chosen"] for row in rows(epoch=2, complete=True)] == [False, True]
+
+
+def test_a_collapsed_model_has_no_score() -> None:
+    assert rows(epoch=2)[0] == {
+        "name": "frozen probe", "chosen": False, "score": "collapsed", "source": "50.0 %",
+        "target": "25.0 %",
+    }  # fmt: skip
+
+
+def test_a_run_with_a_random_head_has_no_rows() -> None:
+    assert candidate_rows({"start": {"chosen": "", "candidates": []}, "selection": {}}) == []
+    assert candidate_rows({}) == []

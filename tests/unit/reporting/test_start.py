@@ -25,11 +25,8 @@ def test_the_trained_model_is_the_last_row_unless_the_start_is_kept() -> None:
     found = rows(epoch=2)
     assert [row["name"] for row in found] == ["frozen probe", "aligned probe", "trained, epoch 2"]
     assert [row["chosen"] for row in found] == [False, False, True]
-    assert (found[-1]["target"], found[-1]["source"], found[-1]["score"]) == (
-        "75.0 %",
-        "–",
-        "0.800",
-    )
+    last = found[-1]
+    assert (last["target"], last["source"], last["score"]) == ("75.0 %", "–", "0.800")
     found = rows(epoch=-1)
     assert [row["chosen"] for row in found] == [False, True]
     assert [row["chosen"] for row in rows(epoch=2, complete=True)] == [False, True]

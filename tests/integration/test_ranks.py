@@ -101,7 +101,7 @@ RESUMED = {
     "resumed": (SHARDED, [*JOBS["sharded_dann"][1], "resume=<folder>/sharded_dann/first.ckpt"])
 }
 #: Runs on datasets created by the fixture.
-MORE = ("images", "one", "unlabelled", "sharded_tasks")
+MORE = ("images", "one", "unlabelled", "sharded_tasks", "aligned")
 #: The iterative solver of the logistic regression amplifies rounding errors.
 ROUGH = ("validator/dev", "validator/iwcv", "validator/floored/dev", "validator/floored/iwcv")
 
@@ -160,7 +160,15 @@ def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
     lines = ["class,label", *(f"{k},{'odd' if k % 2 else 'even'}" for k in range(10))]
     table.write_text("\n".join(lines))
     parity = ["aux_task=[coarse]", f"aux_tasks.coarse.groups={table}"]
+    trained = tmp_path_factory.mktemp("trained")
+    fit([*CPU, "model=source_only", "trainer.max_epochs=1"], trained)
+    # Statistics and features are measured by two ranks and by one, each with a cache of its own.
+    aligned = [
+        "model=domain_adaptation", "method=[relative_bn,entropy]", "head_init=probe",
+        f"backbone.checkpoint={trained}", "cache.dir=<folder>/cache", "selection=cbnm", *SGD,
+    ]  # fmt: skip
     more = {
+        "aligned": (DDP, aligned),
         "images": (DDP, files),
         "one": (DDP, one),
         "unlabelled": (DDP, unlabelled(tmp_path_factory.mktemp("unlabelled"))),
@@ -210,7 +218,8 @@ def assert_rows_equal(left: list[dict[str, str]], right: list[dict[str, str]]) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*JOBS, *MORE])
 def test_two_ranks_equal_one_rank_with_twice_the_batch_size(name, jobs, two, tmp_path) -> None:
-    run = [*CPU, "data.batch_size=16", *jobs[name][1]]
+    own = [override.replace("<folder>", str(tmp_path)) for override in jobs[name][1]]
+    run = [*CPU, "data.batch_size=16", *own]
     assert fit(run, tmp_path).logged
     paths = [folder / "checkpoints" / "last.ckpt" for folder in (tmp_path, two / name)]
     for key in ("state_dict", *(["current_model_state"] if name == "terms" else [])):
@@ -228,6 +237,9 @@ def test_two_ranks_equal_one_rank_with_twice_the_batch_size(name, jobs, two, tmp
     predictions = [np.load(f / "predictions.npz") for f in (tmp_path, two / name)]
     for part in ("source_true", "source_pred", "target_true", "target_pred"):
         assert np.array_equal(predictions[0][part], predictions[1][part])
+    if name == "aligned":
+        assert len(reports[0]["start"]["candidates"]) == 2
+        assert reports[0]["start"] == reports[1]["start"]
     if name == "unlabelled":
         assert len(predictions[0]["target_pred"]) == 37
         assert np.array_equal(*(arrays["examples_target"] for arrays in predictions))

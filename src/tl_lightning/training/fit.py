@@ -21,7 +21,7 @@ from tl_lightning.training.auto import fit_auto
 from tl_lightning.training.build import Parts, build
 from tl_lightning.training.failures import explanation_of
 from tl_lightning.training.feature_extraction import fill
-from tl_lightning.training.head_start import prepare_start
+from tl_lightning.training.head_start import measure_domains, prepare_start
 from tl_lightning.training.lr_finder import with_found_rate
 from tl_lightning.training.results import Result, selection_state, write_run
 from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
@@ -93,6 +93,7 @@ def extract(cfg: DictConfig | Mapping[str, Any] | RunConfig, folder: Path) -> Pa
     keep_memory()
     with signals.watched():
         parts = build(check(cfg), folder, all_domains=True)
+        measure_domains(parts)
         fill(parts.features, parts.module, parts.data, parts.trainer)
     return parts
 

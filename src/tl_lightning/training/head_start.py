@@ -26,7 +26,7 @@ from tl_lightning.training.linear_probe import LinearProbe, fit_probe
 from tl_lightning.training.statistics import measure
 from tl_lightning.types import SplitKey, Stream
 
-__all__ = ["Candidate", "Start", "prepare_start"]
+__all__ = ["Candidate", "Start", "measure_domains", "prepare_start"]
 
 Array = NDArray[Any]
 
@@ -76,17 +76,29 @@ def prepare_start(parts: Parts) -> Start:
         _set_head(module.task.head, probe)
         start.candidates.append(_candidate("frozen probe", parts, probe, features))
         start.chosen = "frozen probe"
-    if isinstance(module, DomainAdaptation) and module.unmeasured:
-        measure(module, parts.data, trainer, run)
-        if probe is not None:
-            start.candidates.append(_candidate("aligned probe", parts, probe, _features(parts)))
-            _choose(start, parts)
+    if measure_domains(parts) and probe is not None:
+        start.candidates.append(_candidate("aligned probe", parts, probe, _features(parts)))
+        _choose(start, parts)
         parts.features = plan(module, parts.data, run)
     checkpoint = _callback(trainer, SelectionCheckpoint)
     for candidate in start.candidates:
         if candidate.name == start.chosen and checkpoint is not None:
             checkpoint.start_values = candidate.scores
     return start
+
+
+def measure_domains(parts: Parts) -> bool:
+    """Measure the domains if the model has layers that need it, and return whether it has.
+
+    Args:
+        parts: Objects of the run; the model and the plan of its features are changed.
+    """
+    run, module = parts.run, parts.module
+    if not (isinstance(module, DomainAdaptation) and module.unmeasured):
+        return False
+    measure(module, parts.data, parts.trainer, run)
+    parts.features = plan(module, parts.data, run)
+    return True
 
 
 def _features(parts: Parts) -> dict[SplitKey, Array]:

@@ -80,6 +80,8 @@ def prepare_start(parts: Parts) -> Start:
         start.candidates.append(_candidate("aligned probe", parts, probe, _features(parts)))
         _choose(start, parts)
         parts.features = plan(module, parts.data, run)
+    if isinstance(module, DomainAdaptation) and module.teacher is not None:
+        module.teacher.copy(module.backbone, module.task)
     checkpoint = _callback(trainer, SelectionCheckpoint)
     for candidate in start.candidates:
         if candidate.name == start.chosen and checkpoint is not None:

@@ -15,6 +15,8 @@ from tl_lightning.config.validation.start import head_init_problems
 from tl_lightning.errors import ConfigError
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
+from tl_lightning.training.head_start import prepare_start
+from tl_lightning.utils.process import collected_warnings
 
 ALIGNED = ("model=domain_adaptation", "method=[relative_bn]", "selection=bnm")
 
@@ -147,3 +149,19 @@ def test_learning_rates_are_lower_after_a_probe(trained) -> None:
         assert net.lr == pytest.approx(expected)
     with pytest.raises(ConfigError, match="probe_lr_factor=0 is not"):
         validation.check(probed(trained, "probe_lr_factor=0"))
+
+
+@pytest.mark.parametrize("methods", ["self_training", "relative_bn,self_training"])
+def test_a_teacher_starts_like_the_model(methods, trained, tmp_path) -> None:
+    run = validation.check(
+        probed(trained, "model=domain_adaptation", f"method=[{methods}]", "cache.features=off")
+    )
+    parts = building.build(run, tmp_path)
+    before = parts.module.task.head.classifier[-1].weight.clone()
+    with collected_warnings([]):
+        assert prepare_start(parts).chosen
+    assert not torch.equal(parts.module.task.head.classifier[-1].weight, before)
+    for name in ("backbone", "task"):
+        own = getattr(parts.module, name).state_dict()
+        other = getattr(parts.module.teacher, name).state_dict()
+        assert same(own, other)

@@ -61,6 +61,11 @@ class AutoAdaptation(DomainAdaptation):
                 "images with a linear head; set backbone=resnet18 head=linear head_init=auto, or "
                 "model=dann"
             )
+        if run.resume not in (None, "auto"):
+            yield (
+                f"model={run.name} is resumed in its own folder, but resume={run.resume}; set "
+                "resume=auto hydra.run.dir=<folder of the run>"
+            )
         if not run.trainer.single_process:
             yield (
                 f"model={run.name} trains several models in turn, which is not supported on "

@@ -220,5 +220,6 @@ def _started_externally(run: RunConfig) -> bool:
 
 def resuming(config: Mapping[str, Any], folder: Path, resume: str | None) -> dict[str, Any]:
     """Return the configuration of a sweep job with ``resume`` set to use its own checkpoints."""
-    started = any((folder / "checkpoints").glob("*.ckpt"))
+    # The candidates of model=auto have checkpoints of their own.
+    started = any((folder / "checkpoints").glob("*.ckpt")) or (folder / "candidates").is_dir()
     return with_values(config, {"resume": "auto" if started or not resume else resume})

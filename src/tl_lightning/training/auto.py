@@ -13,13 +13,16 @@ import lightning as L
 from omegaconf import OmegaConf
 
 from tl_lightning.config.compose import with_values
+from tl_lightning.config.identity import other_settings
 from tl_lightning.config.paths import CONF
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
+from tl_lightning.errors import ConfigError
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.training.results import group_of
 from tl_lightning.utils.files import write_json
+from tl_lightning.utils.text import shorten
 
 __all__ = ["fit_auto"]
 
@@ -47,17 +50,25 @@ def fit_auto(
 
     Returns:
         The report, as in ``report.json``.
+
+    Raises:
+        ConfigError: If the folder contains candidates, and the run is not resumed.
     """
     begin = time.monotonic()
     configs = {PROBES: _probes(run)}
     configs |= {str(name): _head(run, str(name)) for name in run.model.params["candidates"]}
-    for config in configs.values():  # all problems before any training
-        check(config)
+    checked = {name: check(config) for name, config in configs.items()}  # all problems first
+    if run.resume is None and (run_dir / "candidates").is_dir():
+        raise ConfigError(
+            f"{run_dir} contains candidates of an earlier run; set resume=auto to resume it, or "
+            "another hydra.run.dir"
+        )
     found: list[_Candidate] = []
     for name, config in configs.items():
         folder = run_dir / "candidates" / name
         print(f"candidate {name}", flush=True)
-        found += _candidates(name, folder, _finished(folder, config, train, callbacks))
+        report = _stored(folder, checked[name]) or _trained(folder, config, train, callbacks)
+        found += _candidates(name, folder, report)
     ratio = run.plain["callbacks"]["validators"]["min_source_ratio"]
     chosen = _best(found, ratio)
     report = _report(run, run_dir, chosen, found)
@@ -89,11 +100,26 @@ class _Candidate:
     kept: bool
 
 
-def _finished(
+def _stored(folder: Path, run: RunConfig) -> dict[str, Any] | None:
+    """Return the report of a finished candidate, or None if it has to be trained or resumed.
+
+    Raises:
+        ConfigError: If it was trained with other settings.
+    """
+    if not (folder / "report.json").is_file():
+        return None
+    report: dict[str, Any] = read_report(folder)
+    if other := other_settings(report["config"], run.plain):
+        raise ConfigError(
+            f"{folder} was trained with different settings: {shorten(other, 4, '; ')}; use the "
+            "same settings to resume, or another hydra.run.dir"
+        )
+    return report
+
+
+def _trained(
     folder: Path, config: Mapping[str, Any], train: Train, callbacks: tuple[L.Callback, ...]
 ) -> dict[str, Any]:
-    if (folder / "report.json").is_file():
-        return read_report(folder)
     started = any((folder / "checkpoints").glob("*.ckpt"))
     config = with_values(config, {"resume": "auto" if started else None})
     return train(config, folder, callbacks=callbacks)

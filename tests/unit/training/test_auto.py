@@ -66,7 +66,13 @@ def test_finished_candidates_are_not_trained_again(finished, trained, monkeypatc
     folder, report = finished
     (folder / "report.json").unlink()
     monkeypatch.setattr(training, "build", lambda *_: pytest.fail("trained again"))
-    assert training.fit(settings(trained), folder)["metrics"] == report["metrics"]
+    with pytest.raises(ConfigError, match=r"contains candidates of an earlier run; set resume=au"):
+        training.fit(settings(trained), folder)
+    resumed = training.fit(settings(trained, "resume=auto"), folder)
+    assert resumed["metrics"] == report["metrics"]
+    other = settings(trained, "resume=auto", "model.head_lr=0.5")
+    with pytest.raises(ConfigError, match=r"mcc was trained with different settings: optimizer.lr"):
+        training.fit(other, folder)
 
 
 def candidate(name: str, score: float, source: float, kept: bool = True):
@@ -89,6 +95,7 @@ def test_a_candidate_that_fails_on_the_source_is_not_chosen() -> None:
         (["trainer.devices=2"], "trains several models in turn, which is not supported on sever"),
         (["model.candidates=[mcd+mc]"], r"contains mcd\+mc, but mc is not a method; did you mean"),
         (["model.steps=0"], "model.steps=0 is not"),
+        (["resume=/a/run"], "model=auto is resumed in its own folder, but resume=/a/run; set re"),
     ],
 )
 def test_error_messages(trained, overrides, message) -> None:

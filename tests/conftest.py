@@ -56,3 +56,14 @@ def real_data() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"no real data at TL_REAL_DATA={REAL}")
     return REAL
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of a trained run, whose backbone or statistics later runs start from."""
+    from helpers import config
+    from tl_lightning.training import fit as training
+
+    folder = tmp_path_factory.mktemp("trained")
+    training.fit(config("model=source_only", "trainer.max_epochs=2"), folder)
+    return str(folder)

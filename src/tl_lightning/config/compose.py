@@ -92,6 +92,13 @@ def with_values(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
     return found
 
 
+def default_node(group: str, name: str) -> dict[str, Any]:
+    """Return the node that a choice of ``conf/`` defines by itself, without its defaults list."""
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+    node.pop("defaults", None)
+    return dict(node)
+
+
 def register_resolvers() -> None:
     """Register the resolvers of ``conf/train.yaml``: ``${tl_run_id:}``, ``${tl_key:}``, ..."""
     OmegaConf.register_new_resolver("tl_key", _key, replace=True)

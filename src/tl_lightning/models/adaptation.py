@@ -175,17 +175,19 @@ class DomainAdaptation(TransferModule):
     @property
     def unmeasured(self) -> bool:
         """Whether a layer still has to measure the domains."""
-        return not all(norm.measured for norm in self._relative())
+        return not all(norm.measured for norm in self.relative_norms().values())
 
     def mark_measured(self) -> None:
         """Let the layers, and those of the teacher, use what was measured from now on."""
-        for norm in self._relative():
+        for norm in self.relative_norms().values():
             norm.finish()
         if self.teacher is not None:
             self.teacher.copy(self.backbone, self.task)
 
-    def _relative(self) -> list[RelativeBatchNorm]:
-        return [part for part in self.backbone.modules() if isinstance(part, RelativeBatchNorm)]
+    def relative_norms(self) -> dict[str, RelativeBatchNorm]:
+        """Return the layers of the backbone that measure the domains, by name."""
+        named = self.backbone.named_modules()
+        return {name: part for name, part in named if isinstance(part, RelativeBatchNorm)}
 
     @torch.no_grad()
     def measure(self, data: Any) -> None:
@@ -207,7 +209,7 @@ class DomainAdaptation(TransferModule):
         training = self.training
         self.train(False)
         for domain in (Stream.SOURCE, Stream.TARGET):
-            for norm in self._relative():
+            for norm in self.relative_norms().values():
                 norm.measure(domain.domain)
             for batch in data.whole_loader(domain.domain, count):
                 self.set_batch_domains({domain: len(batch["inputs"])})

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import OmegaConf
 
-from tl_lightning.config.compose import with_values
+from tl_lightning.config.compose import default_node, with_values
 from tl_lightning.config.identity import other_settings
-from tl_lightning.config.paths import CONF
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError
@@ -201,16 +199,14 @@ def _on_features(
     """Return the configuration of a candidate, which trains a head on stored features."""
     plain: Mapping[str, Any] = run.plain
     model = {"_target_": "tl_lightning.models.DomainAdaptation", "name": name}
-    nodes = {method: _node("method", method) for method in methods}
-    if "relative_bn" in nodes:
-        nodes["relative_bn"]["required"] = False
+    moves = "relative_bn" in methods  # added by the check, as to other models
     head = {"from": 0, "train": ["head"], "lr": None, "lr_factor": None}
     parts: dict[str, Any] = {
-        "model": {**model, "forward": plain["model"]["forward"], "relative_bn": False},
-        "method": nodes,
-        "optimizer": _node("optimizer", "adam"),
-        "scheduler": _node("scheduler", "cosine"),
-        "phases": {**_node("phases", "none"), "steps": [head]},
+        "model": {**model, "forward": plain["model"]["forward"], "relative_bn": moves},
+        "method": {name: default_node("method", name) for name in methods if name != "relative_bn"},
+        "optimizer": default_node("optimizer", "adam"),
+        "scheduler": default_node("scheduler", "cosine"),
+        "phases": {**default_node("phases", "none"), "steps": [head]},
         "baselines": [],
         "resume": None,
     }
@@ -219,10 +215,3 @@ def _on_features(
     shared |= {"data.steps_per_epoch": steps, "cache.features": "full", "cache.views": None}
     shared |= {"trainer.max_steps": -1}
     return dict(with_values({**plain, **parts}, {**shared, **values}))
-
-
-def _node(group: str, name: str) -> dict[str, Any]:
-    """Return a node of conf/ with its defaults."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
-    node.pop("defaults", None)
-    return dict(node)

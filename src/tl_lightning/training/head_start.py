@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.data.cache.features import Features
 from tl_lightning.data.samplers.domain import spread
-from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.selection.callback import Validators
 from tl_lightning.selection.scores import Outputs
@@ -78,8 +77,10 @@ def prepare_start(parts: Parts) -> Start:
         start.chosen = "frozen probe"
     if measure_domains(parts) and probe is not None:
         start.candidates.append(_candidate("aligned probe", parts, probe, _features(parts)))
-        _choose(start, parts)
-        parts.features = plan(module, parts.data, run)
+        start.chosen = "aligned probe"
+        if _plain_is_better(start, trainer):
+            start.chosen = "frozen probe"
+            _reset_statistics(parts)
     if isinstance(module, DomainAdaptation) and module.teacher is not None:
         module.teacher.copy(module.backbone, module.task)
     checkpoint = _callback(trainer, SelectionCheckpoint)
@@ -150,29 +151,31 @@ def _candidate(
         outputs = {}
         for domain in data.domain_names:
             rows = features[SplitKey(domain, "val")]
-            chosen = rows[spread(len(rows), validators.samples)]
+            chosen = spread(len(rows), validators.samples)
             labels = data.found[domain].val.labels if domain == "source" else None
-            if labels is not None:
-                labels = labels[spread(len(rows), validators.samples)]
-            outputs[domain] = Outputs(chosen, probe.logits(chosen), labels)
+            known = None if labels is None else labels[chosen]
+            outputs[domain] = Outputs(rows[chosen], probe.logits(rows[chosen]), known)
         scores |= validators.score(outputs)
         validators.best_source_acc = max(validators.best_source_acc, scores["validator/source_val"])
     tests = {domain: features[SplitKey(domain, "test")] for domain in data.domain_names}
     return Candidate(name, scores, {d: probe.logits(rows).argmax(1) for d, rows in tests.items()})
 
 
-def _choose(start: Start, parts: Parts) -> None:
-    """Choose the one with the better score; the plain probe needs no moved statistics."""
-    checkpoint = _callback(parts.trainer, SelectionCheckpoint)
+def _plain_is_better(start: Start, trainer: L.Trainer) -> bool:
+    """Return whether the frozen probe has a better score than the aligned one."""
+    checkpoint = _callback(trainer, SelectionCheckpoint)
     monitor = "" if checkpoint is None else str(checkpoint.monitor)
     monitor = monitor if monitor.startswith("validator/") else "validator/floored/bnm"
     plain, aligned = (one.scores.get(monitor, 0.0) for one in start.candidates)
-    if plain <= aligned:
-        start.chosen = start.candidates[1].name
-        return
-    for norm in parts.module.modules():
-        if isinstance(norm, RelativeBatchNorm):
-            norm.reset()
+    return plain > aligned
+
+
+def _reset_statistics(parts: Parts) -> None:
+    """Use the source's statistics for the target again, which the stored features depend on."""
+    module = cast(DomainAdaptation, parts.module)
+    for norm in module.relative_norms().values():
+        norm.reset()
+    parts.features = plan(module, parts.data, parts.run)
 
 
 def _callback(trainer: L.Trainer, cls: type[Any]) -> Any:

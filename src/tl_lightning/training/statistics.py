@@ -18,7 +18,6 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.cache.features import split_digest
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.distributed.ranks import same_buffers
-from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.training.feature_extraction import Batches
 from tl_lightning.training.feature_plan import numerics_of, weights_digest
@@ -88,15 +87,11 @@ class Measurement(L.LightningModule):
         self.module.mark_measured()
         return torch.tensor(1)
 
-    def _norms(self) -> dict[str, RelativeBatchNorm]:
-        named = self.module.backbone.named_modules()
-        return {name: part for name, part in named if isinstance(part, RelativeBatchNorm)}
-
     def _state(self) -> dict[str, Tensor]:
         """Return the moved mean and variance of every layer."""
         return {
             f"{name}.{key}": getattr(norm.target, f"running_{key}").contiguous()
-            for name, norm in self._norms().items()
+            for name, norm in self.module.relative_norms().items()
             for key in ("mean", "var")
         }
 
@@ -108,7 +103,7 @@ class Measurement(L.LightningModule):
             return False
         if found.keys() != self._state().keys():
             return False
-        for name, norm in self._norms().items():
+        for name, norm in self.module.relative_norms().items():
             for key in ("mean", "var"):
                 getattr(norm.target, f"running_{key}").copy_(found[f"{name}.{key}"])
         return True

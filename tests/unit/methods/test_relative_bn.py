@@ -21,14 +21,6 @@ from tl_lightning.training import fit as training
 from tl_lightning.types import Context
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> str:
-    """Return the folder of a trained run, whose statistics can be moved."""
-    folder = tmp_path_factory.mktemp("trained")
-    training.fit(config("model=source_only", "trainer.max_epochs=1"), folder)
-    return str(folder)
-
-
 def settings(trained: str, *overrides: str):
     return config("model=domain_adaptation", "method=[relative_bn]", f"init={trained}", *overrides)
 

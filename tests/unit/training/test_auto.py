@@ -16,14 +16,6 @@ from tl_lightning.training import auto
 from tl_lightning.training import fit as training
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> str:
-    """Return the folder of a trained run, whose backbone later runs start from."""
-    folder = tmp_path_factory.mktemp("trained")
-    training.fit(config("model=source_only", "trainer.max_epochs=2"), folder)
-    return str(folder)
-
-
 def settings(trained: str, *overrides: str):
     return config(
         "model=auto", f"backbone.checkpoint={trained}", "head_init=probe", "selection=cbnm",

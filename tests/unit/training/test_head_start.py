@@ -20,14 +20,6 @@ from tl_lightning.training.head_start import prepare_start
 ALIGNED = ("model=domain_adaptation", "method=[relative_bn]", "selection=bnm")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> str:
-    """Return the folder of a trained run, whose backbone later runs start from."""
-    folder = tmp_path_factory.mktemp("trained")
-    training.fit(config("model=source_only", "trainer.max_epochs=2"), folder)
-    return str(folder)
-
-
 def probed(trained: str, *overrides: str):
     return config(f"backbone.checkpoint={trained}", "head_init=probe", *overrides)
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from tl_lightning.backbones.wrapper import Network
+from tl_lightning.config.compose import default_node
 from tl_lightning.config.instantiate import ALLOWED, Node, find_class, nodes_of
-from tl_lightning.config.paths import CONF
 from tl_lightning.config.schema import RunConfig, starts_trained
 from tl_lightning.config.validation.start import head_init
 from tl_lightning.distributed.fsdp import Sharded
@@ -77,8 +76,8 @@ def _resolve_start(config: dict[str, Any], nodes: Mapping[str, Node], sharded: b
     if config["model"].get("relative_bn") == "auto":
         config["model"]["relative_bn"] = not sharded and _moves_statistics(config, nodes)
     if config["model"].get("relative_bn") and "relative_bn" not in config["method"]:
-        moved: Any = OmegaConf.to_container(OmegaConf.load(CONF / "method" / "relative_bn.yaml"))
-        config["method"] = {"relative_bn": {**moved, "required": False}, **config["method"]}
+        moved = {**default_node("method", "relative_bn"), "required": False}
+        config["method"] = {"relative_bn": moved, **config["method"]}
     if config["backbone"].get("freeze_bn") == "auto":
         config["backbone"]["freeze_bn"] = _keeps_statistics(config, nodes)
     if config["head_init"] == "auto":

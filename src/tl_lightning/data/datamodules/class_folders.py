@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_lightning.data.datamodules.domain_folders import is_domain
-from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
+from tl_lightning.data.datamodules.image_files import CLASS_FOLDERS, ImageFilesDataModule
 from tl_lightning.data.io.folders import class_folders, find_root, image_files
 from tl_lightning.data.layout import Layout, read_layout
 from tl_lightning.errors import DataError
 
 __all__ = ["ClassFoldersDataModule"]
-
-WHAT = "a folder of class folders (<class>/*.jpg, or {train,val,test}/<class>/*.jpg)"
 
 
 class ClassFoldersDataModule(ImageFilesDataModule):
@@ -33,7 +31,7 @@ class ClassFoldersDataModule(ImageFilesDataModule):
         """
         root, setting = self.pair.base(domain)
         found = find_root(
-            root, (), WHAT, lambda path: len(class_folders(path)) > 0, setting=setting
+            root, (), CLASS_FOLDERS, lambda path: len(class_folders(path)) > 0, setting=setting
         )
         inner = class_folders(found)
         has_classes = class_folders(found / "train") or any(map(image_files, inner))

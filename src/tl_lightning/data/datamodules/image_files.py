@@ -23,9 +23,9 @@ from tl_lightning.data.layout import Layout
 from tl_lightning.data.transforms.shift import SyntheticShift
 from tl_lightning.errors import DataError
 
-__all__ = ["ImageFilesDataModule"]
+__all__ = ["CLASS_FOLDERS", "ImageFilesDataModule"]
 
-TEST = "a folder of class folders (<class>/*.jpg, or {train,val,test}/<class>/*.jpg)"
+CLASS_FOLDERS = "a folder of class folders (<class>/*.jpg, or {train,val,test}/<class>/*.jpg)"
 SHIFT_KEYS = {"blur", "brightness", "saturation", "tint", "noise", "seed"}
 
 
@@ -92,8 +92,9 @@ class ImageFilesDataModule(ImageDataModule):
     def read_test(self, place: str) -> Layout:
         """Return the images of ``data.target.test``, a folder of class folders."""
         root = find_root(
-            place, (), TEST, lambda path: len(class_folders(path)) > 0, setting="data.target.test"
-        )
+            place, (), CLASS_FOLDERS, lambda path: len(class_folders(path)) > 0,
+            setting="data.target.test",
+        )  # fmt: skip
         return self.pair.folders.read_labelled(root, "data.target.test")
 
     def load_samples(self, layout: Layout) -> Layout:

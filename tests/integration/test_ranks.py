@@ -164,7 +164,7 @@ def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
     fit([*CPU, "model=source_only", "trainer.max_epochs=1"], trained)
     # Statistics and features are measured by two ranks and by one, each with a cache of its own.
     aligned = [
-        "model=domain_adaptation", "method=[relative_bn,entropy]", "head_init=probe",
+        "model=domain_adaptation", "method=[relative_bn,align,entropy]", "head_init=probe",
         f"backbone.checkpoint={trained}", "cache.dir=<folder>/cache", "selection=cbnm", *SGD,
     ]  # fmt: skip
     more = {

@@ -84,9 +84,8 @@ class Method(nn.Module):
     find_unused_parameters: ClassVar[bool] = False
     #: Whether the method needs batch norm that uses and updates the statistics of batches.
     batch_statistics: ClassVar[bool] = False
-    #: Whether its layers must measure ``samples`` training samples of each domain before training.
+    #: Whether its layers must measure training samples of each domain before training.
     measures_domains: ClassVar[bool] = False
-    samples: int = 0
     #: Whether the method adapts a trained model and cannot be combined with source training.
     source_free: ClassVar[bool] = False
 

@@ -76,7 +76,9 @@ class RelativeBN(Method):
         Raises:
             ConfigError: If the backbone has no batch norm, and it is required.
         """
-        found = replace_norms(backbone, lambda norm: RelativeBatchNorm(norm, self.amount))
+        found = replace_norms(
+            backbone, lambda norm: RelativeBatchNorm(norm, self.amount, self.samples)
+        )
         if not found and self.required:
             raise ConfigError(
                 f"method=[{self.name}] requires batch norm, but {type(backbone).__name__} has "

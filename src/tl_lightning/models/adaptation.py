@@ -13,11 +13,12 @@ from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.distributed.ranks import same_buffers
 from tl_lightning.errors import DataError
 from tl_lightning.methods.base import Method, Stage, TargetBank
-from tl_lightning.methods.components.domain_norm import DomainBatchNorm, set_batch_domains
+from tl_lightning.methods.components.alignment import FeatureAlignment
+from tl_lightning.methods.components.domain_norm import set_batch_domains
 from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.teacher import Teacher
-from tl_lightning.types import Batch, Context, Stream, Terms, View
+from tl_lightning.types import Batch, Context, DomainAwareNorm, Stream, Terms, View
 
 __all__ = ["DomainAdaptation", "SourceFree"]
 
@@ -61,7 +62,7 @@ class DomainAdaptation(TransferModule):
         self.teacher_views = teachers[0].teacher_views if teachers else ()
         #: Whether the current step has no loss terms.
         self.idle = False
-        self.norms = [part for part in self.modules() if isinstance(part, DomainBatchNorm)]
+        self.norms = [part for part in self.modules() if isinstance(part, DomainAwareNorm)]
 
     def needs(self) -> ModelNeeds:
         """Ask for strongly augmented views as well if a method uses them."""
@@ -199,29 +200,65 @@ class DomainAdaptation(TransferModule):
         Raises:
             DataError: If it has no such method.
         """
+        norms = self.relative_norms().values()
+        count = max(norm.samples for norm in norms)
+        for domain in (Stream.SOURCE, Stream.TARGET):
+            for norm in norms:
+                norm.measure(domain.domain)
+            self._passed(domain, data, count)
+        self.mark_measured()
+
+    @property
+    def alignment(self) -> FeatureAlignment | None:
+        """The map of the target's features before the head, if there is one."""
+        found = getattr(self.task.head, "alignment", None)
+        return found if isinstance(found, FeatureAlignment) else None
+
+    @torch.no_grad()
+    def align(self, data: Any) -> None:
+        """Fit the map of the target's features to training samples, without labels.
+
+        Args:
+            data: A data module with ``whole_loader(domain, count)``.
+
+        Raises:
+            DataError: If it has no such method.
+        """
+        assert self.alignment is not None
+        found = [
+            self._passed(domain, data, self.alignment.samples).float().cpu().numpy()
+            for domain in (Stream.SOURCE, Stream.TARGET)
+        ]
+        self.alignment.fit(*found)
+        if self.teacher is not None:
+            self.teacher.copy(self.backbone, self.task)
+
+    def _passed(self, domain: Stream, data: Any, count: int) -> Tensor:
+        """Return the features ``(count, D)`` of training samples, in evaluation mode."""
         if not hasattr(data, "whole_loader"):
-            names = ",".join(n for n, method in self.methods.items() if method.measures_domains)
+            names = ",".join(name for name, one in self.methods.items() if one.measures_domains)
             raise DataError(
                 f"method=[{names}] measures both domains before training; pass a datamodule with "
                 "whole_loader(domain, count), see docs/bring_your_own.md#lightningdatamodule"
             )
-        count = max(one.samples for one in self.methods.values() if one.measures_domains)
-        training = self.training
+        training, found = self.training, []
         self.train(False)
-        for domain in (Stream.SOURCE, Stream.TARGET):
-            for norm in self.relative_norms().values():
-                norm.measure(domain.domain)
-            for batch in data.whole_loader(domain.domain, count):
-                self.set_batch_domains({domain: len(batch["inputs"])})
-                self.backbone(self.normalise(batch["inputs"].to(self.device)))
-        self.mark_measured()
+        for batch in data.whole_loader(domain.domain, count):
+            self.set_batch_domains({domain: len(batch["inputs"])})
+            found.append(self.backbone(self.normalise(batch["inputs"].to(self.device))))
         self.train(training)
+        return torch.cat(found)
 
     def on_fit_start(self) -> None:
         """Measure the domains unless this has been done, or the run is resumed."""
-        if self.unmeasured and self.trainer.ckpt_path is None:
-            with self.trainer.precision_plugin.forward_context():
-                self.measure(getattr(self.trainer, "datamodule", None))
+        if self.trainer.ckpt_path is not None:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        with self.trainer.precision_plugin.forward_context():
+            if self.unmeasured:
+                self.measure(data)
+            if self.alignment is not None and not self.alignment.measured:
+                self.align(data)
 
     # -- teacher and target bank -----------------------------------------------------------------
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -61,6 +61,13 @@ class AutoAdaptation(DomainAdaptation):
                 "images with a linear head; set backbone=resnet18 head=linear head_init=auto, or "
                 "model=dann"
             )
+        trained = [name for name, node in run.methods.items() if node.cls.adds_loss]
+        if trained:
+            yield (
+                f"model={run.name} trains the methods in model.candidates, and method=[...] only "
+                f"names what is adapted without training, but {trained[0]} is trained; set "
+                f"model.candidates=[{','.join(trained)}] or model={trained[0]}"
+            )
         if run.resume not in (None, "auto"):
             yield (
                 f"model={run.name} is resumed in its own folder, but resume={run.resume}; set "

@@ -47,6 +47,8 @@ class Head(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        #: Maps the features before anything else; replaced by the method align.
+        self.alignment: nn.Module = nn.Identity()
         self.bottleneck: nn.Module = nn.Identity()
         self.out_features = in_features
         if bottleneck is not None:
@@ -64,5 +66,5 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the classifier's input features and the logits."""
-        out = self.bottleneck(features)
+        out = self.bottleneck(self.alignment(features))
         return out, self.classifier(out)

@@ -179,7 +179,7 @@ def _report(
 
 def _probes(run: RunConfig) -> dict[str, Any]:
     """Return the configuration of a run that only fits the probes: one step at a rate of 0."""
-    return _on_features(run, PROBES, ["relative_bn"], 1, {
+    return _on_features(run, PROBES, list(run.methods), 1, {
         "head_init": "probe", "optimizer.lr": 0.0, "trainer.max_epochs": 1,
     })  # fmt: skip
 
@@ -199,11 +199,10 @@ def _on_features(
     """Return the configuration of a candidate, which trains a head on stored features."""
     plain: Mapping[str, Any] = run.plain
     model = {"_target_": "tl_lightning.models.DomainAdaptation", "name": name}
-    moves = "relative_bn" in methods  # added by the check, as to other models
     head = {"from": 0, "train": ["head"], "lr": None, "lr_factor": None}
     parts: dict[str, Any] = {
-        "model": {**model, "forward": plain["model"]["forward"], "relative_bn": moves},
-        "method": {name: default_node("method", name) for name in methods if name != "relative_bn"},
+        "model": {**model, "forward": plain["model"]["forward"], "relative_bn": False},
+        "method": {name: _method(run, name) for name in methods},
         "optimizer": default_node("optimizer", "adam"),
         "scheduler": default_node("scheduler", "cosine"),
         "phases": {**default_node("phases", "none"), "steps": [head]},
@@ -215,3 +214,10 @@ def _on_features(
     shared |= {"data.steps_per_epoch": steps, "cache.features": "full", "cache.views": None}
     shared |= {"trainer.max_steps": -1}
     return dict(with_values({**plain, **parts}, {**shared, **values}))
+
+
+def _method(run: RunConfig, name: str) -> dict[str, Any]:
+    """Return the settings of a method: those of the run, if it has it, or the defaults."""
+    node = {**(run.plain["method"].get(name) or default_node("method", name))}
+    # Without batch norm to adapt, the backbone is used as it is.
+    return node | {"required": False} if "required" in node else node

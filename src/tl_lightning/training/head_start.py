@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.data.cache.features import Features
+from tl_lightning.data.domain import Split
 from tl_lightning.data.samplers.domain import spread
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.selection.callback import Validators
@@ -25,7 +26,7 @@ from tl_lightning.training.linear_probe import LinearProbe, fit_probe
 from tl_lightning.training.statistics import measure
 from tl_lightning.types import SplitKey, Stream
 
-__all__ = ["Candidate", "Start", "measure_domains", "prepare_start"]
+__all__ = ["Candidate", "Start", "align_features", "measure_domains", "prepare_start"]
 
 Array = NDArray[Any]
 
@@ -35,7 +36,8 @@ class Candidate:
     """A model without any training by gradient descent, to compare the trained one with.
 
     Attributes:
-        name: ``frozen probe``, or ``aligned probe`` with moved statistics.
+        name: ``frozen probe``, or what was adapted without training: ``probe, relative_bn``,
+            ``probe, align`` or ``probe, relative_bn, align``.
         scores: What :class:`.Validators` logs of it.
         predictions: Predicted classes ``(N,)`` of each domain's test samples.
     """
@@ -61,8 +63,8 @@ class Start:
 def prepare_start(parts: Parts) -> Start:
     """Measure the domains, and let the head start as a linear probe if ``head_init`` says so.
 
-    Of the statistics of the source and the moved ones, those with the better selection score on
-    the unlabelled target are kept, as the probe is the same for both.
+    Batch norm statistics and features are moved for the target only if the selection score on the
+    unlabelled target is not worse with them; the probe is the same.
 
     Args:
         parts: Objects of the run; the model and the plan of its features are changed.
@@ -76,11 +78,14 @@ def prepare_start(parts: Parts) -> Start:
         start.candidates.append(_candidate("frozen probe", parts, probe, features))
         start.chosen = "frozen probe"
     if measure_domains(parts) and probe is not None:
-        start.candidates.append(_candidate("aligned probe", parts, probe, _features(parts)))
-        start.chosen = "aligned probe"
-        if _plain_is_better(start, trainer):
-            start.chosen = "frozen probe"
+        moved = _candidate("probe, relative_bn", parts, probe, _features(parts))
+        if not _accepted(start, moved, trainer):
             _reset_statistics(parts)
+    if align_features(parts) and probe is not None:
+        suffix = start.chosen.removeprefix("frozen ").removeprefix("probe")
+        moved = _candidate(f"probe{suffix}, align", parts, probe, _features(parts))
+        if not _accepted(start, moved, trainer):
+            cast(Any, module).alignment.reset()
     if isinstance(module, DomainAdaptation) and module.teacher is not None:
         module.teacher.copy(module.backbone, module.task)
     checkpoint = _callback(trainer, SelectionCheckpoint)
@@ -104,11 +109,37 @@ def measure_domains(parts: Parts) -> bool:
     return True
 
 
-def _features(parts: Parts) -> dict[SplitKey, Array]:
-    """Return the features of the frozen network for the splits that the probe needs."""
+def align_features(parts: Parts) -> bool:
+    """Fit the map of the target's features if the model has one, and return whether it has.
+
+    Without stored features this is left to the model, see :meth:`DomainAdaptation.align`.
+
+    Args:
+        parts: Objects of the run; the model is changed.
+    """
+    run, module, data = parts.run, parts.module, parts.data
+    layer = module.alignment if isinstance(module, DomainAdaptation) else None
+    stored = run.head_init == "probe" or parts.features.mode == "full"
+    if layer is None or not stored:
+        return False
+    keys = [data.key_of(stream) for stream in (Stream.SOURCE, Stream.TARGET)]
+    splits = {key: data.found[key.domain].train for key in keys}
+    if parts.features.mode != "full":  # otherwise, all of them are needed anyway
+        splits = {k: v.subset(spread(len(v), layer.samples)) for k, v in splits.items()}
+    features = _features(parts, splits)
+    layer.fit(*(features[key][spread(len(features[key]), layer.samples)] for key in keys))
+    return True
+
+
+def _features(
+    parts: Parts, splits: Mapping[SplitKey, Split] | None = None
+) -> dict[SplitKey, Array]:
+    """Return the features of the frozen network for some splits, or those that the probe needs."""
     run, data = parts.run, parts.data
     source = data.key_of(Stream.SOURCE)
-    splits = {k: v for k, v in data.stored_splits().items() if k == source or k.split != "train"}
+    splits = splits or {
+        k: v for k, v in data.stored_splits().items() if k == source or k.split != "train"
+    }
     chosen = frozen_plan(parts.module, data, run, splits)
     before = dict(data.features)
     fill(chosen, parts.module, data, parts.trainer)
@@ -152,22 +183,38 @@ def _candidate(
         for domain in data.domain_names:
             rows = features[SplitKey(domain, "val")]
             chosen = spread(len(rows), validators.samples)
+            rows = _mapped(parts, domain, rows[chosen])
             labels = data.found[domain].val.labels if domain == "source" else None
             known = None if labels is None else labels[chosen]
-            outputs[domain] = Outputs(rows[chosen], probe.logits(rows[chosen]), known)
+            outputs[domain] = Outputs(rows, probe.logits(rows), known)
         scores |= validators.score(outputs)
         validators.best_source_acc = max(validators.best_source_acc, scores["validator/source_val"])
-    tests = {domain: features[SplitKey(domain, "test")] for domain in data.domain_names}
+    tests = {
+        domain: _mapped(parts, domain, features[SplitKey(domain, "test")])
+        for domain in data.domain_names
+    }
     return Candidate(name, scores, {d: probe.logits(rows).argmax(1) for d, rows in tests.items()})
 
 
-def _plain_is_better(start: Start, trainer: L.Trainer) -> bool:
-    """Return whether the frozen probe has a better score than the aligned one."""
+def _mapped(parts: Parts, domain: str, features: Array) -> Array:
+    """Return features of a domain as the head gets them."""
+    layer = getattr(parts.module, "alignment", None)
+    if layer is None or domain == "source":
+        return features
+    out: Array = layer.target(torch.from_numpy(features).to(layer.measured.device)).cpu().numpy()
+    return out
+
+
+def _accepted(start: Start, candidate: Candidate, trainer: L.Trainer) -> bool:
+    """Add a candidate, and return whether it has at least the score of the chosen one."""
     checkpoint = _callback(trainer, SelectionCheckpoint)
     monitor = "" if checkpoint is None else str(checkpoint.monitor)
     monitor = monitor if monitor.startswith("validator/") else "validator/floored/bnm"
-    plain, aligned = (one.scores.get(monitor, 0.0) for one in start.candidates)
-    return plain > aligned
+    best = next(one for one in start.candidates if one.name == start.chosen)
+    start.candidates.append(candidate)
+    better = candidate.scores.get(monitor, 0.0) >= best.scores.get(monitor, 0.0)
+    start.chosen = candidate.name if better else start.chosen
+    return better
 
 
 def _reset_statistics(parts: Parts) -> None:

@@ -47,10 +47,9 @@ def measure(
 
 def _digest(module: DomainAdaptation, data: TransferDataModule, run: RunConfig) -> str:
     """Return a hash of everything that the statistics depend on."""
-    methods = {name: node.params for name, node in run.methods.items()
-               if node.cls.measures_domains}  # fmt: skip
+    layers = {(one.strength, one.samples) for one in module.relative_norms().values()}
     depends = [
-        FORMAT, methods, weights_digest(module, (), "source"), asdict(module.backbone.input_spec),
+        FORMAT, sorted(layers), weights_digest(module, (), "source"), asdict(module.backbone.input_spec),
         numerics_of(run), module.layout == torch.channels_last,
         {name: split_digest(data.found[name].train) for name in data.domain_names},
     ]  # fmt: skip

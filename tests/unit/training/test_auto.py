@@ -15,6 +15,8 @@ from tl_lightning.reporting.run.start import candidate_rows
 from tl_lightning.training import auto
 from tl_lightning.training import fit as training
 
+PROBES = ["frozen probe", "probe, relative_bn"]
+
 
 def settings(trained: str, *overrides: str):
     return config(
@@ -33,24 +35,40 @@ def finished(trained, tmp_path_factory):
 def test_the_model_with_the_best_score_is_kept(finished) -> None:
     _, report = finished
     found = {one["name"]: one for one in report["start"]["candidates"]}
-    assert list(found) == ["frozen probe", "aligned probe", "mcc", "relative_bn+mcc"]
+    names = list(found)
+    assert (names[:2], names[3:]) == (PROBES, ["mcc", "relative_bn+mcc"])
+    assert names[2] in ("probe, align", "probe, relative_bn, align")
     chosen = found[report["start"]["chosen"]]
     assert report["selection"]["rule"] == "cbnm"
     for name in ("source/test/acc", "target/test/acc"):
         assert report["metrics"][name] == pytest.approx(chosen["metrics"][name])
     assert report["name"] == "auto"
-    assert f"{report['start']['chosen']} was chosen among 4 models by cbnm" in report["notes"][0]
+    assert f"{report['start']['chosen']} was chosen among 5 models by cbnm" in report["notes"][0]
     rows = candidate_rows(report)
     assert [row["name"] for row in rows if row["chosen"]] == [report["start"]["chosen"]]
-    assert len(rows) == 4
+    assert len(rows) == 5
+
+
+def test_without_candidates_only_probes_are_compared(trained, tmp_path) -> None:
+    report = training.fit(
+        config("model=align", f"backbone.checkpoint={trained}", "head_init=probe",
+               "selection=cbnm", "method.align.kind=centre"),
+        tmp_path,
+    )  # fmt: skip
+    names = [one["name"] for one in report["start"]["candidates"]]
+    assert names[:2] == PROBES
+    assert names[2:] in (["probe, align"], ["probe, relative_bn, align"])
+    assert report["name"] == "align"
+    stored = loading.load(tmp_path / report["selection"]["checkpoint"])
+    assert stored.alignment.kind == "centre"
 
 
 def test_its_checkpoint_is_that_of_the_candidate(finished) -> None:
     folder, report = finished
     net = loading.load(folder / report["selection"]["checkpoint"])
     methods = set(getattr(net, "methods", {}))
-    names = {"frozen probe": {"relative_bn"}, "aligned probe": {"relative_bn"}, "mcc": {"mcc"}}
-    assert methods == names.get(report["start"]["chosen"], {"relative_bn", "mcc"})
+    names = {"mcc": {"mcc"}, "relative_bn+mcc": {"relative_bn", "mcc"}}
+    assert methods == names.get(report["start"]["chosen"], {"relative_bn", "align"})
     assert (folder / "predictions.npz").is_file()
 
 
@@ -83,6 +101,10 @@ def test_a_candidate_that_fails_on_the_source_is_not_chosen() -> None:
     ("overrides", "message"),
     [
         (["head_init=random"], "model=auto compares models on the features of a pretrained netw"),
+        (
+            ["method=[mcc]"],
+            r"but mcc is trained; set model.candidates=\[mcc\] or model=mcc",
+        ),
         (["selection=last"], "compares models by a score of the unlabelled target, but selection"),
         (["trainer.devices=2"], "trains several models in turn, which is not supported on sever"),
         (["model.candidates=[mcd+mc]"], r"contains mcd\+mc, but mc is not a method; did you mean"),

@@ -30,7 +30,7 @@ def candidates(report) -> dict[str, dict[str, float]]:
 
 def test_without_learning_the_run_equals_its_start(tmp_path, trained) -> None:
     report = training.fit(probed(trained, *ALIGNED, "optimizer.lr=0"), tmp_path)
-    assert report["start"]["chosen"] in ("frozen probe", "aligned probe")
+    assert report["start"]["chosen"] in ("frozen probe", "probe, relative_bn")
     start = candidates(report)[report["start"]["chosen"]]
     assert set(start) == {"source/test/acc", "target/test/acc"}
     for name, value in start.items():
@@ -52,10 +52,10 @@ def test_alignment_changes_only_the_target(tmp_path, trained) -> None:
         change = f"method.relative_bn.strength={strength}"
         report = training.fit(probed(trained, *ALIGNED, change), tmp_path / str(strength))
         found[strength] = candidates(report)
-    plain, aligned = (found[1.0][f"{name} probe"] for name in ("frozen", "aligned"))
+    plain, aligned = (found[1.0][name] for name in ("frozen probe", "probe, relative_bn"))
     assert plain["source/test/acc"] == aligned["source/test/acc"]
     assert plain["target/test/acc"] != aligned["target/test/acc"]
-    assert found[0.0]["aligned probe"] == found[0.0]["frozen probe"] == plain
+    assert found[0.0]["probe, relative_bn"] == found[0.0]["frozen probe"] == plain
 
 
 def test_source_only_has_the_same_frozen_probe(tmp_path, trained) -> None:

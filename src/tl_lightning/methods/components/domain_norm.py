@@ -12,29 +12,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tl_lightning.errors import ConfigError
 from tl_lightning.types import DomainAwareNorm
 
-__all__ = ["DomainBatchNorm", "replace_norms", "set_batch_domains", "state_of_domain"]
+__all__ = ["DomainBatchNorm", "PerDomain", "replace_norms", "set_batch_domains", "state_of_domain"]
 
 
-class DomainBatchNorm(DomainAwareNorm):
-    """One batch norm layer per domain, applied to that domain's samples.
+class PerDomain(DomainAwareNorm):
+    """One layer per domain, ``source`` and ``target``, applied to that domain's samples.
 
     Call :func:`set_batch_domains` before every forward pass to assign the samples to domains.
-
-    Args:
-        norm: The layer to replace; both domains start from its statistics.
-        own_affine: Whether each domain learns its own scale and shift.
     """
 
-    def __init__(self, norm: _BatchNorm, own_affine: bool) -> None:
+    source: nn.Module
+    target: nn.Module
+
+    def __init__(self) -> None:
         super().__init__()
-        self.source = norm
-        self.target = copy.deepcopy(norm)
-        if not own_affine and norm.affine:
-            self.target.weight, self.target.bias = norm.weight, norm.bias
         self.parts = [("target", 0)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(B, C, ...)``."""
+        """Return each domain's part of ``(B, C, ...)`` as its layer returns it."""
         domains = {domain for domain, _ in self.parts}
         if len(domains) == 1:
             out: Tensor = self.get_submodule(domains.pop())(x)
@@ -47,7 +42,26 @@ class DomainBatchNorm(DomainAwareNorm):
         return torch.cat(outs)
 
 
-def set_batch_domains(norms: Iterable[DomainBatchNorm], parts: Sequence[tuple[str, int]]) -> None:
+class DomainBatchNorm(PerDomain):
+    """One batch norm layer per domain.
+
+    Args:
+        norm: The layer to replace; both domains start from its statistics.
+        own_affine: Whether each domain learns its own scale and shift.
+    """
+
+    source: _BatchNorm
+    target: _BatchNorm
+
+    def __init__(self, norm: _BatchNorm, own_affine: bool) -> None:
+        super().__init__()
+        self.source = norm
+        self.target = copy.deepcopy(norm)
+        if not own_affine and norm.affine:
+            self.target.weight, self.target.bias = norm.weight, norm.bias
+
+
+def set_batch_domains(norms: Iterable[DomainAwareNorm], parts: Sequence[tuple[str, int]]) -> None:
     """Tell the layers which slice of the next batch belongs to which domain."""
     for norm in norms:
         norm.parts = parts

@@ -56,12 +56,14 @@ class RelativeBatchNorm(DomainBatchNorm):
     Args:
         norm: The layer to replace.
         strength: :math:`a`; 0 leaves the target's statistics as they are.
+        samples: Number of samples per domain to measure.
     """
 
     measured: Tensor
 
-    def __init__(self, norm: _BatchNorm, strength: float) -> None:
+    def __init__(self, norm: _BatchNorm, strength: float, samples: int) -> None:
         super().__init__(norm, own_affine=False)
+        self.samples = samples
         self.strength = strength
         self.register_buffer("measured", torch.tensor(False))
         self.moments: dict[str, Moments] = {}

@@ -1,0 +1,88 @@
+"""Closed-form alignment of the features of a pretrained network, before the head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from tl_lightning.config.schema import RunConfig
+from tl_lightning.errors import ConfigError
+from tl_lightning.methods.base import Method
+from tl_lightning.methods.components.alignment import FeatureAlignment, Kind
+from tl_lightning.tasks.head import Head
+from tl_lightning.types import Context, Terms, Views
+
+__all__ = ["Align"]
+
+
+class Align(Method):
+    """Maps the target's features towards the source's before the head; adds no loss term.
+
+    The map is affine, see :func:`.fit_map`. It is fitted once, to features of unlabelled training
+    images of both domains, and stays fixed during training. The source's features do not change.
+
+    Args:
+        kind: Kind of the map.
+        strength: How far to move the features: 0 not at all, 1 all the way.
+        samples: Number of training images per domain to fit the map to.
+        in_features: Not used by this method.
+        num_classes: Not used by this method.
+    """
+
+    adds_loss = False
+    measures_domains = True
+
+    def __init__(
+        self, *, kind: Kind, strength: float, samples: int, in_features: int, num_classes: int
+    ) -> None:
+        super().__init__(in_features=in_features, num_classes=num_classes)
+        self.kind = kind
+        self.amount = strength
+        self.samples = samples
+
+    @classmethod
+    def check_config(cls, where: str, params: Mapping[str, Any]) -> Iterator[str]:
+        """Yield one message for each invalid setting."""
+        if not 0 <= params["strength"] <= 1:
+            yield (
+                f"{where}.strength={params['strength']} is not in [0, 1]; set {where}.strength=1"
+            )
+        if params["samples"] < 2:
+            yield (
+                f"{where}.samples={params['samples']} must be at least 2; set {where}.samples=2000"
+            )
+
+    @classmethod
+    def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
+        """Yield that the features are those of an untrained network, or the head is another."""
+        name = where.rpartition(".")[2]
+        if not run.starts_trained:
+            yield (
+                f"method=[{name}] maps the features of a trained network, but the backbone has "
+                "random weights; use a pretrained backbone, set init=<run folder>, or "
+                "method=[coral]"
+            )
+        head = run.nodes["head"]
+        if not issubclass(head.cls, Head):
+            yield (
+                f"method=[{name}] maps the inputs of {Head.__name__}, but the head is "
+                f"{head.target}; set head=linear"
+            )
+
+    def modify_network(self, backbone: nn.Module, task: nn.Module) -> None:
+        """Map the features before the head.
+
+        Raises:
+            ConfigError: If another method maps them already.
+        """
+        head: Any = task.head
+        if isinstance(head.alignment, FeatureAlignment):
+            raise ConfigError("method=[align] is in use twice; remove one of them")
+        width = getattr(backbone, "out_features", self.in_features)
+        head.alignment = FeatureAlignment(width, self.kind, self.amount, self.samples)
+
+    def forward(self, views: Views, ctx: Context) -> Terms:
+        """Return no terms."""
+        return {}

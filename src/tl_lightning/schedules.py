@@ -20,6 +20,7 @@ __all__ = [
     "Step",
     "TorchScheduler",
     "ramp_progress",
+    "recovered",
     "sigmoid_ramp",
 ]
 
@@ -73,6 +74,24 @@ def ramp_progress(progress: float, step: int, steps: int | None) -> float:
     (0.5, 0.0123, 1.0)
     """
     return progress if steps is None else min(1.0, step / steps)
+
+
+def recovered(step: int, since: tuple[int, int] | None) -> float:
+    """Return the factor on the strength of the methods after a roll-back, 1 if there was none.
+
+    ``sin(pi t / (2 T))`` after ``t`` of ``T`` steps, then 1: the ramp of SSRT (Sun et al. 2022,
+    CVPR, arXiv:2204.07683).
+
+    Args:
+        step: Number of completed batches in the run.
+        since: Their number at the roll-back, and ``T``.
+
+    >>> [round(recovered(step, (100, 10)), 3) for step in (100, 105, 110, 200)], recovered(7, None)
+    ([0.0, 0.707, 1.0, 1.0], 1.0)
+    """
+    if since is None or step - since[0] >= since[1]:
+        return 1.0
+    return math.sin(0.5 * math.pi * (step - since[0]) / since[1])
 
 
 def _warmup_factor(progress: float, warmup: float) -> float:

@@ -219,6 +219,7 @@ class Context:
         classify: The classifier, from features ``(B, D)`` as in the views to logits ``(B, K)``;
             only some methods use it.
         stage: Name of the current stage for alternating methods, otherwise empty.
+        recovery: Factor on the strength of every method, below 1 in the steps after a roll-back.
     """
 
     progress: float = 1.0
@@ -226,6 +227,7 @@ class Context:
     log: Callable[[str, Tensor | float], None] = _ignore
     classify: Callable[[Tensor], Tensor] = _no_classifier
     stage: str = ""
+    recovery: float = 1.0
 
 
 Views = Mapping[str, View]

@@ -67,7 +67,7 @@ def batch(net, seed: int = 0, n: int = 12) -> dict[str, dict[str, torch.Tensor]]
     return {domain: part for domain, part in whole.items() if domain in net.train_on}
 
 
-def terms_and_views(net, progress=0.7):
+def terms_and_views(net, progress=0.7, recovery=1.0):
     """Return the terms of a step, over all stages, and the views."""
     net.progress = progress
     for part in [net.task] + ([] if net.teacher is None else [net.teacher.task]):
@@ -83,15 +83,14 @@ def terms_and_views(net, progress=0.7):
             method.begin_epoch(TargetBank(torch.randn(12, 16), torch.randn(12, 10)))
     out = {}
     for stage in net.stages or [None]:
-        out.update(stage_terms(net, views, stage, progress))
+        out.update(stage_terms(net, views, stage, progress, recovery))
     return out, views
 
 
-def stage_terms(net, views, stage, progress):
+def stage_terms(net, views, stage, progress, recovery=1.0):
     """Return the methods' terms of a stage, without those of the task."""
-    ctx = Context(
-        progress, 5, lambda *_: None, net.task.head.classifier, stage.name if stage else ""
-    )
+    name = stage.name if stage else ""
+    ctx = Context(progress, 5, lambda *_: None, net.task.head.classifier, name, recovery)
     out = {}
     for method in net.methods.values():
         out.update(method(views, ctx))
@@ -112,6 +111,21 @@ def test_gradient_reaches_the_backbone_from_the_target(name, forward, trained) -
     reached = [p.grad.abs().sum() for p in net.backbone.parameters() if p.grad is not None]
     assert reached, f"{name}: its terms have no gradient with respect to the backbone"
     assert torch.stack(reached).sum() > 0
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_the_gradient_from_the_target_follows_the_recovery_after_a_roll_back(name, trained) -> None:
+    found = []
+    for recovery in (0.0, 0.5, 1.0):
+        torch.manual_seed(0)
+        net = module(*arguments(name, trained), "model.forward=separate").train()
+        terms, views = terms_and_views(net, recovery=recovery)
+        torch.stack([term.float() for term in terms.values()]).sum().backward()
+        view = views["target_strong" if "target_strong" in CLASSES[name].extra_views else "target"]
+        found.append(torch.zeros(()) if view.features.grad is None else view.features.grad)
+    assert not found[0].any()
+    assert found[1].any()
+    torch.testing.assert_close(2 * found[1], found[2])
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from tl_lightning.callbacks.nan_guard import NaNGuard
+from tl_lightning.callbacks.rollback import restored_values
 from tl_lightning.checkpoints.io import as_before_validation, remove_drafts
 from tl_lightning.errors import CheckpointError, TrainingError
 from tl_lightning.loggers.csv_logger import keep_rows, rows_so_far
@@ -116,7 +117,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         The accuracy threshold of the collapse filter rises with the best source accuracy, so a
         model that passed it in an early epoch may have to be demoted now.
         """
-        values = trainer.callback_metrics
+        values = {**trainer.callback_metrics, **restored_values(trainer)}
         threshold = values.get("validator/floor")
         filtered = str(self.monitor).startswith("validator/floored/")
         if filtered and threshold is not None and self.kept_source_acc < float(threshold):
@@ -125,6 +126,10 @@ class SelectionCheckpoint(ModelCheckpoint):
         if better and "validator/source_val" in values:
             self.kept_source_acc = float(values["validator/source_val"])
         return better
+
+    def _monitor_candidates(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        """Return the logged values; after a roll-back, those of the model that was restored."""
+        return {**super()._monitor_candidates(trainer), **restored_values(trainer)}
 
     def _demote(self) -> None:
         worst = torch.tensor(WORST + self.kept_source_acc)

@@ -60,7 +60,7 @@ class ADDA(Method):
 
     def strength(self, ctx: Context) -> float:
         """Return the weight after pretraining, 0 before."""
-        return self.weight if ctx.progress >= self.teacher_start else 0.0
+        return ctx.recovery * (self.weight if ctx.progress >= self.teacher_start else 0.0)
 
     def task_weight(self, progress: float) -> float:
         """Return 1 during pretraining, 0 afterwards."""

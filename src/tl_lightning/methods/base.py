@@ -165,9 +165,9 @@ class Penalty(Method):
         self.gather = gather
 
     def strength(self, ctx: Context) -> float:
-        """Return the weight at ``ctx.progress``."""
+        """Return the weight at ``ctx.progress``, times ``ctx.recovery``."""
         ramps = {"none": 1.0, "linear": ctx.progress, "sigmoid": sigmoid_ramp(ctx.progress)}
-        return self.weight * ramps[self.ramp]
+        return self.weight * ramps[self.ramp] * ctx.recovery
 
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return the unweighted term, a scalar."""

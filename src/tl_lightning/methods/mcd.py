@@ -78,7 +78,7 @@ class MCD(Method):
 
     def strength(self, ctx: Context) -> float:
         """Return the weight."""
-        return self.weight
+        return self.weight * ctx.recovery
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return the terms of the current stage."""
@@ -95,10 +95,10 @@ class MCD(Method):
             return {
                 "mcd_first": _cross_entropy(ctx.classify(f_source), labels),
                 "mcd_second": _cross_entropy(self.second(f_source), labels),
-                "mcd_apart": -self.weight * gap,
+                "mcd_apart": -self.strength(ctx) * gap,
             }
         outs = [_call_frozen(net, target.features) for net in (ctx.classify, self.second)]
-        return {"mcd": self.weight * discrepancy(*outs)}
+        return {"mcd": self.strength(ctx) * discrepancy(*outs)}
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class MDD(Method):
     def strength(self, ctx: Context) -> float:
         """Return the weight of the reversed gradient in this step."""
         p = ramp_progress(ctx.progress, ctx.step, self.ramp_steps)
-        return self.max_lambda * sigmoid_ramp(p, self.gain)
+        return self.max_lambda * sigmoid_ramp(p, self.gain) * ctx.recovery
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return ``{"mdd": loss}`` for views with features ``(B, D)`` and logits ``(B, K)``."""

@@ -83,7 +83,7 @@ class WDGRL(Method):
 
     def strength(self, ctx: Context) -> float:
         """Return the weight."""
-        return self.weight
+        return self.weight * ctx.recovery
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return the terms of the current stage."""
@@ -99,4 +99,4 @@ class WDGRL(Method):
                 return {"wdgrl_critic": self.penalty * lipschitz - distance}
             fixed: Any = {name: p.detach() for name, p in self.critic.named_parameters()}
             means = [functional_call(self.critic, fixed, (f,)).mean() for f in (source, target)]
-            return {"wdgrl": self.weight * (means[0] - means[1])}
+            return {"wdgrl": self.strength(ctx) * (means[0] - means[1])}

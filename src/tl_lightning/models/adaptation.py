@@ -18,6 +18,7 @@ from tl_lightning.methods.components.domain_norm import set_batch_domains
 from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.teacher import Teacher
+from tl_lightning.schedules import recovered
 from tl_lightning.types import Batch, Context, DomainAwareNorm, Stream, Terms, View
 
 __all__ = ["DomainAdaptation", "SourceFree"]
@@ -62,6 +63,8 @@ class DomainAdaptation(TransferModule):
         self.teacher_views = teachers[0].teacher_views if teachers else ()
         #: Whether the current step has no loss terms.
         self.idle = False
+        #: Batch from which the methods regain their strength after a roll-back, and for how many.
+        self.regained: tuple[int, int] | None = None
         self.norms = [part for part in self.modules() if isinstance(part, DomainAwareNorm)]
 
     def needs(self) -> ModelNeeds:
@@ -72,6 +75,10 @@ class DomainAdaptation(TransferModule):
         """Add the methods' own parameters, with the learning rate of new layers."""
         own = {name: (list(m.parameters()), 1.0) for name, m in self.methods.items()}
         return {**super().parameter_groups(), **own}
+
+    def regain(self, first: int, steps: int) -> None:
+        """Let the methods regain their strength from 0, over ``steps`` batches from ``first``."""
+        self.regained = (first, steps)
 
     # -- views ---------------------------------------------------------------------------------
     def network_inputs(self, batch: dict[str, Batch]) -> dict[Stream, Tensor]:
@@ -133,6 +140,7 @@ class DomainAdaptation(TransferModule):
                 diagnostics.__setitem__,
                 self.task.head.classifier,
                 stage.name if stage is not None and name == self.planner else "",
+                recovered(self.batches, self.regained),
             )
             # After the task's terms, so that random draws in the method do not affect them.
             terms.update(method(views, ctx))

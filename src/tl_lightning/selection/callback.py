@@ -57,6 +57,8 @@ class Validators(L.Callback):
         self.min_source_ratio = min_source_ratio
         self.min_predicted_classes = min_predicted_classes
         self.best_source_acc = 0.0
+        #: What was logged in the last validation.
+        self.values: Mapping[str, float] = {}
         self.wanted: dict[str, Tensor] = {}
         self.kept: dict[str, list[tuple[Tensor, ...]]] = {}
 
@@ -124,7 +126,7 @@ class Validators(L.Callback):
                 for domain, rows in part.items():
                     merged.setdefault(domain, {}).update(rows)
             values = self.score({domain: _outputs(rows) for domain, rows in merged.items()})
-        values = trainer.strategy.broadcast(values)
+        self.values = values = trainer.strategy.broadcast(values)
         self.best_source_acc = max(self.best_source_acc, values["validator/source_val"])
         pl_module.log_dict(values)
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tl_lightning.callbacks.model_checkpoint import START
+from tl_lightning.callbacks.rollback import Rollback
 from tl_lightning.config.identity import identity
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.summary import unlabelled
@@ -39,7 +40,7 @@ def group_of(run: RunConfig) -> str:
     kept = identity(run.plain)
     # Callbacks that change the model or the selection.
     callbacks = run.plain["callbacks"] or {}
-    kept["weight_averaging"] = callbacks.get("weight_averaging")
+    kept |= {name: callbacks.get(name) for name in ("weight_averaging", "rollback")}
     if str(SELECTIONS[run.selection].monitor).startswith("validator/"):
         kept["validators"] = callbacks.get("validators")
     text = json.dumps(kept, sort_keys=True, default=str)
@@ -83,7 +84,7 @@ class SelectionState:
     Attributes:
         score: Score of the selected model by the selection rule.
         source_val: Its accuracy on source validation, where the rule compares epochs.
-        notes: Notes on skipped batches.
+        notes: Notes on skipped batches and roll-backs.
     """
 
     score: float | None
@@ -95,7 +96,8 @@ def selection_state(trainer: L.Trainer) -> SelectionState:
     """Return the state of the callbacks; must be called before the test."""
     checkpoint = cast(Any, trainer.checkpoint_callback)
     score = None if checkpoint.best_model_score is None else float(checkpoint.best_model_score)
-    return SelectionState(score, float(checkpoint.kept_source_acc), _skip_note(trainer))
+    notes = [*_skip_note(trainer), *_rollback_notes(trainer)]
+    return SelectionState(score, float(checkpoint.kept_source_acc), notes)
 
 
 def _skip_note(trainer: L.Trainer) -> list[str]:
@@ -108,6 +110,11 @@ def _skip_note(trainer: L.Trainer) -> list[str]:
         f"{len(skipped)} batch(es) skipped because the loss or a gradient was not finite "
         f"(callbacks.nan_guard.on_nan=skip); they contain {shorten(names, 8)}"
     ]
+
+
+def _rollback_notes(trainer: L.Trainer) -> list[str]:
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    return [note for one in callbacks if isinstance(one, Rollback) for note in one.notes()]
 
 
 @dataclass(frozen=True)

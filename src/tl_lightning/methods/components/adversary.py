@@ -88,7 +88,7 @@ class Adversary(Method):
     def strength(self, ctx: Context) -> float:
         """Return lambda in this step."""
         p = ramp_progress(ctx.progress, ctx.step, self.ramp_steps)
-        return self.max_lambda * sigmoid_ramp(p, self.gain)
+        return self.max_lambda * sigmoid_ramp(p, self.gain) * ctx.recovery
 
     @abstractmethod
     def seen(self, features: Tensor, logits: Tensor) -> Tensor:

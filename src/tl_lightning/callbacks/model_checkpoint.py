@@ -85,6 +85,8 @@ class SelectionCheckpoint(ModelCheckpoint):
         self.stale: list[str] = []
         #: Values logged of the model before training, if it can be selected as well.
         self.start_values: Mapping[str, float] = {}
+        #: Whether the model before training is kept for a comparison after training.
+        self.keeps_start = False
         #: Whether the run was resumed from a checkpoint in its own folder.
         self.from_here = False
 
@@ -145,13 +147,17 @@ class SelectionCheckpoint(ModelCheckpoint):
             keep_rows(trainer, {"columns": [], "count": 0, "row": None})
         if trainer.is_global_zero and self.dirpath:
             remove_drafts(Path(self.dirpath))
-        if trainer.ckpt_path is None and self.monitor in self.start_values:
+        if trainer.ckpt_path is None:
             self._save_start(trainer)
         signals.gentle = True
 
     def _save_start(self, trainer: L.Trainer) -> None:
         """Save the model before training, which later epochs have to surpass."""
         path = str(Path(str(self.dirpath)) / f"{self.rule}{START}.ckpt")
+        if self.monitor not in self.start_values:
+            if self.keeps_start:
+                self._save_checkpoint(trainer, path)
+            return
         score = torch.tensor(self.start_values[str(self.monitor)])
         self.best_model_path = self.kth_best_model_path = path
         self.best_k_models = {path: score}
@@ -284,7 +290,8 @@ class SelectionCheckpoint(ModelCheckpoint):
             super()._remove_checkpoint(trainer, self.stale.pop())
 
     def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        self.stale.append(filepath)
+        if not (self.keeps_start and Path(filepath).stem.endswith(START)):
+            self.stale.append(filepath)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)

@@ -19,6 +19,7 @@ from torch import Tensor
 from tl_lightning.errors import CheckpointError
 
 __all__ = [
+    "INTERPOLATED",
     "LAST",
     "AtomicCheckpointIO",
     "StoredModel",
@@ -54,6 +55,8 @@ def as_before_validation(checkpoint: dict[str, Any]) -> None:
 
 #: The newest checkpoint of a run; ``earlier-1.ckpt`` is the previous one.
 LAST = "last.ckpt"
+#: End of the file name of a model that was not trained, so that no run resumes from it.
+INTERPOLATED = "-interpolated"
 _MARK = b"tl_lightning sha256 "
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size * 2
 #: Signature and length of the record at the end of a zip archive without a comment.
@@ -282,5 +285,9 @@ def last_good(folder: Path) -> Path | None:
 def _newest_first(folder: Path) -> Iterator[Path]:
     yield from (path for path in [folder / LAST] if path.is_file())
     yield from sorted(folder.glob("earlier-*.ckpt"))
-    others = [p for p in folder.glob("*.ckpt") if p.name != LAST and "earlier-" not in p.name]
+    others = [
+        path
+        for path in folder.glob("*.ckpt")
+        if path.name != LAST and "earlier-" not in path.name and INTERPOLATED not in path.name
+    ]
     yield from sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)

@@ -66,6 +66,7 @@ _FREE = (
     "trainer.", "cache.", "channels_last", "compile", "lr_find", "init", "optimizer.fused",
     "backbone.checkpoint", "backbone.grad_checkpointing", "backbone.package", "backbone.pretrained",
     "backbone.in_features",  # taken from the data
+    "interpolation",  # after training
     "data.eval_batch_size", "data.pin_memory", "data.download", "data.root", "data.source.root",
     "data.target.root",
 )  # fmt: skip

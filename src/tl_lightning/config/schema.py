@@ -165,6 +165,7 @@ class RunConfig:
     init: str | None
     head_init: Literal["auto", "probe", "random"]
     probe_lr_factor: Annotated[float, above(0)]
+    interpolation: float | list[float] | None
     allow: list[str]
     cache: CacheConfig
     checkpointing: CheckpointConfig

@@ -25,7 +25,8 @@ __all__ = ["evaluate"]
 #: Settings of training and selection, which do not count here: the data need no target.
 _NOT_TRAINED: dict[str, Any] = {
     "model": {"_target_": "tl_lightning.models.FineTuning", "name": "evaluated"},
-    "selection": "last", "track_target": False, "method": {}, "baselines": [], "regularizer": {},
+    "selection": "last", "interpolation": None, "track_target": False, "method": {},
+    "baselines": [], "regularizer": {},
     "lr_find": False, "init": None, "resume": None, "phases": None, "task_weighting": "fixed",
     "callbacks": {}, "logger": {}, "cache.features": "off", "checkpointing.every_n_epochs": 1,
     "data.batch_size": 1,  # there may be too few samples for a training batch

@@ -22,6 +22,7 @@ from tl_lightning.training.build import Parts, build
 from tl_lightning.training.failures import explanation_of
 from tl_lightning.training.feature_extraction import fill
 from tl_lightning.training.head_start import measure_domains, prepare_start
+from tl_lightning.training.interpolation import interpolate
 from tl_lightning.training.lr_finder import with_found_rate
 from tl_lightning.training.results import Result, selection_state, write_run
 from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
@@ -71,6 +72,8 @@ def fit(
             trainer.fit(module, datamodule=data, ckpt_path=resumed)
             clock.lap("fit_s")
             state, chosen = selection_state(trainer), _chosen(trainer)
+            if run.interpolation is not None:
+                state, chosen = interpolate(parts, start, state, chosen)
             if run.test:
                 trainer.test(module, datamodule=data, ckpt_path=str(chosen), verbose=False)
             clock.lap("test_s")

@@ -26,7 +26,9 @@ from tl_lightning.training.linear_probe import LinearProbe, fit_probe
 from tl_lightning.training.statistics import measure
 from tl_lightning.types import SplitKey, Stream
 
-__all__ = ["Candidate", "Start", "align_features", "measure_domains", "prepare_start"]
+__all__ = [
+    "Candidate", "Interpolated", "Start", "align_features", "measure_domains", "prepare_start",
+]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -47,6 +49,23 @@ class Candidate:
     predictions: Mapping[str, Array] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Interpolated:
+    """A model between the start and the selected one, see :mod:`.interpolation`.
+
+    Attributes:
+        alpha: Weight of the selected model.
+        score: Score by the selection rule, if it has one.
+        source_val: Accuracy on source validation.
+        chosen: Whether it is the model that is tested.
+    """
+
+    alpha: float
+    score: float | None
+    source_val: float
+    chosen: bool
+
+
 @dataclass
 class Start:
     """The models that a run starts from.
@@ -54,10 +73,14 @@ class Start:
     Attributes:
         candidates: All of them.
         chosen: Name of the one that training starts with; empty if the head is random.
+        interpolated: Models between that one and the selected one, compared after training.
+        selected: Score of the selected model in that comparison.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
     chosen: str = ""
+    interpolated: list[Interpolated] = field(default_factory=list)
+    selected: float | None = None
 
 
 def prepare_start(parts: Parts) -> Start:
@@ -89,6 +112,8 @@ def prepare_start(parts: Parts) -> Start:
     if isinstance(module, DomainAdaptation) and module.teacher is not None:
         module.teacher.copy(module.backbone, module.task)
     checkpoint = _callback(trainer, SelectionCheckpoint)
+    if checkpoint is not None:
+        checkpoint.keeps_start = run.interpolation is not None
     for candidate in start.candidates:
         if candidate.name == start.chosen and checkpoint is not None:
             checkpoint.start_values = candidate.scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -203,6 +203,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
 def _selection(run_dir: Path, result: Result) -> dict[str, Any]:
     rule = SELECTIONS[result.parts.run.selection]
     before = result.checkpoint.stem.endswith(START)
+    mixed = next((one.alpha for one in result.start.interpolated if one.chosen), None)
     stored = torch.load(result.checkpoint, map_location="cpu", weights_only=True)
     return {
         "rule": result.parts.run.selection,
@@ -212,6 +213,7 @@ def _selection(run_dir: Path, result: Result) -> dict[str, Any]:
         "value": result.selection.score,
         "source_val": result.selection.source_val,
         "epoch": -1 if before else int(stored["epoch"]),
+        **({} if mixed is None else {"alpha": mixed}),
         "checkpoint": os.path.relpath(result.checkpoint, run_dir),
     }
 
@@ -233,6 +235,8 @@ def _start(result: Result) -> dict[str, Any]:
             }
             for one in result.start.candidates
         ],
+        "interpolated": [asdict(one) for one in result.start.interpolated],
+        "selected": result.start.selected,
     }
 
 

@@ -42,3 +42,15 @@ def test_a_collapsed_model_has_no_score() -> None:
 def test_a_run_with_a_random_head_has_no_rows() -> None:
     assert candidate_rows({"start": {"chosen": "", "candidates": []}, "selection": {}}) == []
     assert candidate_rows({}) == []
+
+
+def test_an_interpolated_model_has_the_test_accuracy_if_it_was_chosen() -> None:
+    for chosen in (0.25, 0.5, None):
+        mixtures = [{"alpha": alpha, "score": alpha, "source_val": 0.9, "chosen": alpha == chosen}
+                    for alpha in (0.25, 0.5)]  # fmt: skip
+        found = {row["name"]: row for row in rows(epoch=2, interpolated=mixtures, selected=0.7)}
+        kept = f"interpolated, alpha {chosen}" if chosen else "trained, epoch 2"
+        assert [name for name, row in found.items() if row["chosen"]] == [kept]
+        assert {name for name, row in found.items() if row["target"] == "75.0 %"} == {kept}
+        assert found["interpolated, alpha 0.5"]["score"] == "0.500"
+        assert found["trained, epoch 2"]["score"] == ("0.700" if chosen else "0.800")

@@ -8,7 +8,7 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.data import data_problems, mixing_keys
 from tl_lightning.config.validation.distributed import strategy_problems
 from tl_lightning.config.validation.methods import method_problems
-from tl_lightning.config.validation.start import head_init_problems
+from tl_lightning.config.validation.start import head_init_problems, interpolation_problems
 from tl_lightning.config.validation.tasks import task_problems
 from tl_lightning.config.validation.trainer import trainer_problems
 from tl_lightning.distributed.strategy import is_sharded
@@ -28,6 +28,7 @@ def combination_problems(run: RunConfig) -> Iterator[str]:
     yield from strategy_problems(run)
     yield from _lr_find_problems(run)
     yield from head_init_problems(run, is_sharded(run.trainer))
+    yield from interpolation_problems(run)
     epochs, every = run.trainer.max_epochs, run.checkpointing.every_n_epochs
     if epochs is not None and every > epochs > 0:
         yield (

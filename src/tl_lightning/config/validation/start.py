@@ -8,9 +8,10 @@ from typing import Any
 from tl_lightning.backbones.wrapper import Network
 from tl_lightning.config.instantiate import Node
 from tl_lightning.config.schema import RunConfig, starts_trained
+from tl_lightning.selection.rules import SELECTIONS
 from tl_lightning.tasks.head import Head
 
-__all__ = ["head_init", "head_init_problems"]
+__all__ = ["head_init", "head_init_problems", "interpolation_problems"]
 
 
 def head_init(config: Mapping[str, Any], nodes: Mapping[str, Node], sharded: bool) -> str:
@@ -25,6 +26,38 @@ def head_init_problems(run: RunConfig, sharded: bool) -> Iterator[str]:
     obstacle = _obstacle(run.plain, run.nodes, sharded) if run.head_init == "probe" else ""
     if obstacle:
         yield f"head_init=probe {obstacle}; set head_init=random"
+
+
+def interpolation_problems(run: RunConfig) -> Iterator[str]:
+    """Yield why a run cannot interpolate between its start and the selected model."""
+    wanted = run.interpolation
+    if wanted is None:
+        return
+    alphas = wanted if isinstance(wanted, list) else [wanted]
+    shown = f"[{','.join(map(str, wanted))}]" if isinstance(wanted, list) else wanted
+    if not alphas or len(set(alphas)) < len(alphas) or not all(0 < one < 1 for one in alphas):
+        yield (
+            f"interpolation={shown} is not a number above 0 and below 1, or a list of different "
+            "ones (0 is the start and 1 the selected model, which are compared anyway); set "
+            "interpolation=[0.25,0.5,0.75]"
+        )
+    elif run.model.cls.composite:
+        yield (
+            f"interpolation={shown} needs one training, but model={run.name} consists of several; "
+            "set interpolation=null"
+        )
+    elif run.head_init != "probe":
+        yield (
+            f"interpolation={shown} needs a model before training that can already predict, but "
+            f"head_init={run.head_init}; set interpolation=null, or head_init=probe with a "
+            "pretrained backbone"
+        )
+    elif isinstance(wanted, list) and SELECTIONS[run.selection].monitor is None:
+        yield (
+            f"interpolation={shown} compares models by the selection rule, but selection="
+            f"{run.selection} has no score; set selection=source_val, or a single number such as "
+            f"interpolation={alphas[0]}"
+        )
 
 
 def _obstacle(config: Mapping[str, Any], nodes: Mapping[str, Node], sharded: bool) -> str:

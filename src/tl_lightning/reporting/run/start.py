@@ -22,15 +22,24 @@ def candidate_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not candidates:
         return []
     monitor = str(selection.get("monitor"))
+    mixtures = start.get("interpolated") or []
+    mixed = any(one["chosen"] for one in mixtures)
     kept = start.get("complete") or selection.get("epoch") == -1
     rows = [
         _row(one["name"], one["metrics"], one["scores"].get(monitor),
              kept and one["name"] == start.get("chosen"))
         for one in candidates
     ]  # fmt: skip
+    tested = report.get("metrics") or {}
     if not kept:
-        trained = f"trained, epoch {selection.get('epoch')}"
-        rows.append(_row(trained, report.get("metrics") or {}, selection.get("value"), True))
+        trained, score = f"trained, epoch {selection.get('epoch')}", selection.get("value")
+        score = start.get("selected") if mixed else score
+        rows.append(_row(trained, {} if mixed else tested, score, not mixed))
+    rows += [
+        _row(f"interpolated, alpha {one['alpha']:g}", tested if one["chosen"] else {},
+             one["score"], one["chosen"])
+        for one in mixtures
+    ]  # fmt: skip
     return rows
 
 
@@ -61,6 +70,10 @@ def chosen_text(selection: Mapping[str, Any]) -> str:
 
     >>> chosen_text({"epoch": -1}), chosen_text({"epoch": 3})
     ('before training', 'epoch 3, zero-based')
+    >>> chosen_text({"epoch": 3, "alpha": 0.5})
+    'alpha 0.5 between the start and epoch 3'
     """
-    epoch = selection.get("epoch")
+    epoch, alpha = selection.get("epoch"), selection.get("alpha")
+    if alpha is not None:
+        return f"alpha {alpha:g} between the start and epoch {epoch}"
     return "before training" if epoch == -1 else f"epoch {epoch}, zero-based"

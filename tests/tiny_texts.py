@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from helpers import config
 from tl_lightning.config.compose import compose
+from tl_lightning.types import LayerGroup, TextSpec
 
 GOOD = ("good", "great", "fine", "lovely", "moving")
 BAD = ("bad", "awful", "dull", "boring", "poor")
@@ -111,3 +113,39 @@ def text_config(folder: Path, *overrides: str) -> dict[str, Any]:
     found["trainer"]["max_epochs"] = epochs
     found["baselines"] = []
     return found
+
+
+class Letters:
+    """Tokenizer with one id per letter, without the package transformers."""
+
+    digest = "letters"
+
+    def encode(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], bool]]:
+        """Return for each text its ids and whether it was truncated."""
+        return [([ord(c) % 128 for c in text[:limit]], len(text) > limit) for text in texts]
+
+    def length(self, text: str) -> int:
+        """Return the number of ids."""
+        return len(text)
+
+
+class LetterCounts(torch.nn.Module):
+    """Fixed network from texts to the mean of one random vector per letter."""
+
+    takes = "texts"
+
+    def __init__(self, *, pretrained: bool, lr_factor: float) -> None:
+        super().__init__()
+        self.lr_factor, self.out_features = lr_factor, 16
+        self.input_spec = TextSpec(64, Letters())
+        self.net = torch.nn.Embedding(128, 16)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map ids ``(B, L)``, padded with -1, to ``(B, 16)``."""
+        weight = (inputs >= 0).float().unsqueeze(2)
+        found: torch.Tensor = (self.net(inputs.clamp(min=0)) * weight).sum(1) / weight.sum(1)
+        return found
+
+    def layer_groups(self, chain: bool = False) -> list[LayerGroup]:
+        """Return the only group."""
+        return [LayerGroup("net", (self.net,), tuple(self.net.parameters()))]

@@ -101,7 +101,7 @@ RESUMED = {
     "resumed": (SHARDED, [*JOBS["sharded_dann"][1], "resume=<folder>/sharded_dann/first.ckpt"])
 }
 #: Runs on datasets created by the fixture.
-MORE = ("images", "one", "unlabelled", "sharded_tasks", "aligned")
+MORE = ("images", "one", "unlabelled", "sharded_tasks", "aligned", "fitted")
 #: The iterative solver of the logistic regression amplifies rounding errors.
 ROUGH = ("validator/dev", "validator/iwcv", "validator/floored/dev", "validator/floored/iwcv")
 
@@ -167,8 +167,11 @@ def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
         "model=domain_adaptation", "method=[relative_bn,align,entropy]", "head_init=probe",
         f"backbone.checkpoint={trained}", "cache.dir=<folder>/cache", "selection=cbnm", *SGD,
     ]  # fmt: skip
+    # All layers of a head are fitted; batch norm in the head would use the batches of each rank.
+    fitted = [*aligned, "head.bottleneck=8", "head.bottleneck_norm=layer"]
     more = {
         "aligned": (DDP, aligned),
+        "fitted": (DDP, fitted),
         "images": (DDP, files),
         "one": (DDP, one),
         "unlabelled": (DDP, unlabelled(tmp_path_factory.mktemp("unlabelled"))),
@@ -237,7 +240,7 @@ def test_two_ranks_equal_one_rank_with_twice_the_batch_size(name, jobs, two, tmp
     predictions = [np.load(f / "predictions.npz") for f in (tmp_path, two / name)]
     for part in ("source_true", "source_pred", "target_true", "target_pred"):
         assert np.array_equal(predictions[0][part], predictions[1][part])
-    if name == "aligned":
+    if name in ("aligned", "fitted"):
         assert len(reports[0]["start"]["candidates"]) == 2
         assert reports[0]["start"] == reports[1]["start"]
     if name == "unlabelled":

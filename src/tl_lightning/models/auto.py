@@ -10,6 +10,7 @@ from tl_lightning.config.paths import choices
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import nearest
 from tl_lightning.models.adaptation import DomainAdaptation
+from tl_lightning.tasks.head import Head
 
 __all__ = ["AutoAdaptation"]
 
@@ -60,6 +61,11 @@ class AutoAdaptation(DomainAdaptation):
                 f"model={run.name} compares models on the features of a pretrained network of "
                 "images with a linear head; set backbone=resnet18 head=linear head_init=auto, or "
                 "model=dann"
+            )
+        elif key := Head.hidden(head := run.nodes["head"].params):
+            yield (
+                f"model={run.name} compares linear probes with heads of its own, but head.{key}="
+                f"{head[key]}; set head.{key}=null, or model.bottleneck=<width>"
             )
         trained = [name for name, node in run.methods.items() if node.cls.adds_loss]
         if trained:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -63,6 +64,15 @@ class Head(nn.Module):
         if dropout > 0:
             parts.append(nn.Dropout(dropout))
         self.classifier = nn.Sequential(*parts, nn.Linear(last, num_classes))
+
+    @staticmethod
+    def hidden(params: Mapping[str, Any]) -> str:
+        """Return the argument that makes the head more than a linear classifier; empty if none.
+
+        >>> Head.hidden({"bottleneck": None, "width": 8}), Head.hidden({"bottleneck": None})
+        ('width', '')
+        """
+        return next((key for key in ("bottleneck", "width") if params.get(key) is not None), "")
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the classifier's input features and the logits."""

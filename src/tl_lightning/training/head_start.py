@@ -1,4 +1,4 @@
-"""Start of the head on a pretrained network: a linear probe, with and without moved statistics."""
+"""Start of the head on a pretrained network, with and without moved statistics."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from tl_lightning.tasks.head import Head
 from tl_lightning.training.build import Parts
 from tl_lightning.training.feature_extraction import fill
 from tl_lightning.training.feature_plan import frozen_plan, plan
+from tl_lightning.training.head_fit import FittedHead, fit_head
 from tl_lightning.training.linear_probe import LinearProbe, fit_probe
 from tl_lightning.training.statistics import measure
 from tl_lightning.types import SplitKey, Stream
+from tl_lightning.utils.seeding import mix
 
 __all__ = [
     "Candidate", "Interpolated", "Start", "align_features", "measure_domains", "prepare_start",
 ]  # fmt: skip
 
 Array = NDArray[Any]
+Probe = LinearProbe | FittedHead
 
 
 @dataclass
 class Candidate:
-    """A model without any training by gradient descent, to compare the trained one with.
+    """A model whose network has not been trained, to compare the trained one with.
 
     Attributes:
         name: ``frozen probe``, or what was adapted without training: ``probe, relative_bn``,
@@ -84,7 +87,7 @@ class Start:
 
 
 def prepare_start(parts: Parts) -> Start:
-    """Measure the domains, and let the head start as a linear probe if ``head_init`` says so.
+    """Measure the domains, and fit the head to the frozen network if ``head_init`` says so.
 
     Batch norm statistics and features are moved for the target only if the selection score on the
     unlabelled target is not worse with them; the probe is the same.
@@ -97,7 +100,7 @@ def prepare_start(parts: Parts) -> Start:
     if run.head_init == "probe":
         features = _features(parts)
         probe = _fitted(parts, features)
-        _set_head(module.task.head, probe)
+        probe.write(module.task.head)
         start.candidates.append(_candidate("frozen probe", parts, probe, features))
         start.chosen = "frozen probe"
     if measure_domains(parts) and probe is not None:
@@ -178,30 +181,31 @@ def _all_rows(stored: Features) -> Array:
     return found
 
 
-def _fitted(parts: Parts, features: Mapping[SplitKey, Array]) -> LinearProbe:
-    data = parts.data
-    train, learned = data.key_of(Stream.SOURCE), data.found[data.learn_from]
+def _fitted(parts: Parts, features: Mapping[SplitKey, Array]) -> Probe:
+    """Fit a logistic regression, or the whole head by gradient descent if it has hidden layers."""
+    run, data = parts.run, parts.data
+    learned = data.found[data.learn_from]
     assert learned.train.labels is not None
     assert learned.val.labels is not None
-    return fit_probe(
-        features[train], learned.train.labels, features[SplitKey(data.learn_from, "val")],
-        learned.val.labels, len(data.classes),
-    )  # fmt: skip
-
-
-def _set_head(head: Head, probe: LinearProbe) -> None:
-    layer = cast(Any, head.classifier[-1])
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(probe.weight))
-        layer.bias.copy_(torch.from_numpy(probe.bias))
+    train, val = data.key_of(Stream.SOURCE), SplitKey(data.learn_from, "val")
+    samples = (features[train], learned.train.labels, features[val], learned.val.labels)
+    node, classes = run.nodes["head"], len(data.classes)
+    if not Head.hidden(node.params):
+        return fit_probe(*samples, classes)
+    with torch.random.fork_rng(devices=[]):
+        # The weights that the model's own head starts from, see build_module.
+        torch.default_generator.manual_seed(mix(run.seed, 2))
+        head = node.build(in_features=parts.module.backbone.out_features, num_classes=classes)
+    return fit_head(head, *samples, seed=mix(run.seed, 6))
 
 
 def _candidate(
-    name: str, parts: Parts, probe: LinearProbe, features: Mapping[SplitKey, Array]
+    name: str, parts: Parts, probe: Probe, features: Mapping[SplitKey, Array]
 ) -> Candidate:
     data, validators = parts.data, _callback(parts.trainer, Validators)
     learned = data.found[data.learn_from].val
-    correct = probe.logits(features[SplitKey(data.learn_from, "val")]).argmax(1) == learned.labels
+    logits = probe.outputs(features[SplitKey(data.learn_from, "val")])[1]
+    correct = logits.argmax(1) == learned.labels
     scores = {f"{data.learn_from}/val/acc": float(np.mean(correct))}
     if validators is not None:
         outputs = {}
@@ -211,14 +215,14 @@ def _candidate(
             rows = _mapped(parts, domain, rows[chosen])
             labels = data.found[domain].val.labels if domain == "source" else None
             known = None if labels is None else labels[chosen]
-            outputs[domain] = Outputs(rows, probe.logits(rows), known)
+            outputs[domain] = Outputs(*probe.outputs(rows), known)
         scores |= validators.score(outputs)
         validators.best_source_acc = max(validators.best_source_acc, scores["validator/source_val"])
-    tests = {
-        domain: _mapped(parts, domain, features[SplitKey(domain, "test")])
-        for domain in data.domain_names
-    }
-    return Candidate(name, scores, {d: probe.logits(rows).argmax(1) for d, rows in tests.items()})
+    predictions = {}
+    for domain in data.domain_names:
+        rows = _mapped(parts, domain, features[SplitKey(domain, "test")])
+        predictions[domain] = probe.outputs(rows)[1].argmax(1)
+    return Candidate(name, scores, predictions)
 
 
 def _mapped(parts: Parts, domain: str, features: Array) -> Array:

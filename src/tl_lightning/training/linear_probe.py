@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from tl_lightning.tasks.head import Head
 
 __all__ = ["STRENGTHS", "LinearProbe", "fit_probe"]
 
@@ -37,6 +40,17 @@ class LinearProbe:
         """Return the logits ``(N, K)`` of features ``(N, D)``."""
         out: Array = np.asarray(features, np.float64) @ self.weight.T + self.bias
         return out
+
+    def outputs(self, features: Array) -> tuple[Array, Array]:
+        """Return the classifier's inputs, which are the features, and the logits."""
+        return features, self.logits(features)
+
+    @torch.no_grad()
+    def write(self, head: Head) -> None:
+        """Copy the weights to a head with a linear classifier."""
+        layer: Any = head.classifier[-1]
+        layer.weight.copy_(torch.from_numpy(self.weight))
+        layer.bias.copy_(torch.from_numpy(self.bias))
 
 
 def fit_probe(

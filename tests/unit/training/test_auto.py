@@ -105,6 +105,10 @@ def test_a_candidate_that_fails_on_the_source_is_not_chosen() -> None:
             ["method=[mcc]"],
             r"but mcc is trained; set model.candidates=\[mcc\] or model=mcc",
         ),
+        (
+            ["head.bottleneck=8"],
+            "with heads of its own, but head.bottleneck=8; set head.bottleneck=",
+        ),
         (["selection=last"], "compares models by a score of the unlabelled target, but selection"),
         (["trainer.devices=2"], "trains several models in turn, which is not supported on sever"),
         (["model.candidates=[mcd+mc]"], r"contains mcd\+mc, but mc is not a method; did you mean"),

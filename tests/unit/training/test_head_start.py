@@ -1,4 +1,4 @@
-"""Start of the head as a linear probe, and its selection in place of a worse trained model."""
+"""Start of the head fitted to the frozen network, which is kept if training makes it worse."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers import config, same, stopped_at, weights
+from tiny_texts import reviews, text_config
 from tl_lightning.config.compose import compose
 from tl_lightning.config.instantiate import Node
 from tl_lightning.config.validation import check as validation
@@ -17,6 +18,8 @@ from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 from tl_lightning.training.head_start import prepare_start
 
+#: Heads whose layers are all fitted; layer norm does not depend on the batch.
+HIDDEN = (["head.bottleneck=8", "head.bottleneck_norm=layer"], ["head.width=8"])
 ALIGNED = ("model=domain_adaptation", "method=[relative_bn]", "selection=bnm")
 
 
@@ -28,8 +31,9 @@ def candidates(report) -> dict[str, dict[str, float]]:
     return {one["name"]: one["metrics"] for one in report["start"]["candidates"]}
 
 
-def test_without_learning_the_run_equals_its_start(tmp_path, trained) -> None:
-    report = training.fit(probed(trained, *ALIGNED, "optimizer.lr=0"), tmp_path)
+@pytest.mark.parametrize("head", [[], *HIDDEN])
+def test_without_learning_the_run_equals_its_start(head, tmp_path, trained) -> None:
+    report = training.fit(probed(trained, *ALIGNED, *head, "optimizer.lr=0"), tmp_path)
     assert report["start"]["chosen"] in ("frozen probe", "probe, relative_bn")
     start = candidates(report)[report["start"]["chosen"]]
     assert set(start) == {"source/test/acc", "target/test/acc"}
@@ -38,19 +42,21 @@ def test_without_learning_the_run_equals_its_start(tmp_path, trained) -> None:
     assert report["selection"]["epoch"] == -1  # no later epoch is better
 
 
-def test_the_start_is_kept_if_training_hurts(tmp_path, trained) -> None:
-    report = training.fit(probed(trained, *ALIGNED, "optimizer.lr=30"), tmp_path)
+@pytest.mark.parametrize("head", [[], ["head.bottleneck=8"]])
+def test_the_start_is_kept_if_training_hurts(head, tmp_path, trained) -> None:
+    report = training.fit(probed(trained, *ALIGNED, *head, "optimizer.lr=30"), tmp_path)
     assert report["selection"]["epoch"] == -1
     assert report["selection"]["checkpoint"].endswith("bnm-start.ckpt")
     start = candidates(report)[report["start"]["chosen"]]
     assert report["metrics"]["target/test/acc"] == pytest.approx(start["target/test/acc"])
 
 
-def test_alignment_changes_only_the_target(tmp_path, trained) -> None:
+@pytest.mark.parametrize("head", [[], ["head.bottleneck=8"]])
+def test_alignment_changes_only_the_target(head, tmp_path, trained) -> None:
     found = {}
     for strength in (0.0, 1.0):
         change = f"method.relative_bn.strength={strength}"
-        report = training.fit(probed(trained, *ALIGNED, change), tmp_path / str(strength))
+        report = training.fit(probed(trained, *ALIGNED, *head, change), tmp_path / str(strength))
         found[strength] = candidates(report)
     plain, aligned = (found[1.0][name] for name in ("frozen probe", "probe, relative_bn"))
     assert plain["source/test/acc"] == aligned["source/test/acc"]
@@ -58,17 +64,38 @@ def test_alignment_changes_only_the_target(tmp_path, trained) -> None:
     assert found[0.0]["probe, relative_bn"] == found[0.0]["frozen probe"] == plain
 
 
-def test_source_only_has_the_same_frozen_probe(tmp_path, trained) -> None:
-    one = training.fit(probed(trained, "model=source_only"), tmp_path / "a")
-    other = training.fit(probed(trained, *ALIGNED), tmp_path / "b")
+@pytest.mark.parametrize("head", [[], ["head.bottleneck=8"]])
+def test_source_only_has_the_same_frozen_probe(head, tmp_path, trained) -> None:
+    one = training.fit(probed(trained, "model=source_only", *head), tmp_path / "a")
+    other = training.fit(probed(trained, *ALIGNED, *head), tmp_path / "b")
     assert candidates(one) == {"frozen probe": candidates(other)["frozen probe"]}
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, trained, monkeypatch) -> None:
-    training.fit(probed(trained, *ALIGNED), tmp_path / "whole")
+def test_the_fit_starts_from_the_weights_of_the_model(tmp_path, trained, monkeypatch) -> None:
+    """With a learning rate of 0, only the scale of the features is in the first layer."""
+    run = validation.check(probed(trained, "model=source_only", "head.bottleneck=8"))
+    parts = building.build(run, tmp_path)
+    before = {k: v.clone() for k, v in parts.module.state_dict().items()}
+    monkeypatch.setattr("tl_lightning.training.head_fit.RATE", 0.0)
+    prepare_start(parts)
+    after = parts.module.state_dict()
+    first = "task.head.bottleneck.0.weight"
+    ratio = after[first] / before[first]
+    assert torch.allclose(ratio, ratio.mean())
+    assert not torch.allclose(ratio, torch.ones(1))
+    counted = {f"task.head.bottleneck.1.{k}" for k in ("running_mean", "running_var")}
+    counted |= {first, "task.head.bottleneck.1.num_batches_tracked"}
+    assert counted <= after.keys()
+    rest = after.keys() - counted
+    assert same({k: before[k] for k in rest}, {k: after[k] for k in rest})
+
+
+@pytest.mark.parametrize("head", [[], ["head.bottleneck=8", "head.dropout=0.5"]])
+def test_a_resumed_run_equals_an_uninterrupted_one(head, tmp_path, trained, monkeypatch) -> None:
+    training.fit(probed(trained, *ALIGNED, *head), tmp_path / "whole")
     with stopped_at(monkeypatch, epoch=1, batch=1):
-        training.fit(probed(trained, *ALIGNED), tmp_path / "cut")
-    report = training.fit(probed(trained, *ALIGNED, "resume=auto"), tmp_path / "cut")
+        training.fit(probed(trained, *ALIGNED, *head), tmp_path / "cut")
+    report = training.fit(probed(trained, *ALIGNED, *head, "resume=auto"), tmp_path / "cut")
     whole, cut = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("whole", "cut"))
     assert same(whole, cut)
     assert len(candidates(report)) == 2
@@ -77,8 +104,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, trained, monkeypatc
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["head.bottleneck=8"], "sets the weights of a linear classifier, but head.bottleneck=8;"),
-        (["head.width=8"], "sets the weights of a linear classifier, but head.width=8; set head"),
         (["init=<run>"], "head_init=probe would replace the head of init=.*; set head_init=random"),
         (
             ["model=source_free", "method=[mcc]", "init=null"],
@@ -112,6 +137,8 @@ def test_needs_stored_features(trained, tmp_path) -> None:
         (("backbone=mobilenet_v2",), "probe"),
         (("backbone=mobilenet_v2", "backbone.pretrained=false"), "random"),
         (("backbone=mobilenet_v2", "head.bottleneck=64"), "random"),
+        (("backbone=mobilenet_v2", "head=mlp"), "random"),
+        (("backbone=mobilenet_v2", "head.bottleneck=64", "head_init=probe"), "probe"),
         (("backbone=mobilenet_v2", "head_init=random"), "random"),
     ],
 )
@@ -123,7 +150,7 @@ def test_another_head_is_an_obstacle(trained) -> None:
     run = validation.check(probed(trained))
     other = Node("head", torch.nn.Linear)
     run = replace(run, nodes={**run.nodes, "head": other})
-    message = "sets the weights of a linear classifier, but the head is "
+    message = "fits a tl_lightning.tasks.head.Head, but the head is torch.nn"
     assert message in " ".join(head_init_problems(run, sharded=False))
 
 
@@ -143,11 +170,16 @@ def test_learning_rates_are_lower_after_a_probe(trained) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of Lightning; a run ignores it
-@pytest.mark.parametrize("methods", ["self_training", "relative_bn,self_training"])
-def test_a_teacher_starts_like_the_model(methods, trained, tmp_path) -> None:
-    run = validation.check(
-        probed(trained, "model=domain_adaptation", f"method=[{methods}]", "cache.features=off")
-    )
+@pytest.mark.parametrize(
+    ("methods", "head"),
+    [
+        ("self_training", []), ("relative_bn,self_training", []),
+        ("dsbn,self_training", ["head.bottleneck=8"]),
+    ],
+)  # fmt: skip
+def test_a_teacher_starts_like_the_model(methods, head, trained, tmp_path) -> None:
+    settings = ["model=domain_adaptation", f"method=[{methods}]", "cache.features=off", *head]
+    run = validation.check(probed(trained, *settings))
     parts = building.build(run, tmp_path)
     before = parts.module.task.head.classifier[-1].weight.clone()
     assert prepare_start(parts).chosen
@@ -156,3 +188,28 @@ def test_a_teacher_starts_like_the_model(methods, trained, tmp_path) -> None:
         own = getattr(parts.module, name).state_dict()
         other = getattr(parts.module.teacher, name).state_dict()
         assert same(own, other)
+
+
+def texts(tmp_path, *overrides: str):
+    """Return a run on texts with a fixed network."""
+    settings = ["data=text_folder", "data.target=null", "model=fine_tuning", *overrides]
+    plain = text_config(tmp_path, f"data.root={reviews(tmp_path / 'texts', 30)}", *settings)
+    plain["backbone"] = {
+        "_target_": "tiny_texts.LetterCounts",
+        "pretrained": True,
+        "lr_factor": 0.1,
+    }
+    return {**plain, "allow": ["tiny_texts"]}
+
+
+@pytest.mark.parametrize("head", [[], ["head.bottleneck=8", "head.bottleneck_norm=layer"]])
+def test_texts_can_start_with_a_probe(head, tmp_path) -> None:
+    settings = texts(tmp_path, "head_init=probe", "optimizer.lr=0", *head)
+    report = training.fit(settings, tmp_path / "run")
+    start = candidates(report)["frozen probe"]
+    assert report["metrics"]["source/test/acc"] == pytest.approx(start["source/test/acc"])
+    assert report["selection"] | {"rule": "source_val", "epoch": -1} == report["selection"]
+
+
+def test_auto_is_random_for_texts(tmp_path) -> None:
+    assert validation.check(texts(tmp_path)).head_init == "random"

@@ -1,4 +1,4 @@
-"""How the head starts: whether a linear probe is possible, and whether it is the default."""
+"""How the head starts: whether it can be fitted first, and whether that is the default."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ __all__ = ["head_init", "head_init_problems", "interpolation_problems"]
 
 
 def head_init(config: Mapping[str, Any], nodes: Mapping[str, Node], sharded: bool) -> str:
-    """Return what ``head_init=auto`` stands for: a probe for pretrained networks of images."""
-    if not issubclass(nodes["backbone"].cls, Network):
+    """Return what ``head_init=auto`` stands for: a probe for pretrained networks of images.
+
+    Only with a linear head, and not for texts, see docs/adaptation.md#pretrained-networks.
+    """
+    if not issubclass(nodes["backbone"].cls, Network) or _obstacle(config, nodes, sharded):
         return "random"
-    return "random" if _obstacle(config, nodes, sharded) else "probe"
+    return "random" if Head.hidden(nodes["head"].params) else "probe"
 
 
 def head_init_problems(run: RunConfig, sharded: bool) -> Iterator[str]:
@@ -61,18 +64,14 @@ def interpolation_problems(run: RunConfig) -> Iterator[str]:
 
 
 def _obstacle(config: Mapping[str, Any], nodes: Mapping[str, Node], sharded: bool) -> str:
-    """Return why no linear probe can be fitted; empty if there is no reason."""
+    """Return why the head cannot be fitted first; empty if there is no reason."""
     head, model, data = nodes["head"], nodes["model"].cls, nodes["data"].cls
-    hidden = [key for key in ("bottleneck", "width") if head.params.get(key) is not None]
     if config["init"]:
         return f"would replace the head of init={config['init']}"
     if not starts_trained(config):
         return "needs features of a trained network, but the backbone has random weights"
     if not issubclass(head.cls, Head):
-        return f"sets the weights of a linear classifier, but the head is {head.target}"
-    if hidden:
-        key = hidden[0]
-        return f"sets the weights of a linear classifier, but head.{key}={head.params[key]}"
+        return f"fits a tl_lightning.tasks.head.Head, but the head is {head.target}"
     if "source" not in model.train_on:
         return f"needs labelled source samples, but model={config['model'].get('name')} has none"
     if not data.storable:

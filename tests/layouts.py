@@ -39,6 +39,7 @@ def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
         "eval_batch_size": 4,
         "steps_per_epoch": None,
         "sampling": "uniform",
+        "target_sampling": "uniform",
         "num_workers": 0,
         "augment": "light",
         "mixup_alpha": 0.0,

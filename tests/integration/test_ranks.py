@@ -47,6 +47,7 @@ JOBS = {
         ["model=fine_tuning", "loss=focal", "loss.class_weights=[9,8,7,6,5,4,3,2,1,1]", *PLAIN],
     ),
     "dann": (DDP, ["model=dann", "callbacks=study", "data.sampling=class_balanced", *PLAIN]),
+    "pseudo": (DDP, ["model=dann", "data.target_sampling=pseudo_balanced", *PLAIN]),
     "cdan": (DDP, ["model=cdan", "method.cdan.entropy=true", *PLAIN]),
     "mmd": (
         DDP,

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.distributed.ranks import same_buffers
 from tl_lightning.errors import DataError
@@ -61,6 +64,8 @@ class DomainAdaptation(TransferModule):
         teachers = [one for one in methods.values() if one.teacher is not None]
         self.teacher = _make_teacher(teachers[0], self.backbone, self.task) if teachers else None
         self.teacher_views = teachers[0].teacher_views if teachers else ()
+        #: The last epoch whose target classes were predicted, and the classes ``(N,)``.
+        self.predicted: tuple[int, Tensor] | None = None
         #: Whether the current step has no loss terms.
         self.idle = False
         #: Batch from which the methods regain their strength after a roll-back, and for how many.
@@ -259,14 +264,16 @@ class DomainAdaptation(TransferModule):
 
     def on_fit_start(self) -> None:
         """Measure the domains unless this has been done, or the run is resumed."""
-        if self.trainer.ckpt_path is not None:
-            return
-        data = getattr(self.trainer, "datamodule", None)
-        with self.trainer.precision_plugin.forward_context():
-            if self.unmeasured:
-                self.measure(data)
-            if self.alignment is not None and not self.alignment.measured:
-                self.align(data)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.trainer.ckpt_path is None:
+            self.predicted = None
+            with self.trainer.precision_plugin.forward_context():
+                if self.unmeasured:
+                    self.measure(data)
+                if self.alignment is not None and not self.alignment.measured:
+                    self.align(data)
+        if isinstance(data, TransferDataModule):
+            data.predicted = self.target_classes
 
     # -- teacher and target bank -----------------------------------------------------------------
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -297,6 +304,31 @@ class DomainAdaptation(TransferModule):
             bank = self._target_bank()
             for method in methods:
                 method.begin_epoch(bank)
+
+    def target_classes(self, epoch: int) -> NDArray[np.int64]:
+        """Return the classes ``(N,)`` that the model predicts for the target at an epoch's start.
+
+        They are computed once per epoch and stored in checkpoints, so that an epoch that was
+        interrupted continues with the same ones. All ranks get those of rank 0.
+        """
+        if self.predicted is None or self.predicted[0] != epoch:
+            found = self._target_bank().logits.argmax(1).cpu()
+            self.predicted = epoch, self.trainer.strategy.broadcast(found)
+        classes: NDArray[np.int64] = self.predicted[1].numpy()
+        return classes
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the predicted classes of the epoch."""
+        super().on_save_checkpoint(checkpoint)
+        if self.predicted is not None:
+            checkpoint["predicted"] = list(self.predicted)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the predicted classes of the epoch."""
+        super().on_load_checkpoint(checkpoint)
+        if "predicted" in checkpoint:
+            epoch, classes = checkpoint["predicted"]
+            self.predicted = int(epoch), classes
 
     def _target_bank(self) -> TargetBank:
         """Run the model on the target training split in evaluation mode."""

@@ -97,6 +97,8 @@ def baseline(config: Mapping[str, Any], name: str, sees_source: bool = True) -> 
         out["init"] = None  # that model was trained on the source already
     if name in _MODELS:
         out["model"] = dict(_MODELS[name])
+        if "target_sampling" in out["data"]:  # they do not train on both domains
+            out["data"]["target_sampling"] = "uniform"
     else:
         out["model"]["name"] = name
     if out["resume"]:  # from its own checkpoint, not from that of the adapted run

@@ -512,6 +512,7 @@ def test_vectors_without_labels(tmp_path) -> None:
         files = {k: v if k == "labels" else str(tmp_path / v) for k, v in target.items()}
         data = VectorDataModule(
             name="v", batch_size=2, eval_batch_size=4, steps_per_epoch=None, sampling="uniform",
+            target_sampling="uniform",
             num_workers=0, seed=0, pin_memory=False,
             source={"train": str(tmp_path / "source.npz")}, target=files,
             val_fraction=0.25, test_fraction=0.25, max_features=None, scale="none",

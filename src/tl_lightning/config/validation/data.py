@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.image import ImageDataModule
+from tl_lightning.models.adaptation import DomainAdaptation
 
 __all__ = ["data_problems", "mixing_keys"]
 
@@ -33,6 +34,13 @@ def data_problems(run: RunConfig) -> Iterator[str]:
         yield (
             "data.sampling=class_balanced and loss.class_weights=balanced correct the class "
             "frequencies twice; set loss.class_weights=null, or data.sampling=uniform"
+        )
+    adapts = issubclass(run.model.cls, DomainAdaptation) and "source" in run.model.cls.train_on
+    if run.data.params.get("target_sampling") == "pseudo_balanced" and not adapts:
+        yield (
+            "data.target_sampling=pseudo_balanced draws target samples by their predicted classes, "
+            f"but model={run.name} does not adapt from a source to a target; set "
+            "data.target_sampling=uniform, or model=domain_adaptation"
         )
     yield from _feature_problems(run)
 

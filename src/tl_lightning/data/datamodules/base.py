@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -30,6 +32,8 @@ from tl_lightning.data.samplers.domain import (
     shuffled,
     spread,
 )
+from tl_lightning.data.samplers.position import position_of
+from tl_lightning.data.samplers.pseudo_balanced import PseudoBalancedSampler, classes_of
 from tl_lightning.data.transforms.presets import Augment
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import DOMAINS, SPLITS, InputSpec, Spec, SplitKey, Stream
@@ -60,6 +64,8 @@ class TransferDataModule(L.LightningDataModule):
         eval_batch_size: Samples per validation or test batch and rank.
         steps_per_epoch: Batches per epoch, or None for one pass over the larger domain.
         sampling: Whether labelled source batches contain all samples or all classes equally often.
+        target_sampling: Whether target batches contain all samples or all predicted classes equally
+            often.
         num_workers: Loader processes for data on disk; data in memory needs none.
         seed: Seed of the run for sample order and augmentation; splits do not depend on it.
         pin_memory: Whether to copy batches to page-locked memory (for a GPU).
@@ -95,6 +101,7 @@ class TransferDataModule(L.LightningDataModule):
         eval_batch_size: Annotated[int, at_least(1)],
         steps_per_epoch: Annotated[int, at_least(1)] | None,
         sampling: Literal["uniform", "class_balanced"],
+        target_sampling: Literal["uniform", "pseudo_balanced"],
         num_workers: Annotated[int, at_least(0)],
         seed: int,
         pin_memory: bool,
@@ -105,6 +112,9 @@ class TransferDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.steps_per_epoch = steps_per_epoch
         self.sampling = sampling
+        self.target_sampling = target_sampling
+        #: Returns the predicted classes ``(N,)`` of the target in an epoch; set by the model.
+        self.predicted: Callable[[int], NDArray[np.int64]] | None = None
         self.num_workers = num_workers
         self.seed = seed
         self.pin_memory = pin_memory
@@ -346,22 +356,9 @@ class TransferDataModule(L.LightningDataModule):
         largest = max(len(domain.train) for domain in self.found.values())
         return max(1, largest // (self.batch_size * world))
 
-    def _position(self) -> tuple[int, int]:
-        """Return the epoch and its first batch: a resumed run continues in the middle of one."""
-        if self.trainer is None:
-            return 0, 0
-        limit = self.trainer.limit_train_batches
-        count = self.num_batches
-        if limit is not None:
-            limited = int(count * limit) if isinstance(limit, float) else limit
-            count = max(1, min(count, limited))
-        # Batches processed in all epochs so far.
-        total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return divmod(int(total.processed), count)
-
     def train_dataloader(self) -> dict[str, Loader]:
         """Return one loader per training stream; target batches contain no labels."""
-        epoch, start = self._position()
+        epoch, start = position_of(self.trainer, self.num_batches)
         rank, world = self._rank()
         loaders: dict[str, Loader] = {}
         for stream, split in self.training_splits().items():
@@ -372,6 +369,10 @@ class TransferDataModule(L.LightningDataModule):
             }  # fmt: skip
             if self.sampling == "class_balanced" and stream is Stream.SOURCE:
                 sampler: DomainSampler = BalancedSampler(labels=np.asarray(split.labels), **place)
+            elif self.target_sampling == "pseudo_balanced" and stream is Stream.TARGET:
+                sampler = PseudoBalancedSampler(
+                    size=len(split), classes=partial(classes_of, self, len(split)), **place
+                )
             else:
                 sampler = self.train_sampler(stream, split, **place)
             features = self.features.get(self.key_of(stream))

@@ -60,7 +60,8 @@ class StreamDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for problem in self.check_config("data", {"sampling": self.sampling}):
+        own = {"sampling": self.sampling, "target_sampling": self.target_sampling}
+        for problem in self.check_config("data", own):
             raise ConfigError(problem)
         nodes = {"source": source, "target": target or {}}
         for name, node in nodes.items():
@@ -80,6 +81,12 @@ class StreamDataModule(ImageDataModule):
             yield (
                 f"{where}.sampling=class_balanced needs all labels in advance, but those of a "
                 f"stream are read with its images; set {where}.sampling=uniform, or use files"
+            )
+        if params.get("target_sampling") == "pseudo_balanced":
+            yield (
+                f"{where}.target_sampling=pseudo_balanced draws single samples by their predicted "
+                "classes, but a stream is read chunk by chunk; set "
+                f"{where}.target_sampling=uniform, or use files"
             )
 
     @classmethod

@@ -134,7 +134,12 @@ class BalancedSampler(DomainSampler):
 
     def __init__(self, *, labels: NDArray[np.int64], **kwargs: Any) -> None:
         super().__init__(size=len(labels), **kwargs)
-        self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        self.members = self.members_of(labels)
+
+    @staticmethod
+    def members_of(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return the indices of the samples of every class that has any."""
+        return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
     def _passes(self) -> Iterator[int]:
         """Yield the samples of the epoch for all ranks, batch by batch."""

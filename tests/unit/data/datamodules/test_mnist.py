@@ -39,6 +39,7 @@ def build(root, target="mnistm", **kwargs):
         "eval_batch_size": 16,
         "steps_per_epoch": None,
         "sampling": "uniform",
+        "target_sampling": "uniform",
         "num_workers": 0,
         "augment": "none",
         "mixup_alpha": 0.0,

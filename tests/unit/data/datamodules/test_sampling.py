@@ -21,7 +21,7 @@ from tl_lightning.types import Stream
 
 COMMON = {
     "batch_size": 4, "eval_batch_size": 8, "steps_per_epoch": 6, "num_workers": 0, "seed": 0,
-    "pin_memory": False,
+    "pin_memory": False, "target_sampling": "uniform",
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ def settings(root, **changed):
         "eval_batch_size": 4,
         "steps_per_epoch": None,
         "sampling": "uniform",
+        "target_sampling": "uniform",
         "num_workers": 0,
         "seed": 0,
         "pin_memory": False,

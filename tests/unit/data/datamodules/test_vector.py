@@ -38,7 +38,8 @@ def module(source: Any, target: Any = None, **changes: Any) -> VectorDataModule:
     keys = {
         "name": "vectors", "val_fraction": 0.2, "test_fraction": 0.2, "max_features": None,
         "scale": "none", "batch_size": 4, "eval_batch_size": 64, "steps_per_epoch": None,
-        "sampling": "uniform", "num_workers": 0, "seed": 0, "pin_memory": False,
+        "sampling": "uniform", "target_sampling": "uniform", "num_workers": 0, "seed": 0,
+        "pin_memory": False,
     }  # fmt: skip
     sides = [{"train": s, "test": None} if isinstance(s, str) else s for s in (source, target)]
     return VectorDataModule(source=sides[0], target=sides[1], **{**keys, **changes})

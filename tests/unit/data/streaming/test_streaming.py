@@ -63,7 +63,12 @@ def files(root, **changed):
 def stream(source, target=None, **changed):
     settings = {"name": "tiny", "batch_size": 2, "eval_batch_size": 4, "steps_per_epoch": None}
     settings |= {"num_workers": 0, "augment": "light", "seed": 0, "pin_memory": False}
-    settings |= {"sampling": "uniform", "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+    settings |= {
+        "sampling": "uniform",
+        "target_sampling": "uniform",
+        "mixup_alpha": 0.0,
+        "cutmix_alpha": 0.0,
+    }
     settings |= {"classes": None, "window": 2, "cache_gb": 1, "cache_dir": None}
     settings |= {"source": {"url": None if source is None else str(source)}}
     settings |= {"target": None if target is None else {"url": str(target)}}

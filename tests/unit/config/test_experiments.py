@@ -45,6 +45,7 @@ def test_settings(name: str) -> None:
     assert run.optimizer.cls is torch.optim.SGD
     assert run.model.params["forward"] == "joint"
     assert (run.selection, list(run.methods)) == ("bnm", ["dann"])
+    assert run.head_init == "random"
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

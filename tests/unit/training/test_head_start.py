@@ -136,9 +136,10 @@ def test_needs_stored_features(trained, tmp_path) -> None:
         ((), "random"),
         (("backbone=mobilenet_v2",), "probe"),
         (("backbone=mobilenet_v2", "backbone.pretrained=false"), "random"),
-        (("backbone=mobilenet_v2", "head.bottleneck=64"), "random"),
-        (("backbone=mobilenet_v2", "head=mlp"), "random"),
-        (("backbone=mobilenet_v2", "head.bottleneck=64", "head_init=probe"), "probe"),
+        (("backbone=mobilenet_v2", "head.bottleneck=64"), "probe"),
+        (("backbone=mobilenet_v2", "head=mlp", "model=fine_tuning"), "probe"),
+        (("backbone=mobilenet_v2", "head=mlp", "model=feature_extraction"), "random"),
+        (("backbone=mobilenet_v2", "model=feature_extraction"), "probe"),
         (("backbone=mobilenet_v2", "head_init=random"), "random"),
     ],
 )

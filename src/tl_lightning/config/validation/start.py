@@ -8,6 +8,7 @@ from typing import Any
 from tl_lightning.backbones.wrapper import Network
 from tl_lightning.config.instantiate import Node
 from tl_lightning.config.schema import RunConfig, starts_trained
+from tl_lightning.models.supervised import FeatureExtraction
 from tl_lightning.selection.rules import SELECTIONS
 from tl_lightning.tasks.head import Head
 
@@ -17,11 +18,13 @@ __all__ = ["head_init", "head_init_problems", "interpolation_problems"]
 def head_init(config: Mapping[str, Any], nodes: Mapping[str, Node], sharded: bool) -> str:
     """Return what ``head_init=auto`` stands for: a probe for pretrained networks of images.
 
-    Only with a linear head, and not for texts, see docs/adaptation.md#pretrained-networks.
+    Not for texts, nor with hidden layers of the head if nothing else is trained: neither has been
+    measured.
     """
     if not issubclass(nodes["backbone"].cls, Network) or _obstacle(config, nodes, sharded):
         return "random"
-    return "random" if Head.hidden(nodes["head"].params) else "probe"
+    only_head = issubclass(nodes["model"].cls, FeatureExtraction)
+    return "random" if only_head and Head.hidden(nodes["head"].params) else "probe"
 
 
 def head_init_problems(run: RunConfig, sharded: bool) -> Iterator[str]:

@@ -26,7 +26,7 @@ Array = NDArray[Any]
 #: AdamW with a cosine schedule: batch size, learning rate and weight decay.
 BATCH, RATE, DECAY = 128, 1e-3, 1e-2
 #: Optimizer steps, and the least number of passes over the samples.
-STEPS, PASSES = 500, 10
+STEPS, PASSES = 1000, 10
 #: Number of times that the validation samples are scored, evenly spread over the steps.
 CHECKS = 20
 

@@ -49,7 +49,8 @@ def _digest(module: DomainAdaptation, data: TransferDataModule, run: RunConfig) 
     """Return a hash of everything that the statistics depend on."""
     layers = {(one.strength, one.samples) for one in module.relative_norms().values()}
     depends = [
-        FORMAT, sorted(layers), weights_digest(module, (), "source"), asdict(module.backbone.input_spec),
+        FORMAT, sorted(layers), weights_digest(module, (), "source"),
+        asdict(module.backbone.input_spec),
         numerics_of(run), module.layout == torch.channels_last,
         {name: split_digest(data.found[name].train) for name in data.domain_names},
     ]  # fmt: skip

@@ -47,5 +47,5 @@ def test_choices_leave_out_shared_files() -> None:
 def test_a_removed_group_is_one_sentence_on_the_command_line(tmp_path) -> None:
     run = command("train", ["~model"], tmp_path)
     assert run.returncode == 2
-    assert run.stderr.startswith("error: ~model: a run needs model=<name>; valid: auto, cdan")
+    assert run.stderr.startswith("error: ~model: a run needs model=<name>; valid: align, auto")
     assert not (tmp_path / "outputs").exists()

@@ -281,7 +281,7 @@ def test_every_choice_in_conf_passes_the_check(override: str) -> None:
     # Adaptation models refuse datasets whose default has no target.
     more = ["model=source_only"] if override.startswith("data=") else []
     more += ["init=run"] if override == "model=source_free" else []
-    more += ["backbone=mobilenet_v2"] if override == "model=auto" else []
+    more += ["backbone=mobilenet_v2"] if override in ("model=auto", "model=align") else []
     # Text and vector backbones need data of their kind.
     kinds = {"hf": "imdb", "bert_base": "imdb", "minilm": "imdb", "vector_net": "vectors"}
     if override.startswith("backbone=") and override.partition("=")[2] in kinds:

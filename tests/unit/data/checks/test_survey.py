@@ -325,7 +325,9 @@ def test_images_are_decoded_once(tmp_path, monkeypatch):
     original = Image.open
     monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or original(file))
     found = both(two_domains(tmp_path))
-    assert len(opened) == found["examined"] == 54
+    # A thread of an earlier test may still open an image of its own.
+    own = [file for file in opened if str(tmp_path) in str(getattr(file, "name", file))]
+    assert len(own) == found["examined"] == 54
 
 
 SEVERE_PROBLEMS = {

@@ -9,15 +9,14 @@ from torch import nn
 
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
-from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.alignment import FeatureAlignment, Kind
+from tl_lightning.methods.components.measuring import Measuring
 from tl_lightning.tasks.head import Head
-from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["Align"]
 
 
-class Align(Method):
+class Align(Measuring):
     """Maps the target's features towards the source's before the head; adds no loss term.
 
     The map is affine, see :func:`.fit_map`. It is fitted once, to features of unlabelled training
@@ -25,34 +24,12 @@ class Align(Method):
 
     Args:
         kind: Kind of the map.
-        strength: How far to move the features: 0 not at all, 1 all the way.
-        samples: Number of training images per domain to fit the map to.
-        in_features: Not used by this method.
-        num_classes: Not used by this method.
+        kwargs: As in :class:`.Measuring`.
     """
 
-    adds_loss = False
-    measures_domains = True
-
-    def __init__(
-        self, *, kind: Kind, strength: float, samples: int, in_features: int, num_classes: int
-    ) -> None:
-        super().__init__(in_features=in_features, num_classes=num_classes)
+    def __init__(self, *, kind: Kind, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.kind = kind
-        self.amount = strength
-        self.samples = samples
-
-    @classmethod
-    def check_config(cls, where: str, params: Mapping[str, Any]) -> Iterator[str]:
-        """Yield one message for each invalid setting."""
-        if not 0 <= params["strength"] <= 1:
-            yield (
-                f"{where}.strength={params['strength']} is not in [0, 1]; set {where}.strength=1"
-            )
-        if params["samples"] < 2:
-            yield (
-                f"{where}.samples={params['samples']} must be at least 2; set {where}.samples=2000"
-            )
 
     @classmethod
     def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
@@ -82,7 +59,3 @@ class Align(Method):
             raise ConfigError("method=[align] is in use twice; remove one of them")
         width = getattr(backbone, "out_features", self.in_features)
         head.alignment = FeatureAlignment(width, self.kind, self.amount, self.samples)
-
-    def forward(self, views: Views, ctx: Context) -> Terms:
-        """Return no terms."""
-        return {}

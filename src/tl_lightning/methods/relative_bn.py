@@ -14,15 +14,14 @@ from torch import nn
 
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
-from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.domain_norm import replace_norms
+from tl_lightning.methods.components.measuring import Measuring
 from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
-from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["RelativeBN"]
 
 
-class RelativeBN(Method):
+class RelativeBN(Measuring):
     """Batch norm of a pretrained network with moved statistics for the target; adds no loss term.
 
     The source keeps the pretrained statistics, so its features do not change. The target's are
@@ -30,35 +29,13 @@ class RelativeBN(Method):
     once, on unlabelled training images of both domains, and stay fixed during training.
 
     Args:
-        strength: How far to move the statistics: 0 not at all, 1 by the whole difference.
-        samples: Number of training images per domain to measure.
         required: Whether the backbone must have batch norm; otherwise, one without is unchanged.
-        in_features: Not used by this method.
-        num_classes: Not used by this method.
+        kwargs: As in :class:`.Measuring`; ``strength`` moves the statistics.
     """
 
-    adds_loss = False
-    measures_domains = True
-
-    def __init__(
-        self, *, strength: float, samples: int, required: bool, in_features: int, num_classes: int
-    ) -> None:
-        super().__init__(in_features=in_features, num_classes=num_classes)
-        self.amount = strength
-        self.samples = samples
+    def __init__(self, *, required: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.required = required
-
-    @classmethod
-    def check_config(cls, where: str, params: Mapping[str, Any]) -> Iterator[str]:
-        """Yield one message for each invalid setting."""
-        if not 0 <= params["strength"] <= 1:
-            yield (
-                f"{where}.strength={params['strength']} is not in [0, 1]; set {where}.strength=1"
-            )
-        if params["samples"] < 2:
-            yield (
-                f"{where}.samples={params['samples']} must be at least 2; set {where}.samples=1000"
-            )
 
     @classmethod
     def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
@@ -84,7 +61,3 @@ class RelativeBN(Method):
                 f"method=[{self.name}] requires batch norm, but {type(backbone).__name__} has "
                 "none; use a backbone with batch norm, such as backbone=resnet18, or another method"
             )
-
-    def forward(self, views: Views, ctx: Context) -> Terms:
-        """Return no terms."""
-        return {}

@@ -194,7 +194,7 @@ def test_adds_no_loss_and_rejects_invalid_settings(trained, tmp_path) -> None:
     assert method({}, Context()) == {}
     for override, message in {
         "method.align.strength=1.5": r"strength=1.5 is not in \[0, 1\]; set method.align.strength",
-        "method.align.samples=1": r"samples=1 must be at least 2; set method.align.samples=2000",
+        "method.align.samples=1": r"samples=1 must be at least 2; set method.align.samples=1000",
         "method.align.kind=pca": r"method.align.kind=pca",
         "backbone.checkpoint=null": r"maps the features of a trained network, but the backbone ha",
     }.items():

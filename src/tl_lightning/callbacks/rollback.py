@@ -203,10 +203,10 @@ class Rollback(L.Callback):
         self._regain(module)
         if trainer.is_global_zero:
             print(
-                f"roll-back {len(self.events)} of at most {self.max_times}: after epoch {epoch} "
-                f"the model predicts {values['validator/predicted']:.0%} of the target's classes "
-                f"(up to {self.most:.0%} before), source accuracy "
-                f"{values['validator/source_val']:.3f}; continuing from {_name(self.epoch)}",
+                f"roll-back {len(self.events)} of at most {self.max_times}: after epoch "
+                f"{epoch + 1} the model predicts {values['validator/predicted']:.0%} of the "
+                f"target's classes (up to {self.most:.0%} before), source accuracy "
+                f"{values['validator/source_val']:.3f}; continuing from {_name(self.epoch, 1)}",
                 flush=True,
             )
 
@@ -224,13 +224,14 @@ class Rollback(L.Callback):
         >>> rollback = Rollback(max_drop=0.4, max_times=3, ramp_steps=100)
         >>> rollback.events = [{"epoch": 2, "to": 1, "batch": 30}]
         >>> rollback.notes()
-        ['rolled back 1 time(s), see callbacks.rollback: after epoch 2 to epoch 1']
+        ['rolled back 1 time(s), see callbacks.rollback; zero-based: after epoch 2 to epoch 1']
         """
         if not self.events:
             return []
         each = [f"after epoch {one['epoch']} to {_name(one['to'])}" for one in self.events]
         return [
-            f"rolled back {len(self.events)} time(s), see callbacks.rollback: {', '.join(each)}"
+            f"rolled back {len(self.events)} time(s), see callbacks.rollback; zero-based: "
+            f"{', '.join(each)}"
         ]
 
 
@@ -240,8 +241,8 @@ def restored_values(trainer: L.Trainer) -> dict[str, Tensor]:
     return next((one.restored for one in callbacks if isinstance(one, Rollback)), {})
 
 
-def _name(epoch: int) -> str:
-    return "the model before training" if epoch < 0 else f"epoch {epoch}"
+def _name(epoch: int, first: int = 0) -> str:
+    return "the model before training" if epoch < 0 else f"epoch {epoch + first}"
 
 
 def _next_batch(module: Any) -> int:

@@ -142,6 +142,12 @@ def load_model(
         state |= {k: v for k, v in own.items() if k.startswith(_OF_LOSS)}
         if own.keys() != state.keys() or any(state[k].shape != own[k].shape for k in own):
             group = "head" if prefix == "task." else "backbone"
+            if any(key.endswith(".measured") for key in {*own, *state}):
+                raise CheckpointError(
+                    f"init={path} has layers for two domains in its {group} and this run has not, "
+                    "or the other way round (method=[align] and [relative_bn]); use the same of "
+                    "these methods in both runs"
+                )
             before, now = stored.section(group), sections[group]
             raise CheckpointError(
                 f"init={path} contains a different {group} ({_params(before)}) than this run "

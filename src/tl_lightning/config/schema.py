@@ -164,7 +164,7 @@ class RunConfig:
     resume: str | None
     init: str | None
     head_init: Literal["auto", "probe", "random"]
-    probe_lr_factor: Annotated[float, above(0)]
+    probe_lr_factor: Annotated[float, above(0)] | Literal["auto"]
     interpolation: float | list[float] | None
     allow: list[str]
     cache: CacheConfig

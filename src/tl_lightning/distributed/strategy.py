@@ -15,6 +15,10 @@ __all__ = [
     "STRATEGIES", "is_sharded", "lr_factor", "num_processes", "supports_freezing", "with_timeout",
 ]  # fmt: skip
 
+#: Number of optimizer steps from which ``probe_lr_factor=auto`` is 1, and its smallest value.
+FULL_RATE_STEPS = 2500
+LEAST_FACTOR = 0.1
+
 # Plain DDP waits for gradients of parameters that a phase has frozen.
 STRATEGIES = {
     name: f"{name}_find_unused_parameters_true"
@@ -36,19 +40,35 @@ def num_processes(trainer: TrainerConfig) -> int:
     return max(1, per_node) * trainer.num_nodes
 
 
-def lr_factor(run: RunConfig) -> float:
+def lr_factor(run: RunConfig, samples: int) -> float:
     """Return the factor for all learning rates.
 
     It is ``probe_lr_factor`` if the head starts as a probe and the rate was not found by a test,
     times that of the linear scaling rule (Goyal et al. (2017): Accurate, Large Minibatch SGD.
     arXiv:1706.02677): ``lr * B / B_0``, with ``B`` the global batch size of a domain and ``B_0 =
     reference_batch_size``; 1 if that is null.
+
+    Args:
+        run: A checked configuration.
+        samples: Number of training samples of an epoch.
     """
-    factor = run.probe_lr_factor if run.head_init == "probe" and not run.lr_find else 1.0
+    factor = _probe_factor(run, samples) if run.head_init == "probe" and not run.lr_find else 1.0
     if run.reference_batch_size is None:
         return factor
     per_process = run.batch_size * run.trainer.accumulate_grad_batches
     return factor * per_process * num_processes(run.trainer) / run.reference_batch_size
+
+
+def _probe_factor(run: RunConfig, samples: int) -> float:
+    """Return ``probe_lr_factor``; ``auto`` depends on the number of optimizer steps."""
+    if run.probe_lr_factor != "auto":
+        return float(run.probe_lr_factor)
+    batches = run.plain["data"].get("steps_per_epoch")
+    batches = batches or samples / (run.batch_size * num_processes(run.trainer))
+    steps = batches / run.trainer.accumulate_grad_batches * (run.trainer.max_epochs or 1000)
+    if (run.trainer.max_steps or -1) > 0:
+        steps = min(steps, run.trainer.max_steps)
+    return min(1.0, max(LEAST_FACTOR, steps / FULL_RATE_STEPS))
 
 
 def is_sharded(trainer: TrainerConfig) -> bool:

@@ -35,6 +35,8 @@ class Align(Measuring):
     def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
         """Yield that the features are those of an untrained network, or the head is another."""
         name = where.rpartition(".")[2]
+        if run.model.cls.composite:  # which says itself what it needs
+            return
         if not run.starts_trained:
             yield (
                 f"method=[{name}] maps the features of a trained network, but the backbone has "
@@ -42,7 +44,7 @@ class Align(Measuring):
                 "method=[coral]"
             )
         head = run.nodes["head"]
-        if not issubclass(head.cls, Head):
+        if not issubclass(head.cls, Head) or head.cls.forward is not Head.forward:
             yield (
                 f"method=[{name}] maps the inputs of {Head.__name__}, but the head is "
                 f"{head.target}; set head=linear"

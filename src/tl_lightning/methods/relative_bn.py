@@ -40,7 +40,7 @@ class RelativeBN(Measuring):
     @classmethod
     def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
         """Yield that the backbone has no pretrained statistics."""
-        if not run.starts_trained:
+        if not run.starts_trained and not run.model.cls.composite:
             yield (
                 f"method=[{where.rpartition('.')[2]}] moves the batch-norm statistics of a trained "
                 "network, but the backbone has random weights; use a pretrained backbone, set "

@@ -275,6 +275,12 @@ class DomainAdaptation(TransferModule):
         if isinstance(data, TransferDataModule):
             data.predicted = self.target_classes
 
+    def on_fit_end(self) -> None:
+        """Release the data module, which another model may train on."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, TransferDataModule):
+            data.predicted = None
+
     # -- teacher and target bank -----------------------------------------------------------------
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Copy a frozen teacher once its start has been reached."""

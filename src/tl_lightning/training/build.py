@@ -176,13 +176,14 @@ def build_module(
         name: node.build(backbone=backbone, task=task)
         for name, node in run.group("regularizer").items()
     }
+    factor = lr_factor(run, sum(class_counts or ()))
     module: TransferModule = run.model.build(
         backbone=backbone,
         task=task,
         optimizer=own.get("optimizer") or (lambda groups: run.optimizer.build(params=groups)),
-        lr=run.lr * lr_factor(run),
+        lr=run.lr * factor,
         schedule=TorchScheduler(own["scheduler"]) if "scheduler" in own else _schedule(run),
-        phases=_phases(run),
+        phases=_phases(run, factor),
         layer_decay=run.layer_decay,
         seed=run.seed,
         channels_last=run.channels_last,
@@ -270,8 +271,8 @@ def _schedule(run: RunConfig) -> Schedule | TorchScheduler:
     return schedule
 
 
-def _phases(run: RunConfig) -> Phases:
-    node, factor = run.nodes.get("phases"), lr_factor(run)
+def _phases(run: RunConfig, factor: float) -> Phases:
+    node = run.nodes.get("phases")
     if node is None:
         return Phases(schedule="run", steps=[])
     steps = [

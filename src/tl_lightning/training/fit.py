@@ -22,7 +22,7 @@ from tl_lightning.training.build import Parts, build
 from tl_lightning.training.failures import explanation_of
 from tl_lightning.training.feature_extraction import fill
 from tl_lightning.training.head_start import measure_domains, prepare_start
-from tl_lightning.training.interpolation import interpolate
+from tl_lightning.training.interpolation import interpolate, start_file
 from tl_lightning.training.lr_finder import with_found_rate
 from tl_lightning.training.results import Result, selection_state, write_run
 from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
@@ -65,6 +65,8 @@ def fit(
             parts = build(run, run_dir)
             trainer, module, data = parts.trainer, parts.module, parts.data
             cast(Any, trainer).callbacks.extend(callbacks)
+            if resumed and run.interpolation is not None:
+                start_file(parts, resumed)  # before training for nothing
             clock.start()
             start = prepare_start(parts)
             features = fill(parts.features, module, data, trainer)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -83,7 +83,7 @@ def interpolate(
     forced, alphas = not isinstance(wanted, list), wanted if isinstance(wanted, list) else [wanted]
     last = Path(checkpoint.last_model_path)
     end = read_checkpoint(last if chosen.stem.endswith(START) else chosen)
-    begin = read_checkpoint(_start_file(parts.trainer, checkpoint))["state_dict"]
+    begin = read_checkpoint(start_file(parts, parts.trainer.ckpt_path))["state_dict"]
     mixtures = {alpha: interpolated(begin, end["state_dict"], alpha) for alpha in alphas}
     validators = _validators(parts.trainer)
     found = [
@@ -137,11 +137,20 @@ def _scored(alpha: float, values: Mapping[str, Any], monitor: str | None) -> _Sc
     return _Scored(alpha, None if score is None else float(score), source)
 
 
-def _start_file(trainer: L.Trainer, checkpoint: SelectionCheckpoint) -> Path:
-    """Return the checkpoint of the model before training, also of a run resumed elsewhere."""
+def start_file(parts: Parts, resumed: str | Path | None) -> Path:
+    """Return the checkpoint of the model before training, also of a run resumed elsewhere.
+
+    Args:
+        parts: Objects of the run.
+        resumed: The checkpoint that the run was resumed from, if any.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    checkpoint = cast(SelectionCheckpoint, parts.trainer.checkpoint_callback)
     name = f"{checkpoint.rule}{START}.ckpt"
     folders = [Path(str(checkpoint.dirpath))]
-    folders += [Path(str(trainer.ckpt_path)).parent] if trainer.ckpt_path else []
+    folders += [Path(resumed).parent] if resumed else []
     for folder in folders:
         if (folder / name).is_file():
             return folder / name

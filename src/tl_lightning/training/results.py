@@ -18,7 +18,6 @@ from tl_lightning.callbacks.rollback import Rollback
 from tl_lightning.config.identity import identity
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.summary import unlabelled
-from tl_lightning.distributed.strategy import lr_factor
 from tl_lightning.models.adaptation import SourceFree
 from tl_lightning.models.supervised import FeatureExtraction
 from tl_lightning.reporting.formatting import BOUND
@@ -184,7 +183,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "timing": {**result.timing, "steps": int(trainer.global_step)},
         "versions": versions(),
         "device": f"{run.trainer.accelerator}, {run.trainer.precision}",
-        "scale": _scale(run, trainer.world_size),
+        "scale": _scale(run, trainer.world_size, result.parts.module.lr),
         "parameters": _parameters(trainer.lightning_module),
         "forward": run.model.params.get("forward", "source only"),
         "dataset": {
@@ -251,7 +250,7 @@ def _notes(result: Result) -> list[str]:
     ]
 
 
-def _scale(run: RunConfig, world: int) -> dict[str, Any]:
+def _scale(run: RunConfig, world: int, lr: float) -> dict[str, Any]:
     """Return the number of processes, the batch sizes and the scaled learning rate."""
     steps = run.trainer.accumulate_grad_batches
     return {
@@ -259,7 +258,7 @@ def _scale(run: RunConfig, world: int) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "accumulated": steps,
         "global_batch": run.batch_size * steps * world,
-        "lr": run.lr * lr_factor(run),
+        "lr": lr,
     }
 
 

@@ -114,13 +114,13 @@ def test_a_collapsed_model_is_rolled_back_to_the_last_good_validation(
     assert same(watch.after[2], good)
     assert not same(watch.after[3], good)  # training continues
     assert (
-        "rolled back 1 time(s), see callbacks.rollback: after epoch 2 to epoch 1"
+        "rolled back 1 time(s), see callbacks.rollback; zero-based: after epoch 2 to epoch 1"
         in (report["notes"])
     )
     printed = [line for line in capsys.readouterr().out.splitlines() if "roll-back" in line]
     assert len(printed) == 1
-    assert "roll-back 1 of at most 3: after epoch 2 the model predicts 10% of" in printed[0]
-    assert printed[0].endswith("continuing from epoch 1")
+    assert "roll-back 1 of at most 3: after epoch 3 the model predicts 10% of" in printed[0]
+    assert printed[0].endswith("continuing from epoch 2")
 
 
 def test_the_methods_regain_their_strength_and_the_rates_continue(tmp_path, monkeypatch) -> None:
@@ -231,8 +231,8 @@ def test_roll_backs_end_after_max_times(tmp_path, monkeypatch) -> None:
     assert same(watch.after[2], watch.before[0])
     assert same(watch.after[3], watch.before[3])
     (note,) = [note for note in report["notes"] if "rolled back" in note]
-    assert note.endswith("2 time(s), see callbacks.rollback: after epoch 1 to epoch 0, after "
-                         "epoch 2 to epoch 0")  # fmt: skip
+    assert note.endswith("2 time(s), see callbacks.rollback; zero-based: after epoch 1 to epoch 0, "
+                         "after epoch 2 to epoch 0")  # fmt: skip
 
 
 def test_the_average_of_the_weights_is_restored_too(tmp_path, monkeypatch) -> None:

@@ -166,6 +166,18 @@ def test_learning_rates_are_lower_after_a_probe(trained) -> None:
         run = validation.check(probed(trained, "optimizer.lr=1e-3", *overrides))
         net = building.build_module(run, tuple("ab"), pretrained=False)
         assert net.lr == pytest.approx(expected)
+    run = validation.check(
+        probed(trained, "optimizer.lr=1e-3", "trainer.max_epochs=5", "data.steps_per_epoch=null")
+    )
+    for per_class, expected in ((160, 1e-4), (2000, 5e-4), (80_000, 1e-3)):
+        # 160 + 160 samples in batches of 16 are 20 steps in each of 5 epochs.
+        net = building.build_module(run, tuple("ab"), False, [per_class, per_class])
+        assert net.lr == pytest.approx(expected)
+    run = validation.check(
+        probed(trained, "optimizer.lr=1e-3", "trainer.max_steps=750", "data.steps_per_epoch=null")
+    )
+    net = building.build_module(run, tuple("ab"), False, [80_000, 80_000])
+    assert net.lr == pytest.approx(3e-4)
     with pytest.raises(ConfigError, match="probe_lr_factor=0 is not"):
         validation.check(probed(trained, "probe_lr_factor=0"))
 

@@ -73,7 +73,8 @@ def _obstacle(config: Mapping[str, Any], nodes: Mapping[str, Node], sharded: boo
         return f"would replace the head of init={config['init']}"
     if not starts_trained(config):
         return "needs features of a trained network, but the backbone has random weights"
-    if not issubclass(head.cls, Head):
+    # A subclass with another order of layers is not what is fitted.
+    if not issubclass(head.cls, Head) or head.cls.forward is not Head.forward:
         return f"fits a tl_lightning.tasks.head.Head, but the head is {head.target}"
     if "source" not in model.train_on:
         return f"needs labelled source samples, but model={config['model'].get('name')} has none"

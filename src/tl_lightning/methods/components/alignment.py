@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tl_lightning.errors import DataError
 from tl_lightning.methods.components.domain_norm import PerDomain
 
 __all__ = ["DIAGONAL", "KINDS", "Affine", "FeatureAlignment", "Kind", "fit_map"]
@@ -24,10 +26,14 @@ __all__ = ["DIAGONAL", "KINDS", "Affine", "FeatureAlignment", "Kind", "fit_map"]
 Array = NDArray[Any]
 Kind = Literal["centre", "moments", "coral", "linear_ot", "subspace"]
 KINDS: tuple[str, ...] = get_args(Kind)
+#: Kinds that need the covariance of all features.
+COVARIANCES = ("coral", "linear_ot")
 #: Kinds that map every feature on its own.
 DIAGONAL = ("centre", "moments")
-#: Smallest variance, as a fraction of the largest.
+#: Smallest eigenvalue of a covariance, as a fraction of the largest.
 SMALLEST = 1e-6
+#: Variance that is added to that of each feature, as a fraction of the mean variance.
+CONSTANT = 1e-2
 #: Largest number of directions that ``subspace`` keeps.
 DIRECTIONS = 100
 
@@ -51,9 +57,9 @@ class Affine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mapped features ``(B, D)`` in float32."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            moved = x * self.weight if self.weight.ndim == 1 else x @ self.weight
-            return moved + self.bias
+            x, weight = x.float(), self.weight.float()
+            moved = x * weight if weight.ndim == 1 else x @ weight
+            return moved + self.bias.float()
 
 
 class FeatureAlignment(PerDomain):
@@ -78,7 +84,30 @@ class FeatureAlignment(PerDomain):
         self.register_buffer("measured", torch.tensor(False))
 
     def fit(self, source: Array, target: Array) -> None:
-        """Fit the map to features ``(N, D)`` and ``(M, D)`` of the two domains."""
+        """Fit the map to features ``(N, D)`` and ``(M, D)`` of the two domains.
+
+        Raises:
+            DataError: If a domain has a single sample, or features that are not finite.
+        """
+        for domain, features in (("source", source), ("target", target)):
+            if len(features) < 2:
+                raise DataError(
+                    f"method=[align] needs at least 2 training images of the {domain}, got "
+                    f"{len(features)}; use more images, or a method without alignment"
+                )
+            if not np.isfinite(features).all():
+                raise DataError(
+                    f"method=[align]: the network gives features of the {domain} that are not "
+                    "finite; set trainer.precision=32-true, or check the images and the weights"
+                )
+        few = min(len(source), len(target))
+        if self.kind in COVARIANCES and few < 2 * source.shape[1]:
+            warnings.warn(
+                f"method.align.kind={self.kind} estimates covariances of {source.shape[1]} "
+                f"features from {few} images, which can lower the accuracy; set "
+                "method.align.kind=subspace, or use more images",
+                stacklevel=2,
+            )
         weight, bias = fit_map(self.kind, source, target, self.strength)
         self.target.weight.copy_(torch.from_numpy(weight))
         self.target.bias.copy_(torch.from_numpy(bias))
@@ -136,7 +165,8 @@ def _centre(source: Array, target: Array) -> Array:
 
 def _moments(source: Array, target: Array) -> Array:
     v_s, v_t = source.var(0), target.var(0)
-    least = SMALLEST * max(v_s.max(), v_t.max()) or 1.0
+    # A feature that is constant in one domain must not be multiplied by a huge factor.
+    least = CONSTANT * (v_s.mean() + v_t.mean()) or 1.0
     found: Array = np.sqrt((v_s + least) / (v_t + least))
     return found
 

@@ -18,6 +18,8 @@ __all__ = ["load", "rebuilt"]
 
 #: Nodes of a stored configuration that a model does not need.
 _NOT_BUILT = ("data", "trainer", "callbacks", "logger")
+#: Settings of training that earlier versions did not have, and a trained model does not depend on.
+_ADDED = {"interpolation": None}
 
 
 def load(
@@ -49,12 +51,12 @@ def rebuilt(
     own: Mapping[str, Any] | None = None,
 ) -> TransferModule:
     """Rebuild a model that has been read from a checkpoint, see :func:`load`."""
-    if missing := [name for name in known_keys() if name not in stored.config]:
+    config = {**_ADDED, **stored.config, "allow": list(allow)}  # its own ``allow`` is ignored
+    if missing := [name for name in known_keys() if name not in config]:
         raise CheckpointError(
             f"checkpoint={checkpoint} has no setting of {', '.join(missing)}, since it was written "
             "by another version of tl_lightning; load it with that version"
         )
-    config = {**stored.config, "allow": list(allow)}  # its own ``allow`` is ignored
     own = own or {}
     skipped = (*_NOT_BUILT, *({"backbone", "loss"} & own.keys()))
     built = {key: value for key, value in config.items() if key not in skipped}

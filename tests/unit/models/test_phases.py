@@ -264,6 +264,16 @@ def test_a_checkpoint_of_a_run_with_phases_is_loaded_and_evaluated(tmp_path) -> 
     assert result["metrics"]["target/test/acc"] == report["metrics"]["target/test/acc"]
 
 
+def test_a_checkpoint_without_a_later_setting_of_training_is_evaluated(tmp_path) -> None:
+    report = training.fit(config("trainer.max_epochs=1"), tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    stored = torch.load(last, weights_only=True)
+    del stored["hyper_parameters"]["config"]["interpolation"]
+    torch.save(stored, last)
+    result = evaluation.evaluate(last)
+    assert result["metrics"]["target/test/acc"] == report["metrics"]["target/test/acc"]
+
+
 def test_error_for_a_checkpoint_of_another_version(tmp_path) -> None:
     training.fit(config("trainer.max_epochs=1"), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"

@@ -121,6 +121,13 @@ def test_error_messages(trained, overrides, message) -> None:
         validation.check(settings(trained, *overrides))
 
 
+def test_a_missing_target_is_one_message(trained) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validation.check(settings(trained, "data.target=null", "selection=auto"))
+    assert str(caught.value).startswith("model=auto adapts to a target, but data.target=null; set")
+    assert "\n" not in str(caught.value)
+
+
 def test_problems_of_a_candidate_are_found_before_training(trained, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mme"):
         training.fit(settings(trained, "model.candidates=[mme]"), tmp_path)

@@ -74,7 +74,8 @@ def _selection_problems(run: RunConfig) -> Iterator[str]:
             f"selection={run.selection} needs a score of callbacks.validators, which is not "
             "enabled; set callbacks=default, or selection=source_val"
         )
-    if run.model.cls.composite and not str(rule.monitor).startswith("validator/"):
+    scores_target = str(rule.monitor).startswith("validator/") or run.target is None
+    if run.model.cls.composite and not scores_target:
         yield (
             f"model={run.name} compares models by a score of the unlabelled target, but selection="
             f"{run.selection}; set selection=cbnm"

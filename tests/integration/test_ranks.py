@@ -242,7 +242,7 @@ def test_two_ranks_equal_one_rank_with_twice_the_batch_size(name, jobs, two, tmp
     for part in ("source_true", "source_pred", "target_true", "target_pred"):
         assert np.array_equal(predictions[0][part], predictions[1][part])
     if name in ("aligned", "fitted"):
-        assert len(reports[0]["start"]["candidates"]) == 2
+        assert len(reports[0]["start"]["candidates"]) == 3
         assert reports[0]["start"] == reports[1]["start"]
     if name == "unlabelled":
         assert len(predictions[0]["target_pred"]) == 37

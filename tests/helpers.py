@@ -158,6 +158,31 @@ class StopAt(L.Callback):
             raise Stop
 
 
+def fit_watched(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, settings: dict[str, Any], watch: Any
+) -> Any:
+    """Fit with a callback that runs after the others, and return the report.
+
+    A watch whose ``stop`` is not None may end the run by raising :class:`Stop`; the report is then
+    None.
+    """
+    original: Any = training.build
+    report = None
+
+    def build(*arguments: Any) -> Any:
+        parts = original(*arguments)
+        parts.trainer.callbacks.insert(len(parts.trainer.callbacks) - 1, watch)
+        return parts
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "build", build)
+        try:
+            report = training.fit(settings, folder)
+        except Stop:
+            assert watch.stop is not None
+    return report
+
+
 @contextlib.contextmanager
 def stopped_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> Iterator[None]:
     """Stop the run started inside this context after the given batch of an epoch."""

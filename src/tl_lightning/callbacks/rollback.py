@@ -17,6 +17,7 @@ from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.selection.callback import Validators
 from tl_lightning.selection.collapse import collapsed
 from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.utils.callbacks import find_callback
 
 __all__ = ["Rollback", "restored_values"]
 
@@ -114,7 +115,7 @@ class Rollback(L.Callback):
         self.active = (
             isinstance(pl_module, DomainAdaptation)
             and any(method.adds_loss for method in pl_module.methods.values())
-            and self._validators(trainer) is not None
+            and find_callback(trainer, Validators) is not None
             and isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
         )
         if not self.active:
@@ -135,7 +136,7 @@ class Rollback(L.Callback):
         """Copy a good model, or replace a bad one."""
         if not self.active or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        validators = self._validators(trainer)
+        validators = find_callback(trainer, Validators)
         assert validators is not None
         values, logged = validators.values, trainer.callback_metrics
         if "validator/predicted" in values:  # not without a target in the data
@@ -165,7 +166,7 @@ class Rollback(L.Callback):
     def _is_bad(
         self, trainer: L.Trainer, module: L.LightningModule, values: Mapping[str, float]
     ) -> bool:
-        validators = self._validators(trainer)
+        validators = find_callback(trainer, Validators)
         assert validators is not None
         assert isinstance(module, DomainAdaptation)
         predicted = values["validator/predicted"]
@@ -214,10 +215,6 @@ class Rollback(L.Callback):
         assert isinstance(module, DomainAdaptation)
         module.regain(self.events[-1]["batch"], self.ramp_steps)
 
-    def _validators(self, trainer: L.Trainer) -> Validators | None:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        return next((one for one in callbacks if isinstance(one, Validators)), None)
-
     def notes(self) -> list[str]:
         """Return a note for the report if there was a roll-back.
 
@@ -237,8 +234,8 @@ class Rollback(L.Callback):
 
 def restored_values(trainer: L.Trainer) -> dict[str, Tensor]:
     """Return what was logged of a model that has just been restored; empty if there is none."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((one.restored for one in callbacks if isinstance(one, Rollback)), {})
+    rollback = find_callback(trainer, Rollback)
+    return {} if rollback is None else rollback.restored
 
 
 def _name(epoch: int, first: int = 0) -> str:

@@ -44,7 +44,7 @@ class Align(Measuring):
                 "method=[coral]"
             )
         head = run.nodes["head"]
-        if not issubclass(head.cls, Head) or head.cls.forward is not Head.forward:
+        if not Head.is_kind(head.cls):
             yield (
                 f"method=[{name}] maps the inputs of {Head.__name__}, but the head is "
                 f"{head.target}; set head=linear"

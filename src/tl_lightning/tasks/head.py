@@ -66,6 +66,11 @@ class Head(nn.Module):
         self.classifier = nn.Sequential(*parts, nn.Linear(last, num_classes))
 
     @staticmethod
+    def is_kind(cls: type) -> bool:
+        """Return whether a class is a head whose layers come in the order of this one."""
+        return issubclass(cls, Head) and cls.forward is Head.forward
+
+    @staticmethod
     def hidden(params: Mapping[str, Any]) -> str:
         """Return the argument that makes the head more than a linear classifier; empty if none.
 

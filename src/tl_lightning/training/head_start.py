@@ -26,6 +26,7 @@ from tl_lightning.training.head_fit import FittedHead, fit_head
 from tl_lightning.training.linear_probe import LinearProbe, fit_probe
 from tl_lightning.training.statistics import measure
 from tl_lightning.types import SplitKey, Stream
+from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.seeding import mix
 
 __all__ = [
@@ -96,7 +97,7 @@ def prepare_start(parts: Parts) -> Start:
         parts: Objects of the run; the model and the plan of its features are changed.
     """
     run, module, trainer = parts.run, parts.module, parts.trainer
-    start, probe = Start(), None
+    start, probe, features = Start(), None, dict[SplitKey, Array]()
     if run.head_init == "probe":
         features = _features(parts)
         probe = _fitted(parts, features)
@@ -104,17 +105,20 @@ def prepare_start(parts: Parts) -> Start:
         start.candidates.append(_candidate("frozen probe", parts, probe, features))
         start.chosen = "frozen probe"
     if measure_domains(parts) and probe is not None:
-        moved = _candidate("probe, relative_bn", parts, probe, _features(parts))
-        if not _accepted(start, moved, trainer):
+        adapted = _features(parts)
+        moved = _candidate("probe, relative_bn", parts, probe, adapted)
+        if _accepted(start, moved, trainer):
+            features = adapted
+        else:
             _reset_statistics(parts)
     if align_features(parts) and probe is not None:
         suffix = start.chosen.removeprefix("frozen ").removeprefix("probe")
-        moved = _candidate(f"probe{suffix}, align", parts, probe, _features(parts))
+        moved = _candidate(f"probe{suffix}, align", parts, probe, features)
         if not _accepted(start, moved, trainer):
             cast(Any, module).alignment.reset()
     if isinstance(module, DomainAdaptation) and module.teacher is not None:
         module.teacher.copy(module.backbone, module.task)
-    checkpoint = _callback(trainer, SelectionCheckpoint)
+    checkpoint = find_callback(trainer, SelectionCheckpoint)
     if checkpoint is not None:
         checkpoint.keeps_start = run.interpolation is not None
     for candidate in start.candidates:
@@ -202,7 +206,7 @@ def _fitted(parts: Parts, features: Mapping[SplitKey, Array]) -> Probe:
 def _candidate(
     name: str, parts: Parts, probe: Probe, features: Mapping[SplitKey, Array]
 ) -> Candidate:
-    data, validators = parts.data, _callback(parts.trainer, Validators)
+    data, validators = parts.data, find_callback(parts.trainer, Validators)
     learned = data.found[data.learn_from].val
     logits = probe.outputs(features[SplitKey(data.learn_from, "val")])[1]
     correct = logits.argmax(1) == learned.labels
@@ -236,7 +240,7 @@ def _mapped(parts: Parts, domain: str, features: Array) -> Array:
 
 def _accepted(start: Start, candidate: Candidate, trainer: L.Trainer) -> bool:
     """Add a candidate, and return whether it has at least the score of the chosen one."""
-    checkpoint = _callback(trainer, SelectionCheckpoint)
+    checkpoint = find_callback(trainer, SelectionCheckpoint)
     monitor = "" if checkpoint is None else str(checkpoint.monitor)
     monitor = monitor if monitor.startswith("validator/") else "validator/floored/bnm"
     best = next(one for one in start.candidates if one.name == start.chosen)
@@ -252,8 +256,3 @@ def _reset_statistics(parts: Parts) -> None:
     for norm in module.relative_norms().values():
         norm.reset()
     parts.features = plan(module, parts.data, parts.run)
-
-
-def _callback(trainer: L.Trainer, cls: type[Any]) -> Any:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((one for one in callbacks if isinstance(one, cls)), None)

@@ -20,6 +20,7 @@ from tl_lightning.selection.collapse import apply_collapse_filter
 from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Interpolated, Start
 from tl_lightning.training.results import SelectionState
+from tl_lightning.utils.callbacks import find_callback
 
 __all__ = ["interpolate", "interpolated"]
 
@@ -85,7 +86,7 @@ def interpolate(
     end = read_checkpoint(last if chosen.stem.endswith(START) else chosen)
     begin = read_checkpoint(start_file(parts, parts.trainer.ckpt_path))["state_dict"]
     mixtures = {alpha: interpolated(begin, end["state_dict"], alpha) for alpha in alphas}
-    validators = _validators(parts.trainer)
+    validators = find_callback(parts.trainer, Validators)
     found = [
         _scored(alpha, _validated(parts, mixture), checkpoint.monitor)
         for alpha, mixture in mixtures.items()
@@ -180,11 +181,6 @@ def _only_scores(trainer: L.Trainer) -> Iterator[None]:
         yield
     finally:
         whole.callbacks, whole.loggers = callbacks, loggers
-
-
-def _validators(trainer: L.Trainer) -> Validators | None:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((one for one in callbacks if isinstance(one, Validators)), None)
 
 
 def _text(value: float | list[float]) -> str:

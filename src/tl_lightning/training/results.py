@@ -27,6 +27,7 @@ from tl_lightning.selection.rules import SELECTIONS, Selection
 from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.predictions import summary_of, write_predictions
+from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.files import write_json
 from tl_lightning.utils.process import versions
 from tl_lightning.utils.text import shorten
@@ -112,8 +113,8 @@ def _skip_note(trainer: L.Trainer) -> list[str]:
 
 
 def _rollback_notes(trainer: L.Trainer) -> list[str]:
-    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
-    return [note for one in callbacks if isinstance(one, Rollback) for note in one.notes()]
+    rollback = find_callback(trainer, Rollback)
+    return [] if rollback is None else list(rollback.notes())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 
-from helpers import Stop, config, same, weights
+from helpers import Stop, config, fit_watched, same, weights
 from tl_lightning.callbacks.rollback import Rollback
 from tl_lightning.callbacks.weight_averaging import _Averaging
 from tl_lightning.config.validation import check as validation
@@ -84,21 +84,8 @@ class Sabotage(L.Callback):
 
 def run(monkeypatch, folder, *overrides: str, epochs=(), stop=None) -> tuple[Sabotage, Any]:
     """Train with a callback that damages the model before the validation of some epochs."""
-    original: Any = training.build
-    watch, report = Sabotage(epochs, stop), None
-
-    def build(*arguments):
-        parts = original(*arguments)
-        parts.trainer.callbacks.insert(len(parts.trainer.callbacks) - 1, watch)
-        return parts
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "build", build)
-        try:
-            report = training.fit(config(*RUN, *overrides), folder)
-        except Stop:
-            assert stop is not None
-    return watch, report
+    watch = Sabotage(epochs, stop)
+    return watch, fit_watched(monkeypatch, folder, config(*RUN, *overrides), watch)
 
 
 @pytest.mark.parametrize("more", [(), TEACHER], ids=["mcc", "teacher"])

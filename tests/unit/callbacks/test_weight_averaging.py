@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import config, evaluated, same, weights
+from helpers import Stop, config, evaluated, fit_watched, same, weights
 from tl_lightning.callbacks.weight_averaging import EMA, SWA, move_towards
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
@@ -33,10 +33,6 @@ SWA_RUN = (
 )
 SHORT = ("baselines=[]", "trainer.max_epochs=3", "model=source_only", "scheduler=constant")
 RUNS = {"ema": EMA_RUN, "swa": SWA_RUN}
-
-
-class Stop(Exception):
-    """Ends a run abruptly, as a power failure would."""
 
 
 class Watch(L.Callback):
@@ -64,21 +60,8 @@ def copy_of(module: Any) -> dict[str, torch.Tensor]:
 
 def run(monkeypatch, folder, *overrides: str, stop=None) -> tuple[Watch, Any]:
     """Fit with a watch that runs after the other callbacks."""
-    original: Any = training.build
-    watch, report = Watch(stop), None
-
-    def build(*arguments):
-        parts = original(*arguments)
-        parts.trainer.callbacks.insert(len(parts.trainer.callbacks) - 1, watch)
-        return parts
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "build", build)
-        try:
-            report = training.fit(config(*overrides), folder)
-        except Stop:
-            assert stop is not None
-    return watch, report
+    watch = Watch(stop)
+    return watch, fit_watched(monkeypatch, folder, config(*overrides), watch)
 
 
 def expected(kind: str, steps: list[tuple[int, dict[str, torch.Tensor]]]) -> dict[str, np.ndarray]:

@@ -17,10 +17,12 @@ from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.reporting.run.start import candidate_rows
+from tl_lightning.selection.callback import Validators
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.training import fit as training
 from tl_lightning.training import interpolation
 from tl_lightning.training.interpolation import interpolated
+from tl_lightning.utils.callbacks import find_callback
 
 ADAPTED = ("model=domain_adaptation", "method=[relative_bn,mcc]", "selection=cbnm")
 TUNED = ("model=fine_tuning", "selection=source_val")
@@ -41,7 +43,7 @@ def scores_are(monkeypatch, scores: list[tuple[float, float]], best: float = 0.0
     given = iter(scores)
 
     def validated(parts, state):
-        interpolation._validators(parts.trainer).best_source_acc += best
+        find_callback(parts.trainer, Validators).best_source_acc += best
         value, accuracy = next(given)
         scores = dict.fromkeys(("source/val/acc", "validator/floored/cbnm"), value)
         return {**scores, "validator/source_val": accuracy}

@@ -74,7 +74,7 @@ def _obstacle(config: Mapping[str, Any], nodes: Mapping[str, Node], sharded: boo
     if not starts_trained(config):
         return "needs features of a trained network, but the backbone has random weights"
     # A subclass with another order of layers is not what is fitted.
-    if not issubclass(head.cls, Head) or head.cls.forward is not Head.forward:
+    if not Head.is_kind(head.cls):
         return f"fits a tl_lightning.tasks.head.Head, but the head is {head.target}"
     if "source" not in model.train_on:
         return f"needs labelled source samples, but model={config['model'].get('name')} has none"

@@ -15,15 +15,16 @@ def write_shards() -> None:
     """Convert a dataset to streams: ``tl-write-shards data=<name> data.root=... out=<folder>``."""
     plain_command(
         _write_shards,
-        "usage: write_shards.py data=<name> [data.root=<folder>] out=<folder> [chunk_mb=64]\n"
+        "usage: write_shards.py data=<name> [data.root=<folder>] out=<folder> [group_mb=16]\n"
         "                      [any other setting of train.py ...]\n"
-        "Writes <out>/<domain>/{train,val,test}/ for data=stream: the unchanged file contents in\n"
-        "chunks of about chunk_mb megabytes. Check the dataset first with check_data.py.",
+        "Writes <out>/<domain>/{train,val,test}/ for data=stream: Parquet files with the\n"
+        "unchanged file contents, in row groups of about group_mb megabytes. Check the dataset\n"
+        "first with check_data.py.",
     )
 
 
 #: Options of this command; all other arguments are overrides of the training configuration.
-_STREAM_KEYS = ("out", "chunk_mb")
+_STREAM_KEYS = ("out", "group_mb")
 
 
 def _write_shards(arguments: list[str]) -> None:
@@ -32,13 +33,13 @@ def _write_shards(arguments: list[str]) -> None:
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in options]
     if not options.get("out"):
         raise ConfigError("out is missing; set out=<folder for the shards>")
-    size = options.get("chunk_mb", "64")
+    size = options.get("group_mb", "16")
     try:
         megabytes = float(size)
     except ValueError:
         megabytes = 0.0
-    if not 0 < megabytes <= 4000:  # litdata uses 32-bit offsets within a chunk
-        raise ConfigError(f"chunk_mb={size} must be a number in (0, 4000]; set chunk_mb=64")
+    if not 0 < megabytes <= 1000:  # a row group is read as a whole
+        raise ConfigError(f"group_mb={size} must be a number in (0, 1000]; set group_mb=16")
     if not any(override.startswith("model=") for override in overrides):
         overrides.append("model=source_only")  # the default model would require a target
     config = composed(overrides, _STREAM_KEYS)

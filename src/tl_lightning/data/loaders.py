@@ -91,6 +91,8 @@ def loader_of(
             threads=num_workers,
         )
     workers = 0 if isinstance(inner, ArrayDataset) else num_workers
+    # Clients of remote file systems do not work in forked processes.
+    forks = workers == 0 or not getattr(inner, "remote", False)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -99,4 +101,5 @@ def loader_of(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        multiprocessing_context=None if forks else "spawn",
     )

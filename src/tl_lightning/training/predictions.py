@@ -34,13 +34,16 @@ def write_predictions(
         collector: Has the predictions.
 
     Returns:
-        The path, or None without a target, or without names, as in a stream.
+        The path, or None without a target, or without names.
     """
     scores = collector.scores.get("target", {})
     if not scores or not len(collector.names.get("target", ())):
         return None
     split = data.found["target"].test
-    files = split.names if isinstance(split.samples, np.ndarray) else split.samples
+    # Samples in memory and in streams have no files of their own.
+    files = split.samples if len(split.samples) else split.names
+    if isinstance(split.samples, np.ndarray):
+        files = split.names
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow((*COLUMNS, *(("label",) if split.has_labels else ())))

@@ -159,6 +159,6 @@ def test_classes_that_differ_from_the_checkpoint_are_refused(tmp_path, monkeypat
 @pytest.mark.slow
 def test_loader_processes_need_not_import_lightning() -> None:
     """Its import takes seconds in every spawned process."""
-    code = "import sys, tl_lightning.data.datasets, tl_lightning.data.streaming.chunks; "
+    code = "import sys, tl_lightning.data.datasets, tl_lightning.data.streaming.shards; "
     code += "sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,45 +1,42 @@
-"""Images streamed from litdata shards, for datasets larger than the disk."""
+"""Images in Parquet files, read in place or streamed from a bucket."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from tl_lightning.config.hints import above, at_least
+from tl_lightning.config.hints import at_least
 from tl_lightning.config.schema import CacheConfig, cache_root
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.samplers.domain import ChunkSampler, DomainSampler, spread
-from tl_lightning.data.streaming.chunks import Shards, StreamDataset, StreamSplit, opened
-from tl_lightning.data.streaming.fetch import fetched_text, is_remote, litdata
+from tl_lightning.data.streaming.parquet_files import Parts, opened
+from tl_lightning.data.streaming.row_groups import filesystem, is_remote, parquet
+from tl_lightning.data.streaming.shards import Shards, StreamDataset, StreamSplit
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import SPLITS, Stream
 
-__all__ = ["ABOUT", "StreamDataModule"]
-
-#: File next to the splits: ``{"classes": [...]}`` and metadata from the writer.
-ABOUT = "classes.json"
+__all__ = ["StreamDataModule"]
 
 
 class StreamDataModule(ImageDataModule):
-    """One stream per domain with the folders ``train``, ``val`` and ``test`` written by litdata.
+    """One stream per domain with the folders ``train``, ``val`` and ``test`` of Parquet files.
 
-    A sample is ``{"image": encoded bytes, "label": class name, "name": text}``. Labels are stored
-    with their images, but ignored for domains that are trained without labels.
+    The columns are those of Hugging Face's image datasets: ``image`` (encoded bytes, or a struct
+    with the field ``bytes``) and ``label`` (class names, or integers with class names in the
+    schema). The labels of domains that are trained without labels are not read.
 
     Args:
         source: ``{url}``: a local folder or remote address with the splits.
         target: The same for the target; None or a ``url`` of None means no target.
-        classes: Class names in the order of the labels, or None to read ``classes.json`` of the
-            source.
-        window: Number of chunks to shuffle together in training.
-        cache_gb: Maximum disk space of downloaded chunks of all streams.
-        cache_dir: Folder for downloaded chunks, or None for a subfolder of :func:`cache_root`.
+        classes: Class names in the order of the labels, or None to read them from the source.
+        window: Number of row groups to shuffle together in training.
+        local_copy: Whether to copy the files of an address to a subfolder of :func:`cache_root`
+            first, instead of reading them over the network in every epoch and worker.
         kwargs: See :class:`ImageDataModule`.
     """
 
@@ -55,8 +52,7 @@ class StreamDataModule(ImageDataModule):
         target: Mapping[str, Any] | None,
         classes: Sequence[str] | None,
         window: Annotated[int, at_least(1)],
-        cache_gb: Annotated[float, above(0)],
-        cache_dir: str | None,
+        local_copy: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -69,8 +65,7 @@ class StreamDataModule(ImageDataModule):
         self.urls = {name: node.get("url") for name, node in nodes.items()}
         self.given_classes = classes
         self.window = window
-        self.limit = int(1e9 * cache_gb)
-        self.root = Path(cache_dir).expanduser() if cache_dir else cache_root() / "streams"
+        self.local_copy = local_copy
         #: Known overlap of the images with pretraining data, by domain.
         self.overlaps: dict[str, str] = {}
 
@@ -85,7 +80,7 @@ class StreamDataModule(ImageDataModule):
         if params.get("target_sampling") == "pseudo_balanced":
             yield (
                 f"{where}.target_sampling=pseudo_balanced draws single samples by their predicted "
-                "classes, but a stream is read chunk by chunk; set "
+                "classes, but a stream is read row group by row group; set "
                 f"{where}.target_sampling=uniform, or use files"
             )
 
@@ -95,8 +90,8 @@ class StreamDataModule(ImageDataModule):
         return "url=<folder or address>"
 
     def domains(self) -> Mapping[str, Domain]:
-        """Return the domains; reads the indices of the shards, but no images."""
-        litdata()
+        """Return the domains; reads the footers of the files, but no images."""
+        parquet()
         if self.urls["source"] is None:
             raise DataError(
                 f"data={self.name} needs shards, but data.source.url=null; set "
@@ -119,11 +114,13 @@ class StreamDataModule(ImageDataModule):
             url = str(Path(url).expanduser().absolute())
             if not Path(url).is_dir():
                 raise DataError(
-                    f"data.{domain}.url={self.urls[domain]} is not a folder; set "
-                    f"data.{domain}.url=/a/folder/with/train/val/test, or an address such as s3://bucket/photo"
+                    f"data.{domain}.url={self.urls[domain]} is not a folder; set data.{domain}.url="
+                    "/a/folder/with/train/val/test, or an address such as s3://bucket/photo"
                 )
-        about = self._about(domain, url)
-        classes = tuple(str(name) for name in about["classes"])
+        parts = {name: opened(_folder(url, name)) for name in SPLITS}
+        if is_remote(url) and self.local_copy:
+            parts = {name: part.copied(cache_root() / "streams") for name, part in parts.items()}
+        classes = self._classes(domain, parts["train"], expected)
         if expected is not None and set(classes) != set(expected):
             missing, extra = set(expected) - set(classes), set(classes) - set(expected)
             raise DataError(
@@ -133,55 +130,34 @@ class StreamDataModule(ImageDataModule):
                 "or set another data.target.url"
             )
         number = {name: label for label, name in enumerate(expected or classes)}
+        about = parts["train"].about
         self.overlaps[domain] = str(about.get("overlap") or "")
-        digests = about.get("sha256") or {}
         found = {
-            name: StreamSplit.of(
-                opened(f"{url}/{name}", number, self.root, self.limit, digests.get(name, ""))
-            )
-            for name in SPLITS
+            name: StreamSplit.of(part.shards(number, self.window)) for name, part in parts.items()
         }
         note = str(about.get("note") or "")
         return Domain(url.rpartition("/")[2], tuple(number), **found, note=note)
 
-    def _about(self, domain: str, url: str) -> dict[str, Any]:
-        """Return the content of ``classes.json``, or the configured classes."""
-        if self.given_classes is not None:
-            return {"classes": list(self.given_classes)}
-        text = fetched_text(url, ABOUT)
-        if text is None:
-            raise DataError(
-                f"{url} has no {ABOUT} with the class names of data.{domain}; write "
-                '{"classes": ["cat", "dog"]} to it, or set data.classes=[cat,dog]'
-            )
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{url}/{ABOUT} is not valid JSON: {error}; write it again") from error
-        names = found.get("classes") if isinstance(found, dict) else None
-        valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if not valid or len(set(names or ())) != len(names or ()) or len(names or ()) < 2:
-            raise DataError(
-                f"{url}/{ABOUT} must contain at least two different class names as strings, got "
-                f'{str(found)[:80]}; write {{"classes": ["cat", "dog"]}}'
-            )
-        return dict(found)
+    def _classes(
+        self, domain: str, train: Parts, expected: tuple[str, ...] | None
+    ) -> tuple[str, ...]:
+        """Return the class names of a domain.
 
-    def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
-        """Yield problems that prevent training."""
-        yield from super().check_domains(found)
-        largest = [
-            max(shards.files.sizes, default=0)
-            for shards in (_shards(domain.train) for domain in found.values())
-            if is_remote(shards.files.url)
-        ]
-        needed = self.window * sum(largest)
-        if needed > self.limit:
-            yield (
-                f"data.window={self.window} chunks of each domain need {needed / 1e9:.3g} GB, but "
-                f"data.cache_gb={self.limit / 1e9:g}: chunks would be downloaded again for every "
-                f"image; set data.cache_gb={2 * needed / 1e9:.3g}, or a smaller data.window"
+        Those of a target whose labels are strings are not read; they are assumed to be
+        ``expected``, and compared when test images are read.
+        """
+        if self.given_classes is not None:
+            return tuple(self.given_classes)
+        classes = train.names
+        if classes is None:
+            classes = expected or sorted(train.labels())
+        if len(set(classes)) != len(classes) or len(classes) < 2:
+            raise DataError(
+                f"{train.url} must have at least two different class names, got "
+                f"{', '.join(classes) or 'none'}; write the shards of data.{domain} again, or set "
+                "data.classes=[cat,dog]"
             )
+        return tuple(classes)
 
     def cache_images(self, settings: CacheConfig, epochs: int) -> None:
         """Raise DataError if a stream should be decoded to disk, where it may not fit."""
@@ -194,8 +170,8 @@ class StreamDataModule(ImageDataModule):
     def check_browsable(self) -> None:
         """Raise DataError: a stream cannot be inspected image by image."""
         raise DataError(
-            f"data={self.name} is read chunk by chunk and cannot be checked for duplicates and "
-            "leaks; check the dataset that the shards were written from"
+            f"data={self.name} is read row group by row group and cannot be checked for "
+            "duplicates and leaks; check the dataset that the shards were written from"
         )
 
     def notes(self, pretrained: bool) -> list[str]:
@@ -204,7 +180,7 @@ class StreamDataModule(ImageDataModule):
         return [*super().notes(pretrained), *dict.fromkeys(filter(None, overlaps))]
 
     def fingerprint(self) -> str:
-        """Return a hash of the samples as recorded by the writer, or else of the indices."""
+        """Return a hash of the samples as recorded by the writer, or else of the files' footers."""
         digest = hashlib.sha256()
         for domain in self.domain_names:
             for name in SPLITS:
@@ -213,18 +189,18 @@ class StreamDataModule(ImageDataModule):
         return digest.hexdigest()
 
     def sample_indices(self, domain: str, count: int) -> list[int]:
-        """Return indices of samples from at most ``window`` chunks, to read no others."""
+        """Return indices of samples from at most ``window`` row groups, to read no others."""
         shards = _shards(self.found[domain].test)
-        chunks = spread(len(shards.counts), self.window)
+        counts = shards.counts
         indices = [
             index
-            for chunk in chunks
-            for index in range(int(shards.ends[chunk]) - shards.counts[chunk], shards.ends[chunk])
+            for group in spread(len(counts), self.window)
+            for index in range(int(shards.ends[group]) - counts[group], shards.ends[group])
         ]
         return [indices[k] for k in spread(len(indices), count)]
 
     def train_sampler(self, stream: Stream, split: Split, **kwargs: Any) -> DomainSampler:
-        """Return a sampler that needs only a few chunks at a time."""
+        """Return a sampler that needs only a few row groups at a time."""
         return ChunkSampler(chunks=_shards(split).counts, window=self.window, **kwargs)
 
     def dataset(self, domain: str, split: Split, train: bool) -> StreamDataset:
@@ -238,3 +214,15 @@ class StreamDataModule(ImageDataModule):
 def _shards(split: Split) -> Shards:
     assert isinstance(split, StreamSplit)
     return split.shards
+
+
+def _folder(url: str, split: str) -> str:
+    """Return the folder of a split; the validation split may also be called ``validation``."""
+    if split == "val":
+        fs, path = filesystem(f"{url}/validation")
+        try:
+            if fs.exists(path):
+                return f"{url}/validation"
+        except Exception:
+            pass
+    return f"{url}/{split}"

@@ -1,19 +1,21 @@
 import json
-import os
 import pickle
+import re
 import shutil
 import sys
-import time
-from collections import Counter
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import lightning as L
 import pytest
 import torch
 
 from helpers import config, same, weights
-from layouts import SHIFT, domain_folders, file_settings, served
+from layouts import SHIFT, domain_folders, file_settings
 from tl_lightning.cli import write_shards
 from tl_lightning.config.compose import compose
 from tl_lightning.config.schema import CacheConfig
@@ -25,8 +27,8 @@ from tl_lightning.data.datamodules.stream import StreamDataModule
 from tl_lightning.data.datasets import ImageDataset
 from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.data.samplers.domain import ChunkSampler
-from tl_lightning.data.streaming.chunks import ARROW_MARK, StreamDataset
-from tl_lightning.data.streaming.fetch import ChunkFiles
+from tl_lightning.data.streaming import parquet_files, row_groups
+from tl_lightning.data.streaming.shards import StreamDataset
 from tl_lightning.data.streaming.writer import write_streams
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.errors import ConfigError, DataError
@@ -36,13 +38,13 @@ from tl_lightning.utils.seeding import mix_text
 
 CLASSES = ("dog", "horse", "house")
 SPEC = InputSpec(size=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-CHUNK = 3000  # bytes; two or three images
+GROUP = 3000  # bytes; two or three images
 
 
 @pytest.fixture(scope="session")
 def engine():
-    """Skip tests if litdata, an optional dependency, is not installed."""
-    return pytest.importorskip("litdata", reason="needs pip install 'tl_lightning[stream]'")
+    """Skip tests if pyarrow, an optional dependency, is not installed."""
+    return pytest.importorskip("pyarrow", reason="needs pip install 'tl_lightning[stream]'")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def prepared(engine, tmp_path_factory):
     """Write the domains photo and sketch as files and as streams; return their parent folder."""
     root = tmp_path_factory.mktemp("prepared")
     data = files(domain_folders(root / "files"))
-    write_streams(data, root / "shards", CHUNK)
+    write_streams(data, root / "shards", GROUP)
     return root
 
 
@@ -69,7 +71,7 @@ def stream(source, target=None, **changed):
         "mixup_alpha": 0.0,
         "cutmix_alpha": 0.0,
     }
-    settings |= {"classes": None, "window": 2, "cache_gb": 1, "cache_dir": None}
+    settings |= {"classes": None, "window": 2, "local_copy": True}
     settings |= {"source": {"url": None if source is None else str(source)}}
     settings |= {"target": None if target is None else {"url": str(target)}}
     if isinstance(source, dict):
@@ -122,7 +124,7 @@ def test_counts_classes_and_samples_equal_those_of_the_files(prepared):
             shards = getattr(data.found[domain], name).shards
             split = getattr(from_files.found[domain], name)
             for index, file_index in enumerate(order(split)):
-                _, content, label = shards[index]
+                content, label = shards[index]
                 assert content == split.samples[file_index].read_bytes()
                 assert label == split.labels[file_index]
 
@@ -163,42 +165,98 @@ def test_target_batches_have_no_labels_except_in_testing(prepared, monkeypatch):
     monkeypatch.setattr(
         type(data.found["target"].train.shards),
         "_number",
-        lambda self, label, where: seen.append(where) or original(self, label, where),
+        lambda self, label, place: seen.append(place) or original(self, label, place),
     )
     for batch in [*batches(data, "target"), *data.val_dataloader()[1]]:
         assert "labels" not in batch
     loader, _ = data.sample_loader("target", 4)
     assert all("labels" not in batch for batch in loader)
     assert not seen
+    unlabelled = data.found["target"].train.without_labels().shards
+    assert unlabelled.source.table(0).schema.names == ["image"]
     assert all("labels" in batch for batch in data.test_dataloader()[1])
     assert all("labels" in batch for batch in data.val_dataloader()[0])
     assert seen
 
 
+def rewritten(prepared, folder, change, domain="photo"):
+    """Copy a stream; every table is replaced by ``change(table)``."""
+    import pyarrow.parquet
+
+    for path in sorted((prepared / "shards" / domain).rglob("*.parquet")):
+        out = folder / path.relative_to(prepared / "shards" / domain)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(change(pyarrow.parquet.read_table(path)), out, row_group_size=2)
+    return folder
+
+
+def relabelled(order):
+    """Return a function that changes the order of the class names, but no sample's class."""
+
+    def change(table):
+        import pyarrow
+
+        names = {"names": list(order), "_type": "ClassLabel"}
+        features = {"image": {"_type": "Image"}, "label": names}
+        labels = [order.index(CLASSES[label]) for label in table.column("label").to_pylist()]
+        column = pyarrow.array(labels, pyarrow.int64())
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        return table.set_column(1, "label", column).replace_schema_metadata(metadata)
+
+    return change
+
+
+def as_text(table):
+    """Return a table of plain bytes and class names, as other tools write it."""
+    import pyarrow
+
+    labels = [CLASSES[label] for label in table.column("label").to_pylist()]
+    images = [image["bytes"] for image in table.column("image").to_pylist()]
+    return pyarrow.table({"id": list(range(len(labels))), "image": images, "label": labels})
+
+
 def test_target_labels_use_the_class_order_of_the_source(prepared, tmp_path):
-    other = tmp_path / "sketch"
-    other.mkdir()
-    for name in ("train", "val", "test"):
-        (other / name).symlink_to(prepared / "shards" / "sketch" / name)
-    (other / "classes.json").write_text('{"classes": ["house", "dog", "horse"]}')
+    other = rewritten(prepared, tmp_path, relabelled(("house", "dog", "horse")), "sketch")
     data = ready(stream(prepared / "shards" / "photo", other))
     assert data.found["target"].classes == CLASSES
-    for (_, image, label), (_, expected_image, expected_label) in zip(
-        data.found["target"].test.shards, both(prepared).found["target"].test.shards, strict=False
-    ):
-        assert (image, label) == (expected_image, expected_label)
+    expected = list(both(prepared).found["target"].test.shards)
+    assert list(data.found["target"].test.shards) == expected
 
 
-def test_configured_classes_replace_classes_json(prepared, tmp_path):
-    for name in ("train", "val", "test"):
-        (tmp_path / name).symlink_to(prepared / "shards" / "photo" / name)
-    data = ready(stream(tmp_path, classes=["house", "horse", "dog"]))
+def test_files_of_other_tools(prepared, tmp_path):
+    """Images as plain bytes, labels as class names, and a folder called validation."""
+    photo = rewritten(prepared, tmp_path / "photo", as_text)
+    (photo / "val").rename(photo / "validation")
+    sketch = rewritten(prepared, tmp_path / "sketch", as_text, "sketch")
+    data, expected = ready(stream(photo, sketch)), both(prepared)
+    assert data.classes == CLASSES
+    assert data.counts() == expected.counts()
+    for domain in data.domain_names:
+        for name in ("train", "val", "test"):
+            found, wanted = (getattr(d.found[domain], name).shards for d in (data, expected))
+            assert list(found) == list(wanted)
+    assert data.fingerprint() != expected.fingerprint()  # that of the footers
+
+
+def test_configured_classes_set_the_order(prepared):
+    data = ready(stream(prepared / "shards" / "photo", classes=["house", "horse", "dog"]))
     assert data.classes == ("house", "horse", "dog")
-    labels = Counter(label for batch in batches(data) for label in batch["labels"].tolist())
-    assert sum(labels.values()) == 12
+    for (image, label), (expected_image, expected) in zip(
+        data.found["source"].train.shards, both(prepared).found["source"].train.shards, strict=True
+    ):
+        assert image == expected_image
+        assert data.classes[label] == CLASSES[expected]
 
 
-def test_samples_for_the_report_come_from_few_chunks(prepared):
+def test_samples_are_named_by_their_locations(prepared):
+    split = both(prepared).found["source"].train
+    assert len(split.names) == len(split) == 12
+    group, row = split.shards.find(5)
+    assert split.names[5].startswith(f"row {row} of row group {group} of {prepared}")
+    assert split.subset([5, 1]).names[0] == split.names[5]
+
+
+def test_samples_for_the_report_come_from_few_row_groups(prepared):
     data = both(prepared)
     loader, indices = data.sample_loader("source", 5)
     test = data.found["source"].test
@@ -214,47 +272,20 @@ def test_evaluation_reads_samples_in_order(prepared):
     assert indices == list(range(len(indices)))
 
 
-def test_fingerprint_depends_on_the_images_but_not_on_the_chunk_size(prepared, tmp_path):
+def test_fingerprint_depends_on_the_images_but_not_on_the_row_groups(prepared, tmp_path):
     first = both(prepared).fingerprint()
-    write_streams(files(prepared / "files"), tmp_path / "again", 5 * CHUNK)
+    write_streams(files(prepared / "files"), tmp_path / "again", 5 * GROUP)
     again = stream(tmp_path / "again" / "photo", tmp_path / "again" / "sketch")
     assert ready(again).fingerprint() == first
     changed_file = next((prepared / "files" / "photo" / "dog").iterdir())
     content = changed_file.read_bytes()
     changed_file.write_bytes(content + b"\0")
     try:
-        write_streams(files(prepared / "files"), tmp_path / "other", CHUNK)
+        write_streams(files(prepared / "files"), tmp_path / "other", GROUP)
     finally:
         changed_file.write_bytes(content)
     other = stream(tmp_path / "other" / "photo", tmp_path / "other" / "sketch")
     assert ready(other).fingerprint() != first
-    (tmp_path / "other" / "photo" / "classes.json").write_text(json.dumps({"classes": CLASSES}))
-    without_digest = stream(tmp_path / "other" / "photo", tmp_path / "other" / "sketch")
-    assert ready(without_digest).fingerprint() not in (first, other.fingerprint())
-
-
-def test_chunks_are_read_with_and_without_an_arrow_table(prepared, tmp_path, monkeypatch):
-    """litdata writes one instead of single samples if pyarrow is installed."""
-    pytest.importorskip("pyarrow")
-    monkeypatch.setattr("litdata.streaming.item_loader._PYARROW_AVAILABLE", False)
-    write_streams(files(prepared / "files"), tmp_path, CHUNK)
-    table, plain = (
-        ready(stream(root / "photo")).found["source"].train.shards
-        for root in (prepared / "shards", tmp_path)
-    )
-    assert table.digest == plain.digest
-    for shards, expected in ((table, True), (plain, False)):
-        with shards.files.open(0) as file:
-            assert file.read().endswith(ARROW_MARK) == expected
-    assert [row[1:] for row in table] == [row[1:] for row in plain]
-    content = (table.files.folder / table.files.names[0]).read_bytes()
-    damaged = tmp_path / "photo" / "train" / plain.files.names[0]
-    damaged.write_bytes(content[:40] + content[60:])
-    with pytest.raises(DataError, match=r"sample 0 of .*is truncated; write the shards again"):
-        plain[0]
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"requires the package pyarrow; run pip install 'tl_light"):
-        table[0]
 
 
 # -- sample order --------------------------------------------------------------------------------
@@ -271,7 +302,7 @@ def test_order_depends_on_epoch_seed_and_domain():
     assert list(sampler()) == list(sampler())
 
 
-def test_samples_are_shuffled_within_windows_of_chunks():
+def test_samples_are_shuffled_within_windows_of_row_groups():
     counts = (3, 4, 1, 5, 2, 3)
     chunk_of = [chunk for chunk, n in enumerate(counts) for _ in range(n)]
     remaining = [chunk_of[index] for index, _ in sampler(counts)]
@@ -361,54 +392,159 @@ def test_resumed_run_equals_uninterrupted_run(prepared, tmp_path, monkeypatch):
     assert resumed["metrics"] == uninterrupted["metrics"]
 
 
-# -- fetched chunks ------------------------------------------------------------------------------
-def cache_size(root):
-    return sum(path.stat().st_size for path in root.glob("*/*.bin"))
-
-
+# -- addresses -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("local_copy", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_cache_smaller_than_the_stream(prepared, tmp_path, workers):
-    limit = 3 * CHUNK
-    url = f"local:{prepared}/shards/photo"
-    data = ready(stream(url, cache_gb=limit / 1e9, window=2, cache_dir=str(tmp_path / "cache")))
-    for epoch in range(2):
-        found = batches(data, workers=workers, epoch=epoch)
-        assert sorted(i for b in found for i in b["index"].tolist()) == list(range(12))
-        for got, expected in zip(found, batches(both(prepared), epoch=epoch), strict=True):
-            assert torch.equal(got["inputs"], expected["inputs"])
-    total = sum(data.found["source"].train.shards.files.sizes)
-    # A batch of two images needs at most two chunks in each process.
-    assert 0 < cache_size(tmp_path / "cache") <= limit < total
-    assert not list((tmp_path / "cache").rglob("*.tmp"))
+def test_batches_of_an_address_equal_those_of_the_folder(
+    prepared, tmp_path, monkeypatch, workers, local_copy
+):
+    monkeypatch.setenv("TL_CACHE", str(tmp_path))
+    url = f"file://{prepared}/shards/photo"
+    data = ready(stream(url, local_copy=local_copy))
+    assert data.fingerprint() == ready(stream(prepared / "shards" / "photo")).fingerprint()
+    found = batches(data, workers=workers)
+    for got, expected in zip(found, batches(both(prepared)), strict=True):
+        assert torch.equal(got["inputs"], expected["inputs"])
+    dataset = data.dataset("source", data.found["source"].train, train=True)
+    assert dataset.remote != local_copy
+    assert len(list(tmp_path.rglob("*.parquet"))) == 3 * local_copy
 
 
-def test_chunks_are_fetched_once_if_the_cache_is_large_enough(prepared, tmp_path, monkeypatch):
-    fetched = []
-    original: Any = ChunkFiles._evict
-    monkeypatch.setattr(
-        ChunkFiles, "_evict", lambda self, size: fetched.append(size) or original(self, size)
-    )
-    data = ready(stream(f"local:{prepared}/shards/photo", cache_dir=str(tmp_path)))
-    for epoch in range(2):
-        batches(data, epoch=epoch)
-    assert sorted(fetched) == sorted(data.found["source"].train.shards.files.sizes)
+def test_files_are_copied_once(prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TL_CACHE", str(tmp_path))
+    url = f"file://{prepared}/shards/photo"
+    stamps = []
+    for _ in range(2):
+        ready(stream(url))
+        stamps.append({path: path.stat().st_ino for path in tmp_path.rglob("*.parquet")})
+    assert stamps[0] == stamps[1]
+    next(iter(stamps[0])).unlink()
+    ready(stream(url))
+    assert set(tmp_path.rglob("*.parquet")) == set(stamps[0])
+    assert "copying file:///" in capsys.readouterr().err
+
+
+def test_another_stream_at_the_same_address_is_copied_again(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("TL_CACHE", str(tmp_path))
+    link = tmp_path / "current"
+    for domain in ("photo", "sketch"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(prepared / "shards" / domain)
+        local = ready(stream(prepared / "shards" / domain))
+        data = ready(stream(f"file://{link}"))
+        assert list(data.found["source"].test.shards) == list(local.found["source"].test.shards)
+
+
+def test_full_disk_while_copying(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("TL_CACHE", str(tmp_path))
+    url = f"file://{prepared}/shards/photo"
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tl_lightning.data.streaming.parquet_files.os.replace", full)
+        refused(r"cannot copy .*parquet to .*No space left.*or set data\.local_copy=false", url)
+    assert not list(tmp_path.rglob("*.parquet*"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    refused(r"a copy of file://.* needs .* GB, but .* has 1e-06 GB left; set the env", url)
+
+
+def test_damaged_copy(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("TL_CACHE", str(tmp_path))
+    data = ready(stream(f"file://{prepared}/shards/photo"))
+    flipped(Path(data.found["source"].train.shards.source.groups[0].path))
+    with pytest.raises(DataError, match=r"cannot read row group 0 of .*CRC.*; remove this file to"):
+        data.found["source"].train.shards[0]
+
+
+def flipped(path):
+    """Flip a bit of the first image."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"JFIF") + 100] ^= 1
+    path.write_bytes(content)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def halved(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_each_process_keeps_a_window_of_row_groups(prepared):
+    source = both(prepared).found["source"].train.shards.source
+    assert len(source.groups) > 3
+    for group in (0, 1, 0, 2):
+        source.table(group)
+    assert list(source._tables) == [0, 2]
+
+
+@contextmanager
+def bucket(objects):
+    """Serve objects like S3 on the loopback interface: listing, sizes and ranges of bytes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, status, content, **headers):
+            self.send_response(status)
+            for name, value in {"Content-Length": len(content), **headers}.items():
+                self.send_header(name.replace("_", "-"), str(value))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def do_GET(self):
+            address = urlsplit(self.path)
+            name, query = unquote(address.path).lstrip("/"), parse_qs(address.query)
+            if "list-type" in query:
+                prefix = query.get("prefix", [""])[0]
+                found = [key for key in objects if key.startswith(f"{name}/{prefix}")]
+                items = "".join(
+                    f"<Contents><Key>{key.partition('/')[2]}</Key><Size>{len(objects[key])}</Size>"
+                    "<LastModified>2020-01-01T00:00:00.000Z</LastModified></Contents>"
+                    for key in found
+                )
+                text = f"<ListBucketResult><KeyCount>{len(found)}</KeyCount>{items}"
+                return self.answer(200, f"{text}</ListBucketResult>".encode())
+            if name not in objects:
+                return self.answer(404, b"")
+            content = objects[name]
+            first, _, last = self.headers.get("Range", "bytes=0-").partition("=")[2].partition("-")
+            part = content[int(first) : int(last) + 1 if last else None]
+            stamp = "Wed, 01 Jan 2020 00:00:00 GMT"
+            return self.answer(206 if "Range" in self.headers else 200, part, Last_Modified=stamp)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_s3_bucket(prepared, tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize(("workers", "local_copy"), [(0, True), (2, False)])
+def test_s3_bucket(prepared, tmp_path, monkeypatch, workers, local_copy):
+    monkeypatch.setenv("TL_CACHE", str(tmp_path))
+    s3fs = pytest.importorskip("s3fs")
     photo = prepared / "shards" / "photo"
     objects = {f"b/{p.relative_to(photo.parent)}": p for p in photo.rglob("*") if p.is_file()}
-    # obstore only supports https.
-    monkeypatch.setattr("litdata.streaming.downloader._OBSTORE_AVAILABLE", False)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "none")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with served({name: path.read_bytes() for name, path in objects.items()}) as address:
+    with bucket({name: path.read_bytes() for name, path in objects.items()}) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        data = ready(stream("s3://b/photo", cache_dir=str(tmp_path)))
+        s3fs.S3FileSystem.clear_instance_cache()  # which knows the address of another test
+        data = ready(stream("s3://b/photo", local_copy=local_copy))
         found = batches(data, workers=workers)
-        refused(r"cannot fetch s3://b/absent/classes\.json: .*404.*; check th", "s3://b/absent")
+        refused(r"s3://b/absent/train contains no \.parquet file", "s3://b/absent")
     for got, expected in zip(found, batches(ready(stream(photo))), strict=True):
         assert torch.equal(got["inputs"], expected["inputs"])
         assert torch.equal(got["labels"], expected["labels"])
@@ -419,34 +555,6 @@ def test_dataset_is_picklable(prepared):
     before = dataset.__getitems__([(1, 2)])
     after = pickle.loads(pickle.dumps(dataset)).__getitems__([(1, 2)])
     assert torch.equal(before["inputs"], after["inputs"])
-
-
-def test_leftovers_of_a_killed_fetch_are_removed(prepared, tmp_path):
-    data = ready(stream(f"local:{prepared}/shards/photo", cache_dir=str(tmp_path)))
-    shards = data.found["source"].train.shards
-    for name, hours in (("old-10.tmp", 7), ("new-10.tmp", 1)):
-        (shards.files.folder / name).mkdir()
-        modified = time.time() - 3600 * hours
-        os.utime(shards.files.folder / name, (modified, modified))
-    assert shards[0]
-    assert [path.name for path in tmp_path.rglob("*.tmp")] == ["new-10.tmp"]
-
-
-def test_another_stream_at_the_same_address_is_fetched_again(prepared, tmp_path):
-    link, cache = tmp_path / "current", str(tmp_path / "cache")
-    for domain in ("photo", "sketch"):
-        link.unlink(missing_ok=True)
-        link.symlink_to(prepared / "shards" / domain)
-        local = ready(stream(prepared / "shards" / domain))
-        data = ready(stream(f"local:{link}", cache_dir=cache))
-        assert data.found["source"].train.shards[0][1] == local.found["source"].train.shards[0][1]
-
-
-def test_chunks_that_are_evicted_as_often_as_fetched(prepared, tmp_path, monkeypatch):
-    data = ready(stream(f"local:{prepared}/shards/photo", cache_dir=str(tmp_path)))
-    monkeypatch.setattr(ChunkFiles, "_get", lambda self, chunk: None)
-    with pytest.raises(DataError, match=r"evicted as often as it is fetched.*set .*data\.cache_gb"):
-        data.found["source"].train.shards[0]
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -460,9 +568,9 @@ def refused(message, *args, **kwargs):
         stream(*args, **kwargs).discover()
 
 
-def test_litdata_is_not_installed(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "litdata", None)
-    refused(r"require the package litdata.*run pip install 'tl_lightning\[stream\]'", tmp_path)
+def test_pyarrow_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    refused(r"requires the package pyarrow.*run pip install 'tl_lightning\[stream\]'", tmp_path)
 
 
 @pytest.mark.parametrize("node", [{"url": "/a", "root": "/b"}, {"ulr": "/a"}])
@@ -473,10 +581,9 @@ def test_unknown_keys(node):
 
 @pytest.mark.parametrize(
     ("setting", "needed"),
-    [("window=0", "an integer of at least 1"), ("cache_gb=0", "a number above 0"),
-     ("cache_gb=-1.0", "a number above 0")],
+    [("window=0", "an integer of at least 1"), ("local_copy=maybe", "true or false")],
 )  # fmt: skip
-def test_window_and_cache_size_must_be_positive(setting, needed):
+def test_invalid_settings(setting, needed):
     key = setting.partition("=")[0]
     message = rf"data\.{setting} is not {needed}; set data\.{key}=<value>"
     with pytest.raises(ConfigError, match=message):
@@ -489,147 +596,179 @@ def test_invalid_addresses(engine, prepared, tmp_path):
     refused(r"data\.source\.url=/nowhere is not a folder; set data\.source\.url=", "/nowhere")
     refused(r"data\.target\.url=/nowhere is not a folder", photo, "/nowhere")
     refused(r"are both .*photo; set another data\.target\.url", photo, photo)
-    refused(
-        r"cannot fetch http://a/b/classes\.json: it must be a folder or start with s3://",
-        "http://a/b",
-    )
-    refused(
-        r"cannot fetch local:/nowhere/classes\.json: .*doesn't exist.*; check th", "local:/nowhere"
-    )
+    refused(r"cannot open nonsense://a/train: Protocol not known.*set a folder or", "nonsense://a")
+    refused(r"file:///nowhere/train contains no \.parquet file; a stream has", "file:///nowhere")
 
 
-def test_fetch_without_a_file(prepared, tmp_path, monkeypatch):
-    from litdata.streaming.downloader import LocalDownloader
+class Denied(Exception):
+    """An error of a service."""
 
-    monkeypatch.setattr(LocalDownloader, "download_file", lambda *arguments: None)
-    refused(r"cannot fetch local:.*: nothing was received", f"local:{prepared}/shards/photo")
+
+class Refusing:
+    """A file system to which access is denied."""
+
+    def find(self, path, mode="rb", detail=False):
+        raise Denied("access denied")
+
+    exists = open = find
+
+
+def test_access_denied(engine, prepared, tmp_path, monkeypatch):
+    photo = prepared / "shards" / "photo"
+    parts = parquet_files.opened(f"{rewritten(prepared, tmp_path, as_text)}/train")
+    monkeypatch.setattr(parquet_files, "filesystem", lambda url: (Refusing(), url))
+    refused(r"cannot list .*photo/train: access denied; check that it exists and that", photo)
+    with pytest.raises(DataError, match=r"cannot read the labels of .*part-00000\.parquet: acc"):
+        parts.labels()
+    with pytest.raises(DataError, match=r"cannot read /x: access denied; check that it exists"):
+        parquet_files._footer(Refusing(), "/x")
 
 
 def test_missing_split(prepared, tmp_path):
-    (copied(prepared, tmp_path) / "val" / "index.json").unlink()
-    refused(
-        r"photo/val contains no index\.json; a stream has the folders train", tmp_path / "photo"
-    )
+    shutil.rmtree(copied(prepared, tmp_path) / "val")
+    refused(r"photo/val contains no \.parquet file; a stream has the fold", tmp_path / "photo")
+
+
+def part_of(folder, split="train"):
+    return folder / split / "part-00000.parquet"
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet" * 100])
+def test_files_that_are_not_parquet(prepared, tmp_path, content):
+    part_of(copied(prepared, tmp_path), "val").write_bytes(content)
+    refused(r"part-00000\.parquet is not a valid Parquet file: ", tmp_path / "photo")
+
+
+def with_columns(**columns):
+    """Return a function that replaces a table by one with these columns."""
+
+    def change(table):
+        import pyarrow
+
+        return pyarrow.table({name: [value] * len(table) for name, value in columns.items()})
+
+    return change
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"chunks": [{}], "config": {}}', '{"chunks": [], "config": {}}']
-)
-def test_invalid_index(prepared, tmp_path, text):
-    (copied(prepared, tmp_path) / "val" / "index.json").write_text(text)
-    refused(r"photo/val/index\.json is not a valid litdata index: ", tmp_path / "photo")
-
-
-@pytest.mark.parametrize("name", ["../evil.bin", "/evil.bin", "a/b.bin", "..\\evil.bin", ".."])
-def test_chunk_outside_the_folder_is_refused(prepared, tmp_path, name):
-    file = copied(prepared, tmp_path) / "train" / "index.json"
-    index = json.loads(file.read_text())
-    index["chunks"][0]["filename"] = name
-    file.write_text(json.dumps(index))
-    refused("would be written outside its folder; do not trust this stream", tmp_path / "photo")
-
-
-@pytest.mark.parametrize("key", ["compression", "encryption"])
-def test_compressed_and_encrypted_chunks_are_refused(prepared, tmp_path, key):
-    file = copied(prepared, tmp_path) / "train" / "index.json"
-    index = json.loads(file.read_text())
-    index["config"][key] = "zstd"
-    file.write_text(json.dumps(index))
-    refused(rf"photo/train was written with {key}=zstd.*write it without", tmp_path / "photo")
-
-
-@pytest.mark.parametrize(
-    ("sample", "key", "kind"),
+    ("columns", "contents"),
     [
-        ({"img": b"a", "label": "dog"}, "image", "bytes"),
-        ({"image": b"a", "label": 1}, "label", "str"),
-        ({"image": b"a", "label": {"name": "dog"}}, "image", "bytes"),
-        (b"a", "image", "bytes"),
+        ({"img": b"a", "label": "dog"}, "img: binary, label: string"),
+        ({"image": "a.jpg", "label": "dog"}, "image: string, label: string"),
+        ({"image": {"path": "a.jpg"}, "label": "dog"}, "image: struct<path: string>"),
+        ({"image": b"a"}, "image: binary"),
+        ({"image": b"a", "label": {"name": "dog"}}, "image: binary, label: struct"),
     ],
 )
-def test_samples_of_another_type(prepared, tmp_path, sample, key, kind):
-    from litdata.streaming.writer import BinaryWriter
+def test_columns_of_another_type(prepared, tmp_path, columns, contents):
+    rewritten(prepared, tmp_path, with_columns(**columns))
+    message = "part-00000.parquet needs the columns image (encoded bytes, or a struct with the "
+    refused(rf"{re.escape(message)}.*got {re.escape(contents)}", tmp_path)
 
-    folder = copied(prepared, tmp_path) / "train"
-    shutil.rmtree(folder)
-    folder.mkdir()
-    writer = BinaryWriter(str(folder), chunk_bytes=1000)
-    writer[0] = sample
-    writer.done()
-    writer.merge()
-    refused(rf"photo/train have no '{key}' of type {kind} \(they contain", tmp_path / "photo")
+
+def test_integer_labels_without_class_names(prepared, tmp_path):
+    rewritten(prepared, tmp_path, with_columns(image=b"a", label=1))
+    refused(r"the labels of .*train are integers, but its files do not contain the cl", tmp_path)
+
+
+def test_files_with_different_columns(prepared, tmp_path):
+    import pyarrow.parquet
+
+    folder = copied(prepared, tmp_path)
+    table = pyarrow.parquet.read_table(part_of(folder))
+    pyarrow.parquet.write_table(as_text(table), folder / "train" / "part-00001.parquet")
+    refused(r"part-00000\.parquet and .*part-00001\.parquet have columns of different", folder)
+
+
+@pytest.mark.parametrize("key", ["huggingface", "tl_lightning"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"info": {"features": 1}, "digest": "x"}'])
+def test_invalid_metadata(prepared, tmp_path, key, text):
+    import pyarrow.parquet
+
+    path = part_of(copied(prepared, tmp_path))
+    table = pyarrow.parquet.read_table(path)
+    with pyarrow.parquet.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        if key == "tl_lightning":
+            writer.add_key_value_metadata({key: text})
+    if key == "huggingface":
+        pyarrow.parquet.write_table(table.replace_schema_metadata({key: text}), path)
+    refused(r"the metadata of .*part-00000\.parquet is not valid: .*; write", tmp_path / "photo")
+
+
+def test_row_group_that_is_too_large(prepared, monkeypatch):
+    monkeypatch.setattr("tl_lightning.data.streaming.parquet_files.LARGEST", 100)
+    message = r"row group 0 of .*part-00000\.parquet has .* GB, but row groups are read as a whole"
+    refused(message, prepared / "shards" / "photo")
+
+
+def test_image_without_content(prepared, tmp_path):
+    folder = rewritten(
+        prepared, tmp_path, with_columns(image={"bytes": b"", "path": "a"}, label="a")
+    )
+    shards = ready(stream(folder, classes=["a", "b"])).found["source"].train.shards
+    with pytest.raises(DataError, match=r"row 0 of row group 0 of .* contains no image; write the"):
+        shards[0]
 
 
 def test_invalid_class_names(prepared, tmp_path):
-    file = copied(prepared, tmp_path) / "classes.json"
-    for text in (
-        '["dog"]',
-        '{"classes": ["dog"]}',
-        '{"classes": ["a", "a"]}',
-        '{"classes": [1, 2]}',
-    ):
-        file.write_text(text)
-        refused(r"classes\.json must contain at least two different class na", tmp_path / "photo")
-    file.write_text("{")
-    refused(r"classes\.json is not valid JSON: .*; write it again", tmp_path / "photo")
-    file.write_bytes(b"\xff")
-    refused(r"cannot read .*photo/classes\.json: ", tmp_path / "photo")
-    file.unlink()
-    refused(r"has no classes\.json with the class names of data\.source; write", tmp_path / "photo")
-    file.write_text('{"classes": ["dog", "horse", "mouse"]}')
+    for classes in (("dog",), ("a", "a", "a")):
+        folder = rewritten(
+            prepared, tmp_path / classes[0], lambda table, c=classes: renamed(table, c)
+        )
+        message = r"train must have at least two different class names, got .*set data\.classes="
+        refused(message, folder)
+    folder = rewritten(
+        prepared, tmp_path / "mouse", lambda t: renamed(t, ("dog", "horse", "mouse"))
+    )
     message = r"differ from those of the source: missing: house; extra: mouse; write both"
-    refused(message, prepared / "shards" / "sketch", tmp_path / "photo")
+    refused(message, prepared / "shards" / "sketch", folder)
+
+
+def renamed(table, classes):
+    features = {"label": {"names": list(classes), "_type": "ClassLabel"}}
+    return table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
 
 
 def test_label_that_is_not_a_class(prepared):
     data = ready(stream(prepared / "shards" / "photo", classes=["dog", "horse"]))
-    message = r"sample \d of .*photo/train/chunk.*is labelled 'house', which is not a class; "
+    message = r"row \d of .*photo/train/part.*is labelled 'house', which is not a class; "
     with pytest.raises(DataError, match=message):
         batches(data)
 
 
-def test_corrupt_chunks(prepared, tmp_path):
+def test_damaged_files(prepared, tmp_path, monkeypatch):
     folder = copied(prepared, tmp_path)
     shards = ready(stream(folder)).found["source"].train.shards
-    chunk = folder / "train" / shards.files.names[0]
-    content = chunk.read_bytes()
-    chunk.write_bytes(content[:600])
-    with pytest.raises(DataError, match=r"sample 0 of .*is truncated; write the shards again"):
+    path = part_of(folder)
+    content = path.read_bytes()
+    for damage in (flipped, emptied, halved):
+        path.write_bytes(content)
+        damage(path)
+        with pytest.raises(DataError, match=r"cannot read row group 0 of .*; write the shards aga"):
+            shards[0]
+    path.unlink()
+    with pytest.raises(DataError, match=r"part-00000\.parquet not found, but it existed when the"):
         shards[0]
-    chunk.write_bytes(b"")
-    with pytest.raises(DataError, match="is truncated"):
-        shards[0]
-    chunk.unlink()
-    with pytest.raises(DataError, match=r"chunk .* not found, but index\.json lists it"):
-        shards[0]
-    chunk.mkdir()
-    with pytest.raises(DataError, match=r"cannot open chunk .*: Is a directory"):
-        shards[0]
-    chunk.rmdir()
-    chunk.write_bytes(content[:-1])
-    remote = ready(stream(f"local:{folder}", cache_dir=str(tmp_path / "cache")))
-    with pytest.raises(DataError, match=r"has \d+ bytes, but index\.json lists \d+; write"):
-        remote.found["source"].train.shards[0]
-
-
-def test_full_disk_while_fetching(prepared, tmp_path, monkeypatch):
-    data = ready(stream(f"local:{prepared}/shards/photo", cache_dir=str(tmp_path)))
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("tl_lightning.data.streaming.fetch.os.replace", full)
-    with pytest.raises(DataError, match=r"cannot write chunk .*No space left.*data\.cache_dir="):
-        data.found["source"].train.shards[0]
+    path.write_bytes(content)
+    remote = ready(stream(f"file://{folder}", local_copy=False)).found["source"].train.shards
+    flipped(path)
+    with pytest.raises(DataError, match=r"cannot read row group 0 of .*; check the connection and"):
+        remote[0]
+    monkeypatch.setattr(row_groups, "filesystem", lambda url: (Refusing(), url))
+    with pytest.raises(DataError, match=r"cannot read row group 0 of .*: access denied; check the"):
+        remote[0]
 
 
 def test_unreadable_image(prepared, tmp_path):
     root = domain_folders(tmp_path / "files")
     file = next((root / "photo" / "dog").iterdir())
     file.write_bytes(file.read_bytes()[:200])
-    write_streams(files(root), tmp_path / "shards", CHUNK)
+    write_streams(files(root), tmp_path / "shards", GROUP)
     domain = ready(stream(tmp_path / "shards" / "photo")).found["source"]
-    message = r"cannot read image sample \d+ of .*chunk-.*; write the shards again without it"
+    message = r"cannot read image row \d+ of .*part-.*; write the shards again without it"
     with pytest.raises(DataError, match=message):
         read_all(domain)
 
@@ -641,20 +780,17 @@ def read_all(domain):
             dataset.read(index)
 
 
-def test_window_larger_than_the_cache(prepared):
-    message = r"data\.window=2 chunks of each domain need .* GB, but data\.cache_gb=2e-06.*set"
-    refused(message, f"local:{prepared}/shards/photo", cache_gb=2e-6)
-
-
 def test_unsupported_features_of_streams(prepared):
     data = both(prepared)
     data.cache_images(CacheConfig("auto"), 10)
     assert not data.caches
     with pytest.raises(DataError, match=r"cache\.images=decoded is not supported with streams"):
         data.cache_images(CacheConfig("decoded"), 10)
-    with pytest.raises(DataError, match="read chunk by chunk and cannot be checked for duplicates"):
+    with pytest.raises(
+        DataError, match="read row group by row group and cannot be checked for duplicates"
+    ):
         survey(data)
-    with pytest.raises(DataError, match="read chunk by chunk"):
+    with pytest.raises(DataError, match="read row group by row group"):
         augmentation_sheet(data, SPEC)
 
 
@@ -674,7 +810,7 @@ def test_command_writes_readable_streams(engine, tmp_path, monkeypatch, capsys):
     root = domain_folders(tmp_path / "files")
     arguments = [f"data.{r}.domain={d}" for r, d in (("source", "photo"), ("target", "sketch"))]
     out = tmp_path / "shards"
-    arguments += ["data=domains", f"data.root={root}", "data.batch_size=2", "chunk_mb=0.003"]
+    arguments += ["data=domains", f"data.root={root}", "data.batch_size=2", "group_mb=0.003"]
     command(monkeypatch, *arguments, f"out={out}")
     output = capsys.readouterr()
     assert output.out.splitlines() == [f"stream: {out / 'photo'}", f"stream: {out / 'sketch'}"]
@@ -690,8 +826,8 @@ def test_command_writes_readable_streams(engine, tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["data=pacs"], "error: out is missing; set out=<folder for"),
-        (["out=/a", "chunk_mb=big"], "error: chunk_mb=big must be a number in (0, 4000]"),
-        (["out=/a", "chunk_mb=5000"], "error: chunk_mb=5000 must be"),
+        (["out=/a", "group_mb=big"], "error: group_mb=big must be a number in (0, 1000]"),
+        (["out=/a", "group_mb=5000"], "error: group_mb=5000 must be"),
         (["out=/a", "data=digits"], "keeps its images in memory, but shards are written from file"),
     ],
 )
@@ -702,16 +838,16 @@ def test_errors_of_the_command(engine, monkeypatch, capsys, arguments, message):
 
 
 def test_writing_is_deterministic(prepared, tmp_path):
-    write_streams(files(prepared / "files"), tmp_path, CHUNK)
+    write_streams(files(prepared / "files"), tmp_path, GROUP)
     for path in (prepared / "shards").rglob("*"):
         again = tmp_path / path.relative_to(prepared / "shards")
-        if path.is_file() and path.name != "index.json":  # which contains a timestamp
+        if path.is_file():
             assert again.read_bytes() == path.read_bytes()
 
 
-def test_chunks_mix_the_classes(prepared):
+def test_row_groups_mix_the_classes(prepared):
     shards = both(prepared).found["source"].train.shards
-    first = [shards[index][2] for index in range(9)]
+    first = [shards[index][1] for index in range(9)]
     assert len(set(first)) > 1
     assert first != sorted(first)
 
@@ -720,13 +856,13 @@ def test_unsupported_data(engine, prepared, tmp_path):
     root = prepared / "files"
     shifted = files(root, target={"root": None, "domain": None, "shift": SHIFT})
     with pytest.raises(DataError, match=r"the target of data=tiny is synthetic.*data\.target=null"):
-        write_streams(shifted, tmp_path, CHUNK)
+        write_streams(shifted, tmp_path, GROUP)
     few_shot = files(root, target={"domain": "sketch", "labelled_per_class": 1})
     with pytest.raises(DataError, match=r"has few-shot target samples.*labelled_per_class=0"):
-        write_streams(few_shot, tmp_path, CHUNK)
+        write_streams(few_shot, tmp_path, GROUP)
     bare = files(root, target={"domain": "sketch", "labels": "none"})
     with pytest.raises(DataError, match=r"the target of data=tiny has images without labels"):
-        write_streams(bare, tmp_path, CHUNK)
+        write_streams(bare, tmp_path, GROUP)
     assert not list(tmp_path.iterdir())
 
 
@@ -735,7 +871,7 @@ def test_domains_of_the_same_name_get_distinct_folders(engine, tmp_path):
     two = domain_folders(tmp_path / "two", ("photo",))
     settings = {"source": {"root": str(one), "domain": "photo"}}
     settings |= {"target": {"root": str(two), "domain": "photo"}}
-    folders = write_streams(files(tmp_path, **settings), tmp_path / "out", CHUNK)
+    folders = write_streams(files(tmp_path, **settings), tmp_path / "out", GROUP)
     assert [path.name for path in folders] == ["photo_source", "photo_target"]
 
 
@@ -745,7 +881,7 @@ def test_failed_writing_leaves_nothing_behind(prepared, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(DataError, match=r"cannot write to .*file: .*; set out="):
-        write_streams(data, blocked, CHUNK)
+        write_streams(data, blocked, GROUP)
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
@@ -755,9 +891,9 @@ def test_failed_writing_leaves_nothing_behind(prepared, tmp_path, monkeypatch):
         patch.setattr("tl_lightning.data.streaming.writer.os.replace", full)
         message = r"cannot write .*photo: No space left.*; free some disk space"
         with pytest.raises(DataError, match=message):
-            write_streams(data, out, CHUNK)
+            write_streams(data, out, GROUP)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", full)
         with pytest.raises(DataError, match=r"cannot read image .*No space left"):
-            write_streams(data, out, CHUNK)
+            write_streams(data, out, GROUP)
     assert not list(out.iterdir())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tl_lightning.errors import ConfigError
 
-__all__ = ["Setting", "Trial", "read_setting", "split"]
+__all__ = ["Setting", "StoredTrial", "Trial", "read_setting", "split"]
 
 KINDS = ("log", "uniform", "int", "choice")
 _FORM = re.compile(rf"({'|'.join(KINDS)})\((.*)\)", re.DOTALL)
@@ -55,6 +55,45 @@ class Setting:
             return f"{self.key}={trial.suggest_int(self.key, int(low), int(high))}"
         value = trial.suggest_float(self.key, low, high, log=self.kind == "log")
         return f"{self.key}={value:.6g}"
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial that was sampled earlier, whose values are only taken from the search space.
+
+    A study may have been written by somebody else: overrides stored in it would be executed as
+    if they had been given on the command line.
+
+    Attributes:
+        params: The sampled values by name, as stored.
+    """
+
+    params: Mapping[str, Any]
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        """Return the stored number."""
+        value = self.params.get(name)
+        valid = isinstance(value, float) and low <= value <= high
+        return float(self._checked(name, value, valid))
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """Return the stored integer."""
+        value = self.params.get(name)
+        valid = isinstance(value, int) and low <= value <= high
+        return int(self._checked(name, value, valid))
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any:
+        """Return the stored choice."""
+        value = self.params.get(name)
+        return self._checked(name, value, value in choices)
+
+    def _checked(self, name: str, value: Any, valid: bool) -> Any:
+        if not valid:
+            raise ConfigError(
+                f"a trial of this study has {name}={value}, which is not in the search space of "
+                "this command; set another tune.dir"
+            )
+        return value
 
 
 def split(text: str) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from tl_lightning.sweeps.baselines import resuming
 from tl_lightning.sweeps.jobs import begin, finished, note_failure
 from tl_lightning.sweeps.tuning.plan import Plan
 from tl_lightning.sweeps.tuning.pruning import Pruned, Pruning
+from tl_lightning.sweeps.tuning.space import StoredTrial
 from tl_lightning.training.fit import fit
 from tl_lightning.utils.console import on_problem
 from tl_lightning.utils.files import job_lock
@@ -166,10 +166,11 @@ def _next_trial(study: Any, plan: Plan, stack: contextlib.ExitStack) -> Any:
 
     with _lock(plan.folder):
         for old in study.get_trials(states=(TrialState.RUNNING,)):
-            folder = old.user_attrs.get("folder")
-            if folder is None:  # its process died before sampling
+            if not old.user_attrs.get("sampled"):  # its process died before that
                 study.tell(old.number, state=TrialState.FAIL)
-            elif os.path.isdir(folder) and stack.enter_context(job_lock(Path(folder))):
+                continue
+            folder = _folder(plan, old, _overrides(plan, old))
+            if folder.is_dir() and stack.enter_context(job_lock(folder)):
                 print(f"trial {old.number}: resumed", flush=True)
                 return Trial(study, old._trial_id)
         states = [old.state for old in study.get_trials(deepcopy=False)]
@@ -182,13 +183,27 @@ def _next_trial(study: Any, plan: Plan, stack: contextlib.ExitStack) -> Any:
             else TPESampler(seed=seed, n_startup_trials=plan.random_trials, constant_liar=True)
         )
         trial = study.ask()
-        overrides = plan.drawn(trial)
-        name = composed([*plan.fixed, *overrides], ()).model.name
-        folder = plan.folder / f"{trial.number:04d}-{name}"
-        trial.set_user_attr("overrides", overrides)
-        trial.set_user_attr("folder", str(folder))
+        try:
+            folder = _folder(plan, trial, plan.drawn(trial))
+        except ValueError as error:  # of values that somebody has queued
+            raise ConfigError(
+                f"trial {trial.number} of the study in {plan.folder} has values that are not in "
+                f"the search space of this command ({error}); set another tune.dir"
+            ) from error
+        trial.set_user_attr("sampled", True)
         stack.enter_context(job_lock(folder))
     return trial
+
+
+def _overrides(plan: Plan, trial: Any) -> list[str]:
+    """Return the overrides of a trial, from its sampled values and the plan of this command."""
+    return plan.drawn(StoredTrial(trial.params))
+
+
+def _folder(plan: Plan, trial: Any, overrides: Sequence[str]) -> Path:
+    """Return the run folder of a trial."""
+    name = composed([*plan.fixed, *overrides], ()).model.name
+    return plan.folder / f"{trial.number:04d}-{name}"
 
 
 def pruning_rule(trial: Any) -> Callable[[float, int], bool]:
@@ -211,8 +226,8 @@ def _run(study: Any, trial: Any, plan: Plan) -> TransferError | None:
     """Train a trial and report it to the study; return the error if it failed."""
     from optuna.trial import TrialState
 
-    attributes = trial.user_attrs
-    folder, overrides = Path(attributes["folder"]), attributes["overrides"]
+    overrides = _overrides(plan, trial)
+    folder = _folder(plan, trial, overrides)
     settings = " ".join(overrides)
     try:
         config = as_dict(composed([*plan.fixed, *overrides], ()))
@@ -265,8 +280,8 @@ def _print_summary(study: Any, plan: Plan) -> None:
     for column in ("trial", "value", "settings"):
         table.add_column(column)
     for trial in done[:5]:
-        settings = " ".join(trial.user_attrs["overrides"])
+        settings = " ".join(_overrides(plan, trial))
         table.add_row(str(trial.number), f"{trial.value:.4g}", settings)
     console().print(table)
-    overrides = [*plan.fixed, *done[0].user_attrs["overrides"]]
+    overrides = [*plan.fixed, *_overrides(plan, done[0])]
     print(f"best: python scripts/train.py {shlex.join(overrides)}", flush=True)

@@ -12,13 +12,15 @@ from omegaconf import OmegaConf
 
 from conftest import TINY
 from helpers import stopped_at
+from tl_lightning.config.compose import as_dict
 from tl_lightning.config.paths import CONF
+from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.reporting.sweep.page import collect
 from tl_lightning.sweeps.tuning import study as tuning
 from tl_lightning.sweeps.tuning.plan import Plan, read_plan
 from tl_lightning.sweeps.tuning.pruning import Pruned, Pruning
-from tl_lightning.sweeps.tuning.space import Setting, read_setting
+from tl_lightning.sweeps.tuning.space import Setting, StoredTrial, read_setting
 from tl_lightning.sweeps.tuning.study import with_rule, work
 from tl_lightning.utils.files import job_lock
 from tl_lightning.utils.signals import Interrupted
@@ -277,6 +279,76 @@ def test_trial_of_running_process_is_not_taken_over(
     work(study(tmp_path, "tune.trials=1"))  # dead: resumed with the same settings
     assert "trial 0: resumed" in capsys.readouterr().out
     assert len(fake_fit.rates) == 1
+
+
+def planted(tmp_path: Path, values: dict[str, Any], *overrides: str) -> None:
+    """Leave a trial in the study as a killed process would, with overrides of somebody else's."""
+    import optuna
+
+    folder = tmp_path / "study"
+    stored = optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="study")
+    trial = stored.ask()
+    for key, value in values.items():
+        trial.suggest_float(key, value, value, log=True)
+    (folder / f"{trial.number:04d}-source_only").mkdir()
+    attributes = {"overrides": list(overrides), "folder": str(tmp_path / "f"), "sampled": True}
+    for name, stored_value in attributes.items():
+        trial.set_user_attr(name, stored_value)
+
+
+def test_overrides_in_a_study_file_are_not_used(fake_fit, tmp_path, monkeypatch, capsys) -> None:
+    """Only the values of the plan's own settings are read from a study, and no folder."""
+    configs = []
+    monkeypatch.setattr(tuning, "check", lambda cfg: configs.append(cfg) or check(cfg))
+    work(study(tmp_path, "tune.trials=1"))
+    planted(tmp_path, {"optimizer.lr": 0.005}, "allow=[subprocess.Popen]",
+            "+callbacks.x._target_=lightning.pytorch.callbacks.Timer",
+            "+callbacks.x.duration._target_=subprocess.Popen",
+            f"+callbacks.x.duration.args='touch {tmp_path}/executed'",
+            "+callbacks.x.duration.shell=true")  # fmt: skip
+    work(study(tmp_path, "tune.trials=2"))
+    out = capsys.readouterr().out
+    assert "trial 1: resumed" in out
+    assert fake_fit.rates[1] == 0.005
+    assert all(not as_dict(cfg)["allow"] for cfg in configs if not isinstance(cfg, dict))
+    assert "Popen" not in str(configs) + out
+    assert not (tmp_path / "executed").exists()
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("value", [1e-9, 1.0])
+def test_value_outside_of_the_search_space_is_rejected(value, fake_fit, tmp_path) -> None:
+    work(study(tmp_path, "tune.trials=1"))
+    planted(tmp_path, {"optimizer.lr": value})
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=.* not in the search space of this comm"):
+        work(study(tmp_path, "tune.trials=2"))
+
+
+def test_queued_value_outside_of_the_search_space_is_rejected(fake_fit, tmp_path) -> None:
+    optuna = pytest.importorskip("optuna")
+    work(study(tmp_path, "tune.trials=1"))
+    place = f"sqlite:///{tmp_path}/study/study.db"
+    optuna.load_study(storage=place, study_name="study").enqueue_trial({"optimizer.lr": "allow"})
+    with pytest.raises(ConfigError, match=r"trial 1 of the study in .* that are not in the search"):
+        work(study(tmp_path, "tune.trials=3"))
+
+
+def test_only_values_of_the_search_space_are_taken_from_a_trial() -> None:
+    settings = [read_setting("a", "log(1e-4,1)"), read_setting("b", "int(1,5)"),
+                read_setting("c", "choice(x,[y,z])")]  # fmt: skip
+    good = {"a": 0.5, "b": 2, "c": "[y,z]", "allow": "[subprocess.Popen]"}
+    assert [one.draw(StoredTrial(good)) for one in settings if one] == ["a=0.5", "b=2", "c=[y,z]"]
+    for bad in (
+        {"a": float("nan")},
+        {"a": "1,allow=[os]"},
+        {"b": 9},
+        {"b": "2"},
+        {"c": "[os]"},
+        {},
+    ):
+        wrong = next(one for one in settings if one and (one.key in bad or not bad))
+        with pytest.raises(ConfigError, match=rf"a trial of this study has {wrong.key}="):
+            wrong.draw(StoredTrial(bad))
 
 
 def test_each_epoch_is_reported_once(tmp_path) -> None:

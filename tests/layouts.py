@@ -367,6 +367,15 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
+def with_broken_text(picture: Image.Image) -> bytes:
+    """Return a PNG file with a compressed text whose checksum is wrong."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    content = file.getvalue()
+    chunk = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"text"))
+    return content[:33] + chunk[:-4] + b"\0\0\0\0" + content[33:]
+
+
 def planted_problems(root: Path) -> dict[str, Path]:
     """Write two domains with nearly every kind of problem; return the affected file by kind.
 
@@ -412,6 +421,7 @@ def planted_problems(root: Path) -> dict[str, Path]:
     exif = Image.Exif()
     exif[0x0112] = 6
     noise("RGB").save(new("exif_rotated", own / "phone.jpg"), exif=exif)
+    new("metadata", own / "chunk.png").write_bytes(with_broken_text(noise("RGB")))
     noise("RGB").save(new("suffix_lies", own / "really_png.jpg"), format="PNG")
     clear = noise("RGBA")
     clear.putalpha(Image.fromarray(rng.integers(0, 256, (40, 48), dtype=np.uint8)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from dataclasses import dataclass
@@ -25,9 +26,6 @@ SMALL = 64
 #: Side of the grayscale thumbnail that confirms duplicates.
 THUMBNAIL = 16
 
-ORIENTATION = 0x0112
-#: Orientations that swap width and height.
-SIDEWAYS = (5, 6, 7, 8)
 FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -86,14 +84,8 @@ def examine(path: Path) -> Finding:
 def _examine_content(path: Path, file: BinaryIO, kinds: dict[str, str], digest: bytes) -> Finding:
     # Decoder errors are handled here, since an OSError from a decoder is not an unreadable file.
     try:
-        with Image.open(file) as image:
-            width, height = image.size
-            notes = _examine_header(path, image)
-            orientation = image.getexif().get(ORIENTATION, 1)
-            # Decode as in training, so that both accept the same files.
-            pixels = decode(image, SMALL)
-            if _has_transparency(image):
-                notes["transparent"] = image.mode
+        # Decode as in training, so that both accept the same files.
+        found = decode(file, SMALL)
     except Image.DecompressionBombError as error:
         return Finding(path, {**kinds, "enormous": str(error).split(",")[0]}, digest=digest)
     except UNREADABLE as error:
@@ -101,19 +93,20 @@ def _examine_content(path: Path, file: BinaryIO, kinds: dict[str, str], digest: 
         if isinstance(error, UnidentifiedImageError):
             detail = "has the signature of an image, but no decoder can read it"
         return Finding(path, {**kinds, "truncated": detail}, digest=digest)
-    if orientation in SIDEWAYS:
-        width, height = height, width
-    if orientation in range(2, 9):
-        notes["exif_rotated"] = f"orientation {orientation}"
-    if min(width, height) < TINY:
-        notes["tiny"] = f"{width} x {height}"
-    small = Image.fromarray(pixels).convert("L")
+    notes = {"metadata": found.problem} if found.problem else {}
+    with contextlib.suppress(*UNREADABLE), Image.open(file) as image:  # metadata may be damaged
+        notes |= _examine_header(path, image)
+    if found.orientation > 1:
+        notes["exif_rotated"] = f"orientation {found.orientation}"
+    if min(found.size) < TINY:
+        notes["tiny"] = f"{found.size[0]} x {found.size[1]}"
+    small = Image.fromarray(found.pixels).convert("L")
     thumbnail = small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     bits = np.packbits(imagehash.phash(small).hash.reshape(-1))
     return Finding(
         path,
         {**kinds, **notes},
-        size=(width, height),
+        size=found.size,
         digest=digest,
         phash=int.from_bytes(bits.tobytes(), "big"),
         thumbnail=thumbnail.tobytes(),
@@ -121,7 +114,7 @@ def _examine_content(path: Path, file: BinaryIO, kinds: dict[str, str], digest: 
 
 
 def _examine_header(path: Path, image: Image.Image) -> dict[str, str]:
-    """Check the header of an opened image without decoding it."""
+    """Check the header of an opened image; decodes only those that may be transparent."""
     notes: dict[str, str] = {}
     image_format = ALIASES.get(image.format or "", image.format or "")
     if image_format != FORMATS.get(path.suffix.lower()):
@@ -132,8 +125,13 @@ def _examine_header(path: Path, image: Image.Image) -> dict[str, str]:
         notes["sixteen_bit"] = f"mode {image.mode}"
     elif image.mode in ("1", "L", "LA"):
         notes["grayscale"] = ""
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        notes["animated"] = str(getattr(image, "n_frames", "several")) + " frames"
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image.load()
+        if _has_transparency(image):
+            notes["transparent"] = image.mode
+    with contextlib.suppress(*UNREADABLE):  # a later frame may be damaged
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            notes["animated"] = str(getattr(image, "n_frames", "several")) + " frames"
     return notes
 
 

@@ -43,6 +43,7 @@ KINDS: Mapping[str, Kind] = {
     "tiny": Kind(WARNING, "shorter side below 32 pixels"),
     "unlisted": Kind(NOTE, "image in a class folder but in no split: not used"),
     "exif_rotated": Kind(NOTE, "rotated by EXIF: training applies the rotation"),
+    "metadata": Kind(NOTE, "EXIF, colour profile or text cannot be read: ignored"),
     "suffix_lies": Kind(NOTE, "suffix does not match the format: loaded anyway"),
     "transparent": Kind(NOTE, "transparency: dropped, which may reveal hidden colours"),
     "grayscale": Kind(NOTE, "grayscale: converted to three channels"),

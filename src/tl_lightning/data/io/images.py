@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import get_worker_info
 
+from tl_lightning.data.io.metadata import orientation_of, upright, without_metadata
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 from tl_lightning.utils.files import UNREACHABLE
 
 __all__ = [
     "UNREADABLE",
+    "Decoded",
     "decode",
     "fitted",
     "open_bytes",
@@ -51,11 +58,11 @@ def open_image(path: Path, shorter: int | None = None) -> Tensor:
         DataError: If the file is missing or cannot be decoded; names it.
     """
     try:
-        pixels = _open(path, shorter)
+        pixels = _open(path, shorter, path)
     except FileNotFoundError as error:
         raise DataError(f"image {path} has disappeared since the run started") from error
     except UNREADABLE as error:
-        reason = str(error) or type(error).__name__
+        reason = _reason(error)
         if isinstance(error, OSError) and error.errno in UNREACHABLE:
             raise DataError(
                 f"cannot read image {path}: {error.strerror}; check that its disk or mount is "
@@ -80,9 +87,9 @@ def open_bytes(content: bytes, where: str, shorter: int | None = None) -> Tensor
         DataError: If it cannot be decoded.
     """
     try:
-        pixels = _open(io.BytesIO(content), shorter)
+        pixels = _open(io.BytesIO(content), shorter, where)
     except UNREADABLE as error:
-        reason = str(error) or type(error).__name__
+        reason = _reason(error)
         raise DataError(
             f"cannot read image {where}: {reason}; write the shards again without it "
             "(scripts/check_data.py finds unreadable files)"
@@ -90,23 +97,105 @@ def open_bytes(content: bytes, where: str, shorter: int | None = None) -> Tensor
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _open(source: Path | io.BytesIO, shorter: int | None) -> NDArray[np.uint8]:
-    with Image.open(source) as image:
-        return decode(image, shorter)
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        pixels: ``(H, W, 3)`` uint8, upright; a view.
+        size: Width and height of the upright image in the file.
+        orientation: EXIF orientation in the file, 1 to 8.
+        problem: Why the file's metadata could not be read; empty if they could.
+    """
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    orientation: int
+    problem: str = ""
 
 
-def decode(image: Image.Image, shorter: int | None = None) -> NDArray[np.uint8]:
-    """Return the pixels ``(H, W, 3)`` of an opened image; see :func:`open_image`."""
+def decode(source: Path | BinaryIO, shorter: int | None = None) -> Decoded:
+    """Decode an image file; see :func:`open_image`.
+
+    Raises one of ``UNREADABLE`` if the pixels cannot be decoded. Metadata that cannot be read are
+    ignored.
+    """
+    try:
+        with Image.open(source) as image:
+            size = image.size
+            pixels = _pixels(image, shorter)
+            orientation, problem = _orientation(image.getexif)
+    except (Image.DecompressionBombError, FileNotFoundError):
+        raise
+    except UNREADABLE as error:
+        found = without_metadata(_content(source))
+        if found is None:
+            raise
+        try:
+            with Image.open(io.BytesIO(found[0])) as image:
+                size = image.size
+                pixels = _pixels(image, shorter)
+        except UNREADABLE:
+            raise error from None
+        orientation, problem = _orientation(lambda: found[1])[0], _reason(error)
+    size = size if orientation < 5 else size[::-1]
+    return Decoded(upright(pixels, orientation), size, orientation, problem)
+
+
+def _content(source: Path | BinaryIO) -> bytes:
+    if isinstance(source, Path):
+        return source.read_bytes()
+    source.seek(0)
+    return source.read()
+
+
+def _orientation(exif: Callable[[], Image.Exif]) -> tuple[int, str]:
+    try:
+        return orientation_of(exif()), ""
+    except UNREADABLE as error:
+        return 1, _reason(error)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _open(source: Path | BinaryIO, shorter: int | None, where: object) -> NDArray[np.uint8]:
+    found = decode(source, shorter)
+    if found.problem:
+        _tell_metadata(where, found.problem)
+    return np.array(found.pixels, order="C")  # a copy, as the buffer of Pillow is read-only
+
+
+@cache
+def _told() -> set[str]:
+    return set()
+
+
+def _tell_metadata(where: object, problem: str) -> None:
+    """Print once per process that the metadata of some images cannot be read."""
+    worker = get_worker_info()
+    if not _told() and (worker is None or worker.id == 0):
+        print(
+            f"note: the metadata (EXIF, colour profile or text) of image {where} cannot be read "
+            f"({problem}); such metadata are ignored, scripts/check_data.py lists all such files",
+            file=sys.stderr,
+            flush=True,
+        )
+        _told().add(problem)
+
+
+def _pixels(image: Image.Image, shorter: int | None) -> NDArray[np.uint8]:
+    """Return the pixels ``(H, W, 3)`` of an opened image as they are stored."""
     if shorter is not None and image.format == "JPEG":
         # The decoder picks its smallest scale with both sides at least this large.
         image.draft("RGB", (2 * shorter, 2 * shorter))
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16") or upright.mode == "I":
+    image.load()
+    if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips at 255, which turns most of a 16-bit image white.
-        values = np.asarray(upright).astype(np.int64).clip(0, 65535)
-        is_16_bit = upright.mode != "I" or values.max() > 255
-        upright = Image.fromarray((values >> 8 if is_16_bit else values).astype(np.uint8))
-    return np.array(upright.convert("RGB"))
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        is_16_bit = image.mode != "I" or values.max() > 255
+        image = Image.fromarray((values >> 8 if is_16_bit else values).astype(np.uint8))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def shorter_side(spec: InputSpec) -> int:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from layouts import BREEDS, class_folders, image, planted_problems, split_folders, two_domains
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
+from tl_lightning.data.checks import files
 from tl_lightning.data.checks import survey as module
 from tl_lightning.data.checks.render import render, verdict
 from tl_lightning.data.checks.survey import survey
@@ -76,7 +76,7 @@ def test_counts_and_problems(planted):
     assert len(found["problems"]) == 1
     assert "did you mean n02085936-Maltese_dog?" in found["problems"][0]
     source = found["domains"]["source"]
-    assert source["splits"] == {"train": 28, "val": 4, "test": 10}
+    assert source["splits"] == {"train": 29, "val": 4, "test": 10}
     assert source["classes"][BREEDS[2]] == {"train": 5, "val": 1, "test": 3}
     assert found["sizes"]["width"] == {"min": 16, "median": 48, "max": 48}
     assert json.loads(json.dumps(found)) == found
@@ -322,8 +322,8 @@ def test_pretraining_overlap_is_known_or_detected_by_file_names():
 
 def test_images_are_decoded_once(tmp_path, monkeypatch):
     opened = []
-    original = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or original(file))
+    original = files.decode
+    monkeypatch.setattr(files, "decode", lambda file, *a: opened.append(file) or original(file, *a))
     found = both(two_domains(tmp_path))
     # A thread of an earlier test may still open an image of its own.
     own = [file for file in opened if str(tmp_path) in str(getattr(file, "name", file))]

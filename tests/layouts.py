@@ -52,6 +52,7 @@ def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
         "classes": None,
         "transductive": False,
         "on_error": "stop",
+        "max_value": "auto",
         "source": {"root": None, "domain": None},
         "target": None,
     }
@@ -417,6 +418,7 @@ def planted_problems(root: Path) -> dict[str, Path]:
     Image.fromarray(deep).save(new("sixteen_bit", own / "microscope.png"))
     frames = [noise("RGB"), noise("RGB")]
     frames[0].save(new("animated", own / "pages.tif"), save_all=True, append_images=frames[1:])
+    Image.new("RGB", (48, 40), "gray").save(new("flat", own / "blank.png"))
     noise("RGB").resize((16, 16)).save(new("tiny", own / "icon.png"))
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -56,7 +56,7 @@ class SplitReader:
         if isinstance(samples, np.ndarray):
             image = torch.from_numpy(samples[place]).permute(2, 0, 1)
         else:
-            image = open_image(Path(samples[place]), self.shorter)
+            image = open_image(Path(samples[place]), self.shorter, self.split.white)
         if self.split.change is not None:
             image = self.split.change(image, mix_text(self.split.names[place]))
         return image if self.shorter is None else fitted(image, self.shorter, self.spec)

@@ -26,6 +26,8 @@ class Split:
         names: Stable name of each sample, relative to the root of the domain.
         change: Fixed transform of every image (synthetic shift), called as ``change(image, key)``
             with a key derived from the image's name.
+        white: Value that becomes 255 in images of more than 8 bits; None: see
+            :func:`.to_8_bits`.
         aux_labels: Labels of the auxiliary tasks by name, each ``(N, ...)``.
     """
 
@@ -34,6 +36,7 @@ class Split:
     names: Sequence[str]
     change: Change | None = None
     aux_labels: Mapping[str, NDArray[Any]] | None = None
+    white: float | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -88,6 +91,11 @@ class Domain:
         found = {"train": self.train, "val": self.val, "test": self.test}
         return found if self.labelled is None else {**found, "labelled": self.labelled}
 
+    def map(self, change: Callable[[Split], Split]) -> Domain:
+        """Return the domain with a function applied to each split."""
+        changed: dict[str, Any] = {name: change(split) for name, split in self.splits().items()}
+        return replace(self, **changed)
+
     def paths(self) -> list[Path]:
         """Return the files of all splits without duplicates."""
         return [Path(path) for path in self.whole().samples]
@@ -99,4 +107,6 @@ class Domain:
             for split in self.splits().values()
             for name, path in zip(split.names, split.samples, strict=True)
         }
-        return Split(list(found.values()), None, list(found), self.train.change)
+        return Split(
+            list(found.values()), None, list(found), self.train.change, white=self.train.white
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ def predictions(
     module.to("cuda" if torch.cuda.is_available() else "cpu")
     out = [Prediction("", "", 0.0)] * len(samples)
     with torch.inference_mode():
-        for indices, inputs in _batches(samples, spec):
+        for indices, inputs in _batches(samples, spec, module.input_state):
             probabilities, labels = module(inputs.to(module.device)).float().softmax(1).max(1)
             rows = zip(indices, labels.tolist(), probabilities.tolist(), strict=True)
             for index, label, probability in rows:
@@ -98,12 +98,13 @@ def find_images(path: Path) -> list[Path]:
     return files
 
 
-def _batches(samples: Sequence[Any], spec: Any) -> Any:
+def _batches(samples: Sequence[Any], spec: Any, state: Mapping[str, Any]) -> Any:
     """Yield the indices and inputs of batches; texts are sorted, the longest first."""
     import numpy as np
 
     from tl_lightning.data.cache.tokens import padded
     from tl_lightning.data.domain import Split
+    from tl_lightning.data.io.depth import white_of
     from tl_lightning.data.loaders import dataset_of
     from tl_lightning.data.transforms.geometry import Centre
     from tl_lightning.types import TextSpec
@@ -119,7 +120,9 @@ def _batches(samples: Sequence[Any], spec: Any) -> Any:
             indices = order[start : start + BATCH]
             yield indices, padded([np.asarray(encoded[index][0]) for index in indices])
         return
-    split = Split(list(samples), None, [str(path) for path in samples])
+    paths = list(map(Path, samples))
+    white = state.get("max_value") or white_of(paths)
+    split = Split(paths, None, list(map(str, paths)), white=white)
     dataset = dataset_of(split, spec, Centre(spec), None)
     for start in range(0, len(samples), BATCH):
         indices = list(range(start, min(start + BATCH, len(samples))))

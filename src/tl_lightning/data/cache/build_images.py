@@ -30,7 +30,7 @@ from tl_lightning.utils.progress import advancing
 __all__ = ["build_cache", "file_stamps"]
 
 #: Increase when the same settings yield different bytes, to invalidate older caches.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def build_cache(
@@ -52,7 +52,7 @@ def build_cache(
         DataError: If an image cannot be read, or the disk is too small.
     """
     change = split.change and [type(split.change).__name__, sorted(vars(split.change).items())]
-    key = json.dumps([_FORMAT, shorter, spec.interpolation, change], default=str)
+    key = json.dumps([_FORMAT, shorter, spec.interpolation, change, split.white], default=str)
     family = settings.folder / f"{name}-{_digest(key)}"
     names, stamps = list(split.names), file_stamps(split)
     folder = family / _digest(json.dumps(names) + stamps.tobytes().hex())

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 #: Increase when the same settings yield different features, to invalidate older ones.
-FORMAT = 1
+FORMAT = 2
 #: Maximum size of a file in bytes; this much is buffered in memory before it is written.
 SHARD_BYTES = 512 << 20
 
@@ -189,7 +189,7 @@ def split_digest(split: Split) -> str:
     else:
         digest.update(file_stamps(split).tobytes())
     change = split.change and [type(split.change).__name__, sorted(vars(split.change).items())]
-    digest.update(json.dumps(change, default=str).encode())
+    digest.update(json.dumps([change, split.white], default=str).encode())
     return digest.hexdigest()[:16]
 
 

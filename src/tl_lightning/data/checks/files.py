@@ -15,7 +15,9 @@ from PIL import Image, UnidentifiedImageError
 
 from tl_lightning.data.checks.issues import printable
 from tl_lightning.data.io.folders import signature_problem
+from tl_lightning.data.io.images import FORMATS as DECODED
 from tl_lightning.data.io.images import UNREADABLE, decode
+from tl_lightning.data.io.pixels import is_deep, is_flat
 
 __all__ = ["THUMBNAIL", "TINY", "Finding", "examine"]
 
@@ -61,8 +63,13 @@ class Finding:
     thumbnail: bytes = b""
 
 
-def examine(path: Path) -> Finding:
-    """Check an image file; never raises because of its content."""
+def examine(path: Path, white: float | None = None) -> Finding:
+    """Check an image file; never raises because of its content.
+
+    Args:
+        path: The file.
+        white: As in :func:`.open_image`.
+    """
     kinds: dict[str, str] = {}
     if printable(path) != str(path):
         kinds["bad_name"] = ""
@@ -76,16 +83,18 @@ def examine(path: Path) -> Finding:
                 kinds["not_an_image" if start else "empty"] = problem if start else ""
                 return Finding(path, kinds, digest=digest)
             file.seek(0)
-            return _examine_content(path, file, kinds, digest)
+            return _examine_content(path, file, kinds, digest, white)
     except OSError as error:
         return Finding(path, {**kinds, "unreadable": error.strerror or str(error)})
 
 
-def _examine_content(path: Path, file: BinaryIO, kinds: dict[str, str], digest: bytes) -> Finding:
+def _examine_content(
+    path: Path, file: BinaryIO, kinds: dict[str, str], digest: bytes, white: float | None
+) -> Finding:
     # Decoder errors are handled here, since an OSError from a decoder is not an unreadable file.
     try:
         # Decode as in training, so that both accept the same files.
-        found = decode(file, SMALL)
+        found = decode(file, SMALL, white)
     except Image.DecompressionBombError as error:
         return Finding(path, {**kinds, "enormous": str(error).split(",")[0]}, digest=digest)
     except UNREADABLE as error:
@@ -94,8 +103,15 @@ def _examine_content(path: Path, file: BinaryIO, kinds: dict[str, str], digest: 
             detail = "has the signature of an image, but no decoder can read it"
         return Finding(path, {**kinds, "truncated": detail}, digest=digest)
     notes = {"metadata": found.problem} if found.problem else {}
-    with contextlib.suppress(*UNREADABLE), Image.open(file) as image:  # metadata may be damaged
+    with (
+        contextlib.suppress(*UNREADABLE),
+        Image.open(file, formats=DECODED) as image,
+    ):  # metadata may be damaged
         notes |= _examine_header(path, image)
+    if found.transparent:
+        notes["transparent"] = ""
+    if is_flat(found.pixels):
+        notes["flat"] = f"values of {found.pixels.min()} to {found.pixels.max()}"
     if found.orientation > 1:
         notes["exif_rotated"] = f"orientation {found.orientation}"
     if min(found.size) < TINY:
@@ -114,40 +130,22 @@ def _examine_content(path: Path, file: BinaryIO, kinds: dict[str, str], digest: 
 
 
 def _examine_header(path: Path, image: Image.Image) -> dict[str, str]:
-    """Check the header of an opened image; decodes only those that may be transparent."""
+    """Check the header of an opened image without decoding it."""
     notes: dict[str, str] = {}
     image_format = ALIASES.get(image.format or "", image.format or "")
     if image_format != FORMATS.get(path.suffix.lower()):
         notes["suffix_lies"] = image_format
     if image.mode == "CMYK":
         notes["cmyk"] = ""
-    if _has_16_bits(image):
+    raw = " ".join(str(tile[3]) for tile in getattr(image, "tile", []))  # such as "RGB;16B"
+    if is_deep(image) or ";16" in raw:
         notes["sixteen_bit"] = f"mode {image.mode}"
     elif image.mode in ("1", "L", "LA"):
         notes["grayscale"] = ""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image.load()
-        if _has_transparency(image):
-            notes["transparent"] = image.mode
     with contextlib.suppress(*UNREADABLE):  # a later frame may be damaged
         if image.format != "MPO" and getattr(image, "is_animated", False):
             notes["animated"] = str(getattr(image, "n_frames", "several")) + " frames"
     return notes
-
-
-def _has_16_bits(image: Image.Image) -> bool:
-    # Pillow opens 16-bit colour images as 8-bit; only the decoder's raw mode ("RGB;16B") tells.
-    tiles: Any = getattr(image, "tile", [])
-    raw = " ".join(str(tile[3]) for tile in tiles)
-    return image.mode.startswith("I") or image.mode == "F" or ";16" in raw
-
-
-def _has_transparency(image: Image.Image) -> bool:
-    """Return whether any pixel of a decoded image is transparent."""
-    if image.mode in ("RGBA", "LA", "PA"):
-        low, _ = image.getchannel("A").getextrema()
-        return bool(low < 255)  # type: ignore[operator]
-    return "transparency" in image.info
 
 
 def quiet_decoders() -> warnings.catch_warnings[Any]:

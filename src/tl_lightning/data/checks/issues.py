@@ -38,14 +38,18 @@ KINDS: Mapping[str, Kind] = {
     "ignored_format": Kind(WARNING, "image with an unsupported suffix: ignored"),
     "outside": Kind(WARNING, "image outside of a class folder, or in a subfolder of one: ignored"),
     "cmyk": Kind(WARNING, "CMYK: converted without a colour profile, colours may be wrong"),
-    "sixteen_bit": Kind(WARNING, "more than 8 bits per channel: only the upper 8 are used"),
+    "sixteen_bit": Kind(
+        WARNING,
+        "more than 8 bits: grey is scaled by data.max_value, of colours the upper 8 are used",
+    ),
     "animated": Kind(WARNING, "several frames: only the first is used"),
+    "flat": Kind(WARNING, "constant, or nearly so (values differ by at most 16 of 255)"),
     "tiny": Kind(WARNING, "shorter side below 32 pixels"),
     "unlisted": Kind(NOTE, "image in a class folder but in no split: not used"),
     "exif_rotated": Kind(NOTE, "rotated by EXIF: training applies the rotation"),
     "metadata": Kind(NOTE, "EXIF, colour profile or text cannot be read: ignored"),
     "suffix_lies": Kind(NOTE, "suffix does not match the format: loaded anyway"),
-    "transparent": Kind(NOTE, "transparency: dropped, which may reveal hidden colours"),
+    "transparent": Kind(NOTE, "transparency: shown on white"),
     "grayscale": Kind(NOTE, "grayscale: converted to three channels"),
 }
 

@@ -19,6 +19,7 @@ from tl_lightning.data.checks.duplicates import Place
 from tl_lightning.data.checks.files import Finding, examine, quiet_decoders
 from tl_lightning.data.checks.issues import BROKEN, ERROR, KINDS, NOTE, PAIRS, WARNING, printable
 from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.unreadable import LIMIT
 from tl_lightning.data.pretraining_overlap import pretraining_overlap
@@ -46,22 +47,27 @@ def survey(data: TransferDataModule) -> dict[str, Any]:
     data.check_browsable()
     started = time.monotonic()
     problems: list[str] = []
+    white: float | None = None
     found: Mapping[str, Domain] = {}
     data.collect_problems(problems.append)
     try:
         found = data.domains()
         problems += data.check_domains(found)
+        if isinstance(data, ImageFilesDataModule):
+            found = data.scaled(found)
+            white = data.input_state.get("max_value")
     except DataError as error:  # the dataset cannot be loaded at all
         problems.append(str(error))
     problems = list(dict.fromkeys(map(printable, problems)))
     places = _places(found)
     paths = [key for key in places if isinstance(key, Path)]
-    findings = _examine(paths)
+    findings = _examine(paths, white)
     bare = {path for path in paths if not any(place.label for place in places[path])}
     labelled = [path for path in paths if path not in bare]
     files = _by_kind(findings, ignored.passed_over(labelled, sorted(bare)))
     levels = {kind: KINDS[kind].level for kind in files}
-    remarks = _remarks(found) + _skipped(files, levels, len(paths), getattr(data, "on_error", ""))
+    remarks = [{"level": NOTE, "text": text} for text in getattr(data, "pixel_notes", ())]
+    remarks += _remarks(found) + _skipped(files, levels, len(paths), getattr(data, "on_error", ""))
     pairs = _duplicates(places, findings) + _duplicates_in_memory(found, places)
     splits = [split for domain in found.values() for split in domain.splits().values()]
     names = [name for split in splits for name in split.names]
@@ -146,13 +152,13 @@ def _remarks(found: Mapping[str, Domain]) -> list[dict[str, str]]:
 
 
 # -- the files -----------------------------------------------------------------------------------
-def _examine(paths: Sequence[Path]) -> list[Finding]:
+def _examine(paths: Sequence[Path], white: float | None = None) -> list[Finding]:
     Image.init()  # load the decoder plugins before threads race to do so
     findings = []
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
         with quiet_decoders(), advancing(f"checking {len(paths):,} images", len(paths)) as advance:
-            for finding in pool.map(examine, paths):
+            for finding in pool.map(lambda path: examine(path, white), paths):
                 findings.append(finding)
                 advance(1)
     finally:  # do not start pending checks after Ctrl-C

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -12,22 +14,28 @@ from torch import Tensor
 from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data.cache.build_images import build_cache
 from tl_lightning.data.cache.images import worth_it
+from tl_lightning.data.checks.flat import flat_images
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.datasets import ArrayDataset, ImageDataset
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.images import shorter_side
+from tl_lightning.data.io.pixels import FLAT
 from tl_lightning.data.loaders import dataset_of
 from tl_lightning.data.needs import ModelNeeds
+from tl_lightning.data.samplers.domain import spread
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.data.transforms.mixup import MixupCutMix
 from tl_lightning.data.transforms.presets import Augment, Augmentation, augmentation
 from tl_lightning.data.transforms.strong import StrongView
 from tl_lightning.types import InputSpec, Stream
 from tl_lightning.utils.seeding import mix as mix_seeds
+from tl_lightning.utils.text import shorten
 
 __all__ = ["ImageDataModule"]
 
+#: Number of images per domain that are searched for constant ones without a cache.
+SAMPLED = 200
 #: Size in pixels and channel statistics of ImageNet, for models that do not state their input.
 DEFAULT_SIZE = 224
 PIXEL_KEYS = {"shift", "zoom", "shear", "contrast", "invert"}
@@ -67,6 +75,8 @@ class ImageDataModule(TransferDataModule):
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
         self.transform = transform
+        #: Notes on the scale of the pixels and on constant images.
+        self.pixel_notes: list[str] = []
 
     def default_spec(self) -> InputSpec:
         """Return 224 x 224 pixels, or the size of small images in memory."""
@@ -120,6 +130,26 @@ class ImageDataModule(TransferDataModule):
             for name, domain in on_disk.items():
                 prefix = f"{self.name}-{domain.name}"
                 self.caches[name] = build_cache(domain.whole(), prefix, shorter, spec, settings)
+        for name, domain in on_disk.items():
+            self._look_for_flat(name, domain.whole())
+
+    def _look_for_flat(self, name: str, split: Split) -> None:
+        """Note constant images, in the cache or in a part of the files without one."""
+        cache = self.caches.get(name)
+        places = range(len(split)) if cache else spread(len(split), SAMPLED)
+        flat = flat_images(split, places, cache)
+        if flat:
+            self.pixel_notes.append(
+                f"{len(flat)} of {len(places)} images of the {name} are constant or nearly so "
+                f"(their values differ by at most {FLAT} of 255): {shorten(flat)}; if they should "
+                "not be, look at data.max_value, or at images whose content is transparent or white"
+            )
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"warning: {self.pixel_notes[-1]}", file=sys.stderr, flush=True)
+
+    def notes(self, pretrained: bool) -> list[str]:
+        """Return the notes on the data to show in the report, also on constant images."""
+        return [*super().notes(pretrained), *self.pixel_notes]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Finish the augmentation of training batches on the device."""

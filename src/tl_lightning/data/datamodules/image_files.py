@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
+
+from tl_lightning.config.hints import above
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.source_target import SourceTarget, only_keys
 from tl_lightning.data.domain import Domain
+from tl_lightning.data.io.depth import deep_images, white_of
 from tl_lightning.data.io.folders import (
     OnProblem,
     check_signatures,
@@ -39,6 +43,9 @@ class ImageFilesDataModule(ImageDataModule):
     Args:
         on_error: ``stop`` at an unreadable image, or ``skip`` unreadable images: they are found
             before training, removed and listed in the report; more than 1 % of them is an error.
+        max_value: Value that is shown as white in images of more than 8 bits per channel, or
+            ``auto`` for 1 or the maximum of 8, 10, 12, 14 or 16 bits, the smallest that no image
+            exceeds. It is the same for all images of a run, and stored in checkpoints.
         root, val_fraction, test_fraction, classes, transductive, source, target: See
             :class:`SourceTarget`. ``target`` may also contain ``shift``, the arguments of
             :class:`SyntheticShift`.
@@ -57,6 +64,7 @@ class ImageFilesDataModule(ImageDataModule):
         self,
         *,
         on_error: Literal["stop", "skip"],
+        max_value: Annotated[float, above(0)] | Literal["auto"],
         root: str,
         val_fraction: float,
         test_fraction: float,
@@ -68,6 +76,7 @@ class ImageFilesDataModule(ImageDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.on_error = on_error
+        self.max_value = max_value
         self.pair = SourceTarget(
             self, root=root, val_fraction=val_fraction, test_fraction=test_fraction,
             classes=classes, transductive=transductive, source=source, target=target,
@@ -123,13 +132,31 @@ class ImageFilesDataModule(ImageDataModule):
         if self.on_error == "stop":
             for name, domain in found.items():
                 check_signatures(domain.paths(), setting=self.pair.base(name)[1])
-            return found
+            return self.scaled(found)
         kept = {}
         for name, domain in found.items():
             kept[name], left_out = without_unreadable(domain)
             if left_out:
                 self.unreadable[name] = left_out
-        return kept
+        return self.scaled(kept)
+
+    def scaled(self, found: Mapping[str, Domain]) -> dict[str, Domain]:
+        """Return the domains with one scale for all images of more than 8 bits."""
+        on_disk = {k: d for k, d in found.items() if not isinstance(d.train.samples, np.ndarray)}
+        deep = {name: deep_images(domain.paths()) for name, domain in on_disk.items()}
+        if any(deep.values()) and "max_value" not in self.input_state:
+            self.input_state["max_value"] = self._chosen_white(deep)
+        white = self.input_state.get("max_value")
+        return {name: domain.map(lambda split: replace(split, white=white))
+                for name, domain in found.items()}  # fmt: skip
+
+    def _chosen_white(self, deep: Mapping[str, Sequence[Path]]) -> float:
+        """Return the value of white in deep images by domain."""
+        if self.max_value != "auto":
+            return float(self.max_value)
+        each = {name: white_of(paths) or 0.0 for name, paths in deep.items() if paths}
+        self.pixel_notes = [_scale_note(each)]
+        return max(each.values())
 
     def synthetic(self, name: str, layout: Layout) -> Mapping[str, Domain]:
         """Return two halves of the dataset, the target one with the configured shift."""
@@ -156,3 +183,18 @@ class ImageFilesDataModule(ImageDataModule):
         )
         note = "; ".join(part for part in (note, target.note) if part)
         return {"source": source, "target": replace(target, note=note)}
+
+
+def _scale_note(each: Mapping[str, float]) -> str:
+    """Return what was found by ``data.max_value=auto``, the value of white of each domain."""
+    note = (
+        f"images of more than 8 bits per channel: {max(each.values()):g} is shown as white, as no "
+        "value is larger (data.max_value=auto)"
+    )
+    if len(set(each.values())) == 1:
+        return note
+    values = ", ".join(f"{name} {value:g}" for name, value in each.items())
+    return (
+        f"{note}; the domains have different ranges ({values}), so that one is much darker: "
+        "convert its images to 8 bits if their values mean the same brightness"
+    )

@@ -20,11 +20,13 @@ from torch.nn import functional
 from torch.utils.data import get_worker_info
 
 from tl_lightning.data.io.metadata import orientation_of, upright, without_metadata
+from tl_lightning.data.io.pixels import rgb
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 from tl_lightning.utils.files import UNREACHABLE
 
 __all__ = [
+    "FORMATS",
     "UNREADABLE",
     "Decoded",
     "decode",
@@ -35,6 +37,8 @@ __all__ = [
     "shorter_side",
 ]
 
+#: Formats that may be decoded, so that a file cannot choose another decoder of Pillow's.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 #: Exceptions that decoders raise for corrupt or truncated files. The list is so broad that it
 #: would hide bugs, so a ``try`` with it must contain nothing but decoding.
 UNREADABLE = (
@@ -44,21 +48,22 @@ UNREADABLE = (
 )
 
 
-def open_image(path: Path, shorter: int | None = None) -> Tensor:
+def open_image(path: Path, shorter: int | None = None, white: float | None = None) -> Tensor:
     """Decode an image to RGB ``(3, H, W)`` uint8 and apply its EXIF orientation.
 
-    16-bit images keep their upper 8 bits; only the first frame of an animation is used.
+    Transparent pixels are shown on white; only the first frame of an animation is used.
 
     Args:
         path: The file.
         shorter: Shorter side that the image will be resized to, or None. JPEGs more than twice
             as large are decoded at 1/2, 1/4 or 1/8 of their size, but not below twice this side.
+        white: Value that becomes 255 in images of more than 8 bits, see :func:`.to_8_bits`.
 
     Raises:
         DataError: If the file is missing or cannot be decoded; names it.
     """
     try:
-        pixels = _open(path, shorter, path)
+        pixels = _open(path, shorter, white, path)
     except FileNotFoundError as error:
         raise DataError(f"image {path} has disappeared since the run started") from error
     except UNREADABLE as error:
@@ -87,7 +92,7 @@ def open_bytes(content: bytes, where: str, shorter: int | None = None) -> Tensor
         DataError: If it cannot be decoded.
     """
     try:
-        pixels = _open(io.BytesIO(content), shorter, where)
+        pixels = _open(io.BytesIO(content), shorter, None, where)
     except UNREADABLE as error:
         reason = _reason(error)
         raise DataError(
@@ -103,26 +108,30 @@ class Decoded(NamedTuple):
     Attributes:
         pixels: ``(H, W, 3)`` uint8, upright; a view.
         size: Width and height of the upright image in the file.
+        transparent: Whether the file has transparent pixels.
         orientation: EXIF orientation in the file, 1 to 8.
         problem: Why the file's metadata could not be read; empty if they could.
     """
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
+    transparent: bool
     orientation: int
     problem: str = ""
 
 
-def decode(source: Path | BinaryIO, shorter: int | None = None) -> Decoded:
+def decode(
+    source: Path | BinaryIO, shorter: int | None = None, white: float | None = None
+) -> Decoded:
     """Decode an image file; see :func:`open_image`.
 
     Raises one of ``UNREADABLE`` if the pixels cannot be decoded. Metadata that cannot be read are
     ignored.
     """
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             size = image.size
-            pixels = _pixels(image, shorter)
+            pixels, transparent = _pixels(image, shorter, white)
             orientation, problem = _orientation(image.getexif)
     except (Image.DecompressionBombError, FileNotFoundError):
         raise
@@ -131,14 +140,14 @@ def decode(source: Path | BinaryIO, shorter: int | None = None) -> Decoded:
         if found is None:
             raise
         try:
-            with Image.open(io.BytesIO(found[0])) as image:
+            with Image.open(io.BytesIO(found[0]), formats=FORMATS) as image:
                 size = image.size
-                pixels = _pixels(image, shorter)
+                pixels, transparent = _pixels(image, shorter, white)
         except UNREADABLE:
             raise error from None
         orientation, problem = _orientation(lambda: found[1])[0], _reason(error)
     size = size if orientation < 5 else size[::-1]
-    return Decoded(upright(pixels, orientation), size, orientation, problem)
+    return Decoded(upright(pixels, orientation), size, transparent, orientation, problem)
 
 
 def _content(source: Path | BinaryIO) -> bytes:
@@ -159,8 +168,10 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _open(source: Path | BinaryIO, shorter: int | None, where: object) -> NDArray[np.uint8]:
-    found = decode(source, shorter)
+def _open(
+    source: Path | BinaryIO, shorter: int | None, white: float | None, where: object
+) -> NDArray[np.uint8]:
+    found = decode(source, shorter, white)
     if found.problem:
         _tell_metadata(where, found.problem)
     return np.array(found.pixels, order="C")  # a copy, as the buffer of Pillow is read-only
@@ -184,18 +195,14 @@ def _tell_metadata(where: object, problem: str) -> None:
         _told().add(problem)
 
 
-def _pixels(image: Image.Image, shorter: int | None) -> NDArray[np.uint8]:
+def _pixels(
+    image: Image.Image, shorter: int | None, white: float | None
+) -> tuple[NDArray[np.uint8], bool]:
     """Return the pixels ``(H, W, 3)`` of an opened image as they are stored."""
     if shorter is not None and image.format == "JPEG":
         # The decoder picks its smallest scale with both sides at least this large.
         image.draft("RGB", (2 * shorter, 2 * shorter))
-    image.load()
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow's own conversion clips at 255, which turns most of a 16-bit image white.
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        is_16_bit = image.mode != "I" or values.max() > 255
-        image = Image.fromarray((values >> 8 if is_16_bit else values).astype(np.uint8))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return rgb(image, white)
 
 
 def shorter_side(spec: InputSpec) -> int:

@@ -7,9 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tl_lightning.config.schema import cache_root
 from tl_lightning.data.domain import Domain, Split
@@ -47,8 +45,7 @@ def without_unreadable(domain: Domain) -> tuple[Domain, list[str]]:
         keep = [k for k, path in enumerate(split.samples) if Path(path) not in problems]
         return split if len(keep) == len(split) else split.subset(keep)
 
-    splits: dict[str, Any] = {name: readable(split) for name, split in domain.splits().items()}
-    return replace(domain, **splits), messages
+    return domain.map(readable), messages
 
 
 def unreadable(paths: Sequence[Path]) -> dict[Path, str]:

@@ -76,6 +76,11 @@ def _check(key: str, domain: Domain, name: str) -> None:
             f"the {key} of data={name} is synthetic: its shift is applied when an image is read, "
             "but shards contain the original files; set data.target=null, or use a real target"
         )
+    if domain.train.white is not None:
+        raise DataError(
+            f"the images of data={name} have more than 8 bits per channel, and streams do not "
+            "store data.max_value; convert the images to 8 bits first, or train on them directly"
+        )
     if any(split.labels is None for split in domain.splits().values()):
         raise DataError(
             f"the {key} of data={name} has images without labels, which are not supported in "

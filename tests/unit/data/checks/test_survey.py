@@ -76,7 +76,7 @@ def test_counts_and_problems(planted):
     assert len(found["problems"]) == 1
     assert "did you mean n02085936-Maltese_dog?" in found["problems"][0]
     source = found["domains"]["source"]
-    assert source["splits"] == {"train": 29, "val": 4, "test": 10}
+    assert source["splits"] == {"train": 29, "val": 5, "test": 10}
     assert source["classes"][BREEDS[2]] == {"train": 5, "val": 1, "test": 3}
     assert found["sizes"]["width"] == {"min": 16, "median": 48, "max": 48}
     assert json.loads(json.dumps(found)) == found
@@ -287,7 +287,7 @@ def test_only_five_files_per_kind_are_listed(tmp_path):
 def test_interrupt_cancels_pending_checks(tmp_path, monkeypatch):
     started = []
 
-    def interrupted(path):
+    def interrupted(path, white):
         started.append(path)
         if len(started) == 3:
             raise KeyboardInterrupt

@@ -49,6 +49,7 @@ def file_settings(root: Path, **changed: Any) -> dict[str, Any]:
         "root": str(root),
         "val_fraction": 0.25,
         "test_fraction": 0.4,
+        "test_split": "auto",
         "classes": None,
         "transductive": False,
         "on_error": "stop",

@@ -85,7 +85,10 @@ def test_other_data_use_the_preprocessing_of_the_checkpoint(
     checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
     assert loading.load(checkpoint).input_state["columns"] == list(range(6))
     other = settings([*pair, f"data.source.train={tmp_path / 'other.npz'}"])["data"]
-    found = evaluation.evaluate(str(checkpoint), other, None)["metrics"]
+    result = evaluation.evaluate(str(checkpoint), other, None)
+    held_out = report["dataset"]["counts"]["target/test"]
+    assert result["counts"] == {"source": 120, "target": held_out}  # all of the other file
+    found = result["metrics"]
     for name in (name for name in found if name.startswith("target/test")):
         assert found[name] == report["metrics"][name], name
     assert found["target/test/acc"] > 0.8

@@ -69,7 +69,7 @@ def evaluate(
         allow: Full names of additional classes that the checkpoint's configuration may build.
 
     Returns:
-        ``{"metrics": {...}, "data": name, "classes": [...]}``.
+        ``{"metrics": {...}, "data": name, "classes": [...], "counts": {...}, "notes": [...]}``.
     """
     for override in overrides:
         if re.split(r"[.=]", override)[0] not in ("data", "trainer"):

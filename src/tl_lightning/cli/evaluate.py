@@ -44,6 +44,12 @@ def _evaluate(arguments: list[str]) -> None:
     result = run_evaluation(checkpoint, data, trainer, allowed_classes(overrides))
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print_metrics(result["metrics"], title=f"{checkpoint} on {result['data']}")
+        counts = result["counts"].items()
+        print(
+            "tested: " + ", ".join(f"{number:,} samples of the {name}" for name, number in counts)
+        )
+        for note in result["notes"]:
+            print(f"note: {note}")
 
 
 _EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow")

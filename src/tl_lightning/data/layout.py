@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from tl_lightning.data.io.folders import (
     scan_classes,
 )
 from tl_lightning.data.splits import halves_by_hash, split_by_hash
-from tl_lightning.errors import nearest
+from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
 __all__ = [
@@ -55,21 +55,71 @@ class Layout:
             for image in split.samples
         ]
 
-    def with_test(self, fraction: float, on_problem: OnProblem = raise_problem) -> Layout:
-        """Return the layout with a test split, held out of the training split if there is none.
+    def with_test(
+        self,
+        fraction: float,
+        on_problem: OnProblem = raise_problem,
+        choice: Literal["auto", "val", "hold_out"] = "hold_out",
+    ) -> Layout:
+        """Return the layout with a test split, see ``test_split`` of :class:`.SourceTarget`.
 
         Without labels there is nothing to measure, and all samples are predicted.
+
+        Args:
+            fraction: Fraction of every class to hold out of the training split.
+            on_problem: Called for each class with too few samples.
+            choice: ``auto``: the dataset's test split, or else its validation split, or else a
+                fraction of the training split; ``val``: its validation split in any case;
+                ``hold_out``: its test split, or else a fraction of the training split.
+
+        Raises:
+            DataError: If ``val`` has no validation split to test on.
         """
+        if self.train.labels is None:
+            return self if self.test is not None else replace(self, test=self.whole())
+        if choice == "val" and self.val is None:
+            raise DataError(
+                "data.test_split=val tests on the validation split, but the dataset has none; add "
+                "val/<class>/ next to train/, or set data.test_split=auto"
+            )
+        if self.val is not None and (choice == "val" or (choice == "auto" and self.test is None)):
+            unused = "" if self.test is None else f", and the {len(self.test):,} in test are unused"
+            note = (
+                f"data.test_split={choice}: the {len(self.val):,} samples of the validation split "
+                f"are also the test split, all {len(self.train):,} training samples are trained "
+                f"on{unused}; a model selected by its validation accuracy is tested on the same "
+                "samples"
+            )
+            return replace(self, test=self.val, note=_joined(self.note, note))
         if self.test is not None:
             return self
-        if self.train.labels is None:
-            return replace(self, test=self.whole())
         train, test = _divide(self.train, fraction, "test", on_problem)
         note = (
             f"no official split was found: {fraction:.0%} of every class, chosen by a hash of "
             "the file names, is held out for testing"
         )
         return replace(self, train=train, test=test, note=_joined(self.note, note))
+
+    def only_tested(self, choice: Literal["auto", "val", "hold_out"] = "auto") -> Layout:
+        """Return the layout for testing a trained model, without samples in the other splits.
+
+        Its test split is tested, or else its validation split (first with ``choice=val``), or else
+        everything.
+        """
+        order = [self.val, self.test] if choice == "val" else [self.test, self.val]
+        test = next((split for split in order if split is not None), self.whole())
+        if self.train.labels is None and self.test is None:
+            test = self.whole()
+        others = sum(len(split) for split in (self.train, self.val, self.test) if split is not None)
+        note = f"all {len(test):,} samples are tested"
+        if len(test) < others:
+            name = "test" if test is self.test else "validation"
+            note = (
+                f"the {len(test):,} samples of the {name} split are tested, the "
+                f"{others - len(test):,} others are not"
+            )
+        none = test.subset([])
+        return replace(self, train=none, val=none, test=test, note=_joined(self.note, note))
 
     def with_val(self, fraction: float, on_problem: OnProblem = raise_problem) -> Layout:
         """Return the layout with a validation split, held out of the training split if none."""
@@ -182,7 +232,7 @@ def read_layout(
         split: scan(folder, setting=setting, on_problem=on_problem)
         for split, folder in folders.items()
     }
-    classes = tuple(scanned["train"])
+    classes = tuple(next(iter(scanned.values())))  # of train, if there is such a folder
     for split, found in scanned.items():
         match_classes(
             classes,
@@ -192,7 +242,8 @@ def read_layout(
             on_problem=on_problem,
         )
     parts = {split: split_of(root, classes, found) for split, found in scanned.items()}
-    return Layout(classes, parts["train"], parts.get("val"), parts.get("test"))
+    train = parts.get("train", split_of(root, classes, {}))
+    return Layout(classes, train, parts.get("val"), parts.get("test"))
 
 
 def split_folders(root: Path, setting: str, on_problem: OnProblem) -> dict[str, Path]:
@@ -211,11 +262,16 @@ def split_folders(root: Path, setting: str, on_problem: OnProblem) -> dict[str, 
 
 
 def has_splits(root: Path) -> bool:
-    """Return whether ``root/train`` is a split and not a class."""
+    """Return whether the folders in ``root`` are splits and not classes.
+
+    Those of a folder for testing a trained model may lack ``train``.
+    """
     if class_folders(root / "train"):
         return True
     known = {name for names in SPLIT_FOLDERS.values() for name in names}
-    return (root / "train").is_dir() and {path.name for path in class_folders(root)} <= known
+    inner = class_folders(root)
+    only_splits = bool(inner) and {path.name for path in inner} <= known
+    return only_splits and ((root / "train").is_dir() or any(map(class_folders, inner)))
 
 
 def split_of(root: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Split:

@@ -30,7 +30,8 @@ def split_by_hash(
         names: Stable name of each sample, such as ``class/file``.
         labels: Class index of each sample.
         fraction: Fraction to hold out, in (0, 1).
-        salt: Different salts give independent splits.
+        salt: Different salts give independent splits; ``test`` and ``val`` are also the names of
+            the splits in messages.
         on_problem: Called for each class with too few samples, of which none is then held out.
 
     Returns:
@@ -45,8 +46,8 @@ def split_by_hash(
     """
     if not 0.0 < fraction < 1.0:
         raise DataError(
-            f"the fraction to hold out must be between 0 and 1, got {fraction}; "
-            "set for example data.val_fraction=0.1"
+            f"data.{salt}_fraction={fraction} is not a fraction above 0 and below 1 of the "
+            f"training samples; set for example data.{salt}_fraction=0.1"
         )
     members: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
@@ -56,10 +57,11 @@ def split_by_hash(
         # Tolerance for rounding errors: ceil(0.1 * 30) must be 3.
         number = math.ceil(fraction * len(group) - 1e-9)
         if number >= len(group):
+            advice = f", or set a smaller data.{salt}_fraction" if len(group) > 1 else ""
             on_problem(
                 f"the class of {names[group[0]]} has only {len(group)} sample(s), and none is left "
-                f"after holding out {number} for {salt}; add samples, remove the class, or set a "
-                "smaller data.val_fraction"
+                f"after holding out {number} for {salt}; add samples (a class needs one each for "
+                f"training, validation and testing), remove the class{advice}"
             )
             continue
         group.sort(key=lambda index: (mix_text(salt + names[index]), names[index]))

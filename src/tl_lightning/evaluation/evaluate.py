@@ -17,8 +17,10 @@ from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.trainer import make_trainer
+from tl_lightning.types import DOMAINS
 from tl_lightning.utils.process import keep_memory, quiet
 from tl_lightning.utils.signals import signals
+from tl_lightning.utils.text import flatten
 
 __all__ = ["evaluate"]
 
@@ -47,8 +49,12 @@ def evaluate(
         trainer: Trainer node to use instead of the checkpoint's.
         allow: Full names of additional classes that the checkpoint's configuration may build.
 
+    Of data in another place than those of the run, all samples are tested, unless they have a test
+    split of their own, or a validation split, or a setting of ``data`` says which are tested.
+
     Returns:
-        ``{"metrics": {...}, "data": name, "classes": [...]}``.
+        ``{"metrics": {...}, "data": name, "classes": [...], "counts": {...}, "notes": [...]}``,
+        with the number of tested samples by domain, and notes on them.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -67,6 +73,7 @@ def evaluate(
     # Its own ``allow`` is ignored.
     run = check(_testing({**stored.config, **kept, **given, "allow": list(allow)}))
     found: TransferDataModule = run.data.build()
+    found.only_tested = _new_domains(stored_section(stored, "data"), run.section("data"))
     classes = found.discover(input_state=module.input_state).classes
     if classes != stored.classes:
         raise ConfigError(
@@ -81,7 +88,43 @@ def evaluate(
     with signals.watched():
         tester.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
-    return {"metrics": metrics, "data": found.name, "classes": list(classes)}
+    counts = {name: len(domain.test) for name, domain in found.found.items()}
+    notes = [f"{name}: {domain.note}" for name, domain in found.found.items() if domain.note]
+    return {
+        "metrics": metrics, "data": found.name, "classes": list(classes), "counts": counts,
+        "notes": notes,
+    }  # fmt: skip
+
+
+#: Settings of data that say where the samples of a domain are.
+_PLACES = ("_target_", "root", "table", "{}.root", "{}.domain", "{}.train")
+#: Settings of data that say which samples are tested.
+_TESTED = ("test_split", "test_fraction", "transductive")
+
+
+def _new_domains(stored: Mapping[str, Any], given: Mapping[str, Any]) -> frozenset[str]:
+    """Return the domains that are not those of the run, of which all samples are tested.
+
+    None if a setting says which samples are tested, except ``test_fraction=1``.
+    """
+    before, now = flatten(stored), flatten(given)
+    if given.get("test_fraction") == 1:
+        return frozenset(DOMAINS)
+    if any(before.get(key) != now.get(key) for key in _TESTED if key in now and key in before):
+        return frozenset()
+    return frozenset(
+        domain
+        for domain in DOMAINS
+        if any(
+            _place(before.get(key.format(domain))) != _place(now.get(key.format(domain)))
+            for key in _PLACES
+        )
+    )
+
+
+def _place(value: Any) -> Any:
+    """Return what two settings of the same file or folder have in common."""
+    return Path(value).expanduser().resolve() if isinstance(value, str) else value
 
 
 def _testing(config: Mapping[str, Any]) -> dict[str, Any]:

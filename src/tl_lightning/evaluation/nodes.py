@@ -24,9 +24,14 @@ def allowed_classes(overrides: Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
+#: Settings of data that earlier versions did not have, and what they did.
+_ADDED = {"test_split": "hold_out"}
+
+
 def stored_section(model: StoredModel, name: str) -> dict[str, Any]:
     """Return a node of a stored configuration, without what may write files of its own."""
-    return {key: value for key, value in model.section(name).items() if key != "profiler"}
+    found = {key: value for key, value in model.section(name).items() if key != "profiler"}
+    return _ADDED | found if name == "data" and "transductive" in found else found
 
 
 def stored_node(

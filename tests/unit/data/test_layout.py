@@ -60,10 +60,62 @@ def test_missing_class_in_the_test_folder_is_an_error(tmp_path):
 def test_too_few_images_for_halves_is_an_error(tmp_path):
     layout = read_layout(split_folders(tmp_path, train=1))
     message = (
-        r"has only 1 sample\(s\), and none is left after holding out 1 for halves; add samples"
+        r"has only 1 sample\(s\), and none is left after holding out 1 for halves; add samples "
     )
     with pytest.raises(DataError, match=message):
         layout.halves()
+
+
+def test_validation_split_is_tested_where_there_is_no_test_split(tmp_path):
+    layout = read_layout(split_folders(tmp_path, train=8, test=0, val=2))
+    found = layout.with_test(0.5, choice="auto")
+    assert found.train is layout.train
+    assert found.test is layout.val
+    assert found.note == (
+        "data.test_split=auto: the 6 samples of the validation split are also the test split, all "
+        "24 training samples are trained on; a model selected by its validation accuracy is tested "
+        "on the same samples"
+    )
+    held_out = layout.with_test(0.5)
+    assert [len(split) for split in (held_out.train, held_out.val, held_out.test)] == [12, 6, 12]
+
+
+def test_validation_split_is_tested_in_place_of_the_test_split(tmp_path):
+    layout = read_layout(split_folders(tmp_path, train=8, test=4, val=2))
+    assert layout.with_test(0.5, choice="auto") == layout.with_test(0.5) == layout
+    found = layout.with_test(0.5, choice="val")
+    assert found.test is layout.val
+    assert "and the 12 in test are unused" in found.note
+    assert layout.only_tested("val").test is layout.val
+    bare = read_layout(class_folders(tmp_path / "flat", 4))
+    with pytest.raises(DataError, match=r"but the dataset has none; add val/<class>/ next to tra"):
+        bare.with_test(0.5, choice="val")
+
+
+def test_folder_with_a_test_split_only(tmp_path):
+    layout = read_layout(split_folders(tmp_path, train=0, test=4))
+    assert layout.classes == BREEDS
+    assert (len(layout.train), layout.val, len(layout.test)) == (0, None, 12)
+
+
+def test_invalid_fraction_is_an_error_that_names_its_setting(tmp_path):
+    layout = read_layout(class_folders(tmp_path, 4))
+    with pytest.raises(DataError, match=r"^data\.test_fraction=1\.0 is not a fraction above 0 and"):
+        layout.with_test(1.0)
+    with pytest.raises(DataError, match=r"; set for example data\.val_fraction=0\.1$"):
+        layout.with_val(0.0)
+
+
+@pytest.mark.parametrize(("number", "helps"), [(1, False), (2, True)])
+def test_smaller_fraction_is_only_advised_where_it_helps(tmp_path, number, helps):
+    layout = read_layout(class_folders(tmp_path, number))
+    message = (
+        rf"has only {number} sample\(s\), and none is left after holding out {number} for test; "
+        r"add samples \(a class needs one each for training, validation and testing\), remove the "
+        + ("class, or set a smaller data.test_fraction$" if helps else "class$")
+    )
+    with pytest.raises(DataError, match=message):
+        layout.with_test(0.9)
 
 
 @pytest.mark.real

@@ -19,6 +19,7 @@ from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data import summary
 from tl_lightning.data.cache.features import FeatureLoader, Features
 from tl_lightning.data.cache.images import ImageCache
+from tl_lightning.data.checks.domains import domain_problems
 from tl_lightning.data.datasets import EvalDataset
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.folders import OnProblem
@@ -36,7 +37,7 @@ from tl_lightning.data.samplers.position import position_of
 from tl_lightning.data.samplers.pseudo_balanced import PseudoBalancedSampler, classes_of
 from tl_lightning.data.transforms.presets import Augment
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.types import DOMAINS, SPLITS, InputSpec, Spec, SplitKey, Stream
+from tl_lightning.types import DOMAINS, InputSpec, Spec, SplitKey, Stream
 
 __all__ = ["TransferDataModule"]
 
@@ -125,6 +126,9 @@ class TransferDataModule(L.LightningDataModule):
         self.prepared_for: Any = None
         #: Domain whose labelled training samples form the source stream.
         self.learn_from = "source"
+        #: Domains of which a trained model is tested on all samples; nothing is held out for
+        #: training and validation. Set before :meth:`discover`.
+        self.only_tested: frozenset[str] = frozenset()
         self.found: dict[str, Domain] = {}
         self.caches: dict[str, ImageCache] = {}
         #: Cached features of a frozen network, loaded instead of the samples.
@@ -325,26 +329,10 @@ class TransferDataModule(L.LightningDataModule):
     def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield problems that prevent training, such as empty or too small splits."""
         yield from oracle_problems(self.learn_from, found.get("target"))
-        for name, domain in found.items():
-            if len(domain.classes) == 1:
-                yield (
-                    f"{name} ({domain.name}) has only the class {domain.classes[0]!r}, but a "
-                    f"classifier needs at least two; check the settings of data={self.name}"
-                )
-                return
-        for name, domain in found.items():
-            for split in SPLITS:
-                if len(domain.splits()[split]) == 0:
-                    yield (
-                        f"{name} ({domain.name}) has no {self.gives} in the {split} split; "
-                        f"add some, or change data.{name} or data.val_fraction"
-                    )
-            if 0 < len(domain.train) < self.batch_size:
-                yield (
-                    f"{name} ({domain.name}) has {len(domain.train)} training {self.gives}, fewer "
-                    f"than data.batch_size={self.batch_size}; set "
-                    f"data.batch_size={len(domain.train)} or less"
-                )
+        yield from domain_problems(
+            found, name=self.name, gives=self.gives, batch_size=self.batch_size,
+            only_tested=self.only_tested,
+        )  # fmt: skip
 
     # -- training --------------------------------------------------------------------------
     @property

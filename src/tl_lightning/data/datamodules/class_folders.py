@@ -8,7 +8,7 @@ from typing import Any
 from tl_lightning.data.datamodules.domain_folders import is_domain
 from tl_lightning.data.datamodules.image_files import CLASS_FOLDERS, ImageFilesDataModule
 from tl_lightning.data.io.folders import class_folders, find_root, image_files
-from tl_lightning.data.layout import Layout, read_layout
+from tl_lightning.data.layout import Layout, has_splits, read_layout
 from tl_lightning.errors import DataError
 
 __all__ = ["ClassFoldersDataModule"]
@@ -34,7 +34,7 @@ class ClassFoldersDataModule(ImageFilesDataModule):
             root, (), CLASS_FOLDERS, lambda path: len(class_folders(path)) > 0, setting=setting
         )
         inner = class_folders(found)
-        has_classes = class_folders(found / "train") or any(map(image_files, inner))
+        has_classes = has_splits(found) or any(map(image_files, inner))
         domains = [] if has_classes else [path.name for path in inner if is_domain(path)]
         if domains:
             raise DataError(

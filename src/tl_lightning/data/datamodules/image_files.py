@@ -11,7 +11,7 @@ import numpy as np
 
 from tl_lightning.config.hints import above
 from tl_lightning.data.datamodules.image import ImageDataModule
-from tl_lightning.data.datamodules.source_target import SourceTarget, only_keys
+from tl_lightning.data.datamodules.source_target import SourceTarget, TestSplit, only_keys
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.depth import deep_images, white_of
 from tl_lightning.data.io.folders import (
@@ -46,7 +46,7 @@ class ImageFilesDataModule(ImageDataModule):
         max_value: Value that is shown as white in images of more than 8 bits per channel, or
             ``auto`` for 1 or the maximum of 8, 10, 12, 14 or 16 bits, the smallest that no image
             exceeds. It is the same for all images of a run, and stored in checkpoints.
-        root, val_fraction, test_fraction, classes, transductive, source, target: See
+        root, val_fraction, test_fraction, test_split, classes, transductive, source, target: See
             :class:`SourceTarget`. ``target`` may also contain ``shift``, the arguments of
             :class:`SyntheticShift`.
         kwargs: See :class:`ImageDataModule`.
@@ -68,6 +68,7 @@ class ImageFilesDataModule(ImageDataModule):
         root: str,
         val_fraction: float,
         test_fraction: float,
+        test_split: TestSplit,
         classes: Sequence[str] | None,
         transductive: bool,
         source: Mapping[str, Any],
@@ -79,7 +80,8 @@ class ImageFilesDataModule(ImageDataModule):
         self.max_value = max_value
         self.pair = SourceTarget(
             self, root=root, val_fraction=val_fraction, test_fraction=test_fraction,
-            classes=classes, transductive=transductive, source=source, target=target,
+            test_split=test_split, classes=classes, transductive=transductive, source=source,
+            target=target,
         )  # fmt: skip
 
     def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
@@ -172,7 +174,13 @@ class ImageFilesDataModule(ImageDataModule):
             )
         only_keys("data.target.shift", arguments, SHIFT_KEYS, every=True)
         shift = SyntheticShift(**arguments)
-        first, second = layout.with_test(self.pair.test_fraction, self.pair.on_problem).halves()
+        if "source" in self.only_tested:
+            layout = replace(layout.only_tested(self.pair.test_split), note=layout.note)
+        else:
+            layout = layout.with_test(
+                self.pair.test_fraction, self.pair.on_problem, self.pair.test_split
+            )
+        first, second = layout.halves()
         source = self.pair.split_domain(name, first)
         target = self.pair.split_target(
             f"{name}_synthetic", second.map(lambda split: replace(split, change=shift))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.folders import OnProblem, raise_problem
@@ -15,11 +15,12 @@ from tl_lightning.data.unlabelled import AS_UNLABELLED, FolderReader, same_sampl
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = ["LABELS", "DomainReader", "SourceTarget", "check_labels", "only_keys"]
+__all__ = ["LABELS", "DomainReader", "SourceTarget", "TestSplit", "check_labels", "only_keys"]
 
 SOURCE_KEYS = {"root", "domain"}
 #: What to do with the labels of the target.
 LABELS = ("auto", "none")
+TestSplit = Literal["auto", "val", "hold_out"]
 
 
 class DomainReader(Protocol):
@@ -32,6 +33,7 @@ class DomainReader(Protocol):
         other_data: The ``data`` option with domains, suggested in errors.
         gives: What the samples are, for messages: ``images`` or ``texts``.
         in_folders: Whether the samples are files in folders, not rows of a table.
+        only_tested: Domains of which a trained model is tested on all samples.
     """
 
     name: str | None
@@ -40,6 +42,7 @@ class DomainReader(Protocol):
     other_data: ClassVar[str]
     gives: ClassVar[str]
     in_folders: ClassVar[bool]
+    only_tested: frozenset[str]
 
     @classmethod
     def no_target(cls, target: Mapping[str, Any] | None) -> bool:
@@ -88,6 +91,9 @@ class SourceTarget:
         val_fraction: Fraction of the training samples to hold out for validation if the dataset
             has no validation split.
         test_fraction: Fraction to hold out for testing if the dataset has no test split.
+        test_split: ``auto``: the dataset's test split, or else its validation split, or else the
+            fraction ``test_fraction``; ``val``: its validation split in any case; ``hold_out``: its
+            test split, or else the fraction.
         classes: Names of the classes to use, or None for all.
         transductive: Whether the target is trained (without labels) and tested on all of its
             samples, as in most of the literature on domain adaptation; noted in the report. A
@@ -108,6 +114,7 @@ class SourceTarget:
         root: str,
         val_fraction: float,
         test_fraction: float,
+        test_split: TestSplit,
         classes: Sequence[str] | None,
         transductive: bool,
         source: Mapping[str, Any],
@@ -128,6 +135,7 @@ class SourceTarget:
         self.root = root
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.test_split: TestSplit = test_split
         self.classes = classes
         self.transductive = transductive
         self.source = source
@@ -251,10 +259,19 @@ class SourceTarget:
         names = [f"../{Path(place).name}/{name}" for name in whole.names]
         return Layout(found.classes, whole.subset([]), None, replace(whole, names=names), note)
 
-    def split_domain(self, name: str, layout: Layout) -> Domain:
-        """Return a domain with splits; those that the layout does not have are held out."""
-        layout = layout.with_test(self.test_fraction, self.on_problem)
-        layout = layout.with_val(self.val_fraction, self.on_problem)
+    def split_domain(self, name: str, layout: Layout, key: str = "source") -> Domain:
+        """Return a domain with splits; those that the layout does not have are held out.
+
+        Args:
+            name: Name of the domain in reports.
+            layout: Its samples.
+            key: ``source`` or ``target``.
+        """
+        if key in self.data.only_tested:
+            layout = layout.only_tested(self.test_split)
+        else:
+            layout = layout.with_test(self.test_fraction, self.on_problem, self.test_split)
+            layout = layout.with_val(self.val_fraction, self.on_problem)
         assert layout.val is not None
         assert layout.test is not None
         return Domain(name, layout.classes, layout.train, layout.val, layout.test, layout.note)
@@ -263,7 +280,9 @@ class SourceTarget:
         """Return the target with splits, and with its few labelled samples if there are any."""
         if self.ignores_labels and layout.train.labels is not None:
             layout = layout.unlabelled(layout.classes)
-        domain = self.split_domain(name, layout)
+        domain = self.split_domain(name, layout, "target")
+        if "target" in self.data.only_tested:
+            return domain
         if self.transductive:
             domain = self._transductive(domain, layout)
         elif domain.test.labels is None:

@@ -14,7 +14,7 @@ from tl_lightning.config.hints import at_least
 from tl_lightning.config.schema import CacheConfig, cache_root
 from tl_lightning.data.cache.tokens import TextDataset, TokenCache, texts_digest, tokenised
 from tl_lightning.data.datamodules.base import TransferDataModule
-from tl_lightning.data.datamodules.source_target import SourceTarget
+from tl_lightning.data.datamodules.source_target import SourceTarget, TestSplit
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.data.io.texts import as_texts, scan_texts, text_files
@@ -43,7 +43,7 @@ class TextDataModule(TransferDataModule):
             report gives their number), or to raise an ``error``.
         bucket: Number of batches to sort by length together, see :class:`BucketSampler`; 1 for
             no sorting. Class-balanced batches are not sorted.
-        root, val_fraction, test_fraction, classes, transductive, source, target: See
+        root, val_fraction, test_fraction, test_split, classes, transductive, source, target: See
             :class:`SourceTarget`.
         kwargs: See :class:`TransferDataModule`.
     """
@@ -67,6 +67,7 @@ class TextDataModule(TransferDataModule):
         root: str,
         val_fraction: float,
         test_fraction: float,
+        test_split: TestSplit,
         classes: Sequence[str] | None,
         transductive: bool,
         source: Mapping[str, Any],
@@ -76,7 +77,8 @@ class TextDataModule(TransferDataModule):
         super().__init__(**kwargs)
         self.pair = SourceTarget(
             self, root=root, val_fraction=val_fraction, test_fraction=test_fraction,
-            classes=classes, transductive=transductive, source=source, target=target,
+            test_split=test_split, classes=classes, transductive=transductive, source=source,
+            target=target,
         )  # fmt: skip
         self.too_long = too_long
         self.bucket = bucket

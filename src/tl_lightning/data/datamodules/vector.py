@@ -166,8 +166,11 @@ class VectorDataModule(TransferDataModule):
                     f"data.{domain}.test={node['test']} has no labels; testing needs them: "
                     f"add labels, or set another data.{domain}.test"
                 )
-        layout = Layout(classes, train, None, test).with_test(self.test_fraction)
-        layout = layout.with_val(self.val_fraction)
+        layout = Layout(classes, train, None, test)
+        if domain in self.only_tested:
+            layout = layout.only_tested()
+        else:
+            layout = layout.with_test(self.test_fraction).with_val(self.val_fraction)
         assert layout.val is not None
         assert layout.test is not None
         note = layout.note

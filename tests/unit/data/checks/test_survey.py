@@ -333,7 +333,7 @@ def test_images_are_decoded_once(tmp_path, monkeypatch):
 SEVERE_PROBLEMS = {
     "unknown classes": (["data.classes=[x,y]"], "data.classes contains 'x', which is not a class"),
     "too many labelled": (["data.target.labelled_per_class=9"], "labelled_per_class=9, but class"),
-    "fraction of two": (["data.val_fraction=2"], "must be between 0 and 1, got 2"),
+    "fraction of two": (["data.val_fraction=2"], "data.val_fraction=2 is not a fraction above 0"),
     "same domain twice": (
         ["data.target.root=${data.root}"],
         "data.source and data.target both contain",

@@ -64,8 +64,8 @@ def test_texts_are_balanced_instead_of_sorted(tmp_path, monkeypatch) -> None:
             path.write_text(f"{label} {'word ' * (k % 5)}{k}")
     data = TextFoldersDataModule(
         name="texts", sampling="class_balanced", root=str(tmp_path / "texts"), val_fraction=0.2,
-        test_fraction=0.2, classes=None, transductive=False, too_long="truncate", bucket=50,
-        source={"root": None, "domain": None}, target=None, **COMMON,
+        test_fraction=0.2, test_split="auto", classes=None, transductive=False, bucket=50,
+        too_long="truncate", source={"root": None, "domain": None}, target=None, **COMMON,
     )  # fmt: skip
     data.discover()
     split = data.found["source"].train

@@ -35,6 +35,7 @@ def settings(root, **changed):
         "root": str(root),
         "val_fraction": 0.25,
         "test_fraction": 0.25,
+        "test_split": "auto",
         "classes": None,
         "transductive": False,
         "too_long": "truncate",
@@ -309,6 +310,7 @@ def table(tmp_path, text: str, **changed):
         "columns": {"text": "text", "label": "label", "domain": "domain", "split": "split"},
         "val_fraction": 0.3,
         "test_fraction": 0.3,
+        "test_split": "auto",
     }
     return found(TextTableDataModule, tmp_path, **{**plain, **changed})
 

@@ -1,0 +1,92 @@
+"""Tests of a trained model on labelled data that it has not seen."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from helpers import file_config
+from layouts import BREEDS, class_folders, split_folders
+from tl_lightning.config.compose import compose
+from tl_lightning.data.io.folders import image_files
+from tl_lightning.evaluation.evaluate import evaluate
+from tl_lightning.evaluation.predict import predictions
+from tl_lightning.training import fit as training
+
+
+def settings(root: Path, *overrides: str) -> dict[str, Any]:
+    given = file_config(root, "model=source_only", "trainer.max_epochs=1", *overrides)
+    arguments = ["data=folder", f"data.root={root}", "data.batch_size=4", "data.num_workers=0"]
+    data: Any = OmegaConf.to_container(compose([*arguments, *overrides]), resolve=True)
+    return {**given, "data": {**data["data"], "augment": "none", "steps_per_epoch": 2}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, dict[str, Any], Path]:
+    """Return the folder of images, the report and the checkpoint of a run on them."""
+    root = class_folders(tmp_path_factory.mktemp("photos"), 10)
+    folder = tmp_path_factory.mktemp("run")
+    report = training.fit(settings(root, "model=source_only"), folder)
+    return root, report, folder / report["selection"]["checkpoint"]
+
+
+def accuracy(checkpoint: Path, root: Path) -> float:
+    """Return the accuracy on all images below ``root``, from single predictions."""
+    files = [file for name in BREEDS for file in image_files(root / name)]
+    found = predictions(checkpoint, files)
+    return float(np.mean([Path(one.sample).parent.name == one.label for one in found]))
+
+
+def test_every_image_of_a_new_folder_is_tested(run, tmp_path) -> None:
+    _, _, checkpoint = run
+    class_folders(tmp_path / "new", 7, seed=500)
+    shutil.copytree(tmp_path / "new", tmp_path / "only" / "test")
+    for root in (tmp_path / "new", tmp_path / "only"):
+        found = evaluate(checkpoint, settings(root)["data"])
+        assert found["counts"] == {"source": 21}
+        assert found["notes"] == ["source: all 21 samples are tested"]
+        expected = accuracy(checkpoint, tmp_path / "new")
+        assert found["metrics"]["source/test/acc"] == pytest.approx(expected)
+
+
+def test_the_data_of_the_run_keep_their_split(run, monkeypatch) -> None:
+    root, report, checkpoint = run
+    expected = report["metrics"]["source/test/acc"]
+    assert report["dataset"]["counts"]["source/test"] == 6
+    monkeypatch.chdir(root.parent)  # the same folder by another name
+    for data in (None, settings(Path(root.name))["data"]):
+        found = evaluate(checkpoint, data)
+        assert found["counts"] == {"source": 6}
+        assert found["metrics"]["source/test/acc"] == pytest.approx(expected)
+    whole = evaluate(checkpoint, settings(root, "data.test_fraction=1.0")["data"])
+    assert whole["counts"] == {"source": 30}
+
+
+def test_only_the_changed_domain_is_tested_as_a_whole(run, tmp_path) -> None:
+    root, _, checkpoint = run
+    class_folders(tmp_path / "target", 5, seed=900)
+    data = settings(root, f"data.target.root={tmp_path}/target")["data"]
+    assert evaluate(checkpoint, data)["counts"] == {"source": 6, "target": 15}
+
+
+def test_a_split_of_a_new_folder_is_respected(run, tmp_path) -> None:
+    _, _, checkpoint = run
+    split_folders(tmp_path / "three", 4, 3, 2)
+    assert evaluate(checkpoint, settings(tmp_path / "three")["data"])["counts"] == {"source": 9}
+    split_folders(tmp_path / "two", 4, 0, 2)
+    found = evaluate(checkpoint, settings(tmp_path / "two")["data"])
+    note = "source: the 6 samples of the validation split are tested, the 12 others are not"
+    assert (found["counts"], found["notes"]) == ({"source": 6}, [note])
+    chosen = settings(tmp_path / "two", "data.test_split=hold_out")["data"]
+    assert evaluate(checkpoint, chosen)["counts"] == {"source": 3}
+
+
+def test_training_on_train_and_val_keeps_all_of_train(tmp_path) -> None:
+    root = split_folders(tmp_path / "two", 6, 0, 3)
+    counts = training.fit(settings(root), tmp_path / "run")["dataset"]["counts"]
+    assert list(counts.values()) == [18, 9, 9]

@@ -56,7 +56,12 @@ def _adapt(arguments: list[str]) -> None:
     # Keys of inherited groups may not exist in the default configuration composed here.
     inherited = tuple(f"{name}." for name in _INHERITED if name not in given)
     known = [override for override in overrides if not override.startswith(inherited)]
-    own = ["model=source_free", f"init='{Path(path).absolute()}'", "baselines=[]", *known]
+    own = [
+        "model=source_free",
+        f"init={Path(path).expanduser().absolute()}",
+        "baselines=[]",
+        *known,
+    ]
     config = composed(own, ("checkpoint",))
     from tl_lightning.checkpoints.warm_start import checkpoint_of
     from tl_lightning.config.validation.check import check

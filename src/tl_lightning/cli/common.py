@@ -49,8 +49,10 @@ def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(usage)
         sys.exit(0 if arguments else 2)
+    from tl_lightning.config.overrides import joined
+
     try:
-        work(arguments)
+        work(joined(arguments))
     except (KeyboardInterrupt, SystemExit) as end:
         end_interrupted(end)
     except TransferError as error:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from tl_lightning.cli.common import remove_untouched, say_interrupted
 from tl_lightning.config.compose import as_dict, unknown_overrides
+from tl_lightning.config.overrides import override_problems, readable
 from tl_lightning.config.paths import CONF, group_problems, output_problem
 from tl_lightning.errors import ConfigError, TransferError
 from tl_lightning.sweeps.jobs import failures, note_failure, wholly_finished
@@ -25,7 +26,9 @@ __all__ = ["train"]
 
 def train() -> None:
     """Train a model, select a checkpoint, test it and write a report; see ``conf/train.yaml``."""
-    problems = group_problems(sys.argv[1:])
+    sweep = bool({"-m", "--multirun"} & set(sys.argv[1:]))
+    sys.argv[1:] = readable(sys.argv[1:], sweep)
+    problems = [*override_problems(sys.argv[1:], sweep), *group_problems(sys.argv[1:])]
     if output := output_problem(sys.argv[1:]):
         problems.append(output)
     if problems:

@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tl_lightning.config.elsewhere import hint
 from tl_lightning.config.identity import job_key
+from tl_lightning.config.overrides import override_problems, readable
 from tl_lightning.config.paths import CONF, group_problems
-from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
 
 __all__ = [
@@ -114,11 +115,14 @@ register_resolvers()
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Return the training configuration for the given overrides, outside a Hydra job."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", overrides=list(overrides))
+        return hydra.compose("train", overrides=readable(overrides))
 
 
 def composed(overrides: list[str], extra_keys: Iterable[str]) -> DictConfig:
     """Return the training configuration; raise a ConfigError for overrides that Hydra rejects."""
+    overrides = readable(overrides)
+    if problems := override_problems(overrides):
+        raise ConfigError(problems)
     try:
         return compose(overrides)
     except HydraException as error:
@@ -161,7 +165,6 @@ def unknown_key(override: str, node: Any, extra_keys: Iterable[str] = ()) -> str
             return ""
         if part not in node:
             known = [*map(str, node), *([] if prefix else extra_keys)]
-            choose = nearest if prefix else hint
-            return f"{prefix}{part} is not a setting; {choose(part, known)}"
+            return f"{prefix}{part} is not a setting; {hint(part, known, prefix)}"
         node, prefix = node[part], f"{prefix}{part}."
     return ""

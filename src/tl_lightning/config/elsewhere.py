@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tl_lightning.errors import nearest
 
-__all__ = ["hint"]
+__all__ = ["elsewhere", "hint"]
 
 #: What users of lightning-hydra-template, timm and fastai type, and the setting that does it here.
 _ELSEWHERE = {
@@ -27,23 +27,36 @@ _ELSEWHERE = {
     "layer_decay=<factor>": "lr_layer_decay",
     "trainer.max_epochs=<number>": "epochs, n_epochs, num_epochs, n_epoch, max_epochs",
     "trainer.max_steps=<number>": "steps, max_steps, num_steps",
-    "trainer.devices=<number>": "devices, gpus, num_gpus, ngpus",
-    "trainer.accelerator=<cpu or gpu>": "device, accelerator",
-    "trainer.precision=bf16-mixed": "amp, precision, fp16, bf16, to_fp16",
+    "trainer.devices=<number>": "devices, gpus, num_gpus, ngpus, gpu_ids, num_devices",
+    "trainer.accelerator=<cpu or gpu>, and trainer.devices=<number>":
+        "device, accelerator, cuda, cpu, gpu, use_cuda, no_cuda",
+    "trainer.precision=bf16-mixed": "amp, precision, fp16, bf16, to_fp16, mixed_precision, half",
     "trainer.accumulate_grad_batches=<number>":
         "grad_accum, grad_accum_steps, gradient_accumulation_steps",
     "trainer.gradient_clip_val=<value>": "clip_grad, grad_clip, gradient_clip_val",
     "data.batch_size=<number>": "batch_size, bs",
+    "data.eval_batch_size=<number>":
+        "eval_batch_size, val_bs, val_batch_size, validation_batch_size, test_batch_size",
+    "data.steps_per_epoch=<number>": "steps_per_epoch",
+    "data.val_fraction=<fraction>": "val_fraction, valid_pct, val_split, validation_split",
+    "data.test_fraction=<fraction>": "test_fraction, test_size",
+    "data.classes=[<first>,<second>]": "class_names, classes",
+    "data.source.root=<folder>": "source_root, source_dir, source_data",
+    "data.target.root=<folder>": "target_root, target_dir, target_data",
+    "data.source.domain=<name>": "source, source_domain, src",
+    "data.target.domain=<name>": "target, target_domain, tgt, trg",
     "data.num_workers=<number>": "num_workers, workers",
-    "data.root=<folder>": "data_dir, data_path, root, path",
-    "data=<name>": "dataset, datamodule, dls",
+    "data.root=<folder>":
+        "data_dir, data_path, data_root, root, path, train_dir, image_dir, img_dir",
+    "data=<name>": "dataset, dataset_name, datamodule, dls",
     "data.mixup_alpha=<value>": "mixup",
     "data.cutmix_alpha=<value>": "cutmix",
     "data.augment=<name>": "aa, augment, augmentation, item_tfms, batch_tfms",
     "data.transform._target_=<class>": "transform, transforms",
-    "backbone=<name>": "arch, net, network, encoder",
+    "backbone=<name>": "arch, architecture, model_name, backbone_name, net, network, encoder",
     "backbone.pretrained=false": "pretrained",
-    "backbone.size=<pixels>": "img_size, image_size, input_size",
+    "backbone.size=<pixels>":
+        "img_size, image_size, input_size, target_size, crop_size, resolution, size",
     "head.dropout=<probability>": "drop, drop_rate, dropout",
     "loss.label_smoothing=<value>": "smoothing, label_smoothing",
     "callbacks=ema": "model_ema, ema",
@@ -57,13 +70,42 @@ _ELSEWHERE = {
 _HERE = {name: here for here, names in _ELSEWHERE.items() for name in names.split(", ")}
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """Return what to set instead of an unknown top-level setting.
+#: Sections whose unknown keys may be settings of other sections.
+_SECTIONS = (
+    "backbone.",
+    "data.",
+    "head.",
+    "loss.",
+    "model.",
+    "optimizer.",
+    "scheduler.",
+    "trainer.",
+)
+
+
+def elsewhere(name: str) -> str:
+    """Return the setting that does here what ``name`` does in another framework, or nothing.
+
+    >>> elsewhere("batch-size"), elsewhere("seed")
+    ('data.batch_size=<number>', '')
+    """
+    return _HERE.get(name.replace("-", "_"), "")
+
+
+def hint(name: str, known: Iterable[str], section: str = "") -> str:
+    """Return what to set instead of an unknown setting.
+
+    Args:
+        name: Its last part.
+        known: The settings next to it.
+        section: What it is in, such as ``data.``; empty at the top level.
 
     >>> hint("ckpt_path", ["seed"])
     'use resume=<run folder or .ckpt>'
     >>> hint("sed", ["seed"])
     "did you mean 'seed'?"
+    >>> hint("image_size", ["root"], "data.")
+    'use backbone.size=<pixels>'
     """
-    found = _HERE.get(name)
+    found = elsewhere(name) if section in ("", *_SECTIONS) else ""
     return f"use {found}" if found else nearest(name, known)

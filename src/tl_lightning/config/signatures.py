@@ -161,7 +161,10 @@ def node_problems(
 
 
 def _wrong(key: str, value: Any, hint: Any) -> str:
-    return f"{key}={value} is not {describe(hint)}; set {key}=<value>"
+    expected, texts = describe(hint), "<value>"
+    if "list of strings" in expected and isinstance(value, list):
+        texts = f"{list(map(str, value))}, with the quotes"  # YAML has read names as numbers
+    return f"{key}={value} is not {expected}; set {key}={texts}"
 
 
 def for_path(table: Mapping[str, T], path: str) -> T | None:

@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from tl_lightning.checkpoints.io import StoredModel, read_model
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.compose import compose
-from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.config.elsewhere import hint
+from tl_lightning.config.overrides import override_problems, override_values, readable
+from tl_lightning.errors import ConfigError
 
 __all__ = ["allowed_classes", "stored_node", "stored_nodes", "stored_section"]
 
@@ -74,9 +76,13 @@ def _node(
         if problems := stored_problems({name: stored}, allowed_classes(overrides)):
             raise ConfigError([f"checkpoint {checkpoint}: {problem}" for problem in problems])
         base: Any = OmegaConf.create(dict(stored))
-        changes: Any = OmegaConf.from_dotlist(own).get(name) or {}
-        for key in changes:
-            if key not in base:
-                raise ConfigError(f"{name}.{key} is not a setting; {nearest(key, base)}")
-        node = OmegaConf.to_container(OmegaConf.merge(base, changes))
+        own = readable(own)
+        if problems := override_problems(own):
+            raise ConfigError(problems)
+        for key, value in override_values(own).items():
+            part = key.split(".")[1]
+            if part not in base:
+                raise ConfigError(f"{name}.{part} is not a setting; {hint(part, base, f'{name}.')}")
+            OmegaConf.update(base, key.partition(".")[2], value)
+        node = OmegaConf.to_container(base)
     return dict(node)

@@ -171,7 +171,6 @@ def test_number_below_its_minimum(override: str) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("backbone.checkpoint=3", "a string or null"),
         ("++backbone.lora=5", "a mapping or null"),
         ("++scheduler.interval=hour", "one of epoch, step"),
         ("trainer.precision=half", "64, 32, 16, transformer-engine"),

@@ -230,8 +230,12 @@ def test_setting_of_another_framework_names_the_one_here(override: str, here: st
 
 def test_other_unknown_settings_name_the_nearest() -> None:
     assert unknown_overrides(["sede=1"]) == ["sede is not a setting; did you mean 'seed'?"]
-    # Only at the top level: a section may have a key of that name, or another one.
-    assert unknown_overrides(["head.lr=1"])[0].startswith("head.lr is not a setting; valid: ")
+    assert unknown_overrides(["data.image_size=1"]) == [
+        "data.image_size is not a setting; use backbone.size=<pixels>"
+    ]
+    # Only in sections: a callback may have a setting of that name, or another one.
+    (problem,) = unknown_overrides(["callbacks.nan_guard.lr=1"])
+    assert problem.startswith("callbacks.nan_guard.lr is not a setting; valid: ")
 
 
 def test_settings_of_other_frameworks_are_listed_once_and_are_unknown_here() -> None:

@@ -128,14 +128,19 @@ def asked_domains(
     Raises:
         DataError: If no domain was requested, or a name is unknown, ambiguous or repeated.
     """
-    wanted = [str(name) for name in (asked if isinstance(asked, list | tuple) else [asked])]
+    wanted = list(asked) if isinstance(asked, list | tuple) else [asked]
+    if other := [name for name in wanted if not isinstance(name, str) and asked is not None]:
+        raise DataError(
+            f"{setting}={asked} contains {other[0]}, which is not a text; put names in quotes, as "
+            f"in {setting}: ['01', '1e3'] of a YAML file"
+        )
     example = valid[0] if valid else "<name>"
     if asked is None or not wanted:
         raise DataError(
             f"{setting}={'null' if asked is None else asked} selects no domain; {where} contains "
             f"{', '.join(valid)}; set {setting}={_quoted(example)}{otherwise}"
         )
-    chosen = []
+    chosen: list[str] = []
     for name in wanted:
         alike = [place for place in places if _normalised(name) in names(place)]
         match = [name] if name in places else alike

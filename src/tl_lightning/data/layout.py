@@ -12,21 +12,18 @@ import numpy as np
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import (
     OnProblem,
-    class_folders,
+    has_splits,
     match_classes,
     raise_problem,
     scan_classes,
+    split_folders,
 )
+from tl_lightning.data.io.labels import composed_form
 from tl_lightning.data.splits import halves_by_hash, split_by_hash
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = [
-    "Layout", "has_splits", "listed_layout", "pooled", "read_layout", "split_folders", "split_of",
-]  # fmt: skip
-
-#: Accepted folder names of each split.
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+__all__ = ["Layout", "listed_layout", "pooled", "read_layout", "split_of"]
 
 
 @dataclass(frozen=True)
@@ -246,34 +243,6 @@ def read_layout(
     return Layout(classes, train, parts.get("val"), parts.get("test"))
 
 
-def split_folders(root: Path, setting: str, on_problem: OnProblem) -> dict[str, Path]:
-    """Return the folders of the splits in ``root``; report several of one split."""
-    found = {
-        split: [root / name for name in names if (root / name).is_dir()]
-        for split, names in SPLIT_FOLDERS.items()
-    }
-    if len(found["val"]) > 1:
-        on_problem(
-            f"{root} has several validation folders: "
-            f"{' and '.join(path.name for path in found['val'])}; "
-            f"keep one of them, or set {setting}=/another/folder"
-        )
-    return {split: paths[0] for split, paths in found.items() if paths}
-
-
-def has_splits(root: Path) -> bool:
-    """Return whether the folders in ``root`` are splits and not classes.
-
-    Those of a folder for testing a trained model may lack ``train``.
-    """
-    if class_folders(root / "train"):
-        return True
-    known = {name for names in SPLIT_FOLDERS.values() for name in names}
-    inner = class_folders(root)
-    only_splits = bool(inner) and {path.name for path in inner} <= known
-    return only_splits and ((root / "train").is_dir() or any(map(class_folders, inner)))
-
-
 def split_of(root: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Split:
     """Return a split of these files by class, with names relative to ``root``."""
     by_class = [found.get(name, []) for name in classes]
@@ -302,6 +271,8 @@ def listed_layout(
         where: Folder that should contain the images, for errors.
         advice: What to do about missing images.
     """
+    available = {composed_form(name): found for name, found in available.items()}
+    lists = {file: [composed_form(name) for name in names] for file, names in lists.items()}
     classes = tuple(sorted({name for name, _ in available.values()}))
     splits: list[Split] = []
     seen: set[str] = set()
@@ -386,7 +357,8 @@ def _keyed(split: Split) -> tuple[list[str], list[int]]:
     Samples without labels are split as if they were of one class.
     """
     labels = np.zeros(len(split), dtype=np.int64) if split.labels is None else split.labels
-    return ["/".join(name.split("/")[-2:]) for name in split.names], labels.tolist()
+    names = [composed_form("/".join(name.split("/")[-2:])) for name in split.names]
+    return names, labels.tolist()
 
 
 def _divide(split: Split, fraction: float, salt: str, on_problem: OnProblem) -> tuple[Split, Split]:

@@ -8,8 +8,15 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tl_lightning.data.domain import Split
-from tl_lightning.data.io.folders import OnProblem, class_folders, folders_below
-from tl_lightning.data.layout import Layout, has_splits, read_layout, split_folders
+from tl_lightning.data.io.folders import (
+    OnProblem,
+    class_folders,
+    folders_below,
+    has_splits,
+    split_folders,
+)
+from tl_lightning.data.io.labels import class_name
+from tl_lightning.data.layout import Layout, read_layout
 from tl_lightning.utils.text import shorten
 
 __all__ = ["AS_UNLABELLED", "FolderReader", "same_samples"]
@@ -102,7 +109,7 @@ class FolderReader:
             return False
         tree = folders_below(path)
         inner = [folder for folder in tree if folder != path]
-        if {folder.name for folder in inner} & set(self.classes):
+        if {class_name(folder.name) for folder in inner} & set(self.classes):
             return True
         filled = [folder.name for folder in inner if self.files(folder)]
         few = len(filled) <= FOLDERS * len(self.classes)

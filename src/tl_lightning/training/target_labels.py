@@ -31,6 +31,9 @@ def discovered(run: RunConfig, data: TransferDataModule) -> DataInfo:
     """
     data.settings = run.section("data")
     info = data.discover(learn_from=run.model.cls.learn_from)
+    if rank() == 0:
+        for remark in data.remarks():
+            print(f"warning: {remark}", flush=True)
     target = data.found.get("target")
     if target is None:
         return info

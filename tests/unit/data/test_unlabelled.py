@@ -275,7 +275,9 @@ def test_train_without_labels_and_test_with_class_folders(source, tmp_path) -> N
     assert (sizes(target), has_labels(target)) == ((7, 3, 9), [])
     for name in ("val", "valid"):
         flat(tmp_path / "target" / name, 2, 30)
-    with pytest.raises(DataError, match=r"has several validation folders: val and valid; keep one"):
+    with pytest.raises(
+        DataError, match=r"has several folders of the split val: val and valid; keep one"
+    ):
         found(source, tmp_path / "target")
 
 

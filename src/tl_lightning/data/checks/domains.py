@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from tl_lightning.data.domain import Domain
-from tl_lightning.types import SPLITS
+import numpy as np
 
-__all__ = ["domain_problems"]
+from tl_lightning.data.domain import Domain
+from tl_lightning.data.io.labels import similar_names
+from tl_lightning.types import SPLITS
+from tl_lightning.utils.text import shorten
+
+__all__ = ["class_remarks", "domain_problems"]
 
 
 def domain_problems(
@@ -47,6 +51,28 @@ def domain_problems(
                 f"than data.batch_size={batch_size}; set "
                 f"data.batch_size={len(domain.train)} or less"
             )
+
+
+def class_remarks(key: str, domain: Domain) -> Iterator[str]:
+    """Yield what is odd about the classes of a domain, though a run is possible."""
+    for group in similar_names(domain.classes):
+        yield (
+            f"classes of {key} that differ only in case or spaces: "
+            f"{', '.join(map(repr, group))}; are they the same class?"
+        )
+    train, test = domain.train.labels, domain.test.labels
+    if train is None or test is None or not len(train):
+        return
+    trained, tested = (np.bincount(one, minlength=len(domain.classes)) for one in (train, test))
+    if domain.labelled is not None and domain.labelled.labels is not None:
+        trained += np.bincount(domain.labelled.labels, minlength=len(domain.classes))
+    only = [k for k, name in enumerate(domain.classes) if tested[k] and not trained[k]]
+    if only:
+        shown = shorten([f"{domain.classes[k]} ({tested[k]} test samples)" for k in only])
+        yield (
+            f"{len(only)} of {len(domain.classes)} classes of {key} have no training samples, so "
+            f"that they are never predicted: {shown}"
+        )
 
 
 #: The setting that determines the size of a split.

@@ -6,7 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tl_lightning.data.io.folders import EXTENSIONS, IGNORED, class_folders, signature_problem
+from tl_lightning.data.io.folders import (
+    EXTENSIONS,
+    IGNORED,
+    SPLIT_NAMES,
+    class_folders,
+    signature_problem,
+)
 
 __all__ = ["passed_over"]
 
@@ -16,7 +22,6 @@ OTHER_FORMATS = frozenset(
     | {".tga", ".psd", ".svg", ".eps", ".pgm", ".pbm", ".pnm", ".dds", ".exr", ".hdr", ".ico"}
     | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
 )
-SPLIT_FOLDERS = frozenset({"train", "val", "test", "Images"})
 
 
 def passed_over(
@@ -41,7 +46,9 @@ def passed_over(
             # A class that is not used is fine, but one with only unsupported formats is reported.
             if not any(kind == "unlisted" for kind, _, _ in skipped):
                 yield from skipped
-    parents |= {folder.parent for folder in parents if folder.name in SPLIT_FOLDERS}
+    parents |= {
+        folder.parent for folder in parents if folder.name.lower() in {"images", *SPLIT_NAMES}
+    }
     for folder in sorted(parents - set(classes)):
         for entry in _entries(folder):
             image_like = _suffix(entry.name) in EXTENSIONS | OTHER_FORMATS and entry.is_file()

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tl_lightning.data.checks import duplicates, ignored
+from tl_lightning.data.checks.domains import class_remarks
 from tl_lightning.data.checks.duplicates import Place
 from tl_lightning.data.checks.files import Finding, examine, quiet_decoders
 from tl_lightning.data.checks.issues import BROKEN, ERROR, KINDS, NOTE, PAIRS, WARNING, printable
@@ -127,7 +128,7 @@ def _counts(domain: Domain) -> dict[str, Any]:
 
 
 def _remarks(found: Mapping[str, Domain]) -> list[dict[str, str]]:
-    """Return warnings on class imbalance and similar class names."""
+    """Return warnings on the classes, such as imbalance."""
     warnings = []
     for key, domain in found.items():
         classes = _counts(domain)["classes"]
@@ -139,15 +140,7 @@ def _remarks(found: Mapping[str, Domain]) -> list[dict[str, str]]:
                 f"imbalance in {key}: {sizes[most]} training images of {most!r}, "
                 f"{sizes[least]} of {least!r} ({sizes[most] / sizes[least]:.0f} to 1)"
             )
-        variants: dict[str, list[str]] = {}
-        for name in classes:
-            variants.setdefault(" ".join(name.split()).casefold(), []).append(name)
-        warnings += [
-            f"classes of {key} that differ only in case or spaces: "
-            f"{', '.join(map(repr, names))}; are they the same class?"
-            for names in variants.values()
-            if len(names) > 1
-        ]
+        warnings += map(printable, class_remarks(key, domain))
     return [{"level": WARNING, "text": text} for text in warnings]
 
 

@@ -19,7 +19,7 @@ from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data import summary
 from tl_lightning.data.cache.features import FeatureLoader, Features
 from tl_lightning.data.cache.images import ImageCache
-from tl_lightning.data.checks.domains import domain_problems
+from tl_lightning.data.checks.domains import class_remarks, domain_problems
 from tl_lightning.data.datasets import EvalDataset
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.folders import OnProblem
@@ -325,6 +325,10 @@ class TransferDataModule(L.LightningDataModule):
             pretrained: Whether the backbone is pretrained, so that overlap matters.
         """
         return summary.domain_notes(self.found, self.unreadable, self.overlap, pretrained)
+
+    def remarks(self) -> list[str]:
+        """Return what is odd about the samples, though a run is possible; shown at the start."""
+        return list(class_remarks("source", self.found["source"]))
 
     def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield problems that prevent training, such as empty or too small splits."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from tl_lightning.data.datamodules.domain_folders import is_domain
 from tl_lightning.data.datamodules.image_files import CLASS_FOLDERS, ImageFilesDataModule
-from tl_lightning.data.io.folders import class_folders, find_root, image_files
-from tl_lightning.data.layout import Layout, has_splits, read_layout
+from tl_lightning.data.io.folders import class_folders, find_root, has_splits, image_files
+from tl_lightning.data.layout import Layout, read_layout
 from tl_lightning.errors import DataError
 
 __all__ = ["ClassFoldersDataModule"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.io.folders import (
+    SPLIT_NAMES,
     OnProblem,
     class_folders,
     find_root,
@@ -15,6 +16,7 @@ from tl_lightning.data.io.folders import (
     raise_problem,
     scan_classes,
 )
+from tl_lightning.data.io.labels import composed_form
 from tl_lightning.data.layout import Layout, listed_layout, pooled, read_layout
 from tl_lightning.errors import DataError, nearest
 
@@ -243,7 +245,7 @@ def _lists(path: Path) -> dict[str, Path]:
 def _listed(path: Path, lists: Mapping[str, Path], setting: str, on_problem: OnProblem) -> Layout:
     scanned = scan_classes(path, setting=setting, on_problem=on_problem)
     available = {
-        f"{path.name}/{name}/{file.name}": (name, file)
+        f"{path.name}/{file.parent.name}/{file.name}": (name, file)
         for name, files in scanned.items()
         for file in files
     }
@@ -280,7 +282,7 @@ def is_domain(folder: Path) -> bool:
     deeper = [
         subfolder
         for path in inner
-        if path.name in ("images", "train", "val", "test")
+        if path.name.lower() in {"images", *SPLIT_NAMES}
         for subfolder in class_folders(path)
     ]
     return any(any(file.is_file() for file in path.iterdir()) for path in (*inner, *deeper))
@@ -292,7 +294,7 @@ def _normalised(name: str) -> str:
     >>> _normalised("Real World") == _normalised("real_world") == _normalised("RealWorld")
     True
     """
-    return "".join(letter for letter in name.lower() if letter not in " _-.")
+    return "".join(letter for letter in composed_form(name).lower() if letter not in " _-.")
 
 
 def _quoted(name: str) -> str:

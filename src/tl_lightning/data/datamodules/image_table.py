@@ -14,7 +14,9 @@ import numpy as np
 from tl_lightning.data.datamodules.domain_folders import asked_table_domains
 from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Split
-from tl_lightning.data.io.folders import OnProblem
+from tl_lightning.data.io.folders import SPLIT_NAMES, OnProblem
+from tl_lightning.data.io.labels import class_name, label_problem
+from tl_lightning.data.io.listed import ListedFiles, posix_path
 from tl_lightning.data.io.tables import Row, read_rows, rows_with_labels
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
@@ -24,7 +26,6 @@ __all__ = ["COLUMNS", "ImageTableDataModule", "class_order"]
 
 #: Columns that are read; ``path`` and ``label`` are required.
 COLUMNS = ("path", "label", "domain", "split")
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class ImageTableDataModule(ImageFilesDataModule):
@@ -186,6 +187,10 @@ class _Found:
         if empty:
             self._problem(f"an empty {empty[0]}", row.place)
             return
+        label = class_name(str(cells["label"]))
+        if kind := label_problem(label):
+            self._problem(kind, f"{row.place} {label!r}")
+            return
         path = os.path.normpath(str(cells["path"]).strip())
         cell = cells.get("split")
         split = None if cell is None else SPLIT_NAMES.get(cell.strip().lower())
@@ -197,8 +202,8 @@ class _Found:
         image = _ImageRow(
             row.place,
             path,
-            str(cells["label"]).strip(),
-            None if domain is None else domain.strip(),
+            label,
+            None if domain is None else class_name(domain),
             split,
             aux_labels,
         )
@@ -246,16 +251,24 @@ def _existing(
     kept: list[tuple[_ImageRow, Path]] = []
     absent: list[str] = []
     repeated: list[str] = []
+    ambiguous: list[str] = []
     places: dict[Path, str] = {}
+    files = ListedFiles(bases)
     for row in sorted(rows, key=lambda row: row.path):
-        # Joining an absolute path to a base returns the absolute path.
-        file = next((base / row.path for base in bases if (base / row.path).is_file()), None)
-        if file is None:
+        found = files.find(row.path)
+        if not found:
             absent.append(f"{row.place} {row.path}")
-        elif places.setdefault(file, row.place) != row.place:
-            repeated.append(f"{row.place} {row.path} is the file on {places[file]}")
+        elif len(found) > 1:
+            ambiguous.append(f"{row.place} {row.path} ({', '.join(file.name for file in found)})")
+        elif places.setdefault(found[0], row.place) != row.place:
+            repeated.append(f"{row.place} {row.path} is the file on {places[found[0]]}")
         else:
-            kept.append((row, file))
+            kept.append((row, found[0]))
+    if ambiguous:
+        on_problem(
+            f"{len(ambiguous)} row(s) list images of which there are several: "
+            f"{shorten(ambiguous, separator='; ')}; add the suffixes to the table"
+        )
     if absent:
         on_problem(
             f"{len(absent)} of {len(rows)} listed images not found: {shorten(absent)}; searched in "
@@ -274,7 +287,7 @@ def _split(pairs: Sequence[tuple[_ImageRow, Path]], classes: Sequence[str]) -> S
     number = {name: index for index, name in enumerate(classes)}
     known = all(row.label for row, _ in pairs)
     labels = np.array([number[row.label] for row, _ in pairs], dtype=np.int64) if known else None
-    names = [Path(row.path).as_posix() for row, _ in pairs]
+    names = [posix_path(row.path) for row, _ in pairs]
     return Split([path for _, path in pairs], labels, names)
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.folders import OnProblem, raise_problem
+from tl_lightning.data.io.labels import class_name
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.splits import with_labelled
 from tl_lightning.data.unlabelled import AS_UNLABELLED, FolderReader, same_samples
@@ -136,7 +137,7 @@ class SourceTarget:
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.test_split: TestSplit = test_split
-        self.classes = classes
+        self.classes = None if classes is None else [class_name(name) for name in classes]
         self.transductive = transductive
         self.source = source
         self.target = None if data.no_target(target) else target

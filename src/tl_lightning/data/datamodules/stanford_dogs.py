@@ -105,7 +105,9 @@ def read_dogs(
     if lists is None:
         return Layout(classes, split_of(root, classes, scanned), None, None)
     available = {
-        f"{name}/{path.name}": (name, path) for name, paths in scanned.items() for path in paths
+        f"{path.parent.name}/{path.name}": (name, path)
+        for name, paths in scanned.items()
+        for path in paths
     }
     advice = (
         "extract images.tar again, remove the lists to split by a hash of the names, or set "

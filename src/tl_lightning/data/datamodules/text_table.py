@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tl_lightning.data.datamodules.domain_folders import asked_table_domains
-from tl_lightning.data.datamodules.image_table import SPLIT_NAMES, class_order
+from tl_lightning.data.datamodules.image_table import class_order
 from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.domain import Split
+from tl_lightning.data.io.folders import SPLIT_NAMES
+from tl_lightning.data.io.labels import class_name, label_problem
 from tl_lightning.data.io.tables import Row, read_rows, rows_with_labels
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
@@ -27,10 +28,6 @@ __all__ = ["COLUMNS", "TextTableDataModule"]
 COLUMNS = ("text", "label", "domain", "split")
 #: Maximum cell length in characters; the default of the csv module is too small for texts.
 LONGEST = 1 << 26
-#: Labels that are fractional numbers or missing values, as written by other programs.
-_NO_LABEL = re.compile(
-    r"[+-]?(\d*\.\d+|\d+\.\d*)(e[+-]?\d+)?|nan|none|null|[+-]?inf", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -164,9 +161,9 @@ def _problem(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
         cell = cells.get(name)
         if cell is not None and not cell.strip() and name != "label":  # which a target may lack
             return f"an empty {name}", row.place
-    label = str(cells["label"]).strip()
-    if _NO_LABEL.fullmatch(label):
-        return "a label that is neither a name nor an integer", f"{row.place} {label!r}"
+    label = class_name(str(cells["label"]))
+    if kind := label_problem(label):
+        return kind, f"{row.place} {label!r}"
     split = cells.get("split")
     if split is not None and split.strip().lower() not in SPLIT_NAMES:
         hint = nearest(split.strip().lower(), SPLIT_NAMES)
@@ -180,8 +177,8 @@ def _text(row: Row, path: Path, cells: Mapping[str, str | None]) -> _Text:
         row.place,
         f"{path.name}/{row.place}",
         str(cells["text"]),
-        str(cells["label"]).strip(),
-        None if domain is None else domain.strip(),
+        class_name(str(cells["label"])),
+        None if domain is None else class_name(domain),
         None if split is None else SPLIT_NAMES[split.strip().lower()],
     )
 

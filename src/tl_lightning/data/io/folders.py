@@ -8,21 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from pathlib import Path
 
+from tl_lightning.data.io.labels import by_class
 from tl_lightning.errors import DataError
 from tl_lightning.utils.text import shorten
 
 __all__ = [
     "EXTENSIONS",
+    "SPLIT_NAMES",
     "OnProblem",
     "check_signatures",
     "class_folders",
     "find_root",
     "folders_below",
+    "has_splits",
     "image_files",
     "match_classes",
     "raise_problem",
     "scan_classes",
     "signature_problem",
+    "split_folders",
 ]
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -41,6 +45,11 @@ SIGNATURES = (
     *(b"P%d" % kind for kind in range(1, 7)),
 )
 THREADS = 16
+#: Accepted folder names of each split, in lower case; in tables, too.
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
 
 #: Callback for a recoverable problem: training raises it, a data check records it.
 OnProblem = Callable[[str], None]
@@ -60,6 +69,40 @@ def class_folders(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.is_dir() and not path.name.startswith(".") and path.name not in IGNORED
     )
+
+
+def split_folders(root: Path, setting: str, on_problem: OnProblem) -> dict[str, Path]:
+    """Return the folders of the splits in ``root``; report several of one split."""
+    found = _splits(root)
+    for split, paths in found.items():
+        if len(paths) > 1:
+            on_problem(
+                f"{root} has several folders of the split {split}: "
+                f"{' and '.join(path.name for path in paths)}; keep one of them, or set "
+                f"{setting}=/another/folder"
+            )
+    return {split: paths[0] for split, paths in found.items()}
+
+
+def has_splits(root: Path) -> bool:
+    """Return whether the folders in ``root`` are splits and not classes.
+
+    Those of a folder for testing a trained model may lack ``train``.
+    """
+    found, inner = _splits(root), class_folders(root)
+    if any(map(class_folders, found.get("train", ()))):
+        return True
+    only_splits = bool(inner) and sum(map(len, found.values())) == len(inner)
+    return only_splits and ("train" in found or any(map(class_folders, inner)))
+
+
+def _splits(root: Path) -> dict[str, list[Path]]:
+    """Return the folders in ``root`` that are named as splits, by split: train first, then val."""
+    found: dict[str, list[Path]] = {}
+    for path in class_folders(root):
+        if split := SPLIT_NAMES.get(path.name.lower()):
+            found.setdefault(split, []).append(path)
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
 def folders_below(folder: Path) -> list[Path]:
@@ -89,7 +132,7 @@ def scan_classes(
     Raises:
         DataError: If ``folder`` contains no class folders.
     """
-    found = {path.name: image_files(path) for path in class_folders(folder)}
+    found = by_class(class_folders(folder), image_files)
     if not found:
         raise DataError(
             f"{folder} contains no class folders; expected {folder}/<class>/<image>.jpg; "

@@ -164,10 +164,21 @@ def _read_parquet(path: Path) -> tuple[list[str], list[Row]]:
     header = [str(name) for name in table.column_names]
     _check_header(path, header)
     rows = [
-        Row(f"row {number}", {name: "" if row[name] is None else str(row[name]) for name in header})
+        Row(f"row {number}", {name: _cell(row[name]) for name in header})
         for number, row in enumerate(table.to_pylist(), 1)
     ]
     return header, rows
+
+
+def _cell(value: Any) -> str:
+    """Return a cell as text; integers that became fractions next to missing values as integers.
+
+    >>> _cell(2.0), _cell(None), _cell("2.0")
+    ('2', '', '2.0')
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value)
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import OnProblem, class_folders, raise_problem
+from tl_lightning.data.io.labels import by_class, class_name
 from tl_lightning.errors import DataError
 from tl_lightning.utils.text import shorten
 
@@ -53,8 +54,10 @@ def scan_texts(
     Raises:
         DataError: If ``folder`` contains no class folders.
     """
-    folders = [path for path in class_folders(folder) if only is None or path.name in only]
-    found = {path.name: text_files(path) for path in folders}
+    folders = class_folders(folder)
+    if only is not None:
+        folders = [path for path in folders if class_name(path.name) in only]
+    found = by_class(folders, text_files)
     if not found:
         raise DataError(
             f"{folder} contains no class folders; expected {folder}/<class>/<text>.txt; "

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from tl_lightning.data.io.labels import class_name, label_problem
 from tl_lightning.errors import DataError
 
 __all__ = ["Table", "read_vectors"]
@@ -127,10 +128,12 @@ def _checked(table: Table, path: Path, setting: str) -> Table:
             "numbers must be equal"
         )
     names = np.array([_name(label) for label in table.y.tolist()])
-    if unknown := np.flatnonzero(names == "nan").tolist():
+    wrong = [row for row, name in enumerate(names.tolist()) if not name or label_problem(name)]
+    if wrong:
         raise DataError(
-            f"{setting}={path}: {len(unknown)} labels are NaN, the first in row {unknown[0]} "
-            "(counted from 0); remove those rows, or leave out the labels of a target"
+            f"{setting}={path}: {len(wrong)} labels are neither names nor integers, the first is "
+            f"{str(names[wrong[0]])!r} in row {wrong[0]} (counted from 0); remove those rows, or "
+            "leave out the labels of a target"
         )
     return Table(x, names)
 
@@ -145,4 +148,5 @@ def _name(label: Any) -> str:
     >>> _name(1.0), _name(-1), _name("cat")
     ('1', '-1', 'cat')
     """
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+    whole = isinstance(label, float) and label.is_integer()
+    return class_name(str(int(label)) if whole else str(label))

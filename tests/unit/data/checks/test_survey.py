@@ -185,7 +185,7 @@ def test_class_imbalance_and_similar_names_are_warned_about(tmp_path):
     texts = [remark["text"] for remark in found["remarks"]]
     assert texts[0].startswith("imbalance in source: 48 training images of 'dog', 3 of 'Cat' (16")
     assert texts[1] == (
-        "classes of source that differ only in case or spaces: 'Cat', 'cat '; are they the same "
+        "classes of source that differ only in case or spaces: 'Cat', 'cat'; are they the same "
         "class?"
     )
     assert found["may_start"]

@@ -156,7 +156,7 @@ def test_alternative_names_of_the_validation_folder(tmp_path, name):
 def test_several_validation_folders_are_an_error(tmp_path):
     split_folders(tmp_path, val=2)
     class_folders(tmp_path / "valid", 1)
-    with pytest.raises(DataError, match=r"has several validation folders: val and valid; keep one"):
+    with pytest.raises(DataError, match=r"has several folders of the split val: val and valid; k"):
         read_layout(tmp_path)
 
 

@@ -208,7 +208,7 @@ def test_mlp_computes_its_layers() -> None:
         (lambda p: module(_npy(p / "a.npz")), "cannot be read as .npz"),
         (
             lambda p: module(_arrays(p, x=X, y=np.where(Y == 1, np.nan, Y))),
-            "10 labels are NaN, the first in row 1 ",
+            "10 labels are neither names nor integers, the first is .nan. in row 1 ",
         ),
         (lambda p: module(saved(p / "a.npz", y=0 * Y)), "has only the class '0'; a classifier"),
         (

@@ -11,6 +11,8 @@ import os
 import sys
 import time
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 from tl_lightning.errors import DataError
 
 __all__ = [
+    "DAMAGED",
     "UNREACHABLE",
     "job_lock",
     "locked",
@@ -52,6 +55,9 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)  # Released on close, even if the process is killed.
         yield
 
+
+#: Errors of readers of npz, npy and JSON files for missing, truncated or changed ones.
+DAMAGED = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 #: Error numbers of an unavailable disk or mount, independent of the requested file.
 UNREACHABLE = (

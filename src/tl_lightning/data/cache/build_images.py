@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.config.schema import CacheConfig
+from tl_lightning.data.cache.contents import common_folder, split_contents
 from tl_lightning.data.cache.images import ImageCache, estimate
 from tl_lightning.data.datasets import SplitReader
 from tl_lightning.data.domain import Split
 from tl_lightning.data.threaded_loader import in_order, pool_of
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
-from tl_lightning.utils.files import locked
+from tl_lightning.utils.files import DAMAGED, locked
 from tl_lightning.utils.progress import advancing
 
-__all__ = ["build_cache", "file_stamps"]
+__all__ = ["build_cache"]
 
 #: Increase when the same settings yield different bytes, to invalidate older caches.
 _FORMAT = 2
@@ -38,8 +39,9 @@ def build_cache(
 ) -> ImageCache:
     """Return the decoded images of a split; build the cache if it does not exist.
 
-    One process builds while others wait. The cache is created atomically; unchanged images of an
-    older cache are reused.
+    One process builds while others wait. The cache is created atomically, and depends on the
+    names and on all bytes of the files; unchanged images of an older cache are reused. An older
+    cache of the same folder is removed if a file has changed.
 
     Args:
         split: Files with distinct names; its ``change`` is applied before resizing.
@@ -49,25 +51,26 @@ def build_cache(
         settings: Location of the cache.
 
     Raises:
-        DataError: If an image cannot be read, or the disk is too small.
+        DataError: If an image cannot be read or changes, or the disk is too small.
     """
     change = split.change and [type(split.change).__name__, sorted(vars(split.change).items())]
     key = json.dumps([_FORMAT, shorter, spec.interpolation, change, split.white], default=str)
     family = settings.folder / f"{name}-{_digest(key)}"
-    names, stamps = list(split.names), file_stamps(split)
-    folder = family / _digest(json.dumps(names) + stamps.tobytes().hex())
+    names, hashes = list(split.names), split_contents(split)
+    root = common_folder([Path(path) for path in split.samples])
+    folder = family / _digest(json.dumps(names) + hashes.tobytes().hex())
     with locked(family / "build"):
-        with contextlib.suppress(OSError, KeyError, ValueError):
+        with contextlib.suppress(*DAMAGED):
             return ImageCache(folder)
         for stale in family.glob("*.tmp"):  # left by a killed build; the lock is held, none runs
             shutil.rmtree(stale, ignore_errors=True)
         if folder.exists():  # corrupt, for instance after a disk failure
             shutil.rmtree(folder)
         older = _older_caches(family)
-        reusable = _reusable(older, names, stamps)
+        reusable = _reusable(older, names, hashes)
         to_decode = [Path(split.samples[k]) for k in range(len(names)) if k not in reusable]
         _check_disk(family, estimate(to_decode, shorter))
-        _write(folder, split, reusable, SplitReader(split, shorter, spec), stamps)
+        _write(folder, split, reusable, SplitReader(split, shorter, spec), hashes, root)
         built = ImageCache(folder)
         for cache in older:
             if _superseded(cache, built):
@@ -79,40 +82,33 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_stamps(split: Split) -> NDArray[np.int64]:
-    """Return size and modification time (ns) of all files, ``(N, 2)``; fails if one is missing."""
-    try:
-        stats = [os.stat(Path(path)) for path in split.samples]
-    except OSError as error:
-        raise DataError(f"image {error.filename} has disappeared since it was listed") from error
-    return np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
-
-
 def _older_caches(family: Path) -> list[ImageCache]:
     caches = []
     for folder in sorted(path for path in family.iterdir() if path.is_dir()):
-        with contextlib.suppress(OSError, KeyError, ValueError):
+        with contextlib.suppress(*DAMAGED):
             caches.append(ImageCache(folder))
     return caches
 
 
 def _reusable(
-    older: Sequence[ImageCache], names: Sequence[str], stamps: NDArray[np.int64]
+    older: Sequence[ImageCache], names: Sequence[str], hashes: NDArray[np.int64]
 ) -> dict[int, Tensor]:
     """Return the unchanged images of older caches by their index in the new one."""
     reusable = {}
     for cache in older:
         for index, name in enumerate(names):
             old = cache.places.get(name)
-            if old is not None and (cache.stamps[old] == stamps[index]).all():
+            if old is not None and (cache.hashes[old] == hashes[index]).all():
                 reusable[index] = cache[old]
     return reusable
 
 
 def _superseded(old: ImageCache, new: ImageCache) -> bool:
-    """Return whether a file in ``old`` has changed since, so that it will not be used again."""
+    """Return whether a file of ``old`` has changed since, so that it will not be used again."""
+    if old.root != new.root:  # of another folder with the same name
+        return False
     both = [(index, new.places[name]) for index, name in enumerate(old.names) if name in new.places]
-    return any((old.stamps[a] != new.stamps[b]).any() for a, b in both)
+    return any((old.hashes[a] != new.hashes[b]).any() for a, b in both)
 
 
 def _check_disk(family: Path, needed: int) -> None:
@@ -130,7 +126,8 @@ def _write(
     split: Split,
     reusable: dict[int, Tensor],
     read: SplitReader,
-    stamps: NDArray[np.int64],
+    hashes: NDArray[np.int64],
+    root: str,
 ) -> None:
     """Write the images to a temporary folder, then rename it to ``folder``."""
     temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=folder.parent))
@@ -147,11 +144,16 @@ def _write(
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise DataError(problems[0] + more)
+        if (split_contents(split) != hashes).any():
+            raise DataError(
+                f"files of {root} changed while they were decoded; run again once they are complete"
+            )
         with (temporary / "index.npz").open("wb") as file:
             np.savez(
                 file,
                 names=np.frombuffer(json.dumps(list(split.names)).encode(), dtype=np.uint8),
-                stamps=stamps,
+                hashes=hashes,
+                root=np.frombuffer(os.fsencode(root), dtype=np.uint8),
                 shapes=np.array(shapes, dtype=np.int64).reshape(-1, 2),
             )
             _sync(file)

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from tl_lightning.data.cache.build_images import file_stamps
+from tl_lightning.data.cache.contents import split_contents
 from tl_lightning.data.cache.tokens import texts_digest
 from tl_lightning.data.datasets import aux_batch, tensors
 from tl_lightning.data.domain import Split
@@ -179,7 +179,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
 
 
 def split_digest(split: Split) -> str:
-    """Return a hash of a split: names, and file sizes and times, pixels or texts."""
+    """Return a hash of a split: names, and bytes of the files, pixels or texts."""
     digest = hashlib.sha256(json.dumps(list(split.names)).encode(errors="surrogateescape"))
     if isinstance(split.samples, np.ndarray) and split.samples.dtype == object:
         digest.update(texts_digest(split.samples.tolist()).encode())
@@ -187,7 +187,7 @@ def split_digest(split: Split) -> str:
         digest.update(str(split.samples.shape).encode())
         digest.update(np.ascontiguousarray(split.samples).data)
     else:
-        digest.update(file_stamps(split).tobytes())
+        digest.update(split_contents(split).tobytes())
     change = split.change and [type(split.change).__name__, sorted(vars(split.change).items())]
     digest.update(json.dumps([change, split.white], default=str).encode())
     return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -36,14 +37,15 @@ class ImageCache:
         folder: Contains ``pixels.bin`` and ``index.npz``.
 
     Raises:
-        OSError, KeyError, ValueError: If the files are incomplete or corrupt.
+        DAMAGED: Any of these, if the files are incomplete or corrupt.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with np.load(folder / "index.npz") as index:
+        with (folder / "index.npz").open("rb") as file, np.load(file) as index:
             self.names: list[str] = json.loads(index["names"].tobytes())
-            self.stamps: NDArray[np.int64] = index["stamps"]
+            self.hashes: NDArray[np.int64] = index["hashes"]
+            self.root = os.fsdecode(index["root"].tobytes())
             self.shapes: NDArray[np.int64] = index["shapes"]
         self.starts = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1) * 3)])
         size = (folder / "pixels.bin").stat().st_size

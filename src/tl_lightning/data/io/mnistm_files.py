@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tl_lightning.data.cache.contents import contents
 from tl_lightning.data.io.idx import DigitSet, checked, verified
 from tl_lightning.data.io.images import open_image
 from tl_lightning.errors import DataError
@@ -76,13 +78,15 @@ def read_mnistm(path: Path) -> DigitSet:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a hash of names, sizes and modification times, for the key of a cached copy."""
-    digest = hashlib.sha256()
-    for name in SPLITS.values():
-        files = sorted([path / f"{name}_labels.txt", *(path / name).glob("*")])
-        for file in (file for file in files if file.is_file()):
-            stat = file.stat()
-            digest.update(f"{name}/{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    """Return a hash of the names and contents of all files, for the key of a cached copy."""
+    files = [
+        file
+        for name in SPLITS.values()
+        for file in sorted([path / f"{name}_labels.txt", *(path / name).glob("*")])
+        if file.is_file()
+    ]
+    digest = hashlib.sha256(json.dumps([str(file.relative_to(path)) for file in files]).encode())
+    digest.update(contents(files).tobytes())
     return digest.hexdigest()[:16]
 
 

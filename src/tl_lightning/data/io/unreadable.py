@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tl_lightning.config.schema import cache_root
+from tl_lightning.data.cache.contents import contents
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.images import open_image
 from tl_lightning.errors import DataError
@@ -51,10 +52,15 @@ def without_unreadable(domain: Domain) -> tuple[Domain, list[str]]:
 def unreadable(paths: Sequence[Path]) -> dict[Path, str]:
     """Decode every image on all cores and return the problem of each unreadable one.
 
-    The result is cached by the files' paths, sizes and modification times.
+    The result is cached by the files' paths and contents, unless a file could not be read at all:
+    that depends on its permissions, or on its disk.
     """
-    stamps = [(str(path), *_stamp(path)) for path in paths]
-    key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+    hashes = contents(paths)
+    if not hashes.any(axis=1).all():
+        return _decode_all(paths)
+    digest = hashlib.sha256(json.dumps([str(path) for path in paths]).encode())
+    digest.update(hashes.tobytes())
+    key = digest.hexdigest()[:16]
     cached = cache_root() / "readable" / f"{key}.json"
     with locked(cached):
         if cached.is_file():
@@ -85,11 +91,3 @@ def _problem(path: Path) -> str:
     except DataError as error:
         return str(error.__cause__)
     return ""
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return (-1, -1)
-    return (stat.st_size, stat.st_mtime_ns)

@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -112,7 +110,7 @@ def test_the_fingerprint_follows_every_file(folder):
     first = fingerprint(folder)
     assert fingerprint(folder) == first
     image = next((folder / "mnist_m_test").iterdir())
-    os.utime(image, ns=(1, 1))
+    image.write_bytes(image.read_bytes() + b"\0")
     second = fingerprint(folder)
     assert second != first
     relist(folder, lambda text: text + "more.png 1\n")

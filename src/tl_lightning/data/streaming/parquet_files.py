@@ -87,8 +87,9 @@ class Parts:
             DataError: If a file cannot be fetched or written, or the disk has too little space.
         """
         fs, _ = filesystem(self.url)
-        key = hashlib.sha256(f"{self.url}\n{self.digest}".encode()).hexdigest()[:16]
-        folder = root / key
+        # Sizes, times and tags of the files, since other tools store no hash of the samples.
+        state = [self.url, self.digest, [str(fs.info(path)) for path in self.files]]
+        folder = root / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
         paths = {path: folder / Path(path).name for path in self.files}
         with locked(folder):  # the ranks of a machine share the copies
             missing = {path: to for path, to in paths.items() if not to.exists()}

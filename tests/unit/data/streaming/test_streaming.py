@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import re
 import shutil
@@ -179,14 +180,17 @@ def test_target_batches_have_no_labels_except_in_testing(prepared, monkeypatch):
     assert seen
 
 
-def rewritten(prepared, folder, change, domain="photo"):
+def rewritten(prepared, folder, change, domain="photo", statistics=True):
     """Copy a stream; every table is replaced by ``change(table)``."""
     import pyarrow.parquet
 
     for path in sorted((prepared / "shards" / domain).rglob("*.parquet")):
         out = folder / path.relative_to(prepared / "shards" / domain)
         out.parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(change(pyarrow.parquet.read_table(path)), out, row_group_size=2)
+        table, options = pyarrow.parquet.read_table(path), {"compression": "none"}
+        pyarrow.parquet.write_table(
+            change(table), out, row_group_size=2, write_statistics=statistics, **options
+        )
     return folder
 
 
@@ -433,6 +437,30 @@ def test_another_stream_at_the_same_address_is_copied_again(prepared, tmp_path, 
         local = ready(stream(prepared / "shards" / domain))
         data = ready(stream(f"file://{link}"))
         assert list(data.found["source"].test.shards) == list(local.found["source"].test.shards)
+
+
+def test_files_that_are_replaced_by_others_of_the_same_size_and_time(
+    prepared, tmp_path, monkeypatch
+):
+    """Files of other tools may have neither a hash of the samples nor statistics."""
+    monkeypatch.setenv("TL_CACHE", str(tmp_path / "cache"))
+
+    def write(change):
+        folder = rewritten(prepared, tmp_path / "stream", change, statistics=False)
+        for path in folder.rglob("*.parquet"):
+            os.utime(path, (0, 0))
+        return list(ready(stream(f"file://{folder}")).found["source"].train.shards), folder
+
+    def backwards(table):
+        table = as_text(table)
+        images = [image[::-1] for image in table.column("image").to_pylist()]
+        return table.set_column(1, "image", [images])
+
+    before, folder = write(as_text)
+    size = part_of(folder).stat().st_size
+    after, _ = write(backwards)
+    assert part_of(folder).stat().st_size == size
+    assert after == [(image[::-1], label) for image, label in before]
 
 
 def test_full_disk_while_copying(prepared, tmp_path, monkeypatch):

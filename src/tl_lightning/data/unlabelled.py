@@ -13,6 +13,7 @@ from tl_lightning.data.io.folders import (
     class_folders,
     folders_below,
     has_splits,
+    real_paths,
     split_folders,
 )
 from tl_lightning.data.io.labels import class_name
@@ -144,5 +145,7 @@ def _plain(name: str) -> str:
 
 def same_samples(one: Layout, other: Layout) -> list[Path]:
     """Return the files that are in both layouts, also if one of them is a link to the other."""
-    known = {path.resolve() for path in one.paths()}
-    return sorted(path for path in other.paths() if path.resolve() in known)
+    known = set(real_paths(one.paths()))
+    paths = other.paths()
+    pairs = zip(paths, real_paths(paths), strict=True)
+    return sorted(path for path, real in pairs if real in known)

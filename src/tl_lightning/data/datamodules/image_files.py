@@ -25,6 +25,7 @@ from tl_lightning.data.io.folders import (
 from tl_lightning.data.io.unreadable import without_unreadable
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.transforms.shift import SyntheticShift
+from tl_lightning.data.unlabelled import same_samples
 from tl_lightning.errors import DataError
 
 __all__ = ["CLASS_FOLDERS", "ImageFilesDataModule"]
@@ -121,8 +122,8 @@ class ImageFilesDataModule(ImageDataModule):
         self.pair.on_problem = on_problem
 
     def check_apart(self, source: Layout, target: Layout) -> None:
-        """Report images that are in both domains."""
-        if shared := sorted(set(source.paths()) & set(target.paths())):
+        """Report images that are in both domains, also by a link."""
+        if shared := same_samples(source, target):
             self.pair.on_problem(
                 f"data.source and data.target both contain {shared[0]} (and {len(shared) - 1} more "
                 "images); set another data.target.root or data.target.domain, or leave both null "

@@ -24,6 +24,7 @@ __all__ = [
     "image_files",
     "match_classes",
     "raise_problem",
+    "real_paths",
     "scan_classes",
     "signature_problem",
     "split_folders",
@@ -114,6 +115,13 @@ def folders_below(folder: Path) -> list[Path]:
         if found.setdefault(path.resolve(), path) is path:
             waiting += class_folders(path)
     return sorted(found.values())
+
+
+def real_paths(paths: Sequence[Path]) -> list[str]:
+    """Return the paths without symbolic links; a folder is resolved once, not for every file."""
+    folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
+    files = (os.path.join(folders[path.parent], path.name) for path in paths)
+    return [os.path.realpath(file) if os.path.islink(file) else file for file in files]
 
 
 def scan_classes(

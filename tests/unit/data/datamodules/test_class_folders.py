@@ -32,6 +32,43 @@ def test_every_dataset_has_a_valid_configuration(name):
     assert recipes <= {path.stem for path in (REPO / "conf" / "data").glob("[!_]*.yaml")}
 
 
+@pytest.mark.parametrize("level", ["root", "class", "file"])
+def test_target_that_is_a_link_to_the_source_is_an_error(tmp_path, level):
+    source, target = class_folders(tmp_path / "a", 10), tmp_path / "b"
+    if level == "root":
+        target.symlink_to(source)
+    else:
+        class_folders(target, 10, start=10)
+        first = source / BREEDS[0]
+        (target / BREEDS[0]).rename(tmp_path / "kept")
+        if level == "class":
+            (target / BREEDS[0]).symlink_to(first)
+        else:
+            (tmp_path / "kept").rename(target / BREEDS[0])
+            (target / BREEDS[0] / "x.jpg").symlink_to(next(first.iterdir()))
+    number = {"root": 29, "class": 9, "file": 0}[level]
+    message = rf"data\.source and data\.target both contain .*/b/.* \(and {number} more images\);"
+    with pytest.raises(DataError, match=message):
+        found(source, target={**NOTHING, "root": str(target)})
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", "dev", "Testing"),
+        ("TRAIN", "Valid", "Test"),
+        ("train", "validation", "testing"),
+    ],
+)
+def test_names_of_splits(tmp_path, train, val, test):
+    split_folders(tmp_path, val=2)
+    for old, new in (("train", train), ("val", val), ("test", test)):
+        (tmp_path / old).rename(tmp_path / new)
+    (source,) = found(tmp_path).values()
+    assert sizes(source) == (24, 6, 12)
+    assert {name.split("/")[0] for name in source.test.names} == {test}
+
+
 def test_single_folder_is_split_by_hash(tmp_path):
     (source,) = found(class_folders(tmp_path / "mine", 10), target=NOTHING).values()
     assert (source.name, source.classes) == ("mine", BREEDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -36,15 +37,24 @@ def unlabelled(domains: Mapping[str, Domain]) -> list[str]:
 
 
 def fingerprint(domains: Mapping[str, Domain]) -> str:
-    """Return a hash of the names (and in-memory values) of all samples by domain and split."""
+    """Return a hash of classes and samples: their split, names, labels, and values or file sizes.
+
+    Sizes stand for the contents of files, whose hash would read all data before every run.
+    """
     digest = hashlib.sha256()
     for name, domain in domains.items():
+        digest.update("\n".join([name, *domain.classes]).encode(errors="surrogateescape"))
         for split in SPLITS:
             part = domain.splits()[split]
             digest.update(f"{SplitKey(name, split)}/{len(part)}".encode())
             digest.update("\n".join(part.names).encode(errors="surrogateescape"))
             if isinstance(part.samples, np.ndarray):
                 digest.update(np.ascontiguousarray(part.samples).tobytes())
+            else:
+                sizes = [Path(path).stat().st_size for path in part.samples]
+                digest.update(np.asarray(sizes, dtype=np.int64).tobytes())
+            if part.labels is not None:
+                digest.update(np.ascontiguousarray(part.labels).tobytes())
     return digest.hexdigest()
 
 

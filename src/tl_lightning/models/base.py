@@ -112,6 +112,8 @@ class TransferModule(L.LightningModule):
         self.remaining_layers: tuple[LayerGroup, ...] = ()
         #: Preprocessing fitted on the training samples, see :class:`.DataInfo`.
         self.input_state: Mapping[str, Any] = {}
+        #: Fingerprint and counts of the training data, compared when a run is resumed.
+        self.data_state: Mapping[str, Any] = {}
         self.means = EpochMeans()
         #: Means of the finished epoch, and their number of samples.
         self.epoch_means: tuple[dict[str, float], int] = ({}, 0)
@@ -445,6 +447,7 @@ class TransferModule(L.LightningModule):
         # External files that the configuration refers to, such as a tokenizer.
         checkpoint["restored_by"] = getattr(self.backbone, "restored_by", {})
         checkpoint["input_state"] = dict(self.input_state)
+        checkpoint["data"] = dict(self.data_state)
         checkpoint["epoch_means"] = list(self.epoch_means)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

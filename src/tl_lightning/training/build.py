@@ -17,6 +17,7 @@ from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.callbacks.phases import PhaseCallback
 from tl_lightning.callbacks.report_collector import ReportCollector
 from tl_lightning.checkpoints.io import AtomicCheckpointIO
+from tl_lightning.checkpoints.resume import data_state
 from tl_lightning.checkpoints.warm_start import load_backbone, load_model, restored_from
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.schema import RunConfig
@@ -80,6 +81,7 @@ def build(run: RunConfig, run_dir: Path, all_domains: bool = False) -> Parts:
     aux_info = aux_label_info(run, data)
     module = build_module(run, info.classes, True, info.class_counts, aux_info)
     module.input_state = info.input_state
+    module.data_state = data_state(data)
     peeks = run.selection == "oracle" or run.track_target or module.learn_from == "target"
     needs = replace(module.needs(), val_labels=("source", "target") if peeks else ("source",))
     needs = replace(needs, train_on=tuple(data.domain_names)) if all_domains else needs

@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 
-from tl_lightning.checkpoints.resume import resume_point
+from tl_lightning.checkpoints.resume import check_resumed, resume_point
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.distributed.ranks import rank
@@ -59,11 +59,13 @@ def fit(
     keep_memory()
     caught: list[str] = []
     with collected_warnings(caught), single_job_argv(run.resume), signals.watched():
-        resumed, steps_before = resume_point(run, run_dir)
+        begin = resume_point(run, run_dir)
+        resumed, steps_before = begin.checkpoint, begin.steps
         with _explaining(run):
             run = with_found_rate(run, run_dir, resumed)
             parts = build(run, run_dir)
             trainer, module, data = parts.trainer, parts.module, parts.data
+            check_resumed(begin, module, run.section("optimizer")["_target_"])
             cast(Any, trainer).callbacks.extend(callbacks)
             if resumed and run.interpolation is not None:
                 start_file(parts, resumed)  # before training for nothing

@@ -198,9 +198,9 @@ class NaNGuard(L.Callback):
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
-        with torch.no_grad():
-            for buffer, before in self.buffers:
-                buffer.copy_(before)
+        for buffer, before in self.buffers:
+            # Not seen by autograd: a later stage may still pass gradients through this batch.
+            buffer.data.copy_(before)
         if len(self.skipped) > self.max_skipped:
             limit = f" after callbacks.nan_guard.max_skipped={self.max_skipped} skipped batches"
             self._stop(trainer, report, limit)

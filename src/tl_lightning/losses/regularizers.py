@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tl_lightning.errors import ConfigError
+from tl_lightning.losses.singular_values import singular_values
 from tl_lightning.types import Terms, Views
 
 __all__ = ["BSS", "L1", "L2", "L2SP", "Regularizer", "spectral_tail", "squares"]
@@ -160,7 +161,7 @@ def spectral_tail(features: Tensor, k: int) -> Tensor:
     >>> round(spectral_tail(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 2).item(), 4)
     5.0
     """
-    values: Tensor = torch.linalg.svdvals(features.float())  # in descending order
+    values: Tensor = singular_values(features.float())  # in descending order
     return values[-k:].square().sum()
 
 

@@ -6,9 +6,9 @@ Maximization under Label Insufficient Situations. CVPR.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from tl_lightning.losses.singular_values import singular_values
 from tl_lightning.methods.base import Penalty
 from tl_lightning.types import Context, Views
 
@@ -23,5 +23,5 @@ class BNM(Penalty):
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return the negative nuclear norm of the target probabilities ``(B, K)``, per sample."""
         probs = views["target"].logits.softmax(1)
-        norm: Tensor = torch.linalg.svdvals(probs).sum()
+        norm: Tensor = singular_values(probs).sum()
         return -norm / len(probs)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from tl_lightning.losses.singular_values import singular_values
 from tl_lightning.methods.base import Penalty
 from tl_lightning.types import DOMAINS, Context, Views
 
@@ -35,6 +35,6 @@ class BSP(Penalty):
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return the penalty for features ``(B_s, D)`` and ``(B_t, D)``."""
         both = [views[domain].features for domain in DOMAINS]
-        values = [torch.linalg.svdvals(features)[: self.k] for features in both]
+        values = [singular_values(features)[: self.k] for features in both]
         total: Tensor = values[0].square().sum() + values[1].square().sum()
         return total

@@ -21,8 +21,9 @@ __all__ = ["DeepJDOT", "transport"]
 def transport(cost: Tensor) -> Tensor:
     """Return the exact optimal transport plan ``(N, M)`` between uniform distributions.
 
-    The plan sums to 1. For equal numbers of points it is an assignment (Birkhoff); otherwise the
-    points are replicated up to the least common multiple of ``N`` and ``M``.
+    The plan sums to 1, or is NaN if a cost is not finite. For equal numbers of points it is an
+    assignment (Birkhoff); otherwise the points are replicated up to the least common multiple of
+    ``N`` and ``M``.
 
     Args:
         cost: ``(N, M)``; treated as a constant.
@@ -35,6 +36,8 @@ def transport(cost: Tensor) -> Tensor:
     n, m = cost.shape
     size = int(np.lcm(n, m))
     values = cost.detach().cpu().double().numpy()
+    if not np.isfinite(values).all():  # the solver raises an error that names no file
+        return torch.full_like(cost, torch.nan)
     rows, columns = linear_sum_assignment(
         values.repeat(size // n, axis=0).repeat(size // m, axis=1)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ __all__ = ["predict"]
 
 _KEYS = ("checkpoint", "text", "texts", "images", "out", "allow")
 
-#: Maximum number of characters of a sample shown in the table.
+#: Maximum number of characters of a text shown in the table.
 SHOWN = 60
 
 
@@ -57,8 +58,17 @@ def _predict(arguments: list[str]) -> None:
         samples = _texts(given, [value for key, value in pairs if key == "text"])
     from tl_lightning.evaluation.nodes import allowed_classes
 
-    results = predictions(given["checkpoint"], samples, allowed_classes(arguments))
-    _show(results)
+    unreadable: dict[str, str] = {}
+    results = predictions(given["checkpoint"], samples, allowed_classes(arguments), unreadable)
+    _show(results, Path(given.get("images", "")).expanduser())
+    if unreadable:
+        print(
+            f"warning: {len(unreadable)} of {len(samples)} images cannot be read and have no "
+            "prediction:",
+            *(f"  {path}: {reason}" for path, reason in unreadable.items()),
+            sep="\n",
+            file=sys.stderr,
+        )
     if given.get("out"):
         _write(results, Path(given["out"]).expanduser())
 
@@ -82,15 +92,19 @@ def _texts(given: dict[str, str], typed: list[str]) -> list[str]:
     return lines
 
 
-def _show(results: Sequence[Prediction]) -> None:
+def _show(results: Sequence[Prediction], folder: Path) -> None:
+    """Print a table; images in ``folder`` are shown by their names, texts by their beginnings."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("class", "probability", "sample")
+    table = Table("class", "probability", Column("sample", overflow="fold"))
+    images = folder != Path()
     for sample, name, probability in results:
-        short = sample if len(sample) <= SHOWN else f"{sample[: SHOWN - 3]}..."
+        shown = Path(sample).name if images and folder.is_dir() else sample
+        if not images and len(sample) > SHOWN:
+            shown = f"{sample[: SHOWN - 3]}..."
         # As plain text, since rich would parse [...] as markup.
-        table.add_row(*(_plain(text) for text in (name, f"{probability:.3f}", short)))
+        table.add_row(*(_plain(text) for text in (name, f"{probability:.3f}", shown)))
     Console().print(table)
 
 

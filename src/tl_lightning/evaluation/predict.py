@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.utils.text import shorten
 
 __all__ = ["Prediction", "find_images", "predictions"]
 
@@ -37,7 +38,10 @@ class Prediction(NamedTuple):
 
 
 def predictions(
-    checkpoint: str | Path, samples: Sequence[str] | Sequence[Path], allow: Sequence[str] = ()
+    checkpoint: str | Path,
+    samples: Sequence[str] | Sequence[Path],
+    allow: Sequence[str] = (),
+    unreadable: dict[str, str] | None = None,
 ) -> list[Prediction]:
     """Return the predictions of a model for texts or image files, in the given order.
 
@@ -45,9 +49,11 @@ def predictions(
         checkpoint: A checkpoint or run folder.
         samples: Texts, or paths of images.
         allow: Full names of additional classes that the checkpoint's configuration may build.
+        unreadable: Receives the reason of each image that cannot be read, which is then left out.
 
     Raises:
         CheckpointError: If the checkpoint is not found.
+        DataError: If an image cannot be read and ``unreadable`` is None, or none can be read.
         ConfigError: If the model expects another kind of input.
     """
     import torch
@@ -65,14 +71,21 @@ def predictions(
         problem = f"the model of checkpoint={checkpoint} expects {expected}, got {given}"
         raise ConfigError(f"{problem}; {_HINTS[expected]}")
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    out = [Prediction("", "", 0.0)] * len(samples)
+    out: dict[int, Prediction] = {}
+    skipped: dict[str, str] = {}
     with torch.inference_mode():
-        for indices, inputs in _batches(samples, spec, module.input_state):
+        for indices, inputs in _batches(samples, spec, module.input_state, skipped):
             probabilities, labels = module(inputs.to(module.device)).float().softmax(1).max(1)
             rows = zip(indices, labels.tolist(), probabilities.tolist(), strict=True)
             for index, label, probability in rows:
                 out[index] = Prediction(str(samples[index]), module.classes[label], probability)
-    return out
+    if skipped and (unreadable is None or not out):
+        listed = shorten([f"{path} ({reason})" for path, reason in skipped.items()])
+        raise DataError(
+            f"{len(skipped)} of {len(samples)} images cannot be read: {listed}; leave them out"
+        )
+    (unreadable if unreadable is not None else {}).update(skipped)
+    return [out[index] for index in sorted(out)]
 
 
 def find_images(path: Path) -> list[Path]:
@@ -81,7 +94,7 @@ def find_images(path: Path) -> list[Path]:
     Raises:
         DataError: If there are none.
     """
-    from tl_lightning.data.io.folders import check_signatures, image_files
+    from tl_lightning.data.io.folders import image_files
 
     if not path.exists():
         raise DataError(f"images={path} not found; set images=<file or folder>")
@@ -94,13 +107,18 @@ def find_images(path: Path) -> list[Path]:
             if deeper
             else f"images={path} contains no images; set images=<file or folder>"
         )
-    check_signatures(files, setting="images")
     return files
 
 
-def _batches(samples: Sequence[Any], spec: Any, state: Mapping[str, Any]) -> Any:
-    """Yield the indices and inputs of batches; texts are sorted, the longest first."""
+def _batches(
+    samples: Sequence[Any], spec: Any, state: Mapping[str, Any], skipped: dict[str, str]
+) -> Any:
+    """Yield the indices and inputs of batches; texts are sorted, the longest first.
+
+    Images that cannot be read are added to ``skipped`` with the reason.
+    """
     import numpy as np
+    import torch
 
     from tl_lightning.data.cache.tokens import padded
     from tl_lightning.data.domain import Split
@@ -125,5 +143,11 @@ def _batches(samples: Sequence[Any], spec: Any, state: Mapping[str, Any]) -> Any
     split = Split(paths, None, list(map(str, paths)), white=white)
     dataset = dataset_of(split, spec, Centre(spec), None)
     for start in range(0, len(samples), BATCH):
-        indices = list(range(start, min(start + BATCH, len(samples))))
-        yield indices, dataset.__getitems__([(index, 0) for index in indices])["inputs"]
+        read = {}
+        for index in range(start, min(start + BATCH, len(samples))):
+            try:
+                read[index] = dataset[(index, 0)]["inputs"]
+            except DataError as error:
+                skipped[str(paths[index])] = str(error.__cause__)
+        if read:
+            yield list(read), torch.stack(list(read.values()))

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers import file_config
+from layouts import image, split_folders
 from tl_lightning.cli.predict import _predict, _texts
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.evaluation.predict import find_images
+from tl_lightning.evaluation.predict import find_images, predictions
+from tl_lightning.training import fit as training
 
 
 def test_texts_are_split_only_at_newlines(tmp_path: Path) -> None:
@@ -46,3 +49,41 @@ def test_error_names_a_subfolder_with_images(tmp_path: Path) -> None:
 def test_unwritable_output_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot write out=.*nowhere is not a folder; set out="):
         _predict(["checkpoint=/absent", "text=a", f"out={tmp_path / 'nowhere' / 'a.csv'}"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    root = split_folders(folder / "dogs", train=6, test=2)
+    training.fit(file_config(root, "model=source_only", "data.target=null"), folder / "run")
+    return folder
+
+
+def test_unreadable_images_are_listed_and_the_others_predicted(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a folder with a long name" / "another folder with a long name"
+    names = [f"the_file_{'of_the_same_name_' * 3}{index}.png" for index in range(3)]
+    for index, name in enumerate(names):
+        image(folder / name, index)
+    half = folder / "half.jpg"
+    half.write_bytes(image(folder / "whole.jpg", 9).read_bytes()[:300])
+    (folder / "text.png").write_text("<html>404</html>")
+    out = tmp_path / "out.csv"
+    _predict([f"checkpoint={trained / 'run'}", f"images={folder}", f"out={out}"])
+    output = capsys.readouterr()
+    shown = "".join(output.out.replace("│", " ").split())
+    assert all(name in shown for name in names)
+    assert "2 of 6 images cannot be read and have no prediction:" in output.err
+    assert f"{half}: " in output.err
+    assert "on_error" not in output.err
+    rows = out.read_text().splitlines()[1:]
+    assert [Path(row.split(",")[0]).name for row in rows] == [*names, "whole.jpg"]
+    with pytest.raises(
+        DataError, match=r"2 of 6 images cannot be read: .*half\.jpg \(.*; leave"
+    ):
+        predictions(trained / "run", find_images(folder))
+    for name in [*names, "whole.jpg"]:
+        (folder / name).unlink()
+    with pytest.raises(DataError, match="2 of 2 images cannot be read"):
+        _predict([f"checkpoint={trained / 'run'}", f"images={folder}"])

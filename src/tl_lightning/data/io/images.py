@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 import struct
 import sys
 import zlib
@@ -20,7 +22,7 @@ from torch.nn import functional
 from torch.utils.data import get_worker_info
 
 from tl_lightning.data.io.metadata import orientation_of, upright, without_metadata
-from tl_lightning.data.io.pixels import rgb
+from tl_lightning.data.io.pixels import LARGE, rgb
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 from tl_lightning.utils.files import UNREACHABLE
@@ -39,6 +41,8 @@ __all__ = [
 
 #: Formats that may be decoded, so that a file cannot choose another decoder of Pillow's.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+#: Largest size of an image file. Pillow's limit of pixels is 178,956,970.
+MAX_BYTES = 10**9
 #: Exceptions that decoders raise for corrupt or truncated files. The list is so broad that it
 #: would hide bugs, so a ``try`` with it must contain nothing but decoding.
 UNREADABLE = (
@@ -51,7 +55,8 @@ UNREADABLE = (
 def open_image(path: Path, shorter: int | None = None, white: float | None = None) -> Tensor:
     """Decode an image to RGB ``(3, H, W)`` uint8 and apply its EXIF orientation.
 
-    Transparent pixels are shown on white; only the first frame of an animation is used.
+    Transparent pixels are shown on white; only the first frame of an animation is used. Images of
+    more than 16 million pixels are decoded at 1/2, 1/3, ... of their size, to bound the memory.
 
     Args:
         path: The file.
@@ -129,6 +134,7 @@ def decode(
     ignored.
     """
     try:
+        _check_bytes(source)
         with Image.open(source, formats=FORMATS) as image:
             size = image.size
             pixels, transparent = _pixels(image, shorter, white)
@@ -148,6 +154,15 @@ def decode(
         orientation, problem = _orientation(lambda: found[1])[0], _reason(error)
     size = size if orientation < 5 else size[::-1]
     return Decoded(upright(pixels, orientation), size, transparent, orientation, problem)
+
+
+def _check_bytes(source: Path | BinaryIO) -> None:
+    """Raise DecompressionBombError for a file that some decoders would read as a whole."""
+    size = source.stat().st_size if isinstance(source, Path) else source.seek(0, os.SEEK_END)
+    if size > MAX_BYTES:
+        raise Image.DecompressionBombError(
+            f"file of {size / 1e9:.1f} GB exceeds the limit of {MAX_BYTES / 1e9:.0f} GB"
+        )
 
 
 def _content(source: Path | BinaryIO) -> bytes:
@@ -199,10 +214,20 @@ def _pixels(
     image: Image.Image, shorter: int | None, white: float | None
 ) -> tuple[NDArray[np.uint8], bool]:
     """Return the pixels ``(H, W, 3)`` of an opened image as they are stored."""
-    if shorter is not None and image.format == "JPEG":
+    if image.format == "JPEG":
+        _draft(image, shorter)
+    return rgb(image, white)
+
+
+def _draft(image: Image.Image, shorter: int | None) -> None:
+    """Let the decoder of a JPEG return 1/2, 1/4 or 1/8 of its size, if that is enough."""
+    width, height = image.size
+    large = 2 ** math.ceil(math.log2(max(1.0, width * height / LARGE)) / 2)
+    if shorter is not None and min(image.size) // (2 * shorter) >= large:
         # The decoder picks its smallest scale with both sides at least this large.
         image.draft("RGB", (2 * shorter, 2 * shorter))
-    return rgb(image, white)
+    elif large > 1:
+        image.draft("RGB", (max(1, width // large), max(1, height // large)))
 
 
 def shorter_side(spec: InputSpec) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["FLAT", "is_deep", "is_flat", "rgb", "to_8_bits"]
+__all__ = ["FLAT", "LARGE", "is_deep", "is_flat", "rgb", "to_8_bits"]
 
+#: Number of pixels above which images are reduced, to bound the memory of what follows.
+LARGE = 1 << 24
 #: Largest difference of the values of a channel (of 255) in an image called constant.
 FLAT = 16
 
@@ -56,17 +60,33 @@ def rgb(image: Image.Image, white: float | None) -> tuple[NDArray[np.uint8], boo
         image: The image; it is decoded here.
         white: See :func:`to_8_bits`.
     """
+    transparent = False
     if is_deep(image):
-        grey = to_8_bits(np.asarray(image), white)
-        return grey[..., None].repeat(3, axis=2), False
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = Image.fromarray(_scaled(np.asarray(image), white))
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = _reduced(image.convert("RGBA"))
         alpha = image.getchannel("A")
         if np.asarray(alpha).min() < 255:
             page = Image.new("RGB", image.size, "white")
             page.paste(image, mask=alpha)
-            return np.asarray(page), True
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), False
+            image, transparent = page, True
+    image = _reduced(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), transparent
+
+
+def _scaled(values: NDArray[np.generic], white: float | None) -> NDArray[np.uint8]:
+    """Return :func:`to_8_bits` of an image, which takes several bytes per value, in parts."""
+    if white is None and values.dtype.kind != "f":
+        white = 65535.0 if values.max() > 255 else 255.0
+    rows = max(1, (1 << 20) // values.shape[1])
+    parts = (values[start : start + rows] for start in range(0, len(values), rows))
+    return np.concatenate([to_8_bits(part, white) for part in parts])
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Return an image of at most ``LARGE`` pixels, averaged over squares of the given one."""
+    factor = math.ceil(math.sqrt(image.width * image.height / LARGE))
+    return image.reduce(factor) if factor > 1 else image
 
 
 def is_flat(pixels: NDArray[np.uint8]) -> bool:

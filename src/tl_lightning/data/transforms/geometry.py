@@ -21,6 +21,8 @@ from tl_lightning.types import InputSpec
 __all__ = ["Centre", "Geometry", "Policy", "RandomCrop", "Transformed"]
 
 _TRIES = 10
+#: Largest ratio of the sides of an image that is resized as a whole.
+LONGEST = 8
 
 
 class Geometry(Protocol):
@@ -51,12 +53,26 @@ class Centre:
         """Fill ``out``; see :class:`Geometry`."""
         size = self.spec.size
         flips = uniforms(seeds, 1)[:, 0] < (0.5 if self.flip else 0.0)
-        for index, image in enumerate(images):
+        for index, image in enumerate(map(_middle, images)):
             if min(image.shape[-2:]) != self.shorter:
                 image = resized(image, self.shorter, self.spec)
             top, left = (round((side - size) / 2) for side in image.shape[-2:])
             window = image[:, top : top + size, left : left + size]
             out[index] = (window.flip(-1) if flips[index] else window).permute(1, 2, 0)
+
+
+def _middle(image: Tensor) -> Tensor:
+    """Return the middle of a very long image, which is all that the centre crop depends on.
+
+    Resizing the whole image would take memory in proportion to its length and the square of the
+    enlargement: 11 GB for 60000 x 1 pixels.
+    """
+    sides = image.shape[-2:]
+    for axis, (side, other) in enumerate(zip(sides, sides[::-1], strict=True), start=1):
+        excess = side - LONGEST * other
+        if excess > 0:  # an even number is cut off, so that the centre stays where it is
+            image = image.narrow(axis, excess // 2, side - 2 * (excess // 2))
+    return image
 
 
 class RandomCrop:

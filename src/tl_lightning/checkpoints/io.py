@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import struct
 import warnings
@@ -143,7 +144,8 @@ def _sync_folder(folder: Path) -> None:
 def remove_drafts(folder: Path) -> None:
     """Remove temporary files left by killed processes."""
     for draft in folder.glob(".*.ckpt.*.tmp"):
-        draft.unlink(missing_ok=True)
+        if re.fullmatch(r"\..+\.ckpt\.\d+\.tmp", draft.name) and draft.is_file():
+            draft.unlink(missing_ok=True)
 
 
 def _checksum_error(path: Path) -> str:

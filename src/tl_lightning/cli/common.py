@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,8 @@ from tl_lightning.errors import TransferError
 from tl_lightning.utils.console import on_problem
 from tl_lightning.utils.files import run_lock
 from tl_lightning.utils.signals import end_interrupted
+
+_HYDRA_FILES = ("config", "hydra", "overrides")
 
 __all__ = ["plain_command", "remove_untouched", "say_interrupted"]
 
@@ -33,11 +34,17 @@ def remove_untouched(folder: Path) -> None:
     if not folder.is_dir():
         return
     with run_lock(folder, wait_s=1) as acquired:
-        if not acquired or any(
-            item.name != ".hydra" and item.suffix != ".log" for item in folder.iterdir()
-        ):
+        found = {item for item in folder.rglob("*") if item != folder / ".hydra"}
+        logs = {item for item in found if item.suffix == ".log" and not item.stat().st_size}
+        written = {folder / ".hydra" / f"{name}.yaml" for name in _HYDRA_FILES} | logs
+        if not acquired or found - written:
             return
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process of the run removes it as well
+            for item in found:
+                item.unlink(missing_ok=True)
+            if (folder / ".hydra").is_dir():
+                (folder / ".hydra").rmdir()
+            folder.rmdir()
         if folder.parent.parent.name == "outputs":
             with contextlib.suppress(OSError):  # it contains other runs
                 folder.parent.rmdir()

@@ -19,7 +19,7 @@ __all__ = ["NAMES", "TEXTS", "joined", "override_problems", "override_values", "
 #: Settings that are a text, such as a path: ``data.root=2024`` is not a number.
 TEXTS = frozenset({
     "backbone.checkpoint", "backbone.name", "backbone.package", "backbone.tag",
-    "backbone.tokenizer", "backbone.weights", "cache.dir", "data.cache_dir", "data.delimiter",
+    "backbone.tokenizer", "backbone.weights", "cache.dir", "data.delimiter",
     "data.elsewhere", "data.name", "data.root", "data.source.root", "data.source.test",
     "data.source.train", "data.source.url", "data.table", "data.target.root", "data.target.test",
     "data.target.train", "data.target.url", "hydra.run.dir", "hydra.sweep.dir", "init",

@@ -30,7 +30,8 @@ _NOT_TRAINED: dict[str, Any] = {
     "selection": "last", "interpolation": None, "track_target": False, "method": {},
     "baselines": [], "regularizer": {},
     "lr_find": False, "init": None, "resume": None, "phases": None, "task_weighting": "fixed",
-    "callbacks": {}, "logger": {}, "cache.features": "off", "checkpointing.every_n_epochs": 1,
+    "callbacks": {}, "logger": {}, "cache.features": "off", "cache.dir": None,
+    "checkpointing.every_n_epochs": 1,
     "data.batch_size": 1,  # there may be too few samples for a training batch
 }  # fmt: skip
 

@@ -18,6 +18,9 @@ from tl_lightning.errors import ConfigError
 
 __all__ = ["allowed_classes", "stored_node", "stored_nodes", "stored_section"]
 
+#: Values of settings of ``data`` that would write files.
+_HARMLESS: dict[str, Any] = {"download": False}
+
 
 def allowed_classes(overrides: Iterable[str]) -> list[str]:
     """Return the names in ``allow=[...]`` among the overrides."""
@@ -31,9 +34,14 @@ _ADDED = {"test_split": "hold_out"}
 
 
 def stored_section(model: StoredModel, name: str) -> dict[str, Any]:
-    """Return a node of a stored configuration, without what may write files of its own."""
-    found = {key: value for key, value in model.section(name).items() if key != "profiler"}
-    return _ADDED | found if name == "data" and "transductive" in found else found
+    """Return a node of a stored configuration, without what may write or remove files.
+
+    The checkpoint may come from somebody else. Where files are written, and whether data are
+    downloaded, is therefore set on the command line.
+    """
+    kept = {key: value for key, value in model.section(name).items() if key != "profiler"}
+    kept = {key: _HARMLESS.get(key, value) for key, value in kept.items()}
+    return _ADDED | kept if name == "data" and "transductive" in kept else kept
 
 
 def stored_node(

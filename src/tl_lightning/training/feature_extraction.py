@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from tl_lightning.data.cache.features import FeatureSet, ShardWriter, ViewSampler
+from tl_lightning.data.cache.features import FILES, FeatureSet, ShardWriter, ViewSampler
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.feature_plan import Plan, through
 from tl_lightning.types import SplitKey, Stream
 from tl_lightning.utils.files import locked
+from tl_lightning.utils.owned import remove_owned
 from tl_lightning.utils.progress import advancing
 
 __all__ = ["Batches", "fill"]
@@ -121,7 +121,7 @@ class Extraction(L.LightningModule):
             self.open.enter_context(locked(folder))
             if sets[key].found() is None:  # another process may have written it in the meantime
                 draft = sets[key].begin()
-                self.open.callback(shutil.rmtree, draft, ignore_errors=True)
+                self.open.callback(remove_owned, draft, FILES)
                 started.add(folder)
                 drafts[key] = str(draft)
         return drafts

@@ -79,9 +79,7 @@ def test_unreadable_images_are_listed_and_the_others_predicted(
     assert "on_error" not in output.err
     rows = out.read_text().splitlines()[1:]
     assert [Path(row.split(",")[0]).name for row in rows] == [*names, "whole.jpg"]
-    with pytest.raises(
-        DataError, match=r"2 of 6 images cannot be read: .*half\.jpg \(.*; leave"
-    ):
+    with pytest.raises(DataError, match=r"2 of 6 images cannot be read: .*half\.jpg \(.*; leave"):
         predictions(trained / "run", find_images(folder))
     for name in [*names, "whole.jpg"]:
         (folder / name).unlink()

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,15 @@ from tl_lightning.data.threaded_loader import in_order, pool_of
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 from tl_lightning.utils.files import DAMAGED, locked
+from tl_lightning.utils.owned import draft_folder, publish, remove_owned
 from tl_lightning.utils.progress import advancing
 
 __all__ = ["build_cache"]
 
 #: Increase when the same settings yield different bytes, to invalidate older caches.
 _FORMAT = 2
+#: Files of a cache.
+_FILES = ("pixels.bin", "index.npz")
 
 
 def build_cache(
@@ -62,10 +64,9 @@ def build_cache(
     with locked(family / "build"):
         with contextlib.suppress(*DAMAGED):
             return ImageCache(folder)
-        for stale in family.glob("*.tmp"):  # left by a killed build; the lock is held, none runs
-            shutil.rmtree(stale, ignore_errors=True)
-        if folder.exists():  # corrupt, for instance after a disk failure
-            shutil.rmtree(folder)
+        # Left by a killed build (the lock is held, none runs), or corrupt after a disk failure.
+        for stale in (folder, *family.glob("*.tmp")):
+            remove_owned(stale, _FILES)
         older = _older_caches(family)
         reusable = _reusable(older, names, hashes)
         to_decode = [Path(split.samples[k]) for k in range(len(names)) if k not in reusable]
@@ -74,7 +75,7 @@ def build_cache(
         built = ImageCache(folder)
         for cache in older:
             if _superseded(cache, built):
-                shutil.rmtree(cache.folder, ignore_errors=True)
+                remove_owned(cache.folder, _FILES)
     return built
 
 
@@ -130,7 +131,7 @@ def _write(
     root: str,
 ) -> None:
     """Write the images to a temporary folder, then rename it to ``folder``."""
-    temporary = Path(tempfile.mkdtemp(suffix=".tmp", dir=folder.parent))
+    temporary = draft_folder(folder)
     shapes, problems = [], []
     try:
         with (temporary / "pixels.bin").open("wb") as file:
@@ -157,7 +158,7 @@ def _write(
                 shapes=np.array(shapes, dtype=np.int64).reshape(-1, 2),
             )
             _sync(file)
-        os.replace(temporary, folder)
+        publish(temporary, folder, "index.npz")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -166,7 +167,7 @@ def _write(
             "cache.dir=/a/larger/disk or cache.images=off"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_owned(temporary, _FILES)
 
 
 def _decoded(

@@ -11,8 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +30,11 @@ from tl_lightning.data.datasets import aux_batch, tensors
 from tl_lightning.data.domain import Split
 from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler
 from tl_lightning.errors import DataError
+from tl_lightning.utils.owned import draft_folder, publish, remove_owned
 from tl_lightning.utils.seeding import mix, mix_text
 
 __all__ = [
+    "FILES",
     "FeatureLoader",
     "FeatureSet",
     "Features",
@@ -46,6 +46,8 @@ __all__ = [
 
 #: Increase when the same settings yield different features, to invalidate older ones.
 FORMAT = 2
+#: Files of a set.
+FILES = ("manifest.json", "*.safetensors")
 #: Maximum size of a file in bytes; this much is buffered in memory before it is written.
 SHARD_BYTES = 512 << 20
 
@@ -230,8 +232,8 @@ class FeatureSet:
         folder = self.folder
         # Left by a killed build: the lock is held, so no other build is running.
         for stale in (folder, *folder.parent.glob(f"{folder.name}.*.tmp")):
-            shutil.rmtree(stale, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
+            remove_owned(stale, FILES)
+        return draft_folder(folder)
 
     def finish(self, temporary: Path) -> None:
         """Write the manifest and rename the folder into place, once every rank has written."""
@@ -246,7 +248,7 @@ class FeatureSet:
             json.dump(manifest, file, indent=2, default=str)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.folder)
+        publish(temporary, self.folder, "manifest.json")
 
 
 class ShardWriter:

@@ -7,8 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,15 @@ from torch.utils.data import Dataset
 from tl_lightning.errors import DataError
 from tl_lightning.types import TextSpec
 from tl_lightning.utils.files import locked
+from tl_lightning.utils.owned import draft_folder, publish, remove_owned
 from tl_lightning.utils.progress import advancing
 
 __all__ = ["PADDING", "TextDataset", "TokenCache", "padded", "texts_digest", "tokenised"]
 
 #: Increase when the same settings yield different ids, to invalidate older caches.
-FORMAT = 1
+FORMAT = 2
+#: Files of a cache.
+FILES = ("ids.bin", "ends.npy", "cut.npy", "manifest.json")
 #: Padding id of texts that are shorter than the longest of their batch.
 PADDING = -1
 #: Number of texts that are tokenized at a time.
@@ -103,11 +104,11 @@ def tokenised(texts: Sequence[str], spec: TextSpec, name: str, root: Path) -> To
             return TokenCache(folder)
         # Left by a killed build: the lock is held, so no other build is running.
         for stale in (folder, *root.glob(f"{folder.name}.*.tmp")):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=root))
+            remove_owned(stale, FILES)
+        temporary = draft_folder(folder)
         try:
             _write(texts, spec, temporary)
-            os.replace(temporary, folder)
+            publish(temporary, folder, "manifest.json")
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -115,7 +116,7 @@ def tokenised(texts: Sequence[str], spec: TextSpec, name: str, root: Path) -> To
                 f"the disk of {root} is full; free some disk space, or set cache.dir=/a/larger/disk"
             ) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_owned(temporary, FILES)
     return TokenCache(folder)
 
 

@@ -21,6 +21,7 @@ from tl_lightning.data.domain import Split
 from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler
 from tl_lightning.data.transforms.shift import SyntheticShift
 from tl_lightning.errors import DataError
+from tl_lightning.utils.owned import MARK, own
 
 
 def stored(root, values: torch.Tensor, views: int = 1, limit: int = 1 << 20, ranks: int = 1):
@@ -64,11 +65,11 @@ def test_incomplete_set_is_not_found(tmp_path) -> None:
 def test_leftovers_of_a_killed_build_are_removed(tmp_path) -> None:
     feature_set = stored(tmp_path / "f", torch.randn(4, 4))
     stale = tmp_path / "f" / f"{feature_set.folder.name}.abc.tmp"
-    stale.mkdir()
+    own(stale)
     (stale / "0000-00000.safetensors").write_bytes(b"half")
     temporary = feature_set.begin()
     assert not stale.exists()
-    assert list(temporary.iterdir()) == []
+    assert [path.name for path in temporary.iterdir()] == [MARK]
 
 
 def test_training_batches_follow_the_sampler(tmp_path) -> None:

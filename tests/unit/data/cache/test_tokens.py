@@ -14,6 +14,7 @@ from tl_lightning.data.cache import tokens as token_cache
 from tl_lightning.data.cache.tokens import TextDataset, TokenCache, texts_digest, tokenised
 from tl_lightning.errors import DataError
 from tl_lightning.types import TextSpec
+from tl_lightning.utils.owned import own
 
 TEXTS = ["the film was good", "bad", "a very very dull story and it was the plot", "great book"]
 
@@ -87,7 +88,7 @@ def test_leftovers_of_failed_and_killed_builds_are_removed(tmp_path, monkeypatch
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
     folder = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path).folder
     stale = tmp_path / f"{folder.name}.dead.tmp"
-    stale.mkdir()
+    own(stale)
     (folder / "manifest.json").write_text(json.dumps({"format": 1}))
     tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
     assert not stale.exists()

@@ -99,7 +99,7 @@ def test_stream_is_refused(tmp_path) -> None:
                                            "cutmix_alpha")}  # fmt: skip
     with pytest.raises(ConfigError, match=message):
         StreamDataModule(
-            **kept, classes=None, window=2, cache_gb=1, cache_dir=None,
+            **kept, classes=None, window=2, local_copy=True,
             source={"url": "/nowhere"}, target=None,
         )  # fmt: skip
     overrides = ["data=stream", "data.source.url=/nowhere", "data.sampling=class_balanced"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tl_lightning.data.checks.domains import class_remarks
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.pretraining_overlap import pretraining_overlap
 from tl_lightning.types import SPLITS, SplitKey
@@ -73,7 +72,6 @@ def domain_notes(
         pretrained: Whether the backbone is pretrained, so that overlap matters.
     """
     found = [f"{name}: {domain.note}" for name, domain in domains.items() if domain.note]
-    found += class_remarks("source", domains["source"])
     names = [one for domain in domains.values() for one in domain.train.names]
     if pretrained and (text := pretraining_overlap(names, overlap)):
         found.append(text)

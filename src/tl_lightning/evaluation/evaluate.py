@@ -91,6 +91,7 @@ def evaluate(
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
     counts = {name: len(domain.test) for name, domain in found.found.items()}
     notes = [f"{name}: {domain.note}" for name, domain in found.found.items() if domain.note]
+    notes += found.remarks()
     return {
         "metrics": metrics, "data": found.name, "classes": list(classes), "counts": counts,
         "notes": notes,

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.folders import (
     EXTENSIONS,
     IGNORED,
     SPLIT_NAMES,
     class_folders,
+    image_files,
     signature_problem,
 )
 
-__all__ = ["passed_over"]
+__all__ = ["not_taken", "passed_over"]
 
 #: Suffixes of image formats that are not supported.
 OTHER_FORMATS = frozenset(
-    {".gif", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".apng"}
+    {".gif", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".apng"}
     | {".tga", ".psd", ".svg", ".eps", ".pgm", ".pbm", ".pnm", ".dds", ".exr", ".hdr", ".ico"}
     | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
 )
@@ -45,15 +49,57 @@ def passed_over(
             skipped = list(_class_folder(folder, known))
             # A class that is not used is fine, but one with only unsupported formats is reported.
             if not any(kind == "unlisted" for kind, _, _ in skipped):
-                yield from skipped
-    parents |= {
-        folder.parent for folder in parents if folder.name.lower() in {"images", *SPLIT_NAMES}
-    }
+                yield from (item for item in skipped if item[0] != "outside")
+    split_roots = {folder.parent for folder in parents if folder.name.lower() in SPLIT_NAMES}
+    for root in sorted(split_roots - set(classes)):
+        for folder in class_folders(root):
+            if folder not in parents:
+                yield from _next_to_splits(folder)
+    parents |= split_roots | {path.parent for path in parents if path.name.lower() == "images"}
     for folder in sorted(parents - set(classes)):
         for entry in _entries(folder):
             image_like = _suffix(entry.name) in EXTENSIONS | OTHER_FORMATS and entry.is_file()
             if image_like and Path(entry.path) not in known:
                 yield "outside", Path(entry.path), "next to the class folders"
+
+
+def not_taken(found: Mapping[str, Domain]) -> list[str]:
+    """Return one message on the image files near the dataset that a run does not use; or none.
+
+    Args:
+        found: The domains, with unreadable images.
+    """
+    known: dict[Path, bool] = {}  # whether an image has a label
+    for domain in found.values():
+        for split in domain.splits().values():
+            if not isinstance(split.samples, np.ndarray):
+                labelled = split.has_labels
+                known |= {path: known.get(path, False) or labelled for path in split.samples}
+    labelled_ones = [path for path, labelled in known.items() if labelled]
+    bare = sorted(path for path, labelled in known.items() if not labelled)
+    groups: dict[str, list[Path]] = {}
+    for kind, path, detail in passed_over(labelled_ones, bare):
+        groups.setdefault(_WHY[kind].format(detail), []).append(path)
+    if not groups:
+        return []
+    total = sum(map(len, groups.values()))
+    parts = [f"{len(paths):,} {why}, such as {paths[0]}" for why, paths in groups.items()]
+    return [f"{total:,} image file(s) near the dataset are not used: {'; '.join(parts)}"]
+
+
+#: Why a run does not use an image file, by kind; filled in with the detail.
+_WHY = {
+    "no_file": "named as an image but {}",
+    "unlisted": "in a class folder but in no split",
+    "ignored_format": "of an unsupported format ({})",
+    "outside": "{}",
+}
+
+
+def _next_to_splits(folder: Path) -> Iterator[tuple[str, Path, str]]:
+    for inner in (folder, *class_folders(folder)):
+        for path in image_files(inner):
+            yield "outside", path, "in a folder next to the splits"
 
 
 def _class_folder(folder: Path, known: set[Path]) -> Iterator[tuple[str, Path, str]]:

@@ -324,7 +324,8 @@ class TransferDataModule(L.LightningDataModule):
         Args:
             pretrained: Whether the backbone is pretrained, so that overlap matters.
         """
-        return summary.domain_notes(self.found, self.unreadable, self.overlap, pretrained)
+        found = summary.domain_notes(self.found, self.unreadable, self.overlap, pretrained)
+        return [*found, *self.remarks()]
 
     def remarks(self) -> list[str]:
         """Return what is odd about the samples, though a run is possible; shown at the start."""

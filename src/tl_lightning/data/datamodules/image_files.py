@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from tl_lightning.config.hints import above
+from tl_lightning.data.checks.ignored import not_taken
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.source_target import SourceTarget, TestSplit, only_keys
 from tl_lightning.data.domain import Domain
@@ -79,6 +80,9 @@ class ImageFilesDataModule(ImageDataModule):
         super().__init__(**kwargs)
         self.on_error = on_error
         self.max_value = max_value
+        #: The domains before unreadable images were skipped, and notes on what is in neither.
+        self.listed: Mapping[str, Domain] = {}
+        self.not_used: list[str] | None = None
         self.pair = SourceTarget(
             self, root=root, val_fraction=val_fraction, test_fraction=test_fraction,
             test_split=test_split, classes=classes, transductive=transductive, source=source,
@@ -130,8 +134,15 @@ class ImageFilesDataModule(ImageDataModule):
                 "for a synthetic shift"
             )
 
+    def remarks(self) -> list[str]:
+        """Return what is odd about the samples, and which images in folders are not used."""
+        if self.not_used is None:
+            self.not_used = not_taken(self.listed) if self.in_folders else []
+        return [*super().remarks(), *self.not_used]
+
     def without_unreadable(self, found: dict[str, Domain]) -> dict[str, Domain]:
         """Raise DataError for files that are not images, or skip unreadable ones."""
+        self.listed = found
         if self.on_error == "stop":
             for name, domain in found.items():
                 check_signatures(domain.paths(), setting=self.pair.base(name)[1])

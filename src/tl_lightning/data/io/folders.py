@@ -30,7 +30,9 @@ __all__ = [
     "split_folders",
 ]
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+)
 # Created by archive tools and notebooks; never a class.
 IGNORED = frozenset({"__MACOSX", ".ipynb_checkpoints"})
 # Includes GIF, because suffixes are often wrong and Pillow decodes by content.

@@ -11,8 +11,9 @@ import torch
 
 from helpers import file_config as dogs
 from helpers import same, weights
-from layouts import BREEDS, split_folders
+from layouts import BREEDS, class_folders, file_settings, image, split_folders
 from tl_lightning.config.validation import check as validation
+from tl_lightning.data.datamodules.class_folders import ClassFoldersDataModule
 from tl_lightning.data.io import unreadable as module
 from tl_lightning.data.io.unreadable import unreadable, without_unreadable
 from tl_lightning.errors import ConfigError, DataError
@@ -223,3 +224,46 @@ def test_pretraining_overlap_is_noted(root, tmp_path) -> None:
     data = training.build(validation.check(dogs(root)), tmp_path).data
     assert "pretraining overlap: Stanford Dogs" in " ".join(data.notes(pretrained=True))
     assert "overlap" not in " ".join(data.notes(pretrained=False))
+
+
+def test_image_files_that_are_not_used_are_told(tmp_path):
+    root = class_folders(tmp_path / "set", 10)
+    first = root / BREEDS[0]
+    image(first / "part2" / "x.jpg", 1)
+    image(first / "part2" / "y.jpg", 2)
+    image(root / "beside.png", 3)
+    (first / "old.gif").write_bytes(b"GIF89a")
+    (first / "gone.jpg").symlink_to(tmp_path / "nothing")
+    image(first / "taken.jpg", 4).rename(first / "taken.jfif")
+    data = ClassFoldersDataModule(**file_settings(root))
+    data.discover()
+    assert sum(data.counts().values()) == 31
+    assert first / "taken.jfif" in data.found["source"].paths()
+    (text,) = data.remarks()
+    assert text.startswith("5 image file(s) near the dataset are not used: ")
+    for part in (
+        f"2 in a subfolder of a class folder, such as {first}/part2/x.jpg",
+        f"1 of an unsupported format (.gif), such as {first}/old.gif",
+        f"1 next to the class folders, such as {root}/beside.png",
+        "1 named as an image but a link to ",
+    ):
+        assert part in text
+    assert text in data.notes(pretrained=False)
+
+
+def test_folder_next_to_the_splits_is_told(tmp_path):
+    split_folders(tmp_path)
+    class_folders(tmp_path / "holdout", 2)
+    data = ClassFoldersDataModule(**file_settings(tmp_path))
+    data.discover()
+    place = rf"6 in a folder next to the splits, such as {tmp_path}/holdout/"
+    assert place in data.remarks()[0]
+
+
+def test_skipped_and_unchosen_images_are_not_told_again(tmp_path):
+    root = class_folders(tmp_path, 101)
+    (root / BREEDS[0] / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    data = ClassFoldersDataModule(**file_settings(root, on_error="skip", classes=BREEDS[:2]))
+    data.discover()
+    assert len(data.unreadable["source"]) == 1
+    assert data.remarks() == []

@@ -21,16 +21,16 @@ TEXTS = frozenset({
     "backbone.checkpoint", "backbone.name", "backbone.package", "backbone.tag",
     "backbone.tokenizer", "backbone.weights", "cache.dir", "data.delimiter",
     "data.elsewhere", "data.name", "data.root", "data.source.root", "data.source.test",
-    "data.source.train", "data.source.url", "data.table", "data.target.root", "data.target.test",
-    "data.target.train", "data.target.url", "hydra.run.dir", "hydra.sweep.dir", "init",
-    "model.name", "resume", "selection",
+    "data.source.train", "data.source.url", "data.table", "data.target.root", "data.target.table",
+    "data.target.test", "data.target.train", "data.target.url", "hydra.run.dir",
+    "hydra.sweep.dir", "init", "model.name", "resume", "selection",
 })  # fmt: skip
 #: Settings that are a list of texts, such as names of classes: ``data.classes=[01,1e3]``.
 NAMES = frozenset({
     "allow", "backbone.lora.targets", "data.classes", "data.folders", "data.label_columns",
     "data.source.domain", "data.target.domain", "model.candidates", "tags",
 })  # fmt: skip
-#: Settings below these are texts.
+#: Settings below these are texts, or lists of texts.
 _SECTIONS = ("data.columns.",)
 
 _FORM = re.compile(r"(\+{0,2}(?:[\w./@]|(?<=\w)-)+)=(.*)", re.DOTALL)
@@ -83,9 +83,9 @@ def _readable(argument: str, sweep: bool) -> str:
     key, text = form[1], form[2]
     name = key.lstrip("+")
     override = _parsed(argument)
-    if name in NAMES:
+    if name in NAMES or name.startswith(_SECTIONS):
         value = _names(text, sweep)
-    elif name in TEXTS or name.startswith(_SECTIONS):
+    elif name in TEXTS:
         value = _text(text, sweep)
     elif override or text[:1] in ("[", "{") or (sweep and "," in text):
         return argument

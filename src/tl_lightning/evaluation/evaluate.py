@@ -99,7 +99,7 @@ def evaluate(
 
 
 #: Settings of data that say where the samples of a domain are.
-_PLACES = ("_target_", "root", "table", "{}.root", "{}.domain", "{}.train")
+_PLACES = ("_target_", "root", "table", "{}.root", "{}.domain", "{}.table", "{}.train")
 #: Settings of data that say which samples are tested.
 _TESTED = ("test_split", "test_fraction", "transductive")
 

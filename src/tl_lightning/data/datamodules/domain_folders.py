@@ -172,7 +172,7 @@ def asked_table_domains(
     asked: Any,
     valid: Sequence[str],
     table: str,
-    column: str | None,
+    column: str | Sequence[str] | None,
     source: Sequence[str],
 ) -> list[str]:
     """Return the domains of a table that are requested for the source or the target.

@@ -17,7 +17,13 @@ from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import SPLIT_NAMES, OnProblem
 from tl_lightning.data.io.labels import class_name, label_problem
 from tl_lightning.data.io.listed import ListedFiles, posix_path
-from tl_lightning.data.io.tables import Row, read_rows, rows_with_labels
+from tl_lightning.data.io.tables import (
+    Row,
+    read_rows,
+    rows_with_labels,
+    table_cells,
+    wanted_columns,
+)
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
@@ -32,12 +38,14 @@ class ImageTableDataModule(ImageFilesDataModule):
     """Images listed in a table, with optional domain and split columns.
 
     Relative paths are resolved against the folder of the table, then ``data.root``; if
-    ``source.root`` or ``target.root`` is set, only against that.
+    ``source.root`` or ``target.root`` is set, only against that. ``target.table`` is a table of the
+    target's own.
 
     Args:
         table: The file; ``.parquet`` and ``.pq`` are Parquet, everything else is delimited text.
         delimiter: Delimiter of a text table, or None to detect it from the first line.
-        columns: Name in the table of each of :data:`COLUMNS`; None to ignore a column.
+        columns: Name in the table of each of :data:`COLUMNS`; None to ignore a column. ``label``
+            may be a list of columns of 0 and 1, one for each class.
         label_columns: Columns with labels of auxiliary tasks.
         kwargs: See :class:`ImageFilesDataModule`; a ``target`` without values means no target.
     """
@@ -45,13 +53,14 @@ class ImageTableDataModule(ImageFilesDataModule):
     has_domains = True
     target_optional = True
     in_folders = False
+    target_keys = ImageFilesDataModule.target_keys | {"table"}
 
     def __init__(
         self,
         *,
         table: str | None,
         delimiter: str | None,
-        columns: Mapping[str, str | None],
+        columns: Mapping[str, str | Sequence[str] | None],
         label_columns: Sequence[str],
         **kwargs: Any,
     ) -> None:
@@ -71,31 +80,37 @@ class ImageTableDataModule(ImageFilesDataModule):
         self.table = table
         self.delimiter = delimiter
         self.columns = {name: columns.get(name) for name in COLUMNS}
-        self.rows: list[_ImageRow] | None = None
+        #: Rows by table, and the domains of the source.
+        self.rows: dict[str | None, list[_ImageRow]] = {}
         self.taken: list[str] = []
 
     def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the images of the requested domains, or all if the table has no domains."""
-        if self.rows is None:
-            self.rows = self._images(self.table, "data.table")
-        valid = sorted({row.domain for row in self.rows if row.domain is not None})
+        place, setting = node.get("table"), f"data.{domain}.table"
+        own = place is not None
+        place = place if own else self.table
+        if place not in self.rows:
+            self.rows[place] = self._images(place, setting if own else "data.table")
+        valid = sorted({row.domain for row in self.rows[place] if row.domain is not None})
         names = asked_table_domains(
-            domain, node.get("domain"), valid, str(self.table), self.columns["domain"], self.taken
-        )
+            domain, node.get("domain"), valid, str(place), self.columns["domain"],
+            [] if own else self.taken,
+        )  # fmt: skip
         if domain == "source":
             self.taken = names
-        own, table = node.get("root"), _absolute(self.table)
-        bases = [table.parent, Path(self.pair.root)] if own is None else [Path(str(own))]
+        root, table = node.get("root"), _absolute(place)
+        bases = [table.parent, Path(self.pair.root)] if root is None else [Path(str(root))]
         layouts = {}
         for name in names or [""]:
-            rows = [row for row in self.rows if not names or row.domain == name]
+            rows = [row for row in self.rows[place] if not names or row.domain == name]
             if domain == "target" and self.pair.ignores_labels:
                 rows = [replace(row, label="") for row in rows]
             rows = rows_with_labels(rows, domain, table, self.pair.on_problem)
             layouts[name] = self._layout(rows, bases, f"data.{domain}.root")
             if layouts[name].note:
                 layouts[name] = self.pair.in_part(layouts[name])
-        return "+".join(names) or str(self.name), pooled(layouts, self.pair.on_problem)
+        name = "+".join(names) or (table.stem if own else str(self.name))
+        return name, pooled(layouts, self.pair.on_problem)
 
     def read_test(self, place: str) -> Layout:
         """Return the images of ``data.target.test``, a table with the same columns."""
@@ -137,15 +152,8 @@ class ImageTableDataModule(ImageFilesDataModule):
                 f"data={self.name} needs a table, but data.table=null; set data.table=/my/list.csv"
             )
         path = Path(table).expanduser()
-        wanted = {n: column for n, column in self.columns.items() if column is not None}
-        header, rows = read_rows(path, self.delimiter, list(wanted.values()), setting)
-        for name, column in wanted.items():
-            # Only "domain" and "split" may be missing, unless they were renamed.
-            if column not in header and (name in ("path", "label") or column != name):
-                raise DataError(
-                    f"{path} has no column {column!r} (it has {', '.join(header)}); "
-                    f"{nearest(column, header)}; set data.columns.{name}=<the column's name>"
-                )
+        header, rows = read_rows(path, self.delimiter, wanted_columns(self.columns), setting)
+        found_cells = table_cells(path, header, rows, self.columns, ("path", "label"))
         for column in self.label_columns:
             if column not in header:
                 raise DataError(
@@ -153,8 +161,7 @@ class ImageTableDataModule(ImageFilesDataModule):
                     f"{nearest(column, header)}; set data.label_columns=[<the column's name>]"
                 )
         found = _Found()
-        for row in rows:
-            cells = {name: row.cells.get(column) for name, column in wanted.items()}
+        for row, cells in zip(rows, found_cells, strict=True):
             found.add(row, cells, tuple(row.cells[column] for column in self.label_columns))
         found.report(path, self.pair.on_problem)
         return found.images

@@ -161,7 +161,7 @@ class SourceTarget:
         layout = self._loaded(layout, f"the source ({name})")
         if self.target is None:
             return {"source": self.split_domain(name, layout)}
-        if self.target.get("root") is None and self.target.get("domain") is None:
+        if all(self.target.get(key) is None for key in ("root", "domain", "table")):
             if self.target.get("test") is not None:
                 raise DataError(
                     f"data.target.test={self.target['test']} is a test set of a target, but no "

@@ -17,7 +17,13 @@ from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import SPLIT_NAMES
 from tl_lightning.data.io.labels import class_name, label_problem
-from tl_lightning.data.io.tables import Row, read_rows, rows_with_labels
+from tl_lightning.data.io.tables import (
+    Row,
+    read_rows,
+    rows_with_labels,
+    table_cells,
+    wanted_columns,
+)
 from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
@@ -46,7 +52,8 @@ class TextTableDataModule(TextDataModule):
     Args:
         table: The file; ``.parquet`` and ``.pq`` are Parquet, everything else is delimited text.
         delimiter: Delimiter of a text table, or None to detect it from the first line.
-        columns: Name in the table of each of :data:`COLUMNS`; None to ignore a column.
+        columns: Name in the table of each of :data:`COLUMNS`; None to ignore a column. ``label``
+            may be a list of columns of 0 and 1, one for each class.
         kwargs: See :class:`TextDataModule`; ``root`` is not used.
     """
 
@@ -58,7 +65,7 @@ class TextTableDataModule(TextDataModule):
         *,
         table: str | None,
         delimiter: str | None,
-        columns: Mapping[str, str | None],
+        columns: Mapping[str, str | Sequence[str] | None],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -83,7 +90,12 @@ class TextTableDataModule(TextDataModule):
             self.listed = self._texts(self.table, "data.table")
         valid = sorted({each.domain for each in self.listed if each.domain is not None})
         names = asked_table_domains(
-            domain, node.get("domain"), valid, str(self.table), self.columns["domain"], self.taken
+            domain,
+            node.get("domain"),
+            valid,
+            str(self.table),
+            self.columns["domain"],
+            self.taken,
         )
         if domain == "source":
             self.taken = names
@@ -117,20 +129,12 @@ class TextTableDataModule(TextDataModule):
                 f"data={self.name} needs a table, but data.table=null; set data.table=/my/list.csv"
             )
         path = Path(table).expanduser()
-        wanted = {n: column for n, column in self.columns.items() if column is not None}
         with _long_cells():
-            header, rows = read_rows(path, self.delimiter, list(wanted.values()), setting)
-        for name, column in wanted.items():
-            # Only "domain" and "split" may be missing, unless they were renamed.
-            if column not in header and (name in ("text", "label") or column != name):
-                raise DataError(
-                    f"{path} has no column {column!r} (it has {', '.join(header)}); "
-                    f"{nearest(column, header)}; set data.columns.{name}=<the column's name>"
-                )
+            header, rows = read_rows(path, self.delimiter, wanted_columns(self.columns), setting)
+        found_cells = table_cells(path, header, rows, self.columns, ("text", "label"))
         found: list[_Text] = []
         problems: dict[str, list[str]] = {}
-        for row in rows:
-            cells = {name: row.cells.get(column) for name, column in wanted.items()}
+        for row, cells in zip(rows, found_cells, strict=True):
             kind, text = _problem(row, cells)
             if kind:
                 problems.setdefault(kind, []).append(text)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tl_lightning.data.io.folders import OnProblem
-from tl_lightning.errors import DataError
+from tl_lightning.data.io.folders import EXTENSIONS, OnProblem
+from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = ["Row", "read_rows", "rows_with_labels"]
+__all__ = ["Row", "read_rows", "rows_with_labels", "table_cells", "wanted_columns"]
 
 DELIMITERS = (",", ";", "\t", "|")
 PARQUET = (".parquet", ".pq")
@@ -78,7 +79,8 @@ def read_rows(
     Args:
         path: A Parquet file (by suffix) or a text file in UTF-8, with or without a byte-order mark.
         delimiter: One character, or None to detect it from the first line.
-        wanted: Expected columns, used to detect the delimiter.
+        wanted: Expected columns, used to detect the delimiter. Of a list of images and labels
+            without column names they are the names, the path first.
         setting: Configuration key of the path, for errors.
 
     Raises:
@@ -103,7 +105,102 @@ def read_rows(
     header = next((line for line in text.splitlines() if line.strip()), "")
     if not header:
         raise DataError(f"the table {path} is empty; its first line must name the columns")
+    if len(wanted) > 1 and delimiter is None and _LISTED.fullmatch(header.strip()):
+        return list(wanted[:2]), _read_list(path, text, wanted)
     return _read_text(path, text, delimiter or _delimiter(path, header, wanted))
+
+
+#: A line of a list without column names: an image and its label, as in ``photo/dog/1.jpg 3``.
+_LISTED = re.compile(
+    rf"(.*?({'|'.join(map(re.escape, sorted(EXTENSIONS)))}))[\s,;|]\s*([^\s,;|].*)", re.IGNORECASE
+)
+
+
+def _read_list(path: Path, text: str, wanted: Sequence[str]) -> list[Row]:
+    """Return the rows of a list of images and labels; ``wanted`` starts with their columns."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        found = _LISTED.fullmatch(line.strip())
+        if found:
+            cells = (found[1].strip("\"'"), found[3].strip("\"'"))
+            rows.append(Row(f"line {number}", dict(zip(wanted, cells, strict=False))))
+        elif line.strip():
+            raise DataError(
+                f"line {number} of {path} is {line.strip()!r}, not an image and its label as in "
+                "the lines before; fix the line, or name the columns in the first line"
+            )
+    return rows
+
+
+def table_cells(
+    path: Path,
+    header: Sequence[str],
+    rows: Sequence[Row],
+    columns: Mapping[str, str | Sequence[str] | None],
+    required: Sequence[str],
+) -> list[dict[str, str | None]]:
+    """Return the cells of every row by what they mean; None for columns that the table lacks.
+
+    Args:
+        path: The table, for messages.
+        header: Its columns.
+        rows: Its rows.
+        columns: Name of the column of each meaning; several columns of 0 and 1 for ``label``, one
+            for each class.
+        required: Meanings whose column must exist; others only if they were renamed.
+
+    Raises:
+        DataError: If there is no such column, or a row has several labels.
+    """
+    names = {name: column for name, column in columns.items() if column is not None}
+    for name, column in names.items():
+        for one in [column] if isinstance(column, str) else column:
+            if one not in header and (name in required or one != name):
+                raise DataError(_no_column(path, header, rows, name, one))
+    return [
+        {
+            name: row.cells.get(column) if isinstance(column, str) else _one_hot(path, row, column)
+            for name, column in names.items()
+        }
+        for row in rows
+    ]
+
+
+def wanted_columns(columns: Mapping[str, str | Sequence[str] | None]) -> list[str]:
+    """Return the names of all columns that are read."""
+    lists = [[one] if isinstance(one, str) else list(one or ()) for one in columns.values()]
+    return [column for names in lists for column in names]
+
+
+def _no_column(
+    path: Path, header: Sequence[str], rows: Sequence[Row], name: str, column: str
+) -> str:
+    advice = f"set data.columns.{name}=<the column's name>"
+    cells = {one: {row.cells[one].strip() for row in rows} for one in header}
+    binary = [one for one, found in cells.items() if found and found <= set(_BINARY)]
+    if name == "label" and len(binary) > 1:
+        advice = f"set data.columns.label=[{','.join(binary)}], which contain only 0 and 1"
+    return (
+        f"{path} has no column {column!r} (it has {', '.join(header)}); {nearest(column, header)}; "
+        f"{advice}; the first line must name the columns"
+    )
+
+
+#: Cells of columns that contain a class each.
+_BINARY = {"0": False, "1": True, "0.0": False, "1.0": True, "": False}
+
+
+def _one_hot(path: Path, row: Row, columns: Sequence[str]) -> str:
+    """Return the only column that contains 1; empty if there is none."""
+    values = {column: _BINARY.get(row.cells[column].strip()) for column in columns}
+    chosen = [column for column, value in values.items() if value]
+    if None in values.values() or len(chosen) > 1:
+        shown = ", ".join(f"{column}={row.cells[column]}" for column in columns)
+        raise DataError(
+            f"{row.place} of {path} has {shown}, but of the columns in data.columns.label one must "
+            "be 1 and the others 0; fix the line, or set data.columns.label=<the column's name>"
+        )
+    return chosen[0] if chosen else ""
 
 
 def _delimiter(path: Path, header: str, wanted: Sequence[str]) -> str:

@@ -209,7 +209,9 @@ def _config(source: str, network: Mapping[str, Any] | None, offline: bool) -> An
         config = CONFIG_MAPPING[kind](**rest)
     else:
         try:
-            config = AutoConfig.from_pretrained(source, local_files_only=offline)
+            config = AutoConfig.from_pretrained(
+                source, local_files_only=offline, trust_remote_code=False
+            )
         except Exception as error:  # the hub client raises various exceptions
             raise CheckpointError(_not_found("configuration", source, error)) from error
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
@@ -245,7 +247,13 @@ def _pretrained(source: str, config: Any) -> nn.Module:
     cls, extra = _class_of(config)
     try:
         net, info = cls.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True, **extra
+            source,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            weights_only=True,
+            trust_remote_code=False,
+            **extra,
         )
     except Exception as error:  # the hub client raises various exceptions
         raise CheckpointError(_not_found("weights", source, error)) from error

@@ -108,7 +108,9 @@ def read_tokens(place: str, offline: bool) -> Tokens:
         raise ConfigError(f"text data requires transformers ({error}); {_INSTALL}") from error
     try:
         loaded: Any = AutoTokenizer.from_pretrained(
-            str(path) if path.is_dir() else place, local_files_only=offline or path.is_dir()
+            str(path) if path.is_dir() else place,
+            local_files_only=offline or path.is_dir(),
+            trust_remote_code=False,
         )
     except Exception as error:  # the hub client raises various exceptions
         raise CheckpointError(_not_found(place, str(error).splitlines()[0])) from error

@@ -93,7 +93,9 @@ class TorchvisionBackbone(Network):
 
 def _fetch(entry: Any, name: str) -> Mapping[str, Any]:
     try:
-        state: Mapping[str, Any] = entry.get_state_dict(progress=True, check_hash=True)
+        state: Mapping[str, Any] = entry.get_state_dict(
+            progress=True, check_hash=True, weights_only=True
+        )
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         path = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise CheckpointError(

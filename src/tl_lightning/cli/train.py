@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -29,6 +30,12 @@ def train() -> None:
     sweep = bool({"-m", "--multirun"} & set(sys.argv[1:]))
     sys.argv[1:] = readable(sys.argv[1:], sweep)
     problems = [*override_problems(sys.argv[1:], sweep), *group_problems(sys.argv[1:])]
+    # Accepted by argparse in any abbreviation.
+    if any(re.match(r"--e[a-z-]*(=|$)", item) for item in sys.argv[1:]):
+        problems.append(
+            "--experimental-rerun is not supported, as the file it reads can execute code; set "
+            "the overrides in .hydra/overrides.yaml of that run"
+        )
     if output := output_problem(sys.argv[1:]):
         problems.append(output)
     if problems:

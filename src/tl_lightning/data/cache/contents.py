@@ -167,7 +167,7 @@ class _Folder:
 
     def _load(self) -> _Known:
         with contextlib.suppress(*DAMAGED):
-            with self.index.open("rb") as file, np.load(file) as stored:
+            with self.index.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 keys = stored["names"].tobytes().split(b"\0") if len(stored["names"]) else []
                 known = _Known(
                     {key: row for row, key in enumerate(keys)}, stored["stamps"], stored["hashes"]

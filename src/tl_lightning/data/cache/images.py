@@ -42,7 +42,8 @@ class ImageCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with (folder / "index.npz").open("rb") as file, np.load(file) as index:
+        path = folder / "index.npz"
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as index:
             self.names: list[str] = json.loads(index["names"].tobytes())
             self.hashes: NDArray[np.int64] = index["hashes"]
             self.root = os.fsdecode(index["root"].tobytes())

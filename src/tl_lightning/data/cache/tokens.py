@@ -53,8 +53,8 @@ class TokenCache:
     def __init__(self, folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
         self.folder = folder
-        self.ends: NDArray[np.int64] = np.load(folder / "ends.npy")
-        self.cut: NDArray[np.bool_] = np.load(folder / "cut.npy")
+        self.ends: NDArray[np.int64] = np.load(folder / "ends.npy", allow_pickle=False)
+        self.cut: NDArray[np.bool_] = np.load(folder / "cut.npy", allow_pickle=False)
         self.lengths = np.diff(self.ends, prepend=0)
         self.ids = np.memmap(folder / "ids.bin", dtype=np.int32, mode="r")
         complete = len(self.ends) == len(self.cut) == int(manifest["texts"])

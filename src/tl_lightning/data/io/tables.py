@@ -245,7 +245,7 @@ def _read_text(path: Path, text: str, delimiter: str) -> tuple[list[str], list[R
 
 def _read_parquet(path: Path) -> tuple[list[str], list[Row]]:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ImportError as error:
         raise DataError(
             f"data.table={path} requires the package pyarrow; run "
@@ -253,16 +253,17 @@ def _read_parquet(path: Path) -> tuple[list[str], list[Row]]:
         ) from error
     try:
         table: Any = parquet.read_table(path)
-    except (OSError, ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+        header = [str(name) for name in table.column_names]
+        values = table.to_pylist()
+    except Exception as error:  # damaged files raise many kinds, UnicodeDecodeError among them
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(
             f"cannot read the table {path}: {reason}; write it again, or save it as CSV"
         ) from error
-    header = [str(name) for name in table.column_names]
     _check_header(path, header)
     rows = [
         Row(f"row {number}", {name: _cell(row[name]) for name in header})
-        for number, row in enumerate(table.to_pylist(), 1)
+        for number, row in enumerate(values, 1)
     ]
     return header, rows
 

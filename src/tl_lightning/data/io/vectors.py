@@ -73,7 +73,8 @@ def read_vectors(path: Path, setting: str) -> Table:
 
 
 def _npz(path: Path, setting: str) -> Table:
-    with np.load(path, allow_pickle=False) as stored:
+    # An open file, since numpy leaves the file of a damaged archive open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return _from_arrays({name: stored[name] for name in stored.files}, path, setting)
 
 

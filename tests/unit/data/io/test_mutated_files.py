@@ -123,7 +123,15 @@ def list_module(root: Path, _: Path) -> DomainFoldersDataModule:
 
 def vector_module(_: Path, file: Path) -> VectorDataModule:
     settings = file_settings(file.parent, source={"train": str(file), "test": None})
-    for key in ("root", "classes", "transductive", "on_error", "max_value", "augment"):
+    for key in (
+        "root",
+        "classes",
+        "transductive",
+        "on_error",
+        "max_value",
+        "augment",
+        "test_split",
+    ):
         del settings[key]
     del settings["mixup_alpha"], settings["cutmix_alpha"]
     return VectorDataModule(**settings, max_features=None, scale="standard")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -59,6 +60,31 @@ def test_package_does_not_import_library(package: str, library: str) -> None:
     for path in (SOURCE / package).rglob("*.py"):
         text = path.read_text()
         assert not re.search(rf"^\s*(?:import|from) {library}\b", text, re.MULTILINE), path
+
+
+#: Modules of the standard library that do not exist on Windows.
+POSIX = {"fcntl", "grp", "pwd", "resource", "syslog", "termios", "tty", "pty", "posix"}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.stem)
+def test_modules_that_do_not_exist_on_windows_are_not_required(path) -> None:
+    """No command could start there; inside a function or ``try`` they may be imported."""
+    assert not POSIX & set(required(path.read_text()))
+
+
+def required(text: str) -> list[str]:
+    """Return the modules that a file imports unconditionally."""
+    names = []
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import):
+            names += [alias.name.split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(str(node.module).split(".")[0])
+    return names
+
+
+def test_a_required_module_is_found() -> None:
+    assert required("import fcntl\nfrom pwd import a\nif b:\n    import c") == ["fcntl", "pwd"]
 
 
 def test_data_package_does_not_depend_on_models() -> None:

@@ -36,7 +36,8 @@ def remove_untouched(folder: Path) -> None:
     with run_lock(folder, wait_s=1) as acquired:
         found = {item for item in folder.rglob("*") if item != folder / ".hydra"}
         logs = {item for item in found if item.suffix == ".log" and not item.stat().st_size}
-        written = {folder / ".hydra" / f"{name}.yaml" for name in _HYDRA_FILES} | logs
+        written = {folder / ".hydra" / f"{name}.yaml" for name in _HYDRA_FILES}
+        written |= logs | {folder / ".lock"}
         if not acquired or found - written:
             return
         with contextlib.suppress(OSError):  # another process of the run removes it as well

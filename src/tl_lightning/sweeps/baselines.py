@@ -20,11 +20,13 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.reporting.verdict import on_several_devices
 from tl_lightning.sweeps.jobs import begin, finished, swept_models
 from tl_lightning.training.fit import fit
-from tl_lightning.utils.files import job_lock, run_lock
+from tl_lightning.utils.files import run_lock
 from tl_lightning.utils.signals import Interrupted
 
 __all__ = ["baseline", "baselines_of", "fit_with_baselines", "resuming"]
 
+#: Seconds to wait for the lock of a run, which loader workers of a killed run keep briefly.
+WAIT_S = 10.0
 #: Baselines with a different model; ``joint_bn`` is the model of the run without its methods.
 _MODELS = {
     "source_only": {"_target_": "tl_lightning.models.FineTuning", "name": "source_only"},
@@ -139,7 +141,7 @@ def fit_with_baselines(
             f"{folder} contains a finished run; set another hydra.run.dir, set resume=auto to "
             "extend it (more epochs, baselines), or delete the folder"
         )
-    with run_lock(folder) if rank() == 0 else contextlib.nullcontext(True) as acquired:
+    with run_lock(folder, WAIT_S) if rank() == 0 else contextlib.nullcontext(True) as acquired:
         if not acquired:
             raise ConfigError(
                 f"another process is running in {folder}; wait until it has finished, or set "
@@ -185,7 +187,7 @@ def _fit_once(
         folder: The job's folder.
     """
     first = rank() == 0
-    with job_lock(folder) if first else contextlib.nullcontext(True) as acquired:
+    with run_lock(folder) if first else contextlib.nullcontext(True) as acquired:
         if not acquired:
             print(f"skipped: another process is running this job: {folder.name}", flush=True)
             if _started_externally(run):

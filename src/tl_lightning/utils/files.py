@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
-import sys
-import time
 import uuid
 import zipfile
 import zlib
@@ -18,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tl_lightning.errors import DataError
 
 __all__ = [
     "DAMAGED",
     "UNREACHABLE",
-    "job_lock",
     "locked",
     "read_json",
     "run_lock",
@@ -37,23 +34,24 @@ __all__ = [
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``path`` (file ``.<name>.lock``); other processes wait.
 
+    The operating system releases the lock when the process ends, even if it is killed.
+
     Raises:
         DataError: If the folder is not writable.
     """
+    lock = FileLock(path.parent / f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = (path.parent / f".{path.name}.lock").open("a")
+        lock.acquire()
     except OSError as error:
         raise DataError(
             f"cannot write to {path.parent}: {error.strerror}; set data.root=<writable folder> "
             "(for caches, set the environment variable TL_CACHE)"
         ) from error
-    with lock:
-        if sys.platform != "win32":  # Without flock, two processes may fetch the same file twice.
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)  # Released on close, even if the process is killed.
+    try:
         yield
+    finally:
+        lock.release()
 
 
 #: Errors of readers of npz, npy and JSON files for missing, truncated or changed ones.
@@ -70,50 +68,31 @@ UNREACHABLE = (
 )
 
 
-@contextlib.contextmanager
-def job_lock(folder: Path) -> Iterator[bool]:
-    """Lock a job's folder; yield False if another process holds the lock.
+@contextmanager
+def run_lock(folder: Path, wait_s: float = 0.0) -> Iterator[bool]:
+    """Lock the folder of a run or a job (file ``.lock``); yield False if another process has it.
 
-    The operating system releases the lock when the process ends, even if it is killed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                yield False
-                return
-            print(f"cannot lock {folder} ({error.strerror}): start each sweep only once there")
-        yield True
-
-
-@contextlib.contextmanager
-def run_lock(folder: Path, wait_s: float = 10.0) -> Iterator[bool]:
-    """Lock the folder of a single run without a lock file; yield False if another process has it.
+    The operating system releases the lock when the process ends, even if it is killed. Without
+    support of the file system, nothing is locked.
 
     Args:
-        folder: The run's folder.
-        wait_s: Seconds to wait for the lock; DataLoader workers of a killed run keep it briefly.
+        folder: The folder.
+        wait_s: Seconds to wait for the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + wait_s
+    lock = FileLock(folder / ".lock", timeout=wait_s)
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    break  # the file system does not support locks, or not on folders
-                if time.monotonic() >= deadline:
-                    yield False
-                    return
-                time.sleep(0.2)
-            else:
-                break
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"cannot lock {folder} ({reason}): start only one process at a time there")
+    try:
         yield True
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:

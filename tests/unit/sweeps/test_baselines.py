@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,7 +99,7 @@ def test_finished_run_is_not_overwritten(monkeypatch, tmp_path) -> None:
 
 def test_second_run_in_the_folder_of_a_running_one_is_rejected(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(baselines, "run_lock", partial(run_lock, wait_s=0))
+    monkeypatch.setattr(baselines, "WAIT_S", 0.0)
     fitted: list[Path] = []
     monkeypatch.setattr(baselines, "fit", lambda *args, **_: fitted.append(args[1]) or {})
     cfg = OmegaConf.create(config("baselines=false"))
@@ -112,7 +111,7 @@ def test_second_run_in_the_folder_of_a_running_one_is_rejected(monkeypatch, tmp_
     assert not fitted
     fit_with_baselines(cfg, tmp_path, False)
     assert fitted == [tmp_path]
-    assert not [*tmp_path.iterdir()]
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_baselines_of_a_source_free_model_are_trained_from_scratch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from helpers import config
 from tl_lightning.config import identity
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.sweeps import baselines, jobs
 from tl_lightning.utils import files, run_id
@@ -97,24 +98,41 @@ def test_folder_of_a_different_job_is_rejected(tmp_path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from tl_lightning.utils.files import job_lock
-with job_lock(Path(sys.argv[1])) as acquired:
+from tl_lightning.utils.files import run_lock
+with run_lock(Path(sys.argv[1])) as acquired:
     print(acquired, flush=True)
     time.sleep(60)
 """
 
 
-def test_job_lock_is_exclusive_and_released_on_kill(tmp_path) -> None:
+def test_run_lock_is_exclusive_and_released_on_kill(tmp_path) -> None:
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"True\n"
-    with files.job_lock(tmp_path) as acquired:
+    with files.run_lock(tmp_path) as acquired:
         assert not acquired
     other.kill()
     other.wait()
     other.stdout.close()
-    with files.job_lock(tmp_path) as acquired:
+    with files.run_lock(tmp_path) as acquired:
         assert acquired
+
+
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path, capsys) -> None:
+    """Opening it for writing would empty the file that it points to."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(precious)
+    with files.run_lock(tmp_path / "run") as acquired:
+        assert acquired
+    message = r"cannot lock .*run \(.*\): start only one process at a time there"
+    assert re.search(message, capsys.readouterr().out)
+    (tmp_path / ".x.lock").symlink_to(precious)
+    message = r"cannot write to .*; set data\.root="
+    with pytest.raises(DataError, match=message), files.locked(tmp_path / "x"):
+        pass
+    assert precious.read_text() == "mine"
 
 
 class FakeFit:
@@ -160,7 +178,7 @@ def test_resume_path_is_used_until_the_job_has_its_own_checkpoint(monkeypatch, t
 def test_job_of_another_process_is_skipped(monkeypatch, tmp_path, capsys) -> None:
     fake_fit = FakeFit()
     monkeypatch.setattr(baselines, "fit", fake_fit)
-    with files.job_lock(tmp_path / "run"):
+    with files.run_lock(tmp_path / "run"):
         report = baselines.fit_with_baselines(OmegaConf.create(config()), tmp_path / "run", True)
     assert (report, fake_fit.calls) == ({}, [])
     assert "skipped: another process is running this job: run" in capsys.readouterr().out
@@ -173,7 +191,7 @@ def test_rank_0_of_a_skipped_job_exits_with_an_error(name, monkeypatch, tmp_path
     monkeypatch.setattr(baselines, "fit", fake_fit)
     monkeypatch.setenv(name, "0")
     two = OmegaConf.create(config("trainer.devices=2", "baselines=[]"))
-    with files.job_lock(tmp_path / "run"), pytest.raises(SystemExit) as end:
+    with files.run_lock(tmp_path / "run"), pytest.raises(SystemExit) as end:
         baselines.fit_with_baselines(two, tmp_path / "run", True)
     assert end.value.code == 143
     assert fake_fit.calls == []

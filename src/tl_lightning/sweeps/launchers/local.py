@@ -195,7 +195,10 @@ def _stopping(running: Mapping[int, tuple[Job, subprocess.Popen[bytes], Path]]) 
     def stop(*_: object) -> None:
         raise SystemExit(143)
 
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    numbers = [signal.SIGTERM]
+    if sys.platform != "win32":
+        numbers.append(signal.SIGUSR1)
+    handlers = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ from tl_lightning.sweeps.tuning.pruning import Pruned, Pruning
 from tl_lightning.sweeps.tuning.space import StoredTrial
 from tl_lightning.training.fit import fit
 from tl_lightning.utils.console import on_problem
-from tl_lightning.utils.files import job_lock
+from tl_lightning.utils.files import run_lock
 from tl_lightning.utils.signals import Interrupted
 
 __all__ = ["pruning_rule", "with_rule", "work"]
@@ -148,7 +148,7 @@ def _open(plan: Plan) -> Any:
 def _lock(folder: Path) -> Iterator[None]:
     """Wait for the lock of the study, so that only one process samples a trial at a time."""
     while True:
-        with job_lock(folder / ".turn") as acquired:
+        with run_lock(folder / ".turn") as acquired:
             if acquired:
                 yield
                 return
@@ -170,7 +170,7 @@ def _next_trial(study: Any, plan: Plan, stack: contextlib.ExitStack) -> Any:
                 study.tell(old.number, state=TrialState.FAIL)
                 continue
             folder = _folder(plan, old, _overrides(plan, old))
-            if folder.is_dir() and stack.enter_context(job_lock(folder)):
+            if folder.is_dir() and stack.enter_context(run_lock(folder)):
                 print(f"trial {old.number}: resumed", flush=True)
                 return Trial(study, old._trial_id)
         states = [old.state for old in study.get_trials(deepcopy=False)]
@@ -191,7 +191,7 @@ def _next_trial(study: Any, plan: Plan, stack: contextlib.ExitStack) -> Any:
                 f"the search space of this command ({error}); set another tune.dir"
             ) from error
         trial.set_user_attr("sampled", True)
-        stack.enter_context(job_lock(folder))
+        stack.enter_context(run_lock(folder))
     return trial
 
 

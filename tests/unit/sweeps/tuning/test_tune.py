@@ -22,7 +22,7 @@ from tl_lightning.sweeps.tuning.plan import Plan, read_plan
 from tl_lightning.sweeps.tuning.pruning import Pruned, Pruning
 from tl_lightning.sweeps.tuning.space import Setting, StoredTrial, read_setting
 from tl_lightning.sweeps.tuning.study import with_rule, work
-from tl_lightning.utils.files import job_lock
+from tl_lightning.utils.files import run_lock
 from tl_lightning.utils.signals import Interrupted
 
 SMALL = [one for one in TINY if not one.startswith(("selection", "baselines"))]
@@ -272,7 +272,7 @@ def test_trial_of_running_process_is_not_taken_over(
         with pytest.raises(SystemExit):
             work(study(tmp_path, "tune.trials=1"))
     (folder,) = (tmp_path / "study").glob("0000-*")
-    with job_lock(folder):
+    with run_lock(folder):
         work(study(tmp_path, "tune.trials=1"))
         assert "1 still running" in capsys.readouterr().out
     assert fake_fit.rates == []

@@ -27,7 +27,7 @@ __all__ = ["train"]
 
 def train() -> None:
     """Train a model, select a checkpoint, test it and write a report; see ``conf/train.yaml``."""
-    sweep = bool({"-m", "--multirun"} & set(sys.argv[1:]))
+    sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]))
     sys.argv[1:] = readable(sys.argv[1:], sweep)
     problems = [*override_problems(sys.argv[1:], sweep), *group_problems(sys.argv[1:])]
     # Accepted by argparse in any abbreviation.

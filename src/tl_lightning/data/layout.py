@@ -12,6 +12,7 @@ import numpy as np
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import (
     OnProblem,
+    class_folders,
     has_splits,
     match_classes,
     raise_problem,
@@ -225,6 +226,8 @@ def read_layout(
         found = scan(root, setting=setting, on_problem=on_problem)
         return Layout(tuple(found), split_of(root, tuple(found), found))
     folders = split_folders(root, setting, on_problem)
+    # Test images of a competition have no labels; those that are not used are told elsewhere.
+    folders = {k: path for k, path in folders.items() if k == "train" or class_folders(path)}
     scanned = {
         split: scan(folder, setting=setting, on_problem=on_problem)
         for split, folder in folders.items()

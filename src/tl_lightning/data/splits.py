@@ -57,11 +57,13 @@ def split_by_hash(
         # Tolerance for rounding errors: ceil(0.1 * 30) must be 3.
         number = math.ceil(fraction * len(group) - 1e-9)
         if number >= len(group):
-            advice = f", or set a smaller data.{salt}_fraction" if len(group) > 1 else ""
+            advice = "or remove the class"
+            if len(group) > 1:
+                advice = f"remove the class, or set a smaller data.{salt}_fraction"
             on_problem(
                 f"the class of {names[group[0]]} has only {len(group)} sample(s), and none is left "
                 f"after holding out {number} for {salt}; add samples (a class needs one each for "
-                f"training, validation and testing), remove the class{advice}"
+                f"training, validation and testing), {advice}"
             )
             continue
         group.sort(key=lambda index: (mix_text(salt + names[index]), names[index]))

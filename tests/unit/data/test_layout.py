@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from layouts import BREEDS, class_folders, real_data, split_folders
+from layouts import BREEDS, class_folders, image, real_data, split_folders
 from tl_lightning.data.layout import read_layout
 from tl_lightning.errors import DataError
 
@@ -98,6 +98,14 @@ def test_folder_with_a_test_split_only(tmp_path):
     assert (len(layout.train), layout.val, len(layout.test)) == (0, None, 12)
 
 
+def test_test_folder_without_class_folders_is_not_used(tmp_path):
+    split_folders(tmp_path, train=8, test=0, val=2)
+    for number in range(3):
+        image(tmp_path / "test" / f"{number}.jpg", number)
+    layout = read_layout(tmp_path)
+    assert (len(layout.train), len(layout.val), layout.test) == (24, 6, None)
+
+
 def test_invalid_fraction_is_an_error_that_names_its_setting(tmp_path):
     layout = read_layout(class_folders(tmp_path, 4))
     with pytest.raises(DataError, match=r"^data\.test_fraction=1\.0 is not a fraction above 0 and"):
@@ -111,8 +119,8 @@ def test_smaller_fraction_is_only_advised_where_it_helps(tmp_path, number, helps
     layout = read_layout(class_folders(tmp_path, number))
     message = (
         rf"has only {number} sample\(s\), and none is left after holding out {number} for test; "
-        r"add samples \(a class needs one each for training, validation and testing\), remove the "
-        + ("class, or set a smaller data.test_fraction$" if helps else "class$")
+        r"add samples \(a class needs one each for training, validation and testing\), "
+        + ("remove the class, or set a smaller data.test_fraction$" if helps else "or remove the c")
     )
     with pytest.raises(DataError, match=message):
         layout.with_test(0.9)

@@ -23,6 +23,7 @@ from tl_lightning.training.failures import explanation_of
 from tl_lightning.training.feature_extraction import fill
 from tl_lightning.training.head_start import measure_domains, prepare_start
 from tl_lightning.training.interpolation import interpolate, start_file
+from tl_lightning.training.limits import check_limits, early_end
 from tl_lightning.training.lr_finder import with_found_rate
 from tl_lightning.training.results import Result, selection_state, write_run
 from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
@@ -73,9 +74,11 @@ def fit(
             start = prepare_start(parts)
             features = fill(parts.features, module, data, trainer)
             clock.lap("features_s")
+            check_limits(parts)
             trainer.fit(module, datamodule=data, ckpt_path=resumed)
+            cut = early_end(trainer, module)
             clock.lap("fit_s")
-            state, chosen = selection_state(trainer), _chosen(trainer)
+            state, chosen = selection_state(trainer, cut), _chosen(trainer)
             if run.interpolation is not None:
                 state, chosen = interpolate(parts, start, state, chosen)
             if run.test:

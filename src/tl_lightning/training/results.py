@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -92,11 +93,11 @@ class SelectionState:
     notes: list[str]
 
 
-def selection_state(trainer: L.Trainer) -> SelectionState:
-    """Return the state of the callbacks; must be called before the test."""
+def selection_state(trainer: L.Trainer, notes: Sequence[str] = ()) -> SelectionState:
+    """Return the state of the callbacks, with these notes; must be called before the test."""
     checkpoint = cast(Any, trainer.checkpoint_callback)
     score = None if checkpoint.best_model_score is None else float(checkpoint.best_model_score)
-    notes = [*_skip_note(trainer), *_rollback_notes(trainer)]
+    notes = [*notes, *_skip_note(trainer), *_rollback_notes(trainer)]
     return SelectionState(score, float(checkpoint.kept_source_acc), notes)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 
-from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.schema import RunConfig, TrainerConfig
 from tl_lightning.selection.rules import SELECTIONS
 
 __all__ = ["trainer_problems"]
@@ -50,11 +52,30 @@ def trainer_problems(run: RunConfig) -> Iterator[str]:
             f"trainer.max_epochs={epochs}, but selection={run.selection} needs one; set "
             f"trainer.check_val_every_n_epoch={epochs} or less, or selection=last"
         )
-    if epochs == -1 and trainer.max_steps == -1 and not trainer.extra.get("max_time"):
-        yield (
-            "trainer.max_epochs=-1 with trainer.max_steps=-1 never ends; set trainer.max_epochs=10"
-        )
+    if trainer.max_steps == 0:
+        yield "trainer.max_steps=0 trains nothing; set trainer.max_steps=-1 for no limit"
+    yield from _length_problems(trainer)
     yield from _device_problems(run)
+
+
+def _length_problems(trainer: TrainerConfig) -> Iterator[str]:
+    """Yield why the length of the run is not known, which the schedules follow."""
+    epochs, limit = trainer.max_epochs, trainer.extra.get("max_time")
+    if limit is not None:
+        try:
+            Timer(duration=limit)
+        except (MisconfigurationException, TypeError, ValueError):
+            yield (
+                f"trainer.max_time={limit} is not a duration; set trainer.max_time=00:12:00:00 "
+                "(days, hours, minutes, seconds)"
+            )
+    if trainer.max_steps == -1 and (epochs == -1 or (epochs is None and limit is not None)):
+        shown = "null" if epochs is None else epochs
+        yield (
+            f"trainer.max_epochs={shown} with trainer.max_steps=-1 has no known length, which "
+            "learning rates and the weights of methods follow; set trainer.max_epochs=10, which "
+            "trainer.max_time may cut"
+        )
 
 
 def _some(limit: Any) -> bool:

@@ -28,7 +28,7 @@ from tl_lightning.training import fit as training
         ("trainer.limit_train_batches=0", "limit_train_batches=0 is neither a positive number of"),
         ("trainer.limit_test_batches=0", "limit_test_batches=0 is neither a positive number of"),
         ("trainer.limit_val_batches=1.5", "limit_val_batches=1.5 is neither a positive number of"),
-        ("trainer.max_epochs=-1", "with trainer.max_steps=-1 never ends"),
+        ("trainer.max_epochs=-1", "with trainer.max_steps=-1 has no known length"),
     ],
 )  # fmt: skip
 def test_unsupported_argument(override: str, message: str) -> None:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.config.schema import CacheConfig
+from tl_lightning.data.cache.checksums import checksums
 from tl_lightning.data.cache.contents import common_folder, split_contents
-from tl_lightning.data.cache.images import ImageCache, estimate
+from tl_lightning.data.cache.images import FILES, ImageCache, estimate
 from tl_lightning.data.datasets import SplitReader
 from tl_lightning.data.domain import Split
 from tl_lightning.data.threaded_loader import in_order, pool_of
@@ -32,8 +33,6 @@ __all__ = ["build_cache"]
 
 #: Increase when the same settings yield different bytes, to invalidate older caches.
 _FORMAT = 2
-#: Files of a cache.
-_FILES = ("pixels.bin", "index.npz")
 
 
 def build_cache(
@@ -66,7 +65,7 @@ def build_cache(
             return ImageCache(folder)
         # Left by a killed build (the lock is held, none runs), or corrupt after a disk failure.
         for stale in (folder, *family.glob("*.tmp")):
-            remove_owned(stale, _FILES)
+            remove_owned(stale, FILES)
         older = _older_caches(family)
         reusable = _reusable(older, names, hashes)
         to_decode = [Path(split.samples[k]) for k in range(len(names)) if k not in reusable]
@@ -75,7 +74,7 @@ def build_cache(
         built = ImageCache(folder)
         for cache in older:
             if _superseded(cache, built):
-                remove_owned(cache.folder, _FILES)
+                remove_owned(cache.folder, FILES)
     return built
 
 
@@ -100,7 +99,8 @@ def _reusable(
         for index, name in enumerate(names):
             old = cache.places.get(name)
             if old is not None and (cache.hashes[old] == hashes[index]).all():
-                reusable[index] = cache[old]
+                with contextlib.suppress(DataError):  # damaged
+                    reusable[index] = cache[old]
     return reusable
 
 
@@ -154,6 +154,7 @@ def _write(
                 file,
                 names=np.frombuffer(json.dumps(list(split.names)).encode(), dtype=np.uint8),
                 hashes=hashes,
+                sums=np.array(checksums(_bytes_of(temporary / "pixels.bin")), dtype=np.int64),
                 root=np.frombuffer(os.fsencode(root), dtype=np.uint8),
                 shapes=np.array(shapes, dtype=np.int64).reshape(-1, 2),
             )
@@ -167,7 +168,13 @@ def _write(
             "cache.dir=/a/larger/disk or cache.images=off"
         ) from error
     finally:
-        remove_owned(temporary, _FILES)
+        remove_owned(temporary, FILES)
+
+
+def _bytes_of(file: Path) -> NDArray[np.uint8]:
+    if not file.stat().st_size:  # cannot be mapped
+        return np.empty(0, dtype=np.uint8)
+    return np.memmap(file, dtype=np.uint8, mode="r")
 
 
 def _decoded(

@@ -24,12 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from tl_lightning.data.cache.checksums import BLOCK, Checked, checksums
 from tl_lightning.data.cache.contents import split_contents
 from tl_lightning.data.cache.tokens import texts_digest
 from tl_lightning.data.datasets import aux_batch, tensors
 from tl_lightning.data.domain import Split
 from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler
 from tl_lightning.errors import DataError
+from tl_lightning.utils.files import DAMAGED
 from tl_lightning.utils.owned import draft_folder, publish, remove_owned
 from tl_lightning.utils.seeding import mix, mix_text
 
@@ -59,7 +61,7 @@ class Features:
         folder: Contains ``manifest.json`` and the files listed in it.
 
     Raises:
-        OSError, KeyError, ValueError: If the files are incomplete or corrupt.
+        DAMAGED: Any of these, if the files are incomplete or corrupt.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,6 +72,12 @@ class Features:
             self.parts = [_mapped(folder / name) for name in manifest["shards"]]
         except SafetensorError as error:
             raise ValueError(f"{folder} is incomplete: {error}") from error
+        sums = [manifest["sums"][name] for name in manifest["shards"]]
+        self.groups = [_group(part) for part in self.parts]
+        self.checked = [
+            Checked(_bytes(part), each, group * _row_bytes(part))
+            for part, each, group in zip(self.parts, sums, self.groups, strict=True)
+        ]
         self.ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
         if int(self.ends[-1]) != self.number * self.views:
             raise ValueError(f"{folder} is incomplete")
@@ -80,22 +88,53 @@ class Features:
         return self.parts[0].dim() == 2
 
     def rows(self, rows: Tensor) -> Tensor:
-        """Return the rows with the indices ``(B,)``, as stored."""
+        """Return the rows with the indices ``(B,)``, as stored.
+
+        Raises:
+            DataError: If the bytes have changed since they were written; the set is removed.
+        """
         if len(self.parts) == 1:
-            return self.parts[0].index_select(0, rows)
+            return self._selected(0, rows)
         part = torch.searchsorted(self.ends, rows, right=True)
         out = torch.empty((len(rows), *self.parts[0].shape[1:]), dtype=self.parts[0].dtype)
         for number in sorted(set(part.tolist())):
             chosen = part == number
             start = int(self.ends[number]) - len(self.parts[number])
-            out[chosen] = self.parts[number].index_select(0, rows[chosen] - start)
+            out[chosen] = self._selected(number, rows[chosen] - start)
         return out
+
+    def _selected(self, number: int, rows: Tensor) -> Tensor:
+        if not self.checked[number].intact((rows // self.groups[number]).tolist()):
+            remove_owned(self.folder, FILES)
+            raise DataError(
+                f"the features in {self.folder} have changed since they were written: the disk or "
+                "the memory is defective; they were removed and are computed again by the next "
+                "run, set resume=auto to continue this one"
+            )
+        return self.parts[number].index_select(0, rows)
 
 
 def _mapped(file: Path) -> Tensor:
     with safe_open(file, framework="pt") as opened:
         features: Tensor = opened.get_tensor("features")
     return features
+
+
+def _row_bytes(part: Tensor) -> int:
+    return max(1, part.element_size() * part[0].numel()) if len(part) else 1
+
+
+def _group(part: Tensor) -> int:
+    """Return the number of rows with one checksum."""
+    return max(1, BLOCK // _row_bytes(part))
+
+
+def _bytes(part: Tensor) -> NDArray[np.uint8]:
+    return part.reshape(-1).view(torch.uint8).numpy()
+
+
+def _sums(part: Tensor) -> list[int]:
+    return checksums(_bytes(part), _group(part) * _row_bytes(part))
 
 
 class FeatureLoader:
@@ -223,7 +262,7 @@ class FeatureSet:
 
     def found(self) -> Features | None:
         """Return the features if they exist and are complete, else None."""
-        with contextlib.suppress(OSError, KeyError, ValueError):
+        with contextlib.suppress(*DAMAGED):
             return Features(self.folder)
         return None
 
@@ -237,11 +276,13 @@ class FeatureSet:
 
     def finish(self, temporary: Path) -> None:
         """Write the manifest and rename the folder into place, once every rank has written."""
+        shards = sorted(temporary.glob("*.safetensors"))
         manifest = {
             "format": FORMAT,
             "number": self.number,
             "views": self.views,
-            "shards": sorted(file.name for file in temporary.glob("*.safetensors")),
+            "shards": [file.name for file in shards],
+            "sums": {file.name: _sums(_mapped(file)) for file in shards},
             **self.depends,
         }
         with (temporary / "manifest.json").open("w") as file:

@@ -23,11 +23,17 @@ from PIL import Image
 from torch import Tensor
 
 from tl_lightning.config.schema import CacheConfig
+from tl_lightning.data.cache.checksums import BLOCK, Checked
 from tl_lightning.data.io.images import UNREADABLE
+from tl_lightning.errors import DataError
+from tl_lightning.utils.owned import remove_owned
 
-__all__ = ["CachedReader", "ImageCache", "estimate", "worth_it"]
+__all__ = ["FILES", "CachedReader", "ImageCache", "estimate", "worth_it"]
 
+#: Files of a cache.
+FILES = ("pixels.bin", "index.npz")
 _SAMPLED = 200
+_MAPPED = ("pixels", "checked")
 
 
 class ImageCache:
@@ -46,6 +52,7 @@ class ImageCache:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as index:
             self.names: list[str] = json.loads(index["names"].tobytes())
             self.hashes: NDArray[np.int64] = index["hashes"]
+            self.sums: list[int] = index["sums"].tolist()
             self.root = os.fsdecode(index["root"].tobytes())
             self.shapes: NDArray[np.int64] = index["shapes"]
         self.starts = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1) * 3)])
@@ -60,6 +67,7 @@ class ImageCache:
         file = self.folder / "pixels.bin"
         pixels = np.memmap(file, dtype=np.uint8, mode="c") if has_pixels else np.empty(0, np.uint8)
         self.pixels = torch.from_numpy(pixels)
+        self.checked = Checked(pixels, self.sums)
         # Indexing lists is faster than indexing arrays element by element.
         self.sizes, self.offsets = self.shapes.tolist(), self.starts.tolist()
         self.places = {name: index for index, name in enumerate(self.names)}
@@ -68,13 +76,25 @@ class ImageCache:
         return len(self.names)
 
     def __getitem__(self, place: int) -> Tensor:
-        """Return an image ``(3, H, W)`` uint8 as a view of the mapped file."""
+        """Return an image ``(3, H, W)`` uint8 as a view of the mapped file.
+
+        Raises:
+            DataError: If the bytes have changed since they were written; the cache is removed.
+        """
         height, width = self.sizes[place]
+        first, end = self.offsets[place], self.offsets[place] + 3 * height * width
+        if not self.checked.intact(range(first // BLOCK, (end - 1) // BLOCK + 1)):
+            remove_owned(self.folder, FILES)
+            raise DataError(
+                f"the decoded images in {self.folder} have changed since they were written: the "
+                "disk or the memory is defective; they were removed and are decoded again by the "
+                "next run, set resume=auto to continue this one"
+            )
         return self.pixels.as_strided((3, height, width), (1, 3 * width, 3), self.offsets[place])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the mapped pixels; a worker maps the file itself."""
-        return {key: value for key, value in vars(self).items() if key != "pixels"}
+        return {key: value for key, value in vars(self).items() if key not in _MAPPED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tl_lightning.data.cache.checksums import checksums
 from tl_lightning.errors import DataError
 from tl_lightning.types import TextSpec
-from tl_lightning.utils.files import locked
+from tl_lightning.utils.files import DAMAGED, locked
 from tl_lightning.utils.owned import draft_folder, publish, remove_owned
 from tl_lightning.utils.progress import advancing
 
@@ -28,7 +29,7 @@ __all__ = ["PADDING", "TextDataset", "TokenCache", "padded", "texts_digest", "to
 #: Increase when the same settings yield different ids, to invalidate older caches.
 FORMAT = 2
 #: Files of a cache.
-FILES = ("ids.bin", "ends.npy", "cut.npy", "manifest.json")
+FILES = ("ids.bin", "ends.bin", "cut.bin", "manifest.json")
 #: Padding id of texts that are shorter than the longest of their batch.
 PADDING = -1
 #: Number of texts that are tokenized at a time.
@@ -39,7 +40,7 @@ class TokenCache:
     """Memory-mapped token ids of texts.
 
     Args:
-        folder: Contains ``manifest.json``, ``ids.bin`` (int32), ``ends.npy`` and ``cut.npy``.
+        folder: Contains ``manifest.json``, ``ids.bin`` (int32), ``ends.bin`` and ``cut.bin``.
 
     Attributes:
         ends: End offset of each text in ``ids``.
@@ -47,19 +48,21 @@ class TokenCache:
         cut: Whether each text was truncated to the maximum length.
 
     Raises:
-        OSError, KeyError, ValueError: If the files are incomplete or corrupt.
+        DAMAGED: Any of these, if the files are incomplete or corrupt.
     """
 
     def __init__(self, folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
         self.folder = folder
-        self.ends: NDArray[np.int64] = np.load(folder / "ends.npy", allow_pickle=False)
-        self.cut: NDArray[np.bool_] = np.load(folder / "cut.npy", allow_pickle=False)
+        self.ends: NDArray[np.int64] = np.fromfile(folder / "ends.bin", dtype=np.int64)
+        self.cut: NDArray[np.bool_] = np.fromfile(folder / "cut.bin", dtype=np.bool_)
         self.lengths = np.diff(self.ends, prepend=0)
         self.ids = np.memmap(folder / "ids.bin", dtype=np.int32, mode="r")
         complete = len(self.ends) == len(self.cut) == int(manifest["texts"])
         if not complete or len(self.ids) != int(self.ends[-1]):
             raise ValueError(f"{folder} is incomplete")
+        if _sums(self.ids, self.ends, self.cut) != manifest["sums"]:
+            raise ValueError(f"{folder} has changed since it was written")
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -68,6 +71,10 @@ class TokenCache:
         """Return the ids of the text at index ``place``."""
         end = int(self.ends[place])
         return self.ids[end - int(self.lengths[place]) : end]
+
+
+def _sums(*arrays: NDArray[Any]) -> list[int]:
+    return [each for array in arrays for each in checksums(array.view(np.uint8))]
 
 
 def texts_digest(texts: Sequence[str]) -> str:
@@ -100,7 +107,7 @@ def tokenised(texts: Sequence[str], spec: TextSpec, name: str, root: Path) -> To
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
     folder = root / f"{name.replace('/', '_')}-{key}"
     with locked(folder):
-        with contextlib.suppress(OSError, KeyError, ValueError):
+        with contextlib.suppress(*DAMAGED):
             return TokenCache(folder)
         # Left by a killed build: the lock is held, so no other build is running.
         for stale in (folder, *root.glob(f"{folder.name}.*.tmp")):
@@ -134,9 +141,12 @@ def _write(texts: Sequence[str], spec: TextSpec, folder: Path) -> None:
             advance(len(encoded))
         file.flush()
         os.fsync(file.fileno())
-    np.save(folder / "ends.npy", np.cumsum(lengths, dtype=np.int64))
-    np.save(folder / "cut.npy", np.array(truncated, dtype=np.bool_))
-    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "texts": len(texts)}))
+    ends, cut = np.cumsum(lengths, dtype=np.int64), np.array(truncated, dtype=np.bool_)
+    ends.tofile(folder / "ends.bin")
+    cut.tofile(folder / "cut.bin")
+    sums = _sums(np.fromfile(folder / "ids.bin", dtype=np.int32), ends, cut)
+    manifest = {"format": FORMAT, "texts": len(texts), "sums": sums}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def padded(rows: Sequence[NDArray[Any]]) -> Tensor:

@@ -81,7 +81,7 @@ def test_leftovers_of_failed_and_killed_builds_are_removed(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(np, "save", full)
+        patched.setattr(token_cache.os, "fsync", full)
         message = r"the disk of .* is full; free some disk space, or set cache.dir="
         with pytest.raises(DataError, match=message):
             tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)

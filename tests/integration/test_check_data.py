@@ -102,7 +102,7 @@ CASES = {
         ["data=dgos"],
         "error: data=dgos is not a choice of conf/data/; did you mean 'dogs'?",
     ),
-    "no value": (["data"], "missing EQUAL"),
+    "no value": (["data"], "error: data is not <key>=<value>; set data=<value>, or put quotes"),
     "no target": (["model=dann", "data.target=null"], "model=dann adapts to a target"),
     "unknown key of the source": (
         ["data=dogs", "+data.source.rot=1"],

@@ -187,8 +187,8 @@ def override_problems(arguments: Sequence[str], sweep: bool = False) -> list[str
         key, equals, text = argument.partition("=")
         if override is None and not (equals or argument.startswith("~")):
             problems.append(
-                f"{argument} is not <key>=<value>; put quotes around a setting with spaces, as in "
-                f"{shlex.quote(f'data.root=/my {argument}')}"
+                f"{argument} is not <key>=<value>; set {argument}=<value>, or put quotes around a "
+                f"setting with spaces, as in {shlex.quote(f'data.root=/my {argument}')}"
             )
         elif override is None:
             problems.append(f"{argument} cannot be read; for a text, set {_typed(key, text)}")

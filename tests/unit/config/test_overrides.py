@@ -75,7 +75,10 @@ def test_a_list_split_by_the_shell_is_put_together() -> None:
     ("argument", "message"),
     [
         ("method=[dann", "method=[dann cannot be read; for a text, set 'method=\"[dann\"'"),
-        ("images", "images is not <key>=<value>; put quotes around a setting with spaces, as in '"),
+        (
+            "images",
+            "images is not <key>=<value>; set images=<value>, or put quotes around a",
+        ),
         (
             "data.root=/a,b",
             "data.root=/a,b has several values, which only a sweep takes; add -m for"

@@ -63,11 +63,12 @@ def passed_over(
                 yield "outside", Path(entry.path), "next to the class folders"
 
 
-def not_taken(found: Mapping[str, Domain]) -> list[str]:
+def not_taken(found: Mapping[str, Domain], only_tested: bool = False) -> list[str]:
     """Return one message on the image files near the dataset that a run does not use; or none.
 
     Args:
         found: The domains, with unreadable images.
+        only_tested: Whether the other splits are left out on purpose.
     """
     known: dict[Path, bool] = {}  # whether an image has a label
     for domain in found.values():
@@ -79,6 +80,8 @@ def not_taken(found: Mapping[str, Domain]) -> list[str]:
     bare = sorted(path for path, labelled in known.items() if not labelled)
     groups: dict[str, list[Path]] = {}
     for kind, path, detail in passed_over(labelled_ones, bare):
+        if only_tested and (kind == "unlisted" or detail == _BESIDE):
+            continue
         groups.setdefault(_WHY[kind].format(detail), []).append(path)
     if not groups:
         return []
@@ -87,6 +90,7 @@ def not_taken(found: Mapping[str, Domain]) -> list[str]:
     return [f"{total:,} image file(s) near the dataset are not used: {'; '.join(parts)}"]
 
 
+_BESIDE = "in a folder next to the splits"
 #: Why a run does not use an image file, by kind; filled in with the detail.
 _WHY = {
     "no_file": "named as an image but {}",
@@ -99,7 +103,7 @@ _WHY = {
 def _next_to_splits(folder: Path) -> Iterator[tuple[str, Path, str]]:
     for inner in (folder, *class_folders(folder)):
         for path in image_files(inner):
-            yield "outside", path, "in a folder next to the splits"
+            yield "outside", path, _BESIDE
 
 
 def _class_folder(folder: Path, known: set[Path]) -> Iterator[tuple[str, Path, str]]:

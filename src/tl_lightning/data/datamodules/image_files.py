@@ -137,7 +137,8 @@ class ImageFilesDataModule(ImageDataModule):
     def remarks(self) -> list[str]:
         """Return what is odd about the samples, and which images in folders are not used."""
         if self.not_used is None:
-            self.not_used = not_taken(self.listed) if self.in_folders else []
+            own = self.in_folders
+            self.not_used = not_taken(self.listed, bool(self.only_tested)) if own else []
         return [*super().remarks(), *self.not_used]
 
     def without_unreadable(self, found: dict[str, Domain]) -> dict[str, Domain]:

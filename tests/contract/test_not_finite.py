@@ -8,9 +8,9 @@ import warnings
 import pytest
 
 from conftest import REPO
-from contract.test_methods import METHODS, arguments, trained
+from contract.test_methods import CLASSES, METHODS, arguments, trained
 from helpers import config
-from tl_lightning.errors import TrainingError
+from tl_lightning.errors import ConfigError, TrainingError
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training import fit as training
 
@@ -56,3 +56,21 @@ def test_methods(name, trained, broken, tmp_path) -> None:
 )
 def test_regularizers(name, broken, tmp_path) -> None:
     stopped_and_skipped(tmp_path, broken, "model=source_only", f"regularizer=[{name}]")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_smallest_batches_are_finite_or_refused(name, size, trained, tmp_path) -> None:
+    settings = config(*arguments(name, trained), *SHORT, f"data.batch_size={size}")
+    if size < CLASSES[name].smallest_batch:
+        message = rf"method=\[{name}\] compares the samples of a batch and needs at least 2 per"
+        with pytest.raises(ConfigError, match=message):
+            training.fit(settings, tmp_path)
+    else:
+        training.fit(settings, tmp_path)  # the guard checks every loss
+
+
+def test_batch_norm_of_one_vector_is_one_error(tmp_path) -> None:
+    settings = config("model=source_only", "head.bottleneck=4", *SHORT, "data.batch_size=1")
+    with pytest.raises(ConfigError, match=r"batch of one sample, but data.batch_size=1; set data"):
+        training.fit(settings, tmp_path)

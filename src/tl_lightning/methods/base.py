@@ -84,6 +84,8 @@ class Method(nn.Module):
     find_unused_parameters: ClassVar[bool] = False
     #: Whether the method needs batch norm that uses and updates the statistics of batches.
     batch_statistics: ClassVar[bool] = False
+    #: Smallest number of samples per domain in a batch that it can compare.
+    smallest_batch: ClassVar[int] = 1
     #: Whether its layers must measure training samples of each domain before training.
     measures_domains: ClassVar[bool] = False
     #: Whether the method adapts a trained model and cannot be combined with source training.

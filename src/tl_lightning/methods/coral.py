@@ -22,6 +22,8 @@ def covariance(x: Tensor) -> Tensor:
 class CORAL(Penalty):
     """``|C_s - C_t|_F^2 / (4 D^2)`` with the feature covariances ``C`` of the batch."""
 
+    smallest_batch = 2
+
     def loss(self, views: Views, ctx: Context) -> Tensor:
         """Return the distance between the covariances of ``(B_s, D)`` and ``(B_t, D)``."""
         gap = covariance(views["source"].features) - covariance(views["target"].features)

@@ -28,6 +28,8 @@ class JAN(Penalty):
         kwargs: As in :class:`Penalty`.
     """
 
+    smallest_batch = 2
+
     def __init__(
         self, *, multipliers: Sequence[float], bandwidth: float, unbiased: bool, **kwargs: Any
     ) -> None:

@@ -31,6 +31,8 @@ class MMD(Penalty):
         kwargs: As in :class:`Penalty`.
     """
 
+    smallest_batch = 2
+
     def __init__(self, *, multipliers: Sequence[float], unbiased: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.multipliers = tuple(multipliers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tl_lightning.config.schema import RunConfig
-from tl_lightning.errors import DataError, TrainingError, TransferError
+from tl_lightning.errors import ConfigError, DataError, TrainingError, TransferError
 from tl_lightning.utils.files import UNREACHABLE
 
 __all__ = ["explanation_of"]
@@ -41,6 +41,11 @@ def explanation_of(error: BaseException, run: RunConfig) -> TransferError | None
             f"another rank did not respond within trainer.timeout_s={run.trainer.timeout_s} "
             f"({_first_line(text)[:160]}): it hangs or has died; check its output, then set "
             "resume=auto to continue, or trainer.timeout_s=<seconds> to wait longer"
+        )
+    if isinstance(error, ValueError) and "more than 1 value per channel" in text:
+        return ConfigError(
+            f"batch norm cannot normalise a batch of one sample, but data.batch_size="
+            f"{run.batch_size}; set data.batch_size=2 or more"
         )
     if isinstance(error, OSError) and error.errno in UNREACHABLE:
         return DataError(

@@ -131,7 +131,7 @@ def _explaining(run: RunConfig) -> Iterator[None]:
     """Turn failures of the environment into errors with advice, and interrupts into themselves."""
     try:
         yield
-    except (MemoryError, OSError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
         explanation = explanation_of(error, run)
         if explanation is None:
             raise

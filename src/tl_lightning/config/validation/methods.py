@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
+from tl_lightning.distributed.strategy import num_processes
 from tl_lightning.models.adaptation import DomainAdaptation, SourceFree
 
 __all__ = ["method_problems"]
@@ -23,6 +24,7 @@ def method_problems(run: RunConfig) -> Iterator[str]:
     yield from _source_problems(run)
     yield from _view_problems(run)
     yield from _statistics_problems(run)
+    yield from _batch_problems(run)
     precision = str(run.trainer.precision)
     if run.methods and precision in ("bf16-true", "16-true"):
         yield (
@@ -84,6 +86,17 @@ def _statistics_problems(run: RunConfig) -> Iterator[str]:
             yield (
                 f"method=[{name}] adapts the statistics of batch norm, which backbone.freeze_bn="
                 f"{json.dumps(frozen)} freezes; set backbone.freeze_bn=false"
+            )
+
+
+def _batch_problems(run: RunConfig) -> Iterator[str]:
+    for name, node in run.methods.items():
+        ranks = num_processes(run.trainer) if node.params.get("gather") else 1
+        if run.batch_size * ranks < node.cls.smallest_batch:
+            yield (
+                f"method=[{name}] compares the samples of a batch and needs at least "
+                f"{node.cls.smallest_batch} per domain, but data.batch_size={run.batch_size}; set "
+                f"data.batch_size={node.cls.smallest_batch} or more"
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tl_lightning.errors import DataError
 from tl_lightning.utils.files import read_json
 
-__all__ = ["SCHEMA", "read_report"]
+__all__ = ["SCHEMA", "fingerprint_of", "read_report"]
 
 SCHEMA = 1
 """Version of ``report.json``; incremented on changes that are not backward compatible."""
@@ -47,3 +47,9 @@ def read_report(path: str | Path) -> dict[str, Any]:
 def _written_by(report: Mapping[str, Any]) -> str:
     versions = report.get("versions")
     return str(versions.get("tl_lightning")) if isinstance(versions, Mapping) else "none"
+
+
+def fingerprint_of(report: Mapping[str, Any]) -> str | None:
+    """Return the fingerprint of the data that a run was trained on; None if it is not known."""
+    found = (report.get("dataset") or {}).get("fingerprint")
+    return None if found is None else str(found)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tl_lightning.config.identity import job_key
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.reporting.schema import read_report
+from tl_lightning.reporting.schema import fingerprint_of, read_report
 from tl_lightning.utils.files import read_json, write_json
 from tl_lightning.utils.run_id import run_id
 
@@ -58,7 +58,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the report of a finished job, or None if the job has to be run or resumed.
 
     Raises:
-        ConfigError: If the folder contains a different job.
+        ConfigError: If the folder contains a different job, or its data have changed since.
     """
     job = _read(folder / "job.json")
     if job is not None and job.get("key") != job_key(config):
@@ -67,9 +67,14 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
             "or keep the default hydra.sweep.subdir, which ends in a unique key for each job"
         )
     try:
-        return read_report(folder) if job else None
+        report = read_report(folder) if job else None
     except DataError:
         return None
+    if report is not None and fingerprint_of(report) is not None:
+        from tl_lightning.training.data_version import check_version  # imports torch
+
+        check_version(report, config, folder)
+    return report
 
 
 def wholly_finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.selection.collapse import WORST
+from tl_lightning.training.data_version import check_version
 from tl_lightning.training.results import group_of
 from tl_lightning.utils.files import write_json
 from tl_lightning.utils.text import shorten
@@ -112,6 +113,7 @@ def _stored(folder: Path, run: RunConfig) -> dict[str, Any] | None:
             f"{folder} was trained with different settings: {shorten(other, 4, '; ')}; use the "
             "same settings to resume, or another hydra.run.dir"
         )
+    check_version(report, run, folder)
     return report
 
 

@@ -16,6 +16,7 @@ from tl_lightning.reporting.artifacts import Series
 from tl_lightning.reporting.console import report_folder
 from tl_lightning.reporting.run import curves, figures
 from tl_lightning.reporting.run.class_changes import class_change_figure
+from tl_lightning.reporting.run.context import read_baselines
 from tl_lightning.reporting.run.curves import learning_curves
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.utils.files import write_json
@@ -302,3 +303,14 @@ def test_source_free_run_is_advised_to_evaluate_its_initial_model(make_run: Any)
     text = write_page(run).read_text()
     assert "evaluate.py checkpoint=runs/a/last.ckpt" in text
     assert "baselines=true" not in text
+
+
+def test_a_baseline_on_other_data_is_not_compared(make_run: Any) -> None:
+    data = {"classes": ["ant", "bee", "cat"]}
+    folder = make_run(dataset={**data, "fingerprint": "a"})
+    for name, fingerprint in (("source_only", "b"), ("joint_bn", "a")):
+        make_run(f"run/baselines/{name}", name=name, dataset={**data, "fingerprint": fingerprint})
+    found, failures = read_baselines(folder)
+    assert [run["name"] for run in found] == ["joint_bn"]
+    assert failures[0][0] == "source_only"
+    assert "was trained on other data than this run" in failures[0][1]

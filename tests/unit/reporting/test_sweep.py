@@ -104,6 +104,24 @@ def test_no_pairs_without_a_shared_seed_or_with_different_files(make_report: Any
     assert "no source-only run on the same data files" in summarise(runs).verdicts[0]
 
 
+def test_seeds_of_different_data_are_not_averaged(make_report: Any) -> None:
+    """Two seeds before the data changed, and two after it."""
+    data = {"before": (0, 1), "after00000": (1, 2)}
+    runs = [
+        make_report("dann", seed, accuracy, dataset={"fingerprint": name, "classes": []})
+        for (name, seeds), accuracy in zip(data.items(), (1.0, 0.75), strict=True)
+        for seed in seeds
+    ]
+    runs.append(make_report("mmd", 0, dataset={"fingerprint": "before", "classes": []}))
+    summary = summarise(runs)
+    found = {row.label: (row.seeds, row.target.mean, row.target.std) for row in summary.rows}
+    assert found.pop("mmd")
+    assert found == {
+        "dann [data before]": ((0, 1), 1.0, 0.0), "dann [data after000]": ((1, 2), 0.75, 0.0),
+    }  # fmt: skip
+    assert "The data of dann on digits changed between its runs" in " ".join(summary.notes)
+
+
 def test_rows_are_ordered_baselines_methods_upper_bounds(make_report: Any) -> None:
     runs = [
         make_report("dann", rule="oracle", group="other"),

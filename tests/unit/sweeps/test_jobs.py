@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from helpers import config
+from helpers import config, file_config
+from layouts import class_folders
 from tl_lightning.config import identity
+from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.sweeps import baselines, jobs
+from tl_lightning.training import data_version
 from tl_lightning.utils import files, run_id
 from tl_lightning.utils.files import write_json
 
@@ -93,6 +97,26 @@ def test_folder_of_a_different_job_is_rejected(tmp_path) -> None:
     write_finished_job(tmp_path, config("seed=1"))
     with pytest.raises(ConfigError, match=r"contains a different job .* set another hydra\.sweep"):
         jobs.finished(tmp_path, config("seed=2"))
+
+
+def test_a_finished_job_is_not_skipped_if_its_data_have_changed(tmp_path, monkeypatch) -> None:
+    class_folders(tmp_path / "images", 8)
+    cfg = file_config(tmp_path / "images", "data=folder", "model=source_only")
+    monkeypatch.setattr(data_version, "_known", {})
+    job = tmp_path / "job"
+    jobs.begin(job, cfg)
+    now = data_version.current_fingerprint(check(cfg))
+    report = {"schema": SCHEMA, "kind": "run", "dataset": {"fingerprint": now}}
+    write_json(job / "report.json", report)
+    assert jobs.finished(job, cfg) == report
+    assert jobs.wholly_finished(job, cfg) == report
+    next((tmp_path / "images").glob("*/*.jpg")).unlink()
+    monkeypatch.setattr(data_version, "_known", {})
+    with pytest.raises(ConfigError, match=r"job is finished, but was trained on other data: sam"):
+        jobs.wholly_finished(job, cfg)
+    shutil.rmtree(tmp_path / "images")
+    monkeypatch.setattr(data_version, "_known", {})
+    assert jobs.finished(job, cfg) == report
 
 
 HOLD = """

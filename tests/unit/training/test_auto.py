@@ -85,6 +85,12 @@ def test_finished_candidates_are_not_trained_again(finished, trained, monkeypatc
         training.fit(other, folder)
 
 
+def test_candidates_on_other_data_are_not_compared(finished, trained, monkeypatch) -> None:
+    monkeypatch.setattr("tl_lightning.training.data_version.current_fingerprint", lambda _: "other")
+    with pytest.raises(ConfigError, match=r"is finished, but was trained on other data: samples,"):
+        training.fit(settings(trained, "resume=auto"), finished[0])
+
+
 def candidate(name: str, score: float, source: float, kept: bool = True):
     return SimpleNamespace(name=name, score=score, source=source, kept=kept)
 

@@ -23,7 +23,7 @@ from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
 from tl_lightning.reporting.run.start import candidate_rows
 from tl_lightning.reporting.run.unlabelled import describe_predicted
-from tl_lightning.reporting.schema import read_report
+from tl_lightning.reporting.schema import fingerprint_of, read_report
 from tl_lightning.reporting.statistics import wilson
 from tl_lightning.reporting.verdict import advice, run_verdict
 from tl_lightning.selection.collapse import WORST
@@ -80,13 +80,19 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
 def read_baselines(run_dir: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Return the reports under ``baselines/`` in display order, and (name, error) of failures."""
     runs, failures = [], []
+    own = fingerprint_of(read_report(run_dir)) if (run_dir / "report.json").is_file() else None
     folders = sorted(path for path in (run_dir / "baselines").glob("*") if path.is_dir())
     for folder in folders:
         try:
             if (folder / "failed.json").is_file() and not (folder / "report.json").is_file():
                 failures.append((folder.name, str(read_json(folder / "failed.json").get("error"))))
+                continue
+            report = read_report(folder)
+            if len({own, fingerprint_of(report)} - {None}) > 1:
+                text = "was trained on other data than this run (their fingerprints differ)"
+                failures.append((folder.name, text))
             else:
-                runs.append(read_report(folder))
+                runs.append(report)
         except DataError as error:
             failures.append((folder.name, str(error)))
     order = list(BASELINES)

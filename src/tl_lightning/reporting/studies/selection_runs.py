@@ -13,6 +13,7 @@ import numpy as np
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.artifacts import Array, Curves, read_curves
 from tl_lightning.reporting.formatting import domains_of
+from tl_lightning.reporting.schema import fingerprint_of
 from tl_lightning.reporting.sweep.page import collect
 from tl_lightning.selection.scores import SCORES
 
@@ -58,6 +59,7 @@ def read_traces(root: Path) -> tuple[list[Trace], list[str]]:
     """
     traces: dict[tuple[Any, ...], Trace] = {}
     domains: dict[str, str] = {}
+    versions: dict[tuple[str, str], dict[str | None, list[str]]] = {}
     untracked = repeated = trained = 0
     for report in collect(root):
         if report.get("kind") != "run" or report.get("status") != "finished":
@@ -69,10 +71,19 @@ def read_traces(root: Path) -> tuple[list[Trace], list[str]]:
         if not {"target/val/acc", f"validator/floored/{next(iter(SCORES))}"} <= curves.keys():
             untracked += 1
             continue
-        key = tuple(str(report.get(name)) for name in ("name", "data", "seed", "group"))
+        key: tuple[Any, ...] = (
+            *(str(report.get(name)) for name in ("name", "data", "seed", "group")),
+            fingerprint_of(report),
+        )
         repeated += key in traces
         traces.setdefault(key, _trace(report, curves))
-        domains[report["folder"]] = domains_of(report["config"].get("data") or {})
+        folder = report["folder"]
+        domains[folder] = domains_of(report["config"].get("data") or {})
+        version = versions.setdefault((report["data"], domains[folder]), {})
+        version.setdefault(fingerprint_of(report), []).append(folder)
+    for version in versions.values():
+        for fingerprint, folders in version.items() if len(version) > 1 else ():
+            domains |= {one: f"{domains[one]}, data {str(fingerprint)[:8]}" for one in folders}
     if not traces:
         raise DataError(
             f"no run in {root} logged target accuracy in every validation (runs without it: "

@@ -13,6 +13,7 @@ from tl_lightning.reporting.formatting import (
     trained_on_target,
     uses_target_labels,
 )
+from tl_lightning.reporting.schema import fingerprint_of
 from tl_lightning.reporting.statistics import Interval, student
 
 __all__ = ["Comparison", "Group", "compare"]
@@ -125,16 +126,12 @@ def _match(group: Group, other: Group, domain: str) -> Match:
     own, base = group.accuracies(domain), other.accuracies(domain)
     pairs, refused = {}, []
     for seed in sorted(own.keys() & base.keys()):
-        fingerprints = {_fingerprint(g.runs[seed]) for g in (group, other)} - {None}
+        fingerprints = {fingerprint_of(g.runs[seed]) for g in (group, other)} - {None}
         if len(fingerprints) > 1:
             refused.append(seed)
         else:
             pairs[seed] = (own[seed], base[seed])
     return Match(other, pairs, tuple(refused))
-
-
-def _fingerprint(run: Mapping[str, Any]) -> Any:
-    return (run.get("dataset") or {}).get("fingerprint")
 
 
 def _distance(group: Group, other: Group) -> int:

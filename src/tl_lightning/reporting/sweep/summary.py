@@ -13,6 +13,7 @@ from tl_lightning.reporting.formatting import (
     trained_on_target,
     uses_target_labels,
 )
+from tl_lightning.reporting.schema import fingerprint_of
 from tl_lightning.reporting.statistics import Interval, student
 from tl_lightning.reporting.sweep.compare import Comparison, Group, compare
 from tl_lightning.reporting.sweep.multitask import (
@@ -115,7 +116,7 @@ def summarise(reports: Iterable[Mapping[str, Any]]) -> Summary:
             failures.append(_failure(report))
     notes: list[str] = []
     groups, repeats = _groups(runs)
-    notes += _repeat_notes(repeats)
+    notes += _repeat_notes(repeats) + _data_notes(groups)
     labels = _labels(groups)
     ordered = sorted(groups, key=lambda group: (*_rank(group), labels[group.key]))
     rows = [_row(group, labels, ordered, notes) for group in ordered]
@@ -141,17 +142,39 @@ def _failure(report: Mapping[str, Any]) -> Failure:
 
 
 def _groups(runs: list[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]:
-    """Return one group per (name, data, group), and repeated seeds as (counted, repeated)."""
+    """Return one group per (name, data, group), and repeated seeds as (counted, repeated).
+
+    Runs on different data are different groups, whose last part begins with the fingerprint.
+    """
     repeats = []
+    known: dict[tuple[str, ...], set[str]] = {}
+    for run in runs:
+        known.setdefault(_key(run), set()).update(filter(None, [fingerprint_of(run)]))
     groups: dict[tuple[str, str, str], Group] = {}
     for run in sorted(runs, key=lambda run: str(run.get("folder", ""))):
-        key = (str(run.get("name")), str(run.get("data")), str(run.get("group")))
+        key = _key(run)
+        if len(known[key]) > 1:
+            key = (*key[:2], f"data {str(fingerprint_of(run))[:8]} {key[2]}")
         group = groups.setdefault(key, Group(key, {}, named(flatten(run.get("config")))))
         seed = int(run.get("seed") or 0)
         first = group.runs.setdefault(seed, run)
         if first is not run:
             repeats.append((first, run))
     return list(groups.values()), repeats
+
+
+def _key(run: Run) -> tuple[str, str, str]:
+    return (str(run.get("name")), str(run.get("data")), str(run.get("group")))
+
+
+def _data_notes(groups: list[Group]) -> list[str]:
+    """Return notes on configurations whose runs were trained on different data."""
+    several = dict.fromkeys(group.key[:2] for group in groups if group.key[2].startswith("data "))
+    return [
+        f"The data of {name} on {data} changed between its runs (their fingerprints differ), which "
+        "are in separate rows."
+        for name, data in several
+    ]
 
 
 def _repeat_notes(repeats: list[tuple[Run, Run]]) -> list[str]:
@@ -202,9 +225,16 @@ def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
         labels[group.key] = " ".join([group.name, *settings])
     uses = Counter((key[1], label) for key, label in labels.items())
     return {
-        key: f"{label} [{key[2][:8]}]" if uses[key[1], label] > 1 else label
+        key: f"{label} [{key[2].rpartition(' ')[0] or key[2][:8]}]"
+        if uses[key[1], label] > 1
+        else label
         for key, label in labels.items()
     }
+
+
+def _version(key: tuple[str, str, str]) -> str:
+    """Return what distinguishes a group from others of equal settings: its data, or its hash."""
+    return key[2].rpartition(" ")[0] or key[2][:8]
 
 
 def _differing(groups: list[Group]) -> list[str]:

@@ -26,6 +26,7 @@ from tl_lightning.sweeps.jobs import begin, finished, note_failure
 from tl_lightning.sweeps.tuning.plan import Plan
 from tl_lightning.sweeps.tuning.pruning import Pruned, Pruning
 from tl_lightning.sweeps.tuning.space import StoredTrial
+from tl_lightning.training.data_version import current_fingerprint
 from tl_lightning.training.fit import fit
 from tl_lightning.utils.console import on_problem
 from tl_lightning.utils.files import run_lock
@@ -141,6 +142,14 @@ def _open(plan: Plan) -> Any:
                 f"{settings}; set another tune.dir"
             )
         study.set_user_attr("tried", settings)
+        now = current_fingerprint(check(next(plan.variants())))
+        if study.user_attrs.get("data", now) != now:
+            raise ConfigError(
+                f"tune.dir={plan.folder} contains trials on other data: samples, labels or file "
+                "sizes have changed since, so that new trials cannot be compared with them; set "
+                "another tune.dir, or restore the data"
+            )
+        study.set_user_attr("data", now)
     return study
 
 

@@ -235,6 +235,13 @@ def test_folder_of_a_different_study_is_rejected(fake_fit, tmp_path) -> None:
         work(study(tmp_path, "tune.trials=2", "data.batch_size=8"))
 
 
+def test_a_study_is_not_continued_on_other_data(fake_fit, tmp_path, monkeypatch) -> None:
+    work(study(tmp_path, "tune.trials=1"))
+    monkeypatch.setattr("tl_lightning.sweeps.tuning.study.current_fingerprint", lambda _: "other")
+    with pytest.raises(ConfigError, match=r"contains trials on other data: .*another tune\.dir"):
+        work(study(tmp_path, "tune.trials=2"))
+
+
 def test_custom_metric_uses_best_epoch(fake_fit, tmp_path, capsys) -> None:
     metric = ("tune.metric=train/loss", "tune.mode=min", "tune.trials=4", "tune.prune=none")
     work(study(tmp_path, *metric))

@@ -8,6 +8,7 @@ from typing import Any
 
 from tl_lightning.cli.common import plain_command, say_interrupted
 from tl_lightning.config.compose import as_dict, composed, with_values
+from tl_lightning.config.paths import folder_problem
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
@@ -74,7 +75,10 @@ def _adapt(arguments: list[str]) -> None:
         changes["data.seed"] = config.seed
     run = check(with_values(as_dict(config), changes))
     name = f"{run.name}-{run.data_name}"
-    _run(run, Path(folder or f"outputs/{name}/{run_id()}").absolute())
+    place = Path(folder or f"outputs/{name}/{run_id()}").absolute()
+    if problem := folder_problem(place, "hydra.run.dir"):
+        raise ConfigError(problem)
+    _run(run, place)
 
 
 def _run(run: RunConfig, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.config.compose import as_dict, composed, with_values
+from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
 
 __all__ = ["extract"]
@@ -52,6 +53,8 @@ def _extract(arguments: list[str]) -> None:
     out = Path(options["out"]).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out={out} exists and is not empty; set out=<another folder>")
+    if problem := folder_problem(out, "out"):
+        raise ConfigError(problem)
     overrides += ["model=feature_extraction", "cache.features=full"]
     config = composed(overrides, _KEYS)
     changes: dict[str, Any] = {"logger": {}, "callbacks": {}}

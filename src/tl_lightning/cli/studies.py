@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.cli.train import train
+from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
 
@@ -42,6 +43,8 @@ def _activation_study(arguments: list[str]) -> None:
             f"seed={pairs['seed']} is not supported here; set seeds=3 for the seeds 0, 1 and 2"
         )
     folder = Path(pairs.pop("out", "") or f"outputs/activation_study/{run_id()}").expanduser()
+    if problem := folder_problem(folder, "out"):
+        raise ConfigError(problem)
     overrides = [a for a in arguments if a.partition("=")[0] in pairs]
     _vectors(folder, int(count))
     seeds = ",".join(map(str, range(int(count))))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.config.compose import composed
+from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
 
 __all__ = ["write_shards"]
@@ -33,6 +34,8 @@ def _write_shards(arguments: list[str]) -> None:
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in options]
     if not options.get("out"):
         raise ConfigError("out is missing; set out=<folder for the shards>")
+    if problem := folder_problem(Path(options["out"]), "out"):
+        raise ConfigError(problem)
     size = options.get("group_mb", "16")
     try:
         megabytes = float(size)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tl_lightning.errors import nearest
 
-__all__ = ["CONF", "choices", "group_problems", "output_problem"]
+__all__ = ["CONF", "REQUIRED", "choices", "folder_problem", "group_problems", "output_problem"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: A wheel contains conf/ inside the package; an editable install reads the repository's.
@@ -17,7 +17,7 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1
 
 
 #: Groups of which a run needs exactly one choice.
-_REQUIRED = ("backbone", "data", "head", "loss", "model", "optimizer", "scheduler", "trainer")
+REQUIRED = ("backbone", "data", "head", "loss", "model", "optimizer", "scheduler", "trainer")
 
 
 def choices(group: str) -> list[str]:
@@ -49,12 +49,12 @@ def group_problems(arguments: Sequence[str]) -> list[str]:
         if name.startswith("~"):
             # Another node may take its place: '~head' '+head._target_=<class>'.
             replaced = any(other.startswith(f"+{group}.") for other in arguments)
-            if group in _REQUIRED and not replaced:
+            if group in REQUIRED and not replaced:
                 problems.append(f"{name}: a run needs {group}=<name>; {nearest('', names)}")
             continue
         for word in re.split(r"[,\s]+", value.strip("[]'\"")):
             if re.fullmatch(r"[\w-]*", word) and word not in names:
-                if word in ("", "null") and group not in _REQUIRED:
+                if word in ("", "null") and group not in REQUIRED:
                     continue
                 problems.append(f"{item} is not a choice of conf/{group}/; {nearest(word, names)}")
                 break
@@ -79,9 +79,27 @@ def output_problem(arguments: Sequence[str]) -> str:
     folder = values[-1].strip("'\"") if values else "outputs"
     if "${" in folder:
         return ""
-    path = Path(folder).absolute()
-    parent = next(part for part in (path, *path.parents) if part.exists())
-    if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
-        return ""
-    reason = "is not writable" if parent.is_dir() else "is not a folder"
+    return folder_problem(Path(folder), key)
+
+
+def folder_problem(folder: Path, key: str) -> str:
+    """Return why a folder cannot be created or written to; empty if it can.
+
+    Args:
+        folder: The folder, which is not created.
+        key: The setting that it is given by, for the message.
+    """
+    path = Path(os.path.abspath(folder.expanduser()))
+    try:
+        parts = [path, *path.parents]
+        number = next(number for number, part in enumerate(parts) if part.exists())
+        parent = parts[number]
+        reason = "is not writable" if parent.is_dir() else "is not a folder"
+        if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
+            for part in parts[max(0, number - 1) : number]:  # the first that is missing
+                part.mkdir()
+                part.rmdir()
+            return ""
+    except (OSError, ValueError) as error:  # some file systems do not tell before
+        parent, reason = path, f"cannot be created ({getattr(error, 'strerror', error)})"
     return f"cannot create {key}={folder}: {parent} {reason}; set {key}=<folder>"

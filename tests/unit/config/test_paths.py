@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from helpers import command
-from tl_lightning.config.paths import choices, group_problems
+from tl_lightning.config.paths import choices, folder_problem, group_problems
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,33 @@ def test_a_removed_group_is_one_sentence_on_the_command_line(tmp_path) -> None:
     assert run.returncode == 2
     assert run.stderr.startswith("error: ~model: a run needs model=<name>; valid: align, auto")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_folder_that_cannot_be_created_is_reported(tmp_path) -> None:
+    """Also where only the attempt tells, as in /proc."""
+    (tmp_path / "file").touch()
+    for folder, reason in (
+        (tmp_path / "file" / "x", f"{tmp_path}/file is not a folder"),
+        (tmp_path / ("x" * 300), "cannot be created (File name too long)"),
+        (tmp_path / "a\0b", "cannot be created (embedded null byte)"),
+        *([(Path("/proc/x"), "/proc/x cannot be created")] if os.path.isdir("/proc/self") else []),
+    ):
+        problem = folder_problem(folder, "out")
+        assert problem.startswith(f"cannot create out={folder}: ")
+        assert reason in problem
+    assert not folder_problem(tmp_path / "a" / "b", "out")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+@pytest.mark.parametrize(("name", "arguments"), [
+    ("train", ["hydra.run.dir=/proc/x"]),
+    ("tune", ["tune.dir=/proc/x", "optimizer.lr=log(1e-4,1e-2)"]),
+    ("extract_features", ["data=digits", "out=/proc/x"]),
+    ("write_shards", ["data=digits", "out=/proc/x"]),
+    ("activation_study", ["out=/proc/x"]),
+])  # fmt: skip
+def test_every_command_checks_its_folder_first(name, arguments, tmp_path) -> None:
+    run = command(name, arguments, tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: cannot create ")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 from tl_lightning.config.elsewhere import hint
 from tl_lightning.config.hints import at_least, describe, fits
 from tl_lightning.config.instantiate import find_nodes
-from tl_lightning.config.paths import CONF
+from tl_lightning.config.paths import CONF, REQUIRED
 from tl_lightning.config.schema import (
     CacheConfig,
     CheckpointConfig,
@@ -71,6 +71,10 @@ def structure_problems(config: Mapping[str, Any]) -> list[str]:
         elif not isinstance(value, Mapping):
             problems.append(
                 f"{name}={value} is a single value for a group of settings; {_hint(name, known)}"
+            )
+        elif name in REQUIRED and "_target_" not in value:
+            problems.append(
+                f"{name}={dict(value)} has no _target_; set {name}=<name>, one of conf/{name}/"
             )
         elif name in _SECTIONS:
             unknown = [key for key in value if key not in known[name]]

@@ -7,6 +7,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import (
+    CPUAccelerator,
+    CUDAAccelerator,
+    MPSAccelerator,
+    XLAAccelerator,
+)
 from lightning.pytorch.callbacks import Timer
 
 from tl_lightning.config.schema import RunConfig, TrainerConfig
@@ -89,18 +95,36 @@ def _some(limit: Any) -> bool:
     return limit >= 1 if isinstance(limit, int) else 0 < limit <= 1
 
 
+#: Accelerators of Lightning by name, and what each of them is.
+_ACCELERATORS = {
+    "cpu": (CPUAccelerator, "CPU"),
+    "gpu": (CUDAAccelerator, "GPU"),
+    "cuda": (CUDAAccelerator, "GPU"),
+    "mps": (MPSAccelerator, "Apple GPU"),
+    "tpu": (XLAAccelerator, "TPU"),
+}
+
+
 def _device_problems(run: RunConfig) -> Iterator[str]:
-    accelerator, devices = run.trainer.accelerator, run.trainer.devices
+    name, devices = run.trainer.accelerator, run.trainer.devices
+    cls, device = _ACCELERATORS[name]
     present = torch.cuda.device_count()
-    if accelerator not in ("gpu", "cuda"):
-        return
-    if not present:
+    if not cls.is_available() or (cls is CUDAAccelerator and not present):
         yield (
-            f"trainer.accelerator={accelerator} with trainer.devices={devices}, but this machine "
-            "has no GPU that torch can use; set trainer=cpu or trainer=auto"
+            f"trainer.accelerator={name} with trainer.devices={devices}, but this machine "
+            f"has no {device} that torch can use; set trainer=cpu or trainer=auto"
         )
-    elif isinstance(devices, int) and devices > present:
+    elif cls is CUDAAccelerator and isinstance(devices, int) and devices > present:
         yield (
             f"trainer.devices={devices}, but this machine has {present} GPU(s); "
             f"set trainer.devices={present}"
         )
+    elif devices != "auto":
+        try:
+            cls.parse_devices(devices)
+        except (MisconfigurationException, TypeError, ValueError):
+            yield (
+                f"trainer.devices={devices} is not a valid choice of devices with "
+                f"trainer.accelerator={name}; set trainer.devices=1"
+                + (" or another number of processes" if name == "cpu" else "")
+            )

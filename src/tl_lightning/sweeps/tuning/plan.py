@@ -12,7 +12,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.config.compose import composed
-from tl_lightning.config.paths import CONF
+from tl_lightning.config.paths import CONF, folder_problem
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.sweeps.tuning.space import Setting, Trial, read_setting
 from tl_lightning.utils.run_id import run_id
@@ -91,6 +91,8 @@ def read_plan(arguments: Sequence[str]) -> Plan:
     tuned = {setting.key for setting in space}
     fixed = [f"{k}={text}" for k, text in pairs.items() if k in settings and k not in tuned]
     folder = Path(node.pop("dir") or f"outputs/tune/{run_id()}").expanduser().absolute()
+    if problem := folder_problem(folder, "tune.dir"):
+        raise ConfigError(problem)
     plan = Plan(folder=folder, fixed=tuple(fixed), space=tuple(space), **node)
     _check_space(plan)
     return plan

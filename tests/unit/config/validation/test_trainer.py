@@ -29,6 +29,11 @@ from tl_lightning.training import fit as training
         ("trainer.limit_test_batches=0", "limit_test_batches=0 is neither a positive number of"),
         ("trainer.limit_val_batches=1.5", "limit_val_batches=1.5 is neither a positive number of"),
         ("trainer.max_epochs=-1", "with trainer.max_steps=-1 has no known length"),
+        ("trainer.accelerator=mps", "trainer.accelerator=mps with trainer.devices=1, but this m"),
+        ("trainer.accelerator=tpu", "but this machine has no TPU that torch can use"),
+        ("trainer.devices=[0,1]", "trainer.devices=[0, 1] is not a valid choice of devices with"),
+        ("trainer.devices=-1", "trainer.devices=-1 is not a valid choice of devices with trainer"),
+        ("trainer.devices=x", "trainer.devices=x is not a valid choice of devices with trainer"),
     ],
 )  # fmt: skip
 def test_unsupported_argument(override: str, message: str) -> None:
@@ -41,7 +46,8 @@ def test_unsupported_argument(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "trainer.max_steps=4", "trainer.limit_train_batches=0.5", "trainer.limit_val_batches=0",
+        "trainer.devices=auto", "trainer.devices='1'", "trainer.max_steps=4",
+        "trainer.limit_train_batches=0.5", "trainer.limit_val_batches=0",
         "trainer.check_val_every_n_epoch=5", "+trainer.val_check_interval=2",
         "trainer.fast_dev_run=false", "trainer.overfit_batches=1", "+trainer.max_time=00:00:10:00",
     ],

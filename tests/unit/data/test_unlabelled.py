@@ -421,7 +421,7 @@ def test_second_table_is_the_test_set(tmp_path) -> None:
 # -- texts and vectors -------------------------------------------------------------------------
 def text_settings(root: Path, **changed: Any) -> dict[str, Any]:
     images = file_settings(root, val_fraction=0.25, test_fraction=0.25, **changed)
-    left_out = ("augment", "mixup_alpha", "cutmix_alpha", "on_error")
+    left_out = ("augment", "mixup_alpha", "cutmix_alpha", "on_error", "max_value")
     texts = {key: value for key, value in images.items() if key not in left_out}
     return {**texts, "too_long": "truncate", "bucket": 1}
 

@@ -103,7 +103,7 @@ def print_verdict(report: Mapping[str, Any], folder: Path, alone: bool) -> None:
     from tl_lightning.reporting.verdict import advice, run_verdict
 
     baselines, _ = read_baselines(folder)
-    verdict, missing = run_verdict(report, baselines), advice(report, baselines)
+    verdict, missing = run_verdict(report, baselines, folder), advice(report, baselines)
     if missing and alone:
         verdict = f"{missing['text'].removesuffix('.')}; run {missing['command']}"
     if verdict:

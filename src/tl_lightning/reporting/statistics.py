@@ -1,4 +1,4 @@
-"""Confidence intervals: Student's t over seeds, Wilson's for the accuracy on a test set."""
+"""Confidence intervals: Student's t over seeds; Wilson's and Newcombe's for one test set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-__all__ = ["CONFIDENCE", "Interval", "student", "wilson"]
+__all__ = ["CONFIDENCE", "Interval", "newcombe", "student", "wilson"]
 
 CONFIDENCE = 0.95
 
@@ -70,3 +70,36 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     centre = (fraction + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def newcombe(both: int, first: int, second: int, neither: int) -> Interval:
+    """Return the difference of two fractions of the same samples with its 95 % interval.
+
+    Newcombe (1998), "Improved confidence intervals for the difference between binomial proportions
+    based on paired data", Statistics in Medicine 17, method 10.
+
+    Args:
+        both: Number of samples that both classify correctly.
+        first: Those that only the first does, whose fraction is the minuend.
+        second: Those that only the second does.
+        neither: The others.
+
+    >>> found = newcombe(10, 1, 0, 9)
+    >>> [round(100 * value, 1) for value in (found.mean, found.low, found.high)]
+    [5.0, -7.8, 17.3]
+    """
+    n = both + first + second + neither
+    fractions = [(both + first) / n, (both + second) / n]
+    ends = [wilson(both + first, n), wilson(both + second, n)]
+    low, high = ([abs(f - end[side]) for f, end in zip(fractions, ends, strict=True)]
+                 for side in (0, 1))  # fmt: skip
+    spread = (both + first) * (second + neither) * (both + second) * (first + neither)
+    related = float(both * neither - first * second)
+    related = max(related - n / 2, 0.0) if related > 0 else related
+    phi = related / math.sqrt(spread) if spread else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(one * one - 2 * phi * one * other + other * other, 0.0))
+
+    mean = fractions[0] - fractions[1]
+    return Interval(mean, None, mean - reach(low[0], high[1]), mean + reach(high[0], low[1]), n)

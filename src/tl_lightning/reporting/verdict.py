@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tl_lightning.config.schema import BASELINES
+from tl_lightning.reporting.artifacts import read_predictions
 from tl_lightning.reporting.formatting import trained_on_target, uses_target_labels
+from tl_lightning.reporting.statistics import Interval, newcombe
 from tl_lightning.reporting.sweep.compare import Group, compare
 from tl_lightning.utils.text import flatten
 
-__all__ = ["advice", "on_several_devices", "run_verdict"]
+__all__ = ["advice", "on_several_devices", "paired_interval", "run_verdict"]
 
 Run = Mapping[str, Any]
 
 
-def run_verdict(report: Run, baselines: Sequence[Run]) -> str | None:
+def run_verdict(report: Run, baselines: Sequence[Run], folder: Path | None = None) -> str | None:
     """Return the comparison of a run with its first baseline, or None if it has none.
 
     Args:
         report: The run's report.
         baselines: The reports of its baselines.
+        folder: The run's folder, whose predictions give an interval of the difference.
 
     >>> run = {"name": "dann", "data": "d", "seed": 0, "metrics": {"target/test/acc": 0.75}}
     >>> base = run | {"name": "source_only", "metrics": {"target/test/acc": 0.5}}
@@ -32,8 +38,29 @@ def run_verdict(report: Run, baselines: Sequence[Run]) -> str | None:
         candidates = [other for other in others if other.name == name]
         if candidates:
             labels = {group.key: group.name for group in (own, *candidates)}
-            return compare(own, candidates, name, labels, uses_target_labels(report)).sentence
+            paired = None if folder is None else paired_interval(report, folder, name)
+            bound = uses_target_labels(report)
+            return compare(own, candidates, name, labels, bound, paired=paired).sentence
     return None
+
+
+def paired_interval(report: Run, folder: Path, name: str) -> Interval | None:
+    """Return the difference of target accuracy from a baseline on the same test samples.
+
+    None unless the predictions of both are there, for the same samples, and those of the run are
+    those of its report.
+    """
+    classes = [str(item) for item in (report.get("dataset") or {}).get("classes") or []]
+    folders = (folder, folder / "baselines" / name)
+    pairs = [read_predictions(path / "predictions.npz", classes).pair("target") for path in folders]
+    if pairs[0] is None or pairs[1] is None or not np.array_equal(pairs[0][0], pairs[1][0]):
+        return None
+    own, base = (true == pred for true, pred in filter(None, pairs))
+    accuracy = (report.get("metrics") or {}).get("target/test/acc")
+    if not isinstance(accuracy, (int, float)) or abs(float(own.mean()) - accuracy) > 1e-3:
+        return None
+    counts = (own & base, own & ~base, ~own & base, ~own & ~base)
+    return newcombe(*(int(part.sum()) for part in counts))
 
 
 def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:

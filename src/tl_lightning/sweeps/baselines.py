@@ -38,11 +38,10 @@ def baselines_of(run: RunConfig, sweeping: bool) -> list[str]:
     """Return the names of the baselines that this job trains in addition to its model.
 
     For an adapted model in a sweep, ``baselines=auto`` adds ``joint_bn``, unless batch norm is
-    frozen. ``baselines=true`` adds
-    the lower and upper bounds: ``source_only`` and, unless it would be tested on images whose
-    labels it has learned, ``oracle``. Models that the sweep itself contains
-    (``model=source_only,dann``) are not trained again. With several devices no baselines are
-    trained, because each fit starts its own processes; a message is printed then.
+    frozen. ``baselines=true`` adds ``source_only``, ``joint_bn`` under the same condition, and,
+    unless it would be tested on images whose labels it has learned, ``oracle``. Models that the
+    sweep itself contains (``model=source_only,dann``) are not trained again. With several devices
+    no baselines are trained, because each fit starts its own processes; a message is printed then.
     """
     if not run.methods:
         return []
@@ -64,10 +63,10 @@ def _sees_source(run: RunConfig) -> bool:
 
 
 def _requested(run: RunConfig, sweeping: bool) -> list[str]:
+    # With frozen batch norm, batches of both domains have no effect without a method.
+    joint = [] if run.backbone.params.get("freeze_bn") else ["joint_bn"]
     if run.baselines == "auto":
-        # With frozen batch norm, batches of both domains have no effect without a method.
-        frozen = bool(run.backbone.params.get("freeze_bn"))
-        return ["joint_bn"] if sweeping and not frozen else []
+        return joint if sweeping else []
     if not isinstance(run.baselines, bool):
         return list(run.baselines)
     if run.baselines and run.data.params.get("transductive"):
@@ -75,8 +74,8 @@ def _requested(run: RunConfig, sweeping: bool) -> list[str]:
             "skipping baseline oracle: data.transductive=true tests on the target's training "
             "images, whose labels it would have learned; set data.transductive=false to train it"
         )
-        return ["source_only"]
-    return ["source_only", "oracle"] if run.baselines else []
+        return ["source_only", *joint]
+    return ["source_only", *joint, "oracle"] if run.baselines else []
 
 
 def baseline(config: Mapping[str, Any], name: str, sees_source: bool = True) -> dict[str, Any]:

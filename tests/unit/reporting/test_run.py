@@ -19,6 +19,7 @@ from tl_lightning.reporting.run.class_changes import class_change_figure
 from tl_lightning.reporting.run.context import read_baselines
 from tl_lightning.reporting.run.curves import learning_curves
 from tl_lightning.reporting.run.page import write_page
+from tl_lightning.reporting.statistics import newcombe
 from tl_lightning.utils.files import write_json
 
 PNG = b"\x89PNG\r\n"
@@ -91,6 +92,59 @@ def test_page_has_a_single_verdict(make_run: Any) -> None:
     text = write_page(run).read_text()
     assert text.count("dann is 17.5 points better than source-only with one seed; the spread") == 1
     assert "batch norm with one seed" not in text
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ((10, 1, 0, 9), "dann: no clear difference from source-only \\(\\+5.0 points on 20 test "
+         "samples, 95 % interval -7.8 to \\+17.3\\)"),
+        ((30, 4, 0, 22), "no clear difference from source-only \\(\\+7.1 points on 56 test"),
+        ((100, 30, 5, 65), "dann is 12.5 points better than source-only \\(200 test samples, 95 % "
+         "interval \\+"),
+        ((100, 5, 30, 65), "dann is 12.5 points worse than source-only \\(200 test samples"),
+        ((10, 0, 0, 10), "no clear difference from source-only \\(\\+0.0 points on 20"),
+    ],
+)  # fmt: skip
+def test_verdict_of_a_run_rests_on_the_interval_of_its_test_set(
+    make_run: Any, counts: tuple[int, int, int, int], verdict: str
+) -> None:
+    both, first, second, _ = counts
+    true = np.zeros(sum(counts), int)
+    own, base = np.ones_like(true), np.ones_like(true)
+    own[: both + first] = 0
+    base[:both] = base[both + first : both + first + second] = 0
+    accuracies = [float((pred == true).mean()) for pred in (own, base)]
+    run = make_run(target=accuracies[0])
+    lower = make_run("run/baselines/source_only", name="source_only", target=accuracies[1])
+    for folder, pred in ((run, own), (lower, base)):
+        np.savez(folder / "predictions.npz", target_true=true, target_pred=pred)
+    text = write_page(run).read_text()
+    assert re.search(verdict, text)
+    bold = re.search(r'class="n (up|down)?">[+−][0-9.]+ points', text)
+    assert bold is not None
+    assert (bold[1] is None) == ("no clear" in verdict)
+    # Without the same samples there is no interval.
+    np.savez(lower / "predictions.npz", target_true=true + 1, target_pred=base)
+    assert "points on" not in write_page(run).read_text()
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [((36, 12, 2, 0), 0.0569, 0.3404), ((20, 12, 2, 16), 0.0562, 0.3292)],
+)
+def test_newcombe_agrees_with_the_paper(counts: Any, low: float, high: float) -> None:
+    found = newcombe(*counts)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_interval_contains_the_true_difference_in_95_of_100_cases() -> None:
+    rng = np.random.default_rng(0)
+    for size, shares in ((20, (0.6, 0.1, 0.1, 0.2)), (200, (0.8, 0.06, 0.02, 0.12))):
+        found = [newcombe(*map(int, rng.multinomial(size, shares))) for _ in range(1000)]
+        truth = shares[1] - shares[2]
+        covered = np.mean([(one.low or 0) <= truth <= (one.high or 0) for one in found])
+        assert 0.93 < covered < 0.995
 
 
 def test_page_shows_the_change_of_each_class_from_source_only(make_run: Any) -> None:

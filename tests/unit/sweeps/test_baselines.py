@@ -36,20 +36,27 @@ def test_models_in_the_sweep_are_not_trained_again(monkeypatch) -> None:
     assert requested(monkeypatch, both) == ["source_only", "joint_bn"]
 
 
-def test_true_adds_lower_and_upper_bound(monkeypatch, capsys) -> None:
-    assert requested(monkeypatch, "baselines=true") == ["source_only", "oracle"]
+def test_frozen_batch_norm_has_no_joint_baseline() -> None:
+    run = check(config("baselines=true"))
+    run.nodes["backbone"].params["freeze_bn"] = True
+    assert baselines_of(run, False) == ["source_only", "oracle"]
+
+
+def test_true_adds_all_baselines(monkeypatch, capsys) -> None:
+    assert requested(monkeypatch, "baselines=true") == ["source_only", "joint_bn", "oracle"]
     assert requested(monkeypatch, "baselines=false") == []
     assert requested(monkeypatch, "baselines=false", sweeping=True) == []
     assert requested(monkeypatch, "baselines=true", "model=source_only") == []
     argv = "-m model=oracle,dann"
-    assert requested(monkeypatch, "baselines=true", sweeping=True, argv=argv) == ["source_only"]
+    swept = requested(monkeypatch, "baselines=true", sweeping=True, argv=argv)
+    assert swept == ["source_only", "joint_bn"]
     assert capsys.readouterr().out == ""
 
 
 def test_no_oracle_if_it_would_be_tested_on_its_training_images(tmp_path, capsys) -> None:
     cfg = file_config(tmp_path, "model=dann", "data.transductive=true")
     cfg["baselines"] = True
-    assert baselines_of(check(cfg), False) == ["source_only"]
+    assert baselines_of(check(cfg), False) == ["source_only", "joint_bn"]
     assert "set data.transductive=false to train it" in capsys.readouterr().out
 
 

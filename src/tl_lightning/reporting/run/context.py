@@ -21,11 +21,12 @@ from tl_lightning.reporting.formatting import (
 )
 from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
-from tl_lightning.reporting.run.start import candidate_rows
+from tl_lightning.reporting.run.start import candidate_rows, chosen_text
 from tl_lightning.reporting.run.unlabelled import describe_predicted
 from tl_lightning.reporting.schema import fingerprint_of, read_report
 from tl_lightning.reporting.statistics import wilson
-from tl_lightning.reporting.verdict import advice, run_verdict
+from tl_lightning.reporting.sweep.compare import span_text
+from tl_lightning.reporting.verdict import advice, paired_interval, run_verdict
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.rules import SELECTIONS
 from tl_lightning.tasks.metrics import label_of
@@ -55,11 +56,11 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "report": {**dict.fromkeys(OPTIONAL), "config": {}, **report},
         "title": f"{report.get('name')} on {report.get('data')}",
         "headline": _headline(report, predictions),
-        "baselines": _baseline_rows(report, baselines),
+        "baselines": _baseline_rows(report, baselines, run_dir),
         "baseline_failures": failures,
         "candidates": candidate_rows(report),
         "advice": advice(report, baselines),
-        "verdict": run_verdict(report, baselines),
+        "verdict": run_verdict(report, baselines, run_dir),
         "distance": distance_sentence(report.get("metrics") or {}),
         "projected": PROJECTED.get(str(report.get("projection") or "pca"), "A projection"),
         "selection": _selection(report.get("selection") or {}),
@@ -149,7 +150,7 @@ def _interval_note(predictions: Predictions, domain: str, accuracy: float) -> st
 
 
 def _baseline_rows(
-    report: Mapping[str, Any], baselines: list[dict[str, Any]]
+    report: Mapping[str, Any], baselines: list[dict[str, Any]], run_dir: Path
 ) -> list[dict[str, Any]]:
     """Return rows for baselines, this run and upper bounds, with this run's gain over each."""
     accuracy = _accuracy(report, "target")
@@ -159,13 +160,16 @@ def _baseline_rows(
     for run in [*others, report, *bounds] if baselines else []:
         target = _accuracy(run, "target")
         gain = None if run is report or accuracy is None or target is None else accuracy - target
+        named = None if run is report else paired_interval(report, run_dir, str(run.get("name")))
+        low, high = (named.low or 0.0, named.high or 0.0) if named else (gain or 0.0, gain or 0.0)
         rows.append({
             "name": BASELINES.get(str(run.get("name")), run.get("name")),
             "this_run": run is report,
             "target": percent(target),
             "source": percent(_accuracy(run, "source")),
             "gain": None if gain is None else points(gain),
-            "sign": "" if gain is None else "up" if gain > 0 else "down" if gain < 0 else "",
+            "interval": None if named is None else span_text(named),
+            "sign": "" if gain is None else "up" if low > 0 else "down" if high < 0 else "",
             "rule": (run.get("selection") or {}).get("rule", "–"),
             "oracle": _oracle(run),
             "trained_on_target": trained_on_target(run),
@@ -176,6 +180,7 @@ def _baseline_rows(
 def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
     rule = str(selection.get("rule", "unknown"))
     value, monitor = selection.get("value"), str(selection.get("monitor"))
+    epoch = selection.get("epoch")
     if value is not None and monitor.startswith("validator/floored/") and value <= WORST + 1:
         shown: str | None = "none: every epoch counted as collapsed"
     else:
@@ -184,7 +189,7 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
         "rule": rule,
         "monitor": selection.get("monitor"),
         "value": shown,
-        "epoch": "before training" if selection.get("epoch") == -1 else selection.get("epoch"),
+        "epoch": None if epoch is None else chosen_text({"epoch": epoch}),
         "checkpoint": selection.get("checkpoint"),
     }
     return {

@@ -16,7 +16,7 @@ from tl_lightning.reporting.formatting import (
 from tl_lightning.reporting.schema import fingerprint_of
 from tl_lightning.reporting.statistics import Interval, student
 
-__all__ = ["Comparison", "Group", "compare"]
+__all__ = ["Comparison", "Group", "compare", "span_text"]
 
 Key = tuple[str, str, str]
 Pairs = dict[int, tuple[float, float]]
@@ -87,6 +87,7 @@ def compare(
     labels: Mapping[Key, str],
     bound: bool,
     domain: str = "target",
+    paired: Interval | None = None,
 ) -> Comparison:
     """Return the paired difference in test accuracy between ``group`` and its nearest baseline.
 
@@ -100,6 +101,7 @@ def compare(
         labels: Group key to label.
         bound: Whether the method's models were selected with target labels.
         domain: Domain of the test accuracy.
+        paired: Difference on the same test samples, for a comparison of one run.
     """
     same = [other for other in candidates if other.key[1] == group.key[1]]
     matches = [_match(group, other, domain) for other in same]
@@ -109,7 +111,8 @@ def compare(
     best = min(usable, key=lambda match: (_distance(group, match.group), -len(match.pairs)))
     interval = student([own - base for own, base in best.pairs.values()])
     reference = BASELINES.get(name, name) if len(same) == 1 else labels[best.group.key]
-    verdict, sentence = _verdict(labels[group.key], reference, interval)
+    alone = paired if interval.n == 1 else None
+    verdict, sentence = _verdict(labels[group.key], reference, interval, alone)
     if any(trained_on_target(run) for run in group.runs.values()):
         sentence += "; trained on target labels, so this is an upper bound"
     elif bound:
@@ -155,9 +158,20 @@ def _unpaired(label: str, name: str, matches: list[Match]) -> Comparison:
     return Comparison(None, (), None, "no pairs", sentence)
 
 
-def _verdict(label: str, reference: str, interval: Interval) -> tuple[str, str]:
+def _verdict(
+    label: str, reference: str, interval: Interval, paired: Interval | None = None
+) -> tuple[str, str]:
     """Return the verdict and its text, without the full stop."""
     gain = _gain(label, reference, interval.mean, "")
+    if paired is not None and paired.low is not None and paired.high is not None:
+        samples = f"{paired.n} test samples, 95 % interval {span_text(paired)}"
+        rest = "with one seed; the spread over seeds is unknown"
+        if paired.low > 0 or paired.high < 0:
+            return ("helped" if paired.low > 0 else "hurt"), f"{gain} ({samples}) {rest}"
+        return "no clear difference", (
+            f"{label}: no clear difference from {reference} ({points(paired.mean)} points on "
+            f"{samples}) {rest}"
+        )
     if interval.n == 1:
         return "one seed", f"{gain} with one seed; the spread over seeds is unknown"
     if interval.low is None or interval.high is None:
@@ -174,6 +188,17 @@ def _verdict(label: str, reference: str, interval: Interval) -> tuple[str, str]:
         f"{label}: no clear difference from {reference} "
         f"({points(interval.mean)}{half} points, {span})"
     )
+
+
+def span_text(interval: Interval) -> str:
+    """Return the ends of an interval in points.
+
+    >>> span_text(Interval(0.05, None, -0.078, 0.173, 20))
+    '-7.8 to +17.3'
+    """
+    assert interval.low is not None
+    assert interval.high is not None
+    return f"{points(interval.low)} to {points(interval.high)}"
 
 
 def _gain(label: str, reference: str, mean: float, half: str) -> str:

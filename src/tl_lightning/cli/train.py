@@ -17,7 +17,7 @@ from tl_lightning.cli.common import remove_untouched, say_interrupted
 from tl_lightning.config.compose import as_dict, unknown_overrides
 from tl_lightning.config.overrides import override_problems, readable
 from tl_lightning.config.paths import CONF, group_problems, output_problem
-from tl_lightning.errors import ConfigError, TransferError
+from tl_lightning.errors import ConfigError, DataError, TransferError
 from tl_lightning.sweeps.jobs import failures, note_failure, wholly_finished
 from tl_lightning.utils.console import on_problem, sentence
 from tl_lightning.utils.signals import Interrupted, end_interrupted
@@ -84,11 +84,24 @@ def _train(cfg: DictConfig) -> float | None:
         sys.exit(known.exit_code)
 
 
+def _page_of_job(folder: Path) -> Path:
+    """Write the page of a finished job of a sweep; a full disk does not make it a failed one."""
+    from tl_lightning.reporting.run.page import write_page
+
+    try:
+        return write_page(folder)
+    except DataError as error:
+        on_problem(error)
+    return folder / "report.html"
+
+
 def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     if sweeping:
         done = wholly_finished(folder, as_dict(cfg))
         if done:
             print(f"already finished: {folder.name}", flush=True)
+            if not (folder / "report.html").is_file():  # killed before, or the disk was full
+                _page_of_job(folder)
             return done["selection"]["value"] or 0.0
     from tl_lightning.config.validation.check import check_keys
 
@@ -101,6 +114,6 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     from tl_lightning.reporting.console import print_run
     from tl_lightning.reporting.run.page import write_page
 
-    page = write_page(folder)
+    page = _page_of_job(folder) if sweeping else write_page(folder)
     print_run(report, page, alone=not sweeping)
     return report["selection"]["value"] or 0.0

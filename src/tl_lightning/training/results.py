@@ -29,7 +29,7 @@ from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.predictions import summary_of, write_predictions
 from tl_lightning.utils.callbacks import find_callback
-from tl_lightning.utils.files import write_json
+from tl_lightning.utils.files import full_disk_means, write_json
 from tl_lightning.utils.process import versions
 from tl_lightning.utils.text import shorten
 
@@ -144,15 +144,29 @@ class Result:
 
 
 def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
-    """Write the predictions and ``report.json`` into ``run_dir``; return the report."""
+    """Write the predictions and ``report.json`` into ``run_dir``; return the report.
+
+    Raises:
+        DataError: If the disk is full.
+    """
     report = _report(run_dir, result)
-    if result.parts.run.test:
-        arrays = run_dir / "predictions.npz"
-        draft = arrays.with_suffix(".tmp.npz")
-        np.savez_compressed(draft, **result.parts.collector.arrays())  # type: ignore[arg-type]
-        os.replace(draft, arrays)
-        write_predictions(run_dir / "predictions.csv", result.parts.data, result.parts.collector)
-    write_json(run_dir / "report.json", report)
+    with full_disk_means(
+        f"the disk of {run_dir} is full, so the results were not written; the checkpoints are "
+        "intact: free some disk space and repeat the command with resume=auto "
+        f"hydra.run.dir={run_dir}"
+    ):
+        if result.parts.run.test:
+            arrays = run_dir / "predictions.npz"
+            draft = arrays.with_suffix(".tmp.npz")
+            try:
+                np.savez_compressed(draft, **result.parts.collector.arrays())  # type: ignore[arg-type]
+                os.replace(draft, arrays)
+            finally:
+                draft.unlink(missing_ok=True)
+            write_predictions(
+                run_dir / "predictions.csv", result.parts.data, result.parts.collector
+            )
+        write_json(run_dir / "report.json", report)
     return report
 
 

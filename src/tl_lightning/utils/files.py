@@ -20,7 +20,9 @@ from tl_lightning.errors import DataError
 
 __all__ = [
     "DAMAGED",
+    "FULL",
     "UNREACHABLE",
+    "full_disk_means",
     "locked",
     "read_json",
     "run_lock",
@@ -28,6 +30,21 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+
+#: Error numbers of a full disk.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def full_disk_means(problem: str) -> Iterator[None]:
+    """Turn the error of a full disk into a DataError with this message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DataError(problem) from error
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from tl_lightning.reporting.run.unlabelled import (
     unlabelled_figures,
 )
 from tl_lightning.reporting.schema import read_report
-from tl_lightning.utils.files import write_bytes, write_text
+from tl_lightning.utils.files import full_disk_means, write_bytes, write_text
 from tl_lightning.utils.plotting import SOURCE, TARGET
 
 __all__ = ["fill", "inline", "write_page"]
@@ -49,7 +49,8 @@ def write_page(run_dir: Path) -> Path:
         The path of ``report.html``.
 
     Raises:
-        DataError: If ``report.json`` is missing or one of the files is corrupt.
+        DataError: If ``report.json`` is missing, one of the files is corrupt or the disk is full;
+            an earlier page is left unchanged.
     """
     run_dir = Path(run_dir)
     report = read_report(run_dir)
@@ -68,8 +69,6 @@ def write_page(run_dir: Path) -> Path:
     change = class_change(predictions, base)
     if change is not None:
         images["class_change"] = class_change_figure(change, names)
-    for name, png in images.items():
-        write_bytes(run_dir / "figures" / f"{name}.png", png)
     values = describe(report, predictions, run_dir) | {
         "panels": panels,
         "change": None if change is None else class_sentence(change, names),
@@ -86,7 +85,15 @@ def write_page(run_dir: Path) -> Path:
             if domain not in predicted
         },
     }
-    return write_text(run_dir / "report.html", fill("run.html.j2", values))
+    page = fill("run.html.j2", values)
+    with full_disk_means(
+        f"the disk of {run_dir} is full, so its page was not written; the run is complete and its "
+        f"report.json and checkpoints are intact: free some disk space and run tl-report {run_dir}"
+    ):
+        path = write_text(run_dir / "report.html", page)
+        for name, png in images.items():
+            write_bytes(run_dir / "figures" / f"{name}.png", png)
+    return path
 
 
 @lru_cache(maxsize=1)

@@ -65,7 +65,7 @@ def test_other_inputs_use_another_cache(tmp_path, changed, monkeypatch) -> None:
     assert first.folder != second.folder
 
 
-@pytest.mark.parametrize("file", ["ids.bin", "ends.npy", "cut.npy", "manifest.json"])
+@pytest.mark.parametrize("file", ["ids.bin", "ends.bin", "cut.bin", "manifest.json"])
 def test_incomplete_cache_is_rebuilt(tmp_path, file) -> None:
     first = tokenised(TEXTS, TextSpec(20, LetterTokenizer()), "a", tmp_path)
     path, rows = first.folder / file, [first.row(k).tolist() for k in range(4)]

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 
+from tl_lightning.config.cache_folder import own_cache, writable_cache
 from tl_lightning.config.compose import with_values
 from tl_lightning.config.hints import above, at_least, describe, fits, within
 from tl_lightning.config.instantiate import Node, find_nodes
@@ -35,7 +36,7 @@ T = TypeVar("T")
 def cache_root() -> Path:
     """Return the folder of all caches: ``$TL_CACHE``, or ``~/.cache/tl_lightning``."""
     given = os.environ.get("TL_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "tl_lightning"
+    return writable_cache(Path(given).expanduser() if given else own_cache())
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class CacheConfig:
     @property
     def root(self) -> Path:
         """Folder that contains all caches."""
-        return cache_root() if self.dir is None else Path(self.dir).expanduser()
+        return cache_root() if self.dir is None else writable_cache(Path(self.dir).expanduser())
 
     @property
     def folder(self) -> Path:

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import command
+from tl_lightning.checkpoints.io import StoredModel
 from tl_lightning.config.compose import compose, composed
 from tl_lightning.config.overrides import NAMES, TEXTS, override_problems, readable
 from tl_lightning.config.paths import CONF
@@ -20,6 +21,7 @@ from tl_lightning.config.static import static_signature
 from tl_lightning.config.validation.check import check_keys
 from tl_lightning.data.datamodules.domain_folders import asked_domains
 from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.evaluation import nodes
 
 NASTY = [
     "a b", "josé", "a'b", 'a"b', "a=b", "a(1)", "a[1]", "a{1}", "a$b", "-a", "~/a", "a#b", "a&b;c",
@@ -109,6 +111,26 @@ def test_numbers_from_yaml_are_not_names() -> None:
     cfg: Any = OmegaConf.merge(compose(["data=folder"]), {"data": {"classes": [0, 1]}})
     with pytest.raises(ConfigError, match=r"set data\.classes=\['0', '1'\], with the quotes"):
         check_keys(cfg)
+
+
+def test_settings_of_a_stored_run_are_read_as_those_of_a_new_one(monkeypatch) -> None:
+    plain: Any = OmegaConf.to_container(
+        compose(["data=domains", "model=source_only"]), resolve=True
+    )
+    stored = StoredModel({**plain, "data": {**plain["data"], "target": None}}, (), {}, {}, {}, {})
+    monkeypatch.setattr(nodes, "read_model", lambda path: stored)
+    given = ["data.classes=[01,1e3]", "data.target.root=~/josé (1)", "data.test_fraction=.5"]
+    found = nodes.stored_node("data", "x.ckpt", given)
+    assert found == {
+        **plain["data"], "classes": ["01", "1e3"], "test_fraction": 0.5,
+        "target": {"root": "~/josé (1)"},
+    }  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"data\.image_size is not a setting; use backbone\.size="
+    ):
+        nodes.stored_node("data", "x.ckpt", ["data.image_size=3"])
+    with pytest.raises(ConfigError, match=r"data\.augment=\{a cannot be read; for a text, "):
+        nodes.stored_node("data", "x.ckpt", ["data.augment={a"])
 
 
 # -- the lists are complete --------------------------------------------------------------------

@@ -100,6 +100,8 @@ def _places(found: Mapping[str, Domain]) -> dict[Any, list[Place]]:
     places: dict[Any, list[Place]] = {}
     for key, domain in found.items():
         for name, split in domain.splits().items():
+            if name == "test" and split is domain.val:  # data.test_split=val
+                continue
             labels = [] if split.labels is None else split.labels.tolist()
             # Without labels nothing is tested, so that copies of an image do no harm.
             effective = "train" if name == "labelled" or domain.test.labels is None else name

@@ -116,6 +116,15 @@ def test_synthetic_target_is_not_reported_as_leakage(tmp_path):
     assert "synthetic shift" in rendered(found)
 
 
+def test_validation_split_that_is_also_tested_is_not_reported_as_leakage(tmp_path):
+    root = split_folders(tmp_path, train=6, test=0, val=2)
+    first = next((root / "val" / BREEDS[0]).iterdir())
+    shutil.copy(first, first.with_name("again.jpg"))
+    found = survey(dogs(root, "data.target=null", "model=source_only"))
+    assert found["domains"]["source"]["splits"] == {"train": 18, "val": 7, "test": 7}
+    assert [group["kind"] for group in found["duplicates"]] == ["within"]
+
+
 def test_transductive_target_is_not_reported_as_leakage(tmp_path):
     found = both(two_domains(tmp_path), "data.transductive=true")
     assert found["domains"]["target"]["splits"]["train"] == 27

@@ -13,7 +13,7 @@ from tl_lightning.data.pretraining_overlap import pretraining_overlap
 from tl_lightning.types import SPLITS, SplitKey
 from tl_lightning.utils.text import shorten
 
-__all__ = ["counts", "domain_notes", "fingerprint", "unlabelled"]
+__all__ = ["counts", "domain_notes", "fingerprint", "fitting_batch", "unlabelled"]
 
 
 def counts(domains: Mapping[str, Domain]) -> dict[str, int]:
@@ -80,3 +80,15 @@ def domain_notes(
         for name, problems in unreadable.items()
     ]
     return found
+
+
+def fitting_batch(domains: Mapping[str, Domain], size: int) -> tuple[int, list[str]]:
+    """Return a batch size that no domain is smaller than, and a note if it is not ``size``."""
+    sizes = [(len(domain.train), domain.name) for domain in domains.values() if len(domain.train)]
+    least, name = min(sizes, default=(size, ""))  # domains that are only tested are not trained on
+    if least >= size:
+        return size, []
+    return least, [
+        f"{name} has {least} training samples, fewer than data.batch_size={size}; batches of "
+        f"{least} were used"
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from tl_lightning.distributed.ranks import rank
 from tl_lightning.distributed.relaunch import single_job_argv
 from tl_lightning.training.auto import fit_auto
 from tl_lightning.training.build import Parts, build
+from tl_lightning.training.clock import Clock
 from tl_lightning.training.failures import explanation_of
 from tl_lightning.training.feature_extraction import fill
 from tl_lightning.training.head_start import measure_domains, prepare_start
@@ -55,7 +55,7 @@ def fit(
     run = check(cfg)
     if run.model.cls.composite:
         return fit_auto(run, run_dir, tuple(callbacks), fit)
-    clock = _Clock()
+    clock = Clock()
     quiet()
     keep_memory()
     caught: list[str] = []
@@ -106,24 +106,6 @@ def extract(cfg: DictConfig | Mapping[str, Any] | RunConfig, folder: Path) -> Pa
         measure_domains(parts)
         fill(parts.features, parts.module, parts.data, parts.trainer)
     return parts
-
-
-class _Clock:
-    """Seconds of each part of a run."""
-
-    def __init__(self) -> None:
-        self.begin = self.last = time.monotonic()
-        self.laps: dict[str, float] = {}
-
-    def start(self) -> None:
-        self.last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name], self.last = now - self.last, now
-
-    def total(self) -> float:
-        return self.last - self.begin
 
 
 @contextmanager

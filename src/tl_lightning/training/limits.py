@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,10 +13,15 @@ from lightning.pytorch.callbacks import Timer
 from tl_lightning.errors import ConfigError
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.optimization import total_batches
+from tl_lightning.reporting.artifacts import read_curves
 from tl_lightning.training.build import Parts
 from tl_lightning.utils.callbacks import find_callback
 
-__all__ = ["check_limits", "early_end"]
+__all__ = ["check_limits", "early_end", "still_falling"]
+
+#: A training loss that falls by more than this share in the last epoch, and is not below the
+#: second number, is still falling.
+_FALL, _LOW = 0.1, 0.1
 
 
 def check_limits(parts: Parts) -> None:
@@ -76,4 +82,22 @@ def early_end(trainer: L.Trainer, module: TransferModule) -> list[str]:
         f"{cause} ended the run after {done:,} of {total:,.0f} batches ({done / total:.0%}), so "
         "that learning rates and the weights of methods stopped there; set trainer.max_epochs to "
         "what the time allows"
+    ]
+
+
+def still_falling(run_dir: Path) -> list[str]:
+    """Return a note if the task's training loss was still falling in the last epoch.
+
+    Args:
+        run_dir: Folder with the logged metrics.
+    """
+    curves = read_curves(run_dir / "metrics.csv")
+    series = curves.get("train/task") or curves.get("train/loss")
+    losses = [] if series is None else series.per_epoch()[1].tolist()
+    if len(losses) < 2 or losses[-1] < _LOW or losses[-1] > (1 - _FALL) * losses[-2]:
+        return []
+    return [
+        f"the training loss was still falling ({losses[-2]:.3g} to {losses[-1]:.3g} in the last "
+        f"epoch); more than {len(losses)} epochs may give a better model: trainer.max_epochs="
+        f"{2 * len(losses)}"
     ]

@@ -27,6 +27,7 @@ from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.rules import SELECTIONS, Selection
 from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
+from tl_lightning.training.limits import still_falling
 from tl_lightning.training.predictions import summary_of, write_predictions
 from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.files import full_disk_means, write_json
@@ -194,12 +195,12 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "projection": collector.projection,
         "learned_from": data.learn_from,
         "source_free": issubclass(run.model.cls, SourceFree),
-        "notes": _notes(result),
+        "notes": [*_notes(result), *still_falling(run_dir)],
         "warnings": result.warnings,
         "timing": {**result.timing, "steps": int(trainer.global_step)},
         "versions": versions(),
         "device": f"{run.trainer.accelerator}, {run.trainer.precision}",
-        "scale": _scale(run, trainer.world_size, result.parts.module.lr),
+        "scale": _scale(run, data.batch_size, trainer.world_size, result.parts.module.lr),
         "parameters": _parameters(trainer.lightning_module),
         "forward": run.model.params.get("forward", "source only"),
         "dataset": {
@@ -266,14 +267,14 @@ def _notes(result: Result) -> list[str]:
     ]
 
 
-def _scale(run: RunConfig, world: int, lr: float) -> dict[str, Any]:
+def _scale(run: RunConfig, size: int, world: int, lr: float) -> dict[str, Any]:
     """Return the number of processes, the batch sizes and the scaled learning rate."""
     steps = run.trainer.accumulate_grad_batches
     return {
         "processes": world,
-        "batch_size": run.batch_size,
+        "batch_size": size,
         "accumulated": steps,
-        "global_batch": run.batch_size * steps * world,
+        "global_batch": size * steps * world,
         "lr": lr,
     }
 

@@ -138,10 +138,13 @@ def test_target_batches_have_no_labels_in_training_and_validation(tmp_path) -> N
     assert "labels" not in next(iter(target))
 
 
-def test_domain_smaller_than_the_batch_is_refused(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"fewer than data.batch_size=5000; set data.batch_size="):
-        training.fit(config("data.batch_size=5000"), tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_batches_are_not_larger_than_a_domain(tmp_path) -> None:
+    report = training.fit(config("data.batch_size=5000", "data.steps_per_epoch=1"), tmp_path)
+    least = min(report["dataset"]["counts"][f"{name}/train"] for name in ("source", "target"))
+    assert report["scale"]["batch_size"] == least
+    notes = [note for note in report["notes"] if "fewer than data.batch_size=5000" in note]
+    assert len(notes) == 1
+    assert f"batches of {least} were used" in notes[0]
 
 
 def test_classes_that_differ_from_the_checkpoint_are_refused(tmp_path, monkeypatch) -> None:

@@ -19,7 +19,6 @@ def domain_problems(
     *,
     name: str | None,
     gives: str,
-    batch_size: int,
     only_tested: Collection[str] = (),
 ) -> Iterator[str]:
     """Yield what prevents a run, such as empty or too small splits.
@@ -28,7 +27,6 @@ def domain_problems(
         found: The domains, by ``source`` and ``target``.
         name: Name of the dataset.
         gives: What the samples are: ``images``, ``texts`` or ``vectors``.
-        batch_size: Samples per domain and training batch.
         only_tested: Domains that need neither training nor validation samples.
     """
     for key, domain in found.items():
@@ -45,12 +43,6 @@ def domain_problems(
                     f"{key} ({domain.name}) has no {gives} in the {split} split; "
                     f"add some, or change data.{key} or data.{_FRACTIONS[split]}"
                 )
-        if 0 < len(domain.train) < batch_size:
-            yield (
-                f"{key} ({domain.name}) has {len(domain.train)} training {gives}, fewer "
-                f"than data.batch_size={batch_size}; set "
-                f"data.batch_size={len(domain.train)} or less"
-            )
 
 
 def class_remarks(key: str, domain: Domain) -> Iterator[str]:

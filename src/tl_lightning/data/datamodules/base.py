@@ -139,6 +139,8 @@ class TransferDataModule(L.LightningDataModule):
         #: Skipped unreadable images by domain, as "path (reason)".
         self.unreadable: dict[str, list[str]] = {}
         self.repeat_epoch = False
+        #: Notes on batches and epochs that were fitted to the number of samples.
+        self.size_notes: list[str] = []
 
     # -- implemented by datasets -----------------------------------------------------------
     def domains(self) -> Mapping[str, Domain]:
@@ -224,6 +226,7 @@ class TransferDataModule(L.LightningDataModule):
             self._raise_problems(found)
             self.found = self.without_unreadable(found)
             self._raise_problems(self.found)
+            self.batch_size, self.size_notes = summary.fitting_batch(self.found, self.batch_size)
         return DataInfo(self.classes, self.class_counts(), self.width, self.input_state)
 
     def _raise_problems(self, found: Mapping[str, Domain]) -> None:
@@ -325,7 +328,7 @@ class TransferDataModule(L.LightningDataModule):
             pretrained: Whether the backbone is pretrained, so that overlap matters.
         """
         found = summary.domain_notes(self.found, self.unreadable, self.overlap, pretrained)
-        return [*found, *self.remarks()]
+        return [*found, *self.size_notes, *self.remarks()]
 
     def remarks(self) -> list[str]:
         """Return what is odd about the samples, though a run is possible; shown at the start."""
@@ -335,9 +338,8 @@ class TransferDataModule(L.LightningDataModule):
         """Yield problems that prevent training, such as empty or too small splits."""
         yield from oracle_problems(self.learn_from, found.get("target"))
         yield from domain_problems(
-            found, name=self.name, gives=self.gives, batch_size=self.batch_size,
-            only_tested=self.only_tested,
-        )  # fmt: skip
+            found, name=self.name, gives=self.gives, only_tested=self.only_tested
+        )
 
     # -- training --------------------------------------------------------------------------
     @property

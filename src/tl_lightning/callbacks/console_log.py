@@ -1,4 +1,4 @@
-"""One printed line per epoch, for log files where a progress bar would be unreadable."""
+"""Output of a training: one line per epoch, and a progress bar in a terminal."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
-__all__ = ["ConsoleLog"]
+__all__ = ["ConsoleLog", "ProgressBar"]
 
-SHOWN = ("train/loss", "source/val/acc", "target/val/im", "health/a_distance")
+SHOWN = ("train/loss", "source/val/loss", "source/val/acc", "target/val/im", "health/a_distance")
 
 
 class ConsoleLog(L.Callback):
@@ -36,3 +37,26 @@ class ConsoleLog(L.Callback):
         seconds = time.monotonic() - self.started
         total = trainer.max_epochs
         print(f"epoch {trainer.current_epoch + 1}/{total}  {shown}  {seconds:.1f} s", flush=True)
+
+
+class ProgressBar(RichProgressBar):
+    """Progress bar of Lightning with epochs counted from 1 and the main metrics so far."""
+
+    loss: Any = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Keep the loss of the step and advance the bar."""
+        self.loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        super().on_train_batch_end(trainer, pl_module, outputs, *args)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Return the loss of the last step and the metrics of the last validation."""
+        values = trainer.callback_metrics
+        found = {} if self.loss is None else {"loss": float(self.loss)}
+        return found | {name: float(values[name]) for name in SHOWN[1:] if name in values}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        total = self.trainer.max_epochs
+        return f"epoch {current_epoch + 1}" + ("" if total is None else f"/{total}")

@@ -146,7 +146,7 @@ class NaNGuard(L.Callback):
     def _stop(self, trainer: L.Trainer, report: dict[str, Any], reason: str) -> None:
         terms = ", ".join(f"{name} {value:.4g}" for name, value in report["terms"].items())
         rates = ", ".join(f"{name} {value:.3g}" for name, value in report["rates"].items())
-        position = f"epoch {report['epoch']}, batch {report['batch']}"
+        position = f"epoch {report['epoch'] + 1}, batch {report['batch']}"
         message = (
             f"the loss is not finite at {position} ({terms}; learning rates {rates}){reason}; the "
             f"batch contains {_listed(report['files'])}; earlier checkpoints are intact; try a "
@@ -227,8 +227,8 @@ class NaNGuard(L.Callback):
         if entry not in self.skipped[-1:]:
             self.skipped.append(entry)
             rank_zero_warn(
-                f"skipped batch {entry['batch']} of epoch {entry['epoch']}: its loss or gradient "
-                f"is not finite ({len(self.skipped)} skipped so far); the batch contains "
+                f"skipped batch {entry['batch']} of epoch {entry['epoch'] + 1}: its loss or "
+                f"gradient is not finite ({len(self.skipped)} skipped so far); the batch contains "
                 f"{_listed(entry['files'])}"
             )
 

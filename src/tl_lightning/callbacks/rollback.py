@@ -207,7 +207,7 @@ class Rollback(L.Callback):
                 f"roll-back {len(self.events)} of at most {self.max_times}: after epoch "
                 f"{epoch + 1} the model predicts {values['validator/predicted']:.0%} of the "
                 f"target's classes (up to {self.most:.0%} before), source accuracy "
-                f"{values['validator/source_val']:.3f}; continuing from {_name(self.epoch, 1)}",
+                f"{values['validator/source_val']:.3f}; continuing from {_name(self.epoch)}",
                 flush=True,
             )
 
@@ -221,14 +221,13 @@ class Rollback(L.Callback):
         >>> rollback = Rollback(max_drop=0.4, max_times=3, ramp_steps=100)
         >>> rollback.events = [{"epoch": 2, "to": 1, "batch": 30}]
         >>> rollback.notes()
-        ['rolled back 1 time(s), see callbacks.rollback; zero-based: after epoch 2 to epoch 1']
+        ['rolled back 1 time(s), see callbacks.rollback: after epoch 3 to epoch 2']
         """
         if not self.events:
             return []
-        each = [f"after epoch {one['epoch']} to {_name(one['to'])}" for one in self.events]
+        each = [f"after epoch {one['epoch'] + 1} to {_name(one['to'])}" for one in self.events]
         return [
-            f"rolled back {len(self.events)} time(s), see callbacks.rollback; zero-based: "
-            f"{', '.join(each)}"
+            f"rolled back {len(self.events)} time(s), see callbacks.rollback: {', '.join(each)}"
         ]
 
 
@@ -238,8 +237,8 @@ def restored_values(trainer: L.Trainer) -> dict[str, Tensor]:
     return {} if rollback is None else rollback.restored
 
 
-def _name(epoch: int, first: int = 0) -> str:
-    return "the model before training" if epoch < 0 else f"epoch {epoch + first}"
+def _name(epoch: int) -> str:
+    return "the model before training" if epoch < 0 else f"epoch {epoch + 1}"
 
 
 def _next_batch(module: Any) -> int:

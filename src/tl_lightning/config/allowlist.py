@@ -33,7 +33,12 @@ _LIBRARY = {
 #: Config groups whose folder has another name than the key they fill.
 _FOLDERS = {"aux_tasks": "aux_task"}
 #: Classes named in no yaml file, but by a resolver.
-_UNNAMED = {"callbacks": {"lightning.pytorch.callbacks.RichProgressBar"}}
+_UNNAMED = {
+    "callbacks": {
+        "lightning.pytorch.callbacks.RichProgressBar",
+        "tl_lightning.callbacks.console_log.ProgressBar",
+    }
+}
 
 
 @lru_cache

@@ -34,7 +34,7 @@ def _bar() -> dict[str, Any] | None:
     """Return the node of a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         return None
-    return {"_target_": "lightning.pytorch.callbacks.RichProgressBar"}
+    return {"_target_": "tl_lightning.callbacks.console_log.ProgressBar"}
 
 
 def _methods(method: DictConfig, default: str) -> str:

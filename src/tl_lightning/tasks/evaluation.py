@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torch.nn import functional
+from torchmetrics import MeanMetric, MetricCollection
 
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask
 from tl_lightning.tasks.classification import Classification
@@ -39,6 +40,10 @@ class EvalMetrics(nn.Module):
             self.metrics[str(key)] = task.metrics(prefix=f"{key}/")
             for name, aux_task in self.aux_tasks:
                 self.metrics[f"{key}/{name}"] = aux_task.metrics(prefix=f"{key}/{name}/")
+        #: Cross-entropy of the labelled validation samples, for the learning curves.
+        self.losses = nn.ModuleDict(
+            {str(SplitKey(domain, "val")): MeanMetric("disable") for domain in DOMAINS}
+        )
         #: Metrics whose batches had labels, on any rank.
         self.scored: set[str] = set()
         #: Scores of the target by split: always in validation, in a test without labels.
@@ -71,6 +76,8 @@ class EvalMetrics(nn.Module):
         self.scored.add(str(key))
         if len(labels):
             self._of(str(key)).update(logits, labels)
+            if key.split == "val":
+                self._loss(key).update(functional.cross_entropy(logits, labels, reduction="none"))
         for name, task in self.aux_tasks:
             own = task.labels_of(labels, aux_labels, name)
             if own is not None:
@@ -83,6 +90,9 @@ class EvalMetrics(nn.Module):
         """Yield the metrics of a split by full name, and reset them."""
         for domain in DOMAINS:
             key = str(SplitKey(domain, split))
+            if split == "val" and key in self.scored:
+                yield {f"{key}/loss": self._loss(key).compute()}
+                self._loss(key).reset()
             for name in (key, *(f"{key}/{task}" for task, _ in self.aux_tasks)):
                 if name in self.scored:
                     yield _of_all_ranks(self._of(name))
@@ -97,6 +107,11 @@ class EvalMetrics(nn.Module):
         scores = self.unlabelled[split]
         assert isinstance(scores, UnlabelledScores)
         return scores
+
+    def _loss(self, key: SplitKey | str) -> MeanMetric:
+        loss = self.losses[str(key)]
+        assert isinstance(loss, MeanMetric)
+        return loss
 
     def _of(self, name: str) -> MetricCollection:
         metrics = self.metrics[name]

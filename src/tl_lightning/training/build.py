@@ -121,8 +121,7 @@ def _callbacks(
     )
     own = [node.build() for node in run.group("callbacks").values()]
     phases = [PhaseCallback()] if module.phases.steps else []
-    bar = any("ProgressBar" in type(one).__name__ for one in own)
-    return [*phases, checkpoint, *own, collector, *([] if bar else [ConsoleLog()])]
+    return [*phases, checkpoint, *own, collector, ConsoleLog()]
 
 
 def build_module(

@@ -112,8 +112,8 @@ def interpolate(
         parts.trainer.strategy.checkpoint_io.save_checkpoint(stored, file)
     parts.trainer.strategy.barrier()
     note = (
-        f"the tested model is {best.alpha:g} of epoch {end['epoch']} and {1 - best.alpha:g} of the "
-        f"model before training (interpolation={_text(wanted)})"
+        f"the tested model is {best.alpha:g} of epoch {end['epoch'] + 1} and {1 - best.alpha:g} "
+        f"of the model before training (interpolation={_text(wanted)})"
     )
     notes = [*state.notes, note]
     return replace(state, score=best.score, source_val=best.source_val, notes=notes), file

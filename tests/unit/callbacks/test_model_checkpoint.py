@@ -132,7 +132,7 @@ def test_nan_loss_stops_run_before_checkpoint_is_overwritten(tmp_path, monkeypat
         return {"task": terms["task"] * float("nan")} if self.current_epoch == 1 else terms
 
     monkeypatch.setattr(FineTuning, "losses", broken)
-    with pytest.raises(TrainingError, match=r"not finite at epoch 1, batch 0 \(task nan; learning"):
+    with pytest.raises(TrainingError, match=r"not finite at epoch 2, batch 0 \(task nan; learning"):
         training.fit(config("model=source_only"), tmp_path)
     state = weights(tmp_path / "checkpoints" / "last.ckpt")
     assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())

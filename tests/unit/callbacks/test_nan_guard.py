@@ -63,7 +63,7 @@ def test_first_bad_batch_is_reported_even_if_checked_later(broken, tmp_path) -> 
         training.fit(config(*SOURCE, "callbacks.nan_guard.every_n_steps=100"), tmp_path)
     files = names_of(seen[0], tmp_path)
     message = str(caught.value)
-    assert "not finite at epoch 1, batch 1 (task nan; learning rates backbone" in message
+    assert "not finite at epoch 2, batch 1 (task nan; learning rates backbone" in message
     assert f"contains source {', '.join(files[:4])} and {len(files) - 4} more" in message
     assert "or set callbacks.nan_guard.on_nan=skip" in message
     report = json.loads((tmp_path / "nan_report.json").read_text())
@@ -80,7 +80,7 @@ def test_first_bad_batch_is_reported_even_if_checked_later(broken, tmp_path) -> 
 def test_no_checkpoint_is_written_within_an_epoch_after_nan_loss(broken, tmp_path) -> None:
     broken((0, 1))
     often = ("checkpointing.every_n_steps=1", "callbacks.nan_guard.every_n_steps=100")
-    with pytest.raises(TrainingError, match="not finite at epoch 0, batch 1"):
+    with pytest.raises(TrainingError, match="not finite at epoch 1, batch 1"):
         training.fit(config(*SOURCE, *often), tmp_path)
     for path in (tmp_path / "checkpoints").iterdir():
         stored = read_checkpoint(path)

@@ -101,7 +101,7 @@ def test_a_collapsed_model_is_rolled_back_to_the_last_good_validation(
     assert same(watch.after[2], good)
     assert not same(watch.after[3], good)  # training continues
     assert (
-        "rolled back 1 time(s), see callbacks.rollback; zero-based: after epoch 2 to epoch 1"
+        "rolled back 1 time(s), see callbacks.rollback: after epoch 3 to epoch 2"
         in (report["notes"])
     )
     printed = [line for line in capsys.readouterr().out.splitlines() if "roll-back" in line]
@@ -218,8 +218,8 @@ def test_roll_backs_end_after_max_times(tmp_path, monkeypatch) -> None:
     assert same(watch.after[2], watch.before[0])
     assert same(watch.after[3], watch.before[3])
     (note,) = [note for note in report["notes"] if "rolled back" in note]
-    assert note.endswith("2 time(s), see callbacks.rollback; zero-based: after epoch 1 to epoch 0, "
-                         "after epoch 2 to epoch 0")  # fmt: skip
+    assert note.endswith("2 time(s), see callbacks.rollback: after epoch 2 to epoch 1, "
+                         "after epoch 3 to epoch 1")  # fmt: skip
 
 
 def test_the_average_of_the_weights_is_restored_too(tmp_path, monkeypatch) -> None:
@@ -234,7 +234,7 @@ def test_the_average_of_the_weights_is_restored_too(tmp_path, monkeypatch) -> No
         monkeypatch, tmp_path, "callbacks=ema", "callbacks.weight_averaging.decay=0.5",
         "callbacks.adversary_monitor.patience=100", epochs=(2,),
     )  # fmt: skip
-    assert report["notes"][-1].endswith("after epoch 3 to epoch 2")  # the average follows later
+    assert report["notes"][-1].endswith("after epoch 4 to epoch 3")  # the average follows later
     assert same(averages[3], averages[2])
     assert not same(averages[2], averages[1])
 
@@ -255,7 +255,7 @@ def test_a_drop_is_measured_from_the_most_classes_of_a_good_model(
     monkeypatch.setattr(Validators, "score", score)
     _, report = run(monkeypatch, tmp_path, "callbacks.rollback.max_drop=0.4")
     notes = [note.partition(": ")[2] for note in report["notes"] if "rolled back" in note]
-    assert notes == [f"after epoch {k} to epoch {k - 1}" for k in epochs]
+    assert notes == [f"after epoch {k + 1} to epoch {k}" for k in epochs]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_low_source_accuracy_is_a_collapse_while_the_source_is_learned(
     more = [setting.format(trained=trained) for setting in settings]
     _, report = run(monkeypatch, tmp_path, *more, "callbacks.validators.min_source_ratio=0.9")
     notes = [note.partition(": ")[2] for note in report["notes"] if "rolled back" in note]
-    assert notes == (["after epoch 2 to epoch 1"] if counts else [])
+    assert notes == (["after epoch 3 to epoch 2"] if counts else [])
 
 
 @pytest.mark.parametrize("model", [
@@ -304,7 +304,7 @@ def test_the_model_before_training_can_be_restored(trained, tmp_path, monkeypatc
     watch, report = run(monkeypatch, tmp_path, *start, epochs=(0,))
     assert same(watch.after[0], watch.before[-1])
     assert "continuing from the model before training" in capsys.readouterr().out
-    assert any("after epoch 0 to the model before training" in one for one in report["notes"])
+    assert any("after epoch 1 to the model before training" in one for one in report["notes"])
 
 
 def test_runs_with_other_settings_are_in_another_group() -> None:

@@ -23,7 +23,7 @@ def rows(epoch: int, **start):
 
 def test_the_trained_model_is_the_last_row_unless_the_start_is_kept() -> None:
     found = rows(epoch=2)
-    assert [row["name"] for row in found] == ["frozen probe", "aligned probe", "trained, epoch 2"]
+    assert [row["name"] for row in found] == ["frozen probe", "aligned probe", "trained, epoch 3"]
     assert [row["chosen"] for row in found] == [False, False, True]
     last = found[-1]
     assert (last["target"], last["source"], last["score"]) == ("75.0 %", "–", "0.800")
@@ -49,8 +49,8 @@ def test_an_interpolated_model_has_the_test_accuracy_if_it_was_chosen() -> None:
         mixtures = [{"alpha": alpha, "score": alpha, "source_val": 0.9, "chosen": alpha == chosen}
                     for alpha in (0.25, 0.5)]  # fmt: skip
         found = {row["name"]: row for row in rows(epoch=2, interpolated=mixtures, selected=0.7)}
-        kept = f"interpolated, alpha {chosen}" if chosen else "trained, epoch 2"
+        kept = f"interpolated, alpha {chosen}" if chosen else "trained, epoch 3"
         assert [name for name, row in found.items() if row["chosen"]] == [kept]
         assert {name for name, row in found.items() if row["target"] == "75.0 %"} == {kept}
         assert found["interpolated, alpha 0.5"]["score"] == "0.500"
-        assert found["trained, epoch 2"]["score"] == ("0.700" if chosen else "0.800")
+        assert found["trained, epoch 3"]["score"] == ("0.700" if chosen else "0.800")

@@ -162,13 +162,14 @@ def _draw(panel: Panel, lines: dict[str, Series], by_epoch: bool, selected: Any)
         axes = figure.add_axes((0.135, 0.155, 0.85, 0.62))
         for index, (label, series) in enumerate(lines.items()):
             x, y = series.per_epoch() if by_epoch else (series.step, series.value)
+            x = x + 1 if by_epoch else x  # counted from 1 for the reader
             few = {"marker": "o", "markersize": 3} if len(x) < 4 else {}
             axes.plot(x, y * scale, color=_colour(label, index), label=label, **few)
         if panel.level is not None:
             axes.axhline(panel.level[0] * scale, color=MUTED, linewidth=1.0, linestyle=":",
                          label=panel.level[1])  # fmt: skip
         if by_epoch and selected is not None:
-            _mark(axes, float(selected), panel.mark)
+            _mark(axes, float(selected) + 1, panel.mark)
         if panel.unit == "log" and _positive(lines):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
@@ -199,7 +200,8 @@ def _mark(axes: Any, epoch: float, labelled: bool) -> None:
     axes.axvline(epoch, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
     if labelled:
         right = epoch < sum(axes.get_xlim()) / 2
-        axes.annotate(f"selected: epoch {epoch:g}", (epoch, 0), xytext=(4 if right else -4, 4),
+        text = f"selected: epoch {epoch:g}" if epoch else "selected: before training"
+        axes.annotate(text, (epoch, 0), xytext=(4 if right else -4, 4),
                       xycoords=axes.get_xaxis_transform(), textcoords="offset points",
                       ha="left" if right else "right", fontsize=7.5, color=INK)  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 from tl_lightning.reporting.formatting import percent
 from tl_lightning.selection.collapse import WORST
 
-__all__ = ["candidate_rows", "chosen_text"]
+__all__ = ["candidate_rows", "chosen_text", "shown_epoch"]
 
 
 def candidate_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -32,8 +32,8 @@ def candidate_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]  # fmt: skip
     tested = report.get("metrics") or {}
     if not kept:
-        trained, score = f"trained, epoch {selection.get('epoch')}", selection.get("value")
-        score = start.get("selected") if mixed else score
+        trained = f"trained, epoch {shown_epoch(selection.get('epoch'))}"
+        score = start.get("selected") if mixed else selection.get("value")
         rows.append(_row(trained, {} if mixed else tested, score, not mixed))
     rows += [
         _row(f"interpolated, alpha {one['alpha']:g}", tested if one["chosen"] else {},
@@ -66,14 +66,19 @@ def _score(value: float | None) -> str:
 
 
 def chosen_text(selection: Mapping[str, Any]) -> str:
-    """Return which epoch was selected.
+    """Return which epoch was selected, counted from 1; reports store it counted from 0.
 
     >>> chosen_text({"epoch": -1}), chosen_text({"epoch": 3})
-    ('before training', 'epoch 3, zero-based')
+    ('before training', 'epoch 4')
     >>> chosen_text({"epoch": 3, "alpha": 0.5})
-    'alpha 0.5 between the start and epoch 3'
+    'alpha 0.5 between the start and epoch 4'
     """
     epoch, alpha = selection.get("epoch"), selection.get("alpha")
     if alpha is not None:
-        return f"alpha {alpha:g} between the start and epoch {epoch}"
-    return "before training" if epoch == -1 else f"epoch {epoch}, zero-based"
+        return f"alpha {alpha:g} between the start and epoch {shown_epoch(epoch)}"
+    return "before training" if epoch == -1 else f"epoch {shown_epoch(epoch)}"
+
+
+def shown_epoch(epoch: Any) -> Any:
+    """Return an epoch counted from 1, or what is not a number unchanged."""
+    return epoch + 1 if isinstance(epoch, int) else epoch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -15,7 +15,7 @@ from torch import Tensor
 from tl_lightning.callbacks.contact_sheet import sheet_of
 from tl_lightning.models.base import TransferModule
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
-from tl_lightning.types import DOMAINS, SplitKey
+from tl_lightning.types import DOMAINS
 
 __all__ = ["PROJECTIONS", "Projection", "ReportCollector", "plane"]
 
@@ -36,8 +36,8 @@ class ReportCollector(L.Callback):
 
     Args:
         samples: Images per domain in the 2-D view, spread evenly over the test split.
-        examples: Images per domain in the gallery, spread likewise; a domain without labels has a
-            contact sheet instead, see :func:`.contact_sheet.sheet_of`, unless this is 0.
+        examples: Images per domain in the gallery, see :func:`most_wrong`; a domain without labels
+            has a contact sheet instead, see :func:`.contact_sheet.sheet_of`, unless this is 0.
         projection: Projection of the features to two dimensions, see :func:`plane`.
         seed: Seed of the probe for the A-distance.
     """
@@ -59,7 +59,7 @@ class ReportCollector(L.Callback):
         self.scores: dict[str, dict[int, Row]] = {}
         #: Domains whose test samples have no labels.
         self.unlabelled: set[str] = set()
-        self.wanted: dict[str, tuple[set[int], set[int]]] = {}
+        self.wanted: dict[str, set[int]] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Extract features with the untrained (or pretrained) model, without labels."""
@@ -101,22 +101,13 @@ class ReportCollector(L.Callback):
         return result
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the test images to show, spread evenly over the split to cover all classes."""
+        """Choose the test images to project, spread evenly over the split."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for domain in data.domain_names:
             if not data.found[domain].test.has_labels:
                 self.unlabelled.add(domain)
-            examples = 0 if domain in self.unlabelled else self.examples
-            chosen = (data.sample_indices(domain, n) for n in (self.samples, examples))
-            self.wanted[domain] = tuple(set(indices) for indices in chosen)  # type: ignore[assignment]
-            shown = sorted(self.wanted[domain][1])
-            self.texts[domain] = dict(zip(shown, data.excerpts(domain, shown), strict=False))
+            self.wanted[domain] = set(data.sample_indices(domain, self.samples))
             self.names[domain] = data.found[domain].test.names
-            # Test batches of cached features contain no images.
-            if shown and SplitKey(domain, "test") in data.features and data.gives == "images":
-                loader, indices = data.sample_loader(domain, self.examples, images=True)
-                images = torch.cat([batch["inputs"] for batch in loader])
-                self.images[domain] = dict(zip(indices, images, strict=True))
 
     def on_test_batch_end(
         self,
@@ -127,32 +118,31 @@ class ReportCollector(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect predictions of the batch, and features and images of the chosen samples."""
+        """Collect predictions of the batch, and features of the chosen samples."""
         domain = DOMAINS[dataloader_idx]
-        projected, shown = self.wanted[domain]
+        projected = self.wanted[domain]
         index = outputs["index"].tolist()
         rows = _rows(outputs["logits"], outputs.get("labels"))
         self.scores.setdefault(domain, {}).update(zip(index, rows, strict=True))
         features = outputs["features"].cpu()
         chosen = {i: features[row] for row, i in enumerate(index) if i in projected}
         self.after.setdefault(domain, {}).update(chosen)
-        for row, i in enumerate(batch["index"].tolist()):
-            if i in shown and batch["inputs"].dtype == torch.uint8:
-                self.images.setdefault(domain, {})[i] = batch["inputs"][row].cpu()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Merge the results of all ranks, and choose the contact sheets."""
-        for merged in (self.scores, self.after, self.images) if trainer.world_size > 1 else ():
+        """Merge the results of all ranks, and choose the examples and contact sheets."""
+        for merged in (self.scores, self.after) if trainer.world_size > 1 else ():
             parts: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, merged)
             for part in parts:
                 for domain, rows in part.items():
                     merged.setdefault(domain, {}).update(rows)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        for domain in sorted(self.unlabelled) if trainer.is_global_zero and self.examples else ():
-            chosen = sheet_of(self.scores.get(domain, {}))
+        for domain in data.domain_names if trainer.is_global_zero and self.examples else ():
+            scores = self.scores.get(domain, {})
+            labelled = domain not in self.unlabelled
+            chosen = most_wrong(scores, self.examples) if labelled else sheet_of(scores)
             self.texts[domain] = dict(zip(chosen, data.excerpts(domain, chosen), strict=False))
-            if data.gives == "images":
+            if chosen and data.gives == "images":
                 split = data.found[domain].test.subset(chosen)
                 dataset = data.dataset(domain, split, train=False)
                 images = dataset.__getitems__([(k, 0) for k in range(len(chosen))])["inputs"]
@@ -188,7 +178,7 @@ class ReportCollector(L.Callback):
         """Return the example images or texts of a domain; vectors have none."""
         images, texts = self.images.get(domain, {}), self.texts.get(domain, {})
         rows = {index: row for row, index in enumerate(known)}
-        indices = [index for index in sorted(images or texts) if index in rows]
+        indices = [index for index in images or texts if index in rows]
         if not indices:
             return {}
         out: Arrays = {}
@@ -198,6 +188,8 @@ class ReportCollector(L.Callback):
         else:
             out[f"examples_{domain}_text"] = np.array([texts[i] for i in indices])
         positions = [rows[i] for i in indices]
+        if len(names := self.names.get(domain, ())):
+            out[f"examples_{domain}_name"] = np.array([names[i] for i in indices])
         kinds = ("true", "pred", *(("confidence",) if domain in self.unlabelled else ()))
         for kind in kinds:
             out[f"examples_{domain}_{kind}"] = predictions[f"{domain}_{kind}"][positions]
@@ -245,6 +237,21 @@ def _rows(logits: Tensor, labels: Tensor | None) -> list[Row]:
     true = torch.full_like(predicted, -1) if labels is None else labels
     columns = (true, predicted, confidence, second, second_confidence)
     return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def most_wrong(scores: Mapping[int, Row], count: int) -> list[int]:
+    """Return the samples to show: errors, the most confident first, then the least confident.
+
+    >>> rows = {0: (1, 1, 0.6, 0, 0.4), 1: (1, 0, 0.9, 1, 0.1), 2: (0, 1, 0.7, 0, 0.3)}
+    >>> most_wrong(rows | {3: (0, 0, 0.99, 1, 0.01)}, 3)
+    [1, 2, 0]
+    """
+
+    def rank(index: int) -> tuple[bool, float]:
+        true, predicted, confidence = scores[index][:3]
+        return (True, confidence) if true == predicted else (False, -confidence)
+
+    return sorted(scores, key=rank)[:count]
 
 
 def plane(points: Tensor, projection: Projection) -> NDArray[np.float32]:

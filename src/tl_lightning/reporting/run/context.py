@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from tl_lightning.config.schema import BASELINES
 from tl_lightning.errors import DataError
@@ -55,6 +58,10 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
     return {
         "report": {**dict.fromkeys(OPTIONAL), "config": {}, **report},
         "title": f"{report.get('name')} on {report.get('data')}",
+        "backbone": _backbone(report, run_dir),
+        "folder": run_dir.resolve().name,
+        "date": _finished(run_dir),
+        "command": _command(run_dir),
         "headline": _headline(report, predictions),
         "baselines": _baseline_rows(report, baselines, run_dir),
         "baseline_failures": failures,
@@ -76,6 +83,40 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         ],
         "details": _details(report),
     }
+
+
+def _backbone(report: Mapping[str, Any], run_dir: Path) -> str:
+    """Return the name of a backbone: as typed, as configured, or that of its class."""
+    typed = [item[9:] for item in read_overrides(run_dir) if item.startswith("backbone=")]
+    if typed:
+        return typed[-1]
+    node = (report.get("config") or {}).get("backbone") or {}
+    return str(node.get("name") or str(node.get("_target_", "?")).rpartition(".")[2])
+
+
+def _finished(run_dir: Path) -> str:
+    """Return when the report was written, in local time."""
+    file = run_dir / "report.json"
+    written = file.stat().st_mtime if file.is_file() else time.time()
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(written))
+
+
+def _command(run_dir: Path) -> str | None:
+    """Return the command of a run with the settings that Hydra saved; None for Python calls."""
+    overrides = read_overrides(run_dir)
+    return " ".join(["tl-train", *map(shlex.quote, overrides)]) if overrides else None
+
+
+def read_overrides(run_dir: Path) -> list[str]:
+    """Return the settings on the command line of a run, as far as Hydra saved them."""
+    file = run_dir / ".hydra" / "overrides.yaml"
+    if not file.is_file():
+        return []
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(file))
+    except Exception:  # a file that was edited or cut off must not cost the page
+        return []
+    return [str(item) for item in found] if isinstance(found, list) else []
 
 
 def read_baselines(run_dir: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:

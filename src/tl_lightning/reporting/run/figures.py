@@ -121,22 +121,30 @@ PROJECTIONS = {"pca": ("first principal component", "second"), "tsne": ("t-SNE",
 def features(predictions: Predictions, projection: str = "pca") -> dict[str, bytes]:
     """Return scatter plots of the 2-D features before and after training, by name.
 
-    ``features_before`` and ``features_after`` are coloured by domain. With at most 12 classes,
-    ``features_before_classes`` and ``features_after_classes`` are coloured by class. Markers
-    distinguish source and target in all of them.
+    ``features_before`` and ``features_after`` are coloured by domain, if there are two. With at
+    most 12 classes, ``features_before_classes`` and ``features_after_classes`` are coloured by
+    class. Markers distinguish source and target in all of them.
     """
     figures_png = {}
+    shown = _shown_domains(predictions)
     for when in ("before", "after"):
         points = predictions.arrays.get(f"features_{when}")
         if points is None or not len(points):
             continue
         axes = PROJECTIONS.get(projection, (projection, ""))
-        figures_png[f"features_{when}"] = _scatter(predictions, points, when, axes, by_class=False)
+        if len(shown) > 1:
+            figures_png[f"features_{when}"] = _scatter(predictions, points, when, axes, False)
         if "features_label" in predictions.arrays and predictions.num_classes <= len(CLASS_COLOURS):
             figures_png[f"features_{when}_classes"] = _scatter(
                 predictions, points, when, axes, True
             )
     return figures_png
+
+
+def _shown_domains(predictions: Predictions) -> list[str]:
+    """Return the domains that have features."""
+    present = set(predictions.arrays.get("features_domain", np.zeros(1, dtype=int)).tolist())
+    return [name for index, name in enumerate(DOMAINS) if index in present]
 
 
 def _scatter(
@@ -172,7 +180,9 @@ def _scatter_legend(figure: Any, predictions: Predictions, by_class: bool) -> No
         return Line2D([], [], marker=marker, color=colour, linestyle="", label=label, markersize=5)
 
     handles = [
-        handle(mark, MUTED if by_class else ink, name) for name, (ink, mark) in DOMAINS.items()
+        handle(mark, MUTED if by_class else ink, name)
+        for name, (ink, mark) in DOMAINS.items()
+        if name in _shown_domains(predictions)
     ]
     if by_class:
         names = [short(predictions.name(index), 12) for index in range(predictions.num_classes)]

@@ -152,6 +152,7 @@ def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:
     if examples is None:
         return []
     true, pred = arrays[f"examples_{domain}_true"], arrays[f"examples_{domain}_pred"]
+    names: Any = arrays.get(f"examples_{domain}_name", ())
     return [
         {
             "image": None if images is None else inline(_thumbnail(images[index])),
@@ -159,6 +160,7 @@ def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:
             "true": predictions.name(int(true[index])),
             "pred": predictions.name(int(pred[index])),
             "correct": bool(true[index] == pred[index]),
+            "name": str(names[index]) if len(names) else "",
             "tiny": images is not None and max(images[index].shape) < THUMBNAIL,
         }
         for index in range(min(len(examples), EXAMPLES))

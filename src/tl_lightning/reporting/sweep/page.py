@@ -9,6 +9,7 @@ from typing import Any
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.run.page import fill, inline
 from tl_lightning.reporting.schema import read_report
+from tl_lightning.reporting.sweep.curves import sweep_curves
 from tl_lightning.reporting.sweep.summary import Row, Summary, summarise
 from tl_lightning.reporting.sweep.tables import (
     cells,
@@ -113,6 +114,10 @@ def write_sweep(folder: str | Path) -> Path:
         "headings": heads,
         "rows": [(row, cells(row, [name for name, _ in heads])) for row in summary.rows],
         "plots": plots,
+        "curves": {
+            data: [(name, inline(png)) for name, png in sweep_curves(root, found).items()]
+            for data, found in _by_data(summary).items()
+        },
         "failures": [failure_line(failure) for failure in summary.failures],
     }
     return write_text(root / "index.html", fill("sweep.html.j2", values))

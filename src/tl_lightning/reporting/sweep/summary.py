@@ -53,6 +53,7 @@ class Row:
         rule: Selection rule.
         oracle: Whether target labels were used for training or selection.
         minutes: Mean duration of one run.
+        folders: Folder of the run of each seed, relative to that of the sweep.
         comparisons: Paired differences by baseline name.
         aux_tasks: Test metrics of the auxiliary tasks, such as ``target coarse/acc``.
     """
@@ -68,6 +69,7 @@ class Row:
     rule: str
     oracle: bool
     minutes: float | None
+    folders: dict[int, str] = field(default_factory=dict)
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     aux_tasks: dict[str, Interval] = field(default_factory=dict)
 
@@ -287,6 +289,7 @@ def _row(
         rule=", ".join(rules),
         oracle=_oracle(group),
         minutes=sum(times) / len(times) / 60 if times else None,
+        folders={seed: str(run.get("folder", ".")) for seed, run in sorted(group.runs.items())},
         comparisons=comparisons,
         aux_tasks=aux_task_means(group),
     )

@@ -1,4 +1,4 @@
-"""Generator for the tables in README.md from ``conf/``: ``python scripts/dev/readme_tables.py``.
+"""Generator for the tables of README.md and docs: ``python scripts/dev/readme_tables.py``.
 
 Each row shows the first sentence of the comment at the top of a yaml file, so new methods and
 datasets are added automatically.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
+
+from tl_lightning.config.instantiate import find_class
 from tl_lightning.config.paths import CONF
 from tl_lightning.errors import DataError
 from tl_lightning.utils.files import write_text
 
-__all__ = ["GROUPS", "main", "refreshed", "table"]
+__all__ = ["GROUPS", "main", "ranks_table", "refreshed", "table", "with_ranks"]
 
 GROUPS = ("model", "method", "data", "backbone")
 
@@ -61,10 +65,39 @@ def refreshed(text: str, conf: Path = CONF) -> str:
     return text
 
 
-def main(readme: Path = CONF.parent / "README.md") -> None:
-    """Update the tables in README.md."""
-    write_text(readme, refreshed(readme.read_text()))
-    print(f"tables written: {readme}", file=sys.stderr)
+def ranks_table(conf: Path = CONF) -> str:
+    """Return a Markdown table of what two ranks compute, by method."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((conf / "method").glob("*.yaml")):
+        node: Any = OmegaConf.load(path)
+        cls = find_class(node["_target_"], path.stem)[0]
+        kind = "norm" if cls.batch_statistics else "gather" if "gather" in node else "equal"
+        found.setdefault(kind, []).append(path.stem)
+    texts = {
+        "equal": "equal to one rank with the whole batch",
+        "gather": "equal with `gather=true`; otherwise the loss of each rank is that of its own samples",
+        "norm": "differ: they train or adapt batch norm, whose statistics are those of each rank; "
+        "`trainer.sync_batchnorm=true` makes one batch of them, on GPUs",
+    }
+    rows = ["| method | gradients of two ranks with half the batch each |", "|---|---|"]
+    for kind, text in texts.items():
+        names = ", ".join(f"`{name}`" for name in found[kind])
+        rows.append(f"| {names} | {text} |")
+    return "\n".join(rows)
+
+
+def with_ranks(text: str, conf: Path = CONF) -> str:
+    """Return docs/scaling.md with its generated table updated."""
+    begin, end = "<!-- table ranks -->", "<!-- end ranks -->"
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{ranks_table(conf)}\n{end}{rest.split(end, 1)[1]}"
+
+
+def main(folder: Path = CONF.parent) -> None:
+    """Update the tables in README.md and docs/scaling.md."""
+    for path, change in (("README.md", refreshed), ("docs/scaling.md", with_ranks)):
+        write_text(folder / path, change((folder / path).read_text()))
+    print(f"tables written: {folder}", file=sys.stderr)
 
 
 if __name__ == "__main__":

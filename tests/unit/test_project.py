@@ -13,7 +13,7 @@ import pytest
 
 from conftest import REPO
 from layout import circles, imports
-from readme_tables import GROUPS, refreshed, sentence, table
+from readme_tables import GROUPS, refreshed, sentence, table, with_ranks
 from tl_lightning.errors import DataError
 
 SOURCE = REPO / "src" / "tl_lightning"
@@ -131,6 +131,11 @@ def test_every_method_has_a_module_a_yaml_and_a_test() -> None:
 def test_readme_tables_are_up_to_date() -> None:
     text = (REPO / "README.md").read_text()
     assert refreshed(text) == text, "run: make tables"
+
+
+def test_the_table_of_ranks_is_up_to_date() -> None:
+    text = (REPO / "docs" / "scaling.md").read_text()
+    assert text == with_ranks(text), "run make tables"
 
 
 def test_new_method_appears_in_the_table(tmp_path) -> None:

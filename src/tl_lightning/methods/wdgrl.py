@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tl_lightning.data.transforms.uniforms import uniforms
 from tl_lightning.layers import Activation, perceptron
 from tl_lightning.methods.base import Method, Stage
-from tl_lightning.types import Context, Terms, Views
+from tl_lightning.types import Context, Terms, View, Views
+from tl_lightning.utils.seeding import mix
 
 __all__ = ["WDGRL", "gradient_penalty"]
 
@@ -72,6 +74,9 @@ class WDGRL(Method):
         self.weight = weight
         self.repeats = repeats
         self.penalty = penalty
+        #: Seed of the interpolated points, and the batch and its step that they were drawn for.
+        self.seed = torch.initial_seed()
+        self.place = (-1, 0)
         self.critic = perceptron(in_features, width, depth, 0.0, activation)
 
     def plan(self) -> tuple[Stage, ...]:
@@ -93,10 +98,24 @@ class WDGRL(Method):
             if self.stage(ctx) == "critic":
                 source, target = source.detach(), target.detach()
                 distance = self.critic(source).mean() - self.critic(target).mean()
-                alphas = torch.rand(min(len(source), len(target)), 1, device=source.device)
+                alphas = self.alphas(views["source"], min(len(source), len(target)), ctx.step)
                 lipschitz = gradient_penalty(self.critic, source, target, alphas)
                 ctx.log("distance", distance.detach())
                 return {"wdgrl_critic": self.penalty * lipschitz - distance}
             fixed: Any = {name: p.detach() for name, p in self.critic.named_parameters()}
             means = [functional_call(self.critic, fixed, (f,)).mean() for f in (source, target)]
             return {"wdgrl": self.strength(ctx) * (means[0] - means[1])}
+
+    def alphas(self, source: View, count: int, step: int) -> Tensor:
+        """Return the weights ``(count, 1)`` of the source in the interpolated points.
+
+        They depend on the samples rather than on their places in the batch, so that they are the
+        same on one rank and on several; without the samples' positions in the data they are random.
+        """
+        device = source.features.device
+        if source.index is None:
+            return torch.rand(count, 1, device=device)
+        repeat = self.place[1] + 1 if self.place[0] == step else 0
+        self.place = (step, repeat)
+        draws = uniforms(source.index[:count].tolist(), 1, mix(self.seed, step, repeat))
+        return torch.from_numpy(draws).float().to(device)

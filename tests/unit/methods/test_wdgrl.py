@@ -11,6 +11,7 @@ from methods import built, context, gradients, views
 from tl_lightning.methods.wdgrl import WDGRL, gradient_penalty
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.training import fit as training
+from tl_lightning.types import View
 
 PARAMS = {"weight": 0.5, "repeats": 2, "penalty": 7.0, "width": 8, "depth": 1, "activation": "tanh"}
 
@@ -47,12 +48,12 @@ def test_penalty_is_evaluated_on_both_domains_and_interpolations() -> None:
 
 def test_critic_step_trains_only_the_critic() -> None:
     given, method = views(), built(WDGRL, **PARAMS)
-    torch.manual_seed(3)
     terms = method(given, context(stage="critic"))
     s, t = given["source"].features, given["target"].features
     distance = method.critic(s).mean() - method.critic(t).mean()
-    torch.manual_seed(3)
-    penalty = gradient_penalty(method.critic, s, t, torch.rand(5, 1))
+    method.place = (-1, 0)
+    alphas = method.alphas(given["source"], 5, context().step)
+    penalty = gradient_penalty(method.critic, s, t, alphas)
     assert terms["wdgrl_critic"].item() == pytest.approx((7 * penalty - distance).item(), rel=1e-4)
     result = gradients(terms, s, t, *method.parameters())
     assert result[:2] == [None, None]
@@ -61,6 +62,25 @@ def test_critic_step_trains_only_the_critic() -> None:
     )
     for a, b in zip(result[2:], expected, strict=True):
         assert (a is None and b is None) or torch.allclose(a, b, atol=1e-5)
+
+
+def test_points_follow_the_samples_and_differ_in_every_step() -> None:
+    """Two ranks with every second sample use the points of one rank with all of them."""
+    view, method = views()["source"], built(WDGRL, **PARAMS)
+
+    def drawn(place: tuple[int, int], keep: slice, step: int = 4) -> torch.Tensor:
+        method.place = place
+        part = View(view.features[keep], view.logits[keep], index=view.index[keep])
+        return method.alphas(part, len(part.features), step)
+
+    whole = drawn((-1, 0), slice(None))
+    assert torch.equal(drawn((-1, 0), slice(1, None, 2)), whole[1::2])
+    others = [drawn((4, 0), slice(None)), drawn((-1, 0), slice(None), step=5)]
+    assert all(not (whole == other).any() for other in others)
+    assert whole.unique().numel() == len(whole)
+    assert ((whole >= 0) & (whole < 1)).all()
+    unknown = View(view.features, view.logits)
+    assert method.alphas(unknown, 3, 4).shape == (3, 1)
 
 
 def test_feature_step_trains_only_the_features() -> None:

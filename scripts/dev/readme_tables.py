@@ -75,7 +75,8 @@ def ranks_table(conf: Path = CONF) -> str:
         found.setdefault(kind, []).append(path.stem)
     texts = {
         "equal": "equal to one rank with the whole batch",
-        "gather": "equal with `gather=true`; otherwise the loss of each rank is that of its own samples",
+        "gather": "equal with `gather=true`; otherwise the loss of each rank is that of its own "
+        "samples",
         "norm": "differ: they train or adapt batch norm, whose statistics are those of each rank; "
         "`trainer.sync_batchnorm=true` makes one batch of them, on GPUs",
     }

@@ -13,6 +13,7 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
 from tl_lightning.utils.signals import Interrupted
+from tl_lightning.utils.text import quoted
 
 __all__ = ["adapt"]
 
@@ -59,7 +60,7 @@ def _adapt(arguments: list[str]) -> None:
     known = [override for override in overrides if not override.startswith(inherited)]
     own = [
         "model=source_free",
-        f"init={Path(path).expanduser().absolute()}",
+        f"init={quoted(str(Path(path).expanduser().absolute()))}",
         "baselines=[]",
         *known,
     ]

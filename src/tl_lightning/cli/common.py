@@ -8,14 +8,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tl_lightning import __version__
 from tl_lightning.errors import TransferError
-from tl_lightning.utils.console import on_problem
-from tl_lightning.utils.files import run_lock
+from tl_lightning.utils.console import on_problem, typed
+from tl_lightning.utils.files import run_lock, write_text
 from tl_lightning.utils.signals import end_interrupted
+from tl_lightning.utils.text import masked
 
 _HYDRA_FILES = ("config", "hydra", "overrides")
 
-__all__ = ["plain_command", "remove_untouched", "say_interrupted"]
+__all__ = ["hide_secrets", "plain_command", "remove_untouched", "say_interrupted"]
 
 
 def say_interrupted(folder: Path, sweeping: bool = False) -> None:
@@ -27,6 +29,14 @@ def say_interrupted(folder: Path, sweeping: bool = False) -> None:
             hint = f"; resume with the same command and hydra.sweep.dir={folder.parent}"
         print(f"interrupted{hint}", file=sys.stderr, flush=True)
         remove_untouched(folder)
+
+
+def hide_secrets(folder: Path) -> None:
+    """Mask passwords and keys in the files that Hydra writes before a job."""
+    for file in [*(folder / ".hydra").glob("*.yaml"), folder.parent / "multirun.yaml"]:
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if masked(text) != text:
+            write_text(file, masked(text))
 
 
 def remove_untouched(folder: Path) -> None:
@@ -54,8 +64,11 @@ def remove_untouched(folder: Path) -> None:
 def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
     """Run a command that is not a Hydra job, with help text, error message and exit code."""
     arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print(f"tl_lightning {__version__}")
+        sys.exit(0)
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(usage)
+        print(typed(usage))
         sys.exit(0 if arguments else 2)
     from tl_lightning.config.overrides import joined
 

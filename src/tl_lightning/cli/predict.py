@@ -12,6 +12,7 @@ from typing import Any
 from tl_lightning.cli.common import plain_command
 from tl_lightning.errors import ConfigError, DataError, nearest
 from tl_lightning.evaluation.predict import Prediction, find_images, predictions
+from tl_lightning.utils.text import csv_cell, printable
 
 __all__ = ["predict"]
 
@@ -104,7 +105,7 @@ def _show(results: Sequence[Prediction], folder: Path) -> None:
         if not images and len(sample) > SHOWN:
             shown = f"{sample[: SHOWN - 3]}..."
         # As plain text, since rich would parse [...] as markup.
-        table.add_row(*(_plain(text) for text in (name, f"{probability:.3f}", shown)))
+        table.add_row(*(_plain(printable(text)) for text in (name, f"{probability:.3f}", shown)))
     Console().print(table)
 
 
@@ -119,7 +120,9 @@ def _write(results: Sequence[Prediction], file: Path) -> None:
         with file.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle)
             writer.writerow(("sample", "class", "probability"))
-            writer.writerows((sample, name, f"{p:.6f}") for sample, name, p in results)
+            writer.writerows(
+                (csv_cell(sample), csv_cell(name), f"{p:.6f}") for sample, name, p in results
+            )
     except OSError as error:
         message = f"cannot write out={file}: {error.strerror}; set out=<another file.csv>"
         raise DataError(message) from error

@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tl_lightning.cli.common import remove_untouched, say_interrupted
+from tl_lightning import __version__
+from tl_lightning.cli.common import hide_secrets, remove_untouched, say_interrupted
 from tl_lightning.config.compose import as_dict, unknown_overrides
 from tl_lightning.config.overrides import override_problems, readable
 from tl_lightning.config.paths import CONF, group_problems, output_problem
@@ -27,6 +28,9 @@ __all__ = ["train"]
 
 def train() -> None:
     """Train a model, select a checkpoint, test it and write a report; see ``conf/train.yaml``."""
+    if "--version" in sys.argv[1:]:  # Hydra would print its own
+        print(f"tl_lightning {__version__}")
+        sys.exit(0)
     sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]))
     sys.argv[1:] = readable(sys.argv[1:], sweep)
     problems = [*override_problems(sys.argv[1:], sweep), *group_problems(sys.argv[1:])]
@@ -60,6 +64,7 @@ def _train(cfg: DictConfig) -> float | None:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     sweeping = settings.mode == RunMode.MULTIRUN
+    hide_secrets(folder)
     try:
         if not sweeping and not settings.launcher["_target_"].endswith(".BasicLauncher"):
             chosen = settings.runtime.choices["hydra/launcher"]

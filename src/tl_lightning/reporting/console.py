@@ -15,13 +15,14 @@ from tl_lightning.reporting.formatting import metric_value, uses_target_labels
 from tl_lightning.reporting.run.start import candidate_rows, chosen_text
 from tl_lightning.reporting.run.unlabelled import describe_predicted
 from tl_lightning.tasks.metrics import METRICS
+from tl_lightning.utils.console import typed
 
 __all__ = ["print_metrics", "print_run", "report_folder"]
 
 
 def console() -> Console:
     """Return a console that is wide enough for tables when stdout is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return Console(width=None if sys.stdout.isatty() else 140, markup=False)
 
 
 def report_folder(folder: Path, as_sweep: bool | None = None) -> None:
@@ -105,7 +106,7 @@ def print_verdict(report: Mapping[str, Any], folder: Path, alone: bool) -> None:
     baselines, _ = read_baselines(folder)
     verdict, missing = run_verdict(report, baselines, folder), advice(report, baselines)
     if missing and alone:
-        verdict = f"{missing['text'].removesuffix('.')}; run {missing['command']}"
+        verdict = f"{missing['text'].removesuffix('.')}; run {typed(missing['command'])}"
     if verdict:
         print(verdict)
 

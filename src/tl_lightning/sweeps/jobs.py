@@ -13,6 +13,7 @@ from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.reporting.schema import fingerprint_of, read_report
 from tl_lightning.utils.files import read_json, write_json
 from tl_lightning.utils.run_id import run_id
+from tl_lightning.utils.text import masked
 
 __all__ = [
     "begin",
@@ -99,7 +100,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def note_failure(folder: Path, message: str, overrides: Sequence[str]) -> None:
     """Record the failure of a job in its folder and in :data:`failures`."""
-    write_json(folder / "failed.json", {"error": message, "overrides": list(overrides)})
+    write_json(folder / "failed.json", masked({"error": message, "overrides": list(overrides)}))
     failures.append(message)
 
 

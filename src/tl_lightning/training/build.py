@@ -38,6 +38,7 @@ from tl_lightning.training.target_labels import discovered
 from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
+from tl_lightning.utils.text import masked
 
 __all__ = ["Parts", "aux_label_info", "build", "build_module", "with_width"]
 
@@ -194,7 +195,8 @@ def build_module(
         aux_tasks=_aux_tasks(run, task, aux_info or {}),
         task_weighting=run.task_weighting,
         saved={
-            "config": dict(run.plain), "classes": list(classes), "aux_tasks": dict(aux_info or {}),
+            "config": masked(run.plain), "classes": list(classes),
+            "aux_tasks": dict(aux_info or {}),
         },
         **extra,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from tl_lightning.callbacks.report_collector import ReportCollector
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.utils.files import write_text
+from tl_lightning.utils.text import csv_cell
 
 __all__ = ["summary_of", "write_predictions"]
 
@@ -52,7 +53,8 @@ def write_predictions(
         row = [files[index], data.classes[first], f"{confidence:.6f}"]
         row += [data.classes[second], f"{next_confidence:.6f}"]
         row += [data.classes[true]] if split.has_labels else []
-        writer.writerow([str(cell).encode(errors="backslashreplace").decode() for cell in row])
+        cells = [str(cell).encode(errors="backslashreplace").decode() for cell in row]
+        writer.writerow(map(csv_cell, cells))
     return write_text(path, buffer.getvalue())
 
 

@@ -32,7 +32,7 @@ from tl_lightning.training.predictions import summary_of, write_predictions
 from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.files import full_disk_means, write_json
 from tl_lightning.utils.process import versions
-from tl_lightning.utils.text import shorten
+from tl_lightning.utils.text import masked, shorten
 
 __all__ = ["Result", "SelectionState", "group_of", "selection_state", "write_run"]
 
@@ -212,7 +212,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
             "features": result.features,
             "cached": {name: len(cache) for name, cache in data.caches.items()},
         },
-        "config": run.plain,
+        "config": masked(run.plain),
     }
 
 

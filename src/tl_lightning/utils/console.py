@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from tl_lightning.errors import ConfigError, TransferError
+from tl_lightning.utils.text import masked, printable
 
-__all__ = ["on_problem", "sentence"]
+__all__ = ["on_problem", "sentence", "typed"]
 
 
 def sentence(error: BaseException) -> str:
@@ -23,4 +25,25 @@ def on_problem(error: TransferError) -> None:
         return
     lines = error.problems if isinstance(error, ConfigError) else [sentence(error)]
     for line in lines:
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        print(f"error: {printable(masked(typed(line)))}", file=sys.stderr, flush=True)
+
+
+_SCRIPT = re.compile(
+    r"(?:python )?(?:scripts/)?\b(train|tune|evaluate|predict|adapt|report|check_data|"
+    r"extract_features|write_shards|activation_study|validator_study)\.py\b"
+)
+
+
+def typed(text: str) -> str:
+    """Return a text with the names of the commands as this one was started.
+
+    The scripts are in the repository only; an installed package has ``tl-train`` and so on.
+
+    >>> sys.argv[0], before = "/bin/tl-tune", sys.argv[0]
+    >>> typed("run python scripts/check_data.py or train.py")
+    'run tl-check-data or tl-train'
+    >>> sys.argv[0] = before
+    """
+    if sys.argv[0].endswith(".py") and not sys.argv[0].endswith("__main__.py"):
+        return text
+    return _SCRIPT.sub(lambda found: f"tl-{found[1].replace('_', '-')}", text)

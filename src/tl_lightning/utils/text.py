@@ -1,11 +1,17 @@
-"""Flattening of nested mappings, and shortening of lists for messages."""
+"""Nested mappings as flat ones, and texts that are safe to print, to store and to pass on."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["flatten", "shorten"]
+__all__ = ["csv_cell", "flatten", "masked", "printable", "quoted", "shorten"]
+
+#: Settings whose values are secrets, and the password in an address.
+_SECRET = re.compile(r"(?:\w*_)?(?:password|passwd|secret|token|api_?key|access_key)")
+_PASSWORD = re.compile(r"(://[^/\s:@'\"]*:)[^/\s@'\"]+(?=@)")
+_ASSIGNED = re.compile(rf"((?:^|[\s.,{{+]){_SECRET.pattern}[=:]\s*)(?!null\b)[^\s,}}]+")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -31,3 +37,56 @@ def shorten(items: Sequence[object], shown: int = 5, separator: str = ", ") -> s
     more = len(items) - shown
     rest = f"{';' if separator != ', ' else ''} and {more} more" if more > 0 else ""
     return separator.join(map(str, items[:shown])) + rest
+
+
+def printable(text: str) -> str:
+    r"""Return a text in which control characters, which change a terminal, are escaped.
+
+    >>> print(printable("a\x1b[31mb"))
+    a\x1b[31mb
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", _escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
+
+
+def csv_cell(text: str) -> str:
+    """Return a cell of a CSV file that no spreadsheet evaluates as a formula.
+
+    >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell("a=b")
+    ("'=1+1", '-0.5', 'a=b')
+    """
+    formula = text[:1] in ("=", "+", "-", "@", "\t", "\r")
+    return f"'{text}" if formula and not re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text) else text
+
+
+def quoted(text: str) -> str:
+    r"""Return a text as a quoted value of a command-line override.
+
+    >>> print(quoted("it's"))
+    'it\'s'
+    """
+    inner = re.sub(r"(\\*)'", lambda found: rf"{found[1] * 2}\'", text)
+    inner = re.sub(r"(\\+)$", lambda found: found[1] * 2, inner)
+    return f"'{inner}'"
+
+
+def masked(value: Any, key: str = "") -> Any:
+    """Return a copy of a plain configuration, or a text, without passwords and keys.
+
+    >>> masked({"uri": "sql://me:pw@host/x", "api_key": "k", "tokenizer": "t"})
+    {'uri': 'sql://me:***@host/x', 'api_key': '***', 'tokenizer': 't'}
+    >>> masked("+logger.x.api_key=abc seed=1")
+    '+logger.x.api_key=*** seed=1'
+    """
+    if isinstance(value, Mapping):
+        return {name: masked(one, str(name)) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(one, key) for one in value]
+    if not isinstance(value, str):
+        return value
+    if value and _SECRET.fullmatch(key):
+        return "***"
+    return _ASSIGNED.sub(r"\1***", _PASSWORD.sub(r"\1***", value))

@@ -27,7 +27,7 @@ STYLES = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
 def console() -> Console:
     """Return a console for the terminal, or of 100 columns if the output is redirected."""
     fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=100 if fixed else None)
+    return Console(width=100 if fixed else None, markup=False)
 
 
 def verdict(found: Mapping[str, Any]) -> str:

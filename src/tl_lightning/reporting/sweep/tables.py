@@ -19,6 +19,7 @@ from tl_lightning.reporting.statistics import Interval
 from tl_lightning.reporting.sweep.compare import Comparison
 from tl_lightning.reporting.sweep.multitask import ALONE, figure, headings
 from tl_lightning.reporting.sweep.summary import Failure, Row, Summary
+from tl_lightning.utils.text import csv_cell
 
 __all__ = ["cells", "columns", "failure_line", "render", "to_csv", "to_json", "to_markdown"]
 
@@ -139,7 +140,8 @@ def to_csv(summary: Summary) -> str:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    record: dict[str, Any] = {key: getattr(row, key) for key in ("name", "label", "data", "group")}
+    names = ("name", "label", "data", "group")
+    record: dict[str, Any] = {key: csv_cell(str(getattr(row, key))) for key in names}
     record |= {"n": len(row.seeds), "seeds": " ".join(map(str, row.seeds))}
     for domain, interval in (("target", row.target), ("source", row.source)):
         record[f"{domain}_mean"] = interval.mean if interval else None
@@ -182,7 +184,7 @@ def render(summary: Summary, console: Console | None = None) -> None:
         summary: Result of :func:`tl_lightning.reporting.sweep.summary.summarise`.
         console: Where to print; the terminal by default.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     if summary.rows:
         console.print(_terminal_table(summary.rows, narrow=console.width < 110))
     for verdict in summary.verdicts:

@@ -23,6 +23,7 @@ from tl_lightning.sweeps.jobs import (
     wholly_finished,
 )
 from tl_lightning.utils.run_id import run_id
+from tl_lightning.utils.text import quoted
 
 __all__ = ["Job", "left_to_do", "run_local", "shares"]
 
@@ -55,8 +56,8 @@ class Job:
             *(sys.executable, "-m", "tl_lightning", "--multirun"),
             *(*_flags(), *self.overrides, *kept),
             # Set explicitly, since a subdir that contains the job number would change to 0.
-            f"hydra.sweep.dir='{self.folder.parent}'",
-            f"hydra.sweep.subdir='{self.folder.name}'",
+            f"hydra.sweep.dir={quoted(str(self.folder.parent))}",
+            f"hydra.sweep.subdir={quoted(self.folder.name)}",
             "hydra/launcher=basic",
         ]
 

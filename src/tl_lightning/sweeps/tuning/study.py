@@ -28,7 +28,7 @@ from tl_lightning.sweeps.tuning.pruning import Pruned, Pruning
 from tl_lightning.sweeps.tuning.space import StoredTrial
 from tl_lightning.training.data_version import current_fingerprint
 from tl_lightning.training.fit import fit
-from tl_lightning.utils.console import on_problem
+from tl_lightning.utils.console import on_problem, typed
 from tl_lightning.utils.files import run_lock
 from tl_lightning.utils.signals import Interrupted
 
@@ -293,4 +293,4 @@ def _print_summary(study: Any, plan: Plan) -> None:
         table.add_row(str(trial.number), f"{trial.value:.4g}", settings)
     console().print(table)
     overrides = [*plan.fixed, *_overrides(plan, done[0])]
-    print(f"best: python scripts/train.py {shlex.join(overrides)}", flush=True)
+    print(f"best: {typed('python scripts/train.py')} {shlex.join(overrides)}", flush=True)

@@ -22,6 +22,7 @@ from tl_lightning.config.signatures import for_path, node_problems
 from tl_lightning.config.static import static_bases, static_signature
 from tl_lightning.errors import nearest
 from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.utils.text import printable
 
 __all__ = ["signature_problems", "structure_problems"]
 
@@ -81,9 +82,29 @@ def structure_problems(config: Mapping[str, Any]) -> list[str]:
             problems += [
                 f"{name}.{key} is not a setting; {nearest(key, known[name])}" for key in unknown
             ]
+    problems += _name_problems(config)
     missing = [name for name in known if name not in config]
     problems += [f"{name} is missing; set it as in conf/train.yaml" for name in missing]
     return problems
+
+
+def _name_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of model and data that cannot be part of a folder's name."""
+    names = {key: config[key].get("name") for key in ("data", "model")
+             if isinstance(config.get(key), Mapping)}  # fmt: skip
+    return [
+        f"{key}.name={name} is not a valid name, as folders are named after it: it must not be "
+        f"empty or contain / or \\ or control characters; set {key}.name=<name>"
+        for key, name in names.items()
+        if isinstance(name, str)
+        and (
+            not name.strip()
+            or re.search(r"[/\\]|^\.+$", name)
+            or printable(name) != name
+            or "\n" in name
+            or "\t" in name
+        )
+    ]
 
 
 def _hint(name: str, known: Mapping[str, Any]) -> str:

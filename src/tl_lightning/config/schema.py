@@ -343,7 +343,8 @@ def known_keys() -> dict[str, Any]:
     groups = set()
     for item in plain.pop("defaults"):
         name = item if isinstance(item, str) else next(iter(item))
-        groups.add(str(name).removeprefix("optional "))
+        if not str(name).startswith("override "):
+            groups.add(str(name).removeprefix("optional "))
     plain.pop("hydra")
     known: dict[str, Any] = {name: {} for name in groups - _WITHOUT_KEY} | plain
     return known

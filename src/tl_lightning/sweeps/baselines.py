@@ -140,6 +140,11 @@ def fit_with_baselines(
             f"{folder} contains a finished run; set another hydra.run.dir, set resume=auto to "
             "extend it (more epochs, baselines), or delete the folder"
         )
+    if not run.resume and rank() == 0 and any((folder / "checkpoints").glob("*.ckpt")):
+        raise ConfigError(
+            f"{folder} contains an unfinished run, which this run would overwrite; set resume=auto "
+            "to continue it or another hydra.run.dir, or delete the folder to start again"
+        )
     with run_lock(folder, WAIT_S) if rank() == 0 else contextlib.nullcontext(True) as acquired:
         if not acquired:
             raise ConfigError(

@@ -44,7 +44,8 @@ class ImageFilesDataModule(ImageDataModule):
 
     Args:
         on_error: ``stop`` at an unreadable image, or ``skip`` unreadable images: they are found
-            before training, removed and listed in the report; more than 1 % of them is an error.
+            before training, removed and listed in the report; more than 1 % of them is an error,
+            or in small sets more than 3 or a tenth.
         max_value: Value that is shown as white in images of more than 8 bits per channel, or
             ``auto`` for 1 or the maximum of 8, 10, 12, 14 or 16 bits, the smallest that no image
             exceeds. It is the same for all images of a run, and stored in checkpoints.

@@ -19,15 +19,15 @@ from tl_lightning.utils.progress import advancing
 
 __all__ = ["LIMIT", "unreadable", "without_unreadable"]
 
-#: Maximum fraction of a domain's images that may be left out.
-LIMIT = 0.01
+#: Maximum fraction of a domain's images that may be left out; in small sets 3, at most a tenth.
+LIMIT, FEW, TENTH = 0.01, 3, 0.1
 
 
 def without_unreadable(domain: Domain) -> tuple[Domain, list[str]]:
     """Return the domain without its unreadable images, and a message for each of them.
 
     Raises:
-        DataError: If more than 1% of the images are unreadable.
+        DataError: If more than 1% of the images are unreadable, or a few of a small set.
     """
     paths = domain.paths()
     problems = unreadable(paths)
@@ -35,11 +35,12 @@ def without_unreadable(domain: Domain) -> tuple[Domain, list[str]]:
         return domain, []
     fraction = len(problems) / len(paths)
     messages = [f"{path} ({problem})" for path, problem in problems.items()]
-    if fraction > LIMIT:
+    if fraction > LIMIT and not (len(problems) <= FEW and fraction <= TENTH):
         raise DataError(
-            f"data.on_error=skip leaves out at most {LIMIT:.0%} of the images, but {len(problems)} "
-            f"of {len(paths)} images of {domain.name} ({fraction:.1%}) cannot be read: "
-            f"{', '.join(messages[:5])}; fix or remove them (scripts/check_data.py lists all)"
+            f"data.on_error=skip leaves out at most {LIMIT:.0%} of the images, in small sets "
+            f"{FEW} and at most {TENTH:.0%}, but {len(problems)} of {len(paths)} images of "
+            f"{domain.name} ({fraction:.1%}) cannot be read: {', '.join(messages[:5])}; fix or "
+            "remove them (scripts/check_data.py lists all)"
         )
 
     def readable(split: Split) -> Split:

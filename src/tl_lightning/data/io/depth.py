@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tl_lightning.config.schema import cache_root
+from tl_lightning.data.cache.contents import contents
 from tl_lightning.data.io.images import FORMATS, UNREADABLE
 from tl_lightning.data.io.metadata import PNG
 from tl_lightning.data.io.pixels import is_deep
@@ -60,9 +61,8 @@ def _deep(path: Path) -> bool:
 
 
 def _largest(paths: Sequence[Path]) -> float:
-    """Return the largest value in these images; remembered by paths, sizes and times."""
-    stamps = [(str(path), stat.st_size, stat.st_mtime_ns) for path in paths for stat in _stat(path)]
-    key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+    """Return the largest value in these images; remembered by the bytes of the files."""
+    key = hashlib.sha256(contents(paths).tobytes()).hexdigest()[:16]
     cached = cache_root() / "depth" / f"{key}.json"
     with locked(cached):
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -75,13 +75,6 @@ def _largest(paths: Sequence[Path]) -> float:
                 advance(1)
         write_text(cached, json.dumps(largest))
     return largest
-
-
-def _stat(path: Path) -> list[os.stat_result]:
-    try:
-        return [path.stat()]
-    except OSError:
-        return []
 
 
 def _maximum(path: Path) -> float:

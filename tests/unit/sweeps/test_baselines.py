@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import config, file_config
-from tl_lightning.cli.common import remove_untouched
+from tl_lightning.cli.common import hide_secrets, remove_untouched
 from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError
 from tl_lightning.sweeps import baselines
@@ -153,3 +153,18 @@ def test_baseline_equals_the_preset_of_its_name(name, kind) -> None:
     own = check(baseline(cfg, name))
     assert kind in own.model.target
     assert group_of(own) == group_of(check(config(f"model={name}")))
+
+
+def test_an_unfinished_run_is_not_overwritten(tmp_path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(ConfigError, match=r"contains an unfinished run, .*set resume=auto to cont"):
+        fit_with_baselines(OmegaConf.create(config("model=source_only")), tmp_path, sweeping=False)
+
+
+def test_passwords_are_masked_in_the_files_of_hydra(tmp_path) -> None:
+    file = tmp_path / ".hydra" / "overrides.yaml"
+    file.parent.mkdir()
+    file.write_text("- logger.m.tracking_uri=sql://me:pw@h\n- seed=1\n")
+    hide_secrets(tmp_path)
+    assert file.read_text() == "- logger.m.tracking_uri=sql://me:***@h\n- seed=1\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 
@@ -82,6 +83,17 @@ def test_all_images_have_the_scale_of_the_largest_value(tmp_path):
     Image.fromarray(gray() * 16 + 15).save(bright)
     assert white_of([dark]) == 255
     assert np.array_equal(decoded(dark, [bright])[..., 0], gray() // 64)
+
+
+def test_scale_of_a_file_that_is_replaced_by_one_of_the_same_size_and_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("TL_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a.tif"
+    found = []
+    for values in (gray() // 4, gray() * 16 + 15):
+        Image.fromarray(values).save(path)
+        os.utime(path, (0, 0))
+        found.append((white_of([path]), path.stat().st_size))
+    assert found == [(255, found[0][1]), (4095, found[0][1])]
 
 
 def test_files_of_8_bits_have_no_scale(tmp_path):

@@ -133,7 +133,7 @@ def test_terminal_shows_the_mix_and_how_to_get_an_accuracy(unlabelled: MakeRun, 
     assert "target without labels: 4 samples predicted, mean confidence 75.0 %" in out
     assert "predicted classes: ant 3 (75.0 %), cat 1 (25.0 %); never: bee" in out
     assert f"predictions: {run}/predictions.csv" in out
-    advice = "run evaluate.py checkpoint=<this folder> data.target.test=<labelled samples>"
+    advice = "run tl-evaluate checkpoint=<this folder> data.target.test=<labelled samples>"
     assert out.strip().endswith(f"has no labels; {advice}")
 
 

@@ -40,7 +40,6 @@ ADAPT = "model=domain_adaptation"
         ([ADAPT, "method=[mcc]", "method.mcc.weight=-2"], r"weight=-2 must be at least 0; set met"),
         ([ADAPT, "method=[dann,mcc]", "trainer.precision=bf16-true"],
          r"method=\[dann,mcc\] computes its loss in 32 bits; set trainer.precision=bf16-mixed"),
-        (["init=3"], r"init=3 is not a string or null; set init=<value>"),
     ],
 )  # fmt: skip
 def test_problems(overrides, message) -> None:

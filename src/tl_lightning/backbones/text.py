@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from tl_lightning.backbones.hub import hub_access
 from tl_lightning.backbones.text_checks import check_pooling
 from tl_lightning.backbones.tokenizer import Tokens, packed, read_tokens
 from tl_lightning.errors import CheckpointError, ConfigError, nearest
@@ -195,6 +197,11 @@ def _silenced() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _access(source: str) -> AbstractContextManager[None]:
+    """Return the hub's access for a name, and nothing for a folder."""
+    return contextlib.nullcontext() if Path(source).is_dir() else hub_access()
+
+
 def _config(source: str, network: Mapping[str, Any] | None, offline: bool) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -209,9 +216,10 @@ def _config(source: str, network: Mapping[str, Any] | None, offline: bool) -> An
         config = CONFIG_MAPPING[kind](**rest)
     else:
         try:
-            config = AutoConfig.from_pretrained(
-                source, local_files_only=offline, trust_remote_code=False
-            )
+            with _access(source):
+                config = AutoConfig.from_pretrained(
+                    source, local_files_only=offline, trust_remote_code=False
+                )
         except Exception as error:  # the hub client raises various exceptions
             raise CheckpointError(_not_found("configuration", source, error)) from error
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
@@ -246,15 +254,16 @@ def _untrained(config: Any) -> nn.Module:
 def _pretrained(source: str, config: Any) -> nn.Module:
     cls, extra = _class_of(config)
     try:
-        net, info = cls.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            weights_only=True,
-            trust_remote_code=False,
-            **extra,
-        )
+        with _access(source):
+            net, info = cls.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                weights_only=True,
+                trust_remote_code=False,
+                **extra,
+            )
     except Exception as error:  # the hub client raises various exceptions
         raise CheckpointError(_not_found("weights", source, error)) from error
     missing = sorted([*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])])

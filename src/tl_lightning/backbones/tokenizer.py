@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import zlib
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tl_lightning.backbones.hub import hub_access
 from tl_lightning.errors import CheckpointError, ConfigError
 
 __all__ = ["Tokens", "packed", "read_tokens"]
@@ -107,11 +109,12 @@ def read_tokens(place: str, offline: bool) -> Tokens:
     except ImportError as error:
         raise ConfigError(f"text data requires transformers ({error}); {_INSTALL}") from error
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(
-            str(path) if path.is_dir() else place,
-            local_files_only=offline or path.is_dir(),
-            trust_remote_code=False,
-        )
+        with contextlib.nullcontext() if path.is_dir() else hub_access():
+            loaded: Any = AutoTokenizer.from_pretrained(
+                str(path) if path.is_dir() else place,
+                local_files_only=offline or path.is_dir(),
+                trust_remote_code=False,
+            )
     except Exception as error:  # the hub client raises various exceptions
         raise CheckpointError(_not_found(place, str(error).splitlines()[0])) from error
     backend = getattr(loaded, "backend_tokenizer", None)

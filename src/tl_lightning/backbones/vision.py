@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import urllib.error
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tl_lightning.backbones.hub import hub_access
 from tl_lightning.backbones.weights import load_weights
 from tl_lightning.backbones.wrapper import FreezeBN, Network
 from tl_lightning.errors import CheckpointError, ConfigError, nearest
@@ -168,13 +170,12 @@ class TimmBackbone(Network):
                 f"backbone.name={name} not found in timm; {nearest_timm(name, timm.list_models())}"
             )
         self.lr_factor = lr_factor
+        download = pretrained and weights is None
         try:
-            net = timm.create_model(
-                name,
-                pretrained=pretrained and weights is None,
-                num_classes=0,
-                **_timm_size(name, size),
-            )
+            with hub_access() if download else contextlib.nullcontext():
+                net = timm.create_model(
+                    name, pretrained=download, num_classes=0, **_timm_size(name, size)
+                )
         except Exception as error:  # the hub client raises various exceptions
             raise CheckpointError(
                 f"pretrained weights of backbone {name} not found: {type(error).__name__}: "

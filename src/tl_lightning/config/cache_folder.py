@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import getpass
 import os
-import sys
 from functools import cache
 from pathlib import Path
+
+from tl_lightning.utils.console import say
 
 __all__ = ["own_cache", "writable_cache"]
 
@@ -31,12 +32,10 @@ def writable_cache(folder: Path) -> Path:
         return folder
     for other in (folder / f"cache-{_user()}", own_cache()):
         if other != folder and not _blocked(other):
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(
-                    f"note: caches are written to {other}, as {folder} contains folders of another "
-                    "user that are not writable",
-                    file=sys.stderr,
-                )
+            say(
+                f"note: caches are written to {other}, as {folder} contains folders of another "
+                "user that are not writable"
+            )
             return other
     return folder  # what cannot be written is reported where it is written
 

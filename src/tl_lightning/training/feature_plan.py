@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from tl_lightning.models.base import TransferModule
 from tl_lightning.models.optimization import layer_groups_of
 from tl_lightning.models.supervised import FeatureExtraction
 from tl_lightning.types import LayerGroup, SplitKey
+from tl_lightning.utils.console import say
 
 __all__ = ["Plan", "frozen_plan", "numerics_of", "plan", "through", "weights_digest"]
 
@@ -85,7 +85,7 @@ def plan(module: TransferModule, data: TransferDataModule, run: RunConfig) -> Pl
     if not problem:
         return found
     if settings.features == "auto":
-        print(f"features are recomputed in every epoch: {problem}", file=sys.stderr)
+        say(f"features are recomputed in every epoch: {problem}")
         return Plan()
     raise ConfigError(f"cache.features={mode}: {problem}")
 
@@ -123,10 +123,9 @@ def _automatic(
         return "full"
     if settings.views is not None:
         return "full"
-    print(
+    say(
         f"features are recomputed in every epoch because {reason}; set {change}, or cache.views=8, "
-        "to compute them only once",
-        file=sys.stderr,
+        "to compute them only once"
     )
     return "off"
 

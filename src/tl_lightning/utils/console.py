@@ -1,4 +1,4 @@
-"""One-line error messages for the command line."""
+"""Messages of one line on the console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from tl_lightning.errors import ConfigError, TransferError
 from tl_lightning.utils.text import masked, printable
 
-__all__ = ["on_problem", "sentence", "typed"]
+__all__ = ["on_problem", "say", "sentence", "typed"]
 
 
 def sentence(error: BaseException) -> str:
@@ -17,6 +17,12 @@ def sentence(error: BaseException) -> str:
     text = str(error)
     prefix = f"{type(error).__name__}: "
     return text.rsplit(prefix, 1)[1].strip() if "Original Traceback" in text else text
+
+
+def say(text: str) -> None:
+    """Print a note to the standard error stream, on local rank zero only."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def on_problem(error: TransferError) -> None:

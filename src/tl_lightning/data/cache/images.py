@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from tl_lightning.config.schema import CacheConfig
 from tl_lightning.data.cache.checksums import BLOCK, Checked
 from tl_lightning.data.io.images import UNREADABLE
 from tl_lightning.errors import DataError
+from tl_lightning.utils.console import say
 from tl_lightning.utils.owned import remove_owned
 
 __all__ = ["FILES", "CachedReader", "ImageCache", "estimate", "worth_it"]
@@ -133,11 +133,10 @@ def worth_it(paths: Sequence[Path], shorter: int, settings: CacheConfig, epochs:
     free = shutil.disk_usage(existing).free
     if needed <= min(1e9 * settings.limit_gb, free / 2):
         return True
-    print(
+    say(
         f"images are decoded again in every epoch: a cache would take {needed / 1e9:.1f} GB "
         f"(cache.limit_gb={settings.limit_gb:g}, {free / 1e9:.1f} GB free); set "
-        "cache.images=decoded to build it anyway",
-        file=sys.stderr,
+        "cache.images=decoded to build it anyway"
     )
     return False
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -29,6 +27,7 @@ from tl_lightning.data.transforms.mixup import MixupCutMix
 from tl_lightning.data.transforms.presets import Augment, Augmentation, augmentation
 from tl_lightning.data.transforms.strong import StrongView
 from tl_lightning.types import InputSpec, Stream
+from tl_lightning.utils.console import say
 from tl_lightning.utils.seeding import mix as mix_seeds
 from tl_lightning.utils.text import shorten
 
@@ -144,8 +143,7 @@ class ImageDataModule(TransferDataModule):
                 f"(their values differ by at most {FLAT} of 255): {shorten(flat)}; if they should "
                 "not be, look at data.max_value, or at images whose content is transparent or white"
             )
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"warning: {self.pixel_notes[-1]}", file=sys.stderr, flush=True)
+            say(f"warning: {self.pixel_notes[-1]}")
 
     def notes(self, pretrained: bool) -> list[str]:
         """Return the notes on the data to show in the report, also on constant images."""

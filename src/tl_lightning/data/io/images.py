@@ -6,7 +6,6 @@ import io
 import math
 import os
 import struct
-import sys
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +24,7 @@ from tl_lightning.data.io.metadata import orientation_of, upright, without_metad
 from tl_lightning.data.io.pixels import LARGE, rgb
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
+from tl_lightning.utils.console import say
 from tl_lightning.utils.files import UNREACHABLE
 
 __all__ = [
@@ -201,11 +201,9 @@ def _tell_metadata(where: object, problem: str) -> None:
     """Print once per process that the metadata of some images cannot be read."""
     worker = get_worker_info()
     if not _told() and (worker is None or worker.id == 0):
-        print(
+        say(
             f"note: the metadata (EXIF, colour profile or text) of image {where} cannot be read "
-            f"({problem}); such metadata are ignored, scripts/check_data.py lists all such files",
-            file=sys.stderr,
-            flush=True,
+            f"({problem}); such metadata are ignored, scripts/check_data.py lists all such files"
         )
         _told().add(problem)
 

@@ -94,10 +94,11 @@ class Parts:
         with locked(folder):  # the ranks of a machine share the copies
             missing = {path: to for path, to in paths.items() if not to.exists()}
             _check_space(root, sum(self.files[path] for path in missing), self.url)
-            with advancing(f"copying {self.url}", len(missing)) as advance:
-                for path, to in missing.items():
-                    _copy(fs, path, to)
-                    advance(1)
+            if missing:
+                with advancing(f"copying {self.url}", len(missing)) as advance:
+                    for path, to in missing.items():
+                        _copy(fs, path, to)
+                        advance(1)
         files = {str(paths[path]): size for path, size in self.files.items()}
         groups = [replace(group, path=str(paths[group.path])) for group in self.groups]
         return replace(self, url=str(folder), files=files, groups=groups, is_copy=True)

@@ -7,8 +7,10 @@ import json
 import pytest
 
 from conftest import TINY
-from helpers import command, config, weights
+from helpers import command, config, same, weights
 from tl_lightning.evaluation import load as loading
+from tl_lightning.reporting.console import print_run
+from tl_lightning.reporting.run.page import write_page
 from tl_lightning.training import fit as training
 
 
@@ -32,6 +34,28 @@ def test_settings_default_to_those_of_the_checkpoint(trained, tmp_path) -> None:
     before = weights(trained / "checkpoints" / "last.ckpt")
     assert after["task.head.classifier.0.weight"].equal(before["task.head.classifier.0.weight"])
     assert loading.load(checkpoint).hparams["config"]["data"]["batch_size"] == 8
+
+
+def test_accuracy_before_adaptation_is_measured_and_changes_nothing(
+    trained, tmp_path, monkeypatch, capsys
+) -> None:
+    source = json.loads((trained / "report.json").read_text())["metrics"]
+    settings = config(
+        "model=source_free", "method=[shot]", "trainer.max_epochs=1", f"init={trained}"
+    )
+    report = training.fit(settings, tmp_path / "run")
+    assert report["initial"] == pytest.approx({k: source[k] for k in report["initial"]})
+    assert "target/test/acc" in report["initial"]
+    print_run(report, write_page(tmp_path / "run"))
+    before = 100 * source["target/test/acc"]
+    sentence = f"The accuracy on the target was {before:.1f} % before adaptation and is "
+    assert sentence in capsys.readouterr().out
+    assert sentence in (tmp_path / "run" / "report.html").read_text()
+    monkeypatch.setattr(training, "initial_metrics", lambda parts: {})
+    other = training.fit(settings, tmp_path / "other")
+    assert other["metrics"] == report["metrics"]
+    last = "checkpoints/last.ckpt"
+    assert same(weights(tmp_path / "run" / last), weights(tmp_path / "other" / last))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ def run_verdict(report: Run, baselines: Sequence[Run], folder: Path | None = Non
     >>> run_verdict(run, [base])
     'dann is 25.0 points better than source-only with one seed; the spread over seeds is unknown.'
     """
+    if change := _change(report):
+        return change
     own, others = _group(report), [_group(run) for run in baselines]
     for name in BASELINES if own.accuracies("target") else ():
         candidates = [other for other in others if other.name == name]
@@ -42,6 +44,18 @@ def run_verdict(report: Run, baselines: Sequence[Run], folder: Path | None = Non
             bound = uses_target_labels(report)
             return compare(own, candidates, name, labels, bound, paired=paired).sentence
     return None
+
+
+def _change(report: Run) -> str | None:
+    """Return the accuracy of a source-free run before and after adaptation, or None."""
+    accuracies = [(report.get(key) or {}).get("target/test/acc") for key in ("initial", "metrics")]
+    if not all(isinstance(value, (int, float)) for value in accuracies):
+        return None
+    before, after = (100 * float(value) for value in accuracies if value is not None)
+    return (
+        f"The accuracy on the target was {before:.1f} % before adaptation and is {after:.1f} % "
+        f"after it ({after - before:+.1f} points)."
+    )
 
 
 def paired_interval(report: Run, folder: Path, name: str) -> Interval | None:
@@ -77,6 +91,8 @@ def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
     if has_baseline or not _group(report).accuracies("target") or not adapted:
         return None  # without a method the model is its own baseline
     config = report.get("config") or {}
+    if _change(report):
+        return None
     if report.get("source_free"):
         return {  # source-free runs train no baseline; compare with the initial model instead
             "text": "The accuracy of the model before adaptation is not in this folder.",

@@ -25,7 +25,7 @@ from tl_lightning.training.head_start import measure_domains, prepare_start
 from tl_lightning.training.interpolation import interpolate, start_file
 from tl_lightning.training.limits import check_limits, early_end
 from tl_lightning.training.lr_finder import with_found_rate
-from tl_lightning.training.results import Result, selection_state, write_run
+from tl_lightning.training.results import Result, initial_metrics, selection_state, write_run
 from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
 from tl_lightning.utils.signals import signals
 
@@ -75,6 +75,7 @@ def fit(
             features = fill(parts.features, module, data, trainer)
             clock.lap("features_s")
             check_limits(parts)
+            initial = initial_metrics(parts)
             trainer.fit(module, datamodule=data, ckpt_path=resumed)
             cut = early_end(trainer, module)
             clock.lap("fit_s")
@@ -90,7 +91,9 @@ def fit(
     steps = trainer.global_step - steps_before
     speed = {"from_step": steps_before, "steps_per_s": steps / max(1e-9, clock.laps["fit_s"])}
     timing = {"total_s": clock.total(), **clock.laps, **speed}
-    result = Result(parts, chosen, state, timing, features, caught, baseline_of or None, start)
+    result = Result(
+        parts, chosen, state, timing, features, caught, baseline_of or None, start, initial
+    )
     return write_run(run_dir, result)
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from tl_lightning.callbacks.model_checkpoint import START
 from tl_lightning.callbacks.rollback import Rollback
 from tl_lightning.config.identity import identity
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.summary import unlabelled
+from tl_lightning.distributed.strategy import num_processes
 from tl_lightning.models.adaptation import SourceFree
 from tl_lightning.models.supervised import FeatureExtraction
 from tl_lightning.reporting.formatting import BOUND
@@ -29,6 +31,7 @@ from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.limits import still_falling
 from tl_lightning.training.predictions import summary_of, write_predictions
+from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.files import full_disk_means, write_json
 from tl_lightning.utils.process import versions
@@ -132,6 +135,7 @@ class Result:
         warnings: Warnings caught during the run.
         baseline_of: Name of the adapted model that this run is a baseline of, if any.
         start: The models that it started from.
+        initial: Test metrics of the trained model that a source-free run adapts, otherwise empty.
     """
 
     parts: Parts
@@ -142,6 +146,23 @@ class Result:
     warnings: list[str]
     baseline_of: str | None
     start: Start
+    initial: Mapping[str, float] = field(default_factory=dict)
+
+
+def initial_metrics(parts: Parts) -> dict[str, float]:
+    """Test the model that a source-free run adapts, before it is trained.
+
+    Empty for other models, without test labels or tests, and on several devices, whose processes
+    belong to the run's own trainer.
+    """
+    run, data = parts.run, parts.data
+    adapts = issubclass(run.model.cls, SourceFree) and run.test
+    if not adapts or num_processes(run.trainer) > 1 or not data.found["target"].test.has_labels:
+        return {}
+    tester = make_trainer(run.trainer, logger=False, enable_checkpointing=False, callbacks=[])
+    with isolate_rng():
+        tester.test(parts.module, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in tester.callback_metrics.items()}
 
 
 def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
@@ -195,6 +216,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "projection": collector.projection,
         "learned_from": data.learn_from,
         "source_free": issubclass(run.model.cls, SourceFree),
+        "initial": dict(result.initial),
         "notes": [*_notes(result), *still_falling(run_dir)],
         "warnings": result.warnings,
         "timing": {**result.timing, "steps": int(trainer.global_step)},

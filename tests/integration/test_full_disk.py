@@ -47,6 +47,12 @@ def test_page(finished, monkeypatch, name):
         with pytest.raises(OSError, match="Input/output"):
             page.write_page(finished)
     assert path.read_bytes() == before
+    path.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(page, "write_bytes", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            page.write_page(finished)
+    assert not path.exists(), "a sweep writes the figures again only if there is no page"
     assert json.loads((finished / "report.json").read_text())["status"] == "finished"
     assert page.write_page(finished) == path
 

@@ -90,10 +90,9 @@ def write_page(run_dir: Path) -> Path:
         f"the disk of {run_dir} is full, so its page was not written; the run is complete and its "
         f"report.json and checkpoints are intact: free some disk space and run tl-report {run_dir}"
     ):
-        path = write_text(run_dir / "report.html", page)
         for name, png in images.items():
             write_bytes(run_dir / "figures" / f"{name}.png", png)
-    return path
+        return write_text(run_dir / "report.html", page)  # last: a page means that all is written
 
 
 @lru_cache(maxsize=1)

@@ -170,7 +170,6 @@ def _next_trial(study: Any, plan: Plan, stack: contextlib.ExitStack) -> Any:
     The sampler is seeded by the number of trials, so that a restarted study samples the same
     settings as an uninterrupted one.
     """
-    from optuna.samplers import RandomSampler, TPESampler
     from optuna.trial import Trial, TrialState
 
     with _lock(plan.folder):
@@ -185,23 +184,54 @@ def _next_trial(study: Any, plan: Plan, stack: contextlib.ExitStack) -> Any:
         states = [old.state for old in study.get_trials(deepcopy=False)]
         if len(states) - states.count(TrialState.FAIL) >= plan.trials:
             return None
-        seed = plan.seed * 1_000_003 + len(states)
-        study.sampler = (
-            RandomSampler(seed=seed)
-            if plan.sampler == "random"
-            else TPESampler(seed=seed, n_startup_trials=plan.random_trials, constant_liar=True)
-        )
-        trial = study.ask()
+        study.sampler = _sampler(plan, len(states))
+        queued = TrialState.WAITING in states
+        trial = study.ask() if queued else _draft(study)
         try:
-            folder = _folder(plan, trial, plan.drawn(trial))
+            overrides = plan.drawn(trial)
         except ValueError as error:  # of values that somebody has queued
             raise ConfigError(
                 f"trial {trial.number} of the study in {plan.folder} has values that are not in "
                 f"the search space of this command ({error}); set another tune.dir"
             ) from error
-        trial.set_user_attr("sampled", True)
-        stack.enter_context(run_lock(folder))
-    return trial
+        stack.enter_context(run_lock(_folder(plan, trial, overrides)))
+        if queued:
+            trial.set_user_attr("sampled", True)
+            return trial
+        return _added(study, trial)
+
+
+def _sampler(plan: Plan, number: int) -> Any:
+    from optuna.samplers import RandomSampler, TPESampler
+
+    seed = plan.seed * 1_000_003 + number
+    if plan.sampler == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=plan.random_trials, constant_liar=True)
+
+
+def _draft(study: Any) -> Any:
+    """Return the next trial of a copy of the study in memory, to sample its values.
+
+    If the process dies before they are all known, the study does not contain half a trial, which
+    would be counted as a failed one and change the numbers and values of all later ones.
+    """
+    import optuna
+
+    copy = optuna.create_study(direction=study.direction, sampler=study.sampler)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    return copy.ask()
+
+
+def _added(study: Any, draft: Any) -> Any:
+    """Add a sampled trial to the study, in a single transaction."""
+    from optuna.trial import Trial, TrialState, create_trial
+
+    sampled = create_trial(
+        state=TrialState.RUNNING, params=draft.params, distributions=draft.distributions,
+        user_attrs={"sampled": True},
+    )  # fmt: skip
+    return Trial(study, study._storage.create_new_trial(study._study_id, sampled))
 
 
 def _overrides(plan: Plan, trial: Any) -> list[str]:

@@ -403,3 +403,28 @@ def test_trials_on_a_frozen_backbone_share_cached_features(tmp_path, monkeypatch
     assert len(list((tmp_path / "cache" / "features").rglob("manifest.json"))) == len(
         {path.parent for path in (tmp_path / "cache" / "features").rglob("manifest.json")}
     )
+
+
+@pytest.mark.parametrize("where", ["_folder", "_added"])
+def test_process_that_dies_while_sampling_leaves_no_trial(
+    where, fake_fit, tmp_path, monkeypatch
+) -> None:
+    optuna = pytest.importorskip("optuna")
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    work(study(tmp_path, "tune.trials=1"))
+    with monkeypatch.context() as patched:
+        patched.setattr(tuning, where, die)
+        with pytest.raises(SystemExit):
+            work(study(tmp_path, "tune.trials=3"))
+    work(study(tmp_path, "tune.trials=3"))
+    interrupted, fake_fit.rates = fake_fit.rates, []
+    work(study(tmp_path / "whole", "tune.trials=3"))
+    assert interrupted == fake_fit.rates
+    place = f"sqlite:///{tmp_path}/study/study.db"
+    trials = optuna.load_study(storage=place, study_name="study").trials
+    assert [(trial.number, trial.state.name) for trial in trials] == [
+        (number, "COMPLETE") for number in range(3)
+    ]

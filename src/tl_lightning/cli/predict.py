@@ -12,6 +12,7 @@ from typing import Any
 from tl_lightning.cli.common import plain_command
 from tl_lightning.errors import ConfigError, DataError, nearest
 from tl_lightning.evaluation.predict import Prediction, find_images, predictions
+from tl_lightning.utils.files import write_text
 from tl_lightning.utils.text import csv_cell, printable
 
 __all__ = ["predict"]
@@ -116,13 +117,16 @@ def _plain(text: str) -> Any:
 
 
 def _write(results: Sequence[Prediction], file: Path) -> None:
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(("sample", "class", "probability"))
+    writer.writerows((csv_cell(sample), csv_cell(name), f"{p:.6f}") for sample, name, p in results)
     try:
-        with file.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(("sample", "class", "probability"))
-            writer.writerows(
-                (csv_cell(sample), csv_cell(name), f"{p:.6f}") for sample, name, p in results
-            )
+        if file.is_file() or not file.exists():
+            write_text(file.resolve(), table.getvalue())  # a killed command leaves no part of it
+        else:  # such as /dev/stdout, which must not be replaced
+            with file.open("w", newline="", encoding="utf-8") as handle:
+                handle.write(table.getvalue())
     except OSError as error:
         message = f"cannot write out={file}: {error.strerror}; set out=<another file.csv>"
         raise DataError(message) from error

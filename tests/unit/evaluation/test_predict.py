@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from helpers import file_config
 from layouts import image, split_folders
-from tl_lightning.cli.predict import _predict, _texts
+from tl_lightning.cli.predict import _predict, _texts, _write
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.predict import find_images, predictions
 from tl_lightning.training import fit as training
@@ -85,3 +87,28 @@ def test_unreadable_images_are_listed_and_the_others_predicted(
         (folder / name).unlink()
     with pytest.raises(DataError, match="2 of 2 images cannot be read"):
         _predict([f"checkpoint={trained / 'run'}", f"images={folder}"])
+
+
+def test_killed_while_writing_leaves_the_earlier_file(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "out.csv"
+    file.write_text("earlier")
+    monkeypatch.setattr(os, "fsync", lambda handle: os.kill(os.getpid(), signal.SIGKILL))
+    child = os.fork()
+    if not child:
+        _write([("text", "cat", 0.5)], file)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert file.read_text() == "earlier"
+
+
+def test_output_may_be_a_link_or_a_pipe(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link.csv", tmp_path / "pipe"
+    link.symlink_to("out.csv")
+    os.mkfifo(pipe)
+    _write([("text", "cat", 0.5)], link)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    _write([("text", "cat", 0.5)], pipe)
+    assert os.read(reader, 99) == (tmp_path / "out.csv").read_bytes()
+    os.close(reader)
+    assert link.is_symlink()
+    assert pipe.is_fifo()

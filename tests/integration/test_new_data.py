@@ -49,7 +49,7 @@ def test_every_image_of_a_new_folder_is_tested(run, tmp_path) -> None:
     for root in (tmp_path / "new", tmp_path / "only"):
         found = evaluate(checkpoint, settings(root)["data"])
         assert found["counts"] == {"source": 21}
-        assert found["notes"] == ["source: all 21 samples are tested"]
+        assert found["notes"] == ["source: all 21 samples are test samples"]
         expected = accuracy(checkpoint, tmp_path / "new")
         assert found["metrics"]["source/test/acc"] == pytest.approx(expected)
 
@@ -90,3 +90,18 @@ def test_training_on_train_and_val_keeps_all_of_train(tmp_path) -> None:
     root = split_folders(tmp_path / "two", 6, 0, 3)
     counts = training.fit(settings(root), tmp_path / "run")["dataset"]["counts"]
     assert list(counts.values()) == [18, 9, 9]
+
+
+def test_a_limit_that_leaves_out_test_samples_is_told(run, tmp_path) -> None:
+    _, report, checkpoint = run
+    assert not [note for note in report["notes"] if "limit_test_batches" in note]
+    class_folders(tmp_path / "new", 7, seed=500)
+    given = settings(tmp_path / "new", "data.eval_batch_size=2")
+    note = "trainer.limit_test_batches=3: only 6 of the 21 test samples of the source were tested"
+    found = evaluate(checkpoint, given["data"], given["trainer"] | {"limit_test_batches": 3})
+    assert found["counts"] == {"source": 6}
+    assert note in found["notes"]
+    limited = settings(run[0], "data.eval_batch_size=2")
+    limited["trainer"]["limit_test_batches"] = 1
+    notes = training.fit(limited, tmp_path / "run")["notes"]
+    assert note.replace("=3", "=1").replace("6 of the 21", "2 of the 6") in notes

@@ -109,7 +109,7 @@ class Layout:
         if self.train.labels is None and self.test is None:
             test = self.whole()
         others = sum(len(split) for split in (self.train, self.val, self.test) if split is not None)
-        note = f"all {len(test):,} samples are tested"
+        note = f"all {len(test):,} samples are test samples"
         if len(test) < others:
             name = "test" if test is self.test else "validation"
             note = (

@@ -16,6 +16,7 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.training.build import aux_label_info
+from tl_lightning.training.limits import tested_samples, untested
 from tl_lightning.training.trainer import make_trainer
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.process import keep_memory, quiet
@@ -89,9 +90,9 @@ def evaluate(
     with signals.watched():
         tester.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
-    counts = {name: len(domain.test) for name, domain in found.found.items()}
+    counts = tested_samples(tester, found)
     notes = [f"{name}: {domain.note}" for name, domain in found.found.items() if domain.note]
-    notes += found.remarks()
+    notes += [*untested(tester, found), *found.remarks()]
     return {
         "metrics": metrics, "data": found.name, "classes": list(classes), "counts": counts,
         "notes": notes,

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Timer
 
+from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.optimization import total_batches
@@ -17,7 +18,7 @@ from tl_lightning.reporting.artifacts import read_curves
 from tl_lightning.training.build import Parts
 from tl_lightning.utils.callbacks import find_callback
 
-__all__ = ["check_limits", "early_end", "still_falling"]
+__all__ = ["check_limits", "early_end", "still_falling", "tested_samples", "untested"]
 
 #: A training loss that falls by more than this share in the last epoch, and is not below the
 #: second number, is still falling.
@@ -82,6 +83,34 @@ def early_end(trainer: L.Trainer, module: TransferModule) -> list[str]:
         f"{cause} ended the run after {done:,} of {total:,.0f} batches ({done / total:.0%}), so "
         "that learning rates and the weights of methods stopped there; set trainer.max_epochs to "
         "what the time allows"
+    ]
+
+
+def tested_samples(trainer: L.Trainer, data: TransferDataModule) -> dict[str, int]:
+    """Return the number of tested samples by domain, fewer than all with a limit of the trainer.
+
+    Args:
+        trainer: The trainer after ``test``.
+        data: The data module that it tested on.
+    """
+    counts = {}
+    loaders = zip(trainer.num_test_batches, data.test_dataloader(), strict=True)
+    for name, (batches, loader) in zip(data.domain_names, loaders, strict=True):
+        whole, size = len(data.found[name].test), getattr(loader, "batch_size", None) or 1
+        limited = int(batches) * size * trainer.world_size
+        counts[name] = whole if batches >= len(loader) else min(whole, limited)
+    return counts
+
+
+def untested(trainer: L.Trainer, data: TransferDataModule) -> list[str]:
+    """Return a note for each domain of which a limit of the trainer leaves out test samples."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return []  # its own note says that the figures mean nothing
+    return [
+        f"trainer.limit_test_batches={trainer.limit_test_batches}: only {count:,} of the "
+        f"{len(data.found[name].test):,} test samples of the {name} were tested"
+        for name, count in tested_samples(trainer, data).items()
+        if count < len(data.found[name].test)
     ]
 
 

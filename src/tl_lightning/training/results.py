@@ -29,7 +29,7 @@ from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.rules import SELECTIONS, Selection
 from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
-from tl_lightning.training.limits import still_falling
+from tl_lightning.training.limits import still_falling, untested
 from tl_lightning.training.predictions import summary_of, write_predictions
 from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.callbacks import find_callback
@@ -286,6 +286,7 @@ def _notes(result: Result) -> list[str]:
         *_start_notes(run),
         *_collapse_note(SELECTIONS[run.selection], result.selection.score),
         *result.selection.notes,
+        *(untested(result.parts.trainer, data) if run.test else []),
     ]
 
 

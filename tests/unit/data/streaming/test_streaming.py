@@ -4,9 +4,8 @@ import pickle
 import re
 import shutil
 import sys
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from helpers import config, same, weights
-from layouts import SHIFT, domain_folders, file_settings
+from layouts import SHIFT, domain_folders, file_settings, serving
 from tl_lightning.cli import write_shards
 from tl_lightning.config.compose import compose
 from tl_lightning.config.schema import CacheConfig
@@ -549,12 +548,8 @@ def bucket(objects):
         def log_message(self, *args):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as address:
+        yield address
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -17,6 +19,8 @@ from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datasets import ArrayDataset
 from tl_lightning.errors import ConfigError
 from tl_lightning.training import fit as training
+from tl_lightning.utils.files import run_lock
+from tl_lightning.utils.owned import MARK, is_owned
 
 
 @pytest.mark.slow
@@ -88,3 +92,34 @@ def test_augmentation_is_disabled_only_for_data_that_have_it(tmp_path, monkeypat
     assert seen[1]["augment"] == "none"
     with pytest.raises(ConfigError, match=r"data=vectors is not supported: vectors are features a"):
         extract_features._extract(["data=vectors", "out=made"])
+
+
+def test_drafts_of_killed_extractions_are_removed(tmp_path) -> None:
+    left, running, foreign = (tmp_path / f".features.{name}.tmp" for name in "abc")
+    for folder in (left, running, foreign):
+        (folder / "source").mkdir(parents=True)
+    for folder in (left, running):
+        (folder / MARK).touch()
+    with run_lock(running):
+        extract_features._remove_drafts(tmp_path / "features")
+    assert sorted(tmp_path.iterdir()) == [running, foreign]
+
+
+def test_killed_extraction_is_repeated(tmp_path, monkeypatch) -> None:
+    arguments = [*TINY, f"cache.dir={tmp_path / 'cache'}", f"out={tmp_path / 'made' / 'features'}"]
+    child = os.fork()
+    if not child:
+        try:
+            monkeypatch.setattr(
+                extract_features, "_write", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            )
+            extract_features._extract(arguments)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (left,) = (tmp_path / "made").iterdir()
+    assert is_owned(left)
+    extract_features._extract(arguments)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["features"]
+    found = sorted(path.name for path in (tmp_path / "made" / "features").iterdir())
+    assert found == ["manifest.json", "source", "target"]

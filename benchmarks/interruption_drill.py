@@ -421,7 +421,7 @@ def kinds(root: Path) -> dict[str, Kind]:
         "tune": Kind(
             command(
                 tune, *SMALL, *short, "model=dann", "optimizer.lr=log(1e-4,1e-1)",
-                "data.batch_size=choice(8,16)", "tune.trials=4", "tune.random_trials=2",
+                "data.batch_size=choice(8,16)", "tune.trials=3", "tune.random_trials=1",
                 "tune.prune_after=0", "tune.dir=run",
             ),
             outcome_of_study, ("write", "report"), one=False,
@@ -482,7 +482,10 @@ def drill(args: argparse.Namespace, root: Path) -> dict[str, Any]:
         durations[name] = time.monotonic() - started
         expected[name] = kind.outcome(root / name)
     rows = []
+    until = time.monotonic() + 60 * args.minutes
     for number in range(args.runs):
+        if time.monotonic() > until:
+            break
         name = list(every)[number % len(every)]
         kind, folder = every[name], root / str(number)
         row: dict[str, Any] = {"kind": name}
@@ -582,6 +585,7 @@ def full_disk(root: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=600.0, help="start no run after this time")
     parser.add_argument("--kinds", nargs="*", help="only these kinds of runs; predict needs dann")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

@@ -127,7 +127,7 @@ def _check_same_run(path: Path, saved: Mapping[str, Any], run: RunConfig) -> Seq
 
 
 def data_state(data: TransferDataModule) -> dict[str, Any]:
-    """Return what a checkpoint stores of the data: fingerprint, counts, and batches per epoch.
+    """Return what a checkpoint stores of the data: fingerprint, counts, and batches.
 
     Args:
         data: A data module after ``discover``, without a trainer, so that the batches are those of
@@ -135,6 +135,7 @@ def data_state(data: TransferDataModule) -> dict[str, Any]:
     """
     return {
         "fingerprint": data.fingerprint(), "counts": data.counts(), "batches": data.num_batches,
+        "fitted": data.fitted and list(data.fitted),
     }  # fmt: skip
 
 

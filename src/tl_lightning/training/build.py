@@ -64,13 +64,19 @@ class Parts:
     features: Plan
 
 
-def build(run: RunConfig, run_dir: Path, all_domains: bool = False) -> Parts:
+def build(
+    run: RunConfig,
+    run_dir: Path,
+    all_domains: bool = False,
+    before: Mapping[str, Any] | None = None,
+) -> Parts:
     """Build everything that a checked configuration describes, and discover the data.
 
     Args:
         run: A checked configuration.
         run_dir: The run's folder.
         all_domains: Whether the data also show domains that the model does not train on.
+        before: What the checkpoint stores of the data if the run is resumed.
 
     Raises:
         DataError: If the data is not what the configuration says.
@@ -78,7 +84,7 @@ def build(run: RunConfig, run_dir: Path, all_domains: bool = False) -> Parts:
     """
     data: TransferDataModule = run.data.build()
     info = discovered(run, data)
-    fit_to_size(run, data)
+    fit_to_size(run, data, before)
     run = with_width(run, info.width)
     L.seed_everything(run.seed, workers=True, verbose=False)
     aux_info = aux_label_info(run, data)

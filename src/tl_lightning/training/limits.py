@@ -114,19 +114,22 @@ def untested(trainer: L.Trainer, data: TransferDataModule) -> list[str]:
     ]
 
 
-def still_falling(run_dir: Path) -> list[str]:
+def still_falling(run_dir: Path, fitted: tuple[int, int] | None = None) -> list[str]:
     """Return a note if the task's training loss was still falling in the last epoch.
 
     Args:
         run_dir: Folder with the logged metrics.
+        fitted: Batch size and steps per epoch that were fitted to the data, which another number
+            of epochs would switch off.
     """
     curves = read_curves(run_dir / "metrics.csv")
     series = curves.get("train/task") or curves.get("train/loss")
     losses = [] if series is None else series.per_epoch()[1].tolist()
     if len(losses) < 2 or losses[-1] < _LOW or losses[-1] > (1 - _FALL) * losses[-2]:
         return []
+    batches = fitted and f" data.batch_size={fitted[0]} data.steps_per_epoch={fitted[1]}"
     return [
         f"the training loss was still falling ({losses[-2]:.3g} to {losses[-1]:.3g} in the last "
         f"epoch); more than {len(losses)} epochs may give a better model: trainer.max_epochs="
-        f"{2 * len(losses)}"
+        f"{2 * len(losses)}{batches or ''}"
     ]

@@ -217,7 +217,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "learned_from": data.learn_from,
         "source_free": issubclass(run.model.cls, SourceFree),
         "initial": dict(result.initial),
-        "notes": [*_notes(result), *still_falling(run_dir)],
+        "notes": [*_notes(result), *still_falling(run_dir, data.fitted)],
         "warnings": result.warnings,
         "timing": {**result.timing, "steps": int(trainer.global_step)},
         "versions": versions(),

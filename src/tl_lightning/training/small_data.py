@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from tl_lightning.config.compose import default_node
 from tl_lightning.config.schema import RunConfig
@@ -19,16 +21,25 @@ LEAST_STEPS = 150
 _BATCHES, _LEAST_BATCH = 10, 8
 
 
-def fit_to_size(run: RunConfig, data: TransferDataModule) -> None:
+def fit_to_size(
+    run: RunConfig, data: TransferDataModule, before: Mapping[str, Any] | None = None
+) -> None:
     """Make batches smaller and epochs longer for your own small data.
 
     Applies to ``data=folder``, ``domains`` and ``csv`` if batch size, epochs and steps have their
-    default values. Settings are not changed, so that a run can be resumed with the same command.
+    default values. Settings are not changed, so that a run can be resumed with the same command. A
+    resumed run, also one with another number of epochs, keeps the batches of its checkpoint.
 
     Args:
         run: A checked configuration.
         data: Its data module after ``discover``; it is changed.
+        before: What the checkpoint stores of the data if the run is resumed.
     """
+    if before and "fitted" in before and _default_batches(run):
+        if before["fitted"]:
+            batch, steps = before["fitted"]
+            _set_batches(run, data, min(batch, data.batch_size), steps)
+        return
     if not _by_default(run, data):
         return
     ranks, epochs = num_processes(run.trainer), int(run.trainer.max_epochs or 1)
@@ -37,23 +48,33 @@ def fit_to_size(run: RunConfig, data: TransferDataModule) -> None:
     if max(sizes) // (data.batch_size * ranks) >= steps:
         return
     batch = max(_LEAST_BATCH, min(data.batch_size, max(sizes) // (_BATCHES * ranks)))
-    data.batch_size = min(batch, *sizes)
-    data.steps_per_epoch = max(steps, max(sizes) // (data.batch_size * ranks))
+    batch = min(batch, *sizes)
+    _set_batches(run, data, batch, max(steps, max(sizes) // (batch * ranks)))
+
+
+def _set_batches(run: RunConfig, data: TransferDataModule, batch: int, steps: int) -> None:
+    largest = max(len(domain.train) for domain in data.found.values())
+    data.batch_size, data.steps_per_epoch, data.fitted = batch, steps, (batch, steps)
     data.size_notes = [
-        f"{max(sizes)} training {data.gives} are few for the default settings, so {epochs} epochs "
-        f"of {data.steps_per_epoch} batches of {data.batch_size} were trained; set "
+        f"{largest} training {data.gives} are few for the default settings, so "
+        f"{run.trainer.max_epochs} epochs of {steps} batches of {batch} were trained; set "
         "data.batch_size, data.steps_per_epoch or trainer.max_epochs to choose other numbers"
     ]
+
+
+def _default_batches(run: RunConfig) -> bool:
+    node = run.plain["data"]
+    defaults = {"batch_size": default_node("data", "_base")["batch_size"], "steps_per_epoch": None}
+    return all(node.get(key) == value for key, value in defaults.items())
 
 
 def _by_default(run: RunConfig, data: TransferDataModule) -> bool:
     """Return whether the user has set neither the batch size nor the length of the run."""
     own = isinstance(data, ClassFoldersDataModule | ImageTableDataModule) or data.name == "domains"
-    trainer, node = run.trainer, run.plain["data"]
-    defaults = {"batch_size": default_node("data", "_base")["batch_size"], "steps_per_epoch": None}
+    trainer = run.trainer
     return (
         own
-        and all(node.get(key) == value for key, value in defaults.items())
+        and _default_batches(run)
         and trainer.max_epochs == default_node("trainer", "auto")["max_epochs"]
         and trainer.max_steps == -1
         and trainer.limit_train_batches is None

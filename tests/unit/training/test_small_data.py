@@ -19,11 +19,16 @@ from tl_lightning.training.limits import still_falling
 from tl_lightning.training.small_data import LEAST_STEPS, fit_to_size
 
 
-def found(root, *overrides: str) -> Any:
-    """Return the data module of a run with the default settings of batches and epochs."""
+def settings(root, *overrides: str) -> dict[str, Any]:
+    """Return a configuration with the default settings of batches and epochs."""
     arguments = ["data=folder", f"data.root={root}", "model=source_only", *overrides]
     plain: Any = OmegaConf.to_container(compose([*arguments, "trainer=cpu"]), resolve=True)
-    run = check(plain)
+    return dict(plain)
+
+
+def found(root, *overrides: str) -> Any:
+    """Return the data module of a run with the default settings of batches and epochs."""
+    run = check(settings(root, *overrides))
     data = run.data.build()
     data.discover()
     fit_to_size(run, data)
@@ -86,3 +91,29 @@ def test_the_page_tells_a_falling_loss(tmp_path, monkeypatch) -> None:
     report = training.fit(config("model=source_only", "test=false", *fast), tmp_path)
     note = next(text for text in report["notes"] if "loss was still falling" in text)
     assert note.split(";")[0] in write_page(tmp_path).read_text()
+
+
+def test_a_longer_run_keeps_the_batches_of_its_checkpoint(tmp_path) -> None:
+    root = class_folders(tmp_path / "photos", 14, size=(8, 8))
+    small = config()
+    own = {key: small[key] for key in ("callbacks", "report", "checkpointing", "channels_last")}
+    arguments = ("backbone=tiny_cnn", "data.augment=none", "data.num_workers=0", "test=false")
+
+    def trained(*overrides: str) -> dict[str, Any]:
+        return training.fit(settings(root, *arguments, *overrides) | own, tmp_path / "run")
+
+    first = trained()
+    longer = trained("resume=auto", "trainer.max_epochs=4")
+    assert first["scale"]["batch_size"] == longer["scale"]["batch_size"] == 8
+    assert (first["timing"]["steps"], longer["timing"]["steps"]) == (150, 200)
+    assert any("so 4 epochs of 50 batches of 8 were trained" in note for note in longer["notes"])
+    few = tmp_path / "few"
+    for overrides in (("trainer.max_epochs=2",), ("resume=auto",)):
+        report = training.fit(settings(root, *arguments, *overrides) | own, few)
+    assert (report["scale"]["batch_size"], report["timing"]["steps"]) == (27, 3)
+
+
+def test_advice_to_train_longer_keeps_fitted_batches(tmp_path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/task\n0,0,2.0\n1,1,1.0\n")
+    advice = "trainer.max_epochs=4 data.batch_size=8 data.steps_per_epoch=50"
+    assert still_falling(tmp_path, (8, 50))[0].endswith(advice)

@@ -141,6 +141,8 @@ class TransferDataModule(L.LightningDataModule):
         self.repeat_epoch = False
         #: Notes on batches and epochs that were fitted to the number of samples.
         self.size_notes: list[str] = []
+        #: Batch size and steps per epoch that were fitted to the number of samples, if any.
+        self.fitted: tuple[int, int] | None = None
 
     # -- implemented by datasets -----------------------------------------------------------
     def domains(self) -> Mapping[str, Domain]:

@@ -86,3 +86,12 @@ def test_hydra_runs_no_pickled_job(flag, tmp_path, monkeypatch, capsys) -> None:
     assert end.value.code == 2
     assert "--experimental-rerun is not supported, as the file it reads" in capsys.readouterr().err
     assert not (tmp_path / "executed").exists()
+
+
+def test_other_options_are_not_taken_for_a_pickled_job(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["tl-train", "--epochs", "3"])
+    with pytest.raises(SystemExit):
+        train()
+    message = capsys.readouterr().err
+    assert "--epochs is not an option; use trainer.max_epochs=<number>" in message
+    assert "--experimental-rerun" not in message

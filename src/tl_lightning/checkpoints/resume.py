@@ -65,7 +65,7 @@ def resume_point(run: RunConfig, run_dir: Path) -> Start:
         run_dir: Folder of the run.
 
     Raises:
-        CheckpointError: If the given checkpoint does not exist, has completed more epochs than
+        CheckpointError: If the given checkpoint does not exist, is of an epoch after
             ``trainer.max_epochs``, or ``resume=auto`` finds one trained with different settings.
     """
     resume = run.resume
@@ -84,8 +84,8 @@ def resume_point(run: RunConfig, run_dir: Path) -> Start:
     epoch, epochs = stored["epoch"], run.trainer.max_epochs
     if epochs is not None and epoch > epochs:
         raise CheckpointError(
-            f"{path} has completed {epoch} epochs, more than trainer.max_epochs={epochs}; "
-            f"set trainer.max_epochs={epoch + 1} or more"
+            f"{path} was written in epoch {epoch + 1}, but trainer.max_epochs={epochs}; set "
+            f"trainer.max_epochs={epoch + 1} or more"
         )
     hyper = stored["hyper_parameters"]
     return Start(

@@ -11,6 +11,7 @@ from torch import nn
 
 from tl_lightning.checkpoints.io import read_model
 from tl_lightning.errors import CheckpointError
+from tl_lightning.utils.text import shorten
 
 __all__ = ["checkpoint_of", "load_backbone", "load_model", "restored_from"]
 
@@ -124,8 +125,8 @@ def load_model(
     stored = read_model(checkpoint_of(path, "init"))
     if stored.classes != tuple(classes):
         raise CheckpointError(
-            f"init={path} has the classes {', '.join(stored.classes[:5])}, ..., but this "
-            f"dataset has {', '.join(classes[:5])}, ...; use a dataset with the same classes, or "
+            f"init={path} has the classes {shorten(stored.classes)}, but this dataset "
+            f"has {shorten(classes)}; use a dataset with the same classes, or "
             f"set backbone.checkpoint={path} to load only the backbone"
         )
     before, now = stored.section("backbone"), sections["backbone"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -34,8 +33,8 @@ def train() -> None:
     sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]))
     sys.argv[1:] = readable(sys.argv[1:], sweep)
     problems = [*override_problems(sys.argv[1:], sweep), *group_problems(sys.argv[1:])]
-    # Accepted by argparse in any abbreviation.
-    if any(re.match(r"--e[a-z-]*(=|$)", item) for item in sys.argv[1:]):
+    flags = [item.partition("=")[0] for item in sys.argv[1:] if item.startswith("--e")]
+    if any("--experimental-rerun".startswith(flag) for flag in flags):  # argparse takes the start
         problems.append(
             "--experimental-rerun is not supported, as the file it reads can execute code; set "
             "the overrides in .hydra/overrides.yaml of that run"

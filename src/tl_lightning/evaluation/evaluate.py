@@ -21,7 +21,7 @@ from tl_lightning.training.trainer import make_trainer
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.process import keep_memory, quiet
 from tl_lightning.utils.signals import signals
-from tl_lightning.utils.text import flatten
+from tl_lightning.utils.text import flatten, shorten
 
 __all__ = ["evaluate"]
 
@@ -79,9 +79,8 @@ def evaluate(
     classes = found.discover(input_state=module.input_state).classes
     if classes != stored.classes:
         raise ConfigError(
-            f"checkpoint={checkpoint} was trained on the classes "
-            f"{', '.join(stored.classes[:5])}, ..., but data={found.name} has "
-            f"{', '.join(classes[:5])}, ...; use data with the same classes"
+            f"checkpoint={checkpoint} was trained on the classes {shorten(stored.classes)}, but "
+            f"data={found.name} has {shorten(classes)}; use data with the same classes"
         )
     aux_label_info(run, found, stored.aux_tasks)
     trained_on = tuple(d for d in module.train_on if d == "source" or run.target)

@@ -154,7 +154,8 @@ def test_classes_that_differ_from_the_checkpoint_are_refused(tmp_path, monkeypat
     report = training.fit(config("trainer.max_epochs=1"), tmp_path)
     monkeypatch.setattr(DigitsDataModule, "classes", tuple("abcdefghij"))
     with pytest.raises(
-        ConfigError, match=r"trained on the classes 0, 1, .* has a, b, .*same classes"
+        ConfigError,
+        match=r"trained on the classes 0, 1, .* 5 more, but .* has a, b, .* 5 more; use",
     ):
         evaluation.evaluate(tmp_path / report["selection"]["checkpoint"], None, None)
 

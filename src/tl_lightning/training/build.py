@@ -35,7 +35,7 @@ from tl_lightning.tasks.classification import Classification
 from tl_lightning.training.feature_plan import Plan, plan
 from tl_lightning.training.small_data import fit_to_size
 from tl_lightning.training.target_labels import discovered
-from tl_lightning.training.trainer import make_trainer
+from tl_lightning.training.trainer import make_loggers, make_trainer
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
 from tl_lightning.utils.text import masked
@@ -105,7 +105,7 @@ def build(
     collector = ReportCollector(**asdict(run.report), seed=run.seed)
     trainer = make_trainer(
         run.trainer, run_dir, callbacks=_callbacks(run, module, run_dir, collector),
-        logger=[node.build(save_dir=str(run_dir)) for node in run.group("logger").values()],
+        logger=make_loggers(run.group("logger"), run_dir),
         plugins=[AtomicCheckpointIO(keep_last=run.checkpointing.keep_last)],
     )  # fmt: skip
     take_signals(trainer)

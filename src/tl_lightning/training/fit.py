@@ -26,6 +26,7 @@ from tl_lightning.training.interpolation import interpolate, start_file
 from tl_lightning.training.limits import check_limits, early_end
 from tl_lightning.training.lr_finder import with_found_rate
 from tl_lightning.training.results import Result, initial_metrics, selection_state, write_run
+from tl_lightning.training.trainer import start_loggers
 from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
 from tl_lightning.utils.signals import signals
 
@@ -67,6 +68,7 @@ def fit(
             parts = build(run, run_dir, before=begin.stored.data if begin.stored else None)
             trainer, module, data = parts.trainer, parts.module, parts.data
             check_resumed(begin, module, run.section("optimizer")["_target_"])
+            start_loggers(trainer, run.group("logger"))
             cast(Any, trainer).callbacks.extend(callbacks)
             if resumed and run.interpolation is not None:
                 start_file(parts, resumed)  # before training for nothing

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 
 from tl_lightning.config.instantiate import Node
 from tl_lightning.config.schema import TrainerConfig
 from tl_lightning.distributed.strategy import num_processes, with_timeout
+from tl_lightning.errors import ConfigError, TransferError
+from tl_lightning.utils.text import masked
 
-__all__ = ["make_trainer"]
+__all__ = ["make_loggers", "make_trainer", "start_loggers"]
 
 
 def make_trainer(
@@ -41,3 +46,49 @@ def make_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module's samplers split the data over ranks
     )
+
+
+def make_loggers(nodes: Mapping[str, Node], run_dir: Path) -> list[Logger]:
+    """Build the configured loggers.
+
+    Args:
+        nodes: Their configurations by name.
+        run_dir: The run's folder.
+
+    Raises:
+        ConfigError: If one cannot be built, for example because of an invalid address.
+    """
+    loggers = []
+    for name, node in nodes.items():
+        with _explained(name):
+            loggers.append(node.build(save_dir=str(run_dir)))
+    return loggers
+
+
+def start_loggers(trainer: L.Trainer, names: Iterable[str]) -> None:
+    """Let each logger connect to its server or database, which Lightning does later, in ``fit``.
+
+    Args:
+        trainer: The trainer with the loggers.
+        names: Their names in the configuration.
+
+    Raises:
+        ConfigError: If one cannot, for example because its server does not answer.
+    """
+    for name, logger in zip(names, trainer.loggers, strict=False):
+        with _explained(name):
+            getattr(logger, "experiment", None)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except TransferError:
+        raise
+    except Exception as error:  # those of the logger's library
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"logger.{name} cannot be started: {masked(reason)}; correct logger.{name}.<key>, or "
+            "set logger=csv"
+        ) from error

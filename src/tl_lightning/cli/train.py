@@ -16,7 +16,7 @@ from tl_lightning import __version__
 from tl_lightning.cli.common import hide_secrets, remove_untouched, say_interrupted
 from tl_lightning.config.compose import as_dict, unknown_overrides
 from tl_lightning.config.overrides import override_problems, readable
-from tl_lightning.config.paths import CONF, group_problems, output_problem
+from tl_lightning.config.paths import CONF, file_problems, group_problems, output_problem
 from tl_lightning.errors import ConfigError, DataError, TransferError
 from tl_lightning.sweeps.jobs import failures, note_failure, wholly_finished
 from tl_lightning.utils.console import on_problem, sentence
@@ -33,6 +33,7 @@ def train() -> None:
     sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]))
     sys.argv[1:] = readable(sys.argv[1:], sweep)
     problems = [*override_problems(sys.argv[1:], sweep), *group_problems(sys.argv[1:])]
+    problems += file_problems(sys.argv[1:])
     flags = [item.partition("=")[0] for item in sys.argv[1:] if item.startswith("--e")]
     if any("--experimental-rerun".startswith(flag) for flag in flags):  # argparse takes the start
         problems.append(

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from tl_lightning.errors import nearest
 
-__all__ = ["CONF", "REQUIRED", "choices", "folder_problem", "group_problems", "output_problem"]
+__all__ = [
+    "CONF",
+    "REQUIRED",
+    "choices",
+    "file_problems",
+    "folder_problem",
+    "group_problems",
+    "output_problem",
+]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: A wheel contains conf/ inside the package; an editable install reads the repository's.
@@ -58,6 +69,27 @@ def group_problems(arguments: Sequence[str]) -> list[str]:
                     continue
                 problems.append(f"{item} is not a choice of conf/{group}/; {nearest(word, names)}")
                 break
+    return problems
+
+
+def file_problems(arguments: Sequence[str]) -> list[str]:
+    """Return the YAML files of the folders given by ``-cp`` or ``-cd`` that cannot be read.
+
+    Hydra fails for these with a traceback; tags that would run code are among them.
+
+    Args:
+        arguments: The command's arguments.
+    """
+    given = [item for argument in arguments for item in argument.split("=", 1)]
+    flags = ("-cd", "-cp", "--config-dir", "--config-path")
+    problems = []
+    for flag, folder in itertools.pairwise(given):
+        for file in sorted(Path(folder).glob("*.yaml")) if flag in flags else ():
+            try:
+                OmegaConf.load(file)
+            except Exception as error:  # those of PyYAML have no common base
+                lines = " ".join(str(error).split())
+                problems.append(f"{file} cannot be read ({lines}); correct or remove it")
     return problems
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import command
-from tl_lightning.config.paths import choices, folder_problem, group_problems
+from tl_lightning.config.paths import choices, file_problems, folder_problem, group_problems
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,12 @@ def test_every_command_checks_its_folder_first(name, arguments, tmp_path) -> Non
     run = command(name, arguments, tmp_path)
     assert run.returncode == 2
     assert run.stderr.startswith("error: cannot create ")
+
+
+def test_configuration_files_that_cannot_be_read_are_named(tmp_path) -> None:
+    (tmp_path / "good.yaml").write_text("a: ${b}\n")
+    assert file_problems(["-cp", str(tmp_path), "seed=1"]) == []
+    (tmp_path / "tag.yaml").write_text("a: !!python/object/apply:os.system ['exit 1']")
+    for arguments in (["-cp", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        (problem,) = file_problems(arguments)
+        assert problem.startswith(f"{tmp_path}/tag.yaml cannot be read (could not determine a con")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -64,7 +65,7 @@ def unreadable(paths: Sequence[Path]) -> dict[Path, str]:
     key = digest.hexdigest()[:16]
     cached = cache_root() / "readable" / f"{key}.json"
     with locked(cached):
-        if cached.is_file():
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # missing or damaged
             return {Path(path): problem for path, problem in json.loads(cached.read_text()).items()}
         problems = _decode_all(paths)
         temporary = cached.with_suffix(f".{os.getpid()}.tmp")

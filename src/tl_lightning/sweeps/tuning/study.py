@@ -17,7 +17,7 @@ from rich.table import Table
 from tl_lightning.config.compose import as_dict, composed
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
-from tl_lightning.errors import ConfigError, TransferError
+from tl_lightning.errors import ConfigError, DataError, TransferError
 from tl_lightning.reporting.console import console, report_folder
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.selection.rules import SELECTIONS
@@ -31,6 +31,7 @@ from tl_lightning.training.fit import fit
 from tl_lightning.utils.console import on_problem, typed
 from tl_lightning.utils.files import run_lock
 from tl_lightning.utils.signals import Interrupted
+from tl_lightning.utils.text import masked
 
 __all__ = ["pruning_rule", "with_rule", "work"]
 
@@ -46,15 +47,18 @@ def work(plan: Plan) -> None:
 
     Raises:
         ConfigError: If the study cannot be created, or was created with different settings.
+        DataError: If the stored study is damaged, or its server does not answer.
         TransferError: The error of the last trial, if three trials in a row have failed.
     """
     plan = with_rule(plan)
-    study = _open(plan)
+    with _readable(plan):
+        study = _open(plan)
     failed = 0
     try:
         while True:
             with contextlib.ExitStack() as stack:
-                trial = _next_trial(study, plan, stack)
+                with _readable(plan):
+                    trial = _next_trial(study, plan, stack)
                 if trial is None:
                     break
                 error = _run(study, trial, plan)
@@ -151,6 +155,23 @@ def _open(plan: Plan) -> Any:
             )
         study.set_user_attr("data", now)
     return study
+
+
+@contextlib.contextmanager
+def _readable(plan: Plan) -> Iterator[None]:
+    """Report a study that is damaged, or whose server does not answer."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, TransferError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"the study in {masked(plan.storage) if plan.storage else plan.folder} cannot be read "
+            f"({reason}); set another tune.dir, or restore an intact copy of study.db"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -428,3 +428,11 @@ def test_process_that_dies_while_sampling_leaves_no_trial(
     assert [(trial.number, trial.state.name) for trial in trials] == [
         (number, "COMPLETE") for number in range(3)
     ]
+
+
+def test_damaged_study_is_an_error(fake_fit, tmp_path) -> None:
+    pytest.importorskip("optuna")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.db").write_bytes(b"x" * 5000)
+    with pytest.raises(DataError, match=r"the study in .*study cannot be read \(.*not a database"):
+        work(study(tmp_path, "tune.trials=1"))

@@ -11,6 +11,7 @@ from torch import nn
 
 from tl_lightning.checkpoints.io import read_model
 from tl_lightning.errors import CheckpointError
+from tl_lightning.utils.files import read_json
 from tl_lightning.utils.text import shorten
 
 __all__ = ["checkpoint_of", "load_backbone", "load_model", "restored_from"]
@@ -41,13 +42,14 @@ def checkpoint_of(path: Path, key: str = "backbone.checkpoint") -> Path:
 
     Raises:
         CheckpointError: If no checkpoint is found.
+        DataError: If the run's ``report.json`` is damaged.
     """
     if path.is_file():
         return path
     chosen = path / "checkpoints" / "last.ckpt"
     report = path / "report.json"
-    selected = json.loads(report.read_text()).get("selection") if report.is_file() else None
-    if selected:
+    selected = read_json(report).get("selection") if report.is_file() else None
+    if isinstance(selected, Mapping) and isinstance(selected.get("checkpoint"), str):
         chosen = path / selected["checkpoint"]
     if not chosen.is_file():
         raise CheckpointError(

@@ -88,6 +88,10 @@ def _series(rows: list[dict[str, float]], name: str) -> Series:
     return Series(*(np.asarray(column, dtype=float) for column in columns))
 
 
+#: More are taken for damage; a confusion matrix of this many has 800 MB.
+_MOST_CLASSES = 10_000
+
+
 @dataclass(frozen=True)
 class Predictions:
     """The arrays of ``predictions.npz`` and the class names.
@@ -153,4 +157,16 @@ def read_predictions(path: str | Path, classes: list[str]) -> Predictions:
             "or was not written by this package. Delete it and write the page again with "
             "tl-report, or run the evaluation again"
         ) from error
+    for key, array in arrays.items():
+        index = key.endswith(("_true", "_pred", "_label"))
+        if index:
+            valid = array.dtype.kind == "i" and bool(np.all(array < _MOST_CLASSES))
+        else:
+            valid = array.dtype.kind in "biuf" or key.endswith(("_name", "_text"))
+        if not valid:
+            expected = f"indices of at most {_MOST_CLASSES:,} classes" if index else "numbers"
+            raise DataError(
+                f"{path}: {key} must contain {expected}, got {array.dtype}: the file was not "
+                "written by this package. Delete it and write the page again with tl-report"
+            )
     return Predictions(arrays, classes)

@@ -8,11 +8,19 @@ from typing import Any
 
 from tl_lightning.errors import DataError
 from tl_lightning.utils.files import read_json
+from tl_lightning.utils.text import printable_values
 
 __all__ = ["SCHEMA", "fingerprint_of", "read_report"]
 
 SCHEMA = 1
 """Version of ``report.json``; incremented on changes that are not backward compatible."""
+
+#: Parts of a report whose entries are read by name or by position, by type.
+_TYPES: dict[type, tuple[str, ...]] = {
+    dict: ("selection", "start", "metrics", "predicted", "timing", "versions", "scale",
+           "parameters", "dataset", "config"),
+    list: ("notes", "warnings"),
+}  # fmt: skip
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
@@ -29,7 +37,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / "report.json" if path.suffix != ".json" else path
-    report = read_json(path)
+    report: dict[str, Any] = printable_values(read_json(path))
     if report.get("schema") != SCHEMA:
         raise DataError(
             f"{path} has schema {report.get('schema')!r}, but this version of tl_lightning reads "
@@ -41,7 +49,21 @@ def read_report(path: str | Path) -> dict[str, Any]:
             f"{path} is a report of kind {report.get('kind')!r}, not 'run'. "
             "Pass the folder of a run: tl-report outputs/<experiment>/<run id>"
         )
+    for kind, names in _TYPES.items():
+        for name in names:
+            if not isinstance(report.get(name) or kind(), kind):
+                raise _edited(path, name, report[name])
+    for name, value in (report.get("metrics") or {}).items():
+        if not isinstance(value, int | float | None):
+            raise _edited(path, f"metrics.{name}", value)
     return report
+
+
+def _edited(path: Path, name: str, value: Any) -> DataError:
+    return DataError(
+        f"{path} has {name}={value!r}, which is of another type than written by a run: it was "
+        "edited by hand. Restore it from a copy, or run again"
+    )
 
 
 def _written_by(report: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["csv_cell", "flatten", "masked", "printable", "quoted", "shorten"]
+__all__ = ["csv_cell", "flatten", "masked", "printable", "printable_values", "quoted", "shorten"]
 
 #: Settings whose values are secrets, and the password in an address.
 _SECRET = re.compile(r"(?:\w*_)?(?:password|passwd|secret|token|api_?key|access_key)")
@@ -46,6 +46,19 @@ def printable(text: str) -> str:
     a\x1b[31mb
     """
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", _escaped, text)
+
+
+def printable_values(value: Any) -> Any:
+    r"""Return a copy of plain values in which control characters of texts are escaped.
+
+    >>> printable_values({"a\x1b": ["b\n", 1]})
+    {'a\\x1b': ['b\n', 1]}
+    """
+    if isinstance(value, Mapping):
+        return {printable_values(key): printable_values(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [printable_values(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -130,3 +130,21 @@ def test_report_modules_import_no_heavy_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("metrics", "x"), ("selection", [1]), ("notes", {"a": 1}), ("dataset", 3),
+    ("metrics", {"source/test/acc": "<script>"}),
+])  # fmt: skip
+def test_report_with_values_of_other_types_is_rejected(name, value, tmp_path: Path) -> None:
+    report = {"schema": schema.SCHEMA, "kind": "run", name: value}
+    files.write_json(tmp_path / "report.json", report)
+    with pytest.raises(DataError, match=rf"has {name}.*which is of another type than written by a"):
+        schema.read_report(tmp_path)
+
+
+def test_control_codes_of_a_report_are_escaped(tmp_path: Path) -> None:
+    report = {"schema": schema.SCHEMA, "kind": "run", "name": "\x1b[31m", "notes": ["a\x07"]}
+    files.write_json(tmp_path / "report.json", report)
+    found = schema.read_report(tmp_path)
+    assert (found["name"], found["notes"]) == (r"\x1b[31m", [r"a\x07"])

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tl_lightning.utils import text
+
 __all__ = ["BROKEN", "ERROR", "KINDS", "NOTE", "PAIRS", "WARNING", "Kind", "printable"]
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -66,9 +68,9 @@ PAIRS: Mapping[str, Kind] = {
 
 
 def printable(path: Path | str) -> str:
-    r"""Return a path as text that is valid UTF-8, with undecodable bytes escaped.
+    r"""Return a path as text that is valid UTF-8, with undecodable bytes and controls escaped.
 
-    >>> printable("caf\udce9.jpg")
-    'caf\\xe9.jpg'
+    >>> printable("caf\udce9.jpg"), printable("a\x1b[31m.jpg")
+    ('caf\\xe9.jpg', 'a\\x1b[31m.jpg')
     """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text.printable(os.fsencode(path).decode("utf-8", "backslashreplace"))

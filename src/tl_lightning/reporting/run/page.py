@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tl_lightning.errors import DataError
 from tl_lightning.reporting.artifacts import Array, Predictions, read_curves, read_predictions
 from tl_lightning.reporting.run import figures
 from tl_lightning.reporting.run.class_changes import (
@@ -28,7 +28,7 @@ from tl_lightning.reporting.run.unlabelled import (
     unlabelled_figures,
 )
 from tl_lightning.reporting.schema import read_report
-from tl_lightning.utils.files import full_disk_means, write_bytes, write_text
+from tl_lightning.utils.files import full_disk_means, read_json, write_bytes, write_text
 from tl_lightning.utils.plotting import SOURCE, TARGET
 
 __all__ = ["fill", "inline", "write_page"]
@@ -59,7 +59,7 @@ def write_page(run_dir: Path) -> Path:
     predictions = read_predictions(run_dir / "predictions.npz", classes)
     images = learning_curves(curves, report.get("selection"))
     if (run_dir / "lr_find.json").is_file():
-        images["lr_find"] = rate_test(json.loads((run_dir / "lr_find.json").read_text()))
+        images["lr_find"] = _rate_test(run_dir / "lr_find.json")
     panels = list(images)
     names = [predictions.name(index) for index in range(predictions.num_classes)]
     images |= _prediction_figures(predictions, names, str(report.get("projection") or "pca"))
@@ -119,6 +119,16 @@ def inline(png: bytes) -> str:
     'data:image/png;base64,'
     """
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _rate_test(path: Path) -> bytes:
+    try:
+        return rate_test(read_json(path))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path} does not contain rates and losses: it was edited by hand. Delete it, then "
+            "write the page again with tl-report"
+        ) from error
 
 
 def _prediction_figures(

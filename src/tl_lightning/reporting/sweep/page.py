@@ -21,6 +21,7 @@ from tl_lightning.reporting.sweep.tables import (
 )
 from tl_lightning.utils.files import read_json, write_json, write_text
 from tl_lightning.utils.plotting import INK, LINES, MUTED, TARGET, figure_png, short
+from tl_lightning.utils.text import printable
 
 __all__ = ["collect", "write_sweep"]
 
@@ -67,7 +68,8 @@ def _entry(path: Path) -> dict[str, Any] | None:
         if (path / "failed.json").is_file():
             failed = read_json(path / "failed.json")
             message = str(failed.get("error", "failed without an error message"))
-            return _failed(message, failed.get("overrides", []))
+            overrides = failed.get("overrides")
+            return _failed(message, overrides if isinstance(overrides, list) else [])
         if (path / "report.json").is_file():
             return read_report(path)
     except DataError as error:
@@ -79,7 +81,11 @@ def _entry(path: Path) -> dict[str, Any] | None:
 
 
 def _failed(error: str, overrides: list[str]) -> dict[str, Any]:
-    return {"kind": "failed", "error": error, "overrides": overrides}
+    return {
+        "kind": "failed",
+        "error": printable(error),
+        "overrides": [printable(str(one)) for one in overrides],
+    }
 
 
 def _overrides(path: Path) -> list[str]:

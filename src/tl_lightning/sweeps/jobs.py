@@ -27,6 +27,8 @@ __all__ = [
 
 #: Messages of the jobs that failed in this process.
 failures: list[str] = []
+#: Folders whose results this process has refused to take as those of its job.
+_kept: set[Path] = set()
 
 
 def swept_models() -> list[str]:
@@ -61,6 +63,14 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         ConfigError: If the folder contains a different job, or its data have changed since.
     """
+    try:
+        return _finished(folder, config)
+    except ConfigError:
+        _kept.add(folder)
+        raise
+
+
+def _finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     job = _read(folder / "job.json")
     if job is not None and job.get("key") != job_key(config):
         raise ConfigError(
@@ -99,8 +109,12 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def note_failure(folder: Path, message: str, overrides: Sequence[str]) -> None:
-    """Record the failure of a job in its folder and in :data:`failures`."""
-    write_json(folder / "failed.json", masked({"error": message, "overrides": list(overrides)}))
+    """Record the failure of a job in :data:`failures` and in its folder.
+
+    A folder with the results of another job, or on other data, is left as it is.
+    """
+    if folder not in _kept:
+        write_json(folder / "failed.json", masked({"error": message, "overrides": list(overrides)}))
     failures.append(message)
 
 

@@ -114,6 +114,9 @@ def test_a_finished_job_is_not_skipped_if_its_data_have_changed(tmp_path, monkey
     monkeypatch.setattr(data_version, "_known", {})
     with pytest.raises(ConfigError, match=r"job is finished, but was trained on other data: sam"):
         jobs.wholly_finished(job, cfg)
+    jobs.note_failure(job, "other data", [])
+    assert jobs.failures.pop() == "other data"
+    assert not (job / "failed.json").exists()  # which would hide its results from the table
     shutil.rmtree(tmp_path / "images")
     monkeypatch.setattr(data_version, "_known", {})
     assert jobs.finished(job, cfg) == report

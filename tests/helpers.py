@@ -27,6 +27,17 @@ from tl_lightning.training import fit as training
 REPO = Path(__file__).resolve().parents[1]
 
 
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        """Return a call of a shell command."""
+        return os.system, (f"touch '{self.file}'",)
+
+
 def config(*overrides: str) -> dict[str, Any]:
     """Return the resolved configuration for the tiny run plus overrides."""
     from conftest import TINY

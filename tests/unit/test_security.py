@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import pickle
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from conftest import REPO
+from helpers import Payload
 from tl_lightning.checkpoints.io import AtomicCheckpointIO
 from tl_lightning.cli.train import train
 from tl_lightning.errors import CheckpointError
@@ -56,16 +56,6 @@ def test_files_are_read_without_executing_code(path: Path) -> None:
         assert trusted or module_method or not re.fullmatch(FORBIDDEN, name), name
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"^\s*(import|from) (pickle|joblib|marshal|shelve|dill)\b", text, re.M)
-
-
-class Payload:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch '{self.file}'",)
 
 
 def test_the_trainer_reads_no_code_from_a_checkpoint(tmp_path) -> None:

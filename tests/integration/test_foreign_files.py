@@ -160,10 +160,10 @@ def test_a_stored_configuration_chooses_no_folder(tmp_path, trained, monkeypatch
     assert not Path(victim).exists()
 
 
-def test_stored_data_are_neither_fetched_to_a_folder_nor_evicted_from_one() -> None:
+def test_stored_data_are_not_downloaded() -> None:
     class Stored:
         def section(self, name):
-            return {"root": "/x", "download": True, "cache_dir": "/home/me", "profiler": "simple"}
+            return {"root": "/x", "download": True, "profiler": "simple"}
 
     found = stored_section(Stored(), "data")
-    assert found == {"root": "/x", "download": False, "cache_dir": None}
+    assert found == {"root": "/x", "download": False}

@@ -101,7 +101,8 @@ def test_entropy_of_the_test_is_that_of_its_predictions(finished) -> None:
     files = [row["file"] for row in rows(folder)]
     from tl_lightning.evaluation.predict import _batches
 
-    logits = torch.cat([model(x) for _, x in _batches([Path(f) for f in files], model.input_spec)])
+    batches = _batches([Path(f) for f in files], model.input_spec, model.input_state, {})
+    logits = torch.cat([model(x) for _, x in batches])
     p = logits.detach().double().softmax(1)
     assert report["metrics"]["target/test/entropy"] == pytest.approx(
         float(torch.special.entr(p).sum(1).mean()), abs=1e-4
@@ -165,7 +166,8 @@ def test_oracle_is_refused(folders, tmp_path) -> None:
 def test_baselines_true_leaves_out_the_oracle(folders, tmp_path, capsys) -> None:
     plain = settings(folders, "baselines=true")
     baselines.fit_with_baselines(OmegaConf.create(plain), tmp_path, sweeping=False)
-    assert [path.name for path in (tmp_path / "baselines").iterdir()] == ["source_only"]
+    names = {path.name for path in (tmp_path / "baselines").iterdir()}
+    assert names == {"source_only", "joint_bn"}
     assert "skipping baseline oracle: the target has no labels" in capsys.readouterr().out
     base = read_report(tmp_path / "baselines" / "source_only")
     assert base["predicted"]["target"]["samples"] == 25
@@ -173,7 +175,7 @@ def test_baselines_true_leaves_out_the_oracle(folders, tmp_path, capsys) -> None
     for _ in range(2):  # the second time, nothing is left to do
         baselines.fit_with_baselines(OmegaConf.create(plain), tmp_path / "sweep", sweeping=True)
     job = json.loads((tmp_path / "sweep" / "job.json").read_text())
-    assert job["baselines"] == ["source_only"]
+    assert job["baselines"] == ["source_only", "joint_bn"]
 
 
 def test_source_free_adaptation(folders, finished, tmp_path) -> None:

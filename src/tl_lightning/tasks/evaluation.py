@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -91,7 +92,7 @@ class EvalMetrics(nn.Module):
         for domain in DOMAINS:
             key = str(SplitKey(domain, split))
             if split == "val" and key in self.scored:
-                yield {f"{key}/loss": self._loss(key).compute()}
+                yield {f"{key}/loss": _of_all_ranks(self._loss(key))}
                 self._loss(key).reset()
             for name in (key, *(f"{key}/{task}" for task, _ in self.aux_tasks)):
                 if name in self.scored:
@@ -119,9 +120,8 @@ class EvalMetrics(nn.Module):
         return metrics
 
 
-def _of_all_ranks(metrics: MetricCollection) -> dict[str, Tensor]:
+def _of_all_ranks(metrics: MetricCollection | MeanMetric) -> Any:
     """Compute the metrics over all ranks, even if this rank has had no update."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
-        values: dict[str, Tensor] = metrics.compute()
-    return values
+        return metrics.compute()

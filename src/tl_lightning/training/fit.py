@@ -65,7 +65,7 @@ def fit(
         resumed, steps_before = begin.checkpoint, begin.steps
         with _explaining(run):
             run = with_found_rate(run, run_dir, resumed)
-            parts = build(run, run_dir, before=begin.stored.data if begin.stored else None)
+            parts = build(run, run_dir, False, begin.stored.data if begin.stored else None)
             trainer, module, data = parts.trainer, parts.module, parts.data
             check_resumed(begin, module, run.section("optimizer")["_target_"])
             start_loggers(trainer, run.group("logger"))

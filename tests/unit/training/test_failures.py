@@ -69,9 +69,10 @@ def test_unavailable_mount(monkeypatch, tmp_path) -> None:
 
 
 def test_image_on_an_unavailable_mount_is_not_reported_as_broken(monkeypatch, tmp_path) -> None:
-    def unavailable(source):
+    def unavailable(source, **settings):
         raise OSError(errno.EIO, "Input/output error", str(source))
 
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8")
     monkeypatch.setattr(Image, "open", unavailable)
     with pytest.raises(DataError, match=r"x\.jpg: Input/output error; check that its disk or mou"):
         open_image(tmp_path / "x.jpg")

@@ -69,12 +69,16 @@ BERT = ["data=text_folder", "data.root={texts}", "backbone=hf", "data.bucket=2",
 VECTORS = ["data=vectors", "data.source.train={file}", "backbone=vector_net", *SHORT]
 
 
+#: Settings that tl-extract-features refuses.
+UNUSED = ("model=source_only", "data.augment=none")
+
+
 def trained(own: list[str]) -> dict[str, list[str]]:
     """Return the arguments of the commands that train, or prepare it, with these settings."""
     return {
         "train": [*own, "hydra.run.dir=out"],
         "tune": [*own, "optimizer.lr=log(1e-4,1e-2)", "tune.trials=1", "tune.dir=out"],
-        "extract_features": [*(one for one in own if one != "model=source_only"), "out=out"],
+        "extract_features": [*(one for one in own if one not in UNUSED), "out=out"],
     }
 
 

@@ -72,5 +72,5 @@ def test_the_smallest_batches_are_finite_or_refused(name, size, trained, tmp_pat
 
 def test_batch_norm_of_one_vector_is_one_error(tmp_path) -> None:
     settings = config("model=source_only", "head.bottleneck=4", *SHORT, "data.batch_size=1")
-    with pytest.raises(ConfigError, match=r"batch of one sample, but data.batch_size=1; set data"):
+    with pytest.raises(ConfigError, match=r"batch of one sample \(data.batch_size=1\); set data"):
         training.fit(settings, tmp_path)

@@ -33,7 +33,7 @@ from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
 from tl_lightning.tasks.auxiliary.labels import attach_labels
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.training.feature_plan import Plan, plan
-from tl_lightning.training.small_data import fit_to_size
+from tl_lightning.training.small_data import check_batches, fit_to_size
 from tl_lightning.training.target_labels import discovered
 from tl_lightning.training.trainer import make_loggers, make_trainer
 from tl_lightning.utils.seeding import mix
@@ -85,6 +85,7 @@ def build(
     data: TransferDataModule = run.data.build()
     info = discovered(run, data)
     fit_to_size(run, data, before)
+    check_batches(run, data)
     run = with_width(run, info.width)
     L.seed_everything(run.seed, workers=True, verbose=False)
     aux_info = aux_label_info(run, data)

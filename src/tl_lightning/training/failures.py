@@ -44,8 +44,9 @@ def explanation_of(error: BaseException, run: RunConfig) -> TransferError | None
         )
     if isinstance(error, ValueError) and "more than 1 value per channel" in text:
         return ConfigError(
-            f"batch norm cannot normalise a batch of one sample, but data.batch_size="
-            f"{run.batch_size}; set data.batch_size=2 or more"
+            "batch norm cannot normalise a batch of one sample "
+            f"(data.batch_size={run.batch_size}); set data.batch_size=2 or more, with at least 2 "
+            "training samples in each domain"
         )
     if isinstance(error, OSError) and error.errno in UNREACHABLE:
         return DataError(

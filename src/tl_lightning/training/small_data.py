@@ -12,8 +12,9 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.class_folders import ClassFoldersDataModule
 from tl_lightning.data.datamodules.image_table import ImageTableDataModule
 from tl_lightning.distributed.strategy import num_processes
+from tl_lightning.errors import DataError
 
-__all__ = ["LEAST_STEPS", "fit_to_size"]
+__all__ = ["LEAST_STEPS", "check_batches", "fit_to_size"]
 
 #: Steps of a run with default settings, see docs/measurements.md.
 LEAST_STEPS = 150
@@ -50,6 +51,27 @@ def fit_to_size(
     batch = max(_LEAST_BATCH, min(data.batch_size, max(sizes) // (_BATCHES * ranks)))
     batch = min(batch, *sizes)
     _set_batches(run, data, batch, max(steps, max(sizes) // (batch * ranks)))
+
+
+def check_batches(run: RunConfig, data: TransferDataModule) -> None:
+    """Check that batches, which no domain is smaller than, are large enough for the methods.
+
+    Args:
+        run: A checked configuration, whose own batch size is large enough.
+        data: Its data module after ``discover``.
+
+    Raises:
+        DataError: If a domain has too few training samples.
+    """
+    for name, node in run.methods.items():
+        ranks = num_processes(run.trainer) if node.params.get("gather") else 1
+        if data.batch_size < run.batch_size and data.batch_size * ranks < node.cls.smallest_batch:
+            least = min(data.found.values(), key=lambda domain: len(domain.train))
+            raise DataError(
+                f"method=[{name}] compares the samples of a batch and needs at least "
+                f"{node.cls.smallest_batch} training samples per domain, but {least.name} has "
+                f"{len(least.train)}; add samples, or set another method"
+            )
 
 
 def _set_batches(run: RunConfig, data: TransferDataModule, batch: int, steps: int) -> None:

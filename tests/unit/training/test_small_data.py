@@ -9,9 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import config
-from layouts import class_folders
+from layouts import class_folders, image
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation.check import check
+from tl_lightning.errors import DataError
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.training import fit as training
 from tl_lightning.training import limits
@@ -117,3 +118,15 @@ def test_advice_to_train_longer_keeps_fitted_batches(tmp_path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,train/task\n0,0,2.0\n1,1,1.0\n")
     advice = "trainer.max_epochs=4 data.batch_size=8 data.steps_per_epoch=50"
     assert still_falling(tmp_path, (8, 50))[0].endswith(advice)
+
+
+@pytest.mark.parametrize("name", ["coral", "jan", "mmd"])
+def test_a_domain_of_one_sample_is_refused_where_samples_are_compared(name, tmp_path) -> None:
+    root = class_folders(tmp_path / "photos", 6, size=(8, 8))
+    for number in range(2):  # one for training, one for validation
+        image(tmp_path / "sketches" / f"{number}.jpg", number)
+    overrides = ["model=domain_adaptation", f"method=[{name}]", "backbone=tiny_cnn"]
+    plain = settings(root, *overrides, f"data.target.root={tmp_path}/sketches")
+    message = rf"method=\[{name}\] .* needs at least 2 training samples .* but sketches has 1; add"
+    with pytest.raises(DataError, match=message):
+        training.fit(plain, tmp_path / "run")

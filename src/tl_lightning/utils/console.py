@@ -22,7 +22,7 @@ def sentence(error: BaseException) -> str:
 def say(text: str) -> None:
     """Print a note to the standard error stream, on local rank zero only."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(typed(text), file=sys.stderr, flush=True)
 
 
 def on_problem(error: TransferError) -> None:

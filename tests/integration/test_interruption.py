@@ -142,6 +142,10 @@ def test_additional_state_is_resumed(settings, where, tmp_path, monkeypatch, uni
     check(monkeypatch, tmp_path, uninterrupted, where, *EXTRA, *settings)
 
 
+def test_run_without_a_monitored_value_is_resumed(tmp_path, monkeypatch, uninterrupted) -> None:
+    check(monkeypatch, tmp_path, uninterrupted, PLACES[1], *EXTRA, "selection=last")
+
+
 def test_accumulated_gradients_are_not_lost(tmp_path, monkeypatch, uninterrupted) -> None:
     settings = (*EXTRA, "trainer.accumulate_grad_batches=2", "data.steps_per_epoch=5")
     check(monkeypatch, tmp_path, uninterrupted, ("on_train_batch_start", 1, 1), *settings)

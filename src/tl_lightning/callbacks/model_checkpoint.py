@@ -110,7 +110,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         if not self.from_here or not Path(best).is_file():
             return state
         scores = dict(zip([best], state["best_k_models"].values(), strict=False))
-        paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), best)
+        paths = {key: best for key in ("best_model_path", "kth_best_model_path") if state[key]}
         return {**state, **paths, "dirpath": self.dirpath, "best_k_models": scores}
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:

@@ -147,7 +147,7 @@ def test_interrupt_ends_the_check_immediately(tmp_path):
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tl_lightning.cli import check_data\n"
         "from tl_lightning.data.checks import survey\n"
-        "def slow(path):\n"
+        "def slow(path, white):\n"
         "    print('started', file=sys.__stdout__, flush=True)\n"
         "    time.sleep(60)\n"
         "survey.examine = slow\n"

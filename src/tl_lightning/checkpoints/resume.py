@@ -94,7 +94,7 @@ def resume_point(run: RunConfig, run_dir: Path) -> Start:
         Stored(
             tuple(hyper["classes"]),
             stored.get("data", {}),
-            {name: tuple(weight.shape) for name, weight in stored["state_dict"].items()},
+            _shapes(stored["state_dict"]),
             tuple(_groups(stored)),
             _check_same_run(path, hyper["config"], run),
             str(hyper["config"]["optimizer"]["_target_"]),
@@ -179,7 +179,7 @@ def _class_changes(stored: Stored, classes: Sequence[str]) -> str:
 def _model_change(stored: Stored, module: TransferModule, optimizer: str) -> str:
     """Return how the model or its optimizer differs, or an empty string."""
     settings = f" ({shorten(stored.changed, _LISTED, '; ')})" if stored.changed else ""
-    now = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
+    now = _shapes(module.state_dict())
     if (before := stored.shapes) != now:
         name = next(k for k in {**before, **now} if before.get(k) != now.get(k))
         texts = [_shape(shapes.get(name)) for shapes in (before, now)]
@@ -195,6 +195,15 @@ def _model_change(stored: Stored, module: TransferModule, optimizer: str) -> str
         texts = [", ".join(names) for names in (stored.groups, groups)]
         return f"its optimizer has the parameter groups {texts[0]}, now {texts[1]}{settings}"
     return ""
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of weights; a module's own state, such as a memory, may have any."""
+    return {
+        name: tuple(weight.shape)
+        for name, weight in state.items()
+        if not name.endswith("_extra_state")
+    }
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

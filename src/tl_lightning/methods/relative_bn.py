@@ -44,7 +44,7 @@ class RelativeBN(Measuring):
             yield (
                 f"method=[{where.rpartition('.')[2]}] moves the batch-norm statistics of a trained "
                 "network, but the backbone has random weights; use a pretrained backbone, set "
-                "init=<run folder>, or method=[adabn]"
+                "init=<run folder>, or method=[adabn] (with model.relative_bn=false)"
             )
 
     def modify_network(self, backbone: nn.Module, task: nn.Module) -> None:

@@ -157,8 +157,7 @@ class ReportCollector(L.Callback):
             out[f"{domain}_true"] = np.array(true)
             out[f"{domain}_pred"] = np.array(predicted)
             out[f"{domain}_confidence"] = np.array(confidence, dtype=np.float32)
-            if len(names := self.names.get(domain, ())):  # streams have no names
-                out[f"{domain}_name"] = np.array([names[k] for k in known])
+            out[f"{domain}_name"] = np.array([self.names[domain][k] for k in known])
             out |= self._examples(domain, known, out)
         if self._complete:
             indices_by = {domain: sorted(rows) for domain, rows in self.after.items()}

@@ -14,7 +14,7 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import CheckpointError
 from tl_lightning.models.base import TransferModule
-from tl_lightning.utils.text import masked, shorten
+from tl_lightning.utils.text import shorten
 
 __all__ = ["Start", "Stored", "check_resumed", "data_state", "resume_point"]
 
@@ -110,7 +110,7 @@ def _groups(stored: Mapping[str, Any]) -> Sequence[str]:
 
 def _check_same_run(path: Path, saved: Mapping[str, Any], run: RunConfig) -> Sequence[str]:
     """Raise or warn if a checkpoint was trained with other settings, and return these."""
-    other = other_settings(saved, masked(run.plain))
+    other = other_settings(saved, run.stored)
     if not other:
         return other
     message = f"{path} was trained with different settings: {shorten(other, _LISTED, '; ')}"

@@ -8,12 +8,12 @@ from typing import Any
 
 from tl_lightning.cli.common import plain_command, say_interrupted
 from tl_lightning.config.compose import as_dict, composed, with_values
+from tl_lightning.config.overrides import quoted
 from tl_lightning.config.paths import folder_problem
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
 from tl_lightning.utils.signals import Interrupted
-from tl_lightning.utils.text import quoted
 
 __all__ = ["adapt"]
 

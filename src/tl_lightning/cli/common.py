@@ -35,8 +35,8 @@ def hide_secrets(folder: Path) -> None:
     """Mask passwords and keys in the files that Hydra writes before a job."""
     for file in [*(folder / ".hydra").glob("*.yaml"), folder.parent / "multirun.yaml"]:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        if masked(text) != text:
-            write_text(file, masked(text))
+        if (hidden := masked(text)) != text:
+            write_text(file, hidden)
 
 
 def remove_untouched(folder: Path) -> None:

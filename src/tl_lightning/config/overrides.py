@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from tl_lightning.config.elsewhere import elsewhere
 from tl_lightning.config.paths import choices
 
-__all__ = ["NAMES", "TEXTS", "joined", "override_problems", "override_values", "readable"]
+__all__ = ["NAMES", "TEXTS", "joined", "override_problems", "override_values", "quoted", "readable"]
 
 #: Settings that are a text, such as a path: ``data.root=2024`` is not a number.
 TEXTS = frozenset({
@@ -90,7 +90,7 @@ def _readable(argument: str, sweep: bool) -> str:
     elif override or text[:1] in ("[", "{") or (sweep and "," in text):
         return argument
     else:
-        value = _quoted(text)
+        value = quoted(text)
     changed = f"{key}={value}"
     return changed if _parsed(changed) else argument
 
@@ -111,12 +111,12 @@ def _text(text: str, sweep: bool) -> str:
     """Return a text with quotes if Hydra would read it as anything else but null."""
     override = _parsed(f"k={text}")
     if override is None:
-        return text if sweep and "," in text else _quoted(text)
+        return text if sweep and "," in text else quoted(text)
     if override.is_sweep_override():
         simple = isinstance(override._value, ChoiceSweep) and override._value.simple_form
         return ",".join(_text(item, sweep) for item in _split(text)) if sweep and simple else text
     value = override.value()
-    return text if value is None or isinstance(value, str) else _quoted(text)
+    return text if value is None or isinstance(value, str) else quoted(text)
 
 
 def _name(text: str) -> str:
@@ -124,7 +124,7 @@ def _name(text: str) -> str:
     override = _parsed(f"k=[{item}]")  # in a list, a backslash at the end is read otherwise
     plain = override is not None and not override.is_sweep_override()
     kept = plain and [type(one) for one in override.value()] == [str]
-    return item if kept else _quoted(item)
+    return item if kept else quoted(item)
 
 
 def _split(text: str) -> list[str]:
@@ -148,7 +148,12 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _quoted(text: str, quote: Quote = Quote.single) -> str:
+def quoted(text: str, quote: Quote = Quote.single) -> str:
+    r"""Return a text as a quoted value of a command-line override.
+
+    >>> print(quoted("it's"))
+    'it\'s'
+    """
     return QuotedString(text=text, quote=quote).with_quotes()
 
 
@@ -202,4 +207,4 @@ def override_problems(arguments: Sequence[str], sweep: bool = False) -> list[str
 
 def _typed(key: str, text: str) -> str:
     """Return an override of one text as it is typed in a shell."""
-    return shlex.quote(f"{key}={_quoted(text, Quote.double)}")
+    return shlex.quote(f"{key}={quoted(text, Quote.double)}")

@@ -19,6 +19,7 @@ from tl_lightning.config.compose import with_values
 from tl_lightning.config.hints import above, at_least, describe, fits, within
 from tl_lightning.config.instantiate import Node, find_nodes
 from tl_lightning.config.paths import CONF
+from tl_lightning.utils.text import masked
 
 __all__ = [
     "BASELINES", "CacheConfig", "CheckpointConfig", "ReportConfig", "RunConfig", "TaskWeighting",
@@ -207,6 +208,11 @@ class RunConfig:
         """Return the nodes directly below a key, such as those of ``callbacks``, by name."""
         split = {path.rpartition("."): node for path, node in self.nodes.items()}
         return {key: node for (parent, _, key), node in split.items() if parent == name}
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The whole configuration as checkpoints and reports store it, without secrets."""
+        return dict(masked(self.plain))
 
     @property
     def model(self) -> Node:

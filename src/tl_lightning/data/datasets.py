@@ -84,6 +84,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.labels = None if split.labels is None else torch.from_numpy(split.labels.copy())
         self.aux_labels = tensors(split.aux_labels)
 
+    @property
+    def remote(self) -> bool:
+        """Whether workers read from an address, whose clients do not survive a fork."""
+        return False
+
     def __len__(self) -> int:
         return self.length
 

@@ -91,8 +91,7 @@ def loader_of(
             threads=num_workers,
         )
     workers = 0 if isinstance(inner, ArrayDataset) else num_workers
-    # Clients of remote file systems do not work in forked processes.
-    forks = workers == 0 or not getattr(inner, "remote", False)
+    spawns = workers > 0 and isinstance(inner, ImageDataset) and inner.remote
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -101,5 +100,5 @@ def loader_of(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        multiprocessing_context=None if forks else "spawn",
+        multiprocessing_context="spawn" if spawns else None,
     )

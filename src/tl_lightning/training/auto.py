@@ -21,7 +21,7 @@ from tl_lightning.selection.collapse import WORST
 from tl_lightning.training.data_version import check_version
 from tl_lightning.training.results import group_of
 from tl_lightning.utils.files import write_json
-from tl_lightning.utils.text import masked, shorten
+from tl_lightning.utils.text import shorten
 
 __all__ = ["fit_auto"]
 
@@ -108,7 +108,7 @@ def _stored(folder: Path, run: RunConfig) -> dict[str, Any] | None:
     if not (folder / "report.json").is_file():
         return None
     report: dict[str, Any] = read_report(folder)
-    if other := other_settings(report["config"], masked(run.plain)):
+    if other := other_settings(report["config"], run.stored):
         raise ConfigError(
             f"{folder} was trained with different settings: {shorten(other, 4, '; ')}; use the "
             "same settings to resume, or another hydra.run.dir"
@@ -169,7 +169,7 @@ def _report(
         **chosen.report,
         "name": run.name,
         "group": group_of(run),
-        "config": masked(run.plain),
+        "config": run.stored,
         "selection": {**selection, "checkpoint": str(checkpoint.relative_to(run_dir))},
         "start": {"chosen": chosen.name, "candidates": rows, "complete": True},
         "notes": [

@@ -38,7 +38,6 @@ from tl_lightning.training.target_labels import discovered
 from tl_lightning.training.trainer import make_loggers, make_trainer
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
-from tl_lightning.utils.text import masked
 
 __all__ = ["Parts", "aux_label_info", "build", "build_module", "with_width"]
 
@@ -202,7 +201,7 @@ def build_module(
         aux_tasks=_aux_tasks(run, task, aux_info or {}),
         task_weighting=run.task_weighting,
         saved={
-            "config": masked(run.plain), "classes": list(classes),
+            "config": run.stored, "classes": list(classes),
             "aux_tasks": dict(aux_info or {}),
         },
         **extra,

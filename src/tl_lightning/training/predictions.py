@@ -35,16 +35,15 @@ def write_predictions(
         collector: Has the predictions.
 
     Returns:
-        The path, or None without a target, or without names.
+        The path, or None without a target.
     """
     scores = collector.scores.get("target", {})
-    if not scores or not len(collector.names.get("target", ())):
+    if not scores:
         return None
     split = data.found["target"].test
     # Samples in memory and in streams have no files of their own.
-    files = split.samples if len(split.samples) else split.names
-    if isinstance(split.samples, np.ndarray):
-        files = split.names
+    in_files = len(split.samples) and not isinstance(split.samples, np.ndarray)
+    files = split.samples if in_files else split.names
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow((*COLUMNS, *(("label",) if split.has_labels else ())))

@@ -35,7 +35,7 @@ from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.files import full_disk_means, write_json
 from tl_lightning.utils.process import versions
-from tl_lightning.utils.text import masked, shorten
+from tl_lightning.utils.text import shorten
 
 __all__ = ["Result", "SelectionState", "group_of", "selection_state", "write_run"]
 
@@ -234,7 +234,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
             "features": result.features,
             "cached": {name: len(cache) for name, cache in data.caches.items()},
         },
-        "config": masked(run.plain),
+        "config": run.stored,
     }
 
 

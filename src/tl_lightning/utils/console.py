@@ -20,18 +20,16 @@ def sentence(error: BaseException) -> str:
 
 
 def say(text: str) -> None:
-    """Print a note to the standard error stream, on local rank zero only."""
+    """Print a line to the standard error stream, on local rank zero only."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(typed(text), file=sys.stderr, flush=True)
 
 
 def on_problem(error: TransferError) -> None:
     """Print each problem on a line of its own, on local rank zero only."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return
     lines = error.problems if isinstance(error, ConfigError) else [sentence(error)]
     for line in lines:
-        print(f"error: {printable(masked(typed(line)))}", file=sys.stderr, flush=True)
+        say(f"error: {printable(masked(line))}")
 
 
 _SCRIPT = re.compile(

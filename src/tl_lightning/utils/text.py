@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["csv_cell", "flatten", "masked", "printable", "printable_values", "quoted", "shorten"]
+__all__ = ["csv_cell", "flatten", "masked", "printable", "printable_values", "shorten"]
 
 #: Settings whose values are secrets, and the password in an address.
 _SECRET = re.compile(r"(?:\w*_)?(?:password|passwd|secret|token|api_?key|access_key)")
@@ -73,17 +73,6 @@ def csv_cell(text: str) -> str:
     """
     formula = text[:1] in ("=", "+", "-", "@", "\t", "\r")
     return f"'{text}" if formula and not re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text) else text
-
-
-def quoted(text: str) -> str:
-    r"""Return a text as a quoted value of a command-line override.
-
-    >>> print(quoted("it's"))
-    'it\'s'
-    """
-    inner = re.sub(r"(\\*)'", lambda found: rf"{found[1] * 2}\'", text)
-    inner = re.sub(r"(\\+)$", lambda found: found[1] * 2, inner)
-    return f"'{inner}'"
 
 
 def masked(value: Any, key: str = "") -> Any:

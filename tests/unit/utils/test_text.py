@@ -8,7 +8,8 @@ import io
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from tl_lightning.utils.text import csv_cell, masked, printable, quoted
+from tl_lightning.config.overrides import quoted
+from tl_lightning.utils.text import csv_cell, masked, printable
 
 ODD = ["it's", "a b", "ä", 'a"b', "a\\'b", "a\\", "a'\\", "a=b", "a,b", "(a)", "[a]", "-a", "~"]
 

@@ -14,7 +14,7 @@ from tl_lightning.data.checks.ignored import not_taken
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.source_target import SourceTarget, TestSplit, only_keys
 from tl_lightning.data.domain import Domain
-from tl_lightning.data.io.depth import deep_images, white_of
+from tl_lightning.data.io.depth import deep_images, white_among
 from tl_lightning.data.io.folders import (
     OnProblem,
     check_signatures,
@@ -170,7 +170,7 @@ class ImageFilesDataModule(ImageDataModule):
         """Return the value of white in deep images by domain."""
         if self.max_value != "auto":
             return float(self.max_value)
-        each = {name: white_of(paths) or 0.0 for name, paths in deep.items() if paths}
+        each = {name: white_among(paths) for name, paths in deep.items() if paths}
         self.pixel_notes = [_scale_note(each)]
         return max(each.values())
 

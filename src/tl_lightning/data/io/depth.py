@@ -22,13 +22,18 @@ from tl_lightning.data.io.pixels import is_deep
 from tl_lightning.utils.files import locked, write_text
 from tl_lightning.utils.progress import advancing
 
-__all__ = ["deep_images", "white_of", "white_value"]
+__all__ = ["deep_images", "white_among", "white_of", "white_value"]
 
 
 def white_of(paths: Sequence[Path]) -> float | None:
     """Return the value of white in the deep images among these files; None if there are none."""
     deep = deep_images(paths)
-    return white_value(_largest(deep)) if deep else None
+    return white_among(deep) if deep else None
+
+
+def white_among(deep: Sequence[Path]) -> float:
+    """Return the value of white in images that are known to be deep."""
+    return white_value(_largest(deep))
 
 
 def white_value(largest: float) -> float:

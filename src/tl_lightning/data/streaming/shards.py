@@ -179,7 +179,7 @@ class StreamDataset(ImageDataset):
 
     @property
     def remote(self) -> bool:
-        """Whether workers read from an address, whose clients do not survive a fork."""
+        """Whether the shards are at an address."""
         return is_remote(self.shards.source.url)
 
     def read_one(self, place: int) -> Tensor:

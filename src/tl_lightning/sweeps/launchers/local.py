@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tl_lightning.config.overrides import quoted
 from tl_lightning.errors import ConfigError
 from tl_lightning.sweeps.jobs import (
     failures,
@@ -23,7 +24,6 @@ from tl_lightning.sweeps.jobs import (
     wholly_finished,
 )
 from tl_lightning.utils.run_id import run_id
-from tl_lightning.utils.text import quoted
 
 __all__ = ["Job", "left_to_do", "run_local", "shares"]
 

@@ -22,8 +22,9 @@ SOURCE = REPO / "src" / "tl_lightning"
 #: depend on the framework, ``config.validation`` depends on all of it.
 ORDER = (
     "errors", "types", "utils", "schedules", "layers", "config", "distributed", "loggers", "data",
-    "backbones", "losses", "tasks", "methods", "models", "selection", "reporting", "checkpoints",
-    "callbacks", "config.validation", "training", "evaluation", "sweeps", "api", "cli", "__main__",
+    "backbones", "losses", "tasks", "methods", "models", "selection", "reliability", "reporting",
+    "checkpoints", "callbacks", "config.validation", "training", "evaluation", "sweeps", "api", "cli",
+    "__main__",
 )  # fmt: skip
 
 

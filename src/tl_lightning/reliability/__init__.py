@@ -1,0 +1,1 @@
+"""What accuracy to expect without labels, and how far to trust a prediction."""

@@ -81,11 +81,12 @@ def resume_point(run: RunConfig, run_dir: Path) -> Start:
             "resume=auto and hydra.run.dir=<folder of the run>, or resume=null"
         )
     stored = read_checkpoint(path)
-    epoch, epochs = stored["epoch"], run.trainer.max_epochs
-    if epochs is not None and epoch > epochs:
+    begun = int(stored["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
+    epochs = run.trainer.max_epochs
+    if epochs is not None and begun > epochs:
         raise CheckpointError(
-            f"{path} was written in epoch {epoch + 1}, but trainer.max_epochs={epochs}; set "
-            f"trainer.max_epochs={epoch + 1} or more"
+            f"{path} was written in epoch {begun}, but trainer.max_epochs={epochs}; set "
+            f"trainer.max_epochs={begun} or more"
         )
     hyper = stored["hyper_parameters"]
     return Start(
@@ -219,7 +220,7 @@ def _check_data(before: Mapping[str, Any], now: Mapping[str, Any], path: str) ->
         for split, number in before["counts"].items()
         if number != now["counts"].get(split, 0)
     ]
-    changes = ", ".join(counts) or "equal numbers, but other names, sizes or labels of samples"
+    changes = ", ".join(counts) or "equal numbers, but other names, contents or labels of samples"
     message = f"the data have changed since {path} was written: {changes}"
     if before["batches"] != now["batches"]:
         raise CheckpointError(

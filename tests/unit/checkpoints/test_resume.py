@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -85,13 +86,23 @@ def replaced(images: Path) -> None:
     image(images / BREEDS[0] / "n02085620_3.jpg", 99, (25, 25))
 
 
+def same_size(images: Path) -> None:
+    """Replace the bytes of an image, but neither its size nor its time."""
+    file = images / BREEDS[0] / "n02085620_3.jpg"
+    before = file.stat()
+    file.write_bytes(file.read_bytes()[:-20] + bytes(18) + b"\xff\xd9")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+
+
 @pytest.mark.filterwarnings("default:the data have changed:UserWarning")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (smaller, r"written: source/\w+ \d+, now \d+; the run continues"),
         (larger, r"written: source/\w+ \d+, now \d+; the run continues"),
-        (replaced, "equal numbers, but other names, sizes or labels of samples"),
+        (replaced, "equal numbers, but other names, contents or labels of samples"),
+        (same_size, "equal numbers, but other names, contents or labels of samples"),
     ],
 )
 def test_other_samples_are_told(copy, change, message) -> None:
@@ -108,6 +119,16 @@ def test_other_batches_per_epoch_are_refused(copy) -> None:
     )
     with pytest.raises(CheckpointError, match=message):
         resumed(copy)
+
+
+def test_fewer_epochs_than_begun_are_refused(begun, tmp_path) -> None:
+    two = [*FOLDER, "trainer.max_epochs=2"]
+    training.fit(file_config(begun / "images", *two), tmp_path / "two")
+    where = f"resume={tmp_path / 'two'}"
+    one = file_config(begun / "images", *FOLDER, "trainer.max_epochs=1", where)
+    message = r"was written in epoch 2, but trainer.max_epochs=1; set trainer.max_epochs=2 or more"
+    with pytest.raises(CheckpointError, match=message):
+        training.fit(one, tmp_path / "one")
 
 
 def test_unchanged_data_are_not_mentioned(copy) -> None:

@@ -320,7 +320,7 @@ class TransferDataModule(L.LightningDataModule):
         return summary.counts(self.found)
 
     def fingerprint(self) -> str:
-        """Return a hash of the names (and in-memory values) of all samples."""
+        """Return a hash of the classes, and of the names, labels and contents of all samples."""
         return summary.fingerprint(self.found)
 
     def notes(self, pretrained: bool) -> list[str]:

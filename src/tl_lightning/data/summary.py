@@ -14,7 +14,7 @@ from tl_lightning.data.pretraining_overlap import pretraining_overlap
 from tl_lightning.types import SPLITS, SplitKey
 from tl_lightning.utils.text import shorten
 
-__all__ = ["counts", "domain_notes", "fingerprint", "fitting_batch", "unlabelled"]
+__all__ = ["counts", "domain_notes", "fingerprint", "fitting_batch", "split_notes", "unlabelled"]
 
 
 def counts(domains: Mapping[str, Domain]) -> dict[str, int]:
@@ -54,6 +54,19 @@ def fingerprint(domains: Mapping[str, Domain]) -> str:
     return digest.hexdigest()
 
 
+def split_notes(domains: Mapping[str, Domain]) -> list[str]:
+    """Return the notes of the domains; one that several have is given once.
+
+    >>> from types import SimpleNamespace as One
+    >>> split_notes({"source": One(note="a"), "target": One(note="a"), "other": One(note="")})
+    ['source and target: a']
+    """
+    having: dict[str, list[str]] = {}
+    for name, domain in domains.items():
+        having.setdefault(domain.note, []).append(name)
+    return [f"{' and '.join(names)}: {note}" for note, names in having.items() if note]
+
+
 def domain_notes(
     domains: Mapping[str, Domain],
     unreadable: Mapping[str, list[str]],
@@ -68,7 +81,7 @@ def domain_notes(
         overlap: Overlap of the dataset with pretraining data, as text; empty if none is known.
         pretrained: Whether the backbone is pretrained, so that overlap matters.
     """
-    found = [f"{name}: {domain.note}" for name, domain in domains.items() if domain.note]
+    found = split_notes(domains)
     names = [one for domain in domains.values() for one in domain.train.names]
     if pretrained and (text := pretraining_overlap(names, overlap)):
         found.append(text)

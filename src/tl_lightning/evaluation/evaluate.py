@@ -12,6 +12,7 @@ from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.compose import with_values
 from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.summary import split_notes
 from tl_lightning.errors import ConfigError
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.nodes import stored_section
@@ -90,8 +91,7 @@ def evaluate(
         tester.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
     counts = tested_samples(tester, found)
-    notes = [f"{name}: {domain.note}" for name, domain in found.found.items() if domain.note]
-    notes += [*untested(tester, found), *found.remarks()]
+    notes = [*split_notes(found.found), *untested(tester, found), *found.remarks()]
     return {
         "metrics": metrics, "data": found.name, "classes": list(classes), "counts": counts,
         "notes": notes,

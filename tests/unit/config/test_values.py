@@ -40,6 +40,7 @@ def test_some_values_of_all_choices() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(0)
 def test_all_values_of_all_choices() -> None:
     """24,000 configurations in some minutes."""
     assert wrong(list(cases())) == {}

@@ -67,6 +67,16 @@ def test_the_data_of_the_run_keep_their_split(run, monkeypatch) -> None:
     assert whole["counts"] == {"source": 30}
 
 
+def test_a_copy_of_the_data_of_the_run_keeps_its_split(run, tmp_path) -> None:
+    """Otherwise the model would be tested on its training images."""
+    root, report, checkpoint = run
+    copy = shutil.copytree(root, tmp_path / "copy")
+    found = evaluate(checkpoint, settings(copy)["data"])
+    assert found["counts"] == {"source": 6}
+    expected = report["metrics"]["source/test/acc"]
+    assert found["metrics"]["source/test/acc"] == pytest.approx(expected)
+
+
 def test_only_the_changed_domain_is_tested_as_a_whole(run, tmp_path) -> None:
     root, _, checkpoint = run
     class_folders(tmp_path / "target", 5, seed=900)

@@ -213,6 +213,7 @@ class StoredModel:
         input_state: Preprocessing fitted on the training samples.
         restored_by: Backbone settings besides the configuration, such as a tokenizer.
         state_dict: The weights.
+        data: The data of its run, see :func:`.resume.data_state`; empty if they are not known.
     """
 
     config: Mapping[str, Any]
@@ -221,6 +222,7 @@ class StoredModel:
     input_state: Mapping[str, Any]
     restored_by: Mapping[str, Any]
     state_dict: Mapping[str, Tensor]
+    data: Mapping[str, Any]
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Return the settings of a node or section of the configuration."""
@@ -248,6 +250,7 @@ def read_model(path: Path) -> StoredModel:
         return StoredModel(
             **{**hyper, "classes": tuple(hyper["classes"])},
             **{name: stored[name] for name in ("input_state", "restored_by", "state_dict")},
+            data=stored.get("data", {}),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(

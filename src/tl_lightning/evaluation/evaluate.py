@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.checkpoints.io import read_model
+from tl_lightning.checkpoints.io import StoredModel, read_model
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.compose import with_values
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.summary import split_notes
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.training.build import aux_label_info
@@ -52,7 +53,7 @@ def evaluate(
         trainer: Trainer node to use instead of the checkpoint's.
         allow: Full names of additional classes that the checkpoint's configuration may build.
 
-    Of data in another place than those of the run, all samples are tested, unless they have a test
+    Of other data than those of the run, all samples are tested, unless they have a test
     split of their own, or a validation split, or a setting of ``data`` says which are tested.
 
     Returns:
@@ -76,7 +77,8 @@ def evaluate(
     # Its own ``allow`` is ignored.
     run = check(_testing({**stored.config, **kept, **given, "allow": list(allow)}))
     found: TransferDataModule = run.data.build()
-    found.only_tested = _new_domains(stored_section(stored, "data"), run.section("data"))
+    new = _new_domains(stored_section(stored, "data"), run.section("data"))
+    found.only_tested = frozenset() if new and _same_data(run, stored) else new
     classes = found.discover(input_state=module.input_state).classes
     if classes != stored.classes:
         raise ConfigError(
@@ -122,6 +124,16 @@ def _new_domains(stored: Mapping[str, Any], given: Mapping[str, Any]) -> frozens
             for key in _PLACES
         )
     )
+
+
+def _same_data(run: RunConfig, stored: StoredModel) -> bool:
+    """Return whether data are those of the run in another place, of which it saw most samples."""
+    data: TransferDataModule = run.data.build()
+    try:
+        data.discover(input_state=stored.input_state)
+    except DataError:  # such as a folder of test samples alone
+        return False
+    return data.fingerprint() == stored.data.get("fingerprint")
 
 
 def _place(value: Any) -> Any:

@@ -129,7 +129,7 @@ def others(kind: str, number: int, root: Path) -> dict[str, Any]:
     if kind in ("csv", "parquet"):
         data = ["data=csv", f"data.table={file}", f"data.root={root}"]
     elif kind == "txt":
-        data = ["data=domains", f"data.root={root}", "data.source.domain=photo"]
+        data = ["data=domains", f"data.root={root}", "data.source.domain=photo", "data.target=null"]
     else:
         data = ["data=vectors", f"data.source.train={file}"]
     model = [*TRAIN[:1], *TRAIN[2:], *([] if "vectors" in data[0] else TRAIN[1:2])]

@@ -93,9 +93,14 @@ def test_missing_setting() -> None:
 
 def test_adaptation_without_a_target() -> None:
     assert (
-        "model=dann adapts to a target, but data.target=null; set data.target.root=<folder>, keep "
-        "the dataset's default data.target, or set model=source_only"
+        "model=dann adapts to a target, but data.target=null; set data.target.root=<folder>, or "
+        "keep the dataset's default data.target, or set model=source_only"
     ) in problems("data.target=null")
+    source_free = problems("data.target=null", "model=source_free", "method=[shot]", "init=x")
+    assert (
+        "model=shot adapts to a target, but data.target=null; set data.target.root=<folder>, or "
+        "keep the dataset's default data.target"
+    ) in source_free
 
 
 def test_selection_without_a_target() -> None:

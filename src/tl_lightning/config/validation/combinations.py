@@ -48,13 +48,13 @@ def _target_problems(run: RunConfig) -> Iterator[str]:
     if run.target is not None:
         return
     if "target" in {*model.train_on, model.learn_from}:
-        # A dataset with an optional target has no default to keep.
-        keep = "" if data.target_optional else ", keep the dataset's default data.target,"
+        ways = [f"set data.target.{data.target_hint()}"]
+        if not data.target_optional:
+            ways.append("keep the dataset's default data.target")
+        if "source" in model.train_on:
+            ways.append("set model=source_only")
         verb = "adapts to" if model.learn_from == "source" else "learns from"
-        yield (
-            f"model={run.name} {verb} a target, but data.target=null; set data.target."
-            f"{data.target_hint()}{keep} or set model=source_only"
-        )
+        yield (f"model={run.name} {verb} a target, but data.target=null; {', or '.join(ways)}")
     if run.track_target:
         yield (
             "track_target=true logs accuracy on the target, but data.target=null; set "

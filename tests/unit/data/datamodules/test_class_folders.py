@@ -176,7 +176,7 @@ def test_domain_setting_is_an_error(tmp_path):
 def test_target_without_values_means_no_target(tmp_path):
     run = validation.check(compose(["data=folder", "model=fine_tuning", "data.root=/x"]))
     assert run.target is run.plain["data"]["target"] is None
-    with pytest.raises(ConfigError, match=r"data\.target\.root=<folder> or set model=source_only"):
+    with pytest.raises(ConfigError, match=r"data\.target\.root=<folder>, or set model=source_only"):
         validation.check(compose(["data=folder", "model=dann"]))
     for override in ("data.target.root=/x", "data.target={root:/x}"):
         run = validation.check(compose(["data=folder", "model=dann", override]))

@@ -1,0 +1,97 @@
+"""How frequent the classes are in a domain without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from tl_lightning.reliability.outputs import finite_outputs
+
+__all__ = ["ClassMix", "bbse", "class_mix"]
+
+Array = NDArray[Any]
+
+#: Total variation from which a warning is given.
+FAR = 0.25
+
+
+@dataclass(frozen=True)
+class ClassMix:
+    """Class frequencies of both domains.
+
+    Attributes:
+        source: Fraction of each class among the labelled samples, ``(K,)``.
+        target: Estimated fraction of each class in the target, ``(K,)``.
+        distance: Total variation of both, in [0, 1].
+        warning: A message if the distance is large, otherwise None.
+    """
+
+    source: Array
+    target: Array
+    distance: float
+    warning: str | None
+
+
+def bbse(source_predicted: Array, source_labels: Array, target_predicted: Array) -> Array:
+    """Return the class frequencies of the target from the confusion matrix of the source (BBSE).
+
+    Lipton, Wang, Smola (2018): Detecting and Correcting for Label Shift with Black Box Predictors.
+    ICML. arXiv:1802.03916. With ``C[i, j]`` the fraction of the source predicted as i with label j
+    and ``mu[i]`` the fraction of the target predicted as i, ``C w = mu`` is solved for the class
+    weights ``w >= 0``. It is exact if only the class frequencies differ.
+
+    Args:
+        source_predicted: Probabilities or one-hot predictions ``(n, K)``.
+        source_labels: ``(n,)``.
+        target_predicted: Like ``source_predicted``, ``(m, K)``.
+
+    Returns:
+        Fractions ``(K,)``; 0 for a class without source samples.
+
+    >>> confusion = np.repeat(np.array([[0.9, 0.1], [0.2, 0.8]]), 50, axis=0)
+    >>> labels = np.repeat([0, 1], 50)
+    >>> bbse(confusion, labels, np.repeat(confusion[[0, -1]], [30, 10], axis=0)).round(3).tolist()
+    [0.75, 0.25]
+    """
+    one_hot = np.eye(source_predicted.shape[1])[source_labels]
+    joint = source_predicted.T @ one_hot / len(one_hot)
+    weights, _ = nnls(joint, target_predicted.mean(axis=0))
+    mix = weights * one_hot.mean(axis=0)
+    # All weights are 0 if the source never predicts the target's classes.
+    fractions: Array = mix / mix.sum() if mix.any() else target_predicted.mean(axis=0)
+    return fractions
+
+
+def class_mix(source_logits: Array, source_labels: Array, target_logits: Array) -> ClassMix:
+    """Return the class frequencies of both domains; those of the target by :func:`bbse`.
+
+    Args:
+        source_logits: ``(n, K)`` of labelled source samples that the model was not trained on.
+        source_labels: ``(n,)``.
+        target_logits: ``(m, K)``. Rows that are not finite are left out.
+
+    Raises:
+        DataError: If the arrays do not match, or a domain has no finite row.
+
+    >>> logits, labels = np.array([[9.0, 0.0], [0.0, 9.0]]), np.array([0, 1])
+    >>> mix = class_mix(logits, labels, logits[[0, 0, 0, 1]])
+    >>> mix.target.round(2).tolist(), round(mix.distance, 2)
+    ([0.75, 0.25], 0.25)
+    """
+    outputs = finite_outputs(source_logits, source_labels, target_logits)
+    classes = np.eye(outputs.source.shape[1])
+    source, target = (classes[z.argmax(axis=1)] for z in (outputs.source, outputs.target))
+    frequencies = classes[outputs.labels].mean(axis=0)
+    estimated = bbse(source, outputs.labels, target)
+    distance = float(np.abs(frequencies - estimated).sum() / 2)
+    warning = None
+    if distance >= FAR:
+        warning = (
+            f"The classes seem to be distributed differently in the target: {100 * distance:.0f} % "
+            "of the samples would have to change class to match the source."
+        )
+    return ClassMix(frequencies, estimated, distance, warning)

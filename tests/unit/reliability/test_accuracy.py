@@ -1,0 +1,113 @@
+"""Accuracy without labels: exact on samples like the source, sensible on degenerate outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tl_lightning.errors import DataError
+from tl_lightning.reliability.accuracy import ESTIMATORS, estimate_accuracy, evidence
+
+RNG = np.random.default_rng(0)
+
+
+def outputs(n: int, signal: float, classes: int = 4, scale: float = 1.0):
+    """Return logits and labels of a model that is calibrated at scale 1."""
+    labels = RNG.integers(0, classes, n)
+    return scale * signal * (
+        RNG.normal(size=(n, classes)) + signal * np.eye(classes)[labels]
+    ), labels
+
+
+SOURCE, LABELS = outputs(4000, 2.0)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_every_estimator_is_right_without_a_shift(name: str, scale: float) -> None:
+    target, labels = outputs(4000, 2.0)
+    estimate = estimate_accuracy(scale * SOURCE, LABELS, scale * target)
+    truth = np.mean(target.argmax(1) == labels)
+    assert estimate.estimators[name] == pytest.approx(truth, abs=0.03)
+    assert estimate.low < truth < estimate.high
+
+
+@pytest.mark.parametrize("name", ["confidence", "atc", "atc_entropy"])
+def test_a_harder_target_has_a_lower_estimate(name: str) -> None:
+    """The temperature removes the overconfidence of scale 5; the source accuracy sees nothing."""
+    target, labels = outputs(4000, 1.0)
+    target = target * 2  # the model knows nothing of the weaker signal
+    truth = np.mean(target.argmax(1) == labels)
+    estimate = estimate_accuracy(5 * SOURCE, LABELS, 5 * target)
+    naive = estimate.estimators["source"]
+    assert abs(estimate.estimators[name] - truth) < abs(naive - truth) - 0.05
+
+
+def test_atc_is_the_fraction_above_the_threshold_of_the_source() -> None:
+    confidence = np.arange(98) / 100
+    source = np.stack([1 + confidence, 1 - confidence], 1) / 2
+    labels = (np.arange(98) < 29).astype(int)  # the 29 least certain are wrong; 29 + 1 of 98 + 2
+    given = evidence(np.log(source), labels, np.log(source[::-1]))
+    threshold = np.quantile(given.source[:, 0], 0.3)
+    assert ESTIMATORS["atc"].function(given) == np.mean(given.source[:, 0] > threshold)
+    assert ESTIMATORS["atc"].function(given) == pytest.approx(0.7, abs=0.01)
+
+
+def test_a_source_without_errors_still_has_a_threshold() -> None:
+    labels = np.repeat([0, 1], 20)
+    source = 9 * np.eye(2)[labels] + RNG.normal(size=(40, 2))
+    estimate = estimate_accuracy(source, labels, np.concatenate([source, RNG.normal(size=(40, 2))]))
+    assert 0.3 < estimate.value < 0.8
+    assert any("All source validation samples are predicted correctly" in w
+               for w in estimate.warnings)  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "message"), [
+    (outputs(5, 2.0)[0], "There are only 5 target samples."),
+    (np.tile([9.0, 0, 0, 0], (60, 1)), "All target samples are predicted as one class."),
+    (np.where(np.arange(100)[:, None] < 25, np.nan, outputs(100, 2.0)[0]),
+     "25 of 100 target predictions are not finite and count as wrong."),
+])  # fmt: skip
+def test_what_makes_the_target_unusual_is_said(target, message: str) -> None:
+    estimate = estimate_accuracy(SOURCE, LABELS, target)
+    assert message in estimate.warnings
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+
+
+def test_predictions_that_are_not_finite_count_as_wrong() -> None:
+    target = outputs(1000, 2.0)[0]
+    half = np.concatenate([target, np.full((1000, 4), np.nan)])
+    assert estimate_accuracy(SOURCE, LABELS, half).value == pytest.approx(
+        estimate_accuracy(SOURCE, LABELS, target).value / 2
+    )
+
+
+@pytest.mark.parametrize(("source", "labels", "message"), [
+    (SOURCE[LABELS != 2], LABELS[LABELS != 2],
+     "1 of 4 classes have no source validation sample"),
+    (SOURCE[:6], LABELS[:6], "There are only 6 source validation samples."),
+    (np.concatenate([SOURCE, np.full((1, 4), np.inf)]), np.append(LABELS, 0),
+     "1 of 4001 source validation predictions are not finite and were left out."),
+])  # fmt: skip
+def test_what_makes_the_source_unusual_is_said(source, labels, message: str) -> None:
+    estimate = estimate_accuracy(source, labels, outputs(500, 2.0)[0])
+    assert any(warning.startswith(message) for warning in estimate.warnings)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+
+
+def test_a_usual_pair_gives_no_warning() -> None:
+    assert estimate_accuracy(SOURCE, LABELS, outputs(500, 2.0)[0]).warnings == ()
+
+
+@pytest.mark.parametrize(("source", "labels", "target", "message"), [
+    (SOURCE, LABELS, SOURCE[:, :3], r"must be those of one model, got the shapes \(4000, 4\)"),
+    (SOURCE, LABELS[:-1], SOURCE, r"must be those of one model, got the shapes \(4000, 4\), \(3"),
+    (SOURCE, LABELS, SOURCE[:0], r"at least one sample each, got the shapes .*\(0, 4\)"),
+    (SOURCE, LABELS + 1, SOURCE, "class indices from 0 to 3, got int64 from 1 to 4"),
+    (SOURCE, LABELS * 1.0, SOURCE, "class indices from 0 to 3, got float64"),
+    (SOURCE, LABELS, SOURCE * np.nan, "none of the 4000 target predictions is finite"),
+    (SOURCE * np.nan, LABELS, SOURCE, "none of the 4000 source validation predictions is finite"),
+])  # fmt: skip
+def test_outputs_that_do_not_match_are_rejected(source, labels, target, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        estimate_accuracy(source, labels, target)

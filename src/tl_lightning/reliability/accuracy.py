@@ -1,26 +1,23 @@
-"""The accuracy on a domain without labels, in percent, with an interval.
+"""The accuracy to expect on a domain without labels, with an interval.
 
-Every estimator takes calibrated probabilities of one model on labelled source validation samples
-and on unlabelled target samples; :data:`ESTIMATORS` lists them. They assume that confidence means
-in the target what it means in the source, which a domain shift violates more or less:
-:func:`estimate_accuracy` therefore adds an interval from the errors measured on other data.
+The estimators in ``estimators.py`` assume that confidence means in the target what it means in the
+source, which a domain shift violates more or less. :func:`estimate_accuracy` combines them, and
+adds an interval from the errors measured on other data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax, xlogy
 
+from tl_lightning.reliability.estimators import ESTIMATORS, Evidence, evidence
 from tl_lightning.reliability.outputs import FiniteOutputs, finite_outputs
-from tl_lightning.selection.scores import temperature
 
-__all__ = ["ESTIMATORS", "Estimate", "Estimator", "Evidence", "estimate_accuracy", "evidence"]
+__all__ = ["Estimate", "estimate_accuracy"]
 
 Array = NDArray[Any]
 
@@ -48,106 +45,6 @@ class Estimate:
     high: float
     estimators: Mapping[str, float]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the estimators are computed from: probabilities after temperature scaling.
-
-    Attributes:
-        source: ``(n, K)`` probabilities of source validation samples.
-        labels: ``(n,)`` their labels.
-        target: ``(m, K)`` probabilities of target samples.
-    """
-
-    source: Array
-    labels: Array
-    target: Array
-
-    @cached_property
-    def correct(self) -> Array:
-        """Whether each source prediction is right, ``(n,)``."""
-        right: Array = self.source.argmax(axis=1) == self.labels
-        return right
-
-
-def source_accuracy(given: Evidence) -> float:
-    """Return the accuracy on the source, the estimate of those who ignore the shift."""
-    return float(given.correct.mean())
-
-
-def calibrated_confidence(given: Evidence) -> float:
-    """Return the mean confidence on the target.
-
-    Guo, Pleiss, Sun, Weinberger (2017): On Calibration of Modern Neural Networks. ICML.
-    """
-    return float(given.target.max(axis=1).mean())
-
-
-def atc(given: Evidence, score: Callable[[Array], Array]) -> float:
-    """Return the fraction of target samples above the threshold of the source (ATC).
-
-    Garg, Balakrishnan, Lipton, Neyshabur, Sedghi (2022): Leveraging Unlabeled Data to Predict
-    Out-of-Distribution Performance. ICLR. arXiv:2201.04234. The threshold is that above which the
-    fraction of source samples equals the source accuracy. As in :func:`temperature`, one more
-    sample of each outcome is assumed: a model without source errors has a threshold too.
-
-    Args:
-        given: The probabilities.
-        score: From ``(N, K)`` probabilities to a score ``(N,)``, higher if more certain.
-    """
-    wrong = (np.count_nonzero(~given.correct) + 1) / (len(given.correct) + 2)
-    threshold = np.quantile(score(given.source), wrong)
-    return float(np.mean(score(given.target) > threshold))
-
-
-def max_confidence(p: Array) -> Array:
-    """Return the probability of the predicted class, ``(N,)``."""
-    confidence: Array = p.max(axis=1)
-    return confidence
-
-
-def negative_entropy(p: Array) -> Array:
-    """Return the negative entropy in nats, ``(N,)``."""
-    negative: Array = xlogy(p, p).sum(axis=1)
-    return negative
-
-
-@dataclass(frozen=True)
-class Estimator:
-    """An estimator of accuracy.
-
-    Attributes:
-        title: For reports.
-        function: Computes it; the result is clipped to [0, 1].
-    """
-
-    title: str
-    function: Callable[[Evidence], float]
-
-
-#: The estimators by name.
-ESTIMATORS = {
-    "source": Estimator("source accuracy", source_accuracy),
-    "confidence": Estimator("calibrated average confidence", calibrated_confidence),
-    "atc": Estimator("ATC, maximum confidence", lambda given: atc(given, max_confidence)),
-    "atc_entropy": Estimator("ATC, negative entropy", lambda given: atc(given, negative_entropy)),
-}
-
-
-def evidence(source_logits: Array, source_labels: Array, target_logits: Array) -> Evidence:
-    """Return the probabilities at the temperature that calibrates the source.
-
-    Args:
-        source_logits: Finite, ``(n, K)``.
-        source_labels: ``(n,)``.
-        target_logits: Finite, ``(m, K)``.
-    """
-    source = np.asarray(source_logits, dtype=np.float64)
-    labels = np.asarray(source_labels)
-    scale = temperature(source, labels)
-    target = np.asarray(target_logits, dtype=np.float64)
-    return Evidence(softmax(source / scale, axis=1), labels, softmax(target / scale, axis=1))
 
 
 def estimate_accuracy(source_logits: Array, source_labels: Array, target_logits: Array) -> Estimate:

@@ -11,12 +11,14 @@ from scipy.optimize import nnls
 
 from tl_lightning.reliability.outputs import finite_outputs
 
-__all__ = ["ClassMix", "bbse", "class_mix"]
+__all__ = ["ClassMix", "bbse", "class_mix", "mlls", "rlls"]
 
 Array = NDArray[Any]
 
 #: Total variation from which a warning is given.
 FAR = 0.25
+#: Maximum number of EM steps, and the change of all fractions that ends them.
+ITERATIONS, CONVERGED = 100, 1e-4
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,68 @@ def bbse(source_predicted: Array, source_labels: Array, target_predicted: Array)
     mix = weights * one_hot.mean(axis=0)
     # All weights are 0 if the source never predicts the target's classes.
     fractions: Array = mix / mix.sum() if mix.any() else target_predicted.mean(axis=0)
+    return fractions
+
+
+def rlls(source_predicted: Array, source_labels: Array, target_predicted: Array) -> Array:
+    """Return the same as :func:`bbse`, drawn towards the classes of the source (RLLS).
+
+    Azizzadenesheli, Liu, Yang, Anandkumar (2019): Regularized Learning for Domain Adaptation under
+    Label Shifts. ICLR. arXiv:1903.09734. The weights are ``1 + t`` with the t that minimises
+    ``||C (1 + t) - mu||^2 + d^2 ||t||^2``; d is the deviation of mu and C due to the number of
+    samples, ``1/sqrt(n) + 1/sqrt(m)``, divided by the number of classes K.
+
+    >>> confusion = np.repeat(np.array([[0.9, 0.1], [0.2, 0.8]]), 50, axis=0)
+    >>> labels = np.repeat([0, 1], 50)
+    >>> rlls(confusion, labels, np.repeat(confusion[[0, -1]], [30, 10], axis=0)).round(2).tolist()
+    [0.72, 0.28]
+    """
+    rows, classes = source_predicted.shape
+    one_hot = np.eye(classes)[source_labels]
+    joint = source_predicted.T @ one_hot / rows
+    deviation = (1 / np.sqrt(rows) + 1 / np.sqrt(len(target_predicted))) / classes
+    # Non-negative least squares in w = 1 + t, with d (w - 1) as further rows.
+    matrix = np.concatenate([joint, deviation * np.eye(classes)])
+    weights, _ = nnls(
+        matrix, np.concatenate([target_predicted.mean(axis=0), np.full(classes, deviation)])
+    )
+    mix = weights * one_hot.mean(axis=0)
+    fractions: Array = mix / mix.sum()
+    return fractions
+
+
+def mlls(source_labels: Array, target_probabilities: Array) -> Array:
+    """Return the class frequencies of the target that are most likely (MLLS, by EM).
+
+    Saerens, Latinne, Decaestecker (2002): Adjusting the Outputs of a Classifier to New a Priori
+    Probabilities. Neural Computation 14. The probabilities must be calibrated (Alexandari, Kundaje,
+    Shrikumar 2020, ICML). As in :func:`~tl_lightning.selection.scores.temperature`, one more target
+    sample of the source's classes is assumed, so that no class of the source gets a fraction of 0.
+
+    Args:
+        source_labels: ``(n,)``.
+        target_probabilities: ``(m, K)``.
+
+    >>> p = np.repeat(np.array([[0.9, 0.1], [0.1, 0.9]]), [66, 34], axis=0)
+    >>> mlls(np.array([0, 1]), p).round(2).tolist()  # 0.7 * 0.9 + 0.3 * 0.1 = 0.66
+    [0.7, 0.3]
+    """
+    prior = np.bincount(source_labels, minlength=target_probabilities.shape[1]) / len(source_labels)
+    known = prior > 0
+    likelihood = target_probabilities[:, known] / prior[known]
+    # A row whose probability is in unknown classes says nothing of the others.
+    likelihood = likelihood + np.finfo(float).tiny
+    mix = prior[known]
+    for _ in range(ITERATIONS):
+        posterior = likelihood * mix
+        posterior /= posterior.sum(axis=1, keepdims=True)
+        updated = (posterior.sum(axis=0) + prior[known]) / (len(posterior) + 1)
+        change = np.abs(updated - mix).sum()
+        mix = updated
+        if change < CONVERGED:
+            break
+    fractions = np.zeros(len(prior))
+    fractions[known] = mix
     return fractions
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from tl_lightning.reliability.label_shift import class_mix
+from tl_lightning.reliability.label_shift import bbse, class_mix, mlls, rlls
 
 RNG = np.random.default_rng(0)
 
@@ -48,3 +49,29 @@ def test_a_class_that_the_source_never_predicts_is_counted() -> None:
     source, labels = np.tile([5.0, 0.0], (20, 1)), np.repeat([0, 1], 10)
     mix = class_mix(source, labels, np.tile([0.0, 5.0], (20, 1)))
     assert mix.target.tolist() == [0.0, 1.0]
+
+
+def test_three_methods_agree_on_many_samples() -> None:
+    frequencies = [0.6, 0.2, 0.15, 0.05]
+    (source, labels), (target, _) = outputs([0.25] * 4, 20000), outputs(frequencies, 20000)
+    one_hot = np.eye(4)
+    predicted = one_hot[source.argmax(1)], labels, one_hot[target.argmax(1)]
+    posterior = softmax(1.5 * target, axis=1)  # of the classes' normal densities
+    assert bbse(*predicted) == pytest.approx(frequencies, abs=0.02)
+    assert rlls(*predicted) == pytest.approx(frequencies, abs=0.03)
+    assert mlls(labels, posterior) == pytest.approx(frequencies, abs=0.02)
+
+
+def test_few_samples_are_drawn_towards_the_source() -> None:
+    source, labels = outputs([0.25] * 4, 200)
+    target = np.eye(4)[[0, 0, 1, 2, 3]]
+    predicted = np.eye(4)[source.argmax(1)], labels, target
+    near = [np.abs(method(*predicted) - 0.25).sum() for method in (rlls, bbse)]
+    assert near[0] < near[1]
+
+
+def test_mlls_without_a_class_in_the_source() -> None:
+    mix = mlls(np.array([0, 0, 1]), np.array([[0.5, 0.1, 0.4], [0.0, 0.0, 1.0]]))
+    assert mix[2] == 0
+    assert mix.sum() == pytest.approx(1)
+    assert mix[0] > mix[1]

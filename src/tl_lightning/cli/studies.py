@@ -1,4 +1,4 @@
-"""The commands ``tl-activation-study`` and ``tl-validator-study``."""
+"""The commands ``tl-activation-study``, and the studies of validators and of accuracy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tl_lightning.utils.run_id import run_id
 if TYPE_CHECKING:  # import torch only after the arguments were checked
     from tl_lightning.layers import Activation
 
-__all__ = ["activation_study", "validator_study"]
+__all__ = ["accuracy_study", "activation_study", "validator_study"]
 
 
 def activation_study() -> None:
@@ -81,5 +81,29 @@ def _validator_study(arguments: list[str]) -> None:
     from tl_lightning.reporting.studies.selection_report import write_regret
 
     page = write_regret(Path(arguments[0]).expanduser())
+    print(page.read_text(encoding="utf-8"))
+    print(f"table: {page}")
+
+
+def accuracy_study() -> None:
+    """Measure how far estimates of accuracy without target labels are off."""
+    plain_command(
+        _accuracy_study,
+        "usage: accuracy_study.py <sweep folder> [<sweep folder> ...]\n"
+        "Reads runs on at least three datasets with labelled targets; writes accuracy.md,\n"
+        "accuracy.csv and accuracy.png to the first folder: the error of every estimator, and of\n"
+        "combinations of them on datasets that they were not fitted to.",
+    )
+
+
+def _accuracy_study(arguments: list[str]) -> None:
+    if not arguments:
+        raise ConfigError(
+            "expected at least one sweep folder, got none; run "
+            "accuracy_study.py outputs/sweeps/<run id>"
+        )
+    from tl_lightning.reporting.studies.accuracy_report import write_accuracy
+
+    page = write_accuracy([Path(argument).expanduser() for argument in arguments])
     print(page.read_text(encoding="utf-8"))
     print(f"table: {page}")

@@ -18,9 +18,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import softmax, xlogy
 
 from tl_lightning.reliability.label_shift import bbse, mlls
+from tl_lightning.reliability.outputs import FiniteOutputs
 from tl_lightning.selection.scores import temperature
 
-__all__ = ["ESTIMATORS", "Estimator", "Evidence", "agreement", "evidence"]
+__all__ = ["ESTIMATORS", "Estimator", "Evidence", "agreement", "estimates", "evidence"]
 
 Array = NDArray[Any]
 
@@ -230,6 +231,15 @@ ESTIMATORS = {
     "bbse": Estimator("source recall at the classes of BBSE", reweighted),
     "mlls": Estimator("source recall at the classes of MLLS", reweighted_soft),
 }
+
+
+def estimates(outputs: FiniteOutputs) -> dict[str, float]:
+    """Return the estimate of each estimator by name, in [0, 1]."""
+    given = evidence(outputs.source, outputs.labels, outputs.target)
+    return {
+        name: float(np.clip(estimator.function(given), 0.0, 1.0))
+        for name, estimator in ESTIMATORS.items()
+    }
 
 
 def _spread(rows: int, most: int) -> Array:

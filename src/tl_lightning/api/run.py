@@ -59,7 +59,11 @@ def fit(
 
 
 def evaluate(
-    checkpoint: str | Path, overrides: Sequence[str] = (), *, allow: Sequence[str] = ()
+    checkpoint: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    allow: Sequence[str] = (),
+    out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Test a trained model on its own data, or on other data with the same classes.
 
@@ -67,9 +71,11 @@ def evaluate(
         checkpoint: A checkpoint or run folder.
         overrides: Settings of ``data`` and ``trainer``, as on the command line.
         allow: Full names of additional classes that the checkpoint's configuration may build.
+        out: Folder for metrics.json, per_class.csv, confusion.csv and predictions.csv, or None.
 
     Returns:
-        ``{"metrics": {...}, "data": name, "classes": [...], "counts": {...}, "notes": [...]}``.
+        See :func:`tl_lightning.evaluation.evaluate.evaluate`: ``metrics`` are those of the run's
+        report, ``domains`` has further metrics of every labelled domain, with intervals.
     """
     for override in overrides:
         if re.split(r"[.=]", override)[0] not in ("data", "trainer"):
@@ -77,7 +83,7 @@ def evaluate(
     path = str(checkpoint_of(Path(checkpoint), "checkpoint"))
     given = [*overrides, f"allow=[{','.join(allow)}]"]
     data, trainer = (stored_node(name, path, given) for name in ("data", "trainer"))
-    return _evaluate(path, data, trainer, allow)
+    return _evaluate(path, data, trainer, allow, out=out)
 
 
 def load(checkpoint: str | Path, *, allow: Sequence[str] = (), **own: Any) -> TransferModule:

@@ -18,8 +18,9 @@ def evaluate() -> None:
         "usage: evaluate.py checkpoint=<run folder or file.ckpt>\n"
         "                   [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
-        "                   [allow=[<import path of a custom class>]]\n"
-        "Tests the checkpoint on its own dataset, or on another one with the same classes.",
+        "                   [allow=[<import path of a custom class>]] [out=<folder>]\n"
+        "Tests the checkpoint on its own dataset, or on another one with the same classes; out= "
+        "writes metrics.json, per_class.csv, confusion.csv and predictions.csv.",
     )
 
 
@@ -36,12 +37,14 @@ def _evaluate(arguments: list[str]) -> None:
     from tl_lightning.checkpoints.warm_start import checkpoint_of
     from tl_lightning.evaluation.evaluate import evaluate as run_evaluation
     from tl_lightning.evaluation.nodes import allowed_classes, stored_node
+    from tl_lightning.evaluation.tables import print_evaluation
     from tl_lightning.reporting.console import print_metrics
 
     checkpoint = str(checkpoint_of(Path(given.pop("checkpoint")), "checkpoint"))
     overrides = [f"{k}={v}" for k, v in given.items()]
     data, trainer = (stored_node(name, checkpoint, overrides) for name in ("data", "trainer"))
-    result = run_evaluation(checkpoint, data, trainer, allowed_classes(overrides))
+    out = given.get("out")
+    result = run_evaluation(checkpoint, data, trainer, allowed_classes(overrides), out=out)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print_metrics(result["metrics"], title=f"{checkpoint} on {result['data']}")
         counts = result["counts"].items()
@@ -50,6 +53,9 @@ def _evaluate(arguments: list[str]) -> None:
         )
         for note in result["notes"]:
             print(f"note: {note}")
+        print_evaluation(result)
+        if out is not None:
+            print(f"written: {out}")
 
 
-_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow")
+_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow", "out")

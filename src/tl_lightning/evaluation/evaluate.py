@@ -15,8 +15,11 @@ from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.summary import split_notes
 from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.evaluation.files import folder_for, write_evaluation
 from tl_lightning.evaluation.load import rebuilt
+from tl_lightning.evaluation.metrics import assess, plain_values
 from tl_lightning.evaluation.nodes import stored_section
+from tl_lightning.evaluation.outputs import OutputCollector, Outputs
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.limits import tested_samples, untested
 from tl_lightning.training.trainer import make_trainer
@@ -44,6 +47,8 @@ def evaluate(
     data: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
     allow: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Test a checkpoint; without other data or trainer, reproduce the test metrics of its run.
 
@@ -52,13 +57,16 @@ def evaluate(
         data: Data node to use instead of the checkpoint's.
         trainer: Trainer node to use instead of the checkpoint's.
         allow: Full names of additional classes that the checkpoint's configuration may build.
+        out: Folder for the files of :func:`.write_evaluation`, or None.
 
     Of other data than those of the run, all samples are tested, unless they have a test
     split of their own, or a validation split, or a setting of ``data`` says which are tested.
 
     Returns:
-        ``{"metrics": {...}, "data": name, "classes": [...], "counts": {...}, "notes": [...]}``,
-        with the number of tested samples by domain, and notes on them.
+        ``{"metrics": {...}, "data": name, "classes": [...], "counts": {...}, "notes": [...],
+        "domains": {...}, "outputs": {...}}``, with the number of tested samples by domain, and
+        notes on them. ``domains`` has the metrics of every labelled domain with intervals, see
+        :func:`.plain_values`; ``outputs`` has the :class:`.Outputs` of every domain.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -68,6 +76,7 @@ def evaluate(
     """
     quiet()
     keep_memory()
+    folder = None if out is None else folder_for(out)
     stored = read_model(Path(checkpoint))
     module = rebuilt(stored, checkpoint, allow)
     given = {name: node for name, node in (("data", data), ("trainer", trainer)) if node}
@@ -89,15 +98,29 @@ def evaluate(
     trained_on = tuple(d for d in module.train_on if d == "source" or run.target)
     found.prepare(replace(module.needs(), train_on=trained_on, strong=False))
     tester = make_trainer(run.trainer, logger=False, enable_checkpointing=False)
+    tester.callbacks.append(collector := OutputCollector())  # type: ignore[attr-defined]
     with signals.watched():
         tester.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
     counts = tested_samples(tester, found)
     notes = [*split_notes(found.found), *untested(tester, found), *found.remarks()]
-    return {
+    outputs = collector.outputs(found)
+    result = {
         "metrics": metrics, "data": found.name, "classes": list(classes), "counts": counts,
-        "notes": notes,
+        "notes": notes, "domains": _assessed(outputs, classes), "outputs": outputs,
     }  # fmt: skip
+    if folder is not None and tester.is_global_zero:
+        write_evaluation(folder, result)
+    return result
+
+
+def _assessed(outputs: Mapping[str, Outputs], classes: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics of the labelled domains."""
+    return {
+        name: plain_values(assess(found.logits, found.labels, classes))
+        for name, found in outputs.items()
+        if found.labels is not None and len(found.labels)
+    }
 
 
 #: Settings of data that say where the samples of a domain are.

@@ -1,0 +1,83 @@
+"""Printed tables of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from tl_lightning.evaluation.metrics import SCORES
+from tl_lightning.reporting.console import console
+from tl_lightning.reporting.formatting import percent
+from tl_lightning.utils.text import printable
+
+__all__ = ["print_evaluation"]
+
+#: Numbers of classes and of confused pairs that are printed.
+CLASSES, PAIRS = 5, 5
+#: Scores that are not printed: it is the accuracy.
+_HIDDEN = ("weighted_recall",)
+
+
+def print_evaluation(result: Mapping[str, Any]) -> None:
+    """Print the metrics of every labelled domain with their intervals, and what is worst.
+
+    Args:
+        result: What ``evaluate`` returns.
+    """
+    domains = result["domains"]
+    if domains:
+        _scores(domains)
+    for name, part in domains.items():
+        _worst(name, part)
+        for note in part["notes"]:
+            print(printable(f"note: {name}: {note}"))
+
+
+def _scores(domains: Mapping[str, Any]) -> None:
+    table = Table(title="test metrics with 95 % intervals", title_justify="left")
+    table.add_column("metric")
+    for name in domains:
+        table.add_column(name, justify="right")
+        table.add_column("95 % interval", justify="right")
+    for key in dict.fromkeys(key for part in domains.values() for key in part["scores"]):
+        if key not in _HIDDEN:
+            cells = (_score(key, part["scores"].get(key)) for part in domains.values())
+            table.add_row(SCORES.get(key, key), *(cell for pair in cells for cell in pair))
+    console().print(table)
+
+
+def _score(name: str, score: Mapping[str, float | None] | None) -> tuple[str, str]:
+    if score is None or score["value"] is None:
+        return "–", ""
+    if name not in SCORES:  # of the user
+        return f"{score['value']:.4g}", ""
+    if name == "kappa":
+        show = "{:.3f}".format
+        interval = "" if score["low"] is None else f"{show(score['low'])} to {show(score['high'])}"
+        return show(score["value"]), interval
+    return percent(score["value"]), _interval(score["low"], score["high"])
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def _worst(name: str, part: Mapping[str, Any]) -> None:
+    """Print the classes with the lowest recall and the most frequent confusions."""
+    wrong = [one for one in part["classes"] if one["support"] and one["recall"] < 1]
+    if wrong:
+        print(f"lowest recall on the {name}:")
+    for one in sorted(wrong, key=lambda one: (one["recall"], -one["support"]))[:CLASSES]:
+        ends = _interval(one["recall_low"], one["recall_high"])
+        print(
+            printable(f"  {one['name']}: {percent(one['recall'])} of {one['support']:,} ({ends})")
+        )
+    if wrong:
+        print(f"most confused on the {name}:")
+    for pair in part["confused"][:PAIRS]:
+        print(printable(
+            f"  {pair['true']} taken for {pair['predicted']}: {pair['samples']:,} "
+            f"({percent(pair['share'])} of the class)"
+        ))  # fmt: skip

@@ -63,6 +63,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     *,
     allow: Sequence[str] = (),
+    compare: str | Path | None = None,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Test a trained model on its own data, or on other data with the same classes.
@@ -71,6 +72,7 @@ def evaluate(
         checkpoint: A checkpoint or run folder.
         overrides: Settings of ``data`` and ``trainer``, as on the command line.
         allow: Full names of additional classes that the checkpoint's configuration may build.
+        compare: Another checkpoint or run folder, tested on the same samples.
         out: Folder for metrics.json, per_class.csv, confusion.csv and predictions.csv, or None.
 
     Returns:
@@ -83,7 +85,8 @@ def evaluate(
     path = str(checkpoint_of(Path(checkpoint), "checkpoint"))
     given = [*overrides, f"allow=[{','.join(allow)}]"]
     data, trainer = (stored_node(name, path, given) for name in ("data", "trainer"))
-    return _evaluate(path, data, trainer, allow, out=out)
+    other = None if compare is None else checkpoint_of(Path(compare), "compare")
+    return _evaluate(path, data, trainer, allow, compare=other, out=out)
 
 
 def load(checkpoint: str | Path, *, allow: Sequence[str] = (), **own: Any) -> TransferModule:

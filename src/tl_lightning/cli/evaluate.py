@@ -18,9 +18,11 @@ def evaluate() -> None:
         "usage: evaluate.py checkpoint=<run folder or file.ckpt>\n"
         "                   [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
-        "                   [allow=[<import path of a custom class>]] [out=<folder>]\n"
-        "Tests the checkpoint on its own dataset, or on another one with the same classes; out= "
-        "writes metrics.json, per_class.csv, confusion.csv and predictions.csv.",
+        "                   [allow=[<import path of a custom class>]]\n"
+        "                   [compare=<another run folder or file.ckpt>] [out=<folder>]\n"
+        "Tests the checkpoint on its own dataset, or on another one with the same classes.\n"
+        "compare= tests another model on the same samples; out= writes metrics.json,\n"
+        "per_class.csv, confusion.csv and predictions.csv.",
     )
 
 
@@ -41,10 +43,17 @@ def _evaluate(arguments: list[str]) -> None:
     from tl_lightning.reporting.console import print_metrics
 
     checkpoint = str(checkpoint_of(Path(given.pop("checkpoint")), "checkpoint"))
+    compare, out = given.pop("compare", None), given.pop("out", None)
     overrides = [f"{k}={v}" for k, v in given.items()]
     data, trainer = (stored_node(name, checkpoint, overrides) for name in ("data", "trainer"))
-    out = given.get("out")
-    result = run_evaluation(checkpoint, data, trainer, allowed_classes(overrides), out=out)
+    result = run_evaluation(
+        checkpoint,
+        data,
+        trainer,
+        allowed_classes(overrides),
+        compare=compare and checkpoint_of(Path(compare), "compare"),
+        out=out,
+    )
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print_metrics(result["metrics"], title=f"{checkpoint} on {result['data']}")
         counts = result["counts"].items()
@@ -58,4 +67,4 @@ def _evaluate(arguments: list[str]) -> None:
             print(f"written: {out}")
 
 
-_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow", "out")
+_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow", "compare", "out")

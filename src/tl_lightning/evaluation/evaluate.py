@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import lightning as L
 
 from tl_lightning.checkpoints.io import StoredModel, read_model
 from tl_lightning.config.allowlist import stored_problems
@@ -15,11 +17,13 @@ from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.summary import split_notes
 from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.evaluation.comparison import by_group, compared
 from tl_lightning.evaluation.files import folder_for, write_evaluation
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.metrics import assess, plain_values
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.evaluation.outputs import OutputCollector, Outputs
+from tl_lightning.models.base import TransferModule
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.limits import tested_samples, untested
 from tl_lightning.training.trainer import make_trainer
@@ -48,6 +52,7 @@ def evaluate(
     trainer: Mapping[str, Any] | None = None,
     allow: Sequence[str] = (),
     *,
+    compare: str | Path | None = None,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Test a checkpoint; without other data or trainer, reproduce the test metrics of its run.
@@ -57,6 +62,7 @@ def evaluate(
         data: Data node to use instead of the checkpoint's.
         trainer: Trainer node to use instead of the checkpoint's.
         allow: Full names of additional classes that the checkpoint's configuration may build.
+        compare: Another checkpoint with the same classes, tested on the same samples.
         out: Folder for the files of :func:`.write_evaluation`, or None.
 
     Of other data than those of the run, all samples are tested, unless they have a test
@@ -66,7 +72,9 @@ def evaluate(
         ``{"metrics": {...}, "data": name, "classes": [...], "counts": {...}, "notes": [...],
         "domains": {...}, "outputs": {...}}``, with the number of tested samples by domain, and
         notes on them. ``domains`` has the metrics of every labelled domain with intervals, see
-        :func:`.plain_values`; ``outputs`` has the :class:`.Outputs` of every domain.
+        :func:`.plain_values`, and ``groups`` for each column of ``data.label_columns``, see
+        :func:`.by_group`; ``outputs`` has the :class:`.Outputs` of every domain, and
+        ``comparison`` the result of :func:`.compared` of every labelled domain.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -78,16 +86,68 @@ def evaluate(
     keep_memory()
     folder = None if out is None else folder_for(out)
     stored = read_model(Path(checkpoint))
-    module = rebuilt(stored, checkpoint, allow)
-    given = {name: node for name, node in (("data", data), ("trainer", trainer)) if node}
-    kept = {name: stored_section(stored, name) for name in ("data", "trainer") if name not in given}
+    other = None if compare is None else read_model(Path(compare))
+    if other is not None and other.classes != stored.classes:
+        raise ConfigError(
+            f"compare={compare} was trained on the classes {shorten(other.classes)}, but "
+            f"checkpoint={checkpoint} on {shorten(stored.classes)}; compare models of the same "
+            "classes"
+        )
+    tested = _test(stored, checkpoint, {"data": data, "trainer": trainer}, allow)
+    found, outputs = tested.data, tested.outputs
+    notes = [*split_notes(found.found), *untested(tested.trainer, found), *found.remarks()]
+    result: dict[str, Any] = {
+        "metrics": tested.metrics, "data": found.name, "classes": list(stored.classes),
+        "counts": tested_samples(tested.trainer, found), "notes": notes,
+        "domains": _assessed(tested, stored.classes), "outputs": outputs,
+    }  # fmt: skip
+    if other is not None:
+        settings = {name: tested.run.section(name) for name in ("data", "trainer")}
+        second = _test(other, compare, settings, allow, found.only_tested).outputs
+        notes += _seen(stored, other, settings["data"], outputs)
+        result["comparison"] = {"checkpoint": str(compare)} | {
+            name: compared(outputs[name], second[name]) for name in result["domains"]
+        }
+    if folder is not None and tested.trainer.is_global_zero:
+        write_evaluation(folder, result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A model with the data that it was tested on, and the outcome."""
+
+    run: RunConfig
+    data: TransferDataModule
+    trainer: L.Trainer
+    module: TransferModule
+    metrics: dict[str, float]
+    outputs: dict[str, Outputs]
+
+
+def _test(
+    stored: StoredModel,
+    checkpoint: str | Path | None,
+    settings: Mapping[str, Mapping[str, Any] | None],
+    allow: Sequence[str],
+    only_tested: frozenset[str] | None = None,
+) -> _Tested:
+    """Test a model with these settings of ``data`` and ``trainer``, or those of its checkpoint.
+
+    All samples of the domains in ``only_tested`` are tested; None: of those that are not the run's.
+    """
+    module = rebuilt(stored, str(checkpoint), allow)
+    given = {name: node for name, node in settings.items() if node}
+    kept = {name: stored_section(stored, name) for name in settings if name not in given}
     if problems := stored_problems(kept, allow):
         raise ConfigError([f"checkpoint {checkpoint}: {problem}" for problem in problems])
     # Its own ``allow`` is ignored.
     run = check(_testing({**stored.config, **kept, **given, "allow": list(allow)}))
     found: TransferDataModule = run.data.build()
-    new = _new_domains(stored_section(stored, "data"), run.section("data"))
-    found.only_tested = frozenset() if new and _same_data(run, stored) else new
+    if only_tested is None:
+        new = _new_domains(stored_section(stored, "data"), run.section("data"))
+        only_tested = frozenset() if new and _same_data(run, stored) else new
+    found.only_tested = only_tested
     classes = found.discover(input_state=module.input_state).classes
     if classes != stored.classes:
         raise ConfigError(
@@ -97,30 +157,43 @@ def evaluate(
     aux_label_info(run, found, stored.aux_tasks)
     trained_on = tuple(d for d in module.train_on if d == "source" or run.target)
     found.prepare(replace(module.needs(), train_on=trained_on, strong=False))
-    tester = make_trainer(run.trainer, logger=False, enable_checkpointing=False)
-    tester.callbacks.append(collector := OutputCollector())  # type: ignore[attr-defined]
+    trainer = make_trainer(run.trainer, logger=False, enable_checkpointing=False)
+    trainer.callbacks.append(collector := OutputCollector())  # type: ignore[attr-defined]
     with signals.watched():
-        tester.test(module, datamodule=found, verbose=False)
-    metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
-    counts = tested_samples(tester, found)
-    notes = [*split_notes(found.found), *untested(tester, found), *found.remarks()]
-    outputs = collector.outputs(found)
-    result = {
-        "metrics": metrics, "data": found.name, "classes": list(classes), "counts": counts,
-        "notes": notes, "domains": _assessed(outputs, classes), "outputs": outputs,
-    }  # fmt: skip
-    if folder is not None and tester.is_global_zero:
-        write_evaluation(folder, result)
+        trainer.test(module, datamodule=found, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return _Tested(run, found, trainer, module, metrics, collector.outputs(found))
+
+
+def _assessed(tested: _Tested, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics of the labelled domains, also by group if a table has other columns."""
+    result = {}
+    for name, found in tested.outputs.items():
+        if found.labels is None or not len(found.labels):
+            continue
+        result[name] = plain_values(assess(found.logits, found.labels, classes))
+        right, groups = found.logits.argmax(1) == found.labels, {}
+        for column in tested.run.data.params.get("label_columns") or ():
+            cells = tested.data.aux_labels(column)
+            groups[column] = by_group(right, [cells[Path(file)] for file in found.files])
+        if groups:
+            result[name]["groups"] = groups
     return result
 
 
-def _assessed(outputs: Mapping[str, Outputs], classes: Sequence[str]) -> dict[str, Any]:
-    """Return the metrics of the labelled domains."""
-    return {
-        name: plain_values(assess(found.logits, found.labels, classes))
-        for name, found in outputs.items()
-        if found.labels is not None and len(found.labels)
-    }
+def _seen(
+    first: StoredModel, second: StoredModel, data: Mapping[str, Any], domains: Iterable[str]
+) -> list[str]:
+    """Return a note if the second model may have been trained on samples that are tested."""
+    before = [stored_section(stored, "data") for stored in (first, second)]
+    whole, new = (_new_domains(section, data) for section in before)
+    split = any(before[1].get(key) != data.get(key) for key in _TESTED)
+    return [
+        f"the model of compare was trained on another split of the {name}'s samples, so that some "
+        "of those tested may be its training samples"
+        for name in domains
+        if name not in new and (name in whole or split)
+    ]
 
 
 #: Settings of data that say where the samples of a domain are.

@@ -24,6 +24,7 @@ _PER_CLASS = (
     "name", "support", "predicted", "recall", "recall_low", "recall_high", "precision", "f1",
     "auroc",
 )  # fmt: skip
+_PER_GROUP = ("value", "samples", "accuracy", "low", "high")
 
 
 def folder_for(out: str | Path) -> Path:
@@ -52,6 +53,8 @@ def folder_for(out: str | Path) -> Path:
 def write_evaluation(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     """Write ``metrics.json``, ``per_class.csv``, ``confusion.csv`` and ``predictions.csv``.
 
+    ``groups.csv`` follows if the samples have groups.
+
     ``confusion.csv`` has a row for each pair of a true and a predicted class that occurs. The
     columns of ``predictions.csv`` are those of a run's, after the domain.
 
@@ -71,7 +74,7 @@ def write_evaluation(folder: Path, result: Mapping[str, Any]) -> list[Path]:
         for one in part["classes"]
     ]
     try:
-        return [
+        files = [
             write_json(folder / "metrics.json", summary),
             _table(folder / "per_class.csv", ("domain", "class", *_PER_CLASS[1:]), classes),
             _table(
@@ -80,6 +83,9 @@ def write_evaluation(folder: Path, result: Mapping[str, Any]) -> list[Path]:
             ),
             _predictions(folder / "predictions.csv", result["outputs"], result["classes"]),
         ]  # fmt: skip
+        if groups := list(_groups(domains)):
+            files.append(_table(folder / "groups.csv", ("domain", "column", *_PER_GROUP), groups))
+        return files
     except OSError as error:
         raise DataError(f"cannot write out={folder}: {error.strerror}; set out=<folder>") from error
 
@@ -93,6 +99,13 @@ def _confusions(domains: Mapping[str, Any], names: Sequence[str]) -> Iterable[Se
         confusion = part["confusion"]
         for true, predicted in np.argwhere(confusion).tolist():
             yield domain, names[true], names[predicted], confusion[true, predicted]
+
+
+def _groups(domains: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
+    for domain, part in domains.items():
+        for column, found in part.get("groups", {}).items():
+            for one in found["groups"] if found else ():
+                yield domain, column, *(one[key] for key in _PER_GROUP)
 
 
 def _predictions(path: Path, outputs: Mapping[str, Outputs], names: Sequence[str]) -> Path:

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
+from tl_lightning.evaluation.comparison import MOST_GROUPS
 from tl_lightning.evaluation.metrics import SCORES
 from tl_lightning.reporting.console import console
-from tl_lightning.reporting.formatting import percent
+from tl_lightning.reporting.formatting import percent, points
 from tl_lightning.utils.text import printable
 
 __all__ = ["print_evaluation"]
@@ -31,8 +32,14 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
         _scores(domains)
     for name, part in domains.items():
         _worst(name, part)
+        for column, found in part.get("groups", {}).items():
+            _groups(name, column, found)
         for note in part["notes"]:
             print(printable(f"note: {name}: {note}"))
+
+    for name, found in result.get("comparison", {}).items():
+        if name in domains:
+            _comparison(name, found, result["comparison"]["checkpoint"])
 
 
 def _scores(domains: Mapping[str, Any]) -> None:
@@ -81,3 +88,33 @@ def _worst(name: str, part: Mapping[str, Any]) -> None:
             f"  {pair['true']} taken for {pair['predicted']}: {pair['samples']:,} "
             f"({percent(pair['share'])} of the class)"
         ))  # fmt: skip
+
+
+def _groups(name: str, column: str, found: Mapping[str, Any] | None) -> None:
+    """Print the accuracy on each group, the lowest first."""
+    if found is None:
+        print(printable(f"{name} by {column}: more than {MOST_GROUPS} values, so not shown"))
+        return
+    print(printable(f"accuracy on the {name} by {column}:"))
+    for one in sorted(found["groups"], key=lambda one: float(one["accuracy"])):
+        mark = " (worst group)" if one["value"] == found["worst"] else ""
+        ends = _interval(one["low"], one["high"])
+        print(printable(
+            f"  {one['value']}: {percent(one['accuracy'])} of {one['samples']:,} ({ends}){mark}"
+        ))  # fmt: skip
+    if found["unknown"]:
+        print(f"  {found['unknown']:,} samples have no value")
+
+
+def _comparison(name: str, found: Mapping[str, Any], other: str) -> None:
+    """Print the difference of two models with its interval and McNemar's test."""
+    ends = f"95 %: {points(found['low'])} to {points(found['high'])}"
+    p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.3f}"
+    print(printable(
+        f"compared with {other} on the {name}: {' and '.join(map(percent, found['accuracy']))}, "
+        f"difference {points(found['difference'])} points ({ends}); exact McNemar test {p}"
+    ))  # fmt: skip
+    print(
+        f"  {found['both']:,} right for both, {found['only_first']:,} only for the first, "
+        f"{found['only_second']:,} only for the second, {found['neither']:,} for neither"
+    )

@@ -18,7 +18,7 @@ from tl_lightning.backbones.wrapper import FreezeBN, Network
 from tl_lightning.errors import CheckpointError, ConfigError, nearest
 from tl_lightning.types import InputSpec
 
-__all__ = ["TimmBackbone", "TorchvisionBackbone"]
+__all__ = ["TimmBackbone", "TorchvisionBackbone", "pretrained_state"]
 
 
 class TorchvisionBackbone(Network):
@@ -80,7 +80,7 @@ class TorchvisionBackbone(Network):
         extra = {"aux_logits": True, "init_weights": True} if name == "inception_v3" else {}
         net = models.get_model(name, weights=None, **extra)
         if pretrained and weights is None:
-            net.load_state_dict(_fetch(entry, name))
+            net.load_state_dict(pretrained_state(entry, name))
         if name in ("inception_v3", "googlenet"):
             net.aux_logits = False
             net.transform_input = False
@@ -93,7 +93,16 @@ class TorchvisionBackbone(Network):
         self.take(net, name, size, grad_checkpointing, freeze_bn)
 
 
-def _fetch(entry: Any, name: str) -> Mapping[str, Any]:
+def pretrained_state(entry: Any, name: str) -> Mapping[str, Any]:
+    """Return the weights of torchvision, downloaded or from its cache.
+
+    Args:
+        entry: Entry of an enumeration of weights.
+        name: Name of the network, for the error message.
+
+    Raises:
+        CheckpointError: If they can be neither found nor downloaded.
+    """
     try:
         state: Mapping[str, Any] = entry.get_state_dict(
             progress=True, check_hash=True, weights_only=True

@@ -54,7 +54,7 @@ def log_me(features: Array, labels: Array) -> float:
     its indicator :math:`y` is a linear function of the features with a normal prior of precision
     :math:`\alpha` on the weights, and normal noise of precision :math:`\beta`:
     :math:`\max_{\alpha, \beta} \log N(y; 0, I / \beta + F F^T / \alpha) / N`, averaged over the
-    classes that occur. There is no intercept, as in the paper.
+    classes that occur. As in the paper, the function has no intercept.
 
     Args:
         features: ``(N, D)``.

@@ -68,6 +68,7 @@ def build(
     run_dir: Path,
     all_domains: bool = False,
     before: Mapping[str, Any] | None = None,
+    samples: int | None = None,
 ) -> Parts:
     """Build everything that a checked configuration describes, and discover the data.
 
@@ -76,13 +77,14 @@ def build(
         run_dir: The run's folder.
         all_domains: Whether the data also show domains that the model does not train on.
         before: What the checkpoint stores of the data if the run is resumed.
+        samples: Largest number of samples of each split, spread evenly; None for all.
 
     Raises:
         DataError: If the data is not what the configuration says.
         CheckpointError: If pretrained weights can neither be found nor downloaded.
     """
     data: TransferDataModule = run.data.build()
-    info = discovered(run, data)
+    info = discovered(run, data, samples)
     fit_to_size(run, data, before)
     check_batches(run, data)
     run = with_width(run, info.width)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tl_lightning.data.cache.features import FILES, FeatureSet, ShardWriter, ViewSampler
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.image import ImageDataModule
+from tl_lightning.data.domain import Split
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.feature_plan import Plan, through
 from tl_lightning.types import SplitKey, Stream
@@ -23,7 +24,7 @@ from tl_lightning.utils.files import locked
 from tl_lightning.utils.owned import remove_owned
 from tl_lightning.utils.progress import advancing
 
-__all__ = ["Batches", "fill"]
+__all__ = ["Batches", "batch_of", "fill"]
 
 #: Batch size of the extraction.
 BATCH = 64
@@ -68,6 +69,13 @@ def fill(
             "seconds": runner.seconds.get(key, 0.0),
         }
     return report
+
+
+def batch_of(data: TransferDataModule, key: SplitKey, split: Split) -> dict[str, Any]:
+    """Return all samples of a split, which should be few, as one batch; not augmented."""
+    sampler = ViewSampler(names=split.names, views=1, rank=0, world=1)
+    found: dict[str, Any] = next(iter(data.image_loader(key, split, len(split), sampler, False, 0)))
+    return found
 
 
 class Batches:

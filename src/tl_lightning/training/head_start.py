@@ -30,7 +30,8 @@ from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.seeding import mix
 
 __all__ = [
-    "Candidate", "Interpolated", "Start", "align_features", "measure_domains", "prepare_start",
+    "Candidate", "Interpolated", "Start", "align_features", "frozen_features", "measure_domains",
+    "prepare_start",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -167,17 +168,31 @@ def _features(
     parts: Parts, splits: Mapping[SplitKey, Split] | None = None
 ) -> dict[SplitKey, Array]:
     """Return the features of the frozen network for some splits, or those that the probe needs."""
-    run, data = parts.run, parts.data
+    data = parts.data
     source = data.key_of(Stream.SOURCE)
     splits = splits or {
         k: v for k, v in data.stored_splits().items() if k == source or k.split != "train"
     }
-    chosen = frozen_plan(parts.module, data, run, splits)
+    return frozen_features(parts, splits)[0]
+
+
+def frozen_features(
+    parts: Parts, splits: Mapping[SplitKey, Split]
+) -> tuple[dict[SplitKey, Array], int]:
+    """Return the features ``(N, D)`` of the network as it is, and how many were not stored before.
+
+    Args:
+        parts: Objects of the run; the features that its data load do not change.
+        splits: Splits of the data.
+    """
+    data = parts.data
+    chosen = frozen_plan(parts.module, data, parts.run, splits)
     before = dict(data.features)
-    fill(chosen, parts.module, data, parts.trainer)
+    report = fill(chosen, parts.module, data, parts.trainer)
     found = {key: data.features[key] for key in splits}
     data.features = before
-    return {key: _all_rows(rows) for key, rows in found.items()}
+    computed = sum(int(one["computed"]) for one in report.values())
+    return {key: _all_rows(rows) for key, rows in found.items()}, computed
 
 
 def _all_rows(stored: Features) -> Array:

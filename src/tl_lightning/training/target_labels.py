@@ -8,13 +8,14 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.needs import DataInfo
+from tl_lightning.data.samplers.domain import spread
 from tl_lightning.distributed.ranks import rank
 from tl_lightning.errors import ConfigError
 
 __all__ = ["discovered"]
 
 
-def discovered(run: RunConfig, data: TransferDataModule) -> DataInfo:
+def discovered(run: RunConfig, data: TransferDataModule, samples: int | None = None) -> DataInfo:
     """Find the samples, and check that the target has the labels that the run needs.
 
     Only the data tell whether there are any, so that this cannot be part of the checks of the
@@ -24,6 +25,7 @@ def discovered(run: RunConfig, data: TransferDataModule) -> DataInfo:
     Args:
         run: A checked configuration.
         data: Its data module.
+        samples: Largest number of samples of each split to keep, spread evenly; None for all.
 
     Raises:
         ConfigError: If a setting needs labels that the target does not have.
@@ -34,6 +36,12 @@ def discovered(run: RunConfig, data: TransferDataModule) -> DataInfo:
     if rank() == 0:
         for remark in data.remarks():
             print(f"warning: {remark}", flush=True)
+    if samples is not None:
+        count = samples
+        data.found = {
+            name: domain.map(lambda split: split.subset(spread(len(split), count)))
+            for name, domain in data.found.items()
+        }
     target = data.found.get("target")
     if target is None:
         return info

@@ -34,7 +34,8 @@ def on_problem(error: TransferError) -> None:
 
 _SCRIPT = re.compile(
     r"(?:python )?(?:scripts/)?\b(train|tune|evaluate|predict|adapt|report|check_data|"
-    r"extract_features|write_shards|activation_study|validator_study|accuracy_study)\.py\b"
+    r"extract_features|write_shards|rank_backbones|advise|activation_study|validator_study|"
+    r"accuracy_study)\.py\b"
 )
 
 

@@ -6,11 +6,14 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from tl_lightning.cli.common import plain_command
+from tl_lightning.cli.common import frozen_features, plain_command
 from tl_lightning.config.compose import as_dict, composed
 from tl_lightning.errors import ConfigError, nearest
 
@@ -23,10 +26,13 @@ def check_data() -> None:
         plain_command(
             _check_data,
             "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
-            "                     [show=findings|augmentations]\n"
+            "                     [show=findings|augmentations] [quality=false|true]\n"
             "                     [any other setting of train.py ...]\n"
             "Reads every image and reports counts, broken files, duplicates and leaks.\n"
             "show=augmentations writes a contact sheet of augmented images (PNG) instead.\n"
+            "quality=true also searches for label errors, outliers and ambiguous images with the\n"
+            "features of a pretrained network (backbone=mobilenet_v2), and writes them to\n"
+            "quality-<name>.csv and .html.\n"
             "Exit code 0: training can start; 1: training would fail; 2: invalid command line.",
         )
     except SystemExit as end:
@@ -40,6 +46,7 @@ def check_data() -> None:
 _CHECK_KEYS: dict[str, tuple[str, ...]] = {
     "format": ("table", "json"),
     "show": ("findings", "augmentations"),
+    "quality": ("false", "true"),
 }
 
 
@@ -55,6 +62,11 @@ def _check_data(arguments: list[str]) -> None:
             hint = nearest(value, _CHECK_KEYS[key])
             raise ConfigError(f"{key}={value} is not a valid {key}; {hint}")
         options[key] = value
+    if options["quality"] == "true" and find_spec("cleanlab") is None:
+        raise ConfigError(
+            "quality=true needs the package cleanlab; run pip install 'tl_lightning[clean]', or "
+            "omit quality"
+        )
     config = composed(overrides, _CHECK_KEYS)
     from tl_lightning.config.validation.check import check
     from tl_lightning.config.validation.resolve import has_target
@@ -72,11 +84,28 @@ def _check_data(arguments: list[str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         data = check(config).data.build()
         report = survey(data)
+        if options["quality"] == "true" and report["may_start"]:
+            report["quality"] = _quality(overrides)
     if options["format"] == "json":
         print(json.dumps(report))
     else:
         render(report, console())
     sys.exit(0 if report["may_start"] else 1)
+
+
+def _quality(overrides: list[str]) -> dict[str, Any]:
+    """Search for label errors and outliers; write them to the current folder and return them."""
+    run = frozen_features([o for o in overrides if not o.startswith("model=")], list(_CHECK_KEYS))
+    from tl_lightning.evaluation.data_quality import data_quality, listed_images
+    from tl_lightning.reporting.data_quality import write_lists, write_quality_page
+
+    with tempfile.TemporaryDirectory() as folder:
+        quality, parts = data_quality(run, Path(folder))
+    found = quality.plain()
+    lists = write_lists(Path(f"quality-{run.data_name}.csv").absolute(), found["findings"])
+    shown = listed_images(quality, parts)
+    page = write_quality_page(lists.with_suffix(".html"), str(run.data_name), found, shown)
+    return {**found, "files": {"lists": str(lists), "page": str(page)}}
 
 
 def _write_sheet(config: DictConfig) -> Path:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tl_lightning import __version__
-from tl_lightning.errors import TransferError
+from tl_lightning.errors import ConfigError, TransferError
 from tl_lightning.utils.console import on_problem, typed
 from tl_lightning.utils.files import run_lock, write_text
 from tl_lightning.utils.signals import end_interrupted
 from tl_lightning.utils.text import masked
 
+if TYPE_CHECKING:
+    from tl_lightning.config.schema import RunConfig
+
 _HYDRA_FILES = ("config", "hydra", "overrides")
 
-__all__ = ["hide_secrets", "plain_command", "remove_untouched", "say_interrupted"]
+__all__ = [
+    "frozen_features",
+    "hide_secrets",
+    "plain_command",
+    "remove_untouched",
+    "say_interrupted",
+]
 
 
 def say_interrupted(folder: Path, sweeping: bool = False) -> None:
@@ -59,6 +69,33 @@ def remove_untouched(folder: Path) -> None:
         if folder.parent.parent.name == "outputs":
             with contextlib.suppress(OSError):  # it contains other runs
                 folder.parent.rmdir()
+
+
+def frozen_features(overrides: Sequence[str], keys: Sequence[str]) -> RunConfig:
+    """Return the configuration that stores the features of a frozen backbone, without training.
+
+    Args:
+        overrides: Settings of the training configuration, without a model.
+        keys: Other options of the command, to suggest in messages.
+
+    Raises:
+        ConfigError: If the features of the data cannot be stored.
+    """
+    from tl_lightning.config.compose import as_dict, composed, with_values
+    from tl_lightning.config.validation.check import check
+
+    config = composed([*overrides, "model=feature_extraction", "cache.features=full"], keys)
+    changes: dict[str, Any] = {"logger": {}, "callbacks": {}}
+    if "augment" in config.data:  # texts and vectors have no augmentation
+        changes["data.augment"] = "none"
+    run = check(with_values(as_dict(config), changes))
+    if not run.data.cls.storable:
+        raise ConfigError(
+            f"data={run.data_name} is not supported: vectors are features already, and streams "
+            "have no sample index to store features by; for a stream, use the dataset it was "
+            "written from"
+        )
+    return run
 
 
 def plain_command(work: Callable[[list[str]], None], usage: str) -> None:

@@ -10,8 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.cli.common import plain_command
-from tl_lightning.config.compose import as_dict, composed, with_values
+from tl_lightning.cli.common import frozen_features, plain_command
 from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.files import run_lock
@@ -58,21 +57,9 @@ def _extract(arguments: list[str]) -> None:
         raise ConfigError(f"out={out} exists and is not empty; set out=<another folder>")
     if problem := folder_problem(out, "out"):
         raise ConfigError(problem)
-    overrides += ["model=feature_extraction", "cache.features=full"]
-    config = composed(overrides, _KEYS)
-    changes: dict[str, Any] = {"logger": {}, "callbacks": {}}
-    if "augment" in config.data:  # texts and vectors have no augmentation
-        changes["data.augment"] = "none"
-    from tl_lightning.config.validation.check import check
     from tl_lightning.training.fit import extract as extracted
 
-    run = check(with_values(as_dict(config), changes))
-    if not run.data.cls.storable:
-        raise ConfigError(
-            f"data={run.data_name} is not supported: vectors are features already, and streams "
-            "have no sample index to store features by; for a stream, use the dataset it was "
-            "written from"
-        )
+    run = frozen_features(overrides, _KEYS)
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_drafts(out)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,12 @@ class LinearProbe:
 
 
 def fit_probe(
-    features: Array, labels: Array, val_features: Array, val_labels: Array, num_classes: int
+    features: Array,
+    labels: Array,
+    val_features: Array,
+    val_labels: Array,
+    num_classes: int,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> LinearProbe:
     """Fit a logistic regression by L-BFGS until it converges.
 
@@ -67,6 +73,7 @@ def fit_probe(
         val_features: ``(M, D)`` of the same domain.
         val_labels: ``(M,)``.
         num_classes: ``K``.
+        strengths: Inverse strengths to choose from, in ascending order.
 
     >>> x = np.array([[0.0], [1.0], [3.0], [4.0]])
     >>> probe = fit_probe(x, np.array([0, 0, 1, 1]), x, np.array([0, 0, 1, 1]), num_classes=2)
@@ -80,7 +87,7 @@ def fit_probe(
     train, val = (np.asarray(part, np.float32) / scale for part in (features, val_features))
     model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
     best, best_accuracy = None, -1.0
-    for strength in STRENGTHS:
+    for strength in strengths:
         model.set_params(C=strength)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -69,6 +69,8 @@ def render(found: Mapping[str, Any], out: Console) -> None:
     for part in _problems(found, base):
         # Paths are not wrapped, so that they can be copied.
         out.print(part, soft_wrap=isinstance(part, Text))
+    for line in _quality(found["quality"]) if "quality" in found else ():
+        out.print(line, soft_wrap=True)
     style = "bold green" if found["may_start"] else "bold red"
     seconds = Text(f"  {found['seconds']:.1f} s", style="dim")
     out.print(Text(verdict(found), style=style).append_text(seconds))
@@ -146,6 +148,37 @@ def _problems(found: Mapping[str, Any], base: str) -> list[RenderableType]:
     order = list(STYLES)
     parts.sort(key=lambda part: order.index(part[0]))
     return [line for _, lines in parts for line in lines]
+
+
+#: Lists of suspicious samples, in the order in which they are printed.
+_SUSPECTS = {
+    "label_error": "probable label errors",
+    "outlier": "outliers: least like any other image",
+    "ambiguous": "ambiguous: two classes are about equally probable",
+}
+
+
+def _quality(found: Mapping[str, Any]) -> Iterator[Text]:
+    """Yield the first suspicious samples of every kind and domain."""
+    for domain, number in found["samples"].items():
+        accuracy = found["accuracy"].get(domain)
+        shown = "" if accuracy is None else f", {100 * accuracy:.1f} % correct out of fold"
+        features = f"features of {found['backbone']}, {number:,} images{shown}"
+        yield Text(f"\n{domain}: {features}", style="dim")
+        for kind, text in _SUSPECTS.items():
+            rows = [r for r in found["findings"] if (r["domain"], r["finding"]) == (domain, kind)]
+            if rows:
+                yield Text("look at ", style=STYLES[NOTE]).append(f"{len(rows):,} {text}", "none")
+            yield from (_suspect(row) for row in rows[:SHOWN])
+    yield from (Text(f"note    {note}") for note in found["notes"])
+    files = found["files"]
+    yield Text(f"all of them: {files['lists']}\nwith images: {files['page']}\n")
+
+
+def _suspect(row: Mapping[str, Any]) -> Text:
+    text = Text(f"          {row['file']}")
+    other = f" -> {row['suggested']}?" if row["suggested"] not in (None, row["label"]) else ""
+    return text.append(f"  {row['label'] or ''}{other} {row['score']:.3g}", style="dim")
 
 
 def _line(level: str, text: str) -> RenderableType:

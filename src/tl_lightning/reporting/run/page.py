@@ -112,13 +112,13 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
     return _environment().get_template(template).render(**colours, **values)
 
 
-def inline(png: bytes) -> str:
-    """Return a PNG as a data URL.
+def inline(image: bytes, kind: str = "png") -> str:
+    """Return an image file as a data URL.
 
-    >>> inline(b"")
-    'data:image/png;base64,'
+    >>> inline(b""), inline(b"", "jpeg")
+    ('data:image/png;base64,', 'data:image/jpeg;base64,')
     """
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return f"data:image/{kind};base64," + base64.b64encode(image).decode("ascii")
 
 
 def _rate_test(path: Path) -> bytes:

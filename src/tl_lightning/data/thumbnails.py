@@ -1,0 +1,60 @@
+"""Small images of samples for reports."""
+
+from __future__ import annotations
+
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tl_lightning.data.datamodules.image import ImageDataModule
+from tl_lightning.data.domain import Split
+from tl_lightning.data.loaders import dataset_of
+from tl_lightning.data.transforms.geometry import Centre
+
+__all__ = ["jpeg", "thumbnails"]
+
+Pixels = NDArray[np.uint8]
+#: Images per thread.
+CHUNK = 32
+
+
+def thumbnails(data: ImageDataModule, domain: str, split: Split, side: int) -> Pixels:
+    """Return the middle squares ``(N, side, side, 3)`` of a split's images.
+
+    They are read from the cache of decoded images if there is one. Images in memory are not
+    enlarged, so that theirs may be smaller.
+
+    Args:
+        data: The data module, prepared for a model.
+        domain: Domain of the split.
+        split: The samples, all of which are read.
+        side: Height and width in pixels.
+    """
+    if isinstance(split.samples, np.ndarray):
+        side = min(side, *split.samples.shape[1:3])
+    spec = replace(data.input_spec, size=side, crop_pct=1.0)
+    dataset: Any = dataset_of(split, spec, Centre(spec), data.caches.get(domain))
+
+    def chunk(start: int) -> torch.Tensor:
+        keys = [(k, 0) for k in range(start, min(start + CHUNK, len(split)))]
+        images: torch.Tensor = dataset.__getitems__(keys)["inputs"]
+        return images.permute(0, 2, 3, 1)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(chunk, range(0, len(split), CHUNK)))
+    found: Pixels = torch.cat(parts).numpy() if parts else np.zeros((0, side, side, 3), np.uint8)
+    return found
+
+
+def jpeg(pixels: Pixels, quality: int = 80) -> bytes:
+    """Return an image ``(H, W, 3)`` as a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="jpeg", quality=quality)
+    return buffer.getvalue()

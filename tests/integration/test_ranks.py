@@ -241,6 +241,15 @@ def test_two_ranks_equal_one_rank_with_twice_the_batch_size(name, jobs, two, tmp
     predictions = [np.load(f / "predictions.npz") for f in (tmp_path, two / name)]
     for part in ("source_true", "source_pred", "target_true", "target_pred"):
         assert np.array_equal(predictions[0][part], predictions[1][part])
+    for part in ("source_logits", "target_logits", "source_val_logits"):
+        np.testing.assert_allclose(predictions[0][part], predictions[1][part], atol=0.01)
+    chosen = [
+        folder / report["selection"]["checkpoint"]
+        for folder, report in zip((tmp_path, two / name), reports, strict=True)
+    ]
+    records = [torch.load(path, weights_only=True)["reliability"] for path in chosen]
+    assert torch.equal(records[0]["labels"], records[1]["labels"])
+    assert torch.allclose(records[0]["features"].float(), records[1]["features"].float(), atol=0.01)
     if name in ("aligned", "fitted"):
         assert len(reports[0]["start"]["candidates"]) == 3
         assert reports[0]["start"] == reports[1]["start"]

@@ -9,7 +9,8 @@ import shutil
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "LAST",
     "AtomicCheckpointIO",
     "StoredModel",
+    "amend",
     "as_before_validation",
     "last_good",
     "read_checkpoint",
@@ -90,27 +92,45 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save ``checkpoint``; ``path`` is either the old file or the complete new one."""
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
-        draft = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        try:
-            with open(draft, "wb") as file:
-                torch.save(checkpoint, file)
-            _seal(draft)
+        with _drafted(checkpoint, final):
             if final.name == LAST:
                 _rotate(final, self.keep_last)
-            os.replace(draft, final)
-            _sync_folder(final.parent)
-        except (OSError, RuntimeError) as error:
-            if isinstance(error.__context__, KeyboardInterrupt):
-                # On Ctrl-C torch closes its incomplete archive, which raises a RuntimeError.
-                raise KeyboardInterrupt from None
-            free = shutil.disk_usage(final.parent).free // 2**20
-            raise CheckpointError(
-                f"cannot write checkpoint {final}: {error} ({free} MiB free on this disk); free "
-                "some disk space and resume, or set hydra.run.dir to another disk; earlier "
-                "checkpoints are intact"
-            ) from error
-        finally:
-            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _drafted(checkpoint: Mapping[str, Any], final: Path) -> Iterator[None]:
+    """Write a checkpoint to a temporary file, which replaces ``final`` after the body."""
+    draft = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            torch.save(checkpoint, file)
+        _seal(draft)
+        yield
+        os.replace(draft, final)
+        _sync_folder(final.parent)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            # On Ctrl-C torch closes its incomplete archive, which raises a RuntimeError.
+            raise KeyboardInterrupt from None
+        free = shutil.disk_usage(final.parent).free // 2**20
+        raise CheckpointError(
+            f"cannot write checkpoint {final}: {error} ({free} MiB free on this disk); free "
+            "some disk space and resume, or set hydra.run.dir to another disk; earlier "
+            "checkpoints are intact"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def amend(path: Path, **entries: Any) -> None:
+    """Add entries to a checkpoint, or replace them; at any time it is the old or the new one.
+
+    Raises:
+        CheckpointError: If it cannot be read or written.
+    """
+    stored = read_checkpoint(path)
+    with _drafted({**stored, **entries}, path):
+        pass
 
 
 def _seal(path: Path) -> None:
@@ -214,6 +234,8 @@ class StoredModel:
         restored_by: Backbone settings besides the configuration, such as a tokenizer.
         state_dict: The weights.
         data: The data of its run, see :func:`.resume.data_state`; empty if they are not known.
+        reliability: Outputs of source validation, see :class:`.SelectedOutputs`, and the
+            temperature that calibrates them; empty in checkpoints of models that were not tested.
     """
 
     config: Mapping[str, Any]
@@ -222,7 +244,8 @@ class StoredModel:
     input_state: Mapping[str, Any]
     restored_by: Mapping[str, Any]
     state_dict: Mapping[str, Tensor]
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
+    reliability: Mapping[str, Any] = field(default_factory=dict)
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Return the settings of a node or section of the configuration."""
@@ -251,6 +274,7 @@ def read_model(path: Path) -> StoredModel:
             **{**hyper, "classes": tuple(hyper["classes"])},
             **{name: stored[name] for name in ("input_state", "restored_by", "state_dict")},
             data=stored.get("data", {}),
+            reliability=stored.get("reliability", {}),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from tl_lightning.callbacks.console_log import ConsoleLog
 from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.callbacks.phases import PhaseCallback
 from tl_lightning.callbacks.report_collector import ReportCollector
+from tl_lightning.callbacks.selected_outputs import SelectedOutputs
 from tl_lightning.checkpoints.io import AtomicCheckpointIO
 from tl_lightning.checkpoints.resume import data_state
 from tl_lightning.checkpoints.warm_start import load_backbone, load_model, restored_from
@@ -130,7 +131,7 @@ def _callbacks(
     )
     own = [node.build() for node in run.group("callbacks").values()]
     phases = [PhaseCallback()] if module.phases.steps else []
-    return [*phases, checkpoint, *own, collector, ConsoleLog()]
+    return [*phases, checkpoint, *own, collector, SelectedOutputs(validation=True), ConsoleLog()]
 
 
 def build_module(

@@ -14,9 +14,11 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from numpy.typing import NDArray
 
 from tl_lightning.callbacks.model_checkpoint import START
 from tl_lightning.callbacks.rollback import Rollback
+from tl_lightning.callbacks.selected_outputs import SelectedOutputs
 from tl_lightning.config.identity import identity
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.summary import unlabelled
@@ -31,6 +33,7 @@ from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.limits import still_falling, untested
 from tl_lightning.training.predictions import summary_of, write_predictions
+from tl_lightning.training.reliability import store_outputs
 from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.files import full_disk_means, write_json
@@ -168,9 +171,13 @@ def initial_metrics(parts: Parts) -> dict[str, float]:
 def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
     """Write the predictions and ``report.json`` into ``run_dir``; return the report.
 
+    The selected checkpoint gets the outputs on source validation.
+
     Raises:
+        CheckpointError: If the checkpoint cannot be written.
         DataError: If the disk is full.
     """
+    store_outputs(result.parts.trainer, result.checkpoint)
     report = _report(run_dir, result)
     with full_disk_means(
         f"the disk of {run_dir} is full, so the results were not written; the checkpoints are "
@@ -181,7 +188,7 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
             arrays = run_dir / "predictions.npz"
             draft = arrays.with_suffix(".tmp.npz")
             try:
-                np.savez_compressed(draft, **result.parts.collector.arrays())  # type: ignore[arg-type]
+                np.savez_compressed(draft, **_arrays(result.parts))  # type: ignore[arg-type]
                 os.replace(draft, arrays)
             finally:
                 draft.unlink(missing_ok=True)
@@ -190,6 +197,12 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
             )
         write_json(run_dir / "report.json", report)
     return report
+
+
+def _arrays(parts: Parts) -> dict[str, NDArray[Any]]:
+    collector = parts.collector
+    outputs = find_callback(parts.trainer, SelectedOutputs)
+    return {**collector.arrays(), **outputs.arrays(collector.scores)}
 
 
 def _report(run_dir: Path, result: Result) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_settings_of_a_stored_run_are_read_as_those_of_a_new_one(monkeypatch) ->
         compose(["data=domains", "model=source_only"]), resolve=True
     )
     config = {**plain, "data": {**plain["data"], "target": None}}
-    stored = StoredModel(config, (), {}, {}, {}, {}, {})
+    stored = StoredModel(config, (), {}, {}, {}, {})
     monkeypatch.setattr(nodes, "read_model", lambda path: stored)
     given = ["data.classes=[01,1e3]", "data.target.root=~/josé (1)", "data.test_fraction=.5"]
     found = nodes.stored_node("data", "x.ckpt", given)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 
@@ -393,6 +394,10 @@ def test_resumed_run_equals_uninterrupted_run(prepared, tmp_path, monkeypatch):
         weights(tmp_path / "uninterrupted" / last), weights(tmp_path / "interrupted" / last)
     )
     assert resumed["metrics"] == uninterrupted["metrics"]
+    with np.load(tmp_path / "uninterrupted" / "predictions.npz") as arrays:
+        labels = ready(files(prepared / "files")).found["source"].val.labels
+        assert sorted(arrays["source_val_true"]) == sorted(labels)
+        assert arrays["source_val_logits"].shape == (len(labels), len(CLASSES))
 
 
 # -- addresses -----------------------------------------------------------------------------------

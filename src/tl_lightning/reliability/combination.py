@@ -22,11 +22,13 @@ class Combination:
         bias: Added to the sum.
         factor: Half the width of the interval divided by :meth:`scale`, from the errors on datasets
             that the weights were not fitted to.
+        limit: Name of an estimate that the result does not exceed; None: not limited.
     """
 
     weights: Mapping[str, float]
     bias: float = 0.0
     factor: float = 1.0
+    limit: str | None = None
 
     def value(self, estimates: Mapping[str, float]) -> float:
         """Return the combined estimate, in [0, 1].
@@ -35,7 +37,8 @@ class Combination:
         0.5
         """
         total = self.bias + sum(w * estimates[name] for name, w in self.weights.items())
-        return float(np.clip(total, 0.0, 1.0))
+        most = 1.0 if self.limit is None else estimates[self.limit]
+        return float(np.clip(total, 0.0, most))
 
     def scale(
         self, estimates: Mapping[str, float], source_samples: int, target_samples: int

@@ -189,10 +189,12 @@ def reweighted_soft(given: Evidence) -> float:
 
 
 def agreement(first: Array, second: Array) -> float:
-    """Return the fraction of equal predictions of two models, such as two seeds (GDE).
+    """Return the fraction of equal predictions of two models (GDE).
 
     Jiang, Nagarajan, Baek, Kolter (2022): Assessing Generalization of SGD via Disagreement. ICLR.
-    arXiv:2106.13799. It is the accuracy if an ensemble over seeds is calibrated on the target.
+    arXiv:2106.13799. Of two seeds, it is the accuracy if an ensemble of many is calibrated on the
+    target. Of a model adapted to the target and one that is not, it shows how many predictions the
+    adaptation has changed, which the confidence of the adapted model does not.
 
     Args:
         first: ``(N, K)``.

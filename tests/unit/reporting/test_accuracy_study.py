@@ -14,6 +14,7 @@ from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.reporting.studies.accuracy_left_out import (
     METHODS,
     SENSITIVE,
+    SETTINGS,
     best_mean,
     fit,
     left_out,
@@ -42,17 +43,19 @@ def write_outputs(run: Path, signal: float, seed: int, samples: int = 300, **cha
     np.savez(run / "predictions.npz", **{k: v for k, v in arrays.items() if v is not None})
 
 
-def data(target: str) -> dict:
-    return {"data": {"source": {"domain": "photo"}, "target": {"domain": target}}}
+def data(target: str, *methods: str) -> dict:
+    domains = {"source": {"domain": "photo"}, "target": {"domain": target}}
+    return {"data": domains, "method": {method: {} for method in methods}}
 
 
 @pytest.fixture
 def study(tmp_path, make_run) -> Path:
     number = 0
     for name in ("dogs", "mnist_usps", "mnist_mnistm", "pacs"):
-        for seed in (0, 1):
-            run = make_run(f"{number}", name="dann", data=name, seed=seed, classes=CLASSES,
-                           config=data("sketch"))  # fmt: skip
+        for model, seed in (("probe", 0), ("probe", 1), ("mcc", 0)):
+            methods = ["relative_bn"] if model == "probe" else ["relative_bn", "mcc"]
+            run = make_run(f"{number:02}", name=model, data=name, seed=seed, classes=CLASSES,
+                           config=data(name, *methods))  # fmt: skip
             write_outputs(run, 0.8 + 0.2 * (number % 4), number)
             number += 1
     return tmp_path
@@ -61,8 +64,8 @@ def study(tmp_path, make_run) -> Path:
 def pair(name: str, accuracy: float, **estimators: float) -> Pair:
     values = dict.fromkeys(SENSITIVE, accuracy + 0.3) | estimators
     empty = np.zeros((0, 1))
-    return Pair(name, "a to b", "dann", 0, name, 500, 500, accuracy, values, 0.0, 0.0, {}, empty,
-                empty)  # fmt: skip
+    return Pair(name, "a to b", "dann", 0, name, 500, 500, accuracy, False, values, 0.0, 0.0, {},
+                empty, empty)  # fmt: skip
 
 
 PAIRS = [
@@ -115,22 +118,41 @@ def test_the_interval_covers_nine_of_ten_errors() -> None:
     assert np.mean([low <= 0.5 <= high for low, high in intervals]) == pytest.approx(0.9, abs=0.02)
 
 
-def test_agreement_of_seeds_is_counted_by_hand(study) -> None:
+def predicted(pair: Pair):
+    return pair.logits.argmax(axis=1)
+
+
+def test_the_agreement_limits_the_estimate() -> None:
+    pairs = [pair(p.data, p.accuracy, unadapted=0.25, **p.estimators) for p in PAIRS]
+    for one in left_out(pairs, METHODS["best mean of two"], limit="unadapted"):
+        assert one.value == min(0.25, one.value)
+        assert one.low <= one.value <= one.high
+    assert max(one.value for one in left_out(pairs, METHODS["best mean of two"])) > 0.25
+
+
+def test_agreement_is_counted_by_hand(study) -> None:
     pairs, notes = read_pairs([study])
     assert notes == []
     assert {p.data for p in pairs} == {"dogs", "mnist", "pacs"}
-    first, second = (p for p in pairs if p.data == "dogs")
-    equal = np.mean(first.logits.argmax(1) == second.logits.argmax(1))
-    assert first.estimators["agreement"] == second.estimators["agreement"] == equal
-    assert first.accuracy == np.mean(first.logits.argmax(1) == np.arange(300) % 4)
-    assert first.domains == "photo to sketch"
+    adapted, first, second = (p for p in pairs if p.data == "dogs")
+    equal = np.mean(predicted(first) == predicted(second))
+    assert first.estimators["seeds"] == second.estimators["seeds"] == equal
+    assert first.accuracy == np.mean(predicted(first) == np.arange(300) % 4)
+    assert first.domains == "photo to dogs"
+    assert [p.adapted for p in (adapted, first, second)] == [True, False, False]
+    # The second probe has the stronger signal, so that its estimate is higher.
+    assert second.estimators["atc"] > first.estimators["atc"]
+    assert adapted.estimators["unadapted"] == np.mean(predicted(adapted) == predicted(second))
+    assert not {"unadapted"} & (first.estimators.keys() | second.estimators.keys())
 
 
 def test_other_targets_and_models_do_not_agree(tmp_path, make_run) -> None:
     for number, (name, target) in enumerate((("dann", "a"), ("dann", "b"), ("mcc", "a"))):
-        run = make_run(f"{number}", name=name, seed=number, classes=CLASSES, config=data(target))
+        config = data(target, name)
+        run = make_run(f"{number}", name=name, seed=number, classes=CLASSES, config=config)
         write_outputs(run, 1.0, number)
-    assert not any("agreement" in p.estimators for p in read_pairs([tmp_path])[0])
+    pairs, _ = read_pairs([tmp_path])
+    assert not any({"seeds", "unadapted"} & p.estimators.keys() for p in pairs)
 
 
 def test_rows_with_stored_logits_are_matched_with_their_labels(tmp_path, make_run) -> None:
@@ -147,11 +169,11 @@ def test_rows_with_stored_logits_are_matched_with_their_labels(tmp_path, make_ru
 
 def test_runs_without_outputs_and_copies_are_left_out(study, make_run) -> None:
     write_outputs(make_run("old", classes=CLASSES), 1.0, 0, target_logits=None)
-    write_outputs(make_run("zcopy", data="dogs", classes=CLASSES, config=data("sketch")), 0.8, 0)
+    write_outputs(make_run("zcopy", data="dogs", classes=CLASSES, config=data("dogs")), 0.8, 0)
     oracle = make_run("oracle", classes=CLASSES, learned_from="target")
     write_outputs(oracle, 1.0, 77)
     pairs, notes = read_pairs([study])
-    assert len(pairs) == 8
+    assert len(pairs) == 12
     assert notes == ["Excluded runs without stored outputs: 1.",
                      "Excluded runs trained on target labels: 1.",
                      "Repeated models counted once: 1."]  # fmt: skip
@@ -174,11 +196,12 @@ def test_the_report_has_every_pair_and_combination(study, capsys) -> None:
     _accuracy_study([str(study)])
     text = (study / "accuracy.md").read_text()
     assert text in capsys.readouterr().out
-    assert "8 pairs on dogs, mnist, pacs, seeds 0, 1." in text
+    assert "12 pairs on dogs, mnist, pacs, seeds 0, 1." in text
+    assert [f"## {s.title}: {n} pairs" in text for s, n in zip(SETTINGS, (8, 4, 4), strict=True)]
     assert all(method in text for method in METHODS)
     with (study / "accuracy.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert len(rows) == 8
+    assert len(rows) == 12
     assert all(float(r["low"]) <= float(r["estimate"]) <= float(r["high"]) for r in rows)
     assert (study / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 

@@ -12,7 +12,7 @@ from tl_lightning.reliability.combination import Combination
 from tl_lightning.reporting.artifacts import Array
 from tl_lightning.reporting.studies.accuracy_pairs import Pair
 
-__all__ = ["METHODS", "USED", "Prediction", "fit", "left_out"]
+__all__ = ["METHODS", "SETTINGS", "USED", "Prediction", "Setting", "fit", "left_out"]
 
 #: Intended coverage of the interval.
 COVERAGE = 0.9
@@ -114,26 +114,57 @@ METHODS: dict[str, Fit] = {
 USED = "mean of ATC and confidence"
 
 
-def fit(pairs: Sequence[Pair], method: Fit) -> Combination:
+@dataclass(frozen=True)
+class Setting:
+    """Pairs that have an interval in common.
+
+    Attributes:
+        title: For reports.
+        adapted: Whether the models were trained on target samples.
+        limit: Name of the estimate that the combination does not exceed; None: not limited.
+    """
+
+    title: str
+    adapted: bool
+    limit: str | None = None
+
+    def pairs(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Return those of the setting."""
+        return [
+            pair
+            for pair in pairs
+            if pair.adapted == self.adapted and (not self.limit or self.limit in pair.estimators)
+        ]
+
+
+#: The settings that the package distinguishes.
+SETTINGS = (
+    Setting("Models not trained on the target", adapted=False),
+    Setting("Models trained on the target", adapted=True),
+    Setting("Models trained on the target, compared with one that was not", True, "unadapted"),
+)
+
+
+def fit(pairs: Sequence[Pair], method: Fit, limit: str | None = None) -> Combination:
     """Return a combination whose interval covers 90 % of the errors on left-out datasets."""
     ratios = []
     for held, rest in _splits(pairs):
-        found = method(rest)
+        found = replace(method(rest), limit=limit)
         for pair in held:
             scale = found.scale(pair.estimators, pair.source_samples, pair.samples)
             ratios.append(abs(found.value(pair.estimators) - pair.accuracy) / scale)
     factor = float(np.quantile(ratios, COVERAGE)) if ratios else 1.0
-    return replace(method(pairs), factor=factor)
+    return replace(method(pairs), factor=factor, limit=limit)
 
 
-def left_out(pairs: Sequence[Pair], method: Fit) -> list[Prediction]:
+def left_out(pairs: Sequence[Pair], method: Fit, limit: str | None = None) -> list[Prediction]:
     """Return predictions for each pair by a combination fitted to the other datasets.
 
     Weights, choices and the width of the interval are all fitted without the pair's dataset.
     """
     predictions = []
     for held, rest in _splits(pairs):
-        found = fit(rest, method)
+        found = fit(rest, method, limit)
         for pair in held:
             low, high = found.interval(pair.estimators, pair.source_samples, pair.samples)
             predictions.append(Prediction(pair, found.value(pair.estimators), low, high))

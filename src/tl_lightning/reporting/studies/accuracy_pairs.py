@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tl_lightning.errors import DataError
+from tl_lightning.reliability.accuracy import UNADAPTED, trains_on_target
 from tl_lightning.reliability.estimators import agreement, estimates
 from tl_lightning.reliability.label_shift import class_mix
 from tl_lightning.reliability.outputs import finite_outputs
@@ -35,7 +36,10 @@ class Pair:
         source_samples: Number of source validation samples.
         samples: Number of target samples.
         accuracy: The true accuracy on them.
-        estimators: The estimates by name, and ``agreement`` if there is a run with another seed.
+        adapted: Whether the model was trained on samples of the target.
+        estimators: The estimates by name; ``seeds``, the agreement with the same model of another
+            seed, if there is one; ``unadapted``, that of an adapted model with the one of the
+            highest estimate among those on the same samples that are not adapted.
         mix_distance: True total variation between the class frequencies of both domains.
         estimated_distance: The same as estimated without target labels.
         data_node: The configuration of source and target.
@@ -51,6 +55,7 @@ class Pair:
     source_samples: int
     samples: int
     accuracy: float
+    adapted: bool
     estimators: dict[str, float]
     mix_distance: float
     estimated_distance: float
@@ -115,6 +120,7 @@ def _pair(report: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pair:
         source_samples=len(outputs.labels),
         samples=len(true),
         accuracy=float(np.mean(logits.argmax(axis=1) == true)),
+        adapted=trains_on_target(report["config"].get("method") or {}),
         estimators=estimates(outputs),
         mix_distance=float(np.abs(frequencies - mix.source).sum() / 2),
         estimated_distance=mix.distance,
@@ -141,17 +147,20 @@ def _domains(data: Mapping[str, Any]) -> str:
 
 
 def _with_agreement(pairs: list[Pair]) -> list[Pair]:
-    """Add the agreement with the next seed of the same model on the same samples."""
+    """Add the agreement with other models on the same samples."""
     for pair in pairs:
         others = [
             other
             for other in pairs
-            if (other.data, other.name) == (pair.data, pair.name)
-            and other.data_node == pair.data_node
-            and other.seed != pair.seed
+            if (other.data, other.data_node) == (pair.data, pair.data_node)
             and np.array_equal(other.true, pair.true)
         ]
-        if others:
-            nearest = min(others, key=lambda other: (other.seed < pair.seed, other.seed))
-            pair.estimators["agreement"] = agreement(pair.logits, nearest.logits)
+        seeds = [o for o in others if o.name == pair.name and o.seed != pair.seed]
+        if seeds:
+            following = min(seeds, key=lambda o: (o.seed < pair.seed, o.seed))
+            pair.estimators["seeds"] = agreement(pair.logits, following.logits)
+        unadapted = [other for other in others if not other.adapted]
+        if pair.adapted and unadapted:
+            best = max(unadapted, key=lambda other: UNADAPTED.value(other.estimators))
+            pair.estimators["unadapted"] = agreement(pair.logits, best.logits)
     return pairs

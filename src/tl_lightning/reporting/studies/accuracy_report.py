@@ -15,6 +15,7 @@ from tl_lightning.reliability.estimators import ESTIMATORS
 from tl_lightning.reporting.formatting import seeds_range
 from tl_lightning.reporting.studies.accuracy_left_out import (
     METHODS,
+    SETTINGS,
     USED,
     Prediction,
     fit,
@@ -28,6 +29,10 @@ __all__ = ["write_accuracy"]
 
 #: Fewer datasets cannot be left out: two others are needed to fit the width of the interval.
 FEWEST = 3
+AGREEMENTS = {
+    "seeds": "agreement of two seeds",
+    "unadapted": "agreement with a model not trained on the target",
+}
 NOTE = (
     "A pair is a model and a target whose labels were used only to measure the errors, in points "
     "of accuracy: mean and maximum of the absolute errors over all pairs, bias (estimate minus "
@@ -56,26 +61,33 @@ def write_accuracy(roots: Sequence[Path]) -> Path:
             f"the study needs runs on at least {FEWEST} datasets, so that each can be left out, "
             f"got {', '.join(data)}; pass more folders: accuracy_study.py <folder> <folder>"
         )
-    predictions = {title: left_out(pairs, method) for title, method in METHODS.items()}
     seeds = seeds_range(sorted({pair.seed for pair in pairs}))
-    parts = [
-        "# Accuracy without target labels",
-        f"{len(pairs)} pairs on {', '.join(data)}, seeds {seeds}.",
-        f"## Estimators\n\n{_estimators(pairs, data)}",
-        f"## Combinations, each dataset left out\n\n{_combinations(predictions, data)}",
-        f"## Fitted to all datasets\n\n{_fitted(pairs)}",
+    parts = ["# Accuracy without target labels",
+             f"{len(pairs)} pairs on {', '.join(data)}, seeds {seeds}."]  # fmt: skip
+    used: dict[str, Prediction] = {}
+    for setting in SETTINGS:
+        chosen = setting.pairs(pairs)
+        names = [name for name in data if any(pair.data == name for pair in chosen)]
+        if len(names) >= FEWEST:
+            made = {title: left_out(chosen, m, setting.limit) for title, m in METHODS.items()}
+            used |= {one.pair.folder: one for one in made[USED]}
+            tables = [f"## {setting.title}: {len(chosen)} pairs", _combinations(made, names)]
+            tables += [] if setting.limit else [_estimators(chosen, names)]
+            parts += [*tables, f"Fitted to all of them:\n\n{_fitted(chosen, setting.limit)}"]
+    every = list(used.values())
+    parts += [
+        f"## All, by {USED}\n\n{_combinations({USED: every}, data)}",
         f"## Class frequencies of the target\n\n{_mixes(pairs)}",
         NOTE,
         *notes,
     ]
-    write_text(roots[0] / "accuracy.csv", _csv(predictions[USED]))
-    write_bytes(roots[0] / "accuracy.png", _figure(predictions[USED]))
+    write_text(roots[0] / "accuracy.csv", _csv(every))
+    write_bytes(roots[0] / "accuracy.png", _figure(every))
     return write_text(roots[0] / "accuracy.md", "\n\n".join(parts) + "\n")
 
 
 def _estimators(pairs: Sequence[Pair], data: Sequence[str]) -> str:
-    titles = {name: estimator.title for name, estimator in ESTIMATORS.items()}
-    titles |= {"agreement": "agreement of two seeds"}
+    titles = {name: estimator.title for name, estimator in ESTIMATORS.items()} | AGREEMENTS
     rows = [["Estimator", "Mean", "Worst", "Bias", "Pairs", *data]]
     for name, title in titles.items():
         known = [pair for pair in pairs if name in pair.estimators]
@@ -99,10 +111,10 @@ def _combinations(predictions: Mapping[str, Sequence[Prediction]], data: Sequenc
     return _table(rows)
 
 
-def _fitted(pairs: Sequence[Pair]) -> str:
+def _fitted(pairs: Sequence[Pair], limit: str | None) -> str:
     lines = []
     for title, method in METHODS.items():
-        found = fit(pairs, method)
+        found = fit(pairs, method, limit)
         weights = ", ".join(f"{name} {weight:.3f}" for name, weight in found.weights.items())
         lines.append(f"- {title}: {weights}; bias {found.bias:.3f}; factor {found.factor:.2f}")
     return "\n".join(lines)
@@ -145,16 +157,16 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _csv(predictions: Sequence[Prediction]) -> str:
     """Return one CSV line per pair, all numbers as fractions."""
-    names = [*ESTIMATORS, "agreement"]
+    names = [*ESTIMATORS, *AGREEMENTS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["data", "domains", "name", "seed", "folder", "source_samples", "samples",
-                     "accuracy", "estimate", "low", "high", *names, "mix_distance",
+    writer.writerow(["data", "domains", "name", "seed", "folder", "adapted", "source_samples",
+                     "samples", "accuracy", "estimate", "low", "high", *names, "mix_distance",
                      "estimated_distance"])  # fmt: skip
     for one in predictions:
         pair = one.pair
-        key = [pair.data, pair.domains, pair.name, pair.seed, pair.folder, pair.source_samples,
-               pair.samples]  # fmt: skip
+        key = [pair.data, pair.domains, pair.name, pair.seed, pair.folder, int(pair.adapted),
+               pair.source_samples, pair.samples]  # fmt: skip
         single = [pair.estimators.get(name) for name in names]
         numbers = [pair.accuracy, one.value, one.low, one.high, *single, pair.mix_distance,
                    pair.estimated_distance]  # fmt: skip

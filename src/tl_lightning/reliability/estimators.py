@@ -15,20 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.special import softmax, xlogy
+from scipy.special import xlogy
 
 from tl_lightning.reliability.label_shift import bbse, mlls
-from tl_lightning.reliability.outputs import FiniteOutputs
-from tl_lightning.selection.scores import temperature
+from tl_lightning.reliability.outputs import FiniteOutputs, spread
 
-__all__ = ["ESTIMATORS", "Estimator", "Evidence", "agreement", "estimates", "evidence"]
+__all__ = ["ESTIMATORS", "Estimator", "Evidence", "agreement", "estimates"]
 
 Array = NDArray[Any]
 
 #: Maximum number of rows that are transported to labels.
 TRANSPORTED = 1000
-#: Maximum number of source rows that the temperature is fitted to.
-CALIBRATED = 5000
 
 
 @dataclass(frozen=True)
@@ -60,20 +57,6 @@ class Evidence:
     def target_costs(self) -> Array:
         """Costs of moving target predictions to labels, see :func:`cot`."""
         return _transport_costs(self.target, self.labels)
-
-
-def evidence(source_logits: Array, source_labels: Array, target_logits: Array) -> Evidence:
-    """Return the probabilities at the temperature that calibrates the source.
-
-    Args:
-        source_logits: Finite, ``(n, K)``.
-        source_labels: ``(n,)``.
-        target_logits: Finite, ``(m, K)``.
-    """
-    rows = _spread(len(source_logits), CALIBRATED)
-    scale = temperature(source_logits[rows], source_labels[rows])
-    source, target = (softmax(z / scale, axis=1) for z in (source_logits, target_logits))
-    return Evidence(source, source_labels, target)
 
 
 def source_accuracy(given: Evidence) -> float:
@@ -157,7 +140,7 @@ def nuclear(given: Evidence) -> float:
     """
     rows = min(len(given.source), len(given.target))
     of_source, of_target = (
-        np.linalg.norm(p[_spread(len(p), rows)], ord="nuc") for p in (given.source, given.target)
+        np.linalg.norm(p[spread(len(p), rows)], ord="nuc") for p in (given.source, given.target)
     )
     return float(given.correct.mean() * of_target / of_source)
 
@@ -237,21 +220,17 @@ ESTIMATORS = {
 
 def estimates(outputs: FiniteOutputs) -> dict[str, float]:
     """Return the estimate of each estimator by name, in [0, 1]."""
-    given = evidence(outputs.source, outputs.labels, outputs.target)
+    source, target = outputs.probabilities()
+    given = Evidence(source, outputs.labels, target)
     return {
         name: float(np.clip(estimator.function(given), 0.0, 1.0))
         for name, estimator in ESTIMATORS.items()
     }
 
 
-def _spread(rows: int, most: int) -> Array:
-    """Return at most ``most`` indices below ``rows``, evenly spread."""
-    return np.linspace(0, rows - 1, min(rows, most)).round().astype(int)
-
-
 def _transport_costs(p: Array, labels: Array) -> Array:
     """Return the cost of each row, at most :data:`TRANSPORTED` of them."""
-    p = p[_spread(len(p), TRANSPORTED)]
+    p = p[spread(len(p), TRANSPORTED)]
     quantiles = (np.arange(len(p)) + 0.5) / len(p) * len(labels)
     drawn = np.sort(labels)[quantiles.astype(int)]
     cost = 1.0 - p[:, drawn]

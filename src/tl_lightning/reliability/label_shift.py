@@ -15,7 +15,7 @@ __all__ = ["ClassMix", "bbse", "class_mix", "mlls", "rlls"]
 
 Array = NDArray[Any]
 
-#: Total variation from which a warning is given.
+#: Total variation from which a warning is given, in addition to that of small samples.
 FAR = 0.25
 #: Maximum number of EM steps, and the change of all fractions that ends them.
 ITERATIONS, CONVERGED = 100, 1e-4
@@ -62,10 +62,7 @@ def bbse(source_predicted: Array, source_labels: Array, target_predicted: Array)
     one_hot = np.eye(source_predicted.shape[1])[source_labels]
     joint = source_predicted.T @ one_hot / len(one_hot)
     weights, _ = nnls(joint, target_predicted.mean(axis=0))
-    mix = weights * one_hot.mean(axis=0)
-    # All weights are 0 if the source never predicts the target's classes.
-    fractions: Array = mix / mix.sum() if mix.any() else target_predicted.mean(axis=0)
-    return fractions
+    return _fractions(weights, one_hot, target_predicted)
 
 
 def rlls(source_predicted: Array, source_labels: Array, target_predicted: Array) -> Array:
@@ -90,9 +87,7 @@ def rlls(source_predicted: Array, source_labels: Array, target_predicted: Array)
     weights, _ = nnls(
         matrix, np.concatenate([target_predicted.mean(axis=0), np.full(classes, deviation)])
     )
-    mix = weights * one_hot.mean(axis=0)
-    fractions: Array = mix / mix.sum()
-    return fractions
+    return _fractions(weights, one_hot, target_predicted)
 
 
 def mlls(source_labels: Array, target_probabilities: Array) -> Array:
@@ -131,7 +126,10 @@ def mlls(source_labels: Array, target_probabilities: Array) -> Array:
 
 
 def class_mix(source_logits: Array, source_labels: Array, target_logits: Array) -> ClassMix:
-    """Return the class frequencies of both domains; those of the target by :func:`bbse`.
+    """Return the class frequencies of both domains; those of the target by :func:`rlls`.
+
+    A shift of the images themselves changes which classes are predicted too, which no method can
+    tell from a shift of the class frequencies without labels: the warning names both.
 
     Args:
         source_logits: ``(n, K)`` of labelled source samples that the model was not trained on.
@@ -141,21 +139,35 @@ def class_mix(source_logits: Array, source_labels: Array, target_logits: Array) 
     Raises:
         DataError: If the arrays do not match, or a domain has no finite row.
 
-    >>> logits, labels = np.array([[9.0, 0.0], [0.0, 9.0]]), np.array([0, 1])
-    >>> mix = class_mix(logits, labels, logits[[0, 0, 0, 1]])
-    >>> mix.target.round(2).tolist(), round(mix.distance, 2)
-    ([0.75, 0.25], 0.25)
+    >>> logits, labels = np.repeat([[9.0, 0.0], [0.0, 9.0]], 200, axis=0), np.repeat([0, 1], 200)
+    >>> mix = class_mix(logits, labels, logits[:300])
+    >>> mix.target.round(2).tolist(), round(mix.distance, 2), mix.warning is None
+    ([0.66, 0.34], 0.16, True)
     """
     outputs = finite_outputs(source_logits, source_labels, target_logits)
-    classes = np.eye(outputs.source.shape[1])
-    source, target = (classes[z.argmax(axis=1)] for z in (outputs.source, outputs.target))
-    frequencies = classes[outputs.labels].mean(axis=0)
-    estimated = bbse(source, outputs.labels, target)
+    source, target = outputs.probabilities()
+    frequencies = np.bincount(outputs.labels, minlength=source.shape[1]) / len(outputs.labels)
+    estimated = rlls(source, outputs.labels, target)
     distance = float(np.abs(frequencies - estimated).sum() / 2)
     warning = None
-    if distance >= FAR:
+    if distance >= FAR + _by_chance(frequencies, len(source), len(target)):
         warning = (
-            f"The classes seem to be distributed differently in the target: {100 * distance:.0f} % "
-            "of the samples would have to change class to match the source."
+            f"The class frequencies of source and target seem to differ by {100 * distance:.0f} % "
+            "of the samples: either the classes are distributed differently in the target, or the "
+            "model wrongly prefers some of them there."
         )
     return ClassMix(frequencies, estimated, distance, warning)
+
+
+def _fractions(weights: Array, one_hot: Array, target_predicted: Array) -> Array:
+    """Return the class frequencies that follow from the weights of the source's classes."""
+    mix = weights * one_hot.mean(axis=0)
+    # All weights are 0 if the source never predicts the target's classes.
+    fractions: Array = mix / mix.sum() if mix.any() else target_predicted.mean(axis=0)
+    return fractions
+
+
+def _by_chance(frequencies: Array, source_samples: int, target_samples: int) -> float:
+    """Return the total variation to expect between two samples from the same frequencies."""
+    variance = frequencies * (1 - frequencies) * (1 / source_samples + 1 / target_samples)
+    return float(np.sqrt(2 / np.pi * variance).sum() / 2)

@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from tl_lightning.errors import DataError
+from tl_lightning.selection.scores import temperature
 
-__all__ = ["FiniteOutputs", "finite_outputs"]
+__all__ = ["FiniteOutputs", "finite_outputs", "spread"]
 
 Array = NDArray[Any]
+
+#: Maximum number of source rows that the temperature is fitted to.
+CALIBRATED = 5000
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,13 @@ class FiniteOutputs:
     target: Array
     source_rows: int
     target_rows: int
+
+    def probabilities(self) -> tuple[Array, Array]:
+        """Return those of source and target, at the temperature that calibrates the source."""
+        rows = spread(len(self.source), CALIBRATED)
+        scale = temperature(self.source[rows], self.labels[rows])
+        source, target = (softmax(z / scale, axis=1) for z in (self.source, self.target))
+        return source, target
 
 
 def finite_outputs(
@@ -61,6 +73,15 @@ def finite_outputs(
     return FiniteOutputs(
         source[of_source], labels[of_source], target[of_target], len(source), len(target)
     )
+
+
+def spread(rows: int, most: int) -> Array:
+    """Return at most ``most`` indices below ``rows``, evenly spread.
+
+    >>> spread(10, 4).tolist(), spread(2, 4).tolist()
+    ([0, 3, 6, 9], [0, 1])
+    """
+    return np.linspace(0, rows - 1, min(rows, most)).round().astype(int)
 
 
 def _check(source: Array, labels: Array, target: Array) -> None:

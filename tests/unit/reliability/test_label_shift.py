@@ -28,7 +28,7 @@ def test_a_shift_of_the_labels_alone_is_found() -> None:
     assert mix.source == pytest.approx([0.25] * 4, abs=0.03)
     assert mix.distance == pytest.approx(0.45, abs=0.04)
     assert mix.warning is not None
-    assert mix.warning.startswith("The classes seem to be distributed differently in the target: 4")
+    assert mix.warning.startswith("The class frequencies of source and target seem to differ by 4")
 
 
 def test_the_same_classes_give_no_warning() -> None:
@@ -46,9 +46,14 @@ def test_a_class_without_source_samples_has_no_fraction() -> None:
 
 
 def test_a_class_that_the_source_never_predicts_is_counted() -> None:
-    source, labels = np.tile([5.0, 0.0], (20, 1)), np.repeat([0, 1], 10)
-    mix = class_mix(source, labels, np.tile([0.0, 5.0], (20, 1)))
-    assert mix.target.tolist() == [0.0, 1.0]
+    source, labels = np.tile([1.0, 0.0], (20, 1)), np.repeat([0, 1], 10)
+    mix = bbse(source, labels, np.tile([0.0, 1.0], (20, 1)))
+    assert mix.tolist() == [0.0, 1.0]
+
+
+def test_five_samples_give_no_warning() -> None:
+    source, labels = outputs([0.1] * 10, 300)
+    assert class_mix(source, labels, 5 * np.eye(10)[[0, 1, 2, 3, 4]]).warning is None
 
 
 def test_three_methods_agree_on_many_samples() -> None:

@@ -64,6 +64,7 @@ def evaluate(
     *,
     allow: Sequence[str] = (),
     compare: str | Path | None = None,
+    corruptions: bool = False,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Test a trained model on its own data, or on other data with the same classes.
@@ -73,6 +74,7 @@ def evaluate(
         overrides: Settings of ``data`` and ``trainer``, as on the command line.
         allow: Full names of additional classes that the checkpoint's configuration may build.
         compare: Another checkpoint or run folder, tested on the same samples.
+        corruptions: Whether to test on corrupted versions of the images as well.
         out: Folder for metrics.json, per_class.csv, confusion.csv and predictions.csv, or None.
 
     Returns:
@@ -86,7 +88,7 @@ def evaluate(
     given = [*overrides, f"allow=[{','.join(allow)}]"]
     data, trainer = (stored_node(name, path, given) for name in ("data", "trainer"))
     other = None if compare is None else checkpoint_of(Path(compare), "compare")
-    return _evaluate(path, data, trainer, allow, compare=other, out=out)
+    return _evaluate(path, data, trainer, allow, compare=other, corruptions=corruptions, out=out)
 
 
 def load(checkpoint: str | Path, *, allow: Sequence[str] = (), **own: Any) -> TransferModule:

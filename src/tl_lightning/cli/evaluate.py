@@ -19,10 +19,11 @@ def evaluate() -> None:
         "                   [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
         "                   [allow=[<import path of a custom class>]]\n"
-        "                   [compare=<another run folder or file.ckpt>] [out=<folder>]\n"
+        "                   [compare=<another run folder or file.ckpt>] [corruptions=true]\n"
+        "                   [out=<folder>]\n"
         "Tests the checkpoint on its own dataset, or on another one with the same classes.\n"
-        "compare= tests another model on the same samples; out= writes metrics.json,\n"
-        "per_class.csv, confusion.csv and predictions.csv.",
+        "compare= tests another model on the same samples, corruptions= the model on corrupted\n"
+        "images; out= writes metrics.json, per_class.csv, confusion.csv and predictions.csv.",
     )
 
 
@@ -44,6 +45,9 @@ def _evaluate(arguments: list[str]) -> None:
 
     checkpoint = str(checkpoint_of(Path(given.pop("checkpoint")), "checkpoint"))
     compare, out = given.pop("compare", None), given.pop("out", None)
+    corruptions = given.pop("corruptions", "false").lower()
+    if corruptions not in ("true", "false"):
+        raise ConfigError(f"corruptions={corruptions} is not true or false; set corruptions=true")
     overrides = [f"{k}={v}" for k, v in given.items()]
     data, trainer = (stored_node(name, checkpoint, overrides) for name in ("data", "trainer"))
     result = run_evaluation(
@@ -52,6 +56,7 @@ def _evaluate(arguments: list[str]) -> None:
         trainer,
         allowed_classes(overrides),
         compare=compare and checkpoint_of(Path(compare), "compare"),
+        corruptions=corruptions == "true",
         out=out,
     )
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -67,4 +72,4 @@ def _evaluate(arguments: list[str]) -> None:
             print(f"written: {out}")
 
 
-_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow", "compare", "out")
+_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow", "compare", "corruptions", "out")

@@ -18,6 +18,7 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.summary import split_notes
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.comparison import by_group, compared
+from tl_lightning.evaluation.corruptions import under_corruptions
 from tl_lightning.evaluation.files import folder_for, write_evaluation
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.metrics import assess, plain_values
@@ -53,6 +54,7 @@ def evaluate(
     allow: Sequence[str] = (),
     *,
     compare: str | Path | None = None,
+    corruptions: bool = False,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Test a checkpoint; without other data or trainer, reproduce the test metrics of its run.
@@ -63,6 +65,7 @@ def evaluate(
         trainer: Trainer node to use instead of the checkpoint's.
         allow: Full names of additional classes that the checkpoint's configuration may build.
         compare: Another checkpoint with the same classes, tested on the same samples.
+        corruptions: Whether to test on corrupted versions of the images as well.
         out: Folder for the files of :func:`.write_evaluation`, or None.
 
     Of other data than those of the run, all samples are tested, unless they have a test
@@ -74,7 +77,8 @@ def evaluate(
         notes on them. ``domains`` has the metrics of every labelled domain with intervals, see
         :func:`.plain_values`, and ``groups`` for each column of ``data.label_columns``, see
         :func:`.by_group`; ``outputs`` has the :class:`.Outputs` of every domain, and
-        ``comparison`` the result of :func:`.compared` of every labelled domain.
+        ``comparison`` and ``corruptions`` the results of :func:`.compared` and
+        :func:`.summarised` of every labelled domain.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -93,7 +97,8 @@ def evaluate(
             f"checkpoint={checkpoint} on {shorten(stored.classes)}; compare models of the same "
             "classes"
         )
-    tested = _test(stored, checkpoint, {"data": data, "trainer": trainer}, allow)
+    settings = {"data": data, "trainer": trainer}
+    tested = _test(stored, checkpoint, settings, allow, images=corruptions)
     found, outputs = tested.data, tested.outputs
     notes = [*split_notes(found.found), *untested(tested.trainer, found), *found.remarks()]
     result: dict[str, Any] = {
@@ -102,12 +107,14 @@ def evaluate(
         "domains": _assessed(tested, stored.classes), "outputs": outputs,
     }  # fmt: skip
     if other is not None:
-        settings = {name: tested.run.section(name) for name in ("data", "trainer")}
-        second = _test(other, compare, settings, allow, found.only_tested).outputs
-        notes += _seen(stored, other, settings["data"], outputs)
+        same = {name: tested.run.section(name) for name in settings}
+        second = _test(other, compare, same, allow, found.only_tested).outputs
+        notes += _seen(stored, other, same["data"], outputs)
         result["comparison"] = {"checkpoint": str(compare)} | {
             name: compared(outputs[name], second[name]) for name in result["domains"]
         }
+    if corruptions and result["domains"]:
+        result["corruptions"] = under_corruptions(tested.module, found, tested.run.trainer, outputs)
     if folder is not None and tested.trainer.is_global_zero:
         write_evaluation(folder, result)
     return result
@@ -131,10 +138,12 @@ def _test(
     settings: Mapping[str, Mapping[str, Any] | None],
     allow: Sequence[str],
     only_tested: frozenset[str] | None = None,
+    images: bool = False,
 ) -> _Tested:
     """Test a model with these settings of ``data`` and ``trainer``, or those of its checkpoint.
 
     All samples of the domains in ``only_tested`` are tested; None: of those that are not the run's.
+    With ``images``, other samples than images are an error.
     """
     module = rebuilt(stored, str(checkpoint), allow)
     given = {name: node for name, node in settings.items() if node}
@@ -144,6 +153,11 @@ def _test(
     # Its own ``allow`` is ignored.
     run = check(_testing({**stored.config, **kept, **given, "allow": list(allow)}))
     found: TransferDataModule = run.data.build()
+    if images and found.gives != "images":
+        raise ConfigError(
+            f"corruptions=true changes images, but data={found.name} contains {found.gives}; leave "
+            "it out"
+        )
     if only_tested is None:
         new = _new_domains(stored_section(stored, "data"), run.section("data"))
         only_tested = frozenset() if new and _same_data(run, stored) else new

@@ -53,7 +53,8 @@ def folder_for(out: str | Path) -> Path:
 def write_evaluation(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     """Write ``metrics.json``, ``per_class.csv``, ``confusion.csv`` and ``predictions.csv``.
 
-    ``groups.csv`` follows if the samples have groups.
+    ``groups.csv`` follows if the samples have groups, ``corruptions.csv`` if corrupted images were
+    tested.
 
     ``confusion.csv`` has a row for each pair of a true and a predicted class that occurs. The
     columns of ``predictions.csv`` are those of a run's, after the domain.
@@ -85,6 +86,9 @@ def write_evaluation(folder: Path, result: Mapping[str, Any]) -> list[Path]:
         ]  # fmt: skip
         if groups := list(_groups(domains)):
             files.append(_table(folder / "groups.csv", ("domain", "column", *_PER_GROUP), groups))
+        if rows := list(_corruptions(result.get("corruptions", {}))):
+            header = ("domain", "corruption", "severity", "accuracy")
+            files.append(_table(folder / "corruptions.csv", header, rows))
         return files
     except OSError as error:
         raise DataError(f"cannot write out={folder}: {error.strerror}; set out=<folder>") from error
@@ -106,6 +110,13 @@ def _groups(domains: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
         for column, found in part.get("groups", {}).items():
             for one in found["groups"] if found else ():
                 yield domain, column, *(one[key] for key in _PER_GROUP)
+
+
+def _corruptions(found: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
+    for domain, part in found.items():
+        for name, values in part["accuracy"].items():
+            for severity, accuracy in enumerate(values, 1):
+                yield domain, name, severity, accuracy
 
 
 def _predictions(path: Path, outputs: Mapping[str, Outputs], names: Sequence[str]) -> Path:

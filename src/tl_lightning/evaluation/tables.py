@@ -37,6 +37,8 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
         for note in part["notes"]:
             print(printable(f"note: {name}: {note}"))
 
+    for name, found in result.get("corruptions", {}).items():
+        _corruptions(name, found)
     for name, found in result.get("comparison", {}).items():
         if name in domains:
             _comparison(name, found, result["comparison"]["checkpoint"])
@@ -104,6 +106,25 @@ def _groups(name: str, column: str, found: Mapping[str, Any] | None) -> None:
         ))  # fmt: skip
     if found["unknown"]:
         print(f"  {found['unknown']:,} samples have no value")
+
+
+def _corruptions(name: str, found: Mapping[str, Any]) -> None:
+    """Print the accuracy by corruption and severity, and the mean corruption error."""
+    title = f"accuracy on corrupted images of the {name}, unchanged {percent(found['clean'])}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("severity")
+    severities = len(next(iter(found["accuracy"].values())))
+    for column in (*range(1, severities + 1), "mean"):
+        table.add_column(str(column), justify="right")
+    for key, values in found["accuracy"].items():
+        cells = (*values, sum(values) / severities)
+        table.add_row(key.replace("_", " "), *map(percent, cells))
+    console().print(table)
+    ends = _interval(found["low"], found["high"])
+    print(
+        f"mean corruption error {percent(found['error'])}{ends and f' ({ends})'}, "
+        f"{points(found['drop'])} points compared with unchanged images"
+    )
 
 
 def _comparison(name: str, found: Mapping[str, Any], other: str) -> None:

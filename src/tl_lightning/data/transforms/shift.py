@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 from tl_lightning.errors import DataError
 from tl_lightning.utils.seeding import mix
 
-__all__ = ["SyntheticShift"]
+__all__ = ["SyntheticShift", "gaussian_blur"]
 
 
 class SyntheticShift:
@@ -83,7 +83,7 @@ class SyntheticShift:
         """
         shifted: Tensor = image.float() / 255.0
         if self.blur > 0:
-            shifted = _blur(shifted, self.blur * min(image.shape[-2:]))
+            shifted = gaussian_blur(shifted, self.blur * min(image.shape[-2:]))
         shifted = functional.adjust_saturation(shifted, self.saturation)
         shifted = functional.adjust_brightness(shifted, self.brightness)
         shifted = shifted * torch.tensor(self.tint).view(3, 1, 1)
@@ -114,7 +114,8 @@ def _is_valid(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
-def _blur(image: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Return an image ``(3, H, W)`` of floats, blurred with this standard deviation in pixels."""
     # Separable: torchvision convolves with the full square kernel, which is 20 times slower.
     height, width = image.shape[-2:]
     # torchvision pads by reflection, so the kernel radius must be smaller than the image.

@@ -176,8 +176,8 @@ def agreement(first: Array, second: Array) -> float:
 
     Jiang, Nagarajan, Baek, Kolter (2022): Assessing Generalization of SGD via Disagreement. ICLR.
     arXiv:2106.13799. Of two seeds, it is the accuracy if an ensemble of many is calibrated on the
-    target. Of a model adapted to the target and one that is not, it shows how many predictions the
-    adaptation has changed, which the confidence of the adapted model does not.
+    target. Of two models that were trained differently, it shows predictions that are certain but
+    wrong.
 
     Args:
         first: ``(N, K)``.

@@ -71,14 +71,14 @@ def test_what_makes_the_source_unusual_is_said(source, labels, message: str) -> 
 ADAPTED = "The model was trained on target samples, which makes it confident there"
 
 
-def test_an_adapted_model_is_compared_with_one_that_is_not() -> None:
+def test_an_adapted_model_is_compared_with_another() -> None:
     """They agree on half of the samples: the adapted model's confidence does not count."""
     target, _ = outputs(1000, 2.0)
     other = np.where(np.arange(1000)[:, None] < 500, target, -target)
     plain = estimate_accuracy(SOURCE, LABELS, target)
     adapted = estimate_accuracy(SOURCE, LABELS, target, adapted=True)
-    compared = estimate_accuracy(SOURCE, LABELS, target, adapted=True, unadapted_logits=other)
-    assert compared.value == compared.estimators["unadapted"] == pytest.approx(0.5, abs=0.02)
+    compared = estimate_accuracy(SOURCE, LABELS, target, adapted=True, other_logits=other)
+    assert compared.value == compared.estimators["other"] == pytest.approx(0.5, abs=0.02)
     assert plain.value == adapted.value > 0.7
     assert plain.low - adapted.low > 0.1
     assert any(warning.startswith(ADAPTED) for warning in adapted.warnings)
@@ -87,14 +87,14 @@ def test_an_adapted_model_is_compared_with_one_that_is_not() -> None:
 
 def test_agreement_above_the_estimate_changes_nothing() -> None:
     target, _ = outputs(1000, 1.0)
-    same = estimate_accuracy(SOURCE, LABELS, target, adapted=True, unadapted_logits=target)
+    same = estimate_accuracy(SOURCE, LABELS, target, adapted=True, other_logits=target)
     assert same.value == estimate_accuracy(SOURCE, LABELS, target).value < 1
 
 
 def test_the_other_model_must_predict_the_same_samples() -> None:
     target, _ = outputs(100, 1.0)
     with pytest.raises(DataError, match=r"the same samples and classes, \(100, 4\), got \(99, 4\)"):
-        estimate_accuracy(SOURCE, LABELS, target, adapted=True, unadapted_logits=target[1:])
+        estimate_accuracy(SOURCE, LABELS, target, adapted=True, other_logits=target[1:])
 
 
 def test_methods_that_add_no_loss_do_not_train_on_the_target() -> None:

@@ -18,6 +18,8 @@ __all__ = ["METHODS", "SETTINGS", "USED", "Prediction", "Setting", "fit", "left_
 COVERAGE = 0.9
 #: The estimators that notice a shift; the source accuracy and reweighted recalls do not.
 SENSITIVE = ("confidence", "doc", "atc", "atc_entropy", "cot", "cott", "nuclear", "mano")
+#: Of each: the mean and the fraction above a threshold, without and with transport to labels.
+FOUR = ("confidence", "atc", "cot", "cott")
 #: Penalty of the ridge regression, in pairs.
 PENALTY = 0.3
 
@@ -101,6 +103,7 @@ CHOSEN = "chosen on the other datasets"
 #: Combinations by title.
 METHODS: dict[str, Fit] = {
     "mean of ATC and confidence": lambda pairs: mean_of("atc", "confidence"),
+    "mean of ATC, confidence and both transports": lambda pairs: mean_of(*FOUR),
     "mean of all but source, BBSE, MLLS": lambda pairs: mean_of(*SENSITIVE),
     "best estimator": lambda pairs: best_mean(pairs, 1),
     "best mean of two": lambda pairs: best_mean(pairs, 2),
@@ -111,7 +114,7 @@ METHODS: dict[str, Fit] = {
 
 
 #: The combination that the package uses, with the constants in reliability/accuracy.py.
-USED = "mean of ATC and confidence"
+USED = "mean of ATC, confidence and both transports"
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,12 @@ class Setting:
 
     Attributes:
         title: For reports.
-        adapted: Whether the models were trained on target samples.
+        adapted: Whether the models were trained on target samples; None: both.
         limit: Name of the estimate that the combination does not exceed; None: not limited.
     """
 
     title: str
-    adapted: bool
+    adapted: bool | None = None
     limit: str | None = None
 
     def pairs(self, pairs: Sequence[Pair]) -> list[Pair]:
@@ -133,7 +136,8 @@ class Setting:
         return [
             pair
             for pair in pairs
-            if pair.adapted == self.adapted and (not self.limit or self.limit in pair.estimators)
+            if self.adapted in (None, pair.adapted)
+            and (self.limit is None or self.limit in pair.estimators)
         ]
 
 
@@ -141,7 +145,7 @@ class Setting:
 SETTINGS = (
     Setting("Models not trained on the target", adapted=False),
     Setting("Models trained on the target", adapted=True),
-    Setting("Models trained on the target, compared with one that was not", True, "unadapted"),
+    Setting("Compared with another model", limit="other"),
 )
 
 

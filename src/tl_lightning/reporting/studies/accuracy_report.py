@@ -31,7 +31,7 @@ __all__ = ["write_accuracy"]
 FEWEST = 3
 AGREEMENTS = {
     "seeds": "agreement of two seeds",
-    "unadapted": "agreement with a model not trained on the target",
+    "other": "agreement with another model",
 }
 NOTE = (
     "A pair is a model and a target whose labels were used only to measure the errors, in points "
@@ -76,7 +76,7 @@ def write_accuracy(roots: Sequence[Path]) -> Path:
             parts += [*tables, f"Fitted to all of them:\n\n{_fitted(chosen, setting.limit)}"]
     every = list(used.values())
     parts += [
-        f"## All, by {USED}\n\n{_combinations({USED: every}, data)}",
+        f"## All, compared if there is another model\n\n{_combinations({USED: every}, data)}",
         f"## Class frequencies of the target\n\n{_mixes(pairs)}",
         NOTE,
         *notes,

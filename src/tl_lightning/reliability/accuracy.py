@@ -120,14 +120,19 @@ def estimate_accuracy(
 
 
 def _agreement(target_logits: Array, other_logits: Array) -> float:
-    """Return the agreement on the rows that are finite for the first model."""
+    """Return the agreement on the rows that are finite for both models."""
     target, other = np.asarray(target_logits), np.asarray(other_logits)
     if target.shape != other.shape:
         raise DataError(
             "the target logits of the other model must be those of the same samples and classes, "
             f"{target.shape}, got {other.shape}"
         )
-    finite = np.isfinite(target).all(axis=1)
+    finite = np.isfinite(target).all(axis=1) & np.isfinite(other).all(axis=1)
+    if not finite.any():
+        raise DataError(
+            f"the two models have no finite predictions of the same of the {len(target)} target "
+            "samples, so that their agreement is not known; pass other_logits=None"
+        )
     return agreement(target[finite], other[finite])
 
 

@@ -97,6 +97,22 @@ def test_the_other_model_must_predict_the_same_samples() -> None:
         estimate_accuracy(SOURCE, LABELS, target, adapted=True, other_logits=target[1:])
 
 
+def test_a_model_without_finite_predictions_is_not_compared() -> None:
+    target, _ = outputs(100, 1.0)
+    with pytest.raises(DataError, match="no finite predictions of the same of the 100 target sam"):
+        estimate_accuracy(SOURCE, LABELS, target, other_logits=np.full((100, 4), np.nan))
+    half = np.where(np.arange(100)[:, None] < 50, target, np.nan)
+    compared = estimate_accuracy(SOURCE, LABELS, target, other_logits=half)
+    assert compared.estimators["other"] == 1
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_a_single_sample_of_each_domain(classes: int) -> None:
+    estimate = estimate_accuracy(np.ones((1, classes)), np.array([0]), np.ones((1, classes)))
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    assert "There are only 1 target samples." in estimate.warnings
+
+
 def test_methods_that_add_no_loss_do_not_train_on_the_target() -> None:
     for name in sorted(path.stem for path in (REPO / "conf/method").glob("*.yaml")):
         node = yaml.safe_load((REPO / f"conf/method/{name}.yaml").read_text())

@@ -258,7 +258,9 @@ def _figure(rows: Sequence[Ranked], title: str) -> bytes:
             ends = [[max(0.0, y - 100 * low)], [max(0.0, 100 * high - y)]]
             axes.errorbar(x, y, ends, fmt="o", color=SOURCE, ecolor=MUTED, elinewidth=0.9)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        speeds = [x for x, _ in points]
+        wide = max(speeds) > 50 * min(speeds)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.3, y=0.1)

@@ -120,6 +120,17 @@ def test_methods_that_add_no_loss_do_not_train_on_the_target() -> None:
         assert trains_on_target([name]) == cls.adds_loss, name
 
 
+def test_few_samples_have_a_wider_interval() -> None:
+    target, _ = outputs(2000, 1.0)
+    widths = []
+    for number in (5, 50, 2000):
+        # The same samples again and again, so that the estimators agree as much.
+        few = np.tile(target[:5], (number // 5, 1))
+        estimate = estimate_accuracy(SOURCE, LABELS, few)
+        widths.append(estimate.high - estimate.low)
+    assert widths[0] > widths[1] + 0.05 > widths[2]
+
+
 def test_a_usual_pair_gives_no_warning() -> None:
     assert estimate_accuracy(SOURCE, LABELS, outputs(500, 2.0)[0]).warnings == ()
 

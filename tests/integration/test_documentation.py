@@ -6,12 +6,15 @@ import re
 import shlex
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tl_lightning as tl
 from conftest import REPO
+from tl_lightning.cli import evaluate
+from tl_lightning.utils.files import read_json
 
 #: Lightning warns about loaders without workers, missing loggers and the like.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -64,10 +67,15 @@ def my_parts(tmp_path, monkeypatch) -> Any:
 
 
 def run_command(line: str) -> dict[str, Any]:
-    """Run the settings of a ``scripts/train.py`` command in this process."""
+    """Run a command of ``scripts/train.py`` or ``scripts/evaluate.py`` in this process."""
     program, script, *overrides = shlex.split(line)
-    assert (program, script) == ("python", "scripts/train.py")
-    return tl.fit(overrides, run_dir=tempfile.mkdtemp(dir="."))
+    assert program == "python"
+    if script == "scripts/train.py":
+        return tl.fit(overrides, run_dir=tempfile.mkdtemp(dir="."))
+    assert script == "scripts/evaluate.py"
+    out = tempfile.mkdtemp(dir=".")
+    evaluate._evaluate([*overrides, f"out={out}"])
+    return read_json(Path(out) / "metrics.json")
 
 
 @pytest.mark.slow
@@ -85,7 +93,8 @@ def test_example_runs(my_parts, title, blocks, tmp_path) -> None:
             report = run_command(line)
             assert 0 <= report["metrics"]["target/test/acc"] <= 1
     if title == "Metric":
-        assert "target/test/kappa" in report["metrics"]
+        assert "target/test/kappa" in scope["trainer"].callback_metrics
+        assert report["domains"]["target"]["scores"].keys() >= {"kappa", "ece"}
     if title == "Callback":
         assert scope["my_parts"].Count.batches == 4  # two runs of two batches
 

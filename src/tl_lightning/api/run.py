@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     *,
     allow: Sequence[str] = (),
+    metrics: Mapping[str, Any] | None = None,
     compare: str | Path | None = None,
     corruptions: bool = False,
     out: str | Path | None = None,
@@ -73,6 +74,8 @@ def evaluate(
         checkpoint: A checkpoint or run folder.
         overrides: Settings of ``data`` and ``trainer``, as on the command line.
         allow: Full names of additional classes that the checkpoint's configuration may build.
+        metrics: Further metrics by name: a ``torchmetrics.Metric``, or a function of logits
+            ``(n, K)`` and labels ``(n,)``.
         compare: Another checkpoint or run folder, tested on the same samples.
         corruptions: Whether to test on corrupted versions of the images as well.
         out: Folder for metrics.json, per_class.csv, confusion.csv and predictions.csv, or None.
@@ -88,7 +91,8 @@ def evaluate(
     given = [*overrides, f"allow=[{','.join(allow)}]"]
     data, trainer = (stored_node(name, path, given) for name in ("data", "trainer"))
     other = None if compare is None else checkpoint_of(Path(compare), "compare")
-    return _evaluate(path, data, trainer, allow, compare=other, corruptions=corruptions, out=out)
+    more: dict[str, Any] = {"compare": other, "corruptions": corruptions, "out": out}
+    return _evaluate(path, data, trainer, allow, metrics=metrics, **more)
 
 
 def load(checkpoint: str | Path, *, allow: Sequence[str] = (), **own: Any) -> TransferModule:

@@ -19,6 +19,7 @@ def evaluate() -> None:
         "                   [data=<name>] [data.<key>=<value> ...]\n"
         "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
         "                   [allow=[<import path of a custom class>]]\n"
+        "                   [+metrics.<name>._target_=<class or function>]\n"
         "                   [compare=<another run folder or file.ckpt>] [corruptions=true]\n"
         "                   [out=<folder>]\n"
         "Tests the checkpoint on its own dataset, or on another one with the same classes.\n"
@@ -31,7 +32,7 @@ def _evaluate(arguments: list[str]) -> None:
     given = dict(item.partition("=")[::2] for item in arguments)
     for argument in arguments:
         key = argument.split("=")[0]
-        if key.split(".")[0] not in _EVALUATE_KEYS:
+        if key.split(".")[0] not in (*_EVALUATE_KEYS, "+metrics"):
             raise ConfigError(f"{key} is not an option; {nearest(key, _EVALUATE_KEYS)}")
         if "=" not in argument:
             raise ConfigError(f"{argument} has no value; set {argument}=<value>")
@@ -39,7 +40,7 @@ def _evaluate(arguments: list[str]) -> None:
         raise ConfigError("checkpoint is missing; set checkpoint=<run folder>")
     from tl_lightning.checkpoints.warm_start import checkpoint_of
     from tl_lightning.evaluation.evaluate import evaluate as run_evaluation
-    from tl_lightning.evaluation.nodes import allowed_classes, stored_node
+    from tl_lightning.evaluation.nodes import allowed_classes, metric_nodes, stored_node
     from tl_lightning.evaluation.tables import print_evaluation
     from tl_lightning.reporting.console import print_metrics
 
@@ -55,6 +56,7 @@ def _evaluate(arguments: list[str]) -> None:
         data,
         trainer,
         allowed_classes(overrides),
+        metrics=metric_nodes(overrides),
         compare=compare and checkpoint_of(Path(compare), "compare"),
         corruptions=corruptions == "true",
         out=out,
@@ -72,4 +74,13 @@ def _evaluate(arguments: list[str]) -> None:
             print(f"written: {out}")
 
 
-_EVALUATE_KEYS = ("checkpoint", "data", "trainer", "allow", "compare", "corruptions", "out")
+_EVALUATE_KEYS = (
+    "checkpoint",
+    "data",
+    "trainer",
+    "allow",
+    "metrics",
+    "compare",
+    "corruptions",
+    "out",
+)

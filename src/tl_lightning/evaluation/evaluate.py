@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from tl_lightning.evaluation.comparison import by_group, compared
 from tl_lightning.evaluation.corruptions import under_corruptions
 from tl_lightning.evaluation.files import folder_for, write_evaluation
 from tl_lightning.evaluation.load import rebuilt
-from tl_lightning.evaluation.metrics import assess, plain_values
+from tl_lightning.evaluation.metrics import Score, assess, plain_values
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.evaluation.outputs import OutputCollector, Outputs
+from tl_lightning.evaluation.own_metrics import built_metrics, own_scores
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.limits import tested_samples, untested
@@ -53,6 +54,7 @@ def evaluate(
     trainer: Mapping[str, Any] | None = None,
     allow: Sequence[str] = (),
     *,
+    metrics: Mapping[str, Any] | None = None,
     compare: str | Path | None = None,
     corruptions: bool = False,
     out: str | Path | None = None,
@@ -64,6 +66,7 @@ def evaluate(
         data: Data node to use instead of the checkpoint's.
         trainer: Trainer node to use instead of the checkpoint's.
         allow: Full names of additional classes that the checkpoint's configuration may build.
+        metrics: Further metrics by name, as nodes or objects, see :func:`.built_metrics`.
         compare: Another checkpoint with the same classes, tested on the same samples.
         corruptions: Whether to test on corrupted versions of the images as well.
         out: Folder for the files of :func:`.write_evaluation`, or None.
@@ -97,6 +100,7 @@ def evaluate(
             f"checkpoint={checkpoint} on {shorten(stored.classes)}; compare models of the same "
             "classes"
         )
+    own = built_metrics(metrics or {}, allow, len(stored.classes))
     settings = {"data": data, "trainer": trainer}
     tested = _test(stored, checkpoint, settings, allow, images=corruptions)
     found, outputs = tested.data, tested.outputs
@@ -104,7 +108,7 @@ def evaluate(
     result: dict[str, Any] = {
         "metrics": tested.metrics, "data": found.name, "classes": list(stored.classes),
         "counts": tested_samples(tested.trainer, found), "notes": notes,
-        "domains": _assessed(tested, stored.classes), "outputs": outputs,
+        "domains": _assessed(tested, stored.classes, own), "outputs": outputs,
     }  # fmt: skip
     if other is not None:
         same = {name: tested.run.section(name) for name in settings}
@@ -179,13 +183,17 @@ def _test(
     return _Tested(run, found, trainer, module, metrics, collector.outputs(found))
 
 
-def _assessed(tested: _Tested, classes: Sequence[str]) -> dict[str, Any]:
+def _assessed(
+    tested: _Tested, classes: Sequence[str], own: Mapping[str, Callable[..., Any]]
+) -> dict[str, Any]:
     """Return the metrics of the labelled domains, also by group if a table has other columns."""
     result = {}
     for name, found in tested.outputs.items():
         if found.labels is None or not len(found.labels):
             continue
         result[name] = plain_values(assess(found.logits, found.labels, classes))
+        for key, value in own_scores(own, found).items():
+            result[name]["scores"][key] = Score(value)._asdict()
         right, groups = found.logits.argmax(1) == found.labels, {}
         for column in tested.run.data.params.get("label_columns") or ():
             cells = tested.data.aux_labels(column)

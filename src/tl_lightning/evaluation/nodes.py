@@ -16,7 +16,7 @@ from tl_lightning.config.elsewhere import hint
 from tl_lightning.config.overrides import override_problems, override_values, readable
 from tl_lightning.errors import ConfigError
 
-__all__ = ["allowed_classes", "stored_node", "stored_nodes", "stored_section"]
+__all__ = ["allowed_classes", "metric_nodes", "stored_node", "stored_nodes", "stored_section"]
 
 #: Values of settings of ``data`` that would write files.
 _HARMLESS: dict[str, Any] = {"download": False}
@@ -27,6 +27,30 @@ def allowed_classes(overrides: Iterable[str]) -> list[str]:
     own = [override for override in overrides if override.startswith("allow=")]
     names: Any = OmegaConf.from_dotlist(own).get("allow") or []
     return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
+def metric_nodes(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the nodes of ``+metrics.<name>._target_=...`` and their keys, by name.
+
+    Raises:
+        ConfigError: If an override cannot be read.
+
+    >>> metric_nodes(["+metrics.f2._target_=my.FBeta", "metrics.f2.beta=2"])
+    {'f2': {'_target_': 'my.FBeta', 'beta': 2}}
+    """
+    own = readable([one.lstrip("+") for one in overrides if one.lstrip("+").startswith("metrics")])
+    if problems := override_problems(own):
+        raise ConfigError(problems)
+    nodes: Any = OmegaConf.create()
+    for key, value in override_values(own).items():
+        if key.count(".") < 2:
+            raise ConfigError(
+                f"{key} is not a setting; set +metrics.<name>._target_=<import path of a "
+                "torchmetrics.Metric or a function>"
+            )
+        OmegaConf.update(nodes, key.partition(".")[2], value)
+    found: Any = OmegaConf.to_container(nodes)
+    return dict(found)
 
 
 #: Settings of data that earlier versions did not have, and what they did.

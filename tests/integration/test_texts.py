@@ -75,7 +75,7 @@ def test_fine_tuning_learns_and_reports_example_texts(places, tmp_path) -> None:
     page = write_page(tmp_path / "run").read_text()
     assert all(f"<p>{text}</p>" in page for text in texts)
     predicted = predictions(tmp_path / "run", ["good great lovely", "awful dull", "good"])
-    assert [name for _, name, _ in predicted] == ["pos", "neg", "pos"]
+    assert [row.label for row in predicted] == ["pos", "neg", "pos"]
     alone = predictions(checkpoint, ["awful dull"])
     assert alone[0][2] == pytest.approx(predicted[1][2], abs=1e-5)  # independent of the batch
 

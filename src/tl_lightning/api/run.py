@@ -83,6 +83,7 @@ def evaluate(
     Returns:
         See :func:`tl_lightning.evaluation.evaluate.evaluate`: ``metrics`` are those of the run's
         report, ``domains`` has further metrics of every labelled domain, with intervals.
+        ``expected`` has the accuracy to expect of a domain without labels, in lines.
     """
     for override in overrides:
         if re.split(r"[.=]", override)[0] not in ("data", "trainer"):
@@ -112,21 +113,26 @@ def predict(
     *,
     images: str | Path | Sequence[str | Path] | None = None,
     texts: Sequence[str] | None = None,
+    precision: float | None = None,
     allow: Sequence[str] = (),
 ) -> list[Prediction]:
-    """Return the most likely class of each sample, and its probability.
+    """Return the most likely class of each sample, its calibrated probability and its novelty.
 
     Args:
         checkpoint: A checkpoint or run folder.
         images: A file, a folder or a list of files.
         texts: Texts, for a model of texts.
+        precision: Fraction of the predictions that should be right, such as 0.95: less certain ones
+            are marked with ``abstained``.
         allow: Full names of additional classes that the checkpoint's configuration may build.
     """
     if (images is None) == (texts is None):
         raise ConfigError("exactly one input is required; pass images=... or texts=[...]")
     if texts is not None:
-        return predictions(checkpoint, list(texts), allow)
+        return predictions(checkpoint, list(texts), allow, precision=precision)
     assert images is not None
     if isinstance(images, str | Path):
-        return predictions(checkpoint, find_images(Path(images).expanduser()), allow)
-    return predictions(checkpoint, [Path(image).expanduser() for image in images], allow)
+        files = find_images(Path(images).expanduser())
+    else:
+        files = [Path(image).expanduser() for image in images]
+    return predictions(checkpoint, files, allow, precision=precision)

@@ -69,6 +69,8 @@ def _evaluate(arguments: list[str]) -> None:
         )
         for note in result["notes"]:
             print(f"note: {note}")
+        for line in result["expected"]:
+            print(line)
         print_evaluation(result)
         if out is not None:
             print(f"written: {out}")

@@ -11,13 +11,13 @@ from typing import Any
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.errors import ConfigError, DataError, nearest
-from tl_lightning.evaluation.predict import Prediction, find_images, predictions
+from tl_lightning.evaluation.predict import Prediction, find_images, predicted
 from tl_lightning.utils.files import write_text
 from tl_lightning.utils.text import csv_cell, printable
 
 __all__ = ["predict"]
 
-_KEYS = ("checkpoint", "text", "texts", "images", "out", "allow")
+_KEYS = ("checkpoint", "text", "texts", "images", "precision", "out", "allow")
 
 #: Maximum number of characters of a text shown in the table.
 SHOWN = 60
@@ -30,8 +30,11 @@ def predict() -> None:
         "usage: predict.py checkpoint=<run folder or file.ckpt> text=<text> [text=...]\n"
         "       predict.py checkpoint=<...> texts=<file.txt, one text per line>\n"
         "       predict.py checkpoint=<...> images=<file or folder>\n"
-        "                  [out=<file.csv>] [allow=[<import path of a custom class>]]\n"
-        "Prints the most likely class of each sample and its probability; out= writes a CSV file.",
+        "                  [precision=<0 to 1>] [out=<file.csv>]\n"
+        "                  [allow=[<import path of a custom class>]]\n"
+        "Prints the most likely class of each sample and its calibrated probability, and the\n"
+        "accuracy to expect; precision=0.95 abstains where the class is not certain enough; out=\n"
+        "writes a CSV file.",
     )
 
 
@@ -58,10 +61,14 @@ def _predict(arguments: list[str]) -> None:
         samples: Sequence[Any] = find_images(Path(given["images"]).expanduser())
     else:
         samples = _texts(given, [value for key, value in pairs if key == "text"])
+    precision = _precision(given["precision"]) if "precision" in given else None
     from tl_lightning.evaluation.nodes import allowed_classes
+    from tl_lightning.reliability.assessment import expected_accuracy
 
     unreadable: dict[str, str] = {}
-    results = predictions(given["checkpoint"], samples, allowed_classes(arguments), unreadable)
+    allow = allowed_classes(arguments)
+    found = predicted(given["checkpoint"], samples, allow, unreadable, precision)
+    results = found.rows
     _show(results, Path(given.get("images", "")).expanduser())
     if unreadable:
         print(
@@ -73,6 +80,30 @@ def _predict(arguments: list[str]) -> None:
         )
     if given.get("out"):
         _write(results, Path(given["out"]).expanduser())
+    if found.threshold is not None:
+        print(_abstained(results, given["precision"], found.threshold))
+    for line in expected_accuracy(
+        found.assessment, f"these {'images' if inputs == ['images'] else 'texts'}"
+    ):
+        print(line)
+
+
+def _precision(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"precision={text} is not a number; set precision=0.95") from None
+
+
+def _abstained(results: Sequence[Prediction], precision: str, threshold: float) -> str:
+    """Return how many predictions abstain, and what the precision holds for."""
+    kept = [row.probability for row in results if not row.abstained]
+    text = (
+        f"precision={precision}: {len(results) - len(kept)} of {len(results)} have a probability "
+        f"below {threshold:.3f} and no class; this precision is assured for samples like those of "
+        "source validation, not for others"
+    )
+    return f"{text}; mean probability of the others: {sum(kept) / len(kept):.3f}" if kept else text
 
 
 def _texts(given: dict[str, str], typed: list[str]) -> list[str]:
@@ -99,14 +130,18 @@ def _show(results: Sequence[Prediction], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    table = Table("class", "probability", Column("sample", overflow="fold"))
+    familiar = any(row.novelty is not None for row in results)
+    columns = ("class", "probability", *(("novelty",) if familiar else ()))
+    table = Table(*columns, Column("sample", overflow="fold"))
     images = folder != Path()
-    for sample, name, probability in results:
+    for sample, name, probability, novelty, abstained in results:
         shown = Path(sample).name if images and folder.is_dir() else sample
         if not images and len(sample) > SHOWN:
             shown = f"{sample[: SHOWN - 3]}..."
         # As plain text, since rich would parse [...] as markup.
-        table.add_row(*(_plain(printable(text)) for text in (name, f"{probability:.3f}", shown)))
+        cells = ["(unknown)" if abstained else name, f"{probability:.3f}"]
+        cells += [] if novelty is None else [f"{novelty:.2f}"]
+        table.add_row(*(_plain(printable(text)) for text in (*cells, shown)))
     Console().print(table)
 
 
@@ -119,8 +154,13 @@ def _plain(text: str) -> Any:
 def _write(results: Sequence[Prediction], file: Path) -> None:
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(("sample", "class", "probability"))
-    writer.writerows((csv_cell(sample), csv_cell(name), f"{p:.6f}") for sample, name, p in results)
+    writer.writerow(("sample", "class", "probability", "novelty", "abstained"))
+    for sample, name, probability, novelty, abstained in results:
+        shown = "" if novelty is None else f"{novelty:.4f}"
+        label = "" if abstained else csv_cell(name)
+        writer.writerow(
+            (csv_cell(sample), label, f"{probability:.6f}", shown, "yes" if abstained else "no")
+        )
     try:
         if file.is_file() or not file.exists():
             write_text(file.resolve(), table.getvalue())  # a killed command leaves no part of it

@@ -26,6 +26,7 @@ from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.evaluation.outputs import OutputCollector, Outputs
 from tl_lightning.evaluation.own_metrics import built_metrics, own_scores
 from tl_lightning.models.base import TransferModule
+from tl_lightning.reliability import assessment
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.limits import tested_samples, untested
 from tl_lightning.training.trainer import make_trainer
@@ -76,12 +77,13 @@ def evaluate(
 
     Returns:
         ``{"metrics": {...}, "data": name, "classes": [...], "counts": {...}, "notes": [...],
-        "domains": {...}, "outputs": {...}}``, with the number of tested samples by domain, and
-        notes on them. ``domains`` has the metrics of every labelled domain with intervals, see
-        :func:`.plain_values`, and ``groups`` for each column of ``data.label_columns``, see
-        :func:`.by_group`; ``outputs`` has the :class:`.Outputs` of every domain, and
-        ``comparison`` and ``corruptions`` the results of :func:`.compared` and
-        :func:`.summarised` of every labelled domain.
+        "domains": {...}, "outputs": {...}, "expected": [...]}``, with the number of tested samples
+        by domain, and notes on them. ``domains`` has the metrics of every labelled domain with
+        intervals, see :func:`.plain_values`, and ``groups`` for each column of
+        ``data.label_columns``, see :func:`.by_group`; ``outputs`` has the :class:`.Outputs` of
+        every domain, ``expected`` the accuracy to expect on a domain without labels, in lines, and
+        ``comparison`` and ``corruptions`` the results of :func:`.compared` and :func:`.summarised`
+        of every labelled domain.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -109,6 +111,7 @@ def evaluate(
         "metrics": tested.metrics, "data": found.name, "classes": list(stored.classes),
         "counts": tested_samples(tested.trainer, found), "notes": notes,
         "domains": _assessed(tested, stored.classes, own), "outputs": outputs,
+        "expected": _expected(stored, outputs),
     }  # fmt: skip
     if other is not None:
         same = {name: tested.run.section(name) for name in settings}
@@ -215,6 +218,19 @@ def _seen(
         "of those tested may be its training samples"
         for name in domains
         if name not in new and (name in whole or split)
+    ]
+
+
+def _expected(stored: StoredModel, outputs: Mapping[str, Outputs]) -> list[str]:
+    """Return the accuracy to expect on every domain without labels, in lines."""
+    record = assessment.Record.of(stored.reliability)
+    return [
+        line
+        for domain, found in outputs.items()
+        if found.labels is None
+        for line in assessment.expected_accuracy(
+            assessment.assess(record, found.logits.astype(float)), f"the {domain}"
+        )
     ]
 
 

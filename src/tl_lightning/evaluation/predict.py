@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.utils.text import shorten
 
-__all__ = ["Prediction", "find_images", "predictions"]
+if TYPE_CHECKING:
+    from tl_lightning.reliability.assessment import Assessment
+
+__all__ = ["Predicted", "Prediction", "find_images", "predicted", "predictions"]
 
 #: Batch size.
 BATCH = 64
@@ -29,12 +33,32 @@ class Prediction(NamedTuple):
     Attributes:
         sample: The text, or the path of the image.
         label: Name of the most likely class.
-        probability: Its probability.
+        probability: Its probability, calibrated as far as the checkpoint allows.
+        novelty: Fraction of source validation that is more familiar to the model; None if the
+            checkpoint does not contain such samples.
+        abstained: Whether the probability is too low for the wished precision.
     """
 
     sample: str
     label: str
     probability: float
+    novelty: float | None = None
+    abstained: bool = False
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions and how far to trust them.
+
+    Attributes:
+        rows: One prediction per sample.
+        assessment: Of all samples.
+        threshold: Lowest probability with the wished precision; None without one.
+    """
+
+    rows: list[Prediction]
+    assessment: Assessment
+    threshold: float | None
 
 
 def predictions(
@@ -42,7 +66,19 @@ def predictions(
     samples: Sequence[str] | Sequence[Path],
     allow: Sequence[str] = (),
     unreadable: dict[str, str] | None = None,
+    precision: float | None = None,
 ) -> list[Prediction]:
+    """Return the predictions of a model, see :func:`predicted`."""
+    return predicted(checkpoint, samples, allow, unreadable, precision).rows
+
+
+def predicted(
+    checkpoint: str | Path,
+    samples: Sequence[str] | Sequence[Path],
+    allow: Sequence[str] = (),
+    unreadable: dict[str, str] | None = None,
+    precision: float | None = None,
+) -> Predicted:
     """Return the predictions of a model for texts or image files, in the given order.
 
     Args:
@@ -50,19 +86,27 @@ def predictions(
         samples: Texts, or paths of images.
         allow: Full names of additional classes that the checkpoint's configuration may build.
         unreadable: Receives the reason of each image that cannot be read, which is then left out.
+        precision: Fraction of the predictions that should be right, in (0, 1): less certain ones
+            abstain. It is assured on source validation only.
 
     Raises:
         CheckpointError: If the checkpoint is not found.
         DataError: If an image cannot be read and ``unreadable`` is None, or none can be read.
-        ConfigError: If the model expects another kind of input.
+        ConfigError: If the model expects another kind of input, or the precision cannot be assured.
     """
+    import numpy as np
     import torch
+    from scipy.special import softmax
 
+    from tl_lightning.checkpoints.io import read_model
     from tl_lightning.checkpoints.warm_start import checkpoint_of
-    from tl_lightning.evaluation.load import load
-    from tl_lightning.types import InputSpec, TextSpec
+    from tl_lightning.evaluation.load import rebuilt
+    from tl_lightning.reliability.assessment import NOT_STORED, Record, assess
+    from tl_lightning.types import InputSpec, Stream, TextSpec
 
-    module = load(checkpoint_of(Path(checkpoint), "checkpoint"), allow)
+    file = checkpoint_of(Path(checkpoint), "checkpoint")
+    stored = read_model(file)
+    module = rebuilt(stored, file, allow)
     spec: Any = module.backbone.input_spec
     given = "texts" if samples and isinstance(samples[0], str) else "images"
     kinds = {TextSpec: "texts", InputSpec: "images"}
@@ -70,22 +114,42 @@ def predictions(
     if given != expected:
         problem = f"the model of checkpoint={checkpoint} expects {expected}, got {given}"
         raise ConfigError(f"{problem}; {_HINTS[expected]}")
+    record = Record.of(stored.reliability)
+    if precision is not None and record is None:
+        raise ConfigError(f"precision={precision:g} cannot be assured: {NOT_STORED}")
+    threshold = None if precision is None or record is None else record.threshold(precision)
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    out: dict[int, Prediction] = {}
+    out: dict[int, tuple[Any, Any]] = {}
     skipped: dict[str, str] = {}
     with torch.inference_mode():
         for indices, inputs in _batches(samples, spec, module.input_state, skipped):
-            probabilities, labels = module(inputs.to(module.device)).float().softmax(1).max(1)
-            rows = zip(indices, labels.tolist(), probabilities.tolist(), strict=True)
-            for index, label, probability in rows:
-                out[index] = Prediction(str(samples[index]), module.classes[label], probability)
+            module.set_batch_domains({Stream.TARGET: len(indices)})
+            pair = module.task(module.extract(inputs.to(module.device)))
+            features, logits = (part.float().cpu().numpy() for part in pair)
+            out |= dict(zip(indices, zip(features, logits, strict=True), strict=True))
     if skipped and (unreadable is None or not out):
         listed = shorten([f"{path} ({reason})" for path, reason in skipped.items()])
         raise DataError(
             f"{len(skipped)} of {len(samples)} images cannot be read: {listed}; leave them out"
         )
     (unreadable if unreadable is not None else {}).update(skipped)
-    return [out[index] for index in sorted(out)]
+    order = sorted(out)
+    features, logits = (np.stack([out[index][part] for index in order]) for part in (0, 1))
+    found = assess(record, logits)
+    probabilities = softmax(logits.astype(np.float64) / found.temperature, axis=1)
+    novelty = None if record is None else record.novelty(features).tolist()
+    rows = []
+    for row, index in enumerate(order):
+        label = int(probabilities[row].argmax())
+        probability = float(probabilities[row, label])
+        abstains = threshold is not None and not probability >= threshold
+        rows.append(
+            Prediction(
+                str(samples[index]), module.classes[label], probability,
+                None if novelty is None else novelty[row], abstains,
+            )
+        )  # fmt: skip
+    return Predicted(rows, found, threshold)
 
 
 def find_images(path: Path) -> list[Path]:

@@ -33,7 +33,7 @@ from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.limits import still_falling, untested
 from tl_lightning.training.predictions import summary_of, write_predictions
-from tl_lightning.training.reliability import store_outputs
+from tl_lightning.training.reliability import reliability_entries, store_outputs
 from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.files import full_disk_means, write_json
@@ -177,8 +177,9 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
         CheckpointError: If the checkpoint cannot be written.
         DataError: If the disk is full.
     """
-    store_outputs(result.parts.trainer, result.checkpoint)
-    report = _report(run_dir, result)
+    found = store_outputs(result.parts.trainer, result.checkpoint)
+    entries = reliability_entries(result.parts.trainer, *found, result.parts.collector.scores)
+    report = _report(run_dir, result) | entries
     with full_disk_means(
         f"the disk of {run_dir} is full, so the results were not written; the checkpoints are "
         "intact: free some disk space and repeat the command with resume=auto "

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import file_config
 from layouts import image, split_folders
+from tl_lightning.checkpoints.io import amend, read_checkpoint
+from tl_lightning.checkpoints.warm_start import checkpoint_of
 from tl_lightning.cli.predict import _predict, _texts, _write
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.evaluation.predict import find_images, predictions
+from tl_lightning.evaluation.predict import Prediction, find_images, predictions
 from tl_lightning.training import fit as training
 
 
@@ -95,7 +102,7 @@ def test_killed_while_writing_leaves_the_earlier_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", lambda handle: os.kill(os.getpid(), signal.SIGKILL))
     child = os.fork()
     if not child:
-        _write([("text", "cat", 0.5)], file)
+        _write([Prediction("text", "cat", 0.5)], file)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert file.read_text() == "earlier"
@@ -105,10 +112,93 @@ def test_output_may_be_a_link_or_a_pipe(tmp_path: Path) -> None:
     link, pipe = tmp_path / "link.csv", tmp_path / "pipe"
     link.symlink_to("out.csv")
     os.mkfifo(pipe)
-    _write([("text", "cat", 0.5)], link)
+    _write([Prediction("text", "cat", 0.5)], link)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    _write([("text", "cat", 0.5)], pipe)
+    _write([Prediction("text", "cat", 0.5)], pipe)
     assert os.read(reader, 99) == (tmp_path / "out.csv").read_bytes()
     os.close(reader)
     assert link.is_symlink()
     assert pipe.is_fifo()
+
+
+def folder_of(root: Path, count: int) -> Path:
+    for index in range(count):
+        image(root / f"{index:02d}.png", index)
+    return root
+
+
+def recorded(trained: Path, folder: Path, **changed: object) -> Path:
+    """Copy the checkpoint of a run with another record of source validation."""
+    path = checkpoint_of(trained / "run", "checkpoint")
+    copy = folder / "changed.ckpt"
+    shutil.copy(path, copy)
+    stored = read_checkpoint(copy)["reliability"]
+    amend(copy, reliability={**stored, **changed} if changed else {})
+    return copy
+
+
+def test_probabilities_are_calibrated_and_novelty_is_a_share(trained: Path, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "images", 6)
+    files = find_images(folder)
+    plain = recorded(trained, tmp_path, temperature=1.0)
+    once = predictions(plain, files)
+    halved = predictions(recorded(trained, tmp_path, temperature=2.0), files)
+    odds = [
+        [math.log(row.probability / (1 - row.probability)) for row in rows]
+        for rows in (once, halved)
+    ]
+    assert [row.label for row in once] == [row.label for row in halved]
+    assert odds[1] == pytest.approx([value / 2 for value in odds[0]], rel=1e-4)  # two classes
+    assert all(row.novelty is not None and 0 <= row.novelty <= 1 for row in once)
+    assert not any(row.abstained for row in once)
+
+
+def test_expected_accuracy_is_printed_with_its_warning(
+    trained: Path, tmp_path: Path, capsys
+) -> None:
+    folder = folder_of(tmp_path / "images", 5)
+    _predict([f"checkpoint={trained / 'run'}", f"images={folder}"])
+    output = capsys.readouterr().out
+    line = r"expected accuracy on these images: \d+ % \(\d+ to \d+ %\), estimated without labels"
+    assert re.search(line, output)
+    assert "warning: There are only 5 target samples." in output
+    assert "novelty" in output
+
+
+def test_checkpoint_without_outputs_predicts_and_says_what_is_missing(
+    trained: Path, tmp_path: Path, capsys
+) -> None:
+    folder, old = folder_of(tmp_path / "images", 3), recorded(trained, tmp_path)
+    _predict([f"checkpoint={old}", f"images={folder}"])
+    output = capsys.readouterr().out
+    start = "expected accuracy on these images: not available: the checkpoint has no outputs"
+    assert start in output
+    assert "novelty" not in output
+    assert all(row.novelty is None for row in predictions(old, find_images(folder)))
+    with pytest.raises(ConfigError, match=r"precision=0.9 cannot be assured: the checkpoint has"):
+        predictions(old, find_images(folder), precision=0.9)
+
+
+def test_less_certain_predictions_abstain(trained: Path, tmp_path: Path, capsys) -> None:
+    folder = folder_of(tmp_path / "images", 6)
+    files = find_images(folder)
+    labels = torch.arange(400) % 2
+    right = torch.nn.functional.one_hot(labels, 2) * 8.0
+    # Confident samples are right, the others are right in half of the cases.
+    wrong = right.flip(1)[:100] / 40
+    record = {"logits": torch.cat([right, wrong, right[:100] / 40]), "temperature": 1.0,
+              "labels": torch.cat([labels, labels[:100], labels[:100]])}  # fmt: skip
+    file, out = recorded(trained, tmp_path, **record), tmp_path / "out.csv"
+    rows = predictions(file, files, precision=0.95)
+    assert [row.abstained for row in rows] == [row.probability < 0.999 for row in rows]
+    arguments = [f"checkpoint={file}", f"images={folder}", "precision=0.95", f"out={out}"]
+    _predict(arguments)
+    output = " ".join(capsys.readouterr().out.split())
+    number = sum(row.abstained for row in rows)
+    assert f"precision=0.95: {number} of 6 have a probability below 1.000 and no class" in output
+    assert output.count("(unknown)") == number > 0
+    written = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["abstained"] for row in written] == ["yes" if r.abstained else "no" for r in rows]
+    assert [row["class"] for row in written] == ["" if r.abstained else r.label for r in rows]
+    with pytest.raises(ConfigError, match=r"precision=much is not a number; set precision=0.95"):
+        _predict([*arguments[:2], "precision=much"])

@@ -224,12 +224,13 @@ def _seen(
 def _expected(stored: StoredModel, outputs: Mapping[str, Outputs]) -> list[str]:
     """Return the accuracy to expect on every domain without labels, in lines."""
     record = assessment.Record.of(stored.reliability)
+    methods = stored.config.get("method") or {}
     return [
         line
         for domain, found in outputs.items()
         if found.labels is None
         for line in assessment.expected_accuracy(
-            assessment.assess(record, found.logits.astype(float)), f"the {domain}"
+            assessment.assess(record, found.logits.astype(float), methods), f"the {domain}"
         )
     ]
 

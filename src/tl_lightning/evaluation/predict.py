@@ -135,7 +135,7 @@ def predicted(
     (unreadable if unreadable is not None else {}).update(skipped)
     order = sorted(out)
     features, logits = (np.stack([out[index][part] for index in order]) for part in (0, 1))
-    found = assess(record, logits)
+    found = assess(record, logits, stored.config.get("method") or {})
     probabilities = softmax(logits.astype(np.float64) / found.temperature, axis=1)
     novelty = None if record is None else record.novelty(features).tolist()
     rows = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.reliability.accuracy import Estimate, estimate_accuracy
+from tl_lightning.reliability.accuracy import Estimate, estimate_accuracy, trains_on_target
 from tl_lightning.reliability.calibration import confidences, matched_temperature, threshold_for
 from tl_lightning.reliability.label_shift import ClassMix, class_mix
 from tl_lightning.reliability.novelty import neighbour_distance, shares_below
@@ -140,7 +140,9 @@ class Assessment:
         return (*found, *mix)
 
 
-def assess(record: Record | None, target_logits: Array, reuse: bool = True) -> Assessment:
+def assess(
+    record: Record | None, target_logits: Array, methods: Iterable[str], reuse: bool = True
+) -> Assessment:
     """Estimate accuracy, class frequencies and temperature of target samples, without labels.
 
     The temperature is the one at which the mean confidence of the samples equals their estimated
@@ -150,6 +152,7 @@ def assess(record: Record | None, target_logits: Array, reuse: bool = True) -> A
     Args:
         record: Stored with the model; None in checkpoints without.
         target_logits: ``(m, K)``.
+        methods: Names of the adaptation methods that the model was trained with.
         reuse: Whether to use the temperature of the run's target for a few samples.
     """
     if record is None:
@@ -162,7 +165,9 @@ def assess(record: Record | None, target_logits: Array, reuse: bool = True) -> A
     if not np.isfinite(scale):
         scale, origin = 1.0, ""
     try:
-        estimate = estimate_accuracy(record.logits, record.labels, logits)
+        estimate = estimate_accuracy(
+            record.logits, record.labels, logits, adapted=trains_on_target(methods)
+        )
         mix = class_mix(record.logits, record.labels, logits)
     except DataError as error:
         return Assessment(None, None, scale, origin, str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ __all__ = ["reliability_entries", "store_outputs"]
 Array = NDArray[Any]
 
 
-def store_outputs(trainer: L.Trainer, checkpoint: Path) -> tuple[Record | None, Assessment | None]:
+def store_outputs(
+    trainer: L.Trainer, checkpoint: Path, methods: Iterable[str]
+) -> tuple[Record | None, Assessment | None]:
     """Store the outputs on source validation in the checkpoint of the tested model, on rank 0.
 
     Args:
@@ -32,6 +34,8 @@ def store_outputs(trainer: L.Trainer, checkpoint: Path) -> tuple[Record | None, 
             ``labels`` (N,), ``features`` (M, D) of some of these samples with ``feature_labels``
             (M,), the ``temperature`` that calibrates the logits, NaN if they are not finite, and
             the ``target_temperature`` of the tested target, found without its labels.
+
+        methods: Names of the adaptation methods.
 
     Returns:
         What was stored, and what it says of the target; None without.
@@ -46,7 +50,7 @@ def store_outputs(trainer: L.Trainer, checkpoint: Path) -> tuple[Record | None, 
         stored["temperature"] = finite_temperature(logits, stored["labels"].numpy())
     record, found = Record.of(stored), None
     if "target" in outputs.kept:
-        found = assess(record, outputs.kept["target"][1].double().numpy(), reuse=False)
+        found = assess(record, outputs.kept["target"][1].double().numpy(), methods, False)
         if stored:
             stored["target_temperature"] = found.temperature
     if stored:

@@ -177,7 +177,7 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
         CheckpointError: If the checkpoint cannot be written.
         DataError: If the disk is full.
     """
-    found = store_outputs(result.parts.trainer, result.checkpoint)
+    found = store_outputs(result.parts.trainer, result.checkpoint, result.parts.run.methods)
     entries = reliability_entries(result.parts.trainer, *found, result.parts.collector.scores)
     report = _report(run_dir, result) | entries
     with full_disk_means(

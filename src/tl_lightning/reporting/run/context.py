@@ -25,6 +25,7 @@ from tl_lightning.reporting.formatting import (
 from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
 from tl_lightning.reporting.run.start import candidate_rows, chosen_text
+from tl_lightning.reporting.run.trust import describe_trust, estimated_accuracy
 from tl_lightning.reporting.run.unlabelled import describe_predicted
 from tl_lightning.reporting.schema import fingerprint_of, read_report
 from tl_lightning.reporting.statistics import wilson
@@ -71,6 +72,7 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "distance": distance_sentence(report.get("metrics") or {}),
         "projected": PROJECTED.get(str(report.get("projection") or "pca"), "A projection"),
         "selection": _selection(report.get("selection") or {}),
+        "trust": describe_trust(report),
         "metrics": _metrics(report.get("metrics") or {}),
         "predicted": {
             domain: describe_predicted(found)
@@ -159,6 +161,14 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
             shown = percent(value).removesuffix(" %")
             figures.append({"label": label, "value": shown, "unit": "%", "note": note})
         elif domain in predicted:
+            if domain == "target" and (estimated := estimated_accuracy(report)) is not None:
+                value, low, high = (100 * number for number in estimated)
+                figures.append({
+                    "label": "target accuracy, estimated without labels",
+                    "value": f"{value:.0f}",
+                    "unit": "%",
+                    "note": f"{low:.0f} to {high:.0f} %, as such estimates erred on other data",
+                })  # fmt: skip
             found = predicted[domain]
             classes = list(found["classes"].values())
             figures.append({
@@ -173,7 +183,7 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
         side = "below" if target < source else "above"
         gap = f"Target accuracy is {100 * abs(target - source):.1f} points {side} source accuracy."
     usage = {"oracle": _oracle(report), "trained_on_target": trained_on_target(report)}
-    ranges = any(figure["unit"] == "%" and figure["note"] for figure in figures)
+    ranges = any("test samples" in str(figure["note"]) for figure in figures)
     return {"figures": figures, "gap": gap, "ranges": ranges, **usage}
 
 

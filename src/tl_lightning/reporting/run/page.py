@@ -22,6 +22,7 @@ from tl_lightning.reporting.run.class_changes import (
 )
 from tl_lightning.reporting.run.context import describe
 from tl_lightning.reporting.run.curves import learning_curves, rate_test
+from tl_lightning.reporting.run.trust import trust_figures
 from tl_lightning.reporting.run.unlabelled import (
     changed_sentence,
     contact_sheet,
@@ -63,6 +64,7 @@ def write_page(run_dir: Path) -> Path:
     panels = list(images)
     names = [predictions.name(index) for index in range(predictions.num_classes)]
     images |= _prediction_figures(predictions, names, str(report.get("projection") or "pca"))
+    images |= trust_figures(predictions, report)
     base, predicted = read_base(run_dir, classes), report.get("predicted") or {}
     for domain in predicted:
         images |= unlabelled_figures(predictions, domain)

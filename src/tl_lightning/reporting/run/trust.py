@@ -1,0 +1,163 @@
+"""How far to trust the predictions, on a run's page: expected accuracy, calibration, abstention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tl_lightning.errors import DataError
+from tl_lightning.reliability.calibration import (
+    confidences,
+    reliability_bins,
+    risk_coverage,
+)
+from tl_lightning.reporting.artifacts import Array, Predictions
+from tl_lightning.reporting.formatting import percent
+from tl_lightning.utils.plotting import INK, MUTED, SOURCE, TARGET, figure_png
+
+__all__ = ["describe_trust", "estimate_text", "estimated_accuracy", "trust_figures"]
+
+COLOURS = {"source": SOURCE, "target": TARGET}
+#: The first points of a risk-coverage curve are left out: the error of a few samples is noise.
+FEWEST = 10
+
+
+def estimated_accuracy(report: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Return the estimated accuracy on the target and its interval; None if there is none.
+
+    Raises:
+        DataError: If the report was edited.
+    """
+    found = report.get("estimated_accuracy") or {}
+    if "value" not in found:
+        return None
+    try:
+        value, low, high = (float(found[name]) for name in ("value", "low", "high"))
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"estimated_accuracy={found!r} of the report was edited by hand; restore report.json "
+            "from a copy, or run again"
+        ) from None
+    return value, low, high
+
+
+def estimate_text(report: Mapping[str, Any]) -> str | None:
+    """Return the estimated accuracy as text, or None.
+
+    >>> estimate_text({"estimated_accuracy": {"value": 0.61, "low": 0.52, "high": 0.7}})
+    '61 % (52 to 70 %)'
+    """
+    found = estimated_accuracy(report)
+    if found is None:
+        return None
+    value, low, high = (100 * number for number in found)
+    return f"{value:.0f} % ({low:.0f} to {high:.0f} %)"
+
+
+def describe_trust(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the section's sentences and the rows of its table; None without anything to say."""
+    given = report.get("estimated_accuracy") or {}
+    calibration = report.get("calibration") or {}
+    if not given and not calibration:
+        return None
+    mix = (report.get("class_mix") or {}).get("warning")
+    scales = calibration.get("temperature") or {}
+    rows = [
+        {
+            "domain": domain,
+            **{name: percent(found["ece"][name]) for name in ("before", "source", "after")},
+            "temperature": f"{scales[domain]:.2f}",
+            "aurc": percent(found["aurc"]),
+        }
+        for domain, found in (calibration.get("domains") or {}).items()
+        if found
+    ]
+    return {
+        "estimate": estimate_text(report),
+        "problem": given.get("problem"),
+        "truth": _truth(report),
+        "warnings": [*(given.get("warnings") or ()), *((mix,) if mix else ())],
+        "estimators": {
+            name: percent(value) for name, value in (given.get("estimators") or {}).items()
+        },
+        "rows": rows,
+    }
+
+
+def _truth(report: Mapping[str, Any]) -> str | None:
+    value = (report.get("metrics") or {}).get("target/test/acc")
+    return None if value is None else percent(value)
+
+
+def trust_figures(predictions: Predictions, report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return a reliability diagram of each domain with labels, and the risk-coverage curves."""
+    scales = (report.get("calibration") or {}).get("temperature") or {}
+    images, curves = {}, {}
+    for domain in ("source", "target"):
+        found = _labelled(predictions, domain)
+        if found is None or domain not in scales:
+            continue
+        logits, correct = found
+        images[f"calibration_{domain}"] = _reliability(
+            domain, confidences(logits), confidences(logits, scales[domain]), correct
+        )
+        curves[domain] = risk_coverage(confidences(logits, scales[domain]), correct)
+    if curves:
+        images["risk_coverage"] = _risk(curves)
+    return images
+
+
+def _labelled(predictions: Predictions, domain: str) -> tuple[Array, Array] | None:
+    """Return the finite logits of samples with labels, and whether they are right."""
+    logits = predictions.arrays.get(f"{domain}_logits")
+    labels = predictions.arrays.get(f"{domain}_true")
+    if logits is None or labels is None or logits.ndim != 2:
+        return None
+    labels = labels[predictions.arrays.get(f"{domain}_logits_row", slice(None))]
+    known = np.isfinite(logits).all(axis=1) & (labels >= 0)
+    if known.sum() < FEWEST:
+        return None
+    logits = logits[known].astype(np.float64)
+    return logits, logits.argmax(axis=1) == labels[known]
+
+
+def _reliability(domain: str, before: Array, after: Array, correct: Array) -> bytes:
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=":")
+        for values, colour, style, label in (
+            (before, MUTED, "--o", "before"),
+            (after, COLOURS[domain], "-o", "after temperature"),
+        ):
+            bins = reliability_bins(values, correct)
+            axes.plot(100 * bins.confidence, 100 * bins.accuracy, style, color=colour,
+                      markersize=3.5, linewidth=1.4, label=label)  # fmt: skip
+        axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
+        axes.set(xlabel="confidence", ylabel="accuracy")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g} %")
+        axes.set_title(f"Reliability, {domain}", pad=20)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2,
+                    handlelength=1.6)  # fmt: skip
+
+    return figure_png(3.9, 3.9, draw)
+
+
+def _risk(curves: Mapping[str, tuple[Array, Array]]) -> bytes:
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for domain, (coverage, risk) in curves.items():
+            axes.plot(100 * coverage[FEWEST - 1 :], 100 * risk[FEWEST - 1 :],
+                      color=COLOURS[domain], linewidth=1.5, label=domain)  # fmt: skip
+        axes.set(xlim=(0, 100), xlabel="predictions kept, the most certain first")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("wrong among those kept", color=INK)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g} %")
+        axes.set_title("Risk and coverage", pad=20)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2,
+                    handlelength=1.2)  # fmt: skip
+
+    return figure_png(3.9, 3.9, draw)

@@ -210,14 +210,14 @@ def _seen(
     first: StoredModel, second: StoredModel, data: Mapping[str, Any], domains: Iterable[str]
 ) -> list[str]:
     """Return a note if the second model may have been trained on samples that are tested."""
-    before = [stored_section(stored, "data") for stored in (first, second)]
-    whole, new = (_new_domains(section, data) for section in before)
-    split = any(before[1].get(key) != data.get(key) for key in _TESTED)
+    whole = _new_domains(stored_section(first, "data"), data)
+    before, now = flatten(stored_section(second, "data")), flatten(data)
+    split = any(before.get(key) != now.get(key) for key in _TESTED)
     return [
         f"the model of compare was trained on another split of the {name}'s samples, so that some "
         "of those tested may be its training samples"
         for name in domains
-        if name not in new and (name in whole or split)
+        if not _elsewhere(name, before, now) and (name in whole or split)
     ]
 
 
@@ -251,14 +251,13 @@ def _new_domains(stored: Mapping[str, Any], given: Mapping[str, Any]) -> frozens
         return frozenset(DOMAINS)
     if any(before.get(key) != now.get(key) for key in _TESTED if key in now and key in before):
         return frozenset()
-    return frozenset(
-        domain
-        for domain in DOMAINS
-        if any(
-            _place(before.get(key.format(domain))) != _place(now.get(key.format(domain)))
-            for key in _PLACES
-        )
-    )
+    return frozenset(domain for domain in DOMAINS if _elsewhere(domain, before, now))
+
+
+def _elsewhere(domain: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two flat settings of data have a domain in different places."""
+    keys = [key.format(domain) for key in _PLACES]
+    return any(_place(before.get(key)) != _place(now.get(key)) for key in keys)
 
 
 def _same_data(run: RunConfig, stored: StoredModel) -> bool:

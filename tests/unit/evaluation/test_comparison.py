@@ -141,3 +141,9 @@ def test_groups_of_a_table_and_a_second_split_are_told(tmp_path, capsys) -> None
     for first, second in (("run", "second"), ("second", "run")):
         notes = tl.evaluate(tmp_path / first, compare=tmp_path / second)["notes"]
         assert any(note in text for text in notes)
+    other = class_folders(tmp_path / "new", 6, ("cat", "dog"), seed=77)
+    given = ["data=folder", f"data.root={other}", "data.num_workers=0"]
+    found = tl.evaluate(tmp_path / "run", given, compare=tmp_path / "second")
+    assert found["counts"] == {"source": 12}  # of both models, all images of a new folder
+    assert found["comparison"]["source"]["samples"] == 12
+    assert not any(note in text for text in found["notes"])

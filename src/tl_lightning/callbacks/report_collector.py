@@ -165,6 +165,8 @@ class ReportCollector(L.Callback):
             out["features_after"] = self._final()["plane"].numpy()
             lengths = [len(indices) for indices in indices_by.values()]
             out["features_domain"] = np.repeat(np.arange(len(lengths)), lengths)
+            rows = [np.searchsorted(sorted(self.scores[name]), i) for name, i in indices_by.items()]
+            out["features_row"] = np.concatenate(rows)  # place in source_pred, target_pred
             labels = [
                 # Without labels, the predicted class.
                 [self.scores[domain][index][domain in self.unlabelled] for index in indices]

@@ -92,6 +92,8 @@ class ReportConfig:
     samples: Annotated[int, at_least(1)]
     examples: Annotated[int, at_least(0)]
     projection: Literal["pca", "tsne", "umap"]
+    thumbnails: Annotated[int, within(0, 96)]
+    explained: Annotated[int, at_least(0)]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.loaders import dataset_of
 from tl_lightning.data.transforms.geometry import Centre
 
-__all__ = ["jpeg", "thumbnails"]
+__all__ = ["thumbnails"]
 
 Pixels = NDArray[np.uint8]
 #: Images per thread.
@@ -51,10 +49,3 @@ def thumbnails(data: ImageDataModule, domain: str, split: Split, side: int) -> P
         parts = list(pool.map(chunk, range(0, len(split), CHUNK)))
     found: Pixels = torch.cat(parts).numpy() if parts else np.zeros((0, side, side, 3), np.uint8)
     return found
-
-
-def jpeg(pixels: Pixels, quality: int = 80) -> bytes:
-    """Return an image ``(H, W, 3)`` as a JPEG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="jpeg", quality=quality)
-    return buffer.getvalue()

@@ -15,10 +15,11 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.samplers.domain import spread
-from tl_lightning.data.thumbnails import jpeg, thumbnails
+from tl_lightning.data.thumbnails import thumbnails
 from tl_lightning.training.build import Parts
 from tl_lightning.training.fit import extract
 from tl_lightning.training.linear_probe import STRENGTHS, fit_probe
+from tl_lightning.utils.plotting import jpeg
 from tl_lightning.utils.text import printable, shorten
 
 __all__ = [

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from tl_lightning.callbacks.console_log import ConsoleLog
+from tl_lightning.callbacks.explanations import report_callbacks
 from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.callbacks.phases import PhaseCallback
 from tl_lightning.callbacks.report_collector import ReportCollector
@@ -105,9 +106,9 @@ def build(
     if run.compile:
         # In place, so that the names of the weights do not change.
         module.backbone.compile(**({} if run.compile is True else {"backend": run.compile}))
-    collector = ReportCollector(**asdict(run.report), seed=run.seed)
+    collector, explanations = report_callbacks(asdict(run.report), run.seed)
     trainer = make_trainer(
-        run.trainer, run_dir, callbacks=_callbacks(run, module, run_dir, collector),
+        run.trainer, run_dir, callbacks=_callbacks(run, module, run_dir, [collector, explanations]),
         logger=make_loggers(run.group("logger"), run_dir),
         plugins=[AtomicCheckpointIO(keep_last=run.checkpointing.keep_last)],
     )  # fmt: skip
@@ -123,7 +124,7 @@ def with_width(run: RunConfig, width: int | None) -> RunConfig:
 
 
 def _callbacks(
-    run: RunConfig, module: TransferModule, run_dir: Path, collector: ReportCollector
+    run: RunConfig, module: TransferModule, run_dir: Path, reporting: Sequence[L.Callback]
 ) -> list[L.Callback]:
     settings = {k: v for k, v in asdict(run.checkpointing).items() if k != "keep_last"}
     checkpoint = SelectionCheckpoint(
@@ -131,7 +132,8 @@ def _callbacks(
     )
     own = [node.build() for node in run.group("callbacks").values()]
     phases = [PhaseCallback()] if module.phases.steps else []
-    return [*phases, checkpoint, *own, collector, SelectedOutputs(validation=True), ConsoleLog()]
+    outputs = SelectedOutputs(validation=True)
+    return [*phases, checkpoint, *own, *reporting, outputs, ConsoleLog()]
 
 
 def build_module(

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 
+from tl_lightning.callbacks.explanations import Explanations
 from tl_lightning.callbacks.model_checkpoint import START
 from tl_lightning.callbacks.rollback import Rollback
 from tl_lightning.callbacks.selected_outputs import SelectedOutputs
@@ -203,7 +204,10 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
 def _arrays(parts: Parts) -> dict[str, NDArray[Any]]:
     collector = parts.collector
     outputs = find_callback(parts.trainer, SelectedOutputs)
-    return {**collector.arrays(), **outputs.arrays(collector.scores)}
+    explanations = find_callback(parts.trainer, Explanations)
+    return {
+        **collector.arrays(), **outputs.arrays(collector.scores), **explanations.arrays()
+    }  # fmt: skip
 
 
 def _report(run_dir: Path, result: Result) -> dict[str, Any]:
@@ -233,7 +237,11 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "initial": dict(result.initial),
         "notes": [*_notes(result), *still_falling(run_dir, data.fitted)],
         "warnings": result.warnings,
-        "timing": {**result.timing, "steps": int(trainer.global_step)},
+        "timing": {
+            **result.timing,
+            "explanations_s": find_callback(trainer, Explanations).seconds,
+            "steps": int(trainer.global_step),
+        },
         "versions": versions(),
         "device": f"{run.trainer.accelerator}, {run.trainer.precision}",
         "scale": _scale(run, data.batch_size, trainer.world_size, result.parts.module.lr),

@@ -16,6 +16,7 @@ __all__ = [
     "SOURCE",
     "TARGET",
     "figure_png",
+    "jpeg",
     "short",
 ]
 
@@ -82,6 +83,15 @@ def figure_png(
         )
         draw(figure)
         figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def jpeg(pixels: Any, quality: int = 80) -> bytes:
+    """Return an image ``(H, W, 3)`` uint8 as a JPEG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="jpeg", quality=quality)
     return buffer.getvalue()
 
 

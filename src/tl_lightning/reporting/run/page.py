@@ -22,6 +22,8 @@ from tl_lightning.reporting.run.class_changes import (
 )
 from tl_lightning.reporting.run.context import describe
 from tl_lightning.reporting.run.curves import learning_curves, rate_test
+from tl_lightning.reporting.run.embedding import embedding
+from tl_lightning.reporting.run.explanations import class_examples, explained
 from tl_lightning.reporting.run.trust import trust_figures
 from tl_lightning.reporting.run.unlabelled import (
     changed_sentence,
@@ -30,7 +32,7 @@ from tl_lightning.reporting.run.unlabelled import (
 )
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.utils.files import full_disk_means, read_json, write_bytes, write_text
-from tl_lightning.utils.plotting import SOURCE, TARGET
+from tl_lightning.utils.plotting import SOURCE, TARGET, jpeg
 
 __all__ = ["fill", "inline", "write_page"]
 
@@ -71,8 +73,13 @@ def write_page(run_dir: Path) -> Path:
     change = class_change(predictions, base)
     if change is not None:
         images["class_change"] = class_change_figure(change, names)
+    plot = embedding(predictions)
     values = describe(report, predictions, run_dir) | {
         "panels": panels,
+        "names": names,
+        "embedding": _embedding(plot),
+        "explained": explained(predictions, plot, lambda px: inline(jpeg(px), "jpeg")),
+        "class_examples": class_examples(predictions, plot),
         "change": None if change is None else class_sentence(change, names),
         "images": {name: inline(png) for name, png in images.items()},
         "changed": changed_sentence(predictions, base) if predicted else None,
@@ -121,6 +128,15 @@ def inline(image: bytes, kind: str = "png") -> str:
     ('data:image/png;base64,', 'data:image/jpeg;base64,')
     """
     return f"data:image/{kind};base64," + base64.b64encode(image).decode("ascii")
+
+
+def _embedding(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the interactive plot with its images as a data URL."""
+    if found is None:
+        return None
+    data = {name: found[name] for name in ("points", "classes", "colours", "columns")}
+    sprite = None if found["sprite"] is None else inline(found["sprite"], "jpeg")
+    return {**found, "data": data, "sprite": sprite}
 
 
 def _rate_test(path: Path) -> bytes:

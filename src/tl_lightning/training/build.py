@@ -12,12 +12,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from tl_lightning.callbacks.console_log import ConsoleLog
 from tl_lightning.callbacks.explanations import report_callbacks
-from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
-from tl_lightning.callbacks.phases import PhaseCallback
 from tl_lightning.callbacks.report_collector import ReportCollector
-from tl_lightning.callbacks.selected_outputs import SelectedOutputs
 from tl_lightning.checkpoints.io import AtomicCheckpointIO
 from tl_lightning.checkpoints.resume import data_state
 from tl_lightning.checkpoints.warm_start import load_backbone, load_model, restored_from
@@ -37,7 +33,7 @@ from tl_lightning.tasks.classification import Classification
 from tl_lightning.training.feature_plan import Plan, plan
 from tl_lightning.training.small_data import check_batches, fit_to_size
 from tl_lightning.training.target_labels import discovered
-from tl_lightning.training.trainer import make_loggers, make_trainer
+from tl_lightning.training.trainer import make_loggers, make_trainer, run_callbacks
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
 
@@ -108,7 +104,8 @@ def build(
         module.backbone.compile(**({} if run.compile is True else {"backend": run.compile}))
     collector, explanations = report_callbacks(asdict(run.report), run.seed)
     trainer = make_trainer(
-        run.trainer, run_dir, callbacks=_callbacks(run, module, run_dir, [collector, explanations]),
+        run.trainer, run_dir,
+        callbacks=run_callbacks(run, module, run_dir, [collector, explanations]),
         logger=make_loggers(run.group("logger"), run_dir),
         plugins=[AtomicCheckpointIO(keep_last=run.checkpointing.keep_last)],
     )  # fmt: skip
@@ -121,19 +118,6 @@ def with_width(run: RunConfig, width: int | None) -> RunConfig:
     if run.backbone.params.get("in_features", 0) is None:
         return run.changed("backbone.in_features", width)
     return run
-
-
-def _callbacks(
-    run: RunConfig, module: TransferModule, run_dir: Path, reporting: Sequence[L.Callback]
-) -> list[L.Callback]:
-    settings = {k: v for k, v in asdict(run.checkpointing).items() if k != "keep_last"}
-    checkpoint = SelectionCheckpoint(
-        dirpath=str(run_dir / "checkpoints"), selection=run.selection, **settings
-    )
-    own = [node.build() for node in run.group("callbacks").values()]
-    phases = [PhaseCallback()] if module.phases.steps else []
-    outputs = SelectedOutputs(validation=True)
-    return [*phases, checkpoint, *own, *reporting, outputs, ConsoleLog()]
 
 
 def build_module(

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
+from tl_lightning.callbacks.console_log import ConsoleLog
+from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
+from tl_lightning.callbacks.phases import PhaseCallback
+from tl_lightning.callbacks.selected_outputs import SelectedOutputs
 from tl_lightning.config.instantiate import Node
-from tl_lightning.config.schema import TrainerConfig
+from tl_lightning.config.schema import RunConfig, TrainerConfig
 from tl_lightning.distributed.strategy import num_processes, with_timeout
 from tl_lightning.errors import ConfigError, TransferError
+from tl_lightning.models.base import TransferModule
 from tl_lightning.utils.text import masked
 
-__all__ = ["make_loggers", "make_trainer", "start_loggers"]
+__all__ = ["make_loggers", "make_trainer", "run_callbacks", "start_loggers"]
 
 
 def make_trainer(
@@ -46,6 +52,27 @@ def make_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module's samplers split the data over ranks
     )
+
+
+def run_callbacks(
+    run: RunConfig, module: TransferModule, run_dir: Path, reporting: Sequence[L.Callback]
+) -> list[L.Callback]:
+    """Return the callbacks of a run, in their order.
+
+    Args:
+        run: The configuration.
+        module: The model.
+        run_dir: The run's folder.
+        reporting: The callbacks that collect what its page shows.
+    """
+    settings = {k: v for k, v in asdict(run.checkpointing).items() if k != "keep_last"}
+    checkpoint = SelectionCheckpoint(
+        dirpath=str(run_dir / "checkpoints"), selection=run.selection, **settings
+    )
+    own = [node.build() for node in run.group("callbacks").values()]
+    phases = [PhaseCallback()] if module.phases.steps else []
+    outputs = SelectedOutputs(validation=True)
+    return [*phases, checkpoint, *own, *reporting, outputs, ConsoleLog()]
 
 
 def make_loggers(nodes: Mapping[str, Node], run_dir: Path) -> list[Logger]:

@@ -43,15 +43,14 @@ def estimated_accuracy(report: Mapping[str, Any]) -> tuple[float, float, float] 
     return value, low, high
 
 
-def estimate_text(report: Mapping[str, Any]) -> str | None:
-    """Return the estimated accuracy as text, or None.
+def estimate_text(found: tuple[float, float, float] | None) -> str:
+    """Return an estimated accuracy and its interval as text.
 
-    >>> estimate_text({"estimated_accuracy": {"value": 0.61, "low": 0.52, "high": 0.7}})
-    '61 % (52 to 70 %)'
+    >>> estimate_text((0.61, 0.52, 0.7)), estimate_text(None)
+    ('61 % (52 to 70 %)', '–')
     """
-    found = estimated_accuracy(report)
     if found is None:
-        return None
+        return "–"
     value, low, high = (100 * number for number in found)
     return f"{value:.0f} % ({low:.0f} to {high:.0f} %)"
 
@@ -75,7 +74,7 @@ def describe_trust(report: Mapping[str, Any]) -> dict[str, Any] | None:
         if found
     ]
     return {
-        "estimate": estimate_text(report),
+        "estimate": None if (found := estimated_accuracy(report)) is None else estimate_text(found),
         "problem": given.get("problem"),
         "truth": _truth(report),
         "warnings": [*(given.get("warnings") or ()), *((mix,) if mix else ())],

@@ -13,6 +13,7 @@ from tl_lightning.reporting.formatting import (
     trained_on_target,
     uses_target_labels,
 )
+from tl_lightning.reporting.run.trust import estimated_accuracy
 from tl_lightning.reporting.schema import fingerprint_of
 from tl_lightning.reporting.statistics import Interval, student
 from tl_lightning.reporting.sweep.compare import Comparison, Group, compare
@@ -56,6 +57,8 @@ class Row:
         folders: Folder of the run of each seed, relative to that of the sweep.
         comparisons: Paired differences by baseline name.
         aux_tasks: Test metrics of the auxiliary tasks, such as ``target coarse/acc``.
+        estimated: Mean estimated target accuracy, and the lowest and highest ends of the
+            intervals; None with target labels.
     """
 
     label: str
@@ -72,6 +75,7 @@ class Row:
     folders: dict[int, str] = field(default_factory=dict)
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     aux_tasks: dict[str, Interval] = field(default_factory=dict)
+    estimated: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -292,7 +296,17 @@ def _row(
         folders={seed: str(run.get("folder", ".")) for seed, run in sorted(group.runs.items())},
         comparisons=comparisons,
         aux_tasks=aux_task_means(group),
+        estimated=None if values["target"] else _estimated(group),
     )
+
+
+def _estimated(group: Group) -> tuple[float, float, float] | None:
+    found = [estimated_accuracy(run) for run in group.runs.values()]
+    known = [one for one in found if one is not None]
+    if not known:
+        return None
+    value, low, high = zip(*known, strict=True)
+    return sum(value) / len(value), min(low), max(high)
 
 
 def _missing_seeds(rows: list[Row]) -> list[str]:

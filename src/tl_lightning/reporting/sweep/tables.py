@@ -15,6 +15,7 @@ from rich.text import Text
 
 from tl_lightning.config.schema import BASELINES
 from tl_lightning.reporting.formatting import points, seeds_range
+from tl_lightning.reporting.run.trust import estimate_text
 from tl_lightning.reporting.statistics import Interval
 from tl_lightning.reporting.sweep.compare import Comparison
 from tl_lightning.reporting.sweep.multitask import ALONE, figure, headings
@@ -28,6 +29,8 @@ HEADINGS = (
     *(f"vs {name}" for name in BASELINES.values()),
     *("Selected by", "Minutes"),
 )
+#: Heading of a column that only sweeps with an unlabelled target have.
+ESTIMATED = "Estimated target"
 SIDES = ("left", "left", "left", "right", "right", "right", "right", "left", "right")
 
 
@@ -59,6 +62,7 @@ def columns(rows: Iterable[Row]) -> list[tuple[str, str]]:
     """Return heading and alignment of every column, including those of auxiliary tasks."""
     rows = list(rows)
     extra = headings(row.aux_tasks for row in rows)
+    extra += [ESTIMATED] if any(row.estimated for row in rows) else []
     extra += [f"vs {ALONE}"] if any(ALONE in row.comparisons for row in rows) else []
     return [*zip(HEADINGS, SIDES, strict=True), *((name, "right") for name in extra)]
 
@@ -71,7 +75,9 @@ def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
         names: All headings of :func:`columns`; if empty, columns of auxiliary tasks are left out.
     """
     extra = [
-        gain_text(row.comparisons.get(ALONE))
+        estimate_text(row.estimated)
+        if name == ESTIMATED
+        else gain_text(row.comparisons.get(ALONE))
         if name.startswith("vs ")
         else figure(name, row.aux_tasks.get(name))
         for name in list(names)[len(HEADINGS) :]
@@ -153,6 +159,8 @@ def _record(row: Row) -> dict[str, Any]:
         for key in ("mean", "low", "high", "n"):
             record[f"vs_{name}_{key}"] = getattr(values, key) if values else None
         record[f"vs_{name}_verdict"] = comparison.verdict if comparison else None
+    for name, value in zip(("value", "low", "high"), row.estimated or (), strict=False):
+        record[f"target_estimated_{name}"] = value
     for name, interval in row.aux_tasks.items():
         record |= {f"{name}_mean": interval.mean, f"{name}_std": interval.std}
     if (alone := row.comparisons.get(ALONE)) is not None:

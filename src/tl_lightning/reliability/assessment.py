@@ -96,7 +96,7 @@ class Record:
     def novelty(self, features: Array) -> Array:
         """Return the fraction of source validation that is more familiar than each row, ``(N,)``.
 
-        The distance to the tenth nearest source validation sample is compared with the distances
+        The distance to the nearest source validation sample is compared with the distances
         of these samples among themselves. Rows that are not finite have 1.
         """
         known = self.features[np.isfinite(self.features).all(axis=1)]

@@ -16,15 +16,15 @@ def test_distances_equal_those_of_scikit_learn(monkeypatch) -> None:
     known, rows = rng.normal(size=(60, 5)), rng.normal(size=(20, 5))
     unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (known, rows)]
     expected = NearestNeighbors(n_neighbors=10).fit(unit[0]).kneighbors(unit[1])[0][:, -1]
-    np.testing.assert_allclose(neighbour_distance(rows, known), expected, atol=1e-5)
+    np.testing.assert_allclose(neighbour_distance(rows, known, 10), expected, atol=1e-5)
     own = NearestNeighbors(n_neighbors=10).fit(unit[0]).kneighbors()[0][:, -1]
-    np.testing.assert_allclose(neighbour_distance(known, known, own=True), own, atol=1e-5)
+    np.testing.assert_allclose(neighbour_distance(known, known, 10, own=True), own, atol=1e-5)
 
 
 def test_fewer_known_samples_than_neighbours_and_no_rows() -> None:
     known = np.eye(3)
     expected = pytest.approx([np.sqrt(2)] * 3)
-    assert neighbour_distance(known, known) == expected
+    assert neighbour_distance(known, known, 10) == expected
     assert len(neighbour_distance(np.zeros((0, 3)), known)) == 0
 
 

@@ -45,6 +45,9 @@ SCORES = {
 REPLICATES, SEED = 1000, 0
 #: A class with fewer test samples makes the intervals of averages over classes too narrow.
 FEW = 5
+#: Share of the width of an interval, about a standard error, by which the mean of the resampled
+#: values may differ from the value, as that of the macro precision does with two samples per class.
+BIAS = 0.25
 
 
 class Score(NamedTuple):
@@ -123,7 +126,8 @@ def assess(
     scikit-learn and torchmetrics do; balanced accuracy and AUROC leave out all classes without
     samples. The intervals of accuracy, top-5 accuracy and recall of a class are Wilson's, that of
     AUROC is DeLong's (:func:`_auroc`); all others are percentiles of a bootstrap within each class
-    (:func:`_bootstrap`), which is left out if all resampled test sets have the same value.
+    (:func:`_bootstrap`), which are left out if all resampled test sets have the same value, or if
+    their mean is biased.
 
     Args:
         logits: ``(n, K)``, finite; n > 0.
@@ -223,7 +227,8 @@ def _with_percentiles(value: float, draws: Floats) -> Score:
         return Score(None)
     tail = (1 - CONFIDENCE) / 2
     low, high = (float(end) for end in np.nanquantile(draws, [tail, 1 - tail]))
-    return Score(float(value), low, high) if low < high else Score(float(value))
+    biased = abs(float(np.nanmean(draws)) - value) > BIAS * (high - low)
+    return Score(float(value), low, high) if low < high and not biased else Score(float(value))
 
 
 def _auroc(scores: Floats, true: Ints) -> tuple[Score, list[float | None]]:
@@ -327,7 +332,7 @@ def _notes(support: Ints, names: Sequence[str]) -> Iterator[str]:
     if few:
         yield (
             f"{len(few)} of {len(names)} classes have fewer than {FEW} test samples ({n:,} in "
-            "all), so that the intervals of averages over classes are too narrow"
+            "all), so that the intervals of averages over classes are too narrow or left out"
         )
 
 

@@ -148,6 +148,27 @@ def test_intervals_contain_the_value_of_a_large_test_set(counts, least) -> None:
     assert min(map(np.mean, hits.values())) >= least
 
 
+def test_small_classes_have_the_standard_error_of_their_recalls() -> None:
+    """Without the correction of Rao and Wu, it would be smaller by a factor of 0.87."""
+    logits, labels = drawn(6, [4] * 40)
+    found = assess(logits, labels, names(40)).scores["balanced_accuracy"]
+    recalls = (logits.argmax(1) == labels).reshape(40, 4).mean(1)
+    expected = np.sqrt((recalls * (1 - recalls) / 3).sum()) / 40
+    assert found.low is not None
+    assert found.high is not None
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(expected, rel=0.07)
+
+
+def test_an_interval_of_biased_replicates_is_left_out() -> None:
+    """With two samples per class, resampled classes are often never predicted."""
+    found = assess(*drawn(7, [2] * 60), names(60)).scores
+    assert found["precision"].value is not None
+    assert found["precision"].low is None
+    assert found["balanced_accuracy"].low is not None
+    for value, low, high in found.values():
+        assert low is None or low <= value <= high
+
+
 def test_the_interval_of_the_auroc_is_delongs() -> None:
     """With two classes, the variance is that of the two samples of placements."""
     logits, labels = drawn(4, [25, 40])
@@ -178,7 +199,7 @@ def test_missing_and_small_classes_are_named() -> None:
         "2 of 4 classes have no test samples and are left out of balanced accuracy and AUROC: "
         "class1, class3",
         "2 of 4 classes have fewer than 5 test samples (5 in all), so that the intervals of "
-        "averages over classes are too narrow",
+        "averages over classes are too narrow or left out",
     ]
     assert assess(*drawn(0, [5, 5]), names(2)).notes == []
 

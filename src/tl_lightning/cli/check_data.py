@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from tl_lightning.cli.common import frozen_features, plain_command
 from tl_lightning.config.compose import as_dict, composed
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.utils.console import typed
 
 __all__ = ["check_data"]
 
@@ -27,12 +28,13 @@ def check_data() -> None:
             _check_data,
             "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
             "                     [show=findings|augmentations] [quality=false|true]\n"
-            "                     [any other setting of train.py ...]\n"
+            "                     [advice=false|true] [any other setting of train.py ...]\n"
             "Reads every image and reports counts, broken files, duplicates and leaks.\n"
             "show=augmentations writes a contact sheet of augmented images (PNG) instead.\n"
             "quality=true also searches for label errors, outliers and ambiguous images with the\n"
             "features of a pretrained network (backbone=mobilenet_v2), and writes them to\n"
             "quality-<name>.csv and .html.\n"
+            "advice=true adds what to try first, as advise.py does; it takes minutes.\n"
             "Exit code 0: training can start; 1: training would fail; 2: invalid command line.",
         )
     except SystemExit as end:
@@ -47,6 +49,7 @@ _CHECK_KEYS: dict[str, tuple[str, ...]] = {
     "format": ("table", "json"),
     "show": ("findings", "augmentations"),
     "quality": ("false", "true"),
+    "advice": ("false", "true"),
 }
 
 
@@ -71,8 +74,14 @@ def _check_data(arguments: list[str]) -> None:
     from tl_lightning.config.validation.check import check
     from tl_lightning.config.validation.resolve import has_target
 
+    target, advised = has_target(as_dict(config)), options["advice"] == "true"
+    if advised and not target:
+        raise ConfigError(
+            "advice=true compares a source with a target, but the data have no target; set "
+            "data.target, or advice=false"
+        )
     # The default model needs a target; without one, check the data for a source-only model.
-    if not any(item.startswith("model=") for item in overrides) and not has_target(as_dict(config)):
+    if not any(item.startswith("model=") for item in overrides) and not target:
         config = composed([*overrides, "model=source_only"], _CHECK_KEYS)
     from tl_lightning.data.checks.render import console, render
     from tl_lightning.data.checks.survey import survey
@@ -86,10 +95,15 @@ def _check_data(arguments: list[str]) -> None:
         report = survey(data)
         if options["quality"] == "true" and report["may_start"]:
             report["quality"] = _quality(overrides)
+    may_advise = advised and report["may_start"]
     if options["format"] == "json":
-        print(json.dumps(report))
+        print(json.dumps(report | (_advice(overrides, True) if may_advise else {})))
     else:
         render(report, console())
+        if may_advise:
+            print(f"\n{_advice(overrides, False)['advice']}")
+        elif target and report["may_start"] and data.gives == "images" and data.storable:
+            print(typed("advise.py with the same settings, or advice=true, says what to try first"))
     sys.exit(0 if report["may_start"] else 1)
 
 
@@ -106,6 +120,17 @@ def _quality(overrides: list[str]) -> dict[str, Any]:
     shown = listed_images(quality, parts)
     page = write_quality_page(lists.with_suffix(".html"), str(run.data_name), found, shown)
     return {**found, "files": {"lists": str(lists), "page": str(page)}}
+
+
+def _advice(overrides: list[str], plain: bool) -> dict[str, Any]:
+    """Return the advice on the data as the value of ``advice``: plain values, or text."""
+    from tl_lightning.cli.advise import advice_of
+    from tl_lightning.reporting.advice import advice_text, as_plain
+
+    settings = [item for item in overrides if not item.startswith("model=")]
+    with contextlib.redirect_stdout(sys.stderr):
+        advice, title, command = advice_of(settings)
+    return {"advice": as_plain(advice, command) if plain else advice_text(advice, title, command)}
 
 
 def _write_sheet(config: DictConfig) -> Path:

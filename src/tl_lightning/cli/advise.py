@@ -73,7 +73,7 @@ def advice_of(overrides: list[str], samples: int = 3000) -> tuple[Advice, str, s
         samples: Largest number of images of each split.
 
     Raises:
-        TransferError: If there is no target, the data cannot be used, or the weights of the
+        TransferError: If the target is missing, the data cannot be used, or the weights of the
             backbone cannot be loaded.
     """
     for key in _FIXED:

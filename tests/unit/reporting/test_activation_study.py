@@ -156,7 +156,8 @@ def test_read_study_sorts_runs_and_reads_their_values(study: Path) -> None:
 
 def test_write_study_writes_a_self_contained_page_and_tables(study: Path) -> None:
     page = write_study(study).read_text()
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert "Convolutional network from scratch" in page
     assert "no clear difference" in page
     rows = list(csv.DictReader((study / "study.csv").read_text().splitlines()))

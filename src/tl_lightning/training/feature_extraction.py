@@ -140,7 +140,7 @@ class Extraction(L.LightningModule):
 
     def _loader(self, key: SplitKey) -> Any:
         each = (self.plan.sets or {})[key]
-        split = self.data.stored_splits()[key]
+        split = (self.plan.splits or self.data.stored_splits())[key]
         ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
         sampler = ViewSampler(names=split.names, views=each.views, **ranks)
         augmented = self.plan.views is not None and key.split in ("train", "labelled")

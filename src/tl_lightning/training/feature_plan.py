@@ -48,6 +48,7 @@ class Plan:
         remaining_layers: The layer groups that run in every step.
         views: Stored augmented views per training image, or None for the image itself.
         sets: The stored features.
+        splits: The samples of these sets, if they are not whole splits of the data.
     """
 
     mode: Literal["off", "full", "prefix"] = "off"
@@ -55,6 +56,7 @@ class Plan:
     remaining_layers: tuple[LayerGroup, ...] = ()
     views: int | None = None
     sets: Mapping[SplitKey, FeatureSet] | None = None
+    splits: Mapping[SplitKey, Split] | None = None
 
 
 def plan(module: TransferModule, data: TransferDataModule, run: RunConfig) -> Plan:
@@ -101,7 +103,7 @@ def frozen_plan(
     The arguments are those of :func:`plan`, and the splits; images are not augmented.
     """
     plain = replace(run.cache, views=None)
-    return Plan("full", sets=_sets(module, data, run, plain, (), splits))
+    return Plan("full", sets=_sets(module, data, run, plain, (), splits), splits=splits)
 
 
 def numerics_of(run: RunConfig) -> dict[str, str]:

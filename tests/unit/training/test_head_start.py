@@ -226,3 +226,10 @@ def test_texts_can_start_with_a_probe(head, tmp_path) -> None:
 
 def test_auto_is_random_for_texts(tmp_path) -> None:
     assert validation.check(texts(tmp_path)).head_init == "random"
+
+
+def test_alignment_can_be_fitted_to_fewer_samples_than_there_are(tmp_path, trained) -> None:
+    """Their features were once computed for the whole split, and could not be read back."""
+    settings = ["model=domain_adaptation", "method=[align,mcc]", "method.align.samples=50"]
+    report = training.fit(probed(trained, *settings, "selection=bnm"), tmp_path)
+    assert "frozen probe" in candidates(report)

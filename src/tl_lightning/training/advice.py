@@ -43,9 +43,9 @@ Array = NDArray[Any]
 FEWEST = 10
 #: Steps, batch size and learning rate of the small network, see :func:`_small_network`.
 STEPS, BATCH, RATE = 200, 64, 1e-3
-#: Seconds that the heads of model=auto, and the probes of model=align, take on stored features
-#: (docs/measurements.md).
-HEADS_S, PROBES_S = 12.0, 5.0
+#: Seconds that the heads of model=auto, and the probes of model=align, take on the stored features
+#: of Dogs, on two cores (docs/measurements.md).
+HEADS_S, PROBES_S = 12.0, 2.0
 TRAIN, VAL, TARGET = (
     SplitKey("source", "train"), SplitKey("source", "val"), SplitKey("target", "train"),
 )  # fmt: skip

@@ -522,7 +522,7 @@ def _prediction_texts(folder: Path, mark: Path, places: Places) -> Path:
 def _prediction_types(folder: Path, mark: Path, places: Places) -> Path:
     place = copied(folder, places)
     with np.load(place / "predictions.npz", allow_pickle=False) as stored:
-        arrays = {key: np.resize(np.array(TEXTS), len(stored[key])) for key in stored.files}
+        arrays = {key: np.resize(np.array(TEXTS), stored[key].shape[:1]) for key in stored.files}
     np.savez(place / "predictions.npz", **arrays)
     return place
 

@@ -325,7 +325,7 @@ def test_configuration_builds_the_data_module(tmp_path):
     data = validation.check(compose([*given, "model=fine_tuning"])).data.build()
     data.discover()
     assert set(data.found) == {"source"}
-    with pytest.raises(ConfigError, match=r"set data\.target\.domain=<name> or set model="):
+    with pytest.raises(ConfigError, match=r"set data\.target\.domain=<name>, or set model="):
         validation.check(compose([*given, "model=dann"]))
     data = validation.check(compose([*given, "data.target.domain=sketch"])).data.build()
     data.discover()

@@ -824,7 +824,7 @@ def test_unsupported_features_of_streams(prepared):
 
 def test_missing_target_is_reported_with_the_setting(prepared):
     settings = compose(["model=dann", "data=stream", "data.source.url=/a"])
-    with pytest.raises(ConfigError, match=r"set data\.target\.url=<folder or address> or set"):
+    with pytest.raises(ConfigError, match=r"set data\.target\.url=<folder or address>, or set"):
         validation.check(settings)
 
 

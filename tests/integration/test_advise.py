@@ -101,7 +101,9 @@ def test_advice_names_the_run_and_reads_no_target_label(tmp_path, trained, monke
     cache = f"cache.dir={tmp_path / 'cache'}"
     first, title, line = cli.advice_of(quick(trained, cache), 150)
     assert title == "digits"
-    assert first.found.images == {"source": 150, "target": 150}
+    # Those of the data, not of the samples that are looked at.
+    assert first.found.images == {"source": 539, "target": 540}
+    assert first.found.per_class[0] > 40
     assert first.found.side == 16
     assert set(first.found.scores) == {"frozen probe", "align", "relative_bn"}
     assert set(first.estimates) == set(first.found.scores)

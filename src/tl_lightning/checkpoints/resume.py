@@ -83,7 +83,7 @@ def resume_point(run: RunConfig, run_dir: Path) -> Start:
     stored = read_checkpoint(path)
     begun = int(stored["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
     epochs = run.trainer.max_epochs
-    if epochs is not None and begun > epochs:
+    if epochs not in (None, -1) and begun > epochs:
         raise CheckpointError(
             f"{path} was written in epoch {begun}, but trainer.max_epochs={epochs}; set "
             f"trainer.max_epochs={begun} or more"

@@ -145,7 +145,7 @@ def _config(item: str, overrides: list[str]) -> dict[str, Any]:
     changes: dict[str, Any] = {"logger": {}, "callbacks": {}}
     if "augment" in plain["data"]:  # texts and vectors have no augmentation
         changes["data.augment"] = "none"
-    if not any(override.startswith("data.target") for override in overrides):
+    if not any(re.match(r"\+*~?data\.target(\.|=|$)", override) for override in overrides):
         # The labels of the source alone are used; a synthetic target would take half of them.
         changes |= {"data.target": None} if "target" in plain["data"] else {}
     return with_values(plain, changes)

@@ -93,7 +93,7 @@ class ReportConfig:
     examples: Annotated[int, at_least(0)]
     projection: Literal["pca", "tsne", "umap"]
     thumbnails: Annotated[int, within(0, 96)]
-    explained: Annotated[int, at_least(0)]
+    explained: Annotated[int, within(0, 64)]
 
 
 @dataclass(frozen=True)

@@ -224,13 +224,12 @@ def _seen(
 def _expected(stored: StoredModel, outputs: Mapping[str, Outputs]) -> list[str]:
     """Return the accuracy to expect on every domain without labels, in lines."""
     record = assessment.Record.of(stored.reliability)
-    methods = stored.config.get("method") or {}
     return [
         line
         for domain, found in outputs.items()
         if found.labels is None
         for line in assessment.expected_accuracy(
-            assessment.assess(record, found.logits.astype(float), methods), f"the {domain}"
+            assessment.assess(record, found.logits.astype(float)), f"the {domain}"
         )
     ]
 
@@ -267,7 +266,9 @@ def _same_data(run: RunConfig, stored: StoredModel) -> bool:
         data.discover(input_state=stored.input_state)
     except DataError:  # such as a folder of test samples alone
         return False
-    return data.fingerprint() == stored.data.get("fingerprint")
+    # The numbers first: the fingerprint reads every file.
+    same = data.counts() == stored.data.get("counts")
+    return same and data.fingerprint() == stored.data.get("fingerprint")
 
 
 def _place(value: Any) -> Any:

@@ -133,9 +133,11 @@ def predicted(
             f"{len(skipped)} of {len(samples)} images cannot be read: {listed}; leave them out"
         )
     (unreadable if unreadable is not None else {}).update(skipped)
+    if not out:
+        raise DataError(f"there are no {expected} to predict; pass at least one")
     order = sorted(out)
     features, logits = (np.stack([out[index][part] for index in order]) for part in (0, 1))
-    found = assess(record, logits, stored.config.get("method") or {})
+    found = assess(record, logits)
     probabilities = softmax(logits.astype(np.float64) / found.temperature, axis=1)
     novelty = None if record is None else record.novelty(features).tolist()
     rows = []

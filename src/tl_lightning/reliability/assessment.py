@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.reliability.accuracy import Estimate, estimate_accuracy, trains_on_target
+from tl_lightning.reliability.accuracy import Estimate, estimate_accuracy
 from tl_lightning.reliability.calibration import confidences, matched_temperature, threshold_for
 from tl_lightning.reliability.label_shift import ClassMix, class_mix
 from tl_lightning.reliability.novelty import neighbour_distance, shares_below
@@ -24,8 +24,9 @@ Array = NDArray[Any]
 #: Fewest samples whose mean confidence is matched to their estimated accuracy.
 MATCHED = 50
 NOT_STORED = (
-    "the checkpoint has no outputs on source validation, because it is of an earlier version, or "
-    "was trained with test=false or without validation; train it again"
+    "the checkpoint has no outputs on source validation, because it is not the selected one of "
+    "its run (set checkpoint=<run folder>), is of an earlier version, or was trained with "
+    "test=false or without validation"
 )
 
 
@@ -39,6 +40,7 @@ class Record:
         features: ``(m, D)`` of some of these samples.
         temperature: Calibrates the logits; NaN if none is finite.
         target_temperature: The same for the target of the run, without its labels; None without.
+        adapted: Whether the model was trained on target samples.
     """
 
     logits: Array
@@ -46,6 +48,7 @@ class Record:
     features: Array
     temperature: float
     target_temperature: float | None = None
+    adapted: bool = False
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Record | None:
@@ -59,7 +62,12 @@ class Record:
             )
         )  # fmt: skip
         return cls(
-            logits, labels, features, stored["temperature"], stored.get("target_temperature")
+            logits,
+            labels,
+            features,
+            stored["temperature"],
+            stored.get("target_temperature"),
+            bool(stored.get("adapted")),
         )
 
     @cached_property
@@ -140,9 +148,7 @@ class Assessment:
         return (*found, *mix)
 
 
-def assess(
-    record: Record | None, target_logits: Array, methods: Iterable[str], reuse: bool = True
-) -> Assessment:
+def assess(record: Record | None, target_logits: Array, reuse: bool = True) -> Assessment:
     """Estimate accuracy, class frequencies and temperature of target samples, without labels.
 
     The temperature is the one at which the mean confidence of the samples equals their estimated
@@ -152,7 +158,6 @@ def assess(
     Args:
         record: Stored with the model; None in checkpoints without.
         target_logits: ``(m, K)``.
-        methods: Names of the adaptation methods that the model was trained with.
         reuse: Whether to use the temperature of the run's target for a few samples.
     """
     if record is None:
@@ -165,15 +170,14 @@ def assess(
     if not np.isfinite(scale):
         scale, origin = 1.0, ""
     try:
-        estimate = estimate_accuracy(
-            record.logits, record.labels, logits, adapted=trains_on_target(methods)
-        )
+        estimate = estimate_accuracy(record.logits, record.labels, logits, adapted=record.adapted)
         mix = class_mix(record.logits, record.labels, logits)
     except DataError as error:
         return Assessment(None, None, scale, origin, str(error))
     finite = logits[np.isfinite(logits).all(axis=1)]
     if len(finite) >= MATCHED:
-        matched = matched_temperature(finite, estimate.value)
+        # In the estimate, rows that are not finite count as wrong.
+        matched = matched_temperature(finite, min(1.0, estimate.value * len(logits) / len(finite)))
         scale = max(matched, record.temperature) if np.isfinite(record.temperature) else matched
         origin = "these samples, without labels"
     return Assessment(estimate, mix, scale, origin)

@@ -82,13 +82,14 @@ def advise(run: RunConfig, small: RunConfig, folder: Path, samples: int) -> Advi
     small_val, step_s = (
         _small_network(small, folder, samples) if side <= SMALL_SIDE else (None, 0.0)
     )
-    counts = np.bincount(_labels(splits[TRAIN]), minlength=len(data.classes))
+    whole = data.whole or data.found
+    counts = np.bincount(_labels(whole["source"].train), minlength=len(data.classes))
     names = [name for split in splits.values() for name in split.names]
     found = Findings(
         backbone=str(run.section("backbone").get("name") or type(parts.module.backbone).__name__),
         classes=len(data.classes),
         per_class=(int(counts.min()), int(np.median(counts)), int(counts.max())),
-        images={key.domain: len(split) for key, split in splits.items() if key.split == "train"},
+        images={name: len(domain.train) for name, domain in whole.items()},
         side=side,
         overlap=pretraining_overlap(names, data.overlap),
         source_val=float(np.mean(plain[0].argmax(1) == labels)),
@@ -194,19 +195,22 @@ def _duration(
     rule: Rule, parts: Parts, small: RunConfig, speed: float, step_s: float
 ) -> tuple[float, str]:
     """Return the seconds that the advised run takes, and what they consist of."""
+    whole = parts.data.whole or parts.data.found
     if rule.name == "from scratch":
-        domains = parts.data.found.values()
+        domains = whole.values()
         batch = small.batch_size
         epoch = parts.data.steps_per_epoch or max(len(one.train) for one in domains) // batch
         steps = max(1, int(small.trainer.max_epochs or 1) * epoch)
         # Both domains pass the network in every step.
         seconds = 2 * steps * step_s * batch / BATCH
         return seconds, f"{steps:,} steps of {batch} + {batch} images, {1000 * step_s:.0f} ms each"
-    tests = sum(len(domain.test) for domain in parts.data.found.values())
-    again = (
-        0 if rule.name == "alike" else sum(map(len, parts.data.found["target"].splits().values()))
-    )
-    images = tests + len(parts.data.found["target"].val) + again
+    # The samples that have been looked at have their features stored.
+    pairs = [(whole[name], domain) for name, domain in parts.data.found.items()]
+    images = sum(len(all_of.train) - len(some.train) for all_of, some in pairs)
+    images += sum(len(all_of.val) - len(some.val) for all_of, some in pairs)
+    images += sum(len(domain.test) for domain in whole.values()) + len(whole["target"].val)
+    if rule.name != "alike":  # all of the target again, with its own statistics
+        images += sum(map(len, whole["target"].splits().values()))
     rest = PROBES_S if rule.name != "pretrained" else HEADS_S
     return images / speed + rest, (
         f"{images:,} images still have to pass the network, {speed:.0f} per second; then "

@@ -49,7 +49,7 @@ def check_version(
         return
     if before != now:
         raise ConfigError(
-            f"{where} is finished, but was trained on other data: samples or labels have "
-            "changed since; set another folder to train on the data as they are now, or "
-            "restore them"
+            f"{where} is finished, but was trained on other data: samples or labels have changed "
+            "since, or an earlier version of tl_lightning trained it; set another folder to train "
+            "on the data as they are now, or restore them"
         )

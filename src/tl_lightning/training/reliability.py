@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 def store_outputs(
-    trainer: L.Trainer, checkpoint: Path, methods: Iterable[str]
+    trainer: L.Trainer, checkpoint: Path, adapted: bool
 ) -> tuple[Record | None, Assessment | None]:
     """Store the outputs on source validation in the checkpoint of the tested model, on rank 0.
 
@@ -33,9 +33,8 @@ def store_outputs(
         checkpoint: Amended with the entry ``reliability``: float16 ``logits`` (N, K) with
             ``labels`` (N,), ``features`` (M, D) of some of these samples with ``feature_labels``
             (M,), the ``temperature`` that calibrates the logits, NaN if they are not finite, and
-            the ``target_temperature`` of the tested target, found without its labels.
-
-        methods: Names of the adaptation methods.
+            ``target_temperature`` of the tested target, found without its labels, and ``adapted``.
+        adapted: Whether the model was trained on target samples.
 
     Returns:
         What was stored, and what it says of the target; None without.
@@ -47,10 +46,11 @@ def store_outputs(
     stored: dict[str, Any] = outputs.record()
     if stored:
         logits = stored["logits"].double().numpy()
+        stored["adapted"] = adapted
         stored["temperature"] = finite_temperature(logits, stored["labels"].numpy())
     record, found = Record.of(stored), None
     if "target" in outputs.kept:
-        found = assess(record, outputs.kept["target"][1].double().numpy(), methods, False)
+        found = assess(record, outputs.kept["target"][1].double().numpy(), False)
         if stored:
             stored["target_temperature"] = found.temperature
     if stored:

@@ -26,6 +26,7 @@ from tl_lightning.data.summary import unlabelled
 from tl_lightning.distributed.strategy import num_processes
 from tl_lightning.models.adaptation import SourceFree
 from tl_lightning.models.supervised import FeatureExtraction
+from tl_lightning.reliability.accuracy import trains_on_target
 from tl_lightning.reporting.formatting import BOUND
 from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.selection.collapse import WORST
@@ -178,7 +179,7 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
         CheckpointError: If the checkpoint cannot be written.
         DataError: If the disk is full.
     """
-    found = store_outputs(result.parts.trainer, result.checkpoint, result.parts.run.methods)
+    found = store_outputs(result.parts.trainer, result.checkpoint, _adapted(result.parts))
     entries = reliability_entries(result.parts.trainer, *found, result.parts.collector.scores)
     report = _report(run_dir, result) | entries
     with full_disk_means(
@@ -199,6 +200,13 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
             )
         write_json(run_dir / "report.json", report)
     return report
+
+
+def _adapted(parts: Parts) -> bool:
+    """Return whether the model was trained on target samples, with or without their labels."""
+    target = parts.data.found.get("target")
+    few = target is not None and target.labelled is not None
+    return few or parts.data.learn_from == "target" or trains_on_target(parts.run.methods)
 
 
 def _arrays(parts: Parts) -> dict[str, NDArray[Any]]:

@@ -37,7 +37,7 @@ def discovered(run: RunConfig, data: TransferDataModule, samples: int | None = N
         for remark in data.remarks():
             print(f"warning: {remark}", flush=True)
     if samples is not None:
-        count = samples
+        count, data.whole = samples, dict(data.found)
         data.found = {
             name: domain.map(lambda split: split.subset(spread(len(split), count)))
             for name, domain in data.found.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def lines(found, samples: str = "these images") -> str:
 
 
 def test_shift_lowers_the_estimate_and_raises_the_temperature() -> None:
-    near, far = (assess(record(), outputs(1000, strength, 2)[0], ()) for strength in (3.0, 1.0))
+    near, far = (assess(record(), outputs(1000, strength, 2)[0]) for strength in (3.0, 1.0))
     assert near.estimate.value > far.estimate.value + 0.2
     assert near.temperature < far.temperature
     logits = outputs(1000, 1.0, 2)[0]
@@ -55,7 +57,7 @@ def test_shift_lowers_the_estimate_and_raises_the_temperature() -> None:
 
 
 def test_temperature_is_not_below_that_of_the_source() -> None:
-    found = assess(record(), outputs(1000, 6.0, 2)[0], ())
+    found = assess(record(), outputs(1000, 6.0, 2)[0])
     assert found.temperature >= record().temperature
 
 
@@ -66,30 +68,30 @@ def test_few_images_have_a_warning_and_the_temperature_of_the_run() -> None:
         (record(target_temperature=2.5), False, record().temperature),
         (record(), True, record().temperature),
     ):
-        found = assess(given, few, (), reuse)
+        found = assess(given, few, reuse)
         assert found.temperature == expected
         assert "warning: There are only 5 target samples." in lines(found)
 
 
 def test_missing_class_and_a_single_predicted_class_have_warnings() -> None:
-    found = assess(record(classes=3), outputs(200, 3.0, 2)[0], ())
+    found = assess(record(classes=3), outputs(200, 3.0, 2)[0])
     assert "1 of 4 classes have no source validation sample" in lines(found)
     one = np.tile([5.0, 0, 0, 0], (200, 1))
-    text = lines(assess(record(), one, ()))
+    text = lines(assess(record(), one))
     assert "All target samples are predicted as one class." in text
-    assert assess(record(), one, ()).mix.warning in text
+    assert assess(record(), one).mix.warning in text
 
 
 def test_predictions_that_are_not_finite() -> None:
     logits = outputs(200, 3.0, 2)[0]
     logits[:20] = np.nan
-    found = assess(record(), logits, ())
+    found = assess(record(), logits)
     assert "20 of 200 target predictions are not finite and count as wrong." in lines(found)
     assert np.isfinite(found.temperature)
-    diverged = assess(record(), np.full((200, CLASSES), np.nan), ())
+    diverged = assess(record(), np.full((200, CLASSES), np.nan))
     assert "not available: none of the 200 target predictions is finite" in lines(diverged)
     nothing = record(logits=np.full((400, CLASSES), np.nan), temperature=float("nan"))
-    found = assess(nothing, outputs(200, 3.0, 2)[0], ())
+    found = assess(nothing, outputs(200, 3.0, 2)[0])
     assert (found.temperature, found.calibrated) == (1.0, "")
     assert "none of the 400 source validation predictions is finite" in lines(found)
     with pytest.raises(ConfigError, match=r"no confidence .* of the 0 source validation samples"):
@@ -98,7 +100,7 @@ def test_predictions_that_are_not_finite() -> None:
 
 def test_checkpoint_without_outputs() -> None:
     assert Record.of({}) is None
-    found = assess(None, outputs(200, 3.0, 2)[0], ())
+    found = assess(None, outputs(200, 3.0, 2)[0])
     assert (found.estimate, found.temperature, found.calibrated) == (None, 1.0, "")
     assert lines(found, "the target") == (
         f"expected accuracy on the target: not available: {NOT_STORED}"
@@ -145,3 +147,19 @@ def test_novelty_of_rows_that_are_not_finite_is_the_highest() -> None:
     shares = given.novelty(features)
     assert shares[-1] == 1
     assert shares[:-1].mean() < 0.6
+
+
+def test_an_estimate_of_finite_predictions_calibrates_them() -> None:
+    """Rows that are not finite count as wrong in the estimate, but have no confidence."""
+    logits = outputs(400, 3.0, 2)[0]
+    whole = assess(record(), logits)
+    partly = assess(record(), np.concatenate([logits, np.full((200, CLASSES), np.nan)]))
+    assert partly.temperature == pytest.approx(whole.temperature)
+    assert partly.estimate.value == pytest.approx(whole.estimate.value * 2 / 3)
+
+
+def test_models_trained_on_the_target_have_a_wider_interval() -> None:
+    logits = outputs(400, 3.0, 2)[0]
+    plain, adapted = (assess(replace(record(), adapted=a), logits).estimate for a in (False, True))
+    assert adapted.high - adapted.low > plain.high - plain.low
+    assert any("was trained on target samples" in text for text in adapted.warnings)

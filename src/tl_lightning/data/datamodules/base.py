@@ -130,6 +130,8 @@ class TransferDataModule(L.LightningDataModule):
         #: training and validation. Set before :meth:`discover`.
         self.only_tested: frozenset[str] = frozenset()
         self.found: dict[str, Domain] = {}
+        #: All samples, if ``found`` has only some of them.
+        self.whole: dict[str, Domain] = {}
         self.caches: dict[str, ImageCache] = {}
         #: Cached features of a frozen network, loaded instead of the samples.
         self.features: dict[SplitKey, Features] = {}

@@ -252,7 +252,7 @@ def test_predict_and_check_data_commands(places, tmp_path) -> None:
     assert "probability" in done.stdout
     assert "[bold]" in done.stdout
     rows = (tmp_path / "predictions.csv").read_text().splitlines()
-    assert rows[0] == "sample,class,probability"
+    assert rows[0] == "sample,class,probability,novelty,abstained"
     assert rows[2].startswith('"awful [bold] book, dull",')
     assert json.loads((tmp_path / "run" / "report.json").read_text())["seed"] == report["seed"]
     refused = command(

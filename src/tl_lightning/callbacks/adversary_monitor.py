@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from tl_lightning.data.samplers.domain import spread
+from tl_lightning.distributed.ranks import gathered
 from tl_lightning.errors import TrainingError
 from tl_lightning.methods.base import Method
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
 from tl_lightning.types import Context
+from tl_lightning.utils.spread import spread
 
 __all__ = ["AdversaryMonitor"]
 
@@ -191,8 +192,7 @@ def _gathered(parts: list[tuple[Tensor, ...]], world: int) -> tuple[Tensor, ...]
     """Return features and logits of all ranks in the order of the split."""
     index, *rows = (torch.cat(column) for column in zip(*parts, strict=True))
     if world > 1:
-        every: list[Any] = [None] * world
-        torch.distributed.all_gather_object(every, [index.cpu(), *(row.cpu() for row in rows)])
+        every = gathered([index.cpu(), *(row.cpu() for row in rows)])
         device = index.device
         index, *rows = (torch.cat(column).to(device) for column in zip(*every, strict=True))
     order = index.argsort()

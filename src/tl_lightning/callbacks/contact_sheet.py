@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tl_lightning.data.samplers.domain import spread
+from tl_lightning.utils.spread import spread
 
 __all__ = ["sheet_of"]
 

@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from tl_lightning.callbacks.grad_cam import class_maps, spatial_layer
 from tl_lightning.callbacks.report_collector import ReportCollector, Row
-from tl_lightning.data.samplers.domain import spread
 from tl_lightning.data.thumbnails import thumbnails
 from tl_lightning.models.base import TransferModule
 from tl_lightning.reporting.run.embedding import MOST
 from tl_lightning.types import DOMAINS, Stream
 from tl_lightning.utils.plotting import jpeg
+from tl_lightning.utils.spread import spread
 
 __all__ = ["Explanations", "report_callbacks", "sprite_of", "to_explain"]
 

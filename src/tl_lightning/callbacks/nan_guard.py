@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from tl_lightning.distributed.ranks import gathered
 from tl_lightning.errors import TrainingError
 from tl_lightning.reporting.run.nan_report import write_nan_report
 from tl_lightning.utils.text import shorten
@@ -271,9 +271,5 @@ def _listed(files: Mapping[str, list[str]]) -> str:
 
 def _first_of_ranks(trainer: L.Trainer, own: dict[str, Any] | None) -> dict[str, Any]:
     """Return the report of the earliest bad batch over all ranks, the same on each of them."""
-    gathered: list[dict[str, Any] | None] = [own]
-    if trainer.world_size > 1:
-        gathered = [None] * trainer.world_size
-        dist.all_gather_object(gathered, own)
-    reports = [report for report in gathered if report is not None]
+    reports: list[dict[str, Any]] = [report for report in gathered(own) if report is not None]
     return min(reports, key=lambda report: (report["epoch"], report["batch"]))

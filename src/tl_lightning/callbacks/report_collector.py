@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.callbacks.contact_sheet import sheet_of
+from tl_lightning.distributed.ranks import gathered
 from tl_lightning.models.base import TransferModule
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
 from tl_lightning.types import DOMAINS
@@ -131,9 +132,7 @@ class ReportCollector(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Merge the results of all ranks, and choose the examples and contact sheets."""
         for merged in (self.scores, self.after) if trainer.world_size > 1 else ():
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, merged)
-            for part in parts:
+            for part in gathered(merged):
                 for domain, rows in part.items():
                     merged.setdefault(domain, {}).update(rows)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_lightning.data.samplers.domain import spread
+from tl_lightning.distributed.ranks import gathered
 from tl_lightning.models.base import TransferModule
 from tl_lightning.types import DOMAINS
+from tl_lightning.utils.spread import spread
 
 __all__ = ["FEATURES", "LARGEST", "SelectedOutputs"]
 
@@ -69,10 +70,7 @@ class SelectedOutputs(L.Callback):
         assert isinstance(pl_module, TransferModule)
         if self.validation:
             self._validate(trainer, pl_module)
-        merged: list[Any] = [self.parts]
-        if trainer.world_size > 1:
-            merged = [None] * trainer.world_size
-            torch.distributed.all_gather_object(merged, self.parts)
+        merged = gathered(self.parts)
         for name in self.parts if trainer.is_global_zero else ():
             batches = [columns for parts in merged for columns in parts[name]]
             columns = [torch.cat(column) for column in zip(*batches, strict=True)]

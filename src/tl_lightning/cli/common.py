@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _HYDRA_FILES = ("config", "hydra", "overrides")
 
 __all__ = [
+    "check_storable",
+    "frozen_config",
     "frozen_features",
     "hide_secrets",
     "plain_command",
@@ -71,7 +73,33 @@ def remove_untouched(folder: Path) -> None:
                 folder.parent.rmdir()
 
 
-def frozen_features(overrides: Sequence[str], keys: Sequence[str]) -> RunConfig:
+def frozen_config(overrides: Sequence[str], keys: Iterable[str]) -> dict[str, Any]:
+    """Return the plain configuration that stores the features of a frozen backbone.
+
+    Args:
+        overrides: Settings of the training configuration, without a model.
+        keys: Other options of the command, to suggest in messages.
+    """
+    from tl_lightning.config.compose import as_dict, composed, with_values
+
+    config = composed([*overrides, "model=feature_extraction", "cache.features=full"], keys)
+    changes: dict[str, Any] = {"logger": {}, "callbacks": {}}
+    if "augment" in config.data:  # texts and vectors have no augmentation
+        changes["data.augment"] = "none"
+    return with_values(as_dict(config), changes)
+
+
+def check_storable(run: RunConfig) -> None:
+    """Raise ConfigError if the features of the data cannot be stored."""
+    if not run.data.cls.storable:
+        raise ConfigError(
+            f"data={run.data_name} is not supported: vectors are features already, and streams "
+            "have no sample index to store features by; for a stream, use the dataset it was "
+            "written from"
+        )
+
+
+def frozen_features(overrides: Sequence[str], keys: Iterable[str]) -> RunConfig:
     """Return the configuration that stores the features of a frozen backbone, without training.
 
     Args:
@@ -81,20 +109,10 @@ def frozen_features(overrides: Sequence[str], keys: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: If the features of the data cannot be stored.
     """
-    from tl_lightning.config.compose import as_dict, composed, with_values
     from tl_lightning.config.validation.check import check
 
-    config = composed([*overrides, "model=feature_extraction", "cache.features=full"], keys)
-    changes: dict[str, Any] = {"logger": {}, "callbacks": {}}
-    if "augment" in config.data:  # texts and vectors have no augmentation
-        changes["data.augment"] = "none"
-    run = check(with_values(as_dict(config), changes))
-    if not run.data.cls.storable:
-        raise ConfigError(
-            f"data={run.data_name} is not supported: vectors are features already, and streams "
-            "have no sample index to store features by; for a stream, use the dataset it was "
-            "written from"
-        )
+    run = check(frozen_config(overrides, keys))
+    check_storable(run)
     return run
 
 

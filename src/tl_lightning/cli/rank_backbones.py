@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.cli.common import plain_command
-from tl_lightning.config.compose import as_dict, composed, with_values
+from tl_lightning.cli.common import check_storable, frozen_config, plain_command
+from tl_lightning.config.compose import with_values
 from tl_lightning.config.paths import choices, folder_problem
 from tl_lightning.errors import ConfigError, DataError, nearest
 
@@ -63,12 +63,7 @@ def _rank(arguments: list[str]) -> None:
         check_keys(config)  # before torch is imported
     runs = {item: check(config) for item, config in configs.items()}
     first = next(iter(runs.values()))
-    if not first.data.cls.storable:
-        raise ConfigError(
-            f"data={first.data_name} is not supported: vectors are features already, and streams "
-            "have no sample index to store features by; for a stream, use the dataset it was "
-            "written from"
-        )
+    check_storable(first)
     from tl_lightning.reporting.backbones import render, write
     from tl_lightning.training.ranking import rank_backbone
 
@@ -140,12 +135,8 @@ def _config(item: str, overrides: list[str]) -> dict[str, Any]:
     """Return the configuration of one backbone."""
     choice, *settings = _ITEM.split(item)
     chosen = [f"backbone={choice}", *(f"backbone.{setting}" for setting in settings)]
-    fixed = ["model=feature_extraction", "cache.features=full", "head_init=random"]
-    plain = as_dict(composed([*overrides, *chosen, *fixed], _KEYS))
-    changes: dict[str, Any] = {"logger": {}, "callbacks": {}}
-    if "augment" in plain["data"]:  # texts and vectors have no augmentation
-        changes["data.augment"] = "none"
-    if not any(re.match(r"\+*~?data\.target(\.|=|$)", override) for override in overrides):
-        # The labels of the source alone are used; a synthetic target would take half of them.
-        changes |= {"data.target": None} if "target" in plain["data"] else {}
-    return with_values(plain, changes)
+    plain = frozen_config([*overrides, *chosen, "head_init=random"], _KEYS)
+    if any(re.match(r"\+*~?data\.target(\.|=|$)", override) for override in overrides):
+        return plain
+    # The labels of the source alone are used; a synthetic target would take half of them.
+    return with_values(plain, {"data.target": None}) if "target" in plain["data"] else plain

@@ -42,6 +42,13 @@ class Split:
         return len(self.samples)
 
     @property
+    def files(self) -> Sequence[Any]:
+        """Paths of the samples; their names if they are in memory or in streams."""
+        if isinstance(self.samples, np.ndarray) or not len(self.samples):
+            return self.names
+        return self.samples
+
+    @property
     def has_labels(self) -> bool:
         """Whether the samples have class labels, possibly known only once they are read."""
         return self.labels is not None

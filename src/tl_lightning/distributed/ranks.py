@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["rank", "rank_mean", "same_buffers"]
+__all__ = ["gathered", "rank", "rank_mean", "same_buffers"]
 
 
 def rank() -> int:
@@ -18,6 +19,19 @@ def rank() -> int:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the value of every rank in the order of ranks; those of one process are ``[value]``.
+
+    Args:
+        value: Any object that can be pickled. All ranks must call this.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def rank_mean(value: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datasets import EvalDataset
 from tl_lightning.data.loaders import loader_of
 from tl_lightning.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from tl_lightning.distributed.ranks import gathered
 from tl_lightning.evaluation.outputs import Outputs
 from tl_lightning.models.base import TransferModule
 from tl_lightning.reporting.statistics import student
@@ -117,10 +118,8 @@ class _HitCollector(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Merge the results of all ranks."""
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self.rows)
-            self.rows = {name: [r for part in parts for r in part[name]] for name in self.rows}
+        parts = gathered(self.rows)
+        self.rows = {name: [r for part in parts for r in part[name]] for name in self.rows}
 
     def hits(self, domain: str, samples: int) -> NDArray[np.bool_]:
         """Return ``(samples, len(VERSIONS))`` whether each version was classified correctly."""

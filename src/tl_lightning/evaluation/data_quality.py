@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.domain import Split
-from tl_lightning.data.samplers.domain import spread
 from tl_lightning.data.thumbnails import thumbnails
 from tl_lightning.training.build import Parts
 from tl_lightning.training.fit import extract
 from tl_lightning.training.linear_probe import STRENGTHS, fit_probe
 from tl_lightning.utils.plotting import jpeg
+from tl_lightning.utils.spread import spread
 from tl_lightning.utils.text import printable, shorten
 
 __all__ = [
@@ -161,8 +161,7 @@ def _name(run: RunConfig) -> str:
 
 
 def _file(split: Split, index: int) -> str:
-    in_files = not isinstance(split.samples, np.ndarray)
-    return printable(str(split.samples[index]) if in_files else split.names[index])
+    return printable(str(split.files[index]))
 
 
 def _domain(parts: Parts, domain: str) -> tuple[Array, Array | None, list[tuple[str, int]]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.distributed.ranks import gathered
 from tl_lightning.errors import DataError
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.text import shorten
@@ -63,13 +64,9 @@ class OutputCollector(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Merge the outputs of all ranks."""
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self.rows)
-            names = dict.fromkeys(name for part in parts for name in part)
-            self.rows = {
-                name: [row for part in parts for row in part.get(name, ())] for name in names
-            }
+        parts = gathered(self.rows)
+        names = dict.fromkeys(name for part in parts for name in part)
+        self.rows = {name: [row for part in parts for row in part.get(name, ())] for name in names}
 
     def outputs(self, data: TransferDataModule) -> dict[str, Outputs]:
         """Return the outputs by domain.
@@ -87,10 +84,7 @@ def _joined(name: str, rows: Sequence[Any], data: TransferDataModule) -> Outputs
     index, logits = (torch.cat([row[part] for row in rows]).numpy() for part in (0, 1))
     order = np.unique(index, return_index=True)[1]
     split = data.found[name].test
-    # Samples in memory and in streams have no files of their own.
-    in_files = not isinstance(split.samples, np.ndarray) and len(split.samples)
-    places: Any = split.samples if in_files else split.names
-    files = [str(places[place]) for place in index[order]]
+    files = [str(split.files[place]) for place in index[order]]
     finite = np.isfinite(logits[order]).all(1)
     if not finite.all():
         listed = [file for file, known in zip(files, finite, strict=True) if not known]

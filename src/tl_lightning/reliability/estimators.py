@@ -18,7 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import xlogy
 
 from tl_lightning.reliability.label_shift import bbse, mlls
-from tl_lightning.reliability.outputs import FiniteOutputs, spread
+from tl_lightning.reliability.outputs import FiniteOutputs
+from tl_lightning.utils.spread import spread
 
 __all__ = ["ESTIMATORS", "Estimator", "Evidence", "agreement", "estimates"]
 

@@ -11,8 +11,9 @@ from scipy.special import softmax
 
 from tl_lightning.errors import DataError
 from tl_lightning.selection.scores import temperature
+from tl_lightning.utils.spread import spread
 
-__all__ = ["FiniteOutputs", "finite_outputs", "spread"]
+__all__ = ["FiniteOutputs", "finite_outputs"]
 
 Array = NDArray[Any]
 
@@ -73,15 +74,6 @@ def finite_outputs(
     return FiniteOutputs(
         source[of_source], labels[of_source], target[of_target], len(source), len(target)
     )
-
-
-def spread(rows: int, most: int) -> Array:
-    """Return at most ``most`` indices below ``rows``, evenly spread.
-
-    >>> spread(10, 4).tolist(), spread(2, 4).tolist()
-    ([0, 3, 6, 9], [0, 1])
-    """
-    return np.linspace(0, rows - 1, min(rows, most)).round().astype(int)
 
 
 def _check(source: Array, labels: Array, target: Array) -> None:

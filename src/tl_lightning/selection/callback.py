@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_lightning.data.samplers.domain import spread
+from tl_lightning.distributed.ranks import gathered
 from tl_lightning.errors import ConfigError
 from tl_lightning.selection.collapse import apply_collapse_filter, collapsed
 from tl_lightning.selection.scores import SCORES, Outputs, raw_scores
 from tl_lightning.types import DOMAINS
+from tl_lightning.utils.spread import spread
 
 __all__ = ["Validators"]
 
@@ -115,10 +116,7 @@ class Validators(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the outputs of all ranks on rank 0, and log the same values on every rank."""
         kept, self.kept = self.kept, {}
-        parts: list[Any] = [{domain: _rows(batches) for domain, batches in kept.items()}]
-        if trainer.world_size > 1:
-            own, parts = parts[0], [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, own)
+        parts = gathered({domain: _rows(batches) for domain, batches in kept.items()})
         values: dict[str, float] = {}
         if trainer.is_global_zero:
             merged: dict[str, Rows] = {}

@@ -17,7 +17,6 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.pretraining_overlap import pretraining_overlap
-from tl_lightning.data.samplers.domain import spread
 from tl_lightning.errors import DataError
 from tl_lightning.methods.components.alignment import fit_map
 from tl_lightning.reliability.accuracy import estimate_accuracy
@@ -34,6 +33,7 @@ from tl_lightning.training.ranking import throughput
 from tl_lightning.types import SplitKey
 from tl_lightning.utils.process import keep_memory, quiet
 from tl_lightning.utils.seeding import mix
+from tl_lightning.utils.spread import spread
 
 __all__ = ["advise"]
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.data.cache.features import Features
 from tl_lightning.data.domain import Split
-from tl_lightning.data.samplers.domain import spread
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.selection.callback import Validators
 from tl_lightning.selection.scores import Outputs
@@ -28,6 +27,7 @@ from tl_lightning.training.statistics import measure
 from tl_lightning.types import SplitKey, Stream
 from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.seeding import mix
+from tl_lightning.utils.spread import spread
 
 __all__ = [
     "Candidate", "Interpolated", "Start", "align_features", "frozen_features", "measure_domains",

@@ -8,8 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tl_lightning.callbacks.report_collector import ReportCollector
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.utils.files import write_text
@@ -41,15 +39,12 @@ def write_predictions(
     if not scores:
         return None
     split = data.found["target"].test
-    # Samples in memory and in streams have no files of their own.
-    in_files = len(split.samples) and not isinstance(split.samples, np.ndarray)
-    files = split.samples if in_files else split.names
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow((*COLUMNS, *(("label",) if split.has_labels else ())))
     for index in sorted(scores):
         true, first, confidence, second, next_confidence = scores[index]
-        row = [files[index], data.classes[first], f"{confidence:.6f}"]
+        row = [split.files[index], data.classes[first], f"{confidence:.6f}"]
         row += [data.classes[second], f"{next_confidence:.6f}"]
         row += [data.classes[true]] if split.has_labels else []
         cells = [str(cell).encode(errors="backslashreplace").decode() for cell in row]

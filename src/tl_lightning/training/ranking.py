@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from tl_lightning.backbones.source_head import SourceHead, source_head
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.domain import Split
-from tl_lightning.data.samplers.domain import spread
 from tl_lightning.errors import CheckpointError, ConfigError, DataError
 from tl_lightning.reporting.backbones import Hits, Ranked
 from tl_lightning.selection.transferability import SCORES, Sample
@@ -26,6 +25,7 @@ from tl_lightning.training.head_start import frozen_features
 from tl_lightning.training.linear_probe import fit_probe
 from tl_lightning.types import SplitKey
 from tl_lightning.utils.process import keep_memory, quiet
+from tl_lightning.utils.spread import spread
 
 __all__ = ["rank_backbone", "throughput"]
 

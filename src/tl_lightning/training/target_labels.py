@@ -8,9 +8,9 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.needs import DataInfo
-from tl_lightning.data.samplers.domain import spread
 from tl_lightning.distributed.ranks import rank
 from tl_lightning.errors import ConfigError
+from tl_lightning.utils.spread import spread
 
 __all__ = ["discovered"]
 

@@ -14,12 +14,12 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datasets import SplitReader
 from tl_lightning.data.domain import Split
 from tl_lightning.data.loaders import dataset_of
-from tl_lightning.data.samplers.domain import spread
 from tl_lightning.data.transforms.presets import augmentation
 from tl_lightning.errors import DataError
 from tl_lightning.types import InputSpec
 from tl_lightning.utils.plotting import INK, MUTED, SOURCE, TARGET, figure_png, short
 from tl_lightning.utils.seeding import mix
+from tl_lightning.utils.spread import spread
 
 __all__ = ["augmentation_sheet"]
 

@@ -31,13 +31,13 @@ from tl_lightning.data.samplers.domain import (
     DomainSampler,
     EvalSampler,
     shuffled,
-    spread,
 )
 from tl_lightning.data.samplers.position import position_of
 from tl_lightning.data.samplers.pseudo_balanced import PseudoBalancedSampler, classes_of
 from tl_lightning.data.transforms.presets import Augment
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import DOMAINS, InputSpec, Spec, SplitKey, Stream
+from tl_lightning.utils.spread import spread
 
 __all__ = ["TransferDataModule"]
 

@@ -21,7 +21,6 @@ from tl_lightning.data.io.images import shorter_side
 from tl_lightning.data.io.pixels import FLAT
 from tl_lightning.data.loaders import dataset_of
 from tl_lightning.data.needs import ModelNeeds
-from tl_lightning.data.samplers.domain import spread
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.data.transforms.mixup import MixupCutMix
 from tl_lightning.data.transforms.presets import Augment, Augmentation, augmentation
@@ -29,6 +28,7 @@ from tl_lightning.data.transforms.strong import StrongView
 from tl_lightning.types import InputSpec, Stream
 from tl_lightning.utils.console import say
 from tl_lightning.utils.seeding import mix as mix_seeds
+from tl_lightning.utils.spread import spread
 from tl_lightning.utils.text import shorten
 
 __all__ = ["ImageDataModule"]

@@ -12,13 +12,14 @@ from tl_lightning.config.schema import CacheConfig, cache_root
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
-from tl_lightning.data.samplers.domain import ChunkSampler, DomainSampler, spread
+from tl_lightning.data.samplers.domain import ChunkSampler, DomainSampler
 from tl_lightning.data.streaming.parquet_files import Parts, opened
 from tl_lightning.data.streaming.row_groups import filesystem, is_remote, parquet
 from tl_lightning.data.streaming.shards import Shards, StreamDataset, StreamSplit
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import SPLITS, Stream
+from tl_lightning.utils.spread import spread
 
 __all__ = ["StreamDataModule"]
 

@@ -26,7 +26,6 @@ __all__ = [
     "DomainSampler",
     "EvalSampler",
     "shuffled",
-    "spread",
 ]
 
 
@@ -228,13 +227,3 @@ def shuffled(indices: Sequence[int]) -> list[int]:
     """Return the indices in a fixed random order, which depends only on their number."""
     order: list[int] = np.random.default_rng(0).permutation(np.asarray(indices)).tolist()
     return order
-
-
-def spread(size: int, count: int) -> list[int]:
-    """Return at most ``count`` indices spread evenly over ``range(size)``.
-
-    >>> spread(10, 4), spread(2, 4)
-    ([0, 3, 6, 9], [0, 1])
-    """
-    indices = np.linspace(0, size - 1, min(count, size)).round()
-    return [int(index) for index in np.unique(indices)]

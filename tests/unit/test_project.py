@@ -23,8 +23,8 @@ SOURCE = REPO / "src" / "tl_lightning"
 ORDER = (
     "errors", "types", "utils", "schedules", "layers", "config", "distributed", "loggers", "data",
     "backbones", "losses", "tasks", "methods", "models", "selection", "reliability", "reporting",
-    "checkpoints", "callbacks", "config.validation", "training", "evaluation", "sweeps", "api",
-    "cli", "__main__",
+    "checkpoints", "callbacks", "config.validation", "training", "evaluation", "inference",
+    "sweeps", "api", "cli", "__main__",
 )  # fmt: skip
 
 

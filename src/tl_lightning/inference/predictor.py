@@ -1,0 +1,165 @@
+"""A trained model with all that its predictions need, loaded once and used for many batches."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor
+
+from tl_lightning.checkpoints.io import StoredModel, read_model
+from tl_lightning.checkpoints.warm_start import checkpoint_of
+from tl_lightning.data.cache.tokens import padded
+from tl_lightning.data.io.images import UNREADABLE, decode, fitted, open_image, shorter_side
+from tl_lightning.data.transforms.geometry import Centre
+from tl_lightning.errors import DataError
+from tl_lightning.evaluation.load import rebuilt
+from tl_lightning.models.base import TransferModule
+from tl_lightning.reliability.assessment import Record
+from tl_lightning.types import InputSpec, Stream, TextSpec
+
+__all__ = ["Kind", "Outputs", "Predictor"]
+
+Array = NDArray[Any]
+Kind = Literal["images", "texts", "vectors"]
+
+
+class Outputs(NamedTuple):
+    """Outputs of the network for a batch.
+
+    Attributes:
+        features: float32 ``(B, D)``, the input of the classifier.
+        logits: float32 ``(B, K)``.
+    """
+
+    features: Array
+    logits: Array
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model prepared for predictions; what it returns for a sample depends on it alone.
+
+    Attributes:
+        file: The checkpoint.
+        stored: What it contains.
+        module: The model, in evaluation mode and on its device.
+    """
+
+    file: Path
+    stored: StoredModel
+    module: TransferModule
+
+    @classmethod
+    def open(
+        cls, checkpoint: str | Path, allow: Sequence[str] = (), device: str | None = None
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            checkpoint: A checkpoint or run folder.
+            allow: Full names of additional classes that its configuration may build.
+            device: Such as ``cuda:1``; None: the first GPU if there is one, else the CPU.
+
+        Raises:
+            CheckpointError: If it is not found, corrupt or not a checkpoint of this framework.
+            ConfigError: If its configuration names a class that must not be built.
+        """
+        file = checkpoint_of(Path(checkpoint), "checkpoint")
+        stored = read_model(file)
+        module = rebuilt(stored, file, allow)
+        module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(file, stored, module)
+
+    @property
+    def spec(self) -> Any:
+        """Input format of the network: an InputSpec, TextSpec or VectorSpec."""
+        return self.module.backbone.input_spec
+
+    @property
+    def kind(self) -> Kind:
+        """What it classifies."""
+        if isinstance(self.spec, InputSpec):
+            return "images"
+        return "texts" if isinstance(self.spec, TextSpec) else "vectors"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return self.module.classes
+
+    @cached_property
+    def record(self) -> Record | None:
+        """Outputs on source validation; None in checkpoints without."""
+        return Record.of(self.stored.reliability)
+
+    @cached_property
+    def temperature(self) -> float:
+        """What logits are divided by; fitted in training, and 1 in checkpoints without a record.
+
+        That of the run's target, fitted without labels, if the run had a target, otherwise that
+        of source validation.
+        """
+        found = () if self.record is None else (
+            self.record.target_temperature, self.record.temperature,
+        )  # fmt: skip
+        return next((t for t in found if t is not None and np.isfinite(t)), 1.0)
+
+    def image(self, source: Path | bytes, where: str = "") -> Tensor:
+        """Return the network's input ``(3, S, S)`` uint8 for an image file or its content.
+
+        Args:
+            source: The file or its bytes.
+            where: Name of the bytes in messages.
+
+        Raises:
+            DataError: If it cannot be decoded.
+        """
+        shorter, white = shorter_side(self.spec), self.stored.input_state.get("max_value")
+        if isinstance(source, Path):
+            image = open_image(source, shorter, white)
+        else:
+            try:
+                pixels = decode(io.BytesIO(source), shorter, white).pixels
+            except UNREADABLE as error:
+                reason = str(error) or type(error).__name__
+                raise DataError(f"cannot read image {where}: {reason}") from error
+            image = torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)
+        out = torch.empty((1, self.spec.size, self.spec.size, 3), dtype=torch.uint8)
+        self._geometry([fitted(image, shorter, self.spec)], [0], out)
+        return out[0].permute(2, 0, 1)
+
+    @cached_property
+    def _geometry(self) -> Centre:
+        return Centre(self.spec)
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, int]:
+        """Return token ids ``(B, L)`` of texts, and how many texts were truncated."""
+        encoded = self.spec.tokenizer.encode(list(texts), self.spec.max_length)
+        ids = padded([np.asarray(row) for row, _ in encoded])
+        return ids, sum(truncated for _, truncated in encoded)
+
+    @torch.inference_mode()
+    def outputs(self, inputs: Tensor) -> Outputs:
+        """Return features and logits of a batch of network inputs: target samples.
+
+        Args:
+            inputs: Images ``(B, 3, S, S)`` uint8, token ids ``(B, L)`` or vectors ``(B, F)``.
+        """
+        module = self.module
+        module.set_batch_domains({Stream.TARGET: len(inputs)})
+        features, logits = module.task(module.extract(inputs.to(module.device)))
+        return Outputs(features.float().cpu().numpy(), logits.float().cpu().numpy())
+
+    def probabilities(self, logits: Array) -> Array:
+        """Return calibrated probabilities ``(B, K)``, float64."""
+        found: Array = softmax(logits.astype(np.float64) / self.temperature, axis=1)
+        return found

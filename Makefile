@@ -46,6 +46,7 @@ check: lint types test
 
 tables: install
 	$(BIN)/python scripts/dev/readme_tables.py
+	$(BIN)/python scripts/dev/settings.py
 
 build: install
 	$(BIN)/uv build --quiet --wheel --python $(BIN)/python

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +16,7 @@ from omegaconf import DictConfig
 
 from tl_lightning import __version__
 from tl_lightning.cli.common import hide_secrets, remove_untouched, say_interrupted
+from tl_lightning.cli.help import help_text
 from tl_lightning.config.compose import as_dict, unknown_overrides
 from tl_lightning.config.overrides import override_problems, readable
 from tl_lightning.config.paths import CONF, file_problems, group_problems, output_problem
@@ -30,6 +33,8 @@ def train() -> None:
     if "--version" in sys.argv[1:]:  # Hydra would print its own
         print(f"tl_lightning {__version__}")
         sys.exit(0)
+    if {"-h", "--help"} & set(sys.argv[1:]):  # Hydra's would leave out comments and valid values
+        _help([item for item in sys.argv[1:] if item not in ("-h", "--help")])
     sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]))
     sys.argv[1:] = readable(sys.argv[1:], sweep)
     problems = [*override_problems(sys.argv[1:], sweep), *group_problems(sys.argv[1:])]
@@ -56,6 +61,17 @@ def train() -> None:
     if failures:
         print(f"{len(failures)} job(s) of the sweep did not finish; see its table", file=sys.stderr)
         sys.exit(1)
+
+
+def _help(arguments: list[str]) -> NoReturn:
+    try:
+        print(help_text(arguments), flush=True)
+    except ConfigError as error:
+        on_problem(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # such as: tl-train --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+    sys.exit(0)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

@@ -122,6 +122,9 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
         if done:
             print(f"already finished: {folder.name}", flush=True)
             if not (folder / "report.html").is_file():  # killed before, or the disk was full
+                from tl_lightning.training.reliability import compare_models
+
+                done |= compare_models(folder)
                 _page_of_job(folder)
             return done["selection"]["value"] or 0.0
     from tl_lightning.config.validation.check import check_keys

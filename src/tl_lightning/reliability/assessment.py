@@ -148,7 +148,12 @@ class Assessment:
         return (*found, *mix)
 
 
-def assess(record: Record | None, target_logits: Array, reuse: bool = True) -> Assessment:
+def assess(
+    record: Record | None,
+    target_logits: Array,
+    reuse: bool = True,
+    other_logits: Array | None = None,
+) -> Assessment:
     """Estimate accuracy, class frequencies and temperature of target samples, without labels.
 
     The temperature is the one at which the mean confidence of the samples equals their estimated
@@ -159,6 +164,7 @@ def assess(record: Record | None, target_logits: Array, reuse: bool = True) -> A
         record: Stored with the model; None in checkpoints without.
         target_logits: ``(m, K)``.
         reuse: Whether to use the temperature of the run's target for a few samples.
+        other_logits: Of another model on the same samples, see :func:`.estimate_accuracy`.
     """
     if record is None:
         return Assessment(problem=NOT_STORED)
@@ -170,7 +176,13 @@ def assess(record: Record | None, target_logits: Array, reuse: bool = True) -> A
     if not np.isfinite(scale):
         scale, origin = 1.0, ""
     try:
-        estimate = estimate_accuracy(record.logits, record.labels, logits, adapted=record.adapted)
+        estimate = estimate_accuracy(
+            record.logits,
+            record.labels,
+            logits,
+            adapted=record.adapted,
+            other_logits=other_logits,
+        )
         mix = class_mix(record.logits, record.labels, logits)
     except DataError as error:
         return Assessment(None, None, scale, origin, str(error))

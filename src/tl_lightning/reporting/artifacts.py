@@ -111,6 +111,21 @@ class Predictions:
             return None
         return true[true >= 0], pred[true >= 0]
 
+    def outcomes(self, domain: str) -> tuple[Array, Array] | None:
+        """Return the finite logits of the labelled samples of a domain, and which are right.
+
+        float64 ``(n, K)`` and bool ``(n,)``; None if there are none.
+        """
+        logits, labels = self.arrays.get(f"{domain}_logits"), self.arrays.get(f"{domain}_true")
+        if logits is None or labels is None or logits.ndim != 2:
+            return None
+        labels = labels[self.arrays.get(f"{domain}_logits_row", slice(None))]
+        known = np.isfinite(logits).all(axis=1) & (labels >= 0)
+        if not known.any():
+            return None
+        logits = logits[known].astype(np.float64)
+        return logits, logits.argmax(axis=1) == labels[known]
+
     def confusion(self, domain: str) -> Array | None:
         """Return counts (C, C), true classes in rows, predicted in columns; None if unlabelled."""
         pair = self.pair(domain)

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tl_lightning.errors import DataError
+from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.formatting import metric_value, uses_target_labels
 from tl_lightning.reporting.run.start import candidate_rows, chosen_text
+from tl_lightning.reporting.run.trust import compared_text, estimate_text
 from tl_lightning.reporting.run.unlabelled import describe_predicted
 from tl_lightning.tasks.metrics import METRICS
 from tl_lightning.utils.console import typed
@@ -94,6 +96,10 @@ def _print_predicted(report: Mapping[str, Any], folder: Path) -> None:
         )
         never = f"; never: {text['never']}" if text["never"] else ""
         print(f"predicted classes: {text['mix']}{never}")
+        estimate = estimated_accuracy(report) if domain == "target" else None
+        if estimate is not None:
+            print(f"expected accuracy: {estimate_text(estimate)}, estimated without labels")
+            print(*filter(None, [compared_text(report)]), sep="\n", end="")
         if (folder / "predictions.csv").is_file():
             print(f"predictions: {folder / 'predictions.csv'}")
 

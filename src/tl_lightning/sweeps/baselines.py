@@ -20,6 +20,7 @@ from tl_lightning.errors import ConfigError
 from tl_lightning.reporting.verdict import on_several_devices
 from tl_lightning.sweeps.jobs import begin, finished, swept_models
 from tl_lightning.training.fit import fit
+from tl_lightning.training.reliability import compare_models
 from tl_lightning.utils.files import run_lock
 from tl_lightning.utils.signals import Interrupted
 
@@ -155,7 +156,7 @@ def fit_with_baselines(
         for name, part in _trainable(parts, report).items():
             _announce(name, run)
             fit(part, folder / "baselines" / name, run.name)
-    return report
+        return {**report, **compare_models(folder)} if report else report
 
 
 def _trainable(parts: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def _fit_once(
                 _announce(name, run)
                 begin(path, part)
                 fit(resuming(part, path, None), path, run.name)
-    return report
+        return {**report, **compare_models(folder)} if first else report
 
 
 def _started_externally(run: RunConfig) -> bool:

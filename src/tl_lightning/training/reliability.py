@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-from numpy.typing import NDArray
 
-from tl_lightning.callbacks.report_collector import Row
 from tl_lightning.callbacks.selected_outputs import SelectedOutputs
-from tl_lightning.checkpoints.io import amend
+from tl_lightning.checkpoints.io import amend, read_checkpoint
+from tl_lightning.errors import DataError
 from tl_lightning.reliability.assessment import Assessment, Record, assess, finite_temperature
-from tl_lightning.reliability.calibration import aurc, calibration_error, confidences
+from tl_lightning.reporting.estimates import another_model, compared, read_stored_run, same_samples
 from tl_lightning.utils.callbacks import find_callback
+from tl_lightning.utils.files import read_json, write_json
 
-__all__ = ["reliability_entries", "store_outputs"]
+__all__ = ["compare_models", "store_outputs"]
 
-Array = NDArray[Any]
+#: Folders of a run that contain other models.
+_OTHERS = ("baselines", "candidates")
 
 
 def store_outputs(
@@ -58,65 +57,55 @@ def store_outputs(
     return record, found
 
 
-def reliability_entries(
-    trainer: L.Trainer,
-    record: Record | None,
-    found: Assessment | None,
-    scores: Mapping[str, Mapping[int, Row]],
-) -> dict[str, Any]:
-    """Return ``estimated_accuracy``, ``class_mix`` and ``calibration`` of the report.
+def compare_models(folder: Path) -> dict[str, Any]:
+    """Compare the model of a finished run with its baselines and candidates, for its estimate.
 
-    Args:
-        trainer: After the test.
-        record: The outputs on source validation; None without.
-        found: What they say of the target; None without a tested target.
-        scores: Of the tested samples by domain and index, see :class:`.ReportCollector`.
+    A model that is certain of wrong predictions is recognised by comparison, see
+    :func:`.estimate_accuracy`. Updates ``report.json`` and the target's temperature in the
+    checkpoint. Repeating it changes nothing.
+
+    Returns:
+        The new entries of the report; empty without another model on the same samples.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be written.
+        DataError: If a file of the run is damaged.
     """
-    entries: dict[str, Any] = {}
-    if found is not None:
-        given = found.estimate
-        entries["estimated_accuracy"] = (
-            {"problem": found.problem}
-            if given is None
-            else {**asdict(given), "warnings": list(given.warnings)}
-        )
-        if found.mix is not None:
-            entries["class_mix"] = {
-                "source": found.mix.source.tolist(),
-                "target": found.mix.target.tolist(),
-                "distance": found.mix.distance,
-                "warning": found.mix.warning,
-            }
-    if record is not None and np.isfinite(record.temperature):
-        scales = {"source": record.temperature}
-        if found is not None and found.calibrated:
-            scales["target"] = found.temperature
-        kept = find_callback(trainer, SelectedOutputs).arrays(scores)
-        labels = {
-            domain: np.array([rows[index][0] for index in sorted(rows)])
-            for domain, rows in scores.items()
-        }
-        entries["calibration"] = {
-            "temperature": scales,
-            "domains": {
-                domain: _errors(
-                    kept[f"{domain}_logits"].astype(np.float64),
-                    values[kept.get(f"{domain}_logits_row", slice(None))],
-                    {"before": 1.0, "source": scales["source"], "after": scales[domain]},
-                )
-                for domain, values in labels.items()
-                if domain in scales and f"{domain}_logits" in kept and (values >= 0).any()
-            },
-        }
+    paths = [path for name in _OTHERS for path in sorted((folder / name).glob("*"))]
+    run = read_stored_run(folder) if paths else None
+    if run is None:
+        return {}
+    others, warnings = [], []
+    for path in paths:
+        try:
+            other = read_stored_run(path)
+        except DataError as error:
+            warnings.append(f"{path.name} was not compared: {error}.")
+            continue
+        if other is not None and another_model(run, other) and not same_samples(run, other):
+            warnings.append(f"{path.name} was not compared: it was tested on other samples.")
+        elif other is not None:
+            others.append(other)
+    entries = compared(run, others, folder)
+    if warnings and "estimated_accuracy" in run.report:
+        entries.setdefault("estimated_accuracy", {**run.report["estimated_accuracy"]})
+        known = entries["estimated_accuracy"].get("warnings") or []
+        entries["estimated_accuracy"]["warnings"] = [
+            *(text for text in known if text not in warnings), *warnings
+        ]  # fmt: skip
+    if not entries:
+        return {}
+    _store_temperature(folder / run.report["selection"]["checkpoint"], entries)
+    file = folder / "report.json"
+    write_json(file, {**read_json(file), **entries})
     return entries
 
 
-def _errors(logits: Array, labels: Array, scales: Mapping[str, float]) -> dict[str, Any]:
-    """Return the calibration error at each temperature, and the area under risk and coverage."""
-    known = np.isfinite(logits).all(axis=1) & (labels >= 0)
-    logits, correct = logits[known], logits[known].argmax(axis=1) == labels[known]
-    if not len(logits):
-        return {}
-    confidence = {name: confidences(logits, scale) for name, scale in scales.items()}
-    errors = {name: calibration_error(values, correct) for name, values in confidence.items()}
-    return {"ece": errors, "aurc": aurc(confidence["after"], correct)}
+def _store_temperature(checkpoint: Path, entries: Mapping[str, Any]) -> None:
+    """Store the temperature of the compared estimate in the checkpoint."""
+    found = ((entries.get("calibration") or {}).get("temperature") or {}).get("target")
+    if found is None or not checkpoint.is_file():
+        return
+    stored = read_checkpoint(checkpoint).get("reliability") or {}
+    if stored and stored.get("target_temperature") != found:
+        amend(checkpoint, reliability={**stored, "target_temperature": found})

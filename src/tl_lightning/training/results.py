@@ -27,6 +27,8 @@ from tl_lightning.distributed.strategy import num_processes
 from tl_lightning.models.adaptation import SourceFree
 from tl_lightning.models.supervised import FeatureExtraction
 from tl_lightning.reliability.accuracy import trains_on_target
+from tl_lightning.reporting.artifacts import Predictions
+from tl_lightning.reporting.estimates import reliability_entries
 from tl_lightning.reporting.formatting import BOUND
 from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.selection.collapse import WORST
@@ -35,7 +37,7 @@ from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.limits import still_falling, untested
 from tl_lightning.training.predictions import summary_of, write_predictions
-from tl_lightning.training.reliability import reliability_entries, store_outputs
+from tl_lightning.training.reliability import store_outputs
 from tl_lightning.training.trainer import make_trainer
 from tl_lightning.utils.callbacks import find_callback
 from tl_lightning.utils.files import full_disk_means, write_json
@@ -180,19 +182,20 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
         DataError: If the disk is full.
     """
     found = store_outputs(result.parts.trainer, result.checkpoint, _adapted(result.parts))
-    entries = reliability_entries(result.parts.trainer, *found, result.parts.collector.scores)
-    report = _report(run_dir, result) | entries
+    arrays = _arrays(result.parts) if result.parts.run.test else {}
+    predictions = Predictions(arrays, list(result.parts.data.classes))
+    report = _report(run_dir, result) | reliability_entries(*found, predictions)
     with full_disk_means(
         f"the disk of {run_dir} is full, so the results were not written; the checkpoints are "
         "intact: free some disk space and repeat the command with resume=auto "
         f"hydra.run.dir={run_dir}"
     ):
         if result.parts.run.test:
-            arrays = run_dir / "predictions.npz"
-            draft = arrays.with_suffix(".tmp.npz")
+            file = run_dir / "predictions.npz"
+            draft = file.with_suffix(".tmp.npz")
             try:
-                np.savez_compressed(draft, **_arrays(result.parts))  # type: ignore[arg-type]
-                os.replace(draft, arrays)
+                np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
+                os.replace(draft, file)
             finally:
                 draft.unlink(missing_ok=True)
             write_predictions(

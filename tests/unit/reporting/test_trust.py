@@ -10,8 +10,9 @@ import pytest
 from helpers import config
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.artifacts import Predictions
+from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.run.page import write_page
-from tl_lightning.reporting.run.trust import describe_trust, estimated_accuracy, trust_figures
+from tl_lightning.reporting.run.trust import describe_trust, trust_figures
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.reporting.sweep.summary import summarise
 from tl_lightning.reporting.sweep.tables import to_csv, to_markdown

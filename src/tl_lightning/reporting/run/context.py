@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from tl_lightning.config.schema import BASELINES
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.artifacts import Predictions
+from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.formatting import (
     duration,
     metric_value,
@@ -25,7 +26,7 @@ from tl_lightning.reporting.formatting import (
 from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
 from tl_lightning.reporting.run.start import candidate_rows, chosen_text
-from tl_lightning.reporting.run.trust import describe_trust, estimated_accuracy
+from tl_lightning.reporting.run.trust import describe_trust
 from tl_lightning.reporting.run.unlabelled import describe_predicted
 from tl_lightning.reporting.schema import fingerprint_of, read_report
 from tl_lightning.reporting.statistics import wilson
@@ -167,7 +168,8 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
                     "label": "target accuracy, estimated without labels",
                     "value": f"{value:.0f}",
                     "unit": "%",
-                    "note": f"{low:.0f} to {high:.0f} %, as such estimates erred on other data",
+                    "note": f"{low:.0f} to {high:.0f} %, as such estimates erred on other data"
+                    f"{_compared_with(report)}",
                 })  # fmt: skip
             found = predicted[domain]
             classes = list(found["classes"].values())
@@ -185,6 +187,11 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
     usage = {"oracle": _oracle(report), "trained_on_target": trained_on_target(report)}
     ranges = any("test samples" in str(figure["note"]) for figure in figures)
     return {"figures": figures, "gap": gap, "ranges": ranges, **usage}
+
+
+def _compared_with(report: Mapping[str, Any]) -> str:
+    found = (report.get("estimated_accuracy") or {}).get("compared_with") or {}
+    return f"; compared with {found['name']}" if "name" in found else ""
 
 
 def _oracle(report: Mapping[str, Any]) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from tl_lightning.errors import DataError
 from tl_lightning.reliability.calibration import (
     confidences,
@@ -14,33 +12,15 @@ from tl_lightning.reliability.calibration import (
     risk_coverage,
 )
 from tl_lightning.reporting.artifacts import Array, Predictions
+from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.formatting import percent
 from tl_lightning.utils.plotting import INK, MUTED, SOURCE, TARGET, figure_png
 
-__all__ = ["describe_trust", "estimate_text", "estimated_accuracy", "trust_figures"]
+__all__ = ["compared_text", "describe_trust", "estimate_text", "trust_figures"]
 
 COLOURS = {"source": SOURCE, "target": TARGET}
 #: The first points of a risk-coverage curve are left out: the error of a few samples is noise.
 FEWEST = 10
-
-
-def estimated_accuracy(report: Mapping[str, Any]) -> tuple[float, float, float] | None:
-    """Return the estimated accuracy on the target and its interval; None if there is none.
-
-    Raises:
-        DataError: If the report was edited.
-    """
-    found = report.get("estimated_accuracy") or {}
-    if "value" not in found:
-        return None
-    try:
-        value, low, high = (float(found[name]) for name in ("value", "low", "high"))
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"estimated_accuracy={found!r} of the report was edited by hand; restore report.json "
-            "from a copy, or run again"
-        ) from None
-    return value, low, high
 
 
 def estimate_text(found: tuple[float, float, float] | None) -> str:
@@ -76,6 +56,7 @@ def describe_trust(report: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "estimate": None if (found := estimated_accuracy(report)) is None else estimate_text(found),
         "problem": given.get("problem"),
+        "compared": compared_text(report),
         "truth": _truth(report),
         "warnings": [*(given.get("warnings") or ()), *((mix,) if mix else ())],
         "estimators": {
@@ -83,6 +64,33 @@ def describe_trust(report: Mapping[str, Any]) -> dict[str, Any] | None:
         },
         "rows": rows,
     }
+
+
+def compared_text(report: Mapping[str, Any]) -> str | None:
+    """Return which model the estimated accuracy was compared with, and what it would be without.
+
+    >>> alone = {"value": 0.8, "low": 0.5, "high": 1.0}
+    >>> found = {"name": "mcc", "folder": "runs/1", "agreement": 0.6, "alone": alone}
+    >>> compared_text({"estimated_accuracy": {"compared_with": found}}).partition(":")[0]
+    'Compared with mcc (runs/1), which predicts the same class for 60 % of the target samples'
+    """
+    found = (report.get("estimated_accuracy") or {}).get("compared_with")
+    if not found:
+        return None
+    try:
+        alone = estimate_text(tuple(found["alone"][key] for key in ("value", "low", "high")))
+        agreement = f"{100 * found['agreement']:.0f} %"
+        where = f"{found['name']} ({found['folder']})"
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"estimated_accuracy.compared_with={found!r} of the report was edited by hand; restore "
+            "report.json from a copy, or run again"
+        ) from None
+    return (
+        f"Compared with {where}, which predicts the same class for {agreement} of the target "
+        "samples: where two models differ, one is wrong, so the estimate is not higher than that. "
+        f"Without the comparison it is {alone}."
+    )
 
 
 def _truth(report: Mapping[str, Any]) -> str | None:
@@ -95,8 +103,8 @@ def trust_figures(predictions: Predictions, report: Mapping[str, Any]) -> dict[s
     scales = (report.get("calibration") or {}).get("temperature") or {}
     images, curves = {}, {}
     for domain in ("source", "target"):
-        found = _labelled(predictions, domain)
-        if found is None or domain not in scales:
+        found = predictions.outcomes(domain)
+        if found is None or domain not in scales or len(found[0]) < FEWEST:
             continue
         logits, correct = found
         images[f"calibration_{domain}"] = _reliability(
@@ -106,20 +114,6 @@ def trust_figures(predictions: Predictions, report: Mapping[str, Any]) -> dict[s
     if curves:
         images["risk_coverage"] = _risk(curves)
     return images
-
-
-def _labelled(predictions: Predictions, domain: str) -> tuple[Array, Array] | None:
-    """Return the finite logits of samples with labels, and whether they are right."""
-    logits = predictions.arrays.get(f"{domain}_logits")
-    labels = predictions.arrays.get(f"{domain}_true")
-    if logits is None or labels is None or logits.ndim != 2:
-        return None
-    labels = labels[predictions.arrays.get(f"{domain}_logits_row", slice(None))]
-    known = np.isfinite(logits).all(axis=1) & (labels >= 0)
-    if known.sum() < FEWEST:
-        return None
-    logits = logits[known].astype(np.float64)
-    return logits, logits.argmax(axis=1) == labels[known]
 
 
 def _reliability(domain: str, before: Array, after: Array, correct: Array) -> bytes:

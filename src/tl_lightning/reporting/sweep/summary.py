@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tl_lightning.config.schema import BASELINES
+from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.formatting import (
     seeds_range,
     trained_on_target,
     uses_target_labels,
 )
-from tl_lightning.reporting.run.trust import estimated_accuracy
 from tl_lightning.reporting.schema import fingerprint_of
 from tl_lightning.reporting.statistics import Interval, student
 from tl_lightning.reporting.sweep.compare import Comparison, Group, compare

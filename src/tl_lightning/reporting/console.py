@@ -42,6 +42,7 @@ def report_folder(folder: Path, as_sweep: bool | None = None) -> None:
     from tl_lightning.reporting.run.page import write_page
     from tl_lightning.reporting.schema import read_report
     from tl_lightning.reporting.studies.activation_report import is_study, write_study
+    from tl_lightning.reporting.sweep.estimates import with_comparisons
     from tl_lightning.reporting.sweep.page import collect, write_sweep
     from tl_lightning.reporting.sweep.summary import summarise
     from tl_lightning.reporting.sweep.tables import render
@@ -51,9 +52,10 @@ def report_folder(folder: Path, as_sweep: bool | None = None) -> None:
         print_run(read_report(folder), write_page(folder))
         return
     page = write_sweep(folder)
-    render(summarise(collect(folder)), console())
+    reports = collect(folder)
+    render(summarise(with_comparisons(reports, folder)), console())
     print(f"page: {page} (with table.md, table.csv and sweep.json in the same folder)")
-    if is_study(collect(folder)):
+    if is_study(reports):
         print(f"study: {write_study(folder)}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ __all__ = [
 
 #: Settings of data that say where the samples of source and target are.
 _PLACES = ("_target_", "root", "source", "target")
+#: Beginnings of the names of the arrays that are kept; images are not.
+_KEPT = (
+    *(f"{domain}_{kind}" for domain in ("source", "target") for kind in ("logits", "true")),
+    "source_val_",
+    "target_name",
+)
 #: Keys of an estimate and its interval.
 _RANGE = ("value", "low", "high")
 
@@ -74,10 +81,18 @@ class StoredRun:
         """Of the target, ``(m, K)``."""
         return self.predictions.arrays["target_logits"].astype(np.float64)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of target samples with logits, and of classes."""
-        return self.predictions.arrays["target_logits"].shape
+    @cached_property
+    def samples(self) -> tuple[Any, ...]:
+        """What is equal in runs that were tested on the same target samples."""
+        arrays, data = self.predictions.arrays, (self.report.get("config") or {}).get("data") or {}
+        rows = arrays.get("target_logits_row", np.zeros(0))
+        return (
+            arrays["target_logits"].shape,
+            self.predictions.classes,
+            {key: data.get(key) for key in _PLACES},
+            arrays["target_name"].tolist(),
+            rows.tolist(),
+        )
 
     @property
     def alone(self) -> tuple[float, float, float] | None:
@@ -105,24 +120,19 @@ def read_stored_run(folder: Path) -> StoredRun | None:
     classes = [str(name) for name in (report.get("dataset") or {}).get("classes") or []]
     found = read_predictions(folder / "predictions.npz", classes)
     needed = {"source_val_logits", "source_val_true", "target_logits", "target_name"}
-    return StoredRun(folder, report, found) if needed <= found.arrays.keys() else None
+    if not needed <= found.arrays.keys():
+        return None
+    kept = {name: array for name, array in found.arrays.items() if name.startswith(_KEPT)}
+    return StoredRun(folder, report, Predictions(kept, classes))
 
 
 def same_samples(run: StoredRun, other: StoredRun) -> bool:
     """Return whether two models were tested on the same target samples, with the same classes."""
-    first, second = run.report, other.report
-    nodes = [(one.get("config") or {}).get("data") or {} for one in (first, second)]
-    if any(nodes[0].get(key) != nodes[1].get(key) for key in _PLACES):
-        return False
     # With another seed, the source may be split otherwise.
-    same_seed = first.get("seed") == second.get("seed")
-    if same_seed and fingerprint_of(first) != fingerprint_of(second):
+    same_seed = run.report.get("seed") == other.report.get("seed")
+    if same_seed and fingerprint_of(run.report) != fingerprint_of(other.report):
         return False
-    if run.predictions.classes != other.predictions.classes or run.shape != other.shape:
-        return False
-    one, two = run.predictions.arrays, other.predictions.arrays
-    keys = ("target_name", "target_logits_row")
-    return all(np.array_equal(one.get(key, ()), two.get(key, ())) for key in keys)
+    return run.samples == other.samples
 
 
 def another_model(run: StoredRun, other: StoredRun) -> bool:

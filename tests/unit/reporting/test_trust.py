@@ -9,11 +9,14 @@ import pytest
 
 from helpers import config
 from tl_lightning.errors import DataError
-from tl_lightning.reporting.artifacts import Predictions
+from tl_lightning.reliability.accuracy import estimate_accuracy
+from tl_lightning.reporting.artifacts import Predictions, read_predictions
 from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.run.page import write_page
-from tl_lightning.reporting.run.trust import describe_trust, trust_figures
+from tl_lightning.reporting.run.trust import compared_text, describe_trust, trust_figures
 from tl_lightning.reporting.schema import read_report
+from tl_lightning.reporting.sweep.estimates import with_comparisons
+from tl_lightning.reporting.sweep.page import collect, write_sweep
 from tl_lightning.reporting.sweep.summary import summarise
 from tl_lightning.reporting.sweep.tables import to_csv, to_markdown
 from tl_lightning.training import fit as training
@@ -78,6 +81,40 @@ def test_sweep_has_a_column_without_target_labels_only(labelled) -> None:
     assert "target_estimated_value" in to_csv(summary).splitlines()[0]
 
 
+def test_jobs_of_a_sweep_are_compared_with_each_other(labelled, tmp_path) -> None:
+    """As if the target had no labels, and another job had the same model with noise."""
+    report = json.loads((labelled / "report.json").read_text())
+    report["metrics"] = {k: v for k, v in report["metrics"].items() if "target" not in k}
+    classes = dict.fromkeys(report["dataset"]["classes"], 1)
+    report["predicted"] = {"target": {"samples": 10, "confidence": 0.5, "classes": classes}}
+    arrays = read_predictions(labelled / "predictions.npz", []).arrays
+    noise = np.random.default_rng(0).normal(size=arrays["target_logits"].shape)
+    for name, logits in (("dann", arrays["target_logits"]), ("mcc", noise)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "report.json").write_text(json.dumps({**report, "name": name}))
+        np.savez(folder / "predictions.npz", **{**arrays, "target_logits": logits})
+    found = {one["name"]: one for one in with_comparisons(collect(tmp_path), tmp_path)}
+    given = found["dann"]["estimated_accuracy"]
+    assert given["compared_with"]["name"] == "mcc"
+    assert given["compared_with"]["folder"] == "mcc"
+    expected = estimate_accuracy(
+        arrays["source_val_logits"].astype(float), arrays["source_val_true"],
+        arrays["target_logits"].astype(float), other_logits=noise,
+    )  # fmt: skip
+    assert (given["value"], given["high"]) == (expected.value, expected.high)
+    assert given["value"] < report["estimated_accuracy"]["value"]
+    write_sweep(tmp_path)
+    assert "| Estimated target | Compared with |" in (tmp_path / "table.md").read_text()
+    assert '<td class="">mcc</td>' in (tmp_path / "index.html").read_text()
+    assert read_report(tmp_path / "dann")["estimated_accuracy"] == report["estimated_accuracy"]
+    (tmp_path / "mcc" / "predictions.npz").write_bytes(b"cut")
+    write_sweep(tmp_path)
+    table = (tmp_path / "table.md").read_text()
+    assert "The estimate of mcc was not compared with other models: " in table
+    assert "Compared with |" not in table
+
+
 def test_older_reports_have_no_section(labelled) -> None:
     assert describe_trust({}) is None
     assert trust_figures(Predictions({}, ["a"]), {}) == {}
@@ -86,6 +123,9 @@ def test_older_reports_have_no_section(labelled) -> None:
 def test_edited_estimate_is_an_error() -> None:
     with pytest.raises(DataError, match=r"estimated_accuracy=.* of the report was edited by hand"):
         estimated_accuracy({"estimated_accuracy": {"value": "much", "low": 0, "high": 1}})
+    edited = {"name": "mcc", "folder": "a", "agreement": 0.5, "alone": 1}
+    with pytest.raises(DataError, match=r"estimated_accuracy\.compared_with=.* was edited by hand"):
+        compared_text({"estimated_accuracy": {**VALUES, "compared_with": edited}})
 
 
 def test_figures_leave_out_rows_that_are_not_finite() -> None:

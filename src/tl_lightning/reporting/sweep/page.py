@@ -10,6 +10,7 @@ from tl_lightning.errors import DataError
 from tl_lightning.reporting.run.page import fill, inline
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.reporting.sweep.curves import sweep_curves
+from tl_lightning.reporting.sweep.estimates import with_comparisons
 from tl_lightning.reporting.sweep.summary import Row, Summary, summarise
 from tl_lightning.reporting.sweep.tables import (
     cells,
@@ -108,7 +109,7 @@ def write_sweep(folder: str | Path) -> Path:
         DataError: If the folder contains no runs.
     """
     root = Path(folder)
-    summary = summarise(collect(root))
+    summary = summarise(with_comparisons(collect(root), root))
     write_text(root / "table.md", to_markdown(summary))
     write_text(root / "table.csv", to_csv(summary))
     write_json(root / "sweep.json", to_json(summary))

@@ -59,6 +59,7 @@ class Row:
         aux_tasks: Test metrics of the auxiliary tasks, such as ``target coarse/acc``.
         estimated: Mean estimated target accuracy, and the lowest and highest ends of the
             intervals; None with target labels.
+        compared_with: Names of the models that the estimates were compared with.
     """
 
     label: str
@@ -76,6 +77,7 @@ class Row:
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     aux_tasks: dict[str, Interval] = field(default_factory=dict)
     estimated: tuple[float, float, float] | None = None
+    compared_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,11 @@ def summarise(reports: Iterable[Mapping[str, Any]]) -> Summary:
             "Some runs have a target without labels, hence no target accuracy; their pages show "
             "what they predict."
         )
+    notes += [
+        f"The estimate of {run.get('folder')} was not compared with other models: {reason}."
+        for run in runs
+        if (reason := run.get("not_compared"))
+    ]
     if any(run.get("tracks_target") for run in runs):
         notes.append(
             "Some runs logged accuracy on labelled target validation data for a study "
@@ -297,6 +304,7 @@ def _row(
         comparisons=comparisons,
         aux_tasks=aux_task_means(group),
         estimated=None if values["target"] else _estimated(group),
+        compared_with=() if values["target"] else _compared_with(group),
     )
 
 
@@ -307,6 +315,12 @@ def _estimated(group: Group) -> tuple[float, float, float] | None:
         return None
     value, low, high = zip(*known, strict=True)
     return sum(value) / len(value), min(low), max(high)
+
+
+def _compared_with(group: Group) -> tuple[str, ...]:
+    found = [(run.get("estimated_accuracy") or {}) for run in group.runs.values()]
+    names = [(one.get("compared_with") or {}).get("name") for one in found]
+    return tuple(dict.fromkeys(str(name) for name in names if name))
 
 
 def _missing_seeds(rows: list[Row]) -> list[str]:

@@ -31,6 +31,8 @@ HEADINGS = (
 )
 #: Heading of a column that only sweeps with an unlabelled target have.
 ESTIMATED = "Estimated target"
+#: Heading of a column with the models that these estimates were compared with.
+COMPARED = "Compared with"
 SIDES = ("left", "left", "left", "right", "right", "right", "right", "left", "right")
 
 
@@ -63,6 +65,7 @@ def columns(rows: Iterable[Row]) -> list[tuple[str, str]]:
     rows = list(rows)
     extra = headings(row.aux_tasks for row in rows)
     extra += [ESTIMATED] if any(row.estimated for row in rows) else []
+    extra += [COMPARED] if any(row.compared_with for row in rows) else []
     extra += [f"vs {ALONE}"] if any(ALONE in row.comparisons for row in rows) else []
     return [*zip(HEADINGS, SIDES, strict=True), *((name, "right") for name in extra)]
 
@@ -77,6 +80,8 @@ def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
     extra = [
         estimate_text(row.estimated)
         if name == ESTIMATED
+        else ", ".join(row.compared_with) or "–"
+        if name == COMPARED
         else gain_text(row.comparisons.get(ALONE))
         if name.startswith("vs ")
         else figure(name, row.aux_tasks.get(name))
@@ -161,6 +166,8 @@ def _record(row: Row) -> dict[str, Any]:
         record[f"vs_{name}_verdict"] = comparison.verdict if comparison else None
     for name, value in zip(("value", "low", "high"), row.estimated or (), strict=False):
         record[f"target_estimated_{name}"] = value
+    if row.compared_with:
+        record["target_compared_with"] = csv_cell(" ".join(row.compared_with))
     for name, interval in row.aux_tasks.items():
         record |= {f"{name}_mean": interval.mean, f"{name}_std": interval.std}
     if (alone := row.comparisons.get(ALONE)) is not None:

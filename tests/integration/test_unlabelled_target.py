@@ -246,3 +246,14 @@ def test_commands(folders, tmp_path) -> None:
     done = command("check_data", [*plain, "data.batch_size=4"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "22 training images without labels" in done.stdout
+
+
+@pytest.mark.slow
+def test_evaluate_compares_the_estimate_with_a_second_model(folders, finished, tmp_path) -> None:
+    second = settings(folders, "model=source_only")
+    other = tmp_path / training.fit(second, tmp_path)["selection"]["checkpoint"]
+    checkpoint = finished[1] / finished[0]["selection"]["checkpoint"]
+    alone, both = evaluate(checkpoint), evaluate(checkpoint, compare=other)
+    assert both["expected"][-1].startswith(f"compared with {other}")
+    assert not any("compared with" in line for line in alone["expected"])
+    assert both["metrics"] == alone["metrics"]

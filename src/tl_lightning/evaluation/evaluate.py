@@ -19,6 +19,7 @@ from tl_lightning.data.summary import split_notes
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.comparison import by_group, compared
 from tl_lightning.evaluation.corruptions import under_corruptions
+from tl_lightning.evaluation.expected import expected_lines
 from tl_lightning.evaluation.files import folder_for, write_evaluation
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.metrics import Score, assess, plain_values
@@ -26,7 +27,6 @@ from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.evaluation.outputs import OutputCollector, Outputs
 from tl_lightning.evaluation.own_metrics import built_metrics, own_scores
 from tl_lightning.models.base import TransferModule
-from tl_lightning.reliability import assessment
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.limits import tested_samples, untested
 from tl_lightning.training.trainer import make_trainer
@@ -68,7 +68,8 @@ def evaluate(
         trainer: Trainer node to use instead of the checkpoint's.
         allow: Full names of additional classes that the checkpoint's configuration may build.
         metrics: Further metrics by name, as nodes or objects, see :func:`.built_metrics`.
-        compare: Another checkpoint with the same classes, tested on the same samples.
+        compare: Another checkpoint with the same classes, tested on the same samples; the accuracy
+            to expect without labels takes it into account.
         corruptions: Whether to test on corrupted versions of the images as well.
         out: Folder for the files of :func:`.write_evaluation`, or None.
 
@@ -111,8 +112,8 @@ def evaluate(
         "metrics": tested.metrics, "data": found.name, "classes": list(stored.classes),
         "counts": tested_samples(tested.trainer, found), "notes": notes,
         "domains": _assessed(tested, stored.classes, own), "outputs": outputs,
-        "expected": _expected(stored, outputs),
     }  # fmt: skip
+    second: dict[str, Outputs] = {}
     if other is not None:
         same = {name: tested.run.section(name) for name in settings}
         second = _test(other, compare, same, allow, found.only_tested).outputs
@@ -120,6 +121,7 @@ def evaluate(
         result["comparison"] = {"checkpoint": str(compare)} | {
             name: compared(outputs[name], second[name]) for name in result["domains"]
         }
+    result["expected"] = expected_lines(stored, outputs, other, second, str(compare))
     if corruptions and result["domains"]:
         result["corruptions"] = under_corruptions(tested.module, found, tested.run.trainer, outputs)
     if folder is not None and tested.trainer.is_global_zero:
@@ -218,19 +220,6 @@ def _seen(
         "of those tested may be its training samples"
         for name in domains
         if not _elsewhere(name, before, now) and (name in whole or split)
-    ]
-
-
-def _expected(stored: StoredModel, outputs: Mapping[str, Outputs]) -> list[str]:
-    """Return the accuracy to expect on every domain without labels, in lines."""
-    record = assessment.Record.of(stored.reliability)
-    return [
-        line
-        for domain, found in outputs.items()
-        if found.labels is None
-        for line in assessment.expected_accuracy(
-            assessment.assess(record, found.logits.astype(float)), f"the {domain}"
-        )
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.special import softmax
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from tl_lightning.checkpoints.warm_start import checkpoint_of
 from tl_lightning.data.cache.tokens import padded
 from tl_lightning.data.io.images import UNREADABLE, decode, fitted, open_image, shorter_side
 from tl_lightning.data.transforms.geometry import Centre
+from tl_lightning.data.transforms.vectors import network_rows
 from tl_lightning.errors import DataError
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.models.base import TransferModule
@@ -146,6 +148,39 @@ class Predictor:
         encoded = self.spec.tokenizer.encode(list(texts), self.spec.max_length)
         ids = padded([np.asarray(row) for row, _ in encoded])
         return ids, sum(truncated for _, truncated in encoded)
+
+    def vectors(self, rows: Any) -> Tensor:
+        """Return the network's input ``(B, C)`` float32 for vectors as they are in a file.
+
+        Columns are selected and scaled as in training.
+
+        Args:
+            rows: ``(B, F)`` numbers, dense or sparse (CSR).
+
+        Raises:
+            DataError: If they are not of that shape, not finite or of another width.
+        """
+        x: Any = rows.tocsr() if sparse.issparse(rows) else np.asarray(rows)
+        if x.ndim != 2 or not np.issubdtype(x.dtype, np.number):
+            raise DataError(
+                f"vectors must be numbers of shape (samples, features), got shape {x.shape} and "
+                f"dtype {x.dtype}"
+            )
+        state, width = self.stored.input_state, self.spec.width
+        whole = state.get("width", width) - bool(state.get("first"))
+        fits = x.shape[1] <= whole + bool(state.get("first")) if sparse.issparse(x) else (
+            x.shape[1] == whole
+        )  # fmt: skip
+        if not fits:
+            raise DataError(
+                f"the vectors have {x.shape[1]} features, but the model was trained on {whole}; "
+                "use vectors with the same features"
+            )
+        found = network_rows(x.astype(np.float32), state)
+        if not np.isfinite(found).all():
+            bad = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
+            raise DataError(f"vector {bad} (counted from 0) contains NaN or infinity; remove it")
+        return torch.from_numpy(np.ascontiguousarray(found))
 
     @torch.inference_mode()
     def outputs(self, inputs: Tensor) -> Outputs:

@@ -20,6 +20,7 @@ from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.vectors import Table, read_vectors
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.needs import ModelNeeds
+from tl_lightning.data.transforms.vectors import dense, from_first, scaled, selected
 from tl_lightning.errors import DataError
 from tl_lightning.types import Spec, SplitKey, VectorSpec
 
@@ -203,9 +204,9 @@ class VectorDataModule(TransferDataModule):
         first = known.get("first", not any(table.x[:, [0]].nnz for table in tables.values())
                           if every else False)  # fmt: skip
         self.input_state = {"columns": None, **known, "width": width, "first": bool(first)}
-        if every and first:
-            return {key: Table(table.x[:, 1:], table.y) for key, table in tables.items()}
-        return tables
+        if not every:
+            return tables
+        return {key: Table(from_first(t.x, self.input_state), t.y) for key, t in tables.items()}
 
     def _selected(self, tables: dict[str, Table]) -> dict[str, Table]:
         """Keep the most frequent features and convert the tables to dense arrays."""
@@ -226,7 +227,7 @@ class VectorDataModule(TransferDataModule):
                     f"the vectors have {width} features, but the model uses feature {columns[-1]}; "
                     "use vectors with the features that the model was trained on"
                 )
-            tables = {key: Table(table.x[:, columns], table.y) for key, table in tables.items()}
+            tables = {key: Table(selected(t.x, self.input_state), t.y) for key, t in tables.items()}
             width = len(columns)
         needed = 4 * width * sum(table.x.shape[0] for table in tables.values())
         if needed > LIMIT:
@@ -234,10 +235,7 @@ class VectorDataModule(TransferDataModule):
                 f"the vectors have {width} features and would take {needed / 1e9:.0f} GB; "
                 "set data.max_features=5000"
             )
-        return {
-            key: Table(table.x.toarray() if sparse.issparse(table.x) else table.x, table.y)
-            for key, table in tables.items()
-        }
+        return {key: Table(dense(table.x), table.y) for key, table in tables.items()}
 
     def _scaled(self, found: dict[str, Domain]) -> dict[str, Domain]:
         scale = self.input_state.setdefault("scale", self.scale)
@@ -247,18 +245,9 @@ class VectorDataModule(TransferDataModule):
             own = np.asarray(found["source"].train.samples)
             for name in ("mean", "std"):
                 self.input_state[name] = getattr(own, name)(axis=0).tolist()
-        mean, std = (
-            np.array(self.input_state.get(name, ()), dtype=np.float32) for name in ("mean", "std")
-        )
 
         def change(split: Split) -> Split:
-            x: Any = np.asarray(split.samples)
-            if scale == "l2":
-                length = np.linalg.norm(x, axis=1, keepdims=True)
-                x = x / np.where(length > 0, length, 1)
-            else:
-                x = (x - mean) / np.where(std > 0, std, 1)
-            return replace(split, samples=x.astype(np.float32))
+            return replace(split, samples=scaled(np.asarray(split.samples), self.input_state))
 
         return {
             name: replace(

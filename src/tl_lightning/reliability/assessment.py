@@ -107,13 +107,18 @@ class Record:
         The distance to the nearest source validation sample is compared with the distances
         of these samples among themselves. Rows that are not finite have 1.
         """
-        known = self.features[np.isfinite(self.features).all(axis=1)]
+        known, within = self._familiar
         share = np.ones(len(features))
         finite = np.isfinite(features).all(axis=1)
         if len(known) > 1:
-            within = neighbour_distance(known, known, own=True)
             share[finite] = shares_below(neighbour_distance(features[finite], known), within)
         return share
+
+    @cached_property
+    def _familiar(self) -> tuple[Array, Array]:
+        """Finite features, and the distance of each to the nearest of the others."""
+        known = self.features[np.isfinite(self.features).all(axis=1)]
+        return known, neighbour_distance(known, known, own=True) if len(known) > 1 else np.zeros(0)
 
 
 def finite_temperature(logits: Array, labels: Array) -> float:

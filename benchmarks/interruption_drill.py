@@ -102,7 +102,9 @@ FILES = {
     "report": re.compile(
         r"run/(.*/)?(figures/\..*\.tmp|\.(report|table|sweep|predictions)\..*\.tmp|.*\.tmp\.npz)"
     ),
-    "output": re.compile(r"run/\.features\..*\.tmp/.|run/\.?predictions\.csv"),
+    "output": re.compile(
+        r"run/\.features\..*\.tmp/.|run/(\.predictions\.csv\.draft/.+|predictions\.csv)"
+    ),
 }
 #: Exit codes of an interrupted command; a negative one is that of a signal without a handler.
 INTERRUPTED = (130, 143, -signal.SIGTERM)
@@ -439,7 +441,7 @@ def kinds(root: Path) -> dict[str, Kind]:
         ),
         "predict": Kind(
             command(
-                predict, f"checkpoint={root / 'dann' / 'run'}", f"images={data / 'images'}",
+                predict, f"checkpoint={root / 'dann' / 'run'}", f"input={data / 'images'}",
                 "out=run/predictions.csv",
             ),
             outcome_of_predictions, ("output",), one=False,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import json
 import os
 import re
@@ -108,9 +109,10 @@ def images(kind: str, number: int, root: Path) -> dict[str, Any]:
     code, said = run(train, *settings)
     for file in kept.iterdir():
         file.rename(root / "images" / "a" / file.name)
-    place = f"images={root / 'images' / 'a'}"
-    _, text = run(predict, f"checkpoint={folder}", place, f"out={root / 'p.csv'}")
-    listed = text.partition("have no prediction:")[2].partition("written:")[0]
+    place = f"input={root / 'images' / 'a'}"
+    run(predict, f"checkpoint={folder}", place, f"out={root / 'p.csv'}")
+    with (root / "p.csv").open(newline="") as table:
+        listed = " ".join(row["sample"] for row in csv.DictReader(table) if row["error"])
     predicted = set(re.findall(r"damaged\d+", listed))
     agree = counted == len(checked) and code == 0 and checked == predicted
     COUNTS["disagreements"] += not agree

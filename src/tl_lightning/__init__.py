@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tl_lightning.api.run import predict as predict
     from tl_lightning.data.datamodules.base import TransferDataModule as TransferDataModule
     from tl_lightning.data.needs import ModelNeeds as ModelNeeds
+    from tl_lightning.inference.predictor import Predictor as Predictor
     from tl_lightning.methods.base import Method as Method
     from tl_lightning.methods.base import Penalty as Penalty
     from tl_lightning.methods.base import TargetBank as TargetBank
@@ -32,6 +33,7 @@ _HOMES = {
     "api.run": ("evaluate", "fit", "load", "predict"),
     "data.datamodules.base": ("TransferDataModule",),
     "data.needs": ("ModelNeeds",),
+    "inference.predictor": ("Predictor",),
     "methods.base": ("Method", "Penalty", "TargetBank"),
     "models.base": ("TransferModule",),
     "types": ("Context", "InputSpec", "LayerGroup", "View"),

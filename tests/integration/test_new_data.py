@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from helpers import file_config
 from layouts import BREEDS, class_folders, split_folders
+from tl_lightning.api.run import predict
 from tl_lightning.config.compose import compose
 from tl_lightning.data.io.folders import image_files
 from tl_lightning.evaluation.evaluate import evaluate
-from tl_lightning.evaluation.predict import predictions
 from tl_lightning.training import fit as training
 
 
@@ -38,7 +38,7 @@ def run(tmp_path_factory) -> tuple[Path, dict[str, Any], Path]:
 def accuracy(checkpoint: Path, root: Path) -> float:
     """Return the accuracy on all images below ``root``, from single predictions."""
     files = [file for name in BREEDS for file in image_files(root / name)]
-    found = predictions(checkpoint, files)
+    found = predict(checkpoint, files)
     return float(np.mean([Path(one.sample).parent.name == one.label for one in found]))
 
 

@@ -92,7 +92,7 @@ def read(own: list[str]) -> dict[str, list[str]]:
 USES: dict[str, dict[str, list[str]]] = {
     "checkpoint": {
         "evaluate": ["checkpoint={file}"], "adapt": ["checkpoint={file}"],
-        "predict": ["checkpoint={file}", "images={pictures}"], "load": ["{file}"],
+        "predict": ["checkpoint={file}", "input={pictures}"], "load": ["{file}"],
         **trained([*IMAGES, "backbone.checkpoint={file}"]),
     },
     "init": trained([*IMAGES, "init={file}"]),
@@ -105,7 +105,7 @@ USES: dict[str, dict[str, list[str]]] = {
                    "backbone.pretrained=false", "data.bucket=2", *SHORT]),
     "stream": read(["data=stream", "data.source.url={file}", *CNN]),
     "folder": read(["data=folder", "data.root={file}", *CNN]),
-    "images": {"predict": ["checkpoint={run}", "images={file}", "out=out.csv"],
+    "images": {"predict": ["checkpoint={run}", "input={file}", "out=out.csv"],
                "train": ["data=folder", "data.root={images}", "data.target.root={file}", *CNN[:-1],
                          "model=joint_bn", "hydra.run.dir=out"]},
     "encoder": trained([*BERT, "backbone.name={file}"]),
@@ -113,7 +113,7 @@ USES: dict[str, dict[str, list[str]]] = {
     "run": {"report": ["run={file}"], "load": ["{file}"],
             "adapt": ["checkpoint={file}", "data.target.root={target}", "hydra.run.dir=out"],
             "evaluate": ["checkpoint={file}"],
-            "predict": ["checkpoint={file}", "images={pictures}"],
+            "predict": ["checkpoint={file}", "input={pictures}"],
             "train": [*IMAGES, "init={file}", "hydra.run.dir=out"]},
     "sweep": {"report": ["sweep={file}"]},
     "study": {"tune": [*IMAGES, "optimizer.lr=log(1e-4,1e-2)", "tune.trials=2", "tune.dir={file}"]},

@@ -11,12 +11,12 @@ import torch
 
 from helpers import command, config, evaluated, same, stopped_at, weights
 from tiny_texts import imdb, reviews, text_config, tiny_bert
+from tl_lightning.api.run import predict
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules.text_folders import TextFoldersDataModule
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.evaluation import load as loading
-from tl_lightning.evaluation.predict import predictions
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
@@ -74,9 +74,9 @@ def test_fine_tuning_learns_and_reports_example_texts(places, tmp_path) -> None:
     assert set(texts) <= contents
     page = write_page(tmp_path / "run").read_text()
     assert all(f"<p>{text}</p>" in page for text in texts)
-    predicted = predictions(tmp_path / "run", ["good great lovely", "awful dull", "good"])
+    predicted = predict(tmp_path / "run", ["good great lovely", "awful dull", "good"])
     assert [row.label for row in predicted] == ["pos", "neg", "pos"]
-    alone = predictions(checkpoint, ["awful dull"])
+    alone = predict(checkpoint, ["awful dull"])
     assert alone[0][2] == pytest.approx(predicted[1][2], abs=1e-5)  # independent of the batch
 
 
@@ -98,9 +98,9 @@ def test_checkpoint_does_not_need_the_encoder_folder(places, tmp_path, monkeypat
     plain["backbone"]["name"] = str(tmp_path / "bert")
     report = training.fit(plain, tmp_path / "run")
     checkpoint = tmp_path / "run" / report["selection"]["checkpoint"]
-    before = predictions(checkpoint, ["good film", "bad book"])
+    before = predict(checkpoint, ["good film", "bad book"])
     shutil.rmtree(tmp_path / "bert")
-    assert predictions(checkpoint, ["good film", "bad book"]) == before
+    assert predict(checkpoint, ["good film", "bad book"]) == before
     assert evaluation.evaluate(checkpoint, None, None)["metrics"] == evaluated(report)
     # Neither does another run that loads its backbone.
     own = [f"backbone.checkpoint={checkpoint}", "trainer.max_epochs=1"]
@@ -247,12 +247,10 @@ def test_predict_and_check_data_commands(places, tmp_path) -> None:
     report = fit(places, tmp_path / "run", "model=fine_tuning")
     (tmp_path / "lines.txt").write_text("good film\nawful [bold] book, dull\n")
     run = f"checkpoint={tmp_path / 'run'}"
-    done = command("predict", [run, "texts=lines.txt", "out=predictions.csv"], tmp_path)
+    done = command("predict", [run, "input=lines.txt", "out=predictions.csv"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "probability" in done.stdout
-    assert "[bold]" in done.stdout
     rows = (tmp_path / "predictions.csv").read_text().splitlines()
-    assert rows[0] == "sample,class,probability,novelty,abstained"
+    assert rows[0] == "sample,class,probability,novelty,abstained,error"
     assert rows[2].startswith('"awful [bold] book, dull",')
     assert json.loads((tmp_path / "run" / "report.json").read_text())["seed"] == report["seed"]
     refused = command(

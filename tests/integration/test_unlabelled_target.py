@@ -94,16 +94,12 @@ def test_predictions_of_every_image(finished, folders) -> None:
 def test_entropy_of_the_test_is_that_of_its_predictions(finished) -> None:
     import torch
 
-    import tl_lightning
+    from tl_lightning.inference.predictor import Predictor
 
     report, folder = finished
-    model = tl_lightning.load(folder)
-    files = [row["file"] for row in rows(folder)]
-    from tl_lightning.evaluation.predict import _batches
-
-    batches = _batches([Path(f) for f in files], model.input_spec, model.input_state, {})
-    logits = torch.cat([model(x) for _, x in batches])
-    p = logits.detach().double().softmax(1)
+    predictor = Predictor.open(folder)
+    images = torch.stack([predictor.image(Path(row["file"])) for row in rows(folder)])
+    p = torch.from_numpy(predictor.outputs(images).logits).double().softmax(1)
     assert report["metrics"]["target/test/entropy"] == pytest.approx(
         float(torch.special.entr(p).sum(1).mean()), abs=1e-4
     )
@@ -235,7 +231,7 @@ def test_commands(folders, tmp_path) -> None:
     done = command("evaluate", [f"checkpoint={run}", f"data.target.test={folders}/test"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "target test" in done.stdout
-    done = command("predict", [f"checkpoint={run}", f"images={folders}/sketches", "out=p.csv"],
+    done = command("predict", [f"checkpoint={run}", f"input={folders}/sketches", "out=p.csv"],
                    tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     with (tmp_path / "p.csv").open(newline="") as handle:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import lightning as L
 from omegaconf import DictConfig
 
 from tl_lightning.checkpoints.warm_start import checkpoint_of
 from tl_lightning.config.compose import composed
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.evaluation.evaluate import evaluate as _evaluate
 from tl_lightning.evaluation.load import load as _load
 from tl_lightning.evaluation.nodes import stored_node
-from tl_lightning.evaluation.predict import Prediction, find_images, predictions
+from tl_lightning.inference.options import Options
+from tl_lightning.inference.predict import opened, whole
+from tl_lightning.inference.predict import stream as streamed
+from tl_lightning.inference.predictions import Prediction
+from tl_lightning.inference.predictor import Predictor
 from tl_lightning.models.base import TransferModule
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.sweeps.baselines import fit_with_baselines
@@ -108,31 +113,55 @@ def load(checkpoint: str | Path, *, allow: Sequence[str] = (), **own: Any) -> Tr
     return _load(checkpoint_of(Path(checkpoint), "checkpoint"), allow, own)
 
 
+@overload
 def predict(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Predictor,
+    inputs: Any,
     *,
-    images: str | Path | Sequence[str | Path] | None = None,
-    texts: Sequence[str] | None = None,
-    precision: float | None = None,
+    stream: Literal[False] = False,
     allow: Sequence[str] = (),
-) -> list[Prediction]:
-    """Return the most likely class of each sample, its calibrated probability and its novelty.
+    **options: Any,
+) -> list[Prediction]: ...
+@overload
+def predict(
+    checkpoint: str | Path | Predictor,
+    inputs: Any,
+    *,
+    stream: Literal[True],
+    allow: Sequence[str] = (),
+    **options: Any,
+) -> Iterator[Prediction]: ...
+def predict(
+    checkpoint: str | Path | Predictor,
+    inputs: Any,
+    *,
+    stream: bool = False,
+    allow: Sequence[str] = (),
+    **options: Any,
+) -> list[Prediction] | Iterator[Prediction]:
+    """Return the most likely classes of each sample, calibrated probabilities and its novelty.
+
+    There is one prediction per input, in their order; one that cannot be read has ``error``.
 
     Args:
-        checkpoint: A checkpoint or run folder.
-        images: A file, a folder or a list of files.
-        texts: Texts, for a model of texts.
-        precision: Fraction of the predictions that should be right, such as 0.95: less certain ones
-            are marked with ``abstained``.
+        checkpoint: A checkpoint or run folder, or a model opened with :class:`Predictor`.
+        inputs: A file, folder, glob, list or table, as ``input=`` of ``tl-predict``; or any
+            iterable: of paths, bytes, images of Pillow or uint8 arrays ``(H, W, 3)`` or tensors
+            ``(3, H, W)``; of texts; or vectors ``(N, F)``.
+        stream: Whether to return a generator, which reads a few batches ahead, so that the inputs
+            may be endless; otherwise a list.
         allow: Full names of additional classes that the checkpoint's configuration may build.
+        options: Fields of :class:`.Options`: ``top``, ``precision``, ``embeddings``, ``tta``,
+            ``batch_size``, ``workers`` and ``devices``.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
+        ConfigError: If an option is not valid.
+        DataError: If the inputs are not what the model classifies, or none can be read.
     """
-    if (images is None) == (texts is None):
-        raise ConfigError("exactly one input is required; pass images=... or texts=[...]")
-    if texts is not None:
-        return predictions(checkpoint, list(texts), allow, precision=precision)
-    assert images is not None
-    if isinstance(images, str | Path):
-        files = find_images(Path(images).expanduser())
-    else:
-        files = [Path(image).expanduser() for image in images]
-    return predictions(checkpoint, files, allow, precision=precision)
+    known = [one.name for one in fields(Options)]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{name} is not an option of predict; {nearest(name, known)}")
+    work = opened(checkpoint, Options(**options), allow)
+    return streamed(work, inputs) if stream else whole(work, inputs)

@@ -1,173 +1,252 @@
-"""The command ``tl-predict``: classify texts or images with a trained model."""
+"""The command ``tl-predict``: classify images, texts or vectors with a trained model."""
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.errors import ConfigError, DataError, nearest
-from tl_lightning.evaluation.predict import Prediction, find_images, predicted
-from tl_lightning.utils.files import write_text
-from tl_lightning.utils.text import csv_cell, printable
+from tl_lightning.utils.text import printable
+
+if TYPE_CHECKING:
+    from tl_lightning.inference.predict import Summary, Work
+    from tl_lightning.inference.predictions import Prediction
+    from tl_lightning.inference.sources import Sample, Source
 
 __all__ = ["predict"]
 
-_KEYS = ("checkpoint", "text", "texts", "images", "precision", "out", "allow")
-
+#: Options and their values as messages show them.
+VALUES = {
+    "checkpoint": "<run folder or file.ckpt>",
+    "input": "<file, folder, 'glob', list.txt, table.csv, table.parquet, vectors.npz or ->",
+    "text": "<text>", "column": "<name>", "out": "<file.csv, .jsonl or .parquet>",
+    "top": "5", "precision": "0.95", "embeddings": "true", "tta": "true", "batch_size": "64",
+    "workers": "2", "devices": "all", "allow": "[<import path of a custom class>]",
+}  # fmt: skip
+#: Options of earlier versions.
+FORMER = ("images", "texts")
+#: Number of rows in the table.
+ROWS = 100
 #: Maximum number of characters of a text shown in the table.
 SHOWN = 60
 
+USAGE = """\
+usage: predict.py checkpoint=<run folder or file.ckpt> input=<what to predict> [out=<file>]
+       predict.py checkpoint=<...> text=<text> [text=...]
+input=      a file, a folder (with its subfolders), a glob in quotes, a list of paths (.txt), a
+            table (.csv, .tsv, .parquet), texts (.txt, one per line), vectors (.npz, .npy, .mat,
+            .svmlight), or - for paths or texts from the standard input
+column=     column of the table with the paths or texts (default: path, image, file or text)
+out=        .csv, .jsonl or .parquet; after an interruption, the same command continues it
+top=1       number of classes per sample
+precision=  such as 0.95: samples that are not certain enough have no class
+embeddings=false  also write the inputs of the classifier (.jsonl and .parquet)
+tta=false   average each image with its mirror image
+batch_size=64, workers=<processor cores>, devices=all (every GPU, or cpu, or [cuda:0,cuda:1])
+allow=[<import path of a custom class>]
+Probabilities are calibrated. Samples that cannot be read have an error in place of a class. Exit
+codes: 0 if any sample was predicted, 2 if none was, or for another problem, 130 after Ctrl-C."""
+
 
 def predict() -> None:
-    """Print predictions of a model: ``tl-predict checkpoint=<run or file> text="..."``."""
-    plain_command(
-        _predict,
-        "usage: predict.py checkpoint=<run folder or file.ckpt> text=<text> [text=...]\n"
-        "       predict.py checkpoint=<...> texts=<file.txt, one text per line>\n"
-        "       predict.py checkpoint=<...> images=<file or folder>\n"
-        "                  [precision=<0 to 1>] [out=<file.csv>]\n"
-        "                  [allow=[<import path of a custom class>]]\n"
-        "Prints the most likely class of each sample and its calibrated probability, and the\n"
-        "accuracy to expect; precision=0.95 abstains where the class is not certain enough; out=\n"
-        "writes a CSV file.",
-    )
+    """Predict with a trained model: ``tl-predict checkpoint=<run or file> input=<...>``."""
+    plain_command(_predict, USAGE)
 
 
 def _predict(arguments: list[str]) -> None:
-    pairs = [argument.partition("=")[::2] for argument in arguments]
+    pairs = [(key, value) for key, _, value in (one.partition("=") for one in arguments)]
+    given = _checked(pairs)
+    out = _out(given)
+    options = _options(given)
+    from tl_lightning.evaluation.nodes import allowed_classes
+    from tl_lightning.inference.formats import format_of
+    from tl_lightning.inference.predict import opened, to_file
+
+    form = None if out is None else format_of(out, options.top, options.embeddings)
+    if form is None and options.embeddings:
+        raise ConfigError("embeddings=true requires a file; set out=<file.jsonl or .parquet>")
+    started = time.monotonic()
+    work = opened(given["checkpoint"], options, allowed_classes(arguments))
+    source = _source(work, given, [value for key, value in pairs if key == "text"])
+    loaded = time.monotonic()
+    kind = work.predictor.kind
+    from tl_lightning.utils.progress import counting
+
+    with counting(kind, source.total) as advance:
+        if out is None or form is None:
+            summary = _shown(work, source.samples, advance)
+        else:
+            summary = to_file(work, source.samples, out, form, advance)
+    _conclude(work, summary, loaded - started, time.monotonic() - loaded, out, given)
+
+
+def _checked(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the options; raise ConfigError for unknown, repeated and missing ones."""
     given = dict(pairs)
     for key in given:
-        if key not in _KEYS:
-            raise ConfigError(f"{key} is not an option; {nearest(key, _KEYS)}")
+        if key in FORMER:
+            raise ConfigError(f"{key} was replaced by input; set input={given[key] or '<...>'}")
+        if key not in VALUES:
+            raise ConfigError(f"{key} is not an option; {nearest(key, VALUES)}")
         if key != "text" and sum(other == key for other, _ in pairs) > 1:
             raise ConfigError(f"{key} is given more than once; set {key} only once")
-    if not given.get("checkpoint"):
-        raise ConfigError("checkpoint is missing; set checkpoint=<run folder or file.ckpt>")
-    inputs = [key for key in ("text", "texts", "images") if key in given]
+        if not given[key]:
+            raise ConfigError(f"{key}= is empty; set {key}={VALUES[key]}")
+    if "checkpoint" not in given:
+        raise ConfigError(f"checkpoint is missing; set checkpoint={VALUES['checkpoint']}")
+    inputs = [key for key in ("text", "input") if key in given]
     if len(inputs) != 1:
         raise ConfigError(
-            f"exactly one input is required, got {' and '.join(inputs) or 'none'}; set one of "
-            "text=<text>, texts=<file.txt> or images=<file or folder>"
+            f"exactly one input is required, got {' and '.join(inputs) or 'none'}; set "
+            f"input={VALUES['input']} or text=<text>"
         )
-    out = Path(given.get("out") or ".").expanduser()
-    if not out.parent.is_dir():  # checked before predicting, which may take long
-        raise DataError(f"cannot write out={out}: {out.parent} is not a folder; set out=<file.csv>")
-    if inputs == ["images"]:
-        samples: Sequence[Any] = find_images(Path(given["images"]).expanduser())
-    else:
-        samples = _texts(given, [value for key, value in pairs if key == "text"])
-    precision = _precision(given["precision"]) if "precision" in given else None
-    from tl_lightning.evaluation.nodes import allowed_classes
-    from tl_lightning.reliability.assessment import expected_accuracy
-
-    unreadable: dict[str, str] = {}
-    allow = allowed_classes(arguments)
-    found = predicted(given["checkpoint"], samples, allow, unreadable, precision)
-    results = found.rows
-    _show(results, Path(given.get("images", "")).expanduser())
-    if unreadable:
-        print(
-            f"warning: {len(unreadable)} of {len(samples)} images cannot be read and have no "
-            "prediction:",
-            *(f"  {path}: {reason}" for path, reason in unreadable.items()),
-            sep="\n",
-            file=sys.stderr,
-        )
-    if given.get("out"):
-        _write(results, Path(given["out"]).expanduser())
-    if found.threshold is not None:
-        print(_abstained(results, given["precision"], found.threshold))
-    for line in expected_accuracy(
-        found.assessment, f"these {'images' if inputs == ['images'] else 'texts'}"
-    ):
-        print(line)
+    return given
 
 
-def _precision(text: str) -> float:
+def _out(given: dict[str, str]) -> Path | None:
+    if "out" not in given:
+        return None
+    out = Path(given["out"]).expanduser()
+    if not out.parent.is_dir() or out.is_dir():  # checked before predicting, which may take long
+        wrong = f"{out.parent} is not a folder" if not out.is_dir() else "it is a folder"
+        raise DataError(f"cannot write out={out}: {wrong}; set out={VALUES['out']}")
+    return out
+
+
+def _options(given: dict[str, str]) -> Any:
+    from tl_lightning.inference.options import Options
+
+    kinds = {"top": int, "batch_size": int, "workers": int, "precision": float}
+    values: dict[str, Any] = {
+        key: _number(key, given[key], kind) for key, kind in kinds.items() if key in given
+    }
+    for key in ("embeddings", "tta"):
+        if key in given:
+            if given[key].lower() not in ("true", "false"):
+                raise ConfigError(f"{key}={given[key]} is not true or false; set {key}=true")
+            values[key] = given[key].lower() == "true"
+    if "devices" in given:
+        values["devices"] = [name.strip() for name in given["devices"].strip("[]").split(",")]
+    return Options(**values)
+
+
+def _number(key: str, text: str, kind: type) -> Any:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise ConfigError(f"precision={text} is not a number; set precision=0.95") from None
+        what = "an integer" if kind is int else "a number"
+        raise ConfigError(f"{key}={text} is not {what}; set {key}={VALUES[key]}") from None
 
 
-def _abstained(results: Sequence[Prediction], precision: str, threshold: float) -> str:
-    """Return how many predictions abstain, and what the precision holds for."""
-    kept = [row.probability for row in results if not row.abstained]
-    text = (
-        f"precision={precision}: {len(results) - len(kept)} of {len(results)} have a probability "
-        f"below {threshold:.3f} and no class; this precision is assured for samples like those of "
-        "source validation, not for others"
-    )
-    return f"{text}; mean probability of the others: {sum(kept) / len(kept):.3f}" if kept else text
+def _source(work: Work, given: dict[str, str], typed: Sequence[str]) -> Source:
+    from tl_lightning.inference.sources import FORMS, from_input, from_texts
+
+    kind = work.predictor.kind
+    if not typed:
+        return from_input(given["input"], kind, given.get("column"))
+    if kind != "texts":
+        problem = f"the model of checkpoint={given['checkpoint']} expects {kind}, got a text"
+        raise ConfigError(f"{problem}; set input={FORMS[kind]}")
+    if not all(text.strip() for text in typed):
+        raise DataError("text= is empty; set text=<text>")
+    return from_texts(typed)
 
 
-def _texts(given: dict[str, str], typed: list[str]) -> list[str]:
-    if typed:
-        if not all(text.strip() for text in typed):
-            raise DataError("text= is empty; set text=<text>")
-        return typed
-    from tl_lightning.data.io.texts import read_text
-
-    file = Path(given["texts"]).expanduser()
-    try:
-        # Not str.splitlines, which also splits at characters that may be part of a text.
-        lines = [line.rstrip("\n") for line in io.StringIO(read_text(file), newline=None)]
-    except ValueError as error:
-        raise DataError(f"cannot read texts={file}: {error}; set texts=<file.txt>") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise DataError(f"line {number} of texts={file} is empty; remove it")
-    return lines
+def _shown(work: Work, samples: Iterable[Sample], advance: Any) -> Summary:
+    """Predict, and print the first rows as a table."""
+    summary, done = work.summary(), 0
+    first: list[Prediction] = []
+    for chunk, rows in work.chunks(samples):
+        summary.add(chunk, rows, done)
+        done += len(rows)
+        first += list(itertools.islice(rows, ROWS - len(first)))
+        advance(len(rows))
+    _table(first, work.predictor.kind == "texts", work.options.top)
+    if done > len(first):
+        print(f"... and {done - len(first):,} more; set out=<file.csv> for all of them")
+    return summary
 
 
-def _show(results: Sequence[Prediction], folder: Path) -> None:
-    """Print a table; images in ``folder`` are shown by their names, texts by their beginnings."""
+def _table(rows: Sequence[Prediction], texts: bool, top: int) -> None:
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
-    familiar = any(row.novelty is not None for row in results)
+    familiar = any(row.novelty is not None for row in rows)
     columns = ("class", "probability", *(("novelty",) if familiar else ()))
     table = Table(*columns, Column("sample", overflow="fold"))
-    images = folder != Path()
-    for sample, name, probability, novelty, abstained in results:
-        shown = Path(sample).name if images and folder.is_dir() else sample
-        if not images and len(sample) > SHOWN:
-            shown = f"{sample[: SHOWN - 3]}..."
+    for row in rows:
+        shown = row.sample
+        if texts and len(shown) > SHOWN:
+            shown = f"{shown[: SHOWN - 3]}..."
+        best = [("(unknown)", row.top[0][1])] if row.abstained else list(row.top[:top])
+        name = "\n".join(name for name, _ in best) or "(error)"
+        chance = "\n".join(f"{probability:.3f}" for _, probability in best)
+        novelty = "" if row.novelty is None else f"{row.novelty:.2f}"
+        cells = [name, chance, *((novelty,) if familiar else ())]
+        reason = f"\n{row.error}" if row.error else ""
         # As plain text, since rich would parse [...] as markup.
-        cells = ["(unknown)" if abstained else name, f"{probability:.3f}"]
-        cells += [] if novelty is None else [f"{novelty:.2f}"]
-        table.add_row(*(_plain(printable(text)) for text in (*cells, shown)))
+        table.add_row(*(Text(printable(text)) for text in (*cells, shown + reason)))
     Console().print(table)
 
 
-def _plain(text: str) -> Any:
-    from rich.text import Text
+def _conclude(
+    work: Work, summary: Summary, load_s: float, run_s: float, out: Path | None,
+    given: dict[str, str],
+) -> None:  # fmt: skip
+    """Print what was done and how far to trust it; raise DataError if nothing could be read."""
+    from tl_lightning.reliability.assessment import expected_accuracy
 
-    return Text(text)
-
-
-def _write(results: Sequence[Prediction], file: Path) -> None:
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(("sample", "class", "probability", "novelty", "abstained"))
-    for sample, name, probability, novelty, abstained in results:
-        shown = "" if novelty is None else f"{novelty:.4f}"
-        label = "" if abstained else csv_cell(name)
-        writer.writerow(
-            (csv_cell(sample), label, f"{probability:.6f}", shown, "yes" if abstained else "no")
+    counts, kind = summary.counts, work.predictor.kind
+    total = int(counts["readable"] + counts["unreadable"])
+    if unreadable := int(counts["unreadable"]):
+        lines = [f"  {printable(line)}" for line in summary.problems]
+        if unreadable > len(lines):
+            where = f"; see the column error of {out}" if out else ""
+            lines.append(f"  and {unreadable - len(lines):,} more{where}")
+        print(
+            f"warning: {unreadable:,} of {total:,} {kind} cannot be read and have no prediction:",
+            *lines,
+            sep="\n",
+            file=sys.stderr,
         )
-    try:
-        if file.is_file() or not file.exists():
-            write_text(file.resolve(), table.getvalue())  # a killed command leaves no part of it
-        else:  # such as /dev/stdout, which must not be replaced
-            with file.open("w", newline="", encoding="utf-8") as handle:
-                handle.write(table.getvalue())
-    except OSError as error:
-        message = f"cannot write out={file}: {error.strerror}; set out=<another file.csv>"
-        raise DataError(message) from error
-    print(f"written: {file}")
+    if counts["truncated"]:
+        length = work.predictor.spec.max_length
+        text = f"{counts['truncated']:,} of {total:,} texts were truncated to {length} tokens"
+        print(text, file=sys.stderr)
+    new = total - summary.continued
+    rate = f"{new / max(run_s, 1e-9):,.1f} {kind}/s"
+    loading = f"loading the model took {load_s:.1f} s"
+    print(f"{new:,} {kind} in {run_s:.1f} s: {rate}; {loading}", file=sys.stderr)
+    if not counts["readable"]:
+        raise DataError(
+            f"none of {total:,} {kind} can be read; check input={given.get('input', '')}"
+        )
+    if out:
+        print(f"written: {out}")
+    if work.threshold is not None:
+        print(_abstained(work, summary))
+    drawn = len(summary.logits.heap)
+    some = "" if drawn == summary.logits.seen else f" (from {drawn:,} of them)"
+    for line in expected_accuracy(work.assessed(summary), f"these {kind}{some}"):
+        print(line)
+
+
+def _abstained(work: Work, summary: Summary) -> str:
+    """Return how many predictions abstain, and what the precision holds for."""
+    counts = summary.counts
+    readable, abstained = int(counts["readable"]), int(counts["abstained"])
+    text = (
+        f"precision={work.options.precision:g}: {abstained:,} of {readable:,} have a probability "
+        f"below {work.threshold:.3f} and no class; this precision is assured for samples like "
+        "those of source validation, not for others"
+    )
+    if abstained == readable:
+        return text
+    mean = counts["kept_probability"] / (readable - abstained)
+    return f"{text}; mean probability of the others: {mean:.3f}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -81,6 +82,10 @@ class Predictor:
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(file, stored, module)
 
+    def on(self, device: str) -> Self:
+        """Return a copy of the model on another device."""
+        return replace(self, module=copy.deepcopy(self.module).to(device))
+
     @property
     def spec(self) -> Any:
         """Input format of the network: an InputSpec, TextSpec or VectorSpec."""
@@ -115,11 +120,11 @@ class Predictor:
         )  # fmt: skip
         return next((t for t in found if t is not None and np.isfinite(t)), 1.0)
 
-    def image(self, source: Path | bytes, where: str = "") -> Tensor:
-        """Return the network's input ``(3, S, S)`` uint8 for an image file or its content.
+    def image(self, source: Path | bytes | Array, where: str = "") -> Tensor:
+        """Return the network's input ``(3, S, S)`` uint8 for an image.
 
         Args:
-            source: The file or its bytes.
+            source: The file, its bytes or its decoded pixels ``(H, W, 3)`` uint8.
             where: Name of the bytes in messages.
 
         Raises:
@@ -128,6 +133,8 @@ class Predictor:
         shorter, white = shorter_side(self.spec), self.stored.input_state.get("max_value")
         if isinstance(source, Path):
             image = open_image(source, shorter, white)
+        elif isinstance(source, np.ndarray):
+            image = torch.from_numpy(source).permute(2, 0, 1)
         else:
             try:
                 pixels = decode(io.BytesIO(source), shorter, white).pixels

@@ -267,6 +267,6 @@ def test_own_network_is_loaded_with_its_object(tmp_path) -> None:
     assert torch.equal(loaded(x), model.eval()(x))
 
 
-def test_predict_needs_exactly_one_input() -> None:
-    with pytest.raises(ConfigError, match=r"exactly one input is required; pass images=\.\.\."):
-        tl.predict("run")
+def test_an_unknown_option_of_predict_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"tops is not an option of predict; did you mean 'top'"):
+        tl.predict("run", [], tops=3)

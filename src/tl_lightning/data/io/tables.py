@@ -14,7 +14,7 @@ from tl_lightning.data.io.folders import EXTENSIONS, OnProblem
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = ["Row", "read_rows", "rows_with_labels", "table_cells", "wanted_columns"]
+__all__ = ["Row", "delimiter_of", "read_rows", "rows_with_labels", "table_cells", "wanted_columns"]
 
 DELIMITERS = (",", ";", "\t", "|")
 PARQUET = (".parquet", ".pq")
@@ -107,7 +107,7 @@ def read_rows(
         raise DataError(f"the table {path} is empty; its first line must name the columns")
     if len(wanted) > 1 and delimiter is None and _LISTED.fullmatch(header.strip()):
         return list(wanted[:2]), _read_list(path, text, wanted)
-    return _read_text(path, text, delimiter or _delimiter(path, header, wanted))
+    return _read_text(path, text, delimiter or delimiter_of(path, header, wanted))
 
 
 #: A line of a list without column names: an image and its label, as in ``photo/dog/1.jpg 3``.
@@ -203,7 +203,7 @@ def _one_hot(path: Path, row: Row, columns: Sequence[str]) -> str:
     return chosen[0] if chosen else ""
 
 
-def _delimiter(path: Path, header: str, wanted: Sequence[str]) -> str:
+def delimiter_of(path: Path, header: str, wanted: Sequence[str]) -> str:
     """Return the delimiter that yields the most wanted columns; ties go to the most columns."""
     if path.suffix.lower() in (".tsv", ".tab"):
         return "\t"

@@ -20,7 +20,6 @@ from sklearn.datasets import dump_svmlight_file
 
 from layouts import BREEDS, class_folders, domain_folders, file_settings
 from mutated import mutated
-from tl_lightning.cli.predict import _texts
 from tl_lightning.data.checks.files import examine
 from tl_lightning.data.checks.issues import BROKEN
 from tl_lightning.data.checks.survey import survey
@@ -35,6 +34,7 @@ from tl_lightning.data.loaders import dataset_of
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.data.transforms.presets import augmentation
 from tl_lightning.errors import DataError
+from tl_lightning.inference.sources import from_input
 from tl_lightning.types import InputSpec
 
 SPEC = InputSpec(16, (0.5,) * 3, (0.5,) * 3)
@@ -218,6 +218,6 @@ def test_texts(tmp_path: Path, kind: str, number: int) -> None:
         except UnicodeDecodeError:
             valid = False
         assert trained == (not valid), index
-        refuses(lambda: _texts({"texts": str(file)}, []))
+        refuses(lambda: list(from_input(str(file), "texts").samples))
         broken += trained
     assert 0 < broken < number

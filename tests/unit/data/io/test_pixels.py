@@ -13,6 +13,7 @@ from PIL import Image
 
 from helpers import file_config
 from layouts import file_settings, png_chunk
+from tl_lightning.api.run import predict
 from tl_lightning.data.checks.files import examine
 from tl_lightning.data.checks.survey import survey
 from tl_lightning.data.datamodules.class_folders import ClassFoldersDataModule
@@ -22,7 +23,6 @@ from tl_lightning.data.io.metadata import PNG
 from tl_lightning.data.io.pixels import FLAT, is_flat
 from tl_lightning.data.streaming.writer import write_streams
 from tl_lightning.errors import DataError
-from tl_lightning.evaluation.predict import predictions
 from tl_lightning.training import fit as training
 
 
@@ -186,7 +186,7 @@ def test_checkpoint_stores_the_scale_and_prediction_uses_it(tmp_path, capsys):
     dim, same = tmp_path / "dim.png", tmp_path / "same.png"
     Image.fromarray(gray(5) // 4).save(dim)
     Image.fromarray((gray(5) // 64).astype(np.uint8)).save(same)
-    first, second = predictions(tmp_path / "run", [dim, same])
+    first, second = predict(tmp_path / "run", [dim, same])
     assert first[1:] == second[1:]
 
 

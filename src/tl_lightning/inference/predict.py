@@ -1,0 +1,264 @@
+"""Prediction of any number of samples, from Python or to a file."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tl_lightning import __version__
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.inference.draft import LOGITS, ROWS, Draft, digest_after
+from tl_lightning.inference.formats import Format
+from tl_lightning.inference.logit_sample import LogitSample
+from tl_lightning.inference.options import Options, device_names
+from tl_lightning.inference.pipeline import Chunk, outputs_of
+from tl_lightning.inference.predictions import Prediction, rows_of, threshold_of
+from tl_lightning.inference.predictor import Predictor
+from tl_lightning.inference.reading import chunk_size
+from tl_lightning.inference.sources import Sample, from_python
+from tl_lightning.reliability.assessment import Assessment, assess
+from tl_lightning.utils.console import say
+from tl_lightning.utils.text import shorten
+
+__all__ = ["Summary", "Work", "none_readable", "opened", "stream", "to_file", "whole"]
+
+#: Number of samples that cannot be read which a summary lists.
+LISTED = 20
+#: Called with the number of further samples that are done.
+Advance = Callable[[int], None]
+
+
+@dataclass
+class Summary:
+    """Sums over all predictions, and how far to trust them.
+
+    Attributes:
+        logits: Of a part of the samples.
+        counts: ``readable``, ``unreadable``, ``truncated`` and ``abstained`` samples, and the sum
+            ``kept_probability`` of those that did not abstain.
+        continued: Number of samples that an interrupted command had done.
+        problems: The first samples that cannot be read, with the reasons.
+    """
+
+    logits: LogitSample
+    counts: Counter[str] = field(default_factory=Counter)
+    continued: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, chunk: Chunk, rows: Sequence[Prediction], first: int) -> bytes:
+        """Take the rows of a chunk into account; return the kept logits, encoded.
+
+        Args:
+            chunk: The chunk.
+            rows: Its predictions.
+            first: Position of its first sample in the input.
+        """
+        self.counts["unreadable"] += len(chunk.problems)
+        listed = [f"{row.sample}: {row.error}" for row in rows if row.error]
+        self.problems += listed[: LISTED - len(self.problems)]
+        self.counts["readable"] += len(chunk.positions)
+        self.counts["truncated"] += chunk.truncated
+        abstained = sum(row.abstained for row in rows)
+        self.counts["abstained"] += abstained
+        kept = (row.probability for row in rows if row.probability and not row.abstained)
+        self.counts["kept_probability"] += sum(kept)  # type: ignore[assignment]
+        if chunk.outputs is None:
+            return b""
+        positions = [first + position for position in chunk.positions]
+        return self.logits.add(positions, chunk.outputs.logits)
+
+
+@dataclass
+class Work:
+    """Everything that predictions need besides the samples.
+
+    Attributes:
+        predictors: The model on every device.
+        options: How samples are predicted.
+        threshold: Probability below which a sample has no class, or None.
+    """
+
+    predictors: Sequence[Predictor]
+    options: Options
+    threshold: float | None
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model on the first device."""
+        return self.predictors[0]
+
+    def summary(self) -> Summary:
+        """Return the summary of no predictions."""
+        return Summary(LogitSample(len(self.predictor.classes)))
+
+    def chunks(self, samples: Iterable[Sample]) -> Iterator[tuple[Chunk, list[Prediction]]]:
+        """Yield the predictions of samples in their order, chunk by chunk."""
+        with closing(outputs_of(self.predictors, samples, self.options)) as found:
+            for chunk in found:
+                yield chunk, list(rows_of(self.predictor, chunk, self.options, self.threshold))
+
+    def assessed(self, summary: Summary) -> Assessment:
+        """Return how far to trust the predictions."""
+        return assess(self.predictor.record, summary.logits.logits)
+
+
+def opened(checkpoint: str | Path | Predictor, options: Options, allow: Sequence[str] = ()) -> Work:
+    """Load a model for predictions.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
+        ConfigError: If an option does not fit the model or this machine.
+    """
+    if isinstance(checkpoint, Predictor):
+        predictors = [checkpoint]
+        if options.devices != "all":
+            raise ConfigError("devices has no effect on a Predictor; pass its checkpoint")
+    else:
+        names = device_names(options.devices)
+        first = Predictor.open(checkpoint, allow, names[0])
+        predictors = [first, *(first.on(name) for name in names[1:])]
+    if options.tta and predictors[0].kind != "images":
+        raise ConfigError(
+            f"tta=true mirrors images, but the model classifies {predictors[0].kind}; remove tta"
+        )
+    return Work(predictors, options, threshold_of(predictors[0], options.precision))
+
+
+def stream(work: Work, inputs: Any) -> Iterator[Prediction]:
+    """Yield one prediction per input, in their order, while further inputs are read."""
+    for _, rows in work.chunks(from_python(inputs, work.predictor.kind).samples):
+        yield from rows
+
+
+def whole(work: Work, inputs: Any) -> list[Prediction]:
+    """Return one prediction per input, in their order.
+
+    Raises:
+        DataError: If none of the inputs can be read.
+    """
+    rows = list(stream(work, inputs))
+    none_readable([f"{row.sample} ({row.error})" for row in rows if row.error], len(rows))
+    return rows
+
+
+def none_readable(problems: Sequence[str], total: int) -> None:
+    """Raise DataError if there is a problem with every sample."""
+    if len(problems) == total:
+        listed = shorten(problems)
+        raise DataError(
+            f"none of {total} inputs can be read: {listed}" if total else "the input is empty"
+        )
+
+
+def to_file(
+    work: Work,
+    samples: Iterable[Sample],
+    out: Path,
+    form: Format,
+    advance: Advance,
+) -> Summary:
+    """Write the predictions of samples to a file, which appears once it is complete.
+
+    The same call continues after an interruption, and writes the same file as without one.
+
+    Args:
+        work: The model and its options.
+        samples: The inputs.
+        out: The file.
+        form: Its format.
+        advance: Called after every chunk.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    if out.exists() and not out.is_file():  # such as /dev/stdout, which must not be replaced
+        return _to_pipe(work, samples, out, form, advance)
+    summary = work.summary()
+    with Draft.open(out.resolve(), _identity(work, out)) as draft:
+        rest, digest = _continued(draft, iter(samples), work)
+        done = draft.state.samples
+        draft.start()
+        if done:
+            say(f"continuing after {done:,} samples of an interrupted command")
+            summary.logits.restore(draft.stored(LOGITS), int(draft.state.counts["readable"]))
+            summary.counts.update(draft.state.counts)
+            summary.continued = done
+            advance(done)
+        else:
+            draft.append(form.header(), b"")
+        for chunk, rows in work.chunks(rest):
+            draft.append(form.encoded(rows), summary.add(chunk, rows, done))
+            done += len(chunk.samples)
+            digest = digest_after(digest, chunk.samples)
+            if draft.due:
+                draft.commit(done, digest, summary.counts)
+            advance(len(chunk.samples))
+        draft.commit(done, digest, summary.counts)
+        draft.replace(form.finished(draft.folder / ROWS))
+    return summary
+
+
+def _to_pipe(
+    work: Work, samples: Iterable[Sample], out: Path, form: Format, advance: Advance
+) -> Summary:
+    summary, done = work.summary(), 0
+    with out.open("wb") as file:
+        file.write(form.header())
+        for chunk, rows in work.chunks(samples):
+            file.write(form.encoded(rows))
+            file.flush()
+            summary.add(chunk, rows, done)
+            done += len(chunk.samples)
+            advance(len(chunk.samples))
+    return summary
+
+
+def _continued(draft: Draft, samples: Iterator[Sample], work: Work) -> tuple[Iterator[Sample], str]:
+    """Return the samples without those that are done, if they are the same as before.
+
+    Also returns the hash of those that are done.
+    """
+    done, size, digest = (
+        draft.state.samples,
+        chunk_size(work.predictor, work.options.batch_size),
+        "",
+    )
+    read: list[Sample] = []
+    while len(read) < done:
+        chunk = list(itertools.islice(samples, min(size, done - len(read))))
+        if not chunk:
+            break
+        read += chunk
+        digest = digest_after(digest, chunk)
+    more = list(itertools.islice(samples, 1))
+    if digest != draft.state.digest or (more and done % size):
+        draft.restart(f"the inputs have changed since the interrupted command for out={draft.out}")
+        return itertools.chain(read, more, samples), ""
+    return itertools.chain(more, samples), digest
+
+
+def _identity(work: Work, out: Path) -> dict[str, Any]:
+    """Return what rows depend on besides the samples, by the names of the options."""
+    options, predictor = work.options, work.predictor
+    with predictor.file.open("rb") as file:
+        checkpoint = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "checkpoint": checkpoint,
+        "top": options.top,
+        "precision": options.precision,
+        "embeddings": options.embeddings,
+        "tta": options.tta,
+        "batch_size": options.batch_size,
+        "type of device": predictor.module.device.type,
+        "number of OpenMP threads": torch.get_num_threads(),
+        "version": [__version__, torch.__version__, np.__version__],
+    }

@@ -1,0 +1,85 @@
+"""Predictions: what the outputs of a model mean, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from tl_lightning.errors import ConfigError
+from tl_lightning.inference.options import Options
+from tl_lightning.inference.pipeline import Chunk
+from tl_lightning.inference.predictor import Array, Predictor
+from tl_lightning.reliability.assessment import NOT_STORED
+
+__all__ = ["Prediction", "rows_of", "threshold_of"]
+
+
+class Prediction(NamedTuple):
+    """The prediction for one sample.
+
+    Attributes:
+        sample: The text, the path of the image as it was given, or the number of the input.
+        label: Name of the most likely class; None if the sample could not be read.
+        probability: Its calibrated probability; None likewise.
+        novelty: Fraction of source validation that is more familiar to the model; None if the
+            checkpoint does not contain such samples.
+        abstained: Whether the probability is too low for the wished precision.
+        top: The most likely classes with their probabilities, the first one included.
+        embedding: Input of the classifier ``(D,)`` float32, if it was asked for.
+        error: Why the sample could not be read; empty if it could.
+    """
+
+    sample: str
+    label: str | None
+    probability: float | None
+    novelty: float | None = None
+    abstained: bool = False
+    top: tuple[tuple[str, float], ...] = ()
+    embedding: Array | None = None
+    error: str = ""
+
+
+def threshold_of(predictor: Predictor, precision: float | None) -> float | None:
+    """Return the lowest probability with this precision; None without one.
+
+    Raises:
+        ConfigError: If the precision cannot be assured.
+    """
+    if precision is None:
+        return None
+    if predictor.record is None:
+        raise ConfigError(f"precision={precision:g} cannot be assured: {NOT_STORED}")
+    return predictor.record.threshold(precision)
+
+
+def rows_of(
+    predictor: Predictor, chunk: Chunk, options: Options, threshold: float | None
+) -> Iterator[Prediction]:
+    """Yield one prediction per sample of a chunk, in the order of the samples."""
+    rows = {}
+    if chunk.outputs is not None:
+        features, logits = chunk.outputs
+        probabilities = predictor.probabilities(logits)
+        count = min(options.top, probabilities.shape[1])
+        # Stable, so that equal probabilities are in the order of the classes.
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+        record = predictor.record
+        novelty = None if record is None else record.novelty(features).tolist()
+        for row, position in enumerate(chunk.positions):
+            top = tuple(
+                (predictor.classes[label], float(probabilities[row, label])) for label in best[row]
+            )
+            label, probability = top[0]
+            rows[position] = Prediction(
+                chunk.samples[position].name, label, probability,
+                None if novelty is None else novelty[row],
+                threshold is not None and not probability >= threshold, top,
+                features[row] if options.embeddings else None,
+            )  # fmt: skip
+    for position, sample in enumerate(chunk.samples):
+        if position in rows:
+            yield rows[position]
+        else:
+            yield Prediction(sample.name, None, None, error=chunk.problems[position])

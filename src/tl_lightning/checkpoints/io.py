@@ -10,14 +10,14 @@ import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor
 
+from tl_lightning.checkpoints.published import WEIGHTS, is_published, read_published
+from tl_lightning.checkpoints.stored import StoredModel
 from tl_lightning.errors import CheckpointError
 
 __all__ = [
@@ -222,51 +222,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return stored
 
 
-@dataclass(frozen=True)
-class StoredModel:
-    """What a checkpoint contains of a model.
-
-    Attributes:
-        config: The configuration of its run, as plain values.
-        classes: Class names in label order.
-        aux_tasks: Label information of the auxiliary tasks by name.
-        input_state: Preprocessing fitted on the training samples.
-        restored_by: Backbone settings besides the configuration, such as a tokenizer.
-        state_dict: The weights.
-        data: The data of its run, see :func:`.resume.data_state`; empty if they are not known.
-        reliability: Outputs of source validation, see :class:`.SelectedOutputs`, and the
-            temperature that calibrates them; empty in checkpoints of models that were not tested.
-    """
-
-    config: Mapping[str, Any]
-    classes: tuple[str, ...]
-    aux_tasks: Mapping[str, Any]
-    input_state: Mapping[str, Any]
-    restored_by: Mapping[str, Any]
-    state_dict: Mapping[str, Tensor]
-    data: Mapping[str, Any] = field(default_factory=dict)
-    reliability: Mapping[str, Any] = field(default_factory=dict)
-
-    def section(self, name: str) -> Mapping[str, Any]:
-        """Return the settings of a node or section of the configuration."""
-        found: Mapping[str, Any] = self.config[name]
-        return found
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the weights whose names start with ``prefix``, without it."""
-        return {
-            name.removeprefix(prefix): value
-            for name, value in self.state_dict.items()
-            if name.startswith(prefix)
-        }
-
-
 def read_model(path: Path) -> StoredModel:
-    """Return the model in a checkpoint.
+    """Return the model in a checkpoint, or the published one whose weights are in ``path``.
 
     Raises:
         CheckpointError: As :func:`read_checkpoint`, or if another version wrote the file.
     """
+    if path.name == WEIGHTS and is_published(path.parent):
+        return read_published(path.parent)
     stored = read_checkpoint(path)
     hyper = stored["hyper_parameters"]
     try:

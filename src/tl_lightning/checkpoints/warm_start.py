@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from tl_lightning.checkpoints.hub import downloaded, hub_name
 from tl_lightning.checkpoints.io import read_model
+from tl_lightning.checkpoints.published import WEIGHTS, is_published
 from tl_lightning.errors import CheckpointError
 from tl_lightning.utils.files import read_json
 from tl_lightning.utils.text import shorten
@@ -36,16 +38,23 @@ _CHOICES = {
 def checkpoint_of(path: Path, key: str = "backbone.checkpoint") -> Path:
     """Return the checkpoint at a path: the file itself, or the one selected by the run there.
 
+    Of a published model it is the file with the weights.
+
     Args:
-        path: A checkpoint file or a run folder.
+        path: A checkpoint file, a run folder, the folder of a published model or, if there is no
+            such folder, the name of one on the Hugging Face hub, see :func:`.hub_name`.
         key: Setting that contains the path, for the error message.
 
     Raises:
-        CheckpointError: If no checkpoint is found.
+        CheckpointError: If no checkpoint is found, or it cannot be downloaded.
         DataError: If the run's ``report.json`` is damaged.
     """
     if path.is_file():
         return path
+    if not path.exists() and (name := hub_name(path)):
+        path = downloaded(name, key)
+    if is_published(path):
+        return path / WEIGHTS
     chosen = path / "checkpoints" / "last.ckpt"
     report = path / "report.json"
     selected = read_json(report).get("selection") if report.is_file() else None
@@ -54,7 +63,7 @@ def checkpoint_of(path: Path, key: str = "backbone.checkpoint") -> Path:
     if not chosen.is_file():
         raise CheckpointError(
             f"{key}={path} is neither a checkpoint nor the folder of a run with a checkpoint; set "
-            f"{key}=<.ckpt file or run folder>"
+            f"{key}=<.ckpt file, run folder or published folder>"
         )
     return chosen
 

@@ -168,7 +168,7 @@ def _test(
             "it out"
         )
     if only_tested is None:
-        new = _new_domains(stored_section(stored, "data"), run.section("data"))
+        new = _new_domains(_data(stored), run.section("data"))
         only_tested = frozenset() if new and _same_data(run, stored) else new
     found.only_tested = only_tested
     classes = found.discover(input_state=module.input_state).classes
@@ -212,8 +212,8 @@ def _seen(
     first: StoredModel, second: StoredModel, data: Mapping[str, Any], domains: Iterable[str]
 ) -> list[str]:
     """Return a note if the second model may have been trained on samples that are tested."""
-    whole = _new_domains(stored_section(first, "data"), data)
-    before, now = flatten(stored_section(second, "data")), flatten(data)
+    whole = _new_domains(_data(first), data)
+    before, now = flatten(_data(second)), flatten(data)
     split = any(before.get(key) != now.get(key) for key in _TESTED)
     return [
         f"the model of compare was trained on another split of the {name}'s samples, so that some "
@@ -227,6 +227,11 @@ def _seen(
 _PLACES = ("_target_", "root", "table", "{}.root", "{}.domain", "{}.table", "{}.train")
 #: Settings of data that say which samples are tested.
 _TESTED = ("test_split", "test_fraction", "transductive")
+
+
+def _data(stored: StoredModel) -> Mapping[str, Any]:
+    """Return the settings of the data of a run; empty for a published model."""
+    return stored_section(stored, "data") if stored.section("data") else {}
 
 
 def _new_domains(stored: Mapping[str, Any], given: Mapping[str, Any]) -> frozenset[str]:

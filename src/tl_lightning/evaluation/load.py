@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.checkpoints.io import StoredModel, read_model
+from tl_lightning.checkpoints.published import NEEDED
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.instantiate import ALLOWED, nodes_of
 from tl_lightning.config.schema import RunConfig, known_keys
@@ -74,7 +75,9 @@ def rebuilt(
         own=own,
     )
     try:
-        module.load_state_dict(stored.state_dict)
+        found = module.load_state_dict(stored.state_dict, strict=not stored.partial)
+        if found.unexpected_keys or any(key.startswith(NEEDED) for key in found.missing_keys):
+            raise RuntimeError(str(found))
     except RuntimeError as error:  # missing, unexpected or differently shaped weights
         raise CheckpointError(
             f"the weights in checkpoint={checkpoint} do not fit its configuration; pass the parts "

@@ -62,7 +62,15 @@ def stored_section(model: StoredModel, name: str) -> dict[str, Any]:
 
     The checkpoint may come from somebody else. Where files are written, and whether data are
     downloaded, is therefore set on the command line.
+
+    Raises:
+        ConfigError: If it is that of the data, and the model was published without.
     """
+    if name == "data" and not model.section(name):
+        raise ConfigError(
+            "the model was published without the settings of its data; set data=<name> and "
+            "data.root=<folder>"
+        )
     kept = {key: value for key, value in model.section(name).items() if key != "profiler"}
     kept = {key: _HARMLESS.get(key, value) for key, value in kept.items()}
     return _ADDED | kept if name == "data" and "transductive" in kept else kept

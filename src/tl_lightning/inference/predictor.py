@@ -105,7 +105,7 @@ class Predictor:
 
     @cached_property
     def record(self) -> Record | None:
-        """Outputs on source validation; None in checkpoints without."""
+        """Outputs on source validation; None in checkpoints and published models without."""
         return Record.of(self.stored.reliability)
 
     @cached_property
@@ -113,12 +113,10 @@ class Predictor:
         """What logits are divided by; fitted in training, and 1 in checkpoints without a record.
 
         That of the run's target, fitted without labels, if the run had a target, otherwise that
-        of source validation.
+        of source validation. A model published without its outputs on source validation has it.
         """
-        found = () if self.record is None else (
-            self.record.target_temperature, self.record.temperature,
-        )  # fmt: skip
-        return next((t for t in found if t is not None and np.isfinite(t)), 1.0)
+        found = (self.stored.reliability.get(k) for k in ("target_temperature", "temperature"))
+        return next((float(t) for t in found if t is not None and np.isfinite(t)), 1.0)
 
     def image(self, source: Path | bytes | Array, where: str = "") -> Tensor:
         """Return the network's input ``(3, S, S)`` uint8 for an image.

@@ -25,8 +25,8 @@ Array = NDArray[Any]
 MATCHED = 50
 NOT_STORED = (
     "the checkpoint has no outputs on source validation, because it is not the selected one of "
-    "its run (set checkpoint=<run folder>), is of an earlier version, or was trained with "
-    "test=false or without validation"
+    "its run (set checkpoint=<run folder>), is of an earlier version, was published without them, "
+    "or was trained with test=false or without validation"
 )
 
 
@@ -52,8 +52,8 @@ class Record:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Record | None:
-        """Return the record in a checkpoint's entry ``reliability``; None if it is empty."""
-        if not stored:
+        """Return the record in a checkpoint's entry ``reliability``; None if it has no outputs."""
+        if "logits" not in stored:
             return None
         logits, labels, features = (
             np.asarray(stored[name], dtype=kind)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tl_lightning.data.class_sets import UNKNOWN, ClassSets
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import (
     OnProblem,
@@ -170,16 +171,34 @@ class Layout:
         where: str = "the target",
         otherwise: str = "",
         may_miss: bool = False,
+        sets: ClassSets | None = None,
     ) -> Layout:
         """Return the layout with labels that index ``classes`` (of the source), matched by name.
 
-        For the arguments see :func:`.match_classes`.
+        For the arguments see :func:`.match_classes`; ``sets`` says which classes a target may have.
+        Samples of other classes get the label ``len(classes)``.
         """
+        adds = sets is not None and sets.may_add
+        if sets is not None and (text := sets.problem(classes, self.classes, where)):
+            on_problem(text)
         order = match_classes(
             classes, self.classes, where=where, setting=setting, on_problem=on_problem,
-            otherwise=otherwise, may_miss=may_miss,
+            otherwise=otherwise, may_miss=may_miss or (sets is not None and sets.may_miss),
+            may_add=adds,
         )  # fmt: skip
-        return self._numbered(classes, order)
+        unknown = (UNKNOWN,) if len(classes) in order else ()
+        return self._numbered((*classes, *unknown), order)
+
+    def among(self, classes: Sequence[str]) -> Layout:
+        """Return the samples of these classes, in their order; those without samples are left out.
+
+        >>> parts = Split(np.zeros((2, 1, 1, 3), np.uint8), np.array([0, 1]), ["a", "b"])
+        >>> Layout(("cat", "dog"), parts).among(["dog", "fox"]).train.names
+        ['b']
+        """
+        kept = [name for name in classes if name in self.classes]
+        order = [kept.index(name) if name in kept else -1 for name in self.classes]
+        return self._numbered(kept, order)
 
     def map(self, change: Callable[[Split], Split]) -> Layout:
         """Return the layout with ``change`` applied to every split."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from tl_lightning.data.class_sets import AS_CLASS_SETS, ClassSets, with_unknown
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import (
     OnProblem,
@@ -16,14 +17,16 @@ from tl_lightning.data.io.folders import (
     real_paths,
     split_folders,
 )
-from tl_lightning.data.io.labels import class_name
+from tl_lightning.data.io.labels import class_name, plain_name
 from tl_lightning.data.layout import Layout, read_layout
 from tl_lightning.utils.text import shorten
 
-__all__ = ["AS_UNLABELLED", "FolderReader", "same_samples"]
+__all__ = ["AS_UNLABELLED", "OTHER_CLASSES", "FolderReader", "same_samples"]
 
 #: The way out of a problem with the labels of a target.
 AS_UNLABELLED = "set data.target.labels=none to use it without labels"
+#: The ways out of a target with other classes than the source.
+OTHER_CLASSES = f"{AS_UNLABELLED}; {AS_CLASS_SETS}"
 #: Similarity of two names from which one is taken for a misspelling of the other, and number of
 #: letters from which a name is recognised inside another one.
 ALIKE, LETTERS = 0.75, 4
@@ -46,6 +49,7 @@ class FolderReader:
         scan: Lists the files of every class folder, see :func:`.scan_classes`.
         on_problem: Called with problems.
         ignore: Whether to use the files without labels even if there are class folders.
+        sets: Which classes the target may have.
     """
 
     classes: Sequence[str]
@@ -54,6 +58,7 @@ class FolderReader:
     scan: Callable[..., dict[str, list[Path]]]
     on_problem: OnProblem
     ignore: bool
+    sets: ClassSets
 
     def read(self, root: Path, setting: str) -> Layout | None:
         """Return the layout of a folder without labels; None if it has class folders or no files.
@@ -83,15 +88,17 @@ class FolderReader:
         text = f"{where} has no class folders: {number:,} {self.kind} without labels"
         if self.ignore:
             text = f"data.target.labels=none: {number:,} {self.kind} of {root} without labels"
-        found = Layout(tuple(self.classes), splits["train"], splits.get("val"), splits.get("test"))
+        classes = with_unknown(self.classes, [split.labels for split in splits.values()])
+        found = Layout(classes, splits["train"], splits.get("val"), splits.get("test"))
         return replace(found, note=text)
 
     def read_labelled(self, root: Path, setting: str) -> Layout:
         """Return the layout of a labelled test set; its classes may be some of the source's."""
         found = read_layout(root, setting, self.on_problem, self.scan)
         return found.renumbered(
-            self.classes, setting, self.on_problem, where=f"{setting}={root}", may_miss=True
-        )
+            self.classes, setting, self.on_problem, where=f"{setting}={root}", may_miss=True,
+            otherwise=AS_CLASS_SETS, sets=self.sets,
+        )  # fmt: skip
 
     def _with_labels(self, root: Path, path: Path, setting: str) -> Split:
         whole = self.read_labelled(path, setting).whole()
@@ -129,7 +136,7 @@ class FolderReader:
 
     def _alike(self, name: str) -> str:
         """Return the class that a folder name may be another spelling of; empty if none is."""
-        given, plain = _plain(name), {_plain(one): one for one in self.classes}
+        given, plain = plain_name(name), {plain_name(one): one for one in self.classes}
         inside = [
             one
             for one in plain
@@ -137,10 +144,6 @@ class FolderReader:
         ]
         close = inside or get_close_matches(given, plain, n=1, cutoff=ALIKE)
         return plain[close[0]] if close else ""
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def same_samples(one: Layout, other: Layout) -> list[Path]:

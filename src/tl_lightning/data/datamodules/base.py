@@ -159,7 +159,7 @@ class TransferDataModule(L.LightningDataModule):
         """Return whether these settings of ``target`` mean no target."""
         if target is None:
             return True
-        keys = cls.target_keys - {"labels"}  # which says nothing of where the target is
+        keys = cls.target_keys - {"labels", "classes"}  # which say nothing of where the target is
         return cls.target_optional and not any(target.get(key) for key in keys)
 
     @classmethod
@@ -216,7 +216,7 @@ class TransferDataModule(L.LightningDataModule):
         """
         if self.found:
             self.learn_from = learn_from or self.learn_from
-            for problem in oracle_problems(self.learn_from, self.found.get("target")):
+            for problem in oracle_problems(self.learn_from, self.found):
                 raise DataError(problem)
             if input_state and dict(input_state) != self.input_state:
                 raise DataError(
@@ -340,7 +340,7 @@ class TransferDataModule(L.LightningDataModule):
 
     def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield problems that prevent training, such as empty or too small splits."""
-        yield from oracle_problems(self.learn_from, found.get("target"))
+        yield from oracle_problems(self.learn_from, found)
         yield from domain_problems(
             found, name=self.name, gives=self.gives, only_tested=self.only_tested
         )

@@ -56,7 +56,7 @@ class ImageFilesDataModule(ImageDataModule):
     """
 
     target_keys: ClassVar[frozenset[str]] = frozenset(
-        {"root", "domain", "labels", "test", "labelled_per_class", "shift"}
+        {"root", "domain", "labels", "classes", "test", "labelled_per_class", "shift"}
     )
     #: The ``data`` option with domains, suggested in errors.
     other_data: ClassVar[str] = "domains"

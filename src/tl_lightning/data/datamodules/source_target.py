@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+from tl_lightning.data.class_sets import ClassSets
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.io.folders import OnProblem, raise_problem
 from tl_lightning.data.io.labels import class_name
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.splits import with_labelled
-from tl_lightning.data.unlabelled import AS_UNLABELLED, FolderReader, same_samples
+from tl_lightning.data.unlabelled import OTHER_CLASSES, FolderReader, same_samples
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
@@ -104,8 +105,9 @@ class SourceTarget:
             domains; None for each that does not apply.
         target: Mapping with any of ``target_keys``, or None for no target.
             ``labelled_per_class`` training samples of every class keep their labels (0: none).
-            ``labels`` is ``auto``, or ``none`` to ignore class folders and labels; ``test`` is a
-            labelled test set beside a target that is trained without labels.
+            ``classes`` is one of :data:`.CLASS_SETS`. ``labels`` is ``auto``, or ``none`` to ignore
+            class folders and labels; ``test`` is a labelled test set beside a target that is
+            trained without labels.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class SourceTarget:
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.test_split: TestSplit = test_split
+        self.sets = ClassSets(target or {})
         self.classes = None if classes is None else [class_name(name) for name in classes]
         self.transductive = transductive
         self.source = source
@@ -169,17 +172,22 @@ class SourceTarget:
                 )
             return self.data.synthetic(name, layout)
         target_name, files = self._read("target")
-        target = self._loaded(files, f"the target ({target_name})")
+        target = self._loaded_target(files, f"the target ({target_name})")
         self.data.check_apart(layout, target)
         setting = "data.target.domain" if self.data.has_domains else "data.target.root"
+        if target.train.labels is not None:
+            note = self.sets.note(layout.classes, target.classes)
+            target = replace(target, note="; ".join(part for part in (note, target.note) if part))
         target = target.renumbered(
-            layout.classes, setting, self.on_problem, otherwise=AS_UNLABELLED
+            layout.classes, setting, self.on_problem, otherwise=OTHER_CLASSES, sets=self.sets
         )
         if self.target.get("test") is not None:
             test = self._test_set(str(self.target["test"]), files)
             self.data.check_apart(layout, test)
+            test = test.renumbered(layout.classes, setting, may_miss=True, sets=self.sets)
             notes = "; ".join(part for part in (target.note, test.note) if part)
-            target = replace(target, test=test.test, note=notes)
+            classes = max(target.classes, test.classes, key=len)
+            target = replace(target, classes=classes, test=test.test, note=notes)
         source = self.split_domain(name, layout)
         return {"source": source, "target": self.split_target(target_name, target)}
 
@@ -196,6 +204,12 @@ class SourceTarget:
         if self.classes is not None:
             layout = layout.only(self.classes, where, self.on_problem)
         return self.data.load_samples(layout)
+
+    def _loaded_target(self, layout: Layout, where: str) -> Layout:
+        if self.classes is None or self.sets.kind == "same":
+            return self._loaded(layout, where)
+        # Classes that are left out of the source are unknown ones, or also left out of the target.
+        return self.data.load_samples(layout if self.sets.may_add else layout.among(self.classes))
 
     def _folder_without_labels(self) -> tuple[str, Layout] | None:
         """Return the target if it is a folder without labels, whatever the dataset's layout."""
@@ -216,7 +230,7 @@ class SourceTarget:
         """Reader of the target's folders; available when the source has been read."""
         return FolderReader(
             self.source_classes, self.data.gives, self.data.list_files, self.data.scan,
-            self.on_problem, self.ignores_labels,
+            self.on_problem, self.ignores_labels, self.sets,
         )  # fmt: skip
 
     def in_part(self, layout: Layout, setting: str = "data.target.domain") -> Layout:
@@ -227,8 +241,9 @@ class SourceTarget:
             setting: Configuration key that selects it, for errors.
         """
         return layout.renumbered(
-            self.source_classes, setting, self.on_problem, otherwise=AS_UNLABELLED, may_miss=True
-        )
+            self.source_classes, setting, self.on_problem, otherwise=OTHER_CLASSES, may_miss=True,
+            sets=self.sets,
+        )  # fmt: skip
 
     def _test_set(self, place: str, target: Layout) -> Layout:
         """Return ``data.target.test`` as the test split of a layout.
@@ -249,7 +264,7 @@ class SourceTarget:
                 f"the target's training {self.data.gives} and data.target.test={place} both "
                 f"contain {shared[0]} (and {len(shared) - 1} more); remove them from one of them"
             )
-        found = self._loaded(found, "data.target.test")
+        found = self._loaded_target(found, "data.target.test")
         whole = found.whole()
         assert whole.labels is not None
         note = f"data.target.test={place}: {len(whole):,} labelled test {self.data.gives}"

@@ -52,7 +52,7 @@ class TextDataModule(TransferDataModule):
     spec_type: ClassVar[type[Spec]] = TextSpec
     target_optional: ClassVar[bool] = True
     target_keys: ClassVar[frozenset[str]] = frozenset(
-        {"root", "domain", "labels", "test", "labelled_per_class"}
+        {"root", "domain", "labels", "classes", "test", "labelled_per_class"}
     )
     #: The ``data`` option with domains, suggested in errors.
     other_data: ClassVar[str] = "text_domains"

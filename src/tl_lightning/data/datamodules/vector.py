@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from tl_lightning.config.hints import at_least
+from tl_lightning.data.class_sets import AS_CLASS_SETS, ClassSets, with_unknown
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.source_target import check_labels, only_keys
 from tl_lightning.data.domain import Domain, Split
@@ -61,7 +62,8 @@ class VectorDataModule(TransferDataModule):
     Args:
         source: ``{train, test}``: files, see :func:`read_vectors`; ``test`` may be None.
         target: The same for the target, and ``labels``: ``none`` ignores those of the training
-            file; None or a ``train`` of None means no target.
+            file; ``classes``: one of :data:`.CLASS_SETS`. None or a ``train`` of None means no
+            target.
         val_fraction: Fraction of each class to hold out for validation.
         test_fraction: Fraction of each class to hold out for testing without a test file.
         max_features: Number of features to keep: those that are non-zero most often in the
@@ -75,7 +77,7 @@ class VectorDataModule(TransferDataModule):
     spec_type: ClassVar[type[Spec]] = VectorSpec
     storable: ClassVar[bool] = False
     target_optional: ClassVar[bool] = True
-    target_keys: ClassVar[frozenset[str]] = frozenset({*KEYS, "labels"})
+    target_keys: ClassVar[frozenset[str]] = frozenset({*KEYS, "labels", "classes"})
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class VectorDataModule(TransferDataModule):
         only_keys("data.source", source, set(KEYS))
         only_keys("data.target", target or {}, set(self.target_keys))
         check_labels(target or {})
+        self.sets = ClassSets(target or {})
         self.source = source
         self.target = None if self.no_target(target) else target
         self.val_fraction = val_fraction
@@ -158,15 +161,21 @@ class VectorDataModule(TransferDataModule):
         classes: tuple[str, ...],
     ) -> Domain:
         name = Path(node["train"]).name.split(".")[0]
-        train = _split(tables[f"{domain}.train"], classes, f"data.{domain}.train", f"{name}/train")
-        test = None
-        if f"{domain}.test" in tables:
-            test = _split(tables[f"{domain}.test"], classes, f"data.{domain}.test", f"{name}/test")
-            if test.labels is None:
-                raise DataError(
-                    f"data.{domain}.test={node['test']} has no labels; testing needs them: "
-                    f"add labels, or set another data.{domain}.test"
-                )
+        sets = self.sets if domain == "target" else None
+        train, test = (
+            _split(table, classes, f"data.{domain}.{key}", f"{name}/{key}", sets)
+            if (table := tables.get(f"{domain}.{key}"))
+            else None
+            for key in KEYS
+        )
+        assert train is not None
+        if test is not None and test.labels is None:
+            raise DataError(
+                f"data.{domain}.test={node['test']} has no labels; testing needs them: "
+                f"add labels, or set another data.{domain}.test"
+            )
+        known = classes
+        classes = with_unknown(known, [part.labels for part in (train, test) if part])
         layout = Layout(classes, train, None, test)
         if domain in self.only_tested:
             layout = layout.only_tested()
@@ -181,6 +190,9 @@ class VectorDataModule(TransferDataModule):
                 f"{len(layout.train):,} for training, {len(layout.val):,} for validation"
             )
             note += "" if test else ", and all are predicted, without accuracy"
+        if sets is not None and train.labels is not None:
+            found = sorted(set(tables[f"{domain}.train"].y.tolist()))  # type: ignore[union-attr]
+            note = "; ".join(part for part in (sets.note(known, found), note) if part)
         return Domain(name, classes, layout.train, layout.val, layout.test, note)
 
     def _aligned(self, tables: dict[str, Table]) -> dict[str, Table]:
@@ -290,18 +302,23 @@ def _refuse_repeated(files: Mapping[str, Path]) -> None:
             )
 
 
-def _split(table: Table, classes: tuple[str, ...], setting: str, name: str) -> Split:
+def _split(
+    table: Table, classes: tuple[str, ...], setting: str, name: str, sets: ClassSets | None
+) -> Split:
     names = [f"{name}/{row:07d}" for row in range(table.x.shape[0])]
     if table.y is None:
         return Split(table.x, None, names)
-    unknown = sorted(set(table.y.tolist()) - set(classes))
-    if unknown:
+    found = sorted(set(table.y.tolist()))
+    unknown = [label for label in found if label not in classes]
+    if sets is not None and (text := sets.problem(classes, found, setting)):
+        raise DataError(text)
+    if unknown and not (sets is not None and sets.may_add):
         raise DataError(
             f"{setting} contains the class {unknown[0]!r}, which is not in data.source.train; "
-            f"valid classes: {', '.join(classes)}"
+            f"valid classes: {', '.join(classes)}" + (f"; {AS_CLASS_SETS}" if sets else "")
         )
     index = {label: number for number, label in enumerate(classes)}
-    labels = np.array([index[label] for label in table.y.tolist()], dtype=np.int64)
+    labels = np.array([index.get(label, len(classes)) for label in table.y.tolist()], np.int64)
     return Split(table.x, labels, names)
 
 

@@ -194,21 +194,24 @@ def match_classes(
     on_problem: OnProblem = raise_problem,
     otherwise: str = "",
     may_miss: bool = False,
+    may_add: bool = False,
 ) -> list[int]:
     """Return the source index of each target class, matched by name; -1 if it is unknown.
 
     Numbering each domain's folders separately would shift all later indices if one is missing.
     If the names differ, ``on_problem`` is called with a message that lists missing, extra and
     similar names, and ends with ``otherwise``, an alternative. With ``may_miss``, only extra
-    names are a problem.
+    names are a problem. With ``may_add`` they are none, and get the index after the last class.
 
     >>> match_classes(["cat", "dog"], ["dog", "cat"])
     [1, 0]
+    >>> match_classes(["cat", "dog"], ["dog", "fox"], may_miss=True, may_add=True)
+    [1, 2]
     """
     source, target = list(source_classes), list(target_classes)
     missing = [name for name in source if name not in target]
     extra = [name for name in target if name not in source]
-    if extra or (missing and not may_miss):
+    if (extra and not may_add) or (missing and not may_miss):
         another = "/another/folder" if setting.endswith("root") else "<another>"
         on_problem(
             f"the classes of {where} differ: {len(source)} expected, {len(target)} found; "
@@ -217,7 +220,8 @@ def match_classes(
             f"rename or remove folders so that the names match, or set {setting}={another}"
             + (f", or {otherwise}" if otherwise else "")
         )
-    return [source.index(name) if name in source else -1 for name in target]
+    unknown = len(source) if may_add else -1
+    return [source.index(name) if name in source else unknown for name in target]
 
 
 def find_root(

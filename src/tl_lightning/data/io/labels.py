@@ -7,7 +7,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["by_class", "class_name", "composed_form", "label_problem", "similar_names"]
+__all__ = [
+    "by_class", "class_name", "composed_form", "label_problem", "plain_name", "similar_names",
+]  # fmt: skip
 
 #: Labels that are fractional numbers or missing values, as written by other programs.
 _NO_LABEL = re.compile(
@@ -38,6 +40,15 @@ integer', '', '')
     """
     found = _NO_LABEL.fullmatch(label)
     return "a label that is neither a name nor an integer" if found else ""
+
+
+def plain_name(name: str) -> str:
+    """Return the letters and digits of a name in lower case, to compare names by.
+
+    >>> plain_name("Polar Bear") == plain_name("polar_bear")
+    True
+    """
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def similar_names(names: Iterable[str]) -> list[list[str]]:

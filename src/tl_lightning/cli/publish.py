@@ -1,0 +1,79 @@
+"""The command ``tl-publish``: write a trained model as a folder for others, and upload it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tl_lightning.cli.common import plain_command
+from tl_lightning.errors import ConfigError, nearest
+
+__all__ = ["publish"]
+
+_KEYS = (
+    "checkpoint", "out", "repo", "push", "private", "license", "authors", "source_outputs", "allow",
+)  # fmt: skip
+_DEFAULTS = {"push": "false", "private": "true", "source_outputs": "true"}
+
+
+def publish() -> None:
+    """Publish a model: ``tl-publish checkpoint=<run or file> out=<folder>``."""
+    plain_command(
+        _publish,
+        "usage: publish.py checkpoint=<run folder or file.ckpt> out=<new folder>\n"
+        "                  [license=<such as mit>] [authors=[<name>,...]]\n"
+        "                  [source_outputs=false] [allow=[<import path of a custom class>]]\n"
+        "                  [repo=<owner/name> push=true [private=false]]\n"
+        "       publish.py checkpoint=<published folder> repo=<owner/name> push=true\n"
+        "Writes weights, configuration and a model card; tl.load(<folder>) and\n"
+        "checkpoint=<folder> load it. push=true uploads it to the Hugging Face hub, as a private\n"
+        "model by default. source_outputs=false leaves out the outputs on source validation.",
+    )
+
+
+def _publish(arguments: list[str]) -> None:
+    given = _DEFAULTS | dict(argument.partition("=")[::2] for argument in arguments)
+    for key in given:
+        if key not in _KEYS:
+            raise ConfigError(f"{key} is not an option; {nearest(key, _KEYS)}")
+    if not given.get("checkpoint"):
+        raise ConfigError("checkpoint is missing; set checkpoint=<run folder or file.ckpt>")
+    push, private, outputs = (_flag(given, key) for key in _DEFAULTS)
+    from tl_lightning.checkpoints.published import is_published
+    from tl_lightning.inference.publish import check_push, publish, push_folder
+
+    repo = given.get("repo") or None
+    if push:
+        check_push(repo)
+    folder = Path(given["checkpoint"]).expanduser()
+    if not (push and is_published(folder)):
+        if not given.get("out"):
+            raise ConfigError("out is missing; set out=<new folder>")
+        folder = publish(
+            given["checkpoint"],
+            given["out"],
+            repo=repo,
+            license=given.get("license") or None,
+            authors=_names(given.get("authors", "")),
+            source_outputs=outputs,
+            allow=_names(given.get("allow", "")),
+        )
+        print(f"written: {folder}")
+        for file in sorted(folder.iterdir()):
+            print(f"  {file.name}: {file.stat().st_size / 1e6:,.1f} MB")
+    elif given.get("out"):
+        raise ConfigError(f"out={given['out']} has no effect: {folder} is published; leave it out")
+    if push:
+        assert repo is not None
+        print(f"uploaded: {push_folder(folder, repo, private)}")
+    elif repo:
+        print("not uploaded; set push=true to upload it")
+
+
+def _flag(given: dict[str, str], key: str) -> bool:
+    if given[key].lower() not in ("true", "false"):
+        raise ConfigError(f"{key}={given[key]} is not true or false; set {key}=true")
+    return given[key].lower() == "true"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.strip("[]").split(",") if name.strip()]

@@ -101,16 +101,21 @@ def evaluate(
     return _evaluate(path, data, trainer, allow, metrics=metrics, **more)
 
 
-def load(checkpoint: str | Path, *, allow: Sequence[str] = (), **own: Any) -> TransferModule:
+def load(
+    checkpoint: str | Path, *, revision: str | None = None, allow: Sequence[str] = (), **own: Any
+) -> TransferModule:
     """Return a trained model in evaluation mode; ``model(images)`` returns logits ``(B, K)``.
 
     Args:
-        checkpoint: A checkpoint or run folder.
+        checkpoint: A checkpoint, a run folder, a published folder or ``owner/name`` on the Hugging
+            Face hub; where there is a local folder of that name, it is used.
+        revision: Branch, tag or commit on the hub.
         allow: Full names of additional classes that its configuration may build.
         own: The parts of your own that the model was created with: ``backbone=...``,
             ``methods=...``, see :func:`tl_lightning.create`.
     """
-    return _load(checkpoint_of(Path(checkpoint), "checkpoint"), allow, own)
+    place = checkpoint if revision is None else f"{checkpoint}@{revision}"
+    return _load(checkpoint_of(Path(place), "checkpoint"), allow, own)
 
 
 @overload

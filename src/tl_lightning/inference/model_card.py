@@ -20,10 +20,11 @@ from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.inference.private import PLACE
 from tl_lightning.reliability.assessment import Record
 from tl_lightning.reporting.artifacts import read_predictions
+from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.formatting import percent, points, seeds_range, uses_target_labels
 from tl_lightning.reporting.run.context import describe
 from tl_lightning.reporting.run.start import chosen_text
-from tl_lightning.reporting.run.trust import estimate_text, estimated_accuracy
+from tl_lightning.reporting.run.trust import estimate_text
 from tl_lightning.reporting.schema import fingerprint_of, read_report
 from tl_lightning.reporting.sweep.summary import summarise
 from tl_lightning.reporting.sweep.tables import mean_text

@@ -15,6 +15,7 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.thumbnails import thumbnails
+from tl_lightning.errors import DataError
 from tl_lightning.training.build import Parts
 from tl_lightning.training.fit import extract
 from tl_lightning.training.linear_probe import STRENGTHS, fit_probe
@@ -116,6 +117,7 @@ def data_quality(run: RunConfig, folder: Path) -> tuple[Quality, Parts]:
     accuracy, samples, findings = {}, {}, []
     for domain in data.domain_names:
         features, labels, places = _domain(parts, domain)
+        _check_finite(parts, domain, features, places)
         samples[domain] = len(places)
         found, correct = suspects(features, labels, len(classes))
         if labels is not None:
@@ -181,6 +183,23 @@ def _domain(parts: Parts, domain: str) -> tuple[Array, Array | None, list[tuple[
     present = [part for part in labels if part is not None]
     complete = len(present) == len(labels)
     return torch.cat(features).numpy(), np.concatenate(present) if complete else None, places
+
+
+def _check_finite(
+    parts: Parts, domain: str, features: Array, places: Sequence[tuple[str, int]]
+) -> None:
+    """Raise DataError if a feature is not finite."""
+    wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(wrong):
+        splits = parts.data.found[domain].splits()
+        rows = [places[int(k)] for k in wrong]
+        files = [_file(splits[split], index) for split, index in rows]
+        raise DataError(
+            f"the features of {len(wrong):,} of {len(features):,} samples of the {domain} are not "
+            f"finite ({shorten(files, 3)}), so that nothing can be said of the data; the network "
+            "overflows or its weights are damaged; set trainer.precision=32-true, or another "
+            "backbone"
+        )
 
 
 def _few(labels: Array, num_classes: int) -> Array:

@@ -12,7 +12,8 @@ import pytest
 
 from layouts import class_folders
 from tl_lightning.cli import check_data
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.evaluation import data_quality as data_quality_module
 from tl_lightning.evaluation.data_quality import out_of_fold, suspects
 from tl_lightning.reporting.data_quality import write_lists
 
@@ -140,3 +141,22 @@ def test_the_command_says_what_it_cannot_examine(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(check_data, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs the package cleanlab; run pip install 'tl_light"):
         check_data._check_data(["data=digits", "quality=true"])
+
+
+def test_features_that_are_not_finite_are_an_error(tmp_path, monkeypatch) -> None:
+    """A network that overflows, such as one with damaged weights."""
+    whole = data_quality_module._domain
+
+    def overflowing(parts, domain: str):
+        features, labels, places = whole(parts, domain)
+        features[[1, 4], 0] = np.nan
+        return features, labels, places
+
+    monkeypatch.setattr(data_quality_module, "_domain", overflowing)
+    monkeypatch.chdir(tmp_path)
+    root = class_folders(tmp_path / "photos", 12)
+    with pytest.raises(DataError, match=r"features of 2 of 36 samples of the source are not finit"):
+        check_data._check_data([
+            "data=folder", f"data.root={root}", "data.target=null", "data.batch_size=4",
+            "trainer=cpu", "backbone=small_cnn", "quality=true", "model=source_only",
+        ])  # fmt: skip

@@ -73,6 +73,19 @@ def opened(page: Page, file: Path, width: int = 1200, javascript: bool = True) -
     page.run("document.getElementById('embedding').scrollIntoView()")
 
 
+def test_confidence_that_is_not_finite_is_valid_json(make_run: Any) -> None:
+    values = np.array([np.nan, np.inf, 0.5, 0.5, 0.5, 0.5], np.float32)
+    page = written(make_run, target_confidence=values).read_text()
+    text = re.search(r'<script type="application/json" id="embedding-data">(.*?)</script>', page)
+    assert text is not None
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    data = json.loads(text[1], parse_constant=refused)
+    assert data["points"]["confidence"][POINTS // 2 :] == [None, None, 50.0, 50.0, 50.0, 50.0]
+
+
 @pytest.mark.slow
 def test_the_pointer_shows_image_names_and_classes_without_errors_or_network(
     make_run: Any, tmp_path: Path

@@ -24,8 +24,9 @@ def embedding(predictions: Predictions) -> dict[str, Any] | None:
 
     ``points`` has one list of T values for each of: ``before`` and ``after`` (x and y as integers
     of 0 to 1000, alternating), ``domain`` (0 source, 1 target), ``true`` (-1 without a label),
-    ``pred``, ``confidence`` in percent, ``name`` and, of texts, ``text``. ``sprite`` has the images
-    (a JPEG file), of ``side`` pixels in ``columns`` columns, or is None.
+    ``pred``, ``confidence`` in percent (None if it is not finite), ``name`` and, of texts,
+    ``text``. ``sprite`` has the images (a JPEG file), of ``side`` pixels in ``columns`` columns, or
+    is None.
     """
     arrays = predictions.arrays
     if not {"features_before", "features_after", "features_row", "thumbnails_point"} <= set(arrays):
@@ -47,7 +48,11 @@ def embedding(predictions: Predictions) -> dict[str, Any] | None:
         "domain": domain.tolist(),
         "true": [int(k) for k in columns["true"] or ()],
         "pred": [int(k) for k in columns["pred"] or ()],
-        "confidence": [round(100 * float(k), 1) for k in columns["confidence"] or ()],
+        # JSON has no NaN.
+        "confidence": [
+            round(100 * float(k), 1) if math.isfinite(k) else None
+            for k in columns["confidence"] or ()
+        ],
         "name": [str(name) for name in columns["name"] or ()],
     }
     if "thumbnails_text" in arrays:

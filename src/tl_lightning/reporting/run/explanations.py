@@ -87,7 +87,7 @@ def _neighbours(
 
 def _sample(predictions: Predictions, plot: Mapping[str, Any], place: int) -> dict[str, Any]:
     points = plot["points"]
-    true, pred = points["true"][place], points["pred"][place]
+    true, pred, confidence = (points[kind][place] for kind in ("true", "pred", "confidence"))
     row, column = divmod(place, plot["columns"])
     return {
         "row": row,
@@ -96,7 +96,7 @@ def _sample(predictions: Predictions, plot: Mapping[str, Any], place: int) -> di
         "true": predictions.name(true) if true >= 0 else None,
         "pred": predictions.name(pred),
         "wrong": 0 <= true != pred,
-        "confidence": f"{points['confidence'][place]} %",
+        "confidence": "not finite" if confidence is None else f"{confidence} %",
     }
 
 
@@ -125,7 +125,7 @@ def class_examples(
 
     def order(place: int) -> tuple[bool, float]:
         wrong = points["true"][place] != points["pred"][place]
-        return (not wrong, -points["confidence"][place])
+        return (not wrong, -(points["confidence"][place] or 0.0))
 
     return [
         {

@@ -108,7 +108,8 @@ def interpolate(
             file.unlink(missing_ok=True)  # of an earlier attempt
         return state, chosen
     if parts.trainer.is_global_zero:
-        stored = {**end, "state_dict": mixtures[best.alpha]}
+        # Outputs of the selected model, from before a resume, are not those of the mixture.
+        stored = {**end, "state_dict": mixtures[best.alpha], "reliability": {}}
         parts.trainer.strategy.checkpoint_io.save_checkpoint(stored, file)
     parts.trainer.strategy.barrier()
     note = (

@@ -12,7 +12,7 @@ import torch
 
 from helpers import config, evaluated, same, stopped_at, weights
 from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
-from tl_lightning.checkpoints.io import last_good
+from tl_lightning.checkpoints.io import last_good, read_model
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.evaluation import evaluate as evaluation
@@ -258,3 +258,22 @@ def test_only_a_comparison_keeps_a_start_that_was_surpassed(keeps, tmp_path) -> 
     for name in names:
         checkpoint._remove_checkpoint(L.Trainer(logger=False), str(tmp_path / name))
     assert [Path(path).name for path in checkpoint.stale] == names[keeps:]
+
+
+def test_mixture_has_no_outputs_of_the_selected_model(trained, tmp_path, monkeypatch) -> None:
+    """A run whose selected model was tested is resumed, and killed before the mixture is tested."""
+    settings = (*TUNED, "interpolation=[0.5]", SMALL_STEPS)
+    scores_are(monkeypatch, [(0.0, 1.0)])
+    report = training.fit(probed(trained, *settings), tmp_path)
+    assert read_model(tmp_path / report["selection"]["checkpoint"]).reliability
+    (tmp_path / "report.json").unlink()
+    scores_are(monkeypatch, [(9.0, 1.0)])
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(L.Trainer, "test", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(probed(trained, *settings, "resume=auto"), tmp_path)
+    mixture = tmp_path / "checkpoints" / "source_val-interpolated.ckpt"
+    assert not read_model(mixture).reliability

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tl_lightning.checkpoints.io import read_model
+from tl_lightning.checkpoints.warm_start import checkpoint_of
 from tl_lightning.distributed.ranks import gathered
 from tl_lightning.models.base import TransferModule
+from tl_lightning.reliability.accuracy import trains_on_target
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.spread import spread
 
@@ -33,14 +37,32 @@ class SelectedOutputs(L.Callback):
     Args:
         validation: Whether to pass the source validation split through the tested model as well;
             ``trainer.limit_val_batches`` holds.
+        start: Checkpoints or run folders that the model starts from.
     """
 
-    def __init__(self, *, validation: bool) -> None:
+    def __init__(self, *, validation: bool, start: Sequence[Path] = ()) -> None:
         self.validation = validation
+        self.start = start
+        #: Whether a model that it starts from was trained on target samples; None: not known yet.
+        self.starts_adapted: bool | None = None
         self.wanted: dict[str, Tensor] = {}
         self.parts: dict[str, list[Columns]] = {}
-        #: Index and logits by domain; under ``source_val`` also features and labels.
+        #: Index and logits by domain; of ``source_val`` also labels, of ``source_val_features``
+        #: features and labels.
         self.kept: dict[str, Columns] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether the run started from an adapted model, for a resumed run."""
+        return {"starts_adapted": self.starts_adapted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what the run started from."""
+        self.starts_adapted = state_dict["starts_adapted"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read from the checkpoints that the model starts from whether they were adapted."""
+        if self.starts_adapted is None and trainer.is_global_zero:
+            self.starts_adapted = any(_adapted(path) for path in self.start)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the test samples whose logits are kept."""
@@ -51,7 +73,10 @@ class SelectedOutputs(L.Callback):
         if self.validation:
             sizes["source_val"] = len(data.found["source"].val)
         self.wanted = {name: torch.tensor(spread(size, rows)) for name, size in sizes.items()}
-        self.parts, self.kept = {name: [] for name in sizes}, {}
+        if self.validation:
+            chosen = self.wanted["source_val"]
+            self.wanted["source_val_features"] = chosen[spread(len(chosen), FEATURES)]
+        self.parts, self.kept = {name: [] for name in self.wanted}, {}
 
     def on_test_batch_end(
         self,
@@ -88,13 +113,14 @@ class SelectedOutputs(L.Callback):
             for number, batch in enumerate(islice(loader, batches)):
                 batch = trainer.strategy.batch_to_device(batch)
                 found = module.validation_step(batch, number)
-                names = ("logits", "features", "labels")
-                self._add("source_val", found["index"], *(found[name] for name in names))
+                labels = found["labels"]
+                self._add("source_val", found["index"], found["logits"], labels)
+                self._add("source_val_features", found["index"], found["features"], labels)
 
-    def _add(self, name: str, index: Tensor, logits: Tensor, *others: Tensor) -> None:
+    def _add(self, name: str, index: Tensor, *columns: Tensor) -> None:
+        """Keep the rows that are wanted; features of all rows would take too much memory."""
         index = index.cpu()
         chosen = torch.isin(index, self.wanted[name])
-        columns = (logits, *others)
         kept = [_half(one) if one.is_floating_point() else one for one in columns]
         self.parts[name].append((index[chosen], *(one.cpu()[chosen] for one in kept)))
 
@@ -109,23 +135,35 @@ class SelectedOutputs(L.Callback):
         """
         found: dict[str, NDArray[Any]] = {}
         for name, (index, logits, *others) in self.kept.items():
+            if name == "source_val_features":
+                continue
             found[f"{name}_logits"] = logits.numpy()
             if others:
-                found[f"{name}_true"] = others[1].numpy()
+                found[f"{name}_true"] = others[0].numpy()
             elif len(index) < len(tested[name]):
                 found[f"{name}_logits_row"] = np.searchsorted(sorted(tested[name]), index.numpy())
         return found
 
     def record(self) -> dict[str, Tensor]:
-        """Return logits, labels, features and their labels of source validation; may be empty."""
-        if "source_val" not in self.kept:
+        """Return logits, labels, features and their labels of source validation; may be empty.
+
+        Features are those of at most :data:`FEATURES` samples, spread evenly over the split.
+        """
+        if not {"source_val", "source_val_features"} <= self.kept.keys():
             return {}
-        _, logits, features, labels = self.kept["source_val"]
-        rows = np.array(spread(len(labels), FEATURES))
+        _, logits, labels = self.kept["source_val"]
+        _, features, feature_labels = self.kept["source_val_features"]
         return {
             "logits": logits, "labels": labels,
-            "features": features[rows].clone(), "feature_labels": labels[rows].clone(),
+            "features": features, "feature_labels": feature_labels,
         }  # fmt: skip
+
+
+def _adapted(path: Path) -> bool:
+    """Return whether the model of a checkpoint or run was trained on target samples."""
+    stored = read_model(checkpoint_of(path))
+    methods = stored.config.get("method") or {}
+    return bool(stored.reliability.get("adapted")) or trains_on_target(methods)
 
 
 def _half(values: Tensor) -> Tensor:

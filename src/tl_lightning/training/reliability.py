@@ -33,7 +33,8 @@ def store_outputs(
             ``labels`` (N,), ``features`` (M, D) of some of these samples with ``feature_labels``
             (M,), the ``temperature`` that calibrates the logits, NaN if they are not finite, and
             ``target_temperature`` of the tested target, found without its labels, and ``adapted``.
-        adapted: Whether the model was trained on target samples.
+        adapted: Whether the run trained on target samples; a model that it started from may have
+            been trained on them, too.
 
     Returns:
         What was stored, and what it says of the target; None without.
@@ -45,7 +46,7 @@ def store_outputs(
     stored: dict[str, Any] = outputs.record()
     if stored:
         logits = stored["logits"].double().numpy()
-        stored["adapted"] = adapted
+        stored["adapted"] = adapted or bool(outputs.starts_adapted)
         stored["temperature"] = finite_temperature(logits, stored["labels"].numpy())
     record, found = Record.of(stored), None
     if "target" in outputs.kept:

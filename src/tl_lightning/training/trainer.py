@@ -71,7 +71,8 @@ def run_callbacks(
     )
     own = [node.build() for node in run.group("callbacks").values()]
     phases = [PhaseCallback()] if module.phases.steps else []
-    outputs = SelectedOutputs(validation=True)
+    start = (run.init, run.backbone.consumed.get("checkpoint"))
+    outputs = SelectedOutputs(validation=True, start=[Path(path) for path in start if path])
     return [*phases, checkpoint, *own, *reporting, outputs, ConsoleLog()]
 
 

@@ -117,6 +117,56 @@ def test_large_splits_keep_rows_spread_evenly(tmp_path, monkeypatch) -> None:
     assert [len(record[name]) for name in ("logits", "features", "feature_labels")] == [60, 20, 20]
 
 
+def test_features_are_kept_of_the_stored_samples_only() -> None:
+    """Of a large split, those of all samples would not fit into memory."""
+    outputs = selected_outputs.SelectedOutputs(validation=True)
+    outputs.wanted = {"source_val_features": torch.tensor([1, 6])}
+    outputs.parts = {"source_val_features": []}
+    for start in (0, 4):
+        index = torch.arange(start, start + 4)
+        outputs._add("source_val_features", index, torch.rand(4, 9), index)
+    parts = outputs.parts["source_val_features"]
+    assert [part[0].tolist() for part in parts] == [[1], [6]]
+    assert [part[1].shape for part in parts] == [(1, 9), (1, 9)]
+    assert sum(part[1].untyped_storage().size() for part in parts) == 2 * 9 * 2  # float16
+
+
+def test_run_killed_before_its_report_is_the_same_when_resumed(tmp_path) -> None:
+    """The outputs are in the checkpoint before the report is written."""
+    first = training.fit(config("model=dann", "baselines=[]"), tmp_path)
+    path = tmp_path / first["selection"]["checkpoint"]
+    before = path.read_bytes()
+    for name in ("report.json", "predictions.npz", "predictions.csv"):
+        (tmp_path / name).unlink()
+    second = training.fit(config("model=dann", "baselines=[]", "resume=auto"), tmp_path)
+    for name in ("metrics", "estimated_accuracy", "calibration", "class_mix"):
+        assert first[name] == second[name]
+    assert path.read_bytes() == before
+    # Or before the outputs were in the checkpoint.
+    amend(path, reliability={})
+    (tmp_path / "report.json").unlink()
+    training.fit(config("model=dann", "baselines=[]", "resume=auto"), tmp_path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_model_that_starts_from_an_adapted_one_counts_as_adapted(tmp_path) -> None:
+    small = ("baselines=[]", "trainer.max_epochs=1")
+    for name in ("source_only", "dann"):
+        training.fit(config(f"model={name}", *small), tmp_path / name)
+    for key, name in (("init", "source_only"), ("init", "dann"), ("backbone.checkpoint", "dann")):
+        folder, adapted = tmp_path / f"{key} {name}", name == "dann"
+        start = ("model=source_only", f"{key}={tmp_path / name}", *small)
+        report = training.fit(config(*start), folder)
+        path = folder / report["selection"]["checkpoint"]
+        assert read_model(path).reliability["adapted"] is adapted
+        warned = any("trained on target" in w for w in report["estimated_accuracy"]["warnings"])
+        assert warned is adapted
+        (folder / "report.json").unlink()  # nothing is left to train when it is resumed
+        training.fit(config(*start, "resume=auto"), folder)
+        assert read_model(path).reliability["adapted"] is adapted
+
+
 @pytest.mark.parametrize("setting", ["trainer.limit_val_batches=0", "test=false"])
 def test_without_validation_or_test_nothing_is_stored(setting, tmp_path) -> None:
     report = training.fit(config("model=source_only", "baselines=[]", setting), tmp_path)

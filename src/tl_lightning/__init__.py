@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_lightning.api.create import create as create
+    from tl_lightning.api.export import export as export
     from tl_lightning.api.run import evaluate as evaluate
     from tl_lightning.api.run import fit as fit
     from tl_lightning.api.run import load as load
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "api.create": ("create",),
+    "api.export": ("export",),
     "api.run": ("evaluate", "fit", "load", "predict"),
     "data.datamodules.base": ("TransferDataModule",),
     "data.needs": ("ModelNeeds",),

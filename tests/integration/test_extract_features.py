@@ -20,7 +20,7 @@ from tl_lightning.data.datasets import ArrayDataset
 from tl_lightning.errors import ConfigError
 from tl_lightning.training import fit as training
 from tl_lightning.utils.files import run_lock
-from tl_lightning.utils.owned import MARK, is_owned
+from tl_lightning.utils.owned import MARK, is_owned, remove_drafts
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_drafts_of_killed_extractions_are_removed(tmp_path) -> None:
     for folder in (left, running):
         (folder / MARK).touch()
     with run_lock(running):
-        extract_features._remove_drafts(tmp_path / "features")
+        remove_drafts(tmp_path / "features")
     assert sorted(tmp_path.iterdir()) == [running, foreign]
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from tl_lightning.cli.common import frozen_features, plain_command
 from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
-from tl_lightning.utils.files import run_lock
-from tl_lightning.utils.owned import MARK, is_owned
+from tl_lightning.utils.owned import MARK, new_folder
 
 __all__ = ["extract"]
 
@@ -60,31 +55,11 @@ def _extract(arguments: list[str]) -> None:
     from tl_lightning.training.fit import extract as extracted
 
     run = frozen_features(overrides, _KEYS)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_drafts(out)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    try:
-        with run_lock(draft):
-            (draft / MARK).touch()
-            if not _write(extracted(run, draft), draft, dtype):
-                return  # not rank 0
-            (draft / MARK).unlink()
-        (draft / ".lock").unlink(missing_ok=True)
-        if out.exists():
-            out.rmdir()
-        os.replace(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with new_folder(out) as draft:
+        if not _write(extracted(run, draft), draft, dtype):
+            (draft / MARK).unlink()  # not rank 0
+            return
     print(f"features: {out}")
-
-
-def _remove_drafts(out: Path) -> None:
-    """Remove what killed extractions to ``out`` have left; a running one holds its lock."""
-    for draft in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-        if is_owned(draft):
-            with run_lock(draft) as acquired:
-                if acquired:
-                    shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write(parts: Any, draft: Path, dtype: str) -> bool:

@@ -7,14 +7,27 @@ this package writes there are removed. Everything else in it is left alone, and 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tl_lightning.errors import DataError
+from tl_lightning.utils.files import run_lock
 
-__all__ = ["MARK", "draft_folder", "is_owned", "own", "publish", "remove_owned"]
+__all__ = [
+    "MARK",
+    "draft_folder",
+    "is_owned",
+    "new_folder",
+    "own",
+    "publish",
+    "remove_drafts",
+    "remove_owned",
+]
 
 #: Name of the file that marks a folder.
 MARK = ".tl_lightning"
@@ -91,3 +104,44 @@ def remove_owned(folder: Path, names: Sequence[str]) -> None:
         if all(item.name == MARK for item in folder.iterdir()):
             (folder / MARK).unlink()
             folder.rmdir()
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove drafts that killed processes have left; a running one holds its lock."""
+    for draft in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        if is_owned(draft):
+            with run_lock(draft) as acquired:
+                if acquired:
+                    shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(folder: Path, keep: bool = True) -> Iterator[Path]:
+    """Yield a draft that becomes ``folder`` if the body succeeds, and is removed if not.
+
+    Drafts that killed processes have left are removed. If the body removes :data:`MARK` from the
+    draft, that is removed as well, without becoming ``folder``.
+
+    Args:
+        folder: Does not exist, or is empty.
+        keep: Whether the draft becomes the folder; if not, the body moves its files itself.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_drafts(folder)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        with run_lock(draft):
+            (draft / MARK).write_text(_TEXT)
+            yield draft
+            if not (draft / MARK).exists() or not keep:
+                return
+            (draft / MARK).unlink()
+        (draft / ".lock").unlink(missing_ok=True)
+        umask = os.umask(0)
+        os.umask(umask)
+        draft.chmod(0o777 & ~umask)  # mkdtemp folders are only accessible to their owner
+        if folder.exists():
+            folder.rmdir()
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""The command ``tl-export``: write a trained model for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tl_lightning.cli.common import plain_command
+from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.utils.text import printable
+
+__all__ = ["export"]
+
+_KEYS = (
+    "checkpoint", "out", "format", "precision", "resize", "abstain", "samples", "count", "max_loss",
+    "allow",
+)  # fmt: skip
+
+
+def export() -> None:
+    """Write a model file: ``tl-export checkpoint=<run or file> out=<folder>``."""
+    plain_command(
+        _export,
+        "usage: export.py checkpoint=<run folder or file.ckpt> out=<new folder or file>\n"
+        "                 [format=onnx|torch_export|safetensors]\n"
+        "                 [precision=float32|float16|bfloat16|int8] [max_loss=<0 to 1>]\n"
+        "                 [resize=auto|true|false] [abstain=<0 to 1>]\n"
+        "                 [samples=<folder of images, or file of texts or vectors>] [count=200]\n"
+        "                 [allow=[<import path of a custom class>]]\n"
+        "Writes the network with normalisation and calibrated probabilities, without what only\n"
+        "training needs. The file is compared with the checkpoint on real samples (those of the\n"
+        "run, or samples=) and kept only if it agrees. abstain=0.95 stores the probability from\n"
+        "which 95 % of the predictions are right. See docs/export.md.",
+    )
+
+
+def _export(arguments: list[str]) -> None:
+    pairs = [argument.partition("=")[::2] for argument in arguments]
+    given = dict(pairs)
+    for key in given:
+        if key not in _KEYS:
+            raise ConfigError(f"{key} is not an option; {nearest(key, _KEYS)}")
+        if sum(other == key for other, _ in pairs) > 1:
+            raise ConfigError(f"{key} is given more than once; set {key} only once")
+    for key, hint in (("checkpoint", "<run folder or file.ckpt>"), ("out", "<new folder or file>")):
+        if not given.get(key):
+            raise ConfigError(f"{key} is missing; set {key}={hint}")
+    from tl_lightning.evaluation.nodes import allowed_classes
+    from tl_lightning.inference.export.settings import Settings, require_packages
+
+    chosen: dict[str, Any] = {
+        key: given[key] for key in ("format", "precision", "resize") if key in given
+    }
+    numbers = {"abstain": (float, "0.95"), "count": (int, "200"), "max_loss": (float, "0.02")}
+    chosen |= {
+        key: _number(key, given[key], kind, example)
+        for key, (kind, example) in numbers.items()
+        if key in given
+    }
+    samples = Path(given["samples"]).expanduser() if given.get("samples") else None
+    settings = Settings(
+        out=Path(given["out"]).expanduser(), samples=samples, allow=allowed_classes(arguments),
+        **chosen,
+    )  # fmt: skip
+    require_packages(settings.format)
+    from tl_lightning.inference.export.write import export_model
+
+    for line in report(export_model(given["checkpoint"], settings)):
+        print(printable(line))
+    print(f"exported: {settings.out}")
+
+
+def _number(key: str, text: str, kind: Any, example: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{key}={text} is not a number; set {key}={example}") from None
+
+
+def report(description: dict[str, Any]) -> list[str]:
+    """Return what was compared, and with what result, in lines.
+
+    Args:
+        description: Content of ``model.json``.
+    """
+    parity = description["parity"]
+    lines = [f"compared on {parity['float32']['samples']} samples: {parity['samples_are']}"]
+    for precision, found in parity.items():
+        if precision == "samples_are":
+            continue
+        lines.append(
+            f"{precision}: probabilities differ by at most "
+            f"{found['max_difference_of_probabilities']:.1e}, the same class for "
+            f"{100 * found['same_class']:.1f} % of the samples"
+        )
+        if "accuracy_of_export" in found and precision != "float32":
+            before, after = (found[f"accuracy_of_{name}"] for name in ("checkpoint", "export"))
+            lines.append(
+                f"{precision}: accuracy {100 * after:.1f} %, that of the checkpoint "
+                f"{100 * before:.1f} %"
+            )
+        if "speed" in found:
+            speed = found["speed"]
+            lines.append(
+                f"{precision}: {speed['per_second']:.0f} samples/s in batches of {speed['batch']} "
+                f"on {speed['threads']} CPU thread(s), {speed['speed']:.2f} times as fast as "
+                "float32"
+            )
+    return lines

@@ -34,7 +34,7 @@ Array = NDArray[Any]
 BATCH = 16
 #: Largest number of vectors that are held as a dense array.
 MOST = 2000
-#: Words of synthetic texts.
+#: Vocabulary for synthetic texts.
 _WORDS = ("the", "a", "good", "bad", "film", "book", "story", "was", "not", "very", "of", "with")
 
 

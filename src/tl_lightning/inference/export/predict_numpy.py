@@ -18,10 +18,11 @@ __all__ = ["prepared"]
 def prepared(file: Path, rules: dict[str, Any]) -> Any:
     """Return the network's input (1, 3, S, S) uint8 for an image file, as in training."""
     shorter, size = rules["shorter_side"], rules["crop"]
-    image: Image.Image = Image.open(file, formats=rules["formats"])
-    turned = image.getexif().get(0x0112, 1)
-    if image.format == "JPEG":  # large ones are decoded at 1/2, 1/4 or 1/8 of their size
-        image.draft("RGB", (2 * shorter, 2 * shorter))
+    with Image.open(file, formats=rules["formats"]) as opened:
+        turned = opened.getexif().get(0x0112, 1)
+        if opened.format == "JPEG":  # large ones are decoded at 1/2, 1/4 or 1/8 of their size
+            opened.draft("RGB", (2 * shorter, 2 * shorter))
+        image: Image.Image = opened.copy()
     if image.mode[0] in "IF":  # grey values of more than 8 bits
         grey = np.nan_to_num(np.asarray(image).astype(np.float64)).clip(0)
         whole = image.mode != "F"

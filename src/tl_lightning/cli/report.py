@@ -1,4 +1,4 @@
-"""The command ``tl-report``: write the page of a run or the table of a sweep."""
+"""The command ``tl-report``: write the page of a run or the table of a sweep, or compare runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ from tl_lightning.errors import ConfigError, nearest
 
 __all__ = ["report"]
 
+#: Options, and those with which runs are compared.
+_KEYS = ("run", "sweep", "runs", "baseline", "format", "out")
+_OF_COMPARISON = ("runs", "baseline", "format", "out")
+
 
 def report() -> None:
-    """Write the page of a run or the table of a sweep again: ``tl-report <folder>``."""
+    """Write the page of a run, the table of a sweep or a comparison: ``tl-report <folder>``."""
     plain_command(
         _report,
         "usage: report.py <run folder or sweep folder>\n"
         "       report.py run=<folder> | sweep=<folder>\n"
+        "       report.py runs=[<run or sweep folder>,...] [baseline=<name or folder>]\n"
+        "                 [format=html|md|csv|json|latex] [out=<file>]\n"
         "Writes the page of a run (report.html), or the table of all runs in a folder\n"
         "(index.html, table.md, table.csv, sweep.json). With sweep=<run folder>, the table\n"
-        "compares a run with its baselines.",
+        "compares a run with its baselines. runs= compares any runs with a baseline, in the page\n"
+        "comparison.html or out=; other formats are printed unless out= is given.",
     )
 
 
 def _report(arguments: list[str]) -> None:
+    given = dict(one.partition("=")[::2] for one in arguments if _is_option(one))
+    if given.keys() & set(_OF_COMPARISON):
+        _compare(given, arguments)
+        return
     from tl_lightning.reporting.console import report_folder
 
     key, _, folder = arguments[0].rpartition("=")
@@ -33,6 +44,43 @@ def _report(arguments: list[str]) -> None:
     if key in ("run", "sweep"):
         report_folder(Path(folder), as_sweep=key == "sweep")
     elif key and "/" not in key and not Path(arguments[0]).exists():
-        raise ConfigError(f"{key} is not an option; {nearest(key, ('run', 'sweep'))}")
+        raise ConfigError(f"{key} is not an option; {nearest(key, _KEYS)}")
     else:
         report_folder(Path(arguments[0]))
+
+
+def _is_option(argument: str) -> bool:
+    return argument.partition("=")[0] in _KEYS and "=" in argument
+
+
+def _compare(given: dict[str, str], arguments: list[str]) -> None:
+    """Compare the runs of ``runs=``, or of ``sweep=``."""
+    from rich.console import Console
+
+    from tl_lightning.reporting.comparison.page import compare_runs
+
+    for argument in arguments:
+        if not _is_option(argument):
+            raise ConfigError(
+                f"{argument.partition('=')[0]} is not an option; "
+                f"{nearest(argument.partition('=')[0], _KEYS)}"
+            )
+    names = [key for key in ("runs", "sweep", "run") if given.get(key)]
+    if len(names) != 1:
+        raise ConfigError(
+            f"exactly one of runs and sweep is required, got {' and '.join(names) or 'none'}; set "
+            "runs=[<folder>,...]"
+        )
+    runs = [one.strip() for one in given[names[0]].strip("[]").split(",") if one.strip()]
+    table, text, file = compare_runs(
+        runs, given.get("format") or None, given.get("out") or None, given.get("baseline") or None
+    )
+    if file is None:
+        print(text, end="")
+        return
+    for verdict in table.verdicts:
+        Console(markup=False, highlight=False).print(verdict)
+    for line in table.lines:
+        for warning in line.warnings:
+            print(f"warning: {line.row.label}: {warning}")
+    print(f"written: {file}")

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from tl_lightning.errors import DataError
 from tl_lightning.evaluation.metrics import fraction
 from tl_lightning.evaluation.outputs import Outputs
-from tl_lightning.reporting.statistics import newcombe
+from tl_lightning.reporting.statistics import mcnemar, newcombe
 
 __all__ = ["MOST_GROUPS", "by_group", "compared"]
 
@@ -45,7 +44,7 @@ def compared(first: Outputs, second: Outputs) -> dict[str, Any]:
     both, only_first, only_second = (
         int(part.sum()) for part in (one & two, one & ~two, ~one & two)
     )
-    neither, differ = len(one) - both - only_first - only_second, only_first + only_second
+    neither = len(one) - both - only_first - only_second
     difference = newcombe(both, only_first, only_second, neither)
     return {
         "samples": len(one),
@@ -53,7 +52,7 @@ def compared(first: Outputs, second: Outputs) -> dict[str, Any]:
         "difference": difference.mean,
         "low": difference.low,
         "high": difference.high,
-        "p": float(binomtest(only_first, differ).pvalue) if differ else 1.0,
+        "p": mcnemar(only_first, only_second),
         "both": both,
         "only_first": only_first,
         "only_second": only_second,

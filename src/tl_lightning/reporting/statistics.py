@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-__all__ = ["CONFIDENCE", "Interval", "newcombe", "student", "wilson"]
+__all__ = ["CONFIDENCE", "Interval", "mcnemar", "newcombe", "student", "wilson"]
 
 CONFIDENCE = 0.95
 
@@ -103,3 +103,21 @@ def newcombe(both: int, first: int, second: int, neither: int) -> Interval:
 
     mean = fractions[0] - fractions[1]
     return Interval(mean, None, mean - reach(low[0], high[1]), mean + reach(high[0], low[1]), n)
+
+
+def mcnemar(first: int, second: int) -> float:
+    """Return the p-value of McNemar's exact test for two models on the same samples.
+
+    If the models are equally good, a sample that only one of them classifies correctly is as likely
+    to be the first's as the second's.
+
+    Args:
+        first: Number of samples that only the first classifies correctly.
+        second: Those that only the second does.
+
+    >>> mcnemar(0, 0), round(mcnemar(9, 1), 4)
+    (1.0, 0.0215)
+    """
+    from scipy.stats import binomtest  # takes most of a second to import
+
+    return float(binomtest(first, first + second).pvalue) if first + second else 1.0

@@ -13,7 +13,7 @@ from tl_lightning.reporting.artifacts import Array, read_curves
 from tl_lightning.reporting.sweep.summary import Row
 from tl_lightning.utils.plotting import LINES, figure_png, short
 
-__all__ = ["sweep_curves"]
+__all__ = ["mean_curve", "sweep_curves"]
 
 #: Column of ``metrics.csv`` by title, and whether its values are fractions.
 PANELS = {
@@ -33,14 +33,14 @@ def sweep_curves(root: Path, rows: Sequence[Row]) -> dict[str, bytes]:
     """
     figures = {}
     for title, (column, fraction) in PANELS.items():
-        lines = {row.label: _mean(root, row, column) for row in rows}
+        lines = {row.label: mean_curve(root, row, column) for row in rows}
         drawn = [(name, line) for name, line in lines.items() if line is not None][: len(LINES)]
         if any(len(line) > 1 for _, line in drawn):
             figures[title] = _draw(title, drawn, 100 if fraction else 1)
     return figures
 
 
-def _mean(root: Path, row: Row, column: str) -> Array | None:
+def mean_curve(root: Path, row: Row, column: str) -> Array | None:
     """Return the mean of a column over the seeds by epoch; None if no run has it."""
     found = []
     for folder in row.folders.values():

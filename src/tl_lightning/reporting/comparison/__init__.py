@@ -1,0 +1,1 @@
+"""Comparison of any runs with a baseline, as a page or a table."""

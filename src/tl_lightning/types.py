@@ -176,6 +176,7 @@ class View:
         index: ``(B,)`` positions in the split, or None if unknown.
         teacher_features: ``(B, D)`` from the teacher, detached; None without a teacher.
         teacher_logits: ``(B, K)``, likewise.
+        weights: ``(B,)`` weights of the samples with mean 1, or None for 1.
     """
 
     features: Tensor
@@ -184,6 +185,7 @@ class View:
     index: Tensor | None = None
     teacher_features: Tensor | None = None
     teacher_logits: Tensor | None = None
+    weights: Tensor | None = None
 
     def require(self, name: str) -> Tensor:
         """Return an optional value, such as ``labels``.

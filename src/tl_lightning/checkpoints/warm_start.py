@@ -23,7 +23,7 @@ _MEANING = ("_target_", "name", "activation", "mean", "std")
 #: Settings that change the features given to a head without changing any shape.
 _SHAPELESS = ("activation", "pooling", "mean", "std")
 #: Prefix of the state of a task's loss, such as class weights.
-_OF_LOSS = "loss_fn."
+_NOT_LEARNED = ("loss_fn.", "prior.", "rejection.")
 #: Settings that may differ between two runs with the same backbone.
 _FREE = ("pretrained", "tag", "weights", "lr_factor", "grad_checkpointing", "checkpoint", "lora")
 _CHOICES = {
@@ -149,9 +149,9 @@ def load_model(
             )
     for part, prefix in ((backbone, "backbone."), (task, "task.")):
         state, own = stored.part(prefix), part.state_dict()
-        # The state of a loss is not learned: it is determined by the settings of this run.
-        state = {k: v for k, v in state.items() if not k.startswith(_OF_LOSS)}
-        state |= {k: v for k, v in own.items() if k.startswith(_OF_LOSS)}
+        # What is not learned is determined by the settings and the target of this run.
+        state = {k: v for k, v in state.items() if not k.startswith(_NOT_LEARNED)}
+        state |= {k: v for k, v in own.items() if k.startswith(_NOT_LEARNED)}
         if own.keys() != state.keys() or any(state[k].shape != own[k].shape for k in own):
             group = "head" if prefix == "task." else "backbone"
             if any(key.endswith(".measured") for key in {*own, *state}):

@@ -170,6 +170,9 @@ class RunConfig:
     head_init: Literal["auto", "probe", "random"]
     probe_lr_factor: Annotated[float, above(0)] | Literal["auto"]
     interpolation: float | list[float] | None
+    label_shift: Literal["none", "prior"]
+    rejection: Literal["auto", "none", "method", "entropy", "energy"]
+    rejection_threshold: Literal["otsu", "source"] | float
     allow: list[str]
     cache: CacheConfig
     checkpointing: CheckpointConfig

@@ -40,7 +40,8 @@ __all__ = ["evaluate"]
 #: Settings of training and selection, which do not count here: the data need no target.
 _NOT_TRAINED: dict[str, Any] = {
     "model": {"_target_": "tl_lightning.models.FineTuning", "name": "evaluated"},
-    "selection": "last", "interpolation": None, "track_target": False, "method": {},
+    "selection": "last", "interpolation": None, "label_shift": "none", "rejection": "none",
+    "rejection_threshold": "otsu", "track_target": False, "method": {},
     "baselines": [], "regularizer": {},
     "lr_find": False, "init": None, "resume": None, "phases": None, "task_weighting": "fixed",
     "callbacks": {}, "logger": {}, "cache.features": "off", "cache.dir": None,

@@ -20,7 +20,10 @@ __all__ = ["load", "rebuilt"]
 #: Nodes of a stored configuration that a model does not need.
 _NOT_BUILT = ("data", "trainer", "callbacks", "logger")
 #: Settings of training that earlier versions did not have, and a trained model does not depend on.
-_ADDED = {"interpolation": None}
+_ADDED = {
+    "interpolation": None, "label_shift": "none", "rejection": "none",
+    "rejection_threshold": "otsu",
+}  # fmt: skip
 
 
 def load(

@@ -65,6 +65,8 @@ class CrossEntropy(nn.Module):
     0.6931
     """
 
+    #: Whether ``forward`` takes weights of the samples.
+    takes_weights = True
     weights: Tensor | None
 
     def __init__(
@@ -101,8 +103,13 @@ class CrossEntropy(nn.Module):
             )
         return problems
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of logits ``(B, K)`` and class indices ``(B,)`` or soft labels."""
+    def forward(self, logits: Tensor, labels: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Return the mean loss of logits ``(B, K)`` and class indices ``(B,)`` or soft labels.
+
+        ``samples`` are weights of the samples ``(B,)``, on top of those of their classes.
+        """
+        if samples is not None:
+            return self._weighted(logits, labels, samples)
         labels = labels.float() if labels.is_floating_point() else labels
         loss = functional.cross_entropy(
             logits.float(), labels, weight=self.weights, label_smoothing=self.label_smoothing
@@ -111,6 +118,14 @@ class CrossEntropy(nn.Module):
             return loss
         total = self.weights[labels].sum()
         return loss * (total / rank_mean(total))
+
+    def _weighted(self, logits: Tensor, labels: Tensor, samples: Tensor) -> Tensor:
+        losses = functional.cross_entropy(
+            logits.float(), labels, self.weights, label_smoothing=self.label_smoothing,
+            reduction="none",
+        )  # fmt: skip
+        total = samples if self.weights is None else samples * self.weights[labels]
+        return (losses * samples).sum() / rank_mean(total.sum()).clamp_min(1e-12)
 
 
 class Focal(CrossEntropy):
@@ -162,8 +177,8 @@ class Focal(CrossEntropy):
             problems.append(f"loss.gamma={params['gamma']} must be at least 0; set loss.gamma=2")
         return problems
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of logits ``(B, K)`` and class indices ``(B,)`` or soft labels."""
+    def forward(self, logits: Tensor, labels: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Return the mean loss, see :meth:`CrossEntropy.forward`."""
         k = logits.shape[1]
         soft = labels.is_floating_point()
         probs = labels.float() if soft else functional.one_hot(labels, k)
@@ -173,6 +188,9 @@ class Focal(CrossEntropy):
         others = (-torch.expm1(log_p)).clamp_min(1e-12)
         weights = torch.ones_like(log_p[0]) if self.weights is None else self.weights
         terms = weights * smooth * others.pow(self.gamma) * -log_p
+        if samples is not None:
+            total = rank_mean((weights[labels] * samples).sum()).clamp_min(1e-12)
+            return (terms.sum(1) * samples).sum() / total
         return terms.sum() / (len(labels) if soft else rank_mean(weights[labels].sum()))
 
 

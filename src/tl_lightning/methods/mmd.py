@@ -32,6 +32,7 @@ class MMD(Penalty):
     """
 
     smallest_batch = 2
+    uses_weights = True
 
     def __init__(self, *, multipliers: Sequence[float], unbiased: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -42,4 +43,4 @@ class MMD(Penalty):
         """Return the discrepancy between features ``(B_s, D)`` and ``(B_t, D)``."""
         source, target = views["source"].features, views["target"].features
         kernel = gaussian_kernel(torch.cat([source, target]), self.multipliers)
-        return mmd(kernel, len(source), self.unbiased)
+        return mmd(kernel, len(source), self.unbiased, views["source"].weights)

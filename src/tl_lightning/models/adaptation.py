@@ -17,12 +17,11 @@ from tl_lightning.distributed.ranks import same_buffers
 from tl_lightning.errors import DataError
 from tl_lightning.methods.base import Method, Stage, TargetBank
 from tl_lightning.methods.components.alignment import FeatureAlignment
-from tl_lightning.methods.components.domain_norm import set_batch_domains
 from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.teacher import Teacher
 from tl_lightning.schedules import recovered
-from tl_lightning.types import Batch, Context, DomainAwareNorm, Stream, Terms, View
+from tl_lightning.types import Batch, Context, Stream, Terms, View
 
 __all__ = ["DomainAdaptation", "SourceFree"]
 
@@ -70,7 +69,6 @@ class DomainAdaptation(TransferModule):
         self.idle = False
         #: Batch from which the methods regain their strength after a roll-back, and for how many.
         self.regained: tuple[int, int] | None = None
-        self.norms = [part for part in self.modules() if isinstance(part, DomainAwareNorm)]
 
     def needs(self) -> ModelNeeds:
         """Ask for strongly augmented views as well if a method uses them."""
@@ -98,13 +96,13 @@ class DomainAdaptation(TransferModule):
             inputs[Stream.TARGET_STRONG] = batch["target"]["strong"]
         return inputs
 
-    def set_batch_domains(self, sizes: Mapping[Stream, int]) -> None:
-        """Tell domain-specific batch norm layers which slice belongs to which domain."""
-        set_batch_domains(self.norms, [(stream.domain, size) for stream, size in sizes.items()])
-
     def views(self, batch: dict[str, Batch]) -> dict[str, View]:
-        """Add the teacher's features and logits to the views for which a method requests them."""
+        """Add the weights of source samples, and the teacher's outputs that a method requests."""
         views = super().views(batch)
+        for method in self.methods.values():
+            if method.weighs_classes:
+                source = views["source"]
+                source.weights = method.source_weights(source.require("labels"))
         if self.teacher is not None and self.teacher.taken:
             for stream in self.teacher_views:
                 view = views[stream]
@@ -353,7 +351,17 @@ class DomainAdaptation(TransferModule):
                 outputs.append(self._single_domain(Stream.TARGET, batch["inputs"].to(self.device)))
         self.train(training)
         features, logits = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
-        return TargetBank(features, logits)
+        counts = data.class_counts() if isinstance(data, TransferDataModule) else None
+        if counts is not None and data.sampling == "class_balanced":
+            counts = [min(1, count) for count in counts]
+        return TargetBank(features, logits, None if counts is None else torch.tensor(counts))
+
+    def rejects(self, features: Tensor, logits: Tensor) -> Tensor | None:
+        """Return which target samples are of no class; by a method if it recognises them."""
+        for method in self.methods.values() if self.task.by_method else ():
+            if (scores := method.unknown_scores(features, logits)) is not None:
+                return scores > 0.5
+        return super().rejects(features, logits)
 
 
 class SourceFree(DomainAdaptation):

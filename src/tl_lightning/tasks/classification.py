@@ -10,6 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from tl_lightning.errors import ConfigError
 from tl_lightning.tasks.metrics import METRICS
+from tl_lightning.tasks.target_outputs import Rejection
 
 __all__ = ["Classification"]
 
@@ -42,15 +43,24 @@ class Classification(nn.Module):
         self.num_classes = num_classes
         self.loss_fn = loss
         self.extra_metrics = dict(metrics or {})
+        #: Corrects the logits of the target for other class frequencies, if that is wanted.
+        self.prior: nn.Module = nn.Identity()
+        #: Recognises target samples of no class, if that is wanted.
+        self.rejection: Rejection | None = None
+        #: Whether the methods recognise them instead.
+        self.by_method = False
+        #: Whether the target may have other classes than the source, so that the test measures it.
+        self.class_sets = False
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the head's ``(features (B, D'), logits (B, K))``."""
-        out: tuple[Tensor, Tensor] = self.head(features)
-        return out
+        used, logits = self.head(features)
+        return used, self.prior(logits)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of logits ``(B, K)``, computed in float32."""
-        out: Tensor = self.loss_fn(logits, labels)
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the loss of logits ``(B, K)``, with sample weights ``(B,)``, in float32."""
+        given = () if weights is None else (weights,)
+        out: Tensor = self.loss_fn(logits, labels, *given)
         return out
 
     def metrics(self, prefix: str) -> MetricCollection:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection
 
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask
+from tl_lightning.tasks.class_set_metrics import ClassSetScores
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.tasks.unlabelled_metrics import UnlabelledScores
 from tl_lightning.types import DOMAINS, SplitKey
@@ -36,6 +37,7 @@ class EvalMetrics(nn.Module):
         super().__init__()
         # A tuple hides the modules from the state dict, which already has them.
         self.aux_tasks = tuple(aux_tasks.items())
+        self.task = (task,)
         self.metrics = nn.ModuleDict()
         for key in (SplitKey(domain, split) for domain in DOMAINS for split in splits):
             self.metrics[str(key)] = task.metrics(prefix=f"{key}/")
@@ -45,6 +47,8 @@ class EvalMetrics(nn.Module):
         self.losses = nn.ModuleDict(
             {str(SplitKey(domain, "val")): MeanMetric("disable") for domain in DOMAINS}
         )
+        #: Of a target whose classes may be others, tested with labels.
+        self.class_sets = ClassSetScores(task.num_classes)
         #: Metrics whose batches had labels, on any rank.
         self.scored: set[str] = set()
         #: Scores of the target by split: always in validation, in a test without labels.
@@ -59,6 +63,7 @@ class EvalMetrics(nn.Module):
         logits: Tensor,
         labels: Tensor | None,
         aux_labels: Mapping[str, Tensor],
+        rejected: Tensor | None = None,
     ) -> None:
         """Update the metrics with a batch.
 
@@ -66,8 +71,10 @@ class EvalMetrics(nn.Module):
             key: The split that the batch is from.
             features: Input features ``(B, D)`` of the main task's classifier.
             logits: ``(B, K)``.
-            labels: Class indices ``(B,)``, or None for unlabelled samples.
+            labels: Class indices ``(B,)``, or None for unlabelled samples; ``K`` for samples of no
+                class, which only count in the metrics of class sets.
             aux_labels: Auxiliary labels by task name.
+            rejected: Samples ``(B,)`` taken for none of the classes, or None.
         """
         if key.domain == "target" and (key.split == "val" or labels is None):
             self._scores(key.split).update(logits)
@@ -75,6 +82,14 @@ class EvalMetrics(nn.Module):
             return
         # Even if this rank has no labelled sample, because all ranks reduce together.
         self.scored.add(str(key))
+        if self.task[0].class_sets and key == ("target", "test"):
+            predicted = logits.argmax(1)
+            if rejected is not None:
+                predicted = predicted.masked_fill(rejected, logits.shape[1])
+            self.class_sets.update(predicted, labels)
+        if not (known := labels < logits.shape[1]).all():
+            features, logits, labels = features[known], logits[known], labels[known]
+            aux_labels = {name: values[known] for name, values in aux_labels.items()}
         if len(labels):
             self._of(str(key)).update(logits, labels)
             if key.split == "val":
@@ -99,6 +114,9 @@ class EvalMetrics(nn.Module):
                     yield _of_all_ranks(self._of(name))
                 self._of(name).reset()
                 self.scored.discard(name)
+        if split == "test" and self.class_sets.update_called:
+            yield {f"target/test/{name}": v for name, v in self.class_sets.compute().items()}
+            self.class_sets.reset()
         scores = self._scores(split)
         if scores.update_called:
             yield {f"target/{split}/{name}": value for name, value in scores.compute().items()}

@@ -50,7 +50,11 @@ METRICS = {
 #: Scores without labels, in nats.
 _SCORES = {"entropy": "entropy (nats)", "im": "information maximisation (nats)"}
 #: Labels of other metrics that users add or that auxiliary tasks have; all are fractions.
-_OTHERS = {"accuracy": "accuracy", "auroc": "AUROC", "top5": "top-5", "top5_acc": "top-5 accuracy"}
+_OTHERS = {
+    "accuracy": "accuracy", "auroc": "AUROC", "top5": "top-5", "top5_acc": "top-5 accuracy",
+    "known_acc": "known-class accuracy, overall", "known_class_acc": "known-class accuracy, mean",
+    "unknown_recall": "unknown recall", "h_score": "H-score",
+}  # fmt: skip
 
 
 def is_fraction(name: str) -> bool:

@@ -30,6 +30,7 @@ from tl_lightning.schedules import Constant, Schedule, TorchScheduler
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
 from tl_lightning.tasks.auxiliary.labels import attach_labels
 from tl_lightning.tasks.classification import Classification
+from tl_lightning.tasks.target_outputs import prepare_outputs
 from tl_lightning.training.feature_plan import Plan, plan
 from tl_lightning.training.small_data import check_batches, fit_to_size
 from tl_lightning.training.target_labels import discovered
@@ -165,6 +166,7 @@ def build_module(
     metrics = {name: node.build(**sizes) for name, node in run.group("metrics").items()}
     metrics |= own.get("metrics", {})
     task = Classification(head=head, loss=loss, metrics=metrics, **sizes)
+    prepare_outputs(run, task)
     if run.init and pretrained:
         sections = {name: run.section(name) for name in ("backbone", "head")}
         load_model(backbone, task, Path(run.init), sections, classes)

@@ -25,6 +25,7 @@ from tl_lightning.training.head_start import measure_domains, prepare_start
 from tl_lightning.training.interpolation import interpolate, start_file
 from tl_lightning.training.limits import check_limits, early_end
 from tl_lightning.training.lr_finder import with_found_rate
+from tl_lightning.training.outputs import fit_outputs
 from tl_lightning.training.results import Result, initial_metrics, selection_state, write_run
 from tl_lightning.training.trainer import start_loggers
 from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
@@ -84,6 +85,7 @@ def fit(
             state, chosen = selection_state(trainer, cut), _chosen(trainer)
             if run.interpolation is not None:
                 state, chosen = interpolate(parts, start, state, chosen)
+            fit_outputs(parts, chosen)
             if run.test:
                 trainer.test(module, datamodule=data, ckpt_path=str(chosen), verbose=False)
             clock.lap("test_s")

@@ -291,7 +291,7 @@ def _selection(run_dir: Path, result: Result) -> dict[str, Any]:
 
 def _start(result: Result) -> dict[str, Any]:
     """Return the models before training, with their accuracy where there are test labels."""
-    domains = result.parts.data.found
+    data = result.parts.data
     return {
         "chosen": result.start.chosen,
         "candidates": [
@@ -299,9 +299,10 @@ def _start(result: Result) -> dict[str, Any]:
                 "name": one.name,
                 "scores": dict(one.scores),
                 "metrics": {
-                    f"{domain}/test/acc": float(np.mean(predicted == domains[domain].test.labels))
+                    f"{domain}/test/acc": _accuracy(predicted, labels, len(data.classes))
                     for domain, predicted in one.predictions.items()
-                    if result.parts.run.test and domains[domain].test.labels is not None
+                    if result.parts.run.test
+                    and (labels := data.found[domain].test.labels) is not None
                 },
             }
             for one in result.start.candidates
@@ -309,6 +310,12 @@ def _start(result: Result) -> dict[str, Any]:
         "interpolated": [asdict(one) for one in result.start.interpolated],
         "selected": result.start.selected,
     }
+
+
+def _accuracy(predicted: NDArray[Any], labels: NDArray[np.int64], classes: int) -> float:
+    """Return the accuracy on the samples of known classes."""
+    known = labels < classes
+    return float(np.mean(predicted[known] == labels[known])) if known.any() else 0.0
 
 
 def _notes(result: Result) -> list[str]:

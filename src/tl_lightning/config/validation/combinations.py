@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.validation.class_sets import class_set_problems
 from tl_lightning.config.validation.data import data_problems, mixing_keys
 from tl_lightning.config.validation.distributed import strategy_problems
 from tl_lightning.config.validation.methods import method_problems
@@ -29,6 +30,7 @@ def combination_problems(run: RunConfig) -> Iterator[str]:
     yield from _lr_find_problems(run)
     yield from head_init_problems(run, is_sharded(run.trainer))
     yield from interpolation_problems(run)
+    yield from class_set_problems(run)
     epochs, every = run.trainer.max_epochs, run.checkpointing.every_n_epochs
     if epochs is not None and every > epochs > 0:
         yield (

@@ -63,6 +63,8 @@ def resolve(
     _resolve_start(config, nodes, sharded)
     if config["selection"] == "auto":
         config["selection"] = _selection(config, nodes)
+    if config["rejection"] == "auto":
+        config["rejection"] = _rejection(config, nodes)
     if sharded:
         if config["cache"]["features"] == "auto":  # a sharded network cannot compute them
             config["cache"]["features"] = "off"
@@ -113,6 +115,14 @@ def _moves_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> b
         and nodes["data"].cls.storable
         and not any(cls.batch_statistics for cls in methods)
     )
+
+
+def _rejection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
+    """Return how samples of no class are recognised: not at all if the target has none."""
+    if (config["data"].get("target") or {}).get("classes") not in ("open", "universal"):
+        return "none"
+    methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
+    return "method" if any(cls.recognises_unknown for cls in methods) else "entropy"
 
 
 def _no_target(cls: Any, target: Any) -> bool:

@@ -468,16 +468,18 @@ class TransferDataModule(L.LightningDataModule):
         """Return the indices of at most ``count`` test samples, spread over the split."""
         return spread(len(self.found[domain].test), count)
 
-    def whole_loader(self, domain: str, count: int | None = None) -> Iterable[Any]:
-        """Return the training split in order, or ``count`` of its samples; not augmented."""
-        features = self.features.get(SplitKey(domain, "train"))
-        split = self.found[domain].train.without_labels()
+    def whole_loader(
+        self, domain: str, count: int | None = None, split: str = "train"
+    ) -> Iterable[Any]:
+        """Return a split in order, or ``count`` of its samples; neither augmented nor labelled."""
+        features = self.features.get(SplitKey(domain, split))
+        part = self.found[domain].splits()[split].without_labels()
         if count is not None:
-            split, features = split.subset(shuffled(spread(len(split), count))), None
-        sampler = EvalSampler(size=len(split))
+            part, features = part.subset(shuffled(spread(len(part), count))), None
+        sampler = EvalSampler(size=len(part))
         if features is not None:
             return FeatureLoader(features, None, self.eval_batch_size, sampler)
-        dataset = EvalDataset(self.dataset(domain, split, train=False))
+        dataset = EvalDataset(self.dataset(domain, part, train=False))
         return self._loader(dataset, self.eval_batch_size, sampler)
 
     def image_loader(

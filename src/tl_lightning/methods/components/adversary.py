@@ -20,7 +20,7 @@ __all__ = ["Adversary", "domain_loss"]
 
 
 def domain_loss(
-    source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] | None = None
+    source: Tensor, target: Tensor, weights: tuple[Tensor | None, Tensor | None] = (None, None)
 ) -> Tensor:
     """Return the domain loss: binary cross-entropy of the logits with source as 1 and target as 0.
 
@@ -29,16 +29,15 @@ def domain_loss(
     Args:
         source: ``(B_s,)`` logits of source samples.
         target: ``(B_t,)`` logits of target samples.
-        weights: Sample weights ``(B_s,)`` and ``(B_t,)``, or None for 1.
+        weights: Sample weights ``(B_s,)`` and ``(B_t,)``, each None for 1.
 
     >>> round(domain_loss(torch.zeros(3), torch.zeros(5)).item(), 4)  # chance level: log 2
     0.6931
     """
     ones, zeros = torch.ones_like(source.float()), torch.zeros_like(target.float())
-    source_weights, target_weights = weights or (None, None)
     return 0.5 * (
-        functional.binary_cross_entropy_with_logits(source.float(), ones, source_weights)
-        + functional.binary_cross_entropy_with_logits(target.float(), zeros, target_weights)
+        functional.binary_cross_entropy_with_logits(source.float(), ones, weights[0])
+        + functional.binary_cross_entropy_with_logits(target.float(), zeros, weights[1])
     )
 
 
@@ -63,6 +62,8 @@ class Adversary(Method):
             the samples of both domains.
         activation: Activation after each hidden layer.
     """
+
+    uses_weights = True
 
     def __init__(
         self,
@@ -116,6 +117,10 @@ class Adversary(Method):
             accuracy = 0.5 * ((source_out > 0).float().mean() + (target_out <= 0).float().mean())
         ctx.log("lambda", scale)
         ctx.log("domain_acc", accuracy)
-        weights = self.weights(source), self.weights(target)
-        both = None if weights[0] is None or weights[1] is None else (weights[0], weights[1])
-        return {self.name: domain_loss(source_out, target_out, both)}
+        weights = _product(self.weights(source), source.weights), self.weights(target)
+        return {self.name: domain_loss(source_out, target_out, weights)}
+
+
+def _product(own: Tensor | None, given: Tensor | None) -> Tensor | None:
+    """Return the product of two weights ``(B,)``, each None for 1."""
+    return own if given is None else given if own is None else own * given

@@ -42,7 +42,7 @@ def gaussian_kernel(
     return torch.stack([torch.exp(-distances / (m * width)) for m in multipliers]).mean(0)
 
 
-def mmd(kernel: Tensor, n: int, unbiased: bool) -> Tensor:
+def mmd(kernel: Tensor, n: int, unbiased: bool, weights: Tensor | None = None) -> Tensor:
     """Return the squared maximum mean discrepancy between the first ``n`` rows and the others.
 
     Gretton et al. (2012), JMLR 13, eqs. 3 (unbiased: excludes pairs of a sample with itself, so it
@@ -52,13 +52,23 @@ def mmd(kernel: Tensor, n: int, unbiased: bool) -> Tensor:
         kernel: ``(N, N)`` kernel matrix of both domains' samples.
         n: Number of source samples.
         unbiased: Whether to use the unbiased estimate.
+        weights: Weights ``(n,)`` of the source samples, or None for 1.
     """
+    if weights is not None:
+        # A weighted mean over pairs is the mean over the pairs of repeated samples.
+        pairs = torch.outer(weights, weights)
+        pairs = pairs - torch.diag(pairs.diagonal()) if unbiased else pairs
+        own = (pairs * kernel[:n, :n]).sum() / pairs.sum().clamp_min(1e-12)
+        cross = (weights[:, None] * kernel[:n, n:]).sum() / (weights.sum() * (len(kernel) - n))
+        return own + _mean(kernel[n:, n:], unbiased) - 2 * cross
     m = len(kernel) - n
-    means = []
-    for block in (kernel[:n, :n], kernel[n:, n:]):
-        size = len(block)
-        if unbiased:
-            means.append((block.sum() - block.diagonal().sum()) / (size * (size - 1)))
-        else:
-            means.append(block.sum() / (size * size))
+    means = [_mean(block, unbiased) for block in (kernel[:n, :n], kernel[n:, n:])]
     return means[0] + means[1] - 2 * kernel[:n, n:].sum() / (n * m)
+
+
+def _mean(block: Tensor, unbiased: bool) -> Tensor:
+    """Return the mean over all pairs, or those of different samples."""
+    size = len(block)
+    if unbiased:
+        return (block.sum() - block.diagonal().sum()) / (size * (size - 1))
+    return block.sum() / (size * size)

@@ -1,0 +1,62 @@
+"""Checks of the settings for targets with other classes or class frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tl_lightning.config.schema import RunConfig
+from tl_lightning.distributed.strategy import is_sharded
+
+__all__ = ["class_set_problems"]
+
+
+def class_set_problems(run: RunConfig) -> Iterator[str]:
+    """Yield an error message for every conflict of ``label_shift``, ``rejection`` and methods."""
+    fitted = {"label_shift": run.label_shift == "prior",
+              "rejection": run.rejection in ("entropy", "energy")}  # fmt: skip
+    for name, wanted in fitted.items():
+        setting = f"{name}={getattr(run, name)}"
+        if wanted and run.target is None:
+            yield (
+                f"{setting} is fitted to a target, but data.target=null; set {name}=none, or "
+                f"data.target.{run.data.cls.target_hint()}"
+            )
+        if wanted and is_sharded(run.trainer):
+            yield (
+                f"{setting} is not supported with a sharded strategy; set trainer.strategy=ddp, or "
+                f"{name}=none"
+            )
+    if run.rejection == "method" and not any(
+        node.cls.recognises_unknown for node in run.methods.values()
+    ):
+        yield (
+            "rejection=method needs a method that recognises unknown classes, but method="
+            f"[{','.join(run.methods)}]; set method=[ovanet], or rejection=entropy"
+        )
+    weighing = [name for name, node in run.methods.items() if node.cls.weighs_classes]
+    if not weighing:
+        return
+    if run.label_shift == "prior":
+        yield (
+            f"method=[{weighing[0]}] trains with the target's class frequencies, and "
+            "label_shift=prior would correct for them again; set label_shift=none"
+        )
+    blind = [
+        name
+        for name, node in run.methods.items()
+        if {"source", "target"} <= node.cls.required_domains
+        and node.cls.adds_loss
+        and not node.cls.uses_weights
+    ]
+    if blind:
+        yield (
+            f"method=[{','.join(run.methods)}]: {blind[0]} compares the domains without the "
+            f"weights of {weighing[0]}; combine {weighing[0]} with dann, cdan, mmd, ovanet or a "
+            "method of the target alone (mcc, bnm, entropy)"
+        )
+    loss = run.nodes["loss"]
+    if not getattr(loss.cls, "takes_weights", False):
+        yield (
+            f"method=[{weighing[0]}] weights the samples of the source, which "
+            f"loss._target_={loss.target} cannot; set loss=cross_entropy"
+        )

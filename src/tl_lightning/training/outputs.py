@@ -1,0 +1,146 @@
+"""Fits what is done with the outputs on the target, to the selected model and without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tl_lightning.checkpoints.io import amend, read_checkpoint
+from tl_lightning.reliability.assessment import Record, assess, finite_temperature
+from tl_lightning.reliability.label_shift import mlls
+from tl_lightning.reliability.rejection import otsu, source_threshold
+from tl_lightning.tasks.target_outputs import PriorCorrection, Rejection
+from tl_lightning.training.build import Parts
+from tl_lightning.training.head_start import frozen_features
+from tl_lightning.types import SplitKey, Stream
+
+__all__ = ["fit_outputs", "prior_shift"]
+
+Array = NDArray[Any]
+
+
+def prior_shift(counts: Array, target_logits: Array, scale: float) -> tuple[Array, Array]:
+    """Return what is added to the logits of the target, and its class frequencies.
+
+    The frequencies ``q`` are estimated by :func:`.mlls` from the calibrated probabilities
+    ``softmax(z / T)``; adding ``T log(q / p)`` puts ``q`` in the place of ``p``.
+
+    Args:
+        counts: Samples ``(K,)`` of each class in training, which ``p`` are the frequencies of.
+        target_logits: ``z`` ``(m, K)``.
+        scale: Temperature ``T``.
+
+    Returns:
+        ``(K,)`` each. Nothing is added for classes that were not trained.
+
+    >>> logits = np.log(np.repeat([[0.9, 0.1], [0.1, 0.9]], [66, 34], axis=0))
+    >>> shift, mix = prior_shift(np.array([5, 5]), logits, 1.0)
+    >>> mix.round(2).tolist(), shift.round(2).tolist()
+    ([0.7, 0.3], [0.34, -0.51])
+    """
+    scaled = target_logits / scale
+    probabilities = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    mix = mlls(np.repeat(np.arange(len(counts)), counts), probabilities)
+    prior, known = counts / counts.sum(), counts > 0
+    shift = np.zeros(len(counts))
+    shift[known] = scale * np.log(mix[known] / prior[known])
+    return shift, mix
+
+
+def fit_outputs(parts: Parts, chosen: Path) -> None:
+    """Fit the prior correction and the rejection of the selected model, in its checkpoint.
+
+    Uses source validation, and the target's training samples without their labels. All ranks
+    compute the same; rank 0 writes.
+
+    Args:
+        parts: Objects of a run after training; the model gets the weights of ``chosen``.
+        chosen: The checkpoint of the selected model; it is amended.
+
+    Raises:
+        CheckpointError: If it cannot be read or written.
+    """
+    task, run, data = parts.module.task, parts.run, parts.data
+    if "target" not in data.found or not (
+        isinstance(task.prior, PriorCorrection) or task.rejection is not None
+    ):
+        return
+    stored = read_checkpoint(chosen)["state_dict"]
+    parts.module.load_state_dict(stored)
+    if isinstance(task.prior, PriorCorrection):
+        task.prior.shift.zero_()  # of an earlier attempt
+    source, target = (_logits(parts, *key) for key in (("source", "val"), ("target", "train")))
+    labels = data.found["source"].val.labels
+    assert labels is not None
+    scale = finite_temperature(source, labels)
+    if isinstance(task.prior, PriorCorrection):
+        record = Record(source, labels, np.zeros((0, 1), np.float32), scale)
+        matched = assess(record, target, False).temperature
+        shift, _ = prior_shift(_trained_counts(parts), target[_finite(target)], matched)
+        task.prior.shift.copy_(torch.from_numpy(shift))
+    if task.rejection is not None:
+        _fit_rejection(task.rejection, run.rejection_threshold, source, target, scale)
+    own = {f"task.{k}": v.cpu() for k, v in task.state_dict().items()
+           if k.startswith(("prior.", "rejection."))}  # fmt: skip
+    if parts.trainer.is_global_zero:
+        amend(chosen, state_dict={**stored, **own})
+    parts.trainer.strategy.barrier()
+
+
+def _fit_rejection(
+    layer: Rejection, threshold: str | float, source: Array, target: Array, scale: float
+) -> None:
+    layer.temperature.fill_(scale if np.isfinite(scale) else 1.0)
+    device = layer.temperature.device
+    scores = [layer(torch.from_numpy(one).to(device)).double().cpu().numpy()
+              for one in (source, target)]  # fmt: skip
+    if threshold == "source":
+        layer.threshold.fill_(source_threshold(scores[0]))
+    else:
+        layer.threshold.fill_(otsu(scores[1]) if threshold == "otsu" else float(threshold))
+
+
+def _trained_counts(parts: Parts) -> Array:
+    """Return how many samples ``(K,)`` of each class the classifier was trained with."""
+    counts = np.array(parts.data.class_counts())
+    balanced = parts.run.nodes["loss"].params.get("class_weights") == "balanced"
+    if balanced or parts.data.sampling == "class_balanced":
+        counts = (counts > 0).astype(np.int64)
+    return counts
+
+
+def _finite(rows: Array) -> Array:
+    return np.asarray(np.isfinite(rows).all(axis=1))
+
+
+@torch.no_grad()
+def _logits(parts: Parts, domain: str, split: str) -> Array:
+    """Return the logits ``(N, K)`` of a split in evaluation mode, float64."""
+    module, trainer = parts.module, parts.trainer
+    training, device = module.training, trainer.strategy.root_device
+    module.to(device).eval()
+    found = []
+    with trainer.precision_plugin.forward_context():
+        for inputs in _inputs(parts, SplitKey(domain, split)):
+            module.set_batch_domains({Stream(domain): len(inputs)})
+            _, logits = module.task(module.extract(inputs.to(device)))
+            found.append(logits.float().cpu())
+    module.train(training)
+    return torch.cat(found).double().numpy()
+
+
+def _inputs(parts: Parts, key: SplitKey) -> Any:
+    """Yield batches of network inputs, or of stored features if the whole network is frozen."""
+    data = parts.data
+    if parts.features.mode == "full":
+        split = getattr(data.found[key.domain], key.split)
+        rows = frozen_features(parts, {key: split})[0][key]
+        yield from torch.split(torch.from_numpy(rows), data.eval_batch_size)
+        return
+    for batch in data.whole_loader(key.domain, split=key.split):
+        yield batch["inputs"]

@@ -15,7 +15,7 @@ from tl_lightning.config.schema import BASELINES
 from tl_lightning.errors import ConfigError, DataError, nearest
 from tl_lightning.reporting.artifacts import read_predictions
 from tl_lightning.reporting.comparison.comparable import differences
-from tl_lightning.reporting.run.trust import estimated_accuracy
+from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.statistics import Interval, mcnemar, newcombe, student
 from tl_lightning.reporting.sweep.compare import Comparison, Group, compare
 from tl_lightning.reporting.sweep.multitask import named

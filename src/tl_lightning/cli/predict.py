@@ -63,6 +63,9 @@ def _predict(arguments: list[str]) -> None:
     given = _checked(pairs)
     out = _out(given)
     options = _options(given)
+    from tl_lightning.utils.deferred import import_lightning
+
+    import_lightning()  # before the modules that import it as usual
     from tl_lightning.evaluation.nodes import allowed_classes
     from tl_lightning.inference.formats import format_of
     from tl_lightning.inference.predict import opened, to_file

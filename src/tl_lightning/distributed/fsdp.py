@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 __all__ = ["Sharded", "shard"]
 
@@ -25,6 +24,9 @@ def shard(module: Any, mesh: Any) -> None:
         module: A ``TransferModule``; each part that a training step calls becomes a separate unit.
         mesh: Device mesh of the ranks.
     """
+    # Late, as its import takes long and few commands shard.
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     groups: list[Any] = getattr(module.backbone, "layer_groups", list)()
     blocks = [part for group in groups for part in group.modules]
     extra = [*module.multitask.tasks.values(), *getattr(module, "methods", {}).values()]

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import beta
 
 __all__ = [
     "Bins",
@@ -234,6 +233,8 @@ def threshold_for(
 
 def _lowest(successes: int, trials: int, doubt: float) -> float:
     """Return the one-sided lower bound of Clopper and Pearson (1934) of a probability."""
+    from scipy.stats import beta  # takes most of a second, so only when it is needed
+
     if not successes:
         return 0.0
     return float(beta.ppf(doubt, successes, trials - successes + 1))

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
 from conftest import REPO
 from helpers import config, file_config
 from layouts import split_folders
+from tl_lightning.config.compose import compose
 from tl_lightning.errors import CheckpointError, ConfigError, DataError
 from tl_lightning.inference.export import ExportedModel, formats, load_exported, write
 from tl_lightning.inference.export import settings as export_settings
@@ -402,3 +404,30 @@ def test_the_size_after_resizing_is_that_of_training() -> None:
     for height, width in sizes:
         image = torch.from_numpy(rng.integers(0, 256, (1, 3, height, width), dtype=np.uint8))
         assert ResizedImages(spec)(image).shape == (1, 3, 8, 8)
+
+
+# -- real networks ------------------------------------------------------------------------------
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", [
+    ["backbone=mobilenet_v2", "backbone.size=64"],
+    ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.size=32",
+     "backbone.lora.rank=2", "backbone.lr_factor=1"],
+])  # fmt: skip
+def test_a_real_network_is_exported_in_every_format(run, backbone, tmp_path) -> None:
+    if "backbone.lora.rank=2" in backbone:
+        pytest.importorskip("peft")
+    settings = file_config(run.parent / "data")
+    composed = compose([*backbone, "backbone.pretrained=false"]).backbone
+    settings["backbone"] = OmegaConf.to_container(composed, resolve=True)
+    training.fit(settings, tmp_path / "run")
+    predictor = Predictor.open(tmp_path / "run")
+    inputs = noise(predictor)
+    for format, suffix in export_settings.SUFFIXES.items():
+        found = export_model(tmp_path / "run", Settings(tmp_path / format, format, count=9))
+        assert found["parity"]["float32"]["max_difference_of_probabilities"] < 1e-4
+        assert (tmp_path / format / f"model{suffix}").stat().st_size > 1e6
+    out = load_exported(tmp_path / "onnx")(inputs.numpy())["probabilities"]
+    assert np.abs(out - probabilities(predictor, inputs)).max() < 1e-4
+    names = exported_network(predictor).state_dict()
+    assert not [name for name in names if "lora" in name]

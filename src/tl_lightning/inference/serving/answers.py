@@ -1,0 +1,174 @@
+"""From outputs of the network to the answer of a request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from tl_lightning import __version__
+from tl_lightning.errors import ConfigError
+from tl_lightning.inference.predictor import Predictor
+from tl_lightning.inference.serving.inputs import Prepared
+from tl_lightning.inference.serving.refusal import Refusal
+from tl_lightning.reliability.assessment import NOT_STORED, Record
+
+__all__ = ["Model", "Result"]
+
+Array = NDArray[Any]
+
+
+class Result(NamedTuple):
+    """What the model says of a sample.
+
+    Attributes:
+        probabilities: Calibrated, float64 ``(K,)``.
+        features: float32 ``(D,)``.
+        novelty: Fraction of source validation that is more familiar; None if it is not known.
+        truncated: Whether it is a text of which the network has seen only the beginning.
+    """
+
+    probabilities: Array
+    features: Array
+    novelty: float | None
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is served.
+
+    Attributes:
+        predictor: The model.
+        precision: Fraction of the predictions that should be right; None: never abstain.
+        threshold: Lowest probability with that precision on source validation; None without one.
+    """
+
+    predictor: Predictor
+    precision: float | None
+    threshold: float | None
+
+    @classmethod
+    def of(cls, predictor: Predictor, precision: float | None) -> Self:
+        """Return the model with the threshold of a precision.
+
+        Raises:
+            ConfigError: If the precision cannot be assured.
+        """
+        if precision is None:
+            return cls(predictor, None, None)
+        if predictor.record is None:
+            raise ConfigError(f"precision={precision:g} cannot be assured: {NOT_STORED}")
+        return cls(predictor, precision, predictor.record.threshold(precision))
+
+    @cached_property
+    def name(self) -> str:
+        """Name of the model and of the data it was trained on."""
+        parts = (self.predictor.stored.section(key).get("name") for key in ("model", "data"))
+        return "-".join(str(part) for part in parts if part)
+
+    def results(self, batch: list[Prepared]) -> list[Result]:
+        """Return the results of a batch, in its order."""
+        outputs = self.predictor.outputs(_together([one.value for one in batch]))
+        probabilities = self.predictor.probabilities(outputs.logits)
+        record: Record | None = self.predictor.record
+        novelty = None if record is None else record.novelty(outputs.features)
+        return [
+            Result(
+                probabilities[row], outputs.features[row],
+                None if novelty is None else float(novelty[row]), one.truncated,
+            )
+            for row, one in enumerate(batch)
+        ]  # fmt: skip
+
+    def answer(self, result: Result, top: int) -> dict[str, Any]:
+        """Return the prediction for a sample as plain values.
+
+        Raises:
+            Refusal: If the network's outputs are not finite (500).
+        """
+        probabilities = result.probabilities
+        if not np.isfinite(probabilities).all():
+            raise Refusal(500, "not_finite", "the model's outputs are not finite for this input")
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        names = self.predictor.classes
+        best = float(probabilities[order[0]])
+        abstained = self.threshold is not None and best < self.threshold
+        found = {
+            "label": None if abstained else names[int(order[0])],
+            "abstained": abstained,
+            "novelty": result.novelty,
+            "classes": [
+                {"name": names[int(k)], "probability": float(probabilities[k])} for k in order
+            ],
+        }
+        return {**found, "truncated": True} if result.truncated else found
+
+    # -- description -------------------------------------------------------------------
+    def description(self) -> dict[str, Any]:
+        """Return what the model is, without paths or other names of this machine."""
+        predictor, stored = self.predictor, self.predictor.stored
+        methods = stored.config.get("method") or {}
+        backbone = stored.section("backbone")
+        return {
+            "name": self.name,
+            "input": {"kind": predictor.kind, **_format(predictor)},
+            "classes": list(predictor.classes),
+            "calibration": {"temperature": predictor.temperature},
+            "precision": self.precision,
+            "threshold": self.threshold,
+            "provenance": {
+                "tl_lightning": __version__,
+                "checkpoint_sha256": self._digest,
+                "model": stored.section("model").get("name"),
+                "methods": sorted(methods) if isinstance(methods, Mapping) else [],
+                "backbone": _name(backbone),
+                "data": stored.section("data").get("name"),
+                "data_fingerprint": stored.data.get("fingerprint"),
+                "seed": stored.config.get("seed"),
+            },
+        }
+
+    @cached_property
+    def _digest(self) -> str:
+        with self.predictor.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _together(values: list[Tensor]) -> Tensor:
+    """Return a batch; token ids are padded with -1 to the longest."""
+    if values[0].dtype == torch.int64:
+        return pad_sequence([value[0] for value in values], batch_first=True, padding_value=-1)
+    return torch.cat(values)
+
+
+def _format(predictor: Predictor) -> dict[str, Any]:
+    """Return the limits of an input that the network has, by kind."""
+    spec = predictor.spec
+    if predictor.kind == "images":
+        return {"size": spec.size}
+    if predictor.kind == "texts":
+        return {"max_tokens": spec.max_length}
+    return {"features": width_of(predictor)}
+
+
+def width_of(predictor: Predictor) -> int:
+    """Return the number of features of a vector in a request."""
+    state = predictor.stored.input_state
+    return int(state.get("width", predictor.spec.width)) - bool(state.get("first"))
+
+
+def _name(backbone: Mapping[str, Any]) -> str:
+    """Return the name of a backbone, or that of its class; a path is not returned."""
+    name = str(backbone.get("name") or "")
+    if not name or "/" in name or "\\" in name:
+        name = str(backbone.get("_target_", "")).rpartition(".")[2]
+    return name

@@ -158,6 +158,12 @@ class SelectedOutputs(L.Callback):
             "features": features, "feature_labels": feature_labels,
         }  # fmt: skip
 
+    def recorded(self) -> list[int]:
+        """Return the places in the split of the samples whose features are in the record."""
+        kept = self.kept.get("source_val_features")
+        found: list[int] = [] if kept is None else kept[0].tolist()
+        return found
+
 
 def _adapted(path: Path) -> bool:
     """Return whether the model of a checkpoint or run was trained on target samples."""

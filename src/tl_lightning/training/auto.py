@@ -29,7 +29,7 @@ __all__ = ["fit_auto"]
 EPOCHS = 3
 PROBES = "probes"
 #: Files of the chosen candidate that the report of the run refers to.
-_COPIED = ("predictions.npz", "predictions.csv", "metrics.csv")
+_COPIED = ("predictions.npz", "neighbours.npz", "predictions.csv", "metrics.csv")
 Train = Callable[..., dict[str, Any]]
 
 

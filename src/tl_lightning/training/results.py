@@ -36,6 +36,7 @@ from tl_lightning.selection.rules import SELECTIONS, Selection
 from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.limits import still_falling, untested
+from tl_lightning.training.neighbours import neighbour_arrays
 from tl_lightning.training.predictions import summary_of, write_predictions
 from tl_lightning.training.reliability import store_outputs
 from tl_lightning.training.trainer import make_trainer
@@ -191,13 +192,8 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
         f"hydra.run.dir={run_dir}"
     ):
         if result.parts.run.test:
-            file = run_dir / "predictions.npz"
-            draft = file.with_suffix(".tmp.npz")
-            try:
-                np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
-                os.replace(draft, file)
-            finally:
-                draft.unlink(missing_ok=True)
+            _write_arrays(run_dir / "predictions.npz", arrays)
+            _write_arrays(run_dir / "neighbours.npz", _neighbours(result.parts))
             write_predictions(
                 run_dir / "predictions.csv", result.parts.data, result.parts.collector
             )
@@ -219,6 +215,25 @@ def _arrays(parts: Parts) -> dict[str, NDArray[Any]]:
     return {
         **collector.arrays(), **outputs.arrays(collector.scores), **explanations.arrays()
     }  # fmt: skip
+
+
+def _neighbours(parts: Parts) -> dict[str, NDArray[Any]]:
+    side = find_callback(parts.trainer, Explanations).thumbnails
+    outputs = find_callback(parts.trainer, SelectedOutputs)
+    return neighbour_arrays(outputs, parts.data, side) if side else {}
+
+
+def _write_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write arrays to an archive; at any time it is the old or the new one. None: remove it."""
+    if not arrays:
+        file.unlink(missing_ok=True)
+        return
+    draft = file.with_suffix(".tmp.npz")
+    try:
+        np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _report(run_dir: Path, result: Result) -> dict[str, Any]:

@@ -95,10 +95,11 @@ class Page:
         sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **sizes)
 
-    def open(self, file: Path, javascript: bool = True) -> None:
-        """Open a file and wait until it is loaded."""
+    def open(self, page: Path | str, javascript: bool = True) -> None:
+        """Open a file or an address and wait until it is loaded."""
         self.call("Emulation.setScriptExecutionDisabled", value=not javascript)
-        self.call("Page.navigate", url=file.absolute().as_uri())
+        url = page if isinstance(page, str) else page.absolute().as_uri()
+        self.call("Page.navigate", url=url)
         end = time.monotonic() + PATIENCE
         while self.run("document.readyState") != "complete" and time.monotonic() < end:
             time.sleep(0.05)
@@ -107,6 +108,20 @@ class Page:
         """Return the value of an expression of JavaScript."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression of JavaScript is true."""
+        end = time.monotonic() + PATIENCE
+        while not self.run(expression):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not true within {PATIENCE} s: {expression}")
+            time.sleep(0.05)
+
+    def choose(self, selector: str, *files: Path) -> None:
+        """Choose files in a file input, as a person does in the dialog."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
     def move(self, x: float, y: float) -> None:
         """Move the pointer to a place in the window."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ from tl_lightning.models.base import TransferModule
 from tl_lightning.types import TextSpec, VectorSpec
 
 MARK = "boundary"
+#: Of the images of the three classes in the tests of the page.
+COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 
 
 def settings(**given: Any) -> ServeSettings:
@@ -79,19 +82,24 @@ def served(
     """Serve a model at a free port of loopback."""
     own = settings(**given)
     service = Service(Model.of(predictor, precision), own)
-    opened = bound(own)
-    app = create_app(service, hosts_of(opened, own))
-    if page:
-        from tl_lightning.inference.serving.demo import add_demo
+    with bound(own) as opened:
+        app = create_app(service, hosts_of(opened, own))
+        if page:
+            from tl_lightning.inference.serving.demo import add_demo
 
-        add_demo(app, service)
-    server = server_of(app, own)
+            add_demo(app, service)
+        with _running(server_of(app, own), opened):
+            yield Client(opened.getsockname()[1], service)
+
+
+@contextmanager
+def _running(server: Any, opened: socket.socket) -> Iterator[None]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
     try:
         while not server.started:
             time.sleep(0.01)
-        yield Client(opened.getsockname()[1], service)
+        yield
     finally:
         server.should_exit = True
         thread.join(20)

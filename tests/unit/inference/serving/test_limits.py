@@ -116,11 +116,11 @@ def test_a_slow_head_is_given_up_also_in_a_kept_connection() -> None:
 
 def test_a_slow_model_is_reported_and_not_ready_while_it_hangs() -> None:
     model = small("vectors")
-    slowly(model, 1.0)
+    slowly(model, 2.0)
     with served(model, timeout_s=0.2) as client:
         status, body = client.json(VECTOR)
         assert (status, body["error"]) == (504, "too_slow")
-        assert client.get("/health")[0] == 503
+        wait_until(lambda: client.get("/health")[0] == 503, 1.5)
         wait_until(lambda: client.get("/health")[0] == 200)
 
 

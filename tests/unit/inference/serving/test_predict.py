@@ -15,20 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import file_config
-from layouts import image, png_chunk, split_folders
+from layouts import image, png_chunk
 from serving import Client, served, small
 from tl_lightning import __version__
 from tl_lightning.inference.predictor import Predictor
-from tl_lightning.training import fit as training
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    folder = tmp_path_factory.mktemp("served")
-    root = split_folders(folder / "data", train=8, test=3)
-    training.fit(file_config(root, "model=source_only", "data.target=null"), folder / "run")
-    return Predictor.open(folder / "run")
 
 
 @pytest.fixture(scope="module")

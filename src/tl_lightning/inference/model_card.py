@@ -40,6 +40,8 @@ TASKS = {
     "images": "image-classification", "texts": "text-classification",
     "vectors": "tabular-classification",
 }  # fmt: skip
+#: Inputs of the example on the card.
+EXAMPLES = {"images": '"photos"', "texts": '["a text"]', "vectors": "rows"}
 KINDS = {"hf": "texts", "TextBackbone": "texts", "MLP": "vectors"}
 #: Classes shown by name on the card.
 SHOWN_CLASSES = 40
@@ -205,7 +207,7 @@ def _values(publication: Publication) -> dict[str, Any]:
         "license": publication.license,
         "authors": publication.authors,
         "allow": publication.allow,
-        "example": {"images": 'images="photos"', "texts": 'texts=["a text"]'}.get(publication.kind),
+        "example": EXAMPLES[publication.kind],
     }
 
 

@@ -30,7 +30,7 @@ from tl_lightning.utils.files import write_text
 __all__ = ["compare_runs", "sparkline"]
 
 #: Width and height of the small plots in cells.
-SPARK, FOREST = (92, 26), (110, 22)
+SPARK, FOREST = (72, 26), (96, 22)
 #: Curve of a line, the first that its runs have.
 CURVES = ("source/val/acc", "train/loss")
 #: Name of a file by its format.
@@ -91,7 +91,7 @@ def page(table: Table, start: Path) -> str:
     by_data: dict[str, list[Row]] = {}
     for line in table.lines:
         by_data.setdefault(line.row.data, []).append(line.row)
-    largest = max([0.01, *(end for line in table.lines for end in _ends(line))])
+    ends = [0.0, *(end for line in table.lines for end in _ends(line))]
     curves = {data: sweep_curves(start, rows) for data, rows in by_data.items()}
     plots = {data: [row for row in rows if row.target is not None]
              for data, rows in by_data.items()}  # fmt: skip
@@ -110,7 +110,7 @@ def page(table: Table, start: Path) -> str:
                     if head[0] not in same
                 ],
                 "verdict": verdict(line),
-                "forest": _forest(line, largest),
+                "forest": _forest(line, min(ends), max(ends)),
                 "spark": _spark(line.row, start),
                 "pages": [
                     (seed, os.path.join(folder, "report.html")
@@ -149,16 +149,17 @@ def _keys(line: Line, heads: Iterable[tuple[str, str]]) -> list[float | None]:
 
 
 def _ends(line: Line) -> list[float]:
-    """Return the absolute values of the difference and of the ends of its interval."""
+    """Return the difference and the ends of its interval."""
     shown = interval(line)
     difference = line.comparison.interval if line.comparison else None
     ends = [difference.mean] if difference else []
-    ends += [shown.low, shown.high] if shown and None not in (shown.low, shown.high) else []  # type: ignore[list-item]
-    return [abs(end) for end in ends]
+    if shown is not None and shown.low is not None and shown.high is not None:
+        ends += [shown.low, shown.high]
+    return ends
 
 
-def _forest(line: Line, largest: float) -> dict[str, Any] | None:
-    """Return positions of a difference and its interval on a common axis with 0 in the middle."""
+def _forest(line: Line, first: float, last: float) -> dict[str, Any] | None:
+    """Return positions of a difference and its interval on an axis from ``first`` to ``last``."""
     difference = line.comparison.interval if line.comparison else None
     if difference is None:
         return None
@@ -166,11 +167,11 @@ def _forest(line: Line, largest: float) -> dict[str, Any] | None:
     shown = interval(line)
 
     def x(value: float) -> float:
-        return round(width / 2 + value / largest * (width / 2 - 6), 1)
+        return round(6 + (value - first) / ((last - first) or 1.0) * (width - 12), 1)
 
     low, high = (shown.low, shown.high) if shown else (None, None)
     return {
-        "width": width, "height": height, "zero": width / 2, "mean": x(difference.mean),
+        "width": width, "height": height, "zero": x(0.0), "mean": x(difference.mean),
         "low": None if low is None else x(low), "high": None if high is None else x(high),
         "clear_sign": "" if low is None or high is None or line.row.oracle
         else "good" if low > 0 else "bad" if high < 0 else "",
@@ -194,7 +195,7 @@ def sparkline(values: Sequence[float]) -> dict[str, Any]:
     """Return the size of a small plot, the points of its line, and the last of them.
 
     >>> sparkline([0.0, 1.0])["points"]
-    '4,22 88,4'
+    '4,22 68,4'
     """
     width, height = SPARK
     low, high = min(values), max(values)

@@ -9,6 +9,7 @@ named in checkpoints by test_allowlist.py, overrides in studies by test_tune.py.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import pickle
 import re
@@ -37,6 +38,7 @@ from tl_lightning.cli.check_data import check_data
 from tl_lightning.cli.evaluate import evaluate
 from tl_lightning.cli.extract_features import extract
 from tl_lightning.cli.predict import predict
+from tl_lightning.cli.publish import publish
 from tl_lightning.cli.report import report
 from tl_lightning.cli.train import train
 from tl_lightning.cli.tune import tune
@@ -47,6 +49,7 @@ from tl_lightning.utils.text import printable
 ENTRIES: dict[str, Callable[[], Any]] = {
     "train": train, "check_data": check_data, "evaluate": evaluate, "predict": predict,
     "adapt": adapt, "tune": tune, "report": report, "extract_features": extract,
+    "publish": publish,
 }  # fmt: skip
 
 #: Texts that mean something to a browser, a template, a shell, a spreadsheet, Hydra or a terminal.
@@ -94,6 +97,14 @@ USES: dict[str, dict[str, list[str]]] = {
         "evaluate": ["checkpoint={file}"], "adapt": ["checkpoint={file}"],
         "predict": ["checkpoint={file}", "input={pictures}"], "load": ["{file}"],
         **trained([*IMAGES, "backbone.checkpoint={file}"]),
+    },
+    "published": {
+        "evaluate": ["checkpoint={file}", "data=folder", "data.root={images}"],
+        "predict": ["checkpoint={file}", "input={pictures}"], "load": ["{file}"],
+        "adapt": ["checkpoint={file}", "data=folder", "data.root={images}",
+                  "data.target.root={target}", "hydra.run.dir=out"],
+        "publish": ["checkpoint={file}", "out=out"],
+        "train": [*IMAGES, "init={file}", "hydra.run.dir=out"],
     },
     "init": trained([*IMAGES, "init={file}"]),
     "resume": {"train": [*IMAGES, "resume={file}", "hydra.run.dir=out"]},
@@ -211,6 +222,55 @@ def _sizes(folder: Path, mark: Path, _: Places) -> Path:
     content = struct.pack("<Q", len(header)) + header + bytes(4)
     (folder / "x.safetensors").write_bytes(content)
     return folder / "x.safetensors"
+
+
+# -- published models ---------------------------------------------------------------------------
+def published(folder: Path, places: Places, **changes: Any) -> Path:
+    """Return a published model whose config.json has other values, at dotted keys."""
+    from tl_lightning.inference.publish import publish
+
+    place = publish(places.run, folder / "m")
+    found = json.loads((place / "config.json").read_text())
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        inner = found
+        for parent in parents:
+            inner = inner[parent]
+        inner[last] = value
+    (place / "config.json").write_text(json.dumps(found))
+    return place
+
+
+@plants("published (pickles)", "published")
+def _published_pickles(folder: Path, mark: Path, places: Places) -> Path:
+    """Pickles beside the files, and in the place of the weights with their checksum."""
+    place = published(folder, places)
+    for name in ("pytorch_model.bin", "last.ckpt", "model.ckpt"):
+        pickled(place / name, mark, "zip")
+    (place / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
+    content = pickled(place / "model.safetensors", mark, "zip").read_bytes()
+    found = json.loads((place / "config.json").read_text())
+    found["sha256"]["model.safetensors"] = hashlib.sha256(content).hexdigest()
+    (place / "config.json").write_text(json.dumps(found))
+    return place
+
+
+@plants("published (os.system)", "published")
+def _published_system(folder: Path, mark: Path, places: Places) -> Path:
+    target = {"_target_": "os.system", "command": f"touch '{mark}'"}
+    return published(folder, places, config__loss=target, config__metrics={"x": target},
+                     config__allow=["os"])  # fmt: skip
+
+
+@plants("published (texts)", "published")
+def _published_texts(folder: Path, mark: Path, places: Places) -> Path:
+    return published(folder, places, classes=[*TEXTS[:3]], restored_by={
+        "tokenizer": f"$(touch '{mark}')", "network": {"auto_map": TEXTS[0]}})  # fmt: skip
+
+
+@plants("published (paths)", "published")
+def _published_paths(folder: Path, mark: Path, places: Places) -> Path:
+    return published(folder, places, sha256={"../../../etc/hosts": "", TEXTS[0]: TEXTS[2]})
 
 
 # -- arrays and tables ---------------------------------------------------------------------------
@@ -660,7 +720,7 @@ def outcome(entry: str, given: list[str]) -> int:
 
 
 #: Combinations of the normal run, which take a few seconds in total.
-FAST = {("checkpoint", "load"), ("vectors", "check_data"), ("run", "load")}
+FAST = {("checkpoint", "load"), ("published", "load"), ("vectors", "check_data"), ("run", "load")}
 DRILL = [
     pytest.param(kind, use, entry, marks=() if (use, entry) in FAST else pytest.mark.slow)
     for kind, (_, uses) in PLANTS.items() for use in uses for entry in USES[use]
@@ -684,7 +744,11 @@ def test_nothing_planted_is_executed(
     assert code in ((0, 1, 2) if entry == "check_data" else (0, 2)), written.err
     if code == 2:
         assert "error: " in written.err
-    if use in ("checkpoint", "init", "resume", "weights"):
+    # A warm start builds nothing of the other configuration, and texts are shown as they are.
+    harmless = use == "published" and (
+        "texts" in kind or (entry, "system" in kind) == ("train", True)
+    )
+    if use in ("checkpoint", "init", "resume", "weights", "published") and not harmless:
         assert code == 2
         assert file.name in written.err
     assert "Traceback" not in written.err + written.out

@@ -301,7 +301,8 @@ def _backbone(run: RunConfig, pretrained: bool, restored_by: Mapping[str, Any]) 
         restored = restored_from(Path(init), "init", node.params)
     if problems := stored_problems({"restored_by": restored}):  # plain settings, no classes
         raise ConfigError(problems)
-    params = {**node.params, **{key: restored[key] for key in _RESTORED if key in restored}}
+    kept = (key for key in _RESTORED if key in restored and key in node.params)
+    params = {**node.params, **{key: restored[key] for key in kept}}
     if checkpoint or init or not pretrained:
         params |= {key: value for key, value in _UNTRAINED.items() if key in params}
     backbone = replace(node, params=params).build()

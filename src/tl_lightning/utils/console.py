@@ -33,9 +33,9 @@ def on_problem(error: TransferError) -> None:
 
 
 _SCRIPT = re.compile(
-    r"(?:python )?(?:scripts/)?\b(train|tune|evaluate|predict|export|publish|serve|demo|adapt|report|"
-    r"check_data|extract_features|write_shards|rank_backbones|advise|activation_study|validator_study|"
-    r"accuracy_study)\.py\b"
+    r"(?:python )?(?:scripts/)?\b(train|tune|evaluate|predict|export|publish|serve|demo|adapt|"
+    r"report|check_data|extract_features|write_shards|rank_backbones|advise|activation_study|"
+    r"validator_study|accuracy_study)\.py\b"
 )
 
 

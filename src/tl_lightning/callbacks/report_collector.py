@@ -58,6 +58,8 @@ class ReportCollector(L.Callback):
         self.names: dict[str, Sequence[str]] = {}
         #: True class (-1 without a label), the two likeliest classes and their probabilities.
         self.scores: dict[str, dict[int, Row]] = {}
+        #: Whether each tested sample of the target is taken for none of the classes, if any can be.
+        self.rejected: dict[int, bool] = {}
         #: Domains whose test samples have no labels.
         self.unlabelled: set[str] = set()
         self.wanted: dict[str, set[int]] = {}
@@ -125,6 +127,8 @@ class ReportCollector(L.Callback):
         index = outputs["index"].tolist()
         rows = _rows(outputs["logits"], outputs.get("labels"))
         self.scores.setdefault(domain, {}).update(zip(index, rows, strict=True))
+        if "rejected" in outputs:
+            self.rejected.update(zip(index, outputs["rejected"].tolist(), strict=True))
         features = outputs["features"].cpu()
         chosen = {i: features[row] for row, i in enumerate(index) if i in projected}
         self.after.setdefault(domain, {}).update(chosen)
@@ -135,6 +139,8 @@ class ReportCollector(L.Callback):
             for part in gathered(merged):
                 for domain, rows in part.items():
                     merged.setdefault(domain, {}).update(rows)
+        for part in gathered(self.rejected) if trainer.world_size > 1 else ():
+            self.rejected.update(part)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for domain in data.domain_names if trainer.is_global_zero and self.examples else ():
             scores = self.scores.get(domain, {})
@@ -157,6 +163,8 @@ class ReportCollector(L.Callback):
             out[f"{domain}_pred"] = np.array(predicted)
             out[f"{domain}_confidence"] = np.array(confidence, dtype=np.float32)
             out[f"{domain}_name"] = np.array([self.names[domain][k] for k in known])
+            if domain == "target" and self.rejected:
+                out["target_rejected"] = np.array([self.rejected[k] for k in known])
             out |= self._examples(domain, known, out)
         if self._complete:
             indices_by = {domain: sorted(rows) for domain, rows in self.after.items()}

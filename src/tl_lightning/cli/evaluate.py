@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.utils.text import shorten
 
 __all__ = ["evaluate"]
 
@@ -71,6 +72,11 @@ def _evaluate(arguments: list[str]) -> None:
             print(f"note: {note}")
         for line in result["expected"]:
             print(line)
+        if result["absent"]:
+            print(
+                f"{len(result['absent'])} of the {len(result['classes'])} classes seem to be "
+                f"absent from the target, estimated without labels: {shorten(result['absent'])}"
+            )
         print_evaluation(result)
         if out is not None:
             print(f"written: {out}")

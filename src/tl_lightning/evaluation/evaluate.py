@@ -27,6 +27,8 @@ from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.evaluation.outputs import OutputCollector, Outputs
 from tl_lightning.evaluation.own_metrics import built_metrics, own_scores
 from tl_lightning.models.base import TransferModule
+from tl_lightning.reliability import assessment
+from tl_lightning.reliability.label_shift import believed_absent, class_mix
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.limits import tested_samples, untested
 from tl_lightning.training.trainer import make_trainer
@@ -83,7 +85,8 @@ def evaluate(
         by domain, and notes on them. ``domains`` has the metrics of every labelled domain with
         intervals, see :func:`.plain_values`, and ``groups`` for each column of
         ``data.label_columns``, see :func:`.by_group`; ``outputs`` has the :class:`.Outputs` of
-        every domain, ``expected`` the accuracy to expect on a domain without labels, in lines, and
+        every domain, ``expected`` the accuracy to expect on a domain without labels, in lines,
+        ``absent`` the classes that the model believes absent from the target, and
         ``comparison`` and ``corruptions`` the results of :func:`.compared` and :func:`.summarised`
         of every labelled domain.
 
@@ -113,6 +116,7 @@ def evaluate(
         "metrics": tested.metrics, "data": found.name, "classes": list(stored.classes),
         "counts": tested_samples(tested.trainer, found), "notes": notes,
         "domains": _assessed(tested, stored.classes, own), "outputs": outputs,
+        "absent": _absent(stored, outputs, found),
     }  # fmt: skip
     second: dict[str, Outputs] = {}
     if other is not None:
@@ -120,7 +124,8 @@ def evaluate(
         second = _test(other, compare, same, allow, found.only_tested).outputs
         notes += _seen(stored, other, same["data"], outputs)
         result["comparison"] = {"checkpoint": str(compare)} | {
-            name: compared(outputs[name], second[name]) for name in result["domains"]
+            name: compared(outputs[name].of_classes(), second[name].of_classes())
+            for name in result["domains"]
         }
     result["expected"] = expected_lines(stored, outputs, other, second, str(compare))
     if corruptions and result["domains"]:
@@ -178,6 +183,7 @@ def _test(
             f"checkpoint={checkpoint} was trained on the classes {shorten(stored.classes)}, but "
             f"data={found.name} has {shorten(classes)}; use data with the same classes"
         )
+    module.task.class_sets = ((run.target or {}).get("classes") or "same") != "same"
     aux_label_info(run, found, stored.aux_tasks)
     trained_on = tuple(d for d in module.train_on if d == "source" or run.target)
     found.prepare(replace(module.needs(), train_on=trained_on, strong=False))
@@ -194,10 +200,17 @@ def _assessed(
 ) -> dict[str, Any]:
     """Return the metrics of the labelled domains, also by group if a table has other columns."""
     result = {}
-    for name, found in tested.outputs.items():
+    for name, whole in tested.outputs.items():
+        found = whole.of_classes()
         if found.labels is None or not len(found.labels):
             continue
         result[name] = plain_values(assess(found.logits, found.labels, classes))
+        assert whole.labels is not None
+        if unknown := len(whole.labels) - len(found.labels):
+            result[name]["notes"].append(
+                f"{unknown:,} samples of unknown classes are left out here; the metrics "
+                "known_acc, unknown_recall and h_score count them"
+            )
         for key, value in own_scores(own, found).items():
             result[name]["scores"][key] = Score(value)._asdict()
         right, groups = found.logits.argmax(1) == found.labels, {}
@@ -222,6 +235,22 @@ def _seen(
         for name in domains
         if not _elsewhere(name, before, now) and (name in whole or split)
     ]
+
+
+def _absent(
+    stored: StoredModel, outputs: Mapping[str, Outputs], data: TransferDataModule
+) -> list[str] | None:
+    """Return the classes that the model believes absent from the target; None without a record."""
+    record, target = assessment.Record.of(stored.reliability), outputs.get("target")
+    if record is None or target is None:
+        return None
+    shift = stored.state_dict.get("task.prior.shift")
+    logits = target.logits.astype(float) - (0.0 if shift is None else shift.double().numpy())
+    try:
+        mix = class_mix(record.logits, record.labels, logits)
+    except DataError:  # no finite outputs on source validation
+        return None
+    return [stored.classes[index] for index in believed_absent(mix.source, mix.target)]
 
 
 #: Settings of data that say where the samples of a domain are.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from tl_lightning.data.class_sets import UNKNOWN
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.outputs import Outputs
 from tl_lightning.utils.files import write_json, write_text
@@ -124,7 +125,8 @@ def _predictions(path: Path, outputs: Mapping[str, Outputs], names: Sequence[str
     for domain, found in outputs.items():
         chances = softmax(found.logits.astype(np.float64), axis=1)
         first, second = np.argsort(-chances, axis=1, kind="stable")[:, :2].T.tolist()
-        labels = [""] * len(first) if found.labels is None else [names[k] for k in found.labels]
+        named = [*names, UNKNOWN]
+        labels = [""] * len(first) if found.labels is None else [named[k] for k in found.labels]
         for row, (file, one, two, label) in enumerate(
             zip(found.files, first, second, labels, strict=True)
         ):

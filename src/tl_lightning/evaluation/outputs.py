@@ -37,6 +37,13 @@ class Outputs:
     labels: NDArray[np.int64] | None
     files: Sequence[str]
 
+    def of_classes(self) -> Outputs:
+        """Return the outputs for samples of the model's classes, without those of unknown ones."""
+        if self.labels is None or (known := self.labels < self.logits.shape[1]).all():
+            return self
+        files = [file for file, kept in zip(self.files, known, strict=True) if kept]
+        return Outputs(self.index[known], self.logits[known], self.labels[known], files)
+
 
 class OutputCollector(L.Callback):
     """Collect the logits and labels of a test, of all ranks."""

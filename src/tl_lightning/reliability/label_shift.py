@@ -11,12 +11,14 @@ from scipy.optimize import nnls
 
 from tl_lightning.reliability.outputs import finite_outputs
 
-__all__ = ["ClassMix", "bbse", "class_mix", "mlls", "rlls"]
+__all__ = ["ClassMix", "bbse", "believed_absent", "class_mix", "mlls", "rlls"]
 
 Array = NDArray[Any]
 
 #: Total variation from which a warning is given, in addition to that of small samples.
 FAR = 0.25
+#: Fraction of its frequency in the source below which a class counts as absent from the target.
+ABSENT = 0.1
 #: Maximum number of EM steps, and the change of all fractions that ends them.
 ITERATIONS, CONVERGED = 100, 1e-4
 
@@ -157,6 +159,19 @@ def class_mix(source_logits: Array, source_labels: Array, target_logits: Array) 
             "model wrongly prefers some of them there."
         )
     return ClassMix(frequencies, estimated, distance, warning)
+
+
+def believed_absent(source: Array, target: Array) -> list[int]:
+    """Return the classes whose estimated frequency is below a tenth of that in the source.
+
+    Args:
+        source: Fraction of each class in the source, ``(K,)``.
+        target: Estimated fraction of each class in the target, ``(K,)``.
+
+    >>> believed_absent(np.array([0.5, 0.3, 0.2]), np.array([0.79, 0.01, 0.2]))
+    [1]
+    """
+    return [int(k) for k in np.flatnonzero((source > 0) & (target < ABSENT * source))]
 
 
 def _fractions(weights: Array, one_hot: Array, target_predicted: Array) -> Array:

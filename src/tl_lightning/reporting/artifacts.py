@@ -105,10 +105,17 @@ class Predictions:
     classes: list[str]
 
     def pair(self, domain: str) -> tuple[Array, Array] | None:
-        """Return (true, predicted) of the labelled samples of a domain; None if there are none."""
+        """Return (true, predicted) of the labelled samples of a domain; None if there are none.
+
+        Samples that were taken for none of the classes count as predicted as the unknown one, which
+        is the last of :attr:`classes`, if the target has any.
+        """
         true, pred = self.arrays.get(f"{domain}_true"), self.arrays.get(f"{domain}_pred")
         if true is None or pred is None or not np.any(true >= 0):
             return None
+        rejected = self.arrays.get(f"{domain}_rejected")
+        if rejected is not None and true.max() == len(self.classes) - 1 > pred.max():
+            pred = np.where(rejected, true.max(), pred)
         return true[true >= 0], pred[true >= 0]
 
     def outcomes(self, domain: str) -> tuple[Array, Array] | None:

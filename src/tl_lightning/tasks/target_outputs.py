@@ -92,7 +92,8 @@ class Rejection(nn.Module):
 
 def prepare_outputs(run: RunConfig, task: Any) -> None:
     """Add to a :class:`.Classification` what a run does with the outputs on its target."""
-    task.class_sets = ((run.target or {}).get("classes") or "same") != "same"
+    target = run.plain["data"].get("target") or {}  # of a loaded model, the data are not built
+    task.class_sets = (target.get("classes") or "same") != "same"
     task.by_method = run.rejection == "method"
     if run.label_shift == "prior":
         task.prior = PriorCorrection(task.num_classes)

@@ -24,7 +24,8 @@ def write_predictions(
     """Write the predictions for the test samples of the target, in their order.
 
     ``confidence`` is the probability of the predicted class; ``second`` is the next likeliest one.
-    If the samples have labels, a column ``label`` follows. Samples that are not files have names in
+    With ``rejection``, ``unknown`` says whether the sample is taken for none of the classes. If the
+    samples have labels, a column ``label`` follows. Samples that are not files have names in
     the column ``file``.
 
     Args:
@@ -41,12 +42,15 @@ def write_predictions(
     split = data.found["target"].test
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow((*COLUMNS, *(("label",) if split.has_labels else ())))
+    names, rejected = data.found["target"].classes, collector.rejected
+    added = [*(["unknown"] if rejected else ()), *(["label"] if split.has_labels else ())]
+    writer.writerow((*COLUMNS, *added))
     for index in sorted(scores):
         true, first, confidence, second, next_confidence = scores[index]
         row = [split.files[index], data.classes[first], f"{confidence:.6f}"]
         row += [data.classes[second], f"{next_confidence:.6f}"]
-        row += [data.classes[true]] if split.has_labels else []
+        row += [str(rejected[index]).lower()] if rejected else []
+        row += [names[true]] if split.has_labels else []
         cells = [str(cell).encode(errors="backslashreplace").decode() for cell in row]
         writer.writerow(map(csv_cell, cells))
     return write_text(path, buffer.getvalue())

@@ -22,6 +22,7 @@ from tl_lightning.callbacks.rollback import Rollback
 from tl_lightning.callbacks.selected_outputs import SelectedOutputs
 from tl_lightning.config.identity import identity
 from tl_lightning.config.schema import RunConfig
+from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.summary import unlabelled
 from tl_lightning.distributed.strategy import num_processes
 from tl_lightning.models.adaptation import SourceFree
@@ -34,6 +35,7 @@ from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.rules import SELECTIONS, Selection
 from tl_lightning.training.build import Parts
+from tl_lightning.training.class_set_report import class_set_entries
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.limits import still_falling, untested
 from tl_lightning.training.neighbours import neighbour_arrays
@@ -185,7 +187,9 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
     found = store_outputs(result.parts.trainer, result.checkpoint, _adapted(result.parts))
     arrays = _arrays(result.parts) if result.parts.run.test else {}
     predictions = Predictions(arrays, list(result.parts.data.classes))
-    report = _report(run_dir, result) | reliability_entries(*found, predictions)
+    entries = reliability_entries(*found, predictions)
+    entries |= class_set_entries(result.parts, found[0], entries)
+    report = _report(run_dir, result) | entries
     with full_disk_means(
         f"the disk of {run_dir} is full, so the results were not written; the checkpoints are "
         "intact: free some disk space and repeat the command with resume=auto "
@@ -275,6 +279,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "forward": run.model.params.get("forward", "source only"),
         "dataset": {
             "classes": list(data.classes),
+            "unknown": _unknown(data),
             "counts": data.counts(),
             "unlabelled": unlabelled(data.found),
             "fingerprint": data.fingerprint(),
@@ -325,6 +330,12 @@ def _start(result: Result) -> dict[str, Any]:
         "interpolated": [asdict(one) for one in result.start.interpolated],
         "selected": result.start.selected,
     }
+
+
+def _unknown(data: TransferDataModule) -> str | None:
+    """Return the name of the target's samples of no class of the source, if it has any."""
+    names = data.found["target"].classes if "target" in data.found else ()
+    return names[-1] if len(names) > len(data.classes) else None
 
 
 def _accuracy(predicted: NDArray[Any], labels: NDArray[np.int64], classes: int) -> float:

@@ -97,9 +97,7 @@ def test_the_standard_input_names_paths_or_texts(photos: Path, monkeypatch) -> N
     assert [sample.problem for sample in found] == ["", "not found", ""]
     given(b"a text\nanother")
     assert names(from_input("-", "texts")) == ["a text", "another"]
-    with pytest.raises(
-        ConfigError, match=r"input=- cannot contain vectors; set input=<vec"
-    ):
+    with pytest.raises(ConfigError, match=r"input=- cannot contain vectors; set input=<vec"):
         from_input("-", "vectors")
 
 

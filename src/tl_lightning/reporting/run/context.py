@@ -24,6 +24,7 @@ from tl_lightning.reporting.formatting import (
     uses_target_labels,
 )
 from tl_lightning.reporting.run.class_changes import distance_sentence
+from tl_lightning.reporting.run.class_sets import describe_class_sets
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
 from tl_lightning.reporting.run.start import candidate_rows, chosen_text
 from tl_lightning.reporting.run.trust import describe_trust
@@ -74,6 +75,7 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "projected": PROJECTED.get(str(report.get("projection") or "pca"), "A projection"),
         "selection": _selection(report.get("selection") or {}),
         "trust": describe_trust(report),
+        "class_sets": describe_class_sets(report),
         "metrics": _metrics(report.get("metrics") or {}),
         "predicted": {
             domain: describe_predicted(found)

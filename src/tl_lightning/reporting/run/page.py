@@ -58,7 +58,9 @@ def write_page(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     report = read_report(run_dir)
     curves = read_curves(run_dir / "metrics.csv")
-    classes = [str(name) for name in (report.get("dataset") or {}).get("classes") or []]
+    dataset = report.get("dataset") or {}
+    classes = [str(name) for name in dataset.get("classes") or []]
+    classes += [str(dataset["unknown"])] if dataset.get("unknown") else []
     predictions = read_predictions(run_dir / "predictions.npz", classes)
     images = learning_curves(curves, report.get("selection"))
     if (run_dir / "lr_find.json").is_file():

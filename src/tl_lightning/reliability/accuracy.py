@@ -34,8 +34,8 @@ ALONE = Combination(_MEAN, factor=1.76)
 ADAPTED = Combination(_MEAN, factor=3.21)
 #: For a model compared with another one: 48 pairs, 6.6 points in the mean, 25.3 at worst.
 COMPARED = Combination(_MEAN, factor=1.65, limit="other")
-#: Methods that do not train on the target: they compute statistics of its samples.
-_STATISTICS = frozenset({"adabn", "align", "dsbn", "relative_bn"})
+#: Methods that do not train on the target: they only compute statistics of its samples.
+_STATISTICS = frozenset({"adabn", "align", "class_weights", "dsbn", "relative_bn"})
 #: Fewer samples than this give a warning.
 FEW_SAMPLES = 50
 

@@ -155,7 +155,8 @@ class Batch(TypedDict):
     if the domain is unlabelled. ``index`` is the position in the split, or -1 for a sample that
     only pads the last batch of a rank. ``strong`` are strongly augmented versions of the same
     images, present if a method requests them. ``aux_labels`` are the labels of the auxiliary tasks
-    by name, missing under the same condition as ``labels``.
+    by name, missing under the same condition as ``labels``. ``domain`` are the indices ``(B,)`` of
+    the samples' domains, present if a stream draws from several.
     """
 
     inputs: Tensor
@@ -163,6 +164,7 @@ class Batch(TypedDict):
     labels: NotRequired[Tensor]
     strong: NotRequired[Tensor]
     aux_labels: NotRequired[dict[str, Tensor]]
+    domain: NotRequired[Tensor]
 
 
 @dataclass
@@ -174,6 +176,7 @@ class View:
         logits: ``(B, K)``.
         labels: ``(B,)`` class indices, or None: always None for an unlabelled domain.
         index: ``(B,)`` positions in the split, or None if unknown.
+        domain: ``(B,)`` index of each sample's domain, or None unless there are several.
         teacher_features: ``(B, D)`` from the teacher, detached; None without a teacher.
         teacher_logits: ``(B, K)``, likewise.
         weights: ``(B,)`` weights of the samples with mean 1, or None for 1.
@@ -186,6 +189,7 @@ class View:
     teacher_features: Tensor | None = None
     teacher_logits: Tensor | None = None
     weights: Tensor | None = None
+    domain: Tensor | None = None
 
     def require(self, name: str) -> Tensor:
         """Return an optional value, such as ``labels``.

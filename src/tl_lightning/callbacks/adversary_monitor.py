@@ -107,7 +107,7 @@ class AdversaryMonitor(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.wanted = [
             torch.tensor(spread(len(data.found[domain].val), self.samples)).to(pl_module.device)
-            for domain in data.domain_names
+            for domain in data.validated
         ]
 
     def on_validation_batch_end(

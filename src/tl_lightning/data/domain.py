@@ -29,6 +29,7 @@ class Split:
         white: Value that becomes 255 in images of more than 8 bits; None: see
             :func:`.to_8_bits`.
         aux_labels: Labels of the auxiliary tasks by name, each ``(N, ...)``.
+        domains: ``(N,)`` index into :attr:`Domain.domains`; None if there is only one.
     """
 
     samples: Sequence[Path] | NDArray[np.uint8]
@@ -37,6 +38,7 @@ class Split:
     change: Change | None = None
     aux_labels: Mapping[str, NDArray[Any]] | None = None
     white: float | None = None
+    domains: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -70,7 +72,11 @@ class Split:
         aux_labels = self.aux_labels and {
             name: values[chosen] for name, values in self.aux_labels.items()
         }
-        return replace(self, samples=samples, labels=labels, names=names, aux_labels=aux_labels)
+        domains = None if self.domains is None else self.domains[chosen]
+        return replace(
+            self, samples=samples, labels=labels, names=names, aux_labels=aux_labels,
+            domains=domains,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class Domain:
         train, val, test: The splits, disjoint unless the target is transductive.
         note: Note to show in the report, for instance that the shift is synthetic.
         labelled: Few-shot target samples that keep their labels, or None.
+        domains: Names of the domains that it consists of, if there are several.
     """
 
     name: str
@@ -92,6 +99,7 @@ class Domain:
     test: Split
     note: str = ""
     labelled: Split | None = None
+    domains: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, Split]:
         """Return the splits by name, with ``labelled`` if there is one."""

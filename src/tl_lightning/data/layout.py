@@ -25,7 +25,7 @@ from tl_lightning.data.splits import halves_by_hash, split_by_hash
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = ["Layout", "listed_layout", "pooled", "read_layout", "split_of"]
+__all__ = ["Layout", "concatenated", "listed_layout", "pooled", "read_layout", "split_of"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Layout:
         classes: Class names, indexed by the labels.
         train, val, test: The splits; None where the dataset defines none.
         note: Note on the splits to show in the report.
+        domains: Names of the domains that were merged, indexed by ``Split.domains``.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +44,7 @@ class Layout:
     val: Split | None = None
     test: Split | None = None
     note: str = ""
+    domains: tuple[str, ...] = ()
 
     def paths(self) -> list[Path]:
         """Return the files of all splits; splits held in memory have none."""
@@ -138,7 +140,7 @@ class Layout:
 
     def whole(self) -> Split:
         """Return the samples of all splits as one split."""
-        return _concatenated([s for s in (self.train, self.val, self.test) if s is not None])
+        return concatenated([s for s in (self.train, self.val, self.test) if s is not None])
 
     def unlabelled(self, classes: Sequence[str]) -> Layout:
         """Return the layout without any labels, for a model that knows ``classes``."""
@@ -320,7 +322,10 @@ def listed_layout(
 
 
 def pooled(layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem) -> Layout:
-    """Merge domains that share their classes; sample names are prefixed with the domain name."""
+    """Merge domains that share their classes; sample names are prefixed with the domain name.
+
+    Every sample keeps the index of its domain.
+    """
     first = next(iter(layouts.values()))
     if len(layouts) == 1:
         return first
@@ -333,11 +338,13 @@ def pooled(layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem)
         )
     same = {
         name: layout.map(
-            lambda split, name=name: replace(  # type: ignore[misc]
-                split, names=[f"{name}/{old}" for old in split.names]
+            lambda split, name=name, number=number: replace(  # type: ignore[misc]
+                split,
+                names=[f"{name}/{old}" for old in split.names],
+                domains=np.full(len(split), number, dtype=np.int64),
             )
         ).renumbered(first.classes, "data.source.domain", on_problem, where=f"the domain {name}")
-        for name, layout in layouts.items()
+        for number, (name, layout) in enumerate(layouts.items())
     }
     parts = {
         split: [getattr(layout, split) for layout in same.values()]
@@ -352,21 +359,25 @@ def pooled(layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem)
     note = _joined(*dict.fromkeys(layout.note for layout in same.values()))
     return Layout(
         first.classes,
-        _concatenated(parts["train"]),
-        _concatenated(parts["val"]) if known["val"] else None,
-        _concatenated(parts["test"]) if known["test"] else None,
+        concatenated(parts["train"]),
+        concatenated(parts["val"]) if known["val"] else None,
+        concatenated(parts["test"]) if known["test"] else None,
         note,
+        tuple(layouts),
     )
 
 
-def _concatenated(splits: Sequence[Split]) -> Split:
+def concatenated(splits: Sequence[Split]) -> Split:
+    """Return the samples of several splits as one; without labels unless all have them."""
     held = [split.samples for split in splits if isinstance(split.samples, np.ndarray)]
     images: Any = [Path(image) for split in splits for image in split.samples if not held]
     images = np.concatenate(held) if held else images
     known = [split.labels for split in splits if split.labels is not None]
     labels = np.concatenate(known) if len(known) == len(splits) else None
     names = [name for split in splits for name in split.names]
-    return Split(images, labels, names, splits[0].change)
+    marked = [split.domains for split in splits if split.domains is not None]
+    domains = np.concatenate(marked) if len(marked) == len(splits) else None
+    return Split(images, labels, names, splits[0].change, domains=domains)
 
 
 def _joined(*notes: str) -> str:

@@ -20,12 +20,14 @@ class DataInfo:
         class_counts: Labelled training samples of each class, or None without labels.
         width: Length ``F`` of vectors; None for other inputs.
         input_state: Preprocessing fitted on the training samples, as plain values.
+        sources: Number of domains of the source.
     """
 
     classes: tuple[str, ...]
     class_counts: list[int] | None
     width: int | None
     input_state: Mapping[str, Any]
+    sources: int = 1
 
 
 @dataclass(frozen=True)

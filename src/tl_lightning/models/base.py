@@ -69,6 +69,8 @@ class TransferModule(L.LightningModule):
     learn_from: ClassVar[str] = "source"
     #: ``joint`` passes all domains through the backbone in one batch, ``separate`` one by one.
     forward_mode: Literal["joint", "separate"] = "joint"
+    #: Domains that are only tested, without any part in training and selection.
+    unseen: ClassVar[frozenset[str]] = frozenset()
     #: Whether a run consists of several others, see :mod:`tl_lightning.training.auto`.
     composite: ClassVar[bool] = False
     #: Whether the set of trainable layers may change from phase to phase.
@@ -271,8 +273,9 @@ class TransferModule(L.LightningModule):
         self.aux_labels = {
             stream: part["aux_labels"] for stream, part in parts.items() if "aux_labels" in part
         }
+        optional = ("labels", "index", "domain")
         return {
-            stream: View(features, logits, parts[stream].get("labels"), parts[stream].get("index"))
+            stream: View(features, logits, **{name: parts[stream].get(name) for name in optional})
             for stream, (features, logits) in zip(inputs, outputs, strict=True)
         }
 

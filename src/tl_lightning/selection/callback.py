@@ -89,12 +89,12 @@ class Validators(L.Callback):
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reset the collected outputs; choose the samples to score."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.kept = {domain: [] for domain in data.domain_names}
+        self.kept = {domain: [] for domain in data.validated}
         self.wanted = {
             domain: torch.tensor(spread(len(data.found[domain].val), self.samples)).to(
                 pl_module.device
             )
-            for domain in data.domain_names
+            for domain in data.validated
         }
 
     def on_validation_batch_end(

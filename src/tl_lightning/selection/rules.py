@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tl_lightning.selection.scores import SCORES
+from tl_lightning.tasks.domain_accuracy import MEAN, WORST
 
 __all__ = ["SELECTIONS", "Selection"]
 
@@ -32,6 +33,14 @@ class Selection:
 SELECTIONS = {
     "source_val": Selection(
         "source/val/acc", "max", False, False, "highest accuracy on labelled source validation"
+    ),
+    "mean_domain": Selection(
+        f"source/val/{MEAN}", "max", False, False,
+        "highest mean over the source's domains of the accuracy on labelled validation",
+    ),
+    "worst_domain": Selection(
+        f"source/val/{WORST}", "max", False, False,
+        "highest accuracy on labelled validation of the source domain where it is lowest",
     ),
     **{
         name: Selection(

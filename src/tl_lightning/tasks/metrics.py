@@ -54,7 +54,10 @@ _OTHERS = {
     "accuracy": "accuracy", "auroc": "AUROC", "top5": "top-5", "top5_acc": "top-5 accuracy",
     "known_acc": "known-class accuracy, overall", "known_class_acc": "known-class accuracy, mean",
     "unknown_recall": "unknown recall", "h_score": "H-score",
+    "mean_domain_acc": "accuracy, mean over domains", "worst_domain_acc": "accuracy, worst domain",
 }  # fmt: skip
+#: Prefix of the accuracy on one of several domains.
+_OF_DOMAIN = "acc_"
 
 
 def is_fraction(name: str) -> bool:
@@ -63,15 +66,19 @@ def is_fraction(name: str) -> bool:
     >>> is_fraction("acc"), is_fraction("loss")
     (True, False)
     """
-    return METRICS[name].is_fraction if name in METRICS else name in _OTHERS
+    if name in METRICS:
+        return METRICS[name].is_fraction
+    return name in _OTHERS or name.startswith(_OF_DOMAIN)
 
 
 def label_of(name: str) -> str:
     """Return the name of a metric in reports.
 
-    >>> label_of("f1"), label_of("top5_acc"), label_of("my_metric")
-    ('F1', 'top-5 accuracy', 'my metric')
+    >>> label_of("f1"), label_of("top5_acc"), label_of("my_metric"), label_of("acc_photo")
+    ('F1', 'top-5 accuracy', 'my metric', 'accuracy, photo')
     """
     if name in METRICS:
         return METRICS[name].label
+    if name.startswith(_OF_DOMAIN):
+        return f"accuracy, {name.removeprefix(_OF_DOMAIN)}"
     return _OTHERS.get(name) or _SCORES.get(name) or name.replace("_", " ")

@@ -17,6 +17,7 @@ from tl_lightning.data.domain import Split
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.selection.callback import Validators
 from tl_lightning.selection.scores import Outputs
+from tl_lightning.tasks.domain_accuracy import domain_accuracies
 from tl_lightning.tasks.head import Head
 from tl_lightning.training.build import Parts
 from tl_lightning.training.feature_extraction import fill
@@ -226,9 +227,13 @@ def _candidate(
     logits = probe.outputs(features[SplitKey(data.learn_from, "val")])[1]
     correct = logits.argmax(1) == learned.labels
     scores = {f"{data.learn_from}/val/acc": float(np.mean(correct))}
+    if learned.domains is not None:
+        named = data.found[data.learn_from].domains
+        by_domain = domain_accuracies(named, learned.domains, correct)
+        scores |= {f"{data.learn_from}/val/{name}": value for name, value in by_domain.items()}
     if validators is not None:
         outputs = {}
-        for domain in data.domain_names:
+        for domain in data.validated:
             rows = features[SplitKey(domain, "val")]
             chosen = spread(len(rows), validators.samples)
             rows = _mapped(parts, domain, rows[chosen])

@@ -23,6 +23,7 @@ from tl_lightning.callbacks.selected_outputs import SelectedOutputs
 from tl_lightning.config.identity import identity
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.named_domains import domain_counts
 from tl_lightning.data.summary import unlabelled
 from tl_lightning.distributed.strategy import num_processes
 from tl_lightning.models.adaptation import SourceFree
@@ -282,6 +283,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
             "unknown": _unknown(data),
             "counts": data.counts(),
             "unlabelled": unlabelled(data.found),
+            "domains": {name: domain_counts(found) for name, found in data.found.items()},
             "fingerprint": data.fingerprint(),
             "quarantined": data.unreadable,
             "features": result.features,

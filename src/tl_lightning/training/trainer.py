@@ -13,6 +13,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 
 from tl_lightning.callbacks.console_log import ConsoleLog
+from tl_lightning.callbacks.domain_metrics import DomainMetrics
 from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.callbacks.phases import PhaseCallback
 from tl_lightning.callbacks.selected_outputs import SelectedOutputs
@@ -73,7 +74,7 @@ def run_callbacks(
     phases = [PhaseCallback()] if module.phases.steps else []
     start = (run.init, run.backbone.consumed.get("checkpoint"))
     outputs = SelectedOutputs(validation=True, start=[Path(path) for path in start if path])
-    return [*phases, checkpoint, *own, *reporting, outputs, ConsoleLog()]
+    return [*phases, checkpoint, DomainMetrics(), *own, *reporting, outputs, ConsoleLog()]
 
 
 def make_loggers(nodes: Mapping[str, Node], run_dir: Path) -> list[Logger]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,16 +23,12 @@ from tl_lightning.data.datasets import EvalDataset
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.folders import OnProblem
 from tl_lightning.data.loaders import loader_of
+from tl_lightning.data.named_domains import indices_of, sampling_problems, with_domains
 from tl_lightning.data.needs import DataInfo, ModelNeeds, StatesNeeds
 from tl_lightning.data.oracle import oracle_problems
-from tl_lightning.data.samplers.domain import (
-    BalancedSampler,
-    DomainSampler,
-    EvalSampler,
-    shuffled,
-)
+from tl_lightning.data.samplers.choice import balanced
+from tl_lightning.data.samplers.domain import DomainSampler, EvalSampler, shuffled
 from tl_lightning.data.samplers.position import position_of
-from tl_lightning.data.samplers.pseudo_balanced import PseudoBalancedSampler, classes_of
 from tl_lightning.data.transforms.presets import Augment
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.types import DOMAINS, InputSpec, Spec, SplitKey, Stream
@@ -64,7 +59,7 @@ class TransferDataModule(L.LightningDataModule):
         batch_size: Samples per domain, training batch and rank.
         eval_batch_size: Samples per validation or test batch and rank.
         steps_per_epoch: Batches per epoch, or None for one pass over the larger domain.
-        sampling: Whether labelled source batches contain all samples or all classes equally often.
+        sampling: Whether source batches contain all samples, classes or domains equally often.
         target_sampling: Whether target batches contain all samples or all predicted classes equally
             often.
         num_workers: Loader processes for data on disk; data in memory needs none.
@@ -101,7 +96,7 @@ class TransferDataModule(L.LightningDataModule):
         batch_size: Annotated[int, at_least(1)],
         eval_batch_size: Annotated[int, at_least(1)],
         steps_per_epoch: Annotated[int, at_least(1)] | None,
-        sampling: Literal["uniform", "class_balanced"],
+        sampling: Literal["uniform", "class_balanced", "domain_balanced"],
         target_sampling: Literal["uniform", "pseudo_balanced"],
         num_workers: Annotated[int, at_least(0)],
         seed: int,
@@ -141,6 +136,7 @@ class TransferDataModule(L.LightningDataModule):
         #: Skipped unreadable images by domain, as "path (reason)".
         self.unreadable: dict[str, list[str]] = {}
         self.repeat_epoch = False
+        self.domain_indices: dict[Stream, Tensor] = {}
         #: Notes on batches and epochs that were fitted to the number of samples.
         self.size_notes: list[str] = []
         #: Batch size and steps per epoch that were fitted to the number of samples, if any.
@@ -231,7 +227,8 @@ class TransferDataModule(L.LightningDataModule):
             self.found = self.without_unreadable(found)
             self._raise_problems(self.found)
             self.batch_size, self.size_notes = summary.fitting_batch(self.found, self.batch_size)
-        return DataInfo(self.classes, self.class_counts(), self.width, self.input_state)
+        known = self.classes, self.class_counts(), self.width, self.input_state
+        return DataInfo(*known, sources=max(1, len(self.found["source"].domains)))
 
     def _raise_problems(self, found: Mapping[str, Domain]) -> None:
         for problem in self.check_domains(found):
@@ -301,6 +298,11 @@ class TransferDataModule(L.LightningDataModule):
         return [name for name in DOMAINS if name in self.found]
 
     @property
+    def validated(self) -> list[str]:
+        """The domains with validation samples, source first; a target may be only tested."""
+        return [name for name in self.domain_names if len(self.found[name].val)]
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names of the source, indexed by the labels of all domains."""
         return self.found["source"].classes
@@ -344,6 +346,7 @@ class TransferDataModule(L.LightningDataModule):
         yield from domain_problems(
             found, name=self.name, gives=self.gives, only_tested=self.only_tested
         )
+        yield from sampling_problems(self.sampling, found[self.learn_from])
 
     # -- training --------------------------------------------------------------------------
     @property
@@ -360,20 +363,16 @@ class TransferDataModule(L.LightningDataModule):
         epoch, start = position_of(self.trainer, self.num_batches)
         rank, world = self._rank()
         loaders: dict[str, Loader] = {}
-        for stream, split in self.training_splits().items():
+        splits = self.training_splits()
+        self.domain_indices = indices_of(splits)
+        for stream, split in splits.items():
             place: dict[str, Any] = {
                 "batch_size": self.batch_size, "num_batches": self.num_batches, "seed": self.seed,
                 "domain": stream.number, "rank": rank, "world": world, "epoch": epoch,
                 "start": start, "repeat": self.repeat_epoch,
             }  # fmt: skip
-            if self.sampling == "class_balanced" and stream is Stream.SOURCE:
-                sampler: DomainSampler = BalancedSampler(labels=np.asarray(split.labels), **place)
-            elif self.target_sampling == "pseudo_balanced" and stream is Stream.TARGET:
-                sampler = PseudoBalancedSampler(
-                    size=len(split), classes=partial(classes_of, self, len(split)), **place
-                )
-            else:
-                sampler = self.train_sampler(stream, split, **place)
+            sampler = balanced(self, stream, split, **place)
+            sampler = sampler or self.train_sampler(stream, split, **place)
             features = self.features.get(self.key_of(stream))
             if features is not None:
                 loaders[stream] = FeatureLoader(
@@ -383,6 +382,10 @@ class TransferDataModule(L.LightningDataModule):
                 dataset = self.dataset(self.domain_of(stream), split, train=True)
                 loaders[stream] = self._loader(dataset, self.batch_size, sampler)
         return loaders
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Add the domain of every sample to the training streams that draw from several."""
+        return with_domains(batch, self.domain_indices)
 
     def train_sampler(self, stream: Stream, split: Split, **kwargs: Any) -> DomainSampler:
         """Return the sampler of a training stream; the arguments are those of DomainSampler."""
@@ -411,7 +414,7 @@ class TransferDataModule(L.LightningDataModule):
     def val_dataloader(self) -> list[Loader]:
         """Return the validation loaders, source first; unlabelled where the model may not peek."""
         labelled = self.prepared.val_labels
-        splits = {name: self.found[name].val for name in self.domain_names}
+        splits = {name: self.found[name].val for name in self.validated}
         return [
             self._eval_loader(
                 SplitKey(name, "val"), split if name in labelled else split.without_labels()
@@ -494,6 +497,7 @@ class TransferDataModule(L.LightningDataModule):
         """Return all splits that a run passes through the model."""
         found = {self.key_of(stream): split for stream, split in self.training_splits().items()}
         for name in self.domain_names:
-            found[SplitKey(name, "val")] = self.found[name].val
+            if name in self.validated:
+                found[SplitKey(name, "val")] = self.found[name].val
             found[SplitKey(name, "test")] = self.found[name].test
         return found

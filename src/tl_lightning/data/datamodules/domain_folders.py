@@ -18,11 +18,12 @@ from tl_lightning.data.io.folders import (
 )
 from tl_lightning.data.io.labels import composed_form
 from tl_lightning.data.layout import Layout, listed_layout, pooled, read_layout
+from tl_lightning.data.named_domains import OTHERS
 from tl_lightning.errors import DataError, nearest
 
 __all__ = [
-    "DomainFoldersDataModule", "asked_domains", "asked_table_domains", "is_domain", "read_domain",
-    "refuse_shared",
+    "DomainFoldersDataModule", "asked_domains", "asked_table_domains", "is_domain",
+    "named_or_others", "read_domain", "refuse_shared",
 ]  # fmt: skip
 
 
@@ -34,7 +35,8 @@ class DomainFoldersDataModule(ImageFilesDataModule):
         known: Domains of the dataset with alternative names for each; empty to accept any
             folders. Case, spaces and ``_ - .`` in domain names are ignored.
         elsewhere: Where to download the dataset, for the error if it is not found.
-        kwargs: See :class:`ImageFilesDataModule`. ``domain`` is a name or a list of names.
+        kwargs: See :class:`ImageFilesDataModule`. ``domain`` is a name or a list of names, of the
+            source also ``others``: all domains except those of the target.
     """
 
     has_domains = True
@@ -62,8 +64,9 @@ class DomainFoldersDataModule(ImageFilesDataModule):
         )  # fmt: skip
         folders = {path.name: path for path in class_folders(found)}
         valid = [name for name, path in folders.items() if is_domain(path)]
+        asked = named_or_others(domain, node, valid, self.pair.node("target"), self._names)
         names = asked_domains(
-            node.get("domain"), f"data.{domain}.domain", valid, folders, str(found), self._names
+            asked, f"data.{domain}.domain", valid, folders, str(found), self._names
         )
         chosen = [folders[name] for name in names]
         if domain == "source":
@@ -165,6 +168,47 @@ def asked_domains(
             "list each domain once"
         )
     return chosen
+
+
+def named_or_others(
+    domain: str,
+    node: Mapping[str, Any],
+    valid: Sequence[str],
+    target: Mapping[str, Any],
+    names: Callable[[str], set[str]] = lambda name: {_normalised(name)},
+) -> Any:
+    """Return the requested domains; for ``source.domain=others`` those that the target is not.
+
+    Args:
+        domain: ``source`` or ``target``.
+        node: Its settings.
+        valid: Names of all domains.
+        target: Settings of the target.
+        names: Returns all normalised names of a domain.
+
+    Raises:
+        DataError: If ``others`` is requested without a domain of the target, or none is left.
+    """
+    asked = node.get("domain")
+    if domain == "target" or asked != OTHERS or OTHERS in valid:
+        return asked
+    wanted = target.get("domain")
+    if not wanted:
+        raise DataError(
+            "data.source.domain=others means all domains except that of the target, but "
+            f"data.target.domain is not set; set data.target.domain={valid[0]}, or list the "
+            "domains of the source"
+        )
+    held_out = {
+        _normalised(str(name)) for name in (wanted if isinstance(wanted, list) else [wanted])
+    }
+    rest = [name for name in valid if not held_out & names(name)]
+    if not rest:
+        raise DataError(
+            f"data.source.domain=others is empty, as data.target.domain={wanted} are all domains; "
+            "leave out one of them"
+        )
+    return rest
 
 
 def asked_table_domains(

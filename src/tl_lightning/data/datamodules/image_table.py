@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tl_lightning.data.datamodules.domain_folders import asked_table_domains
+from tl_lightning.data.datamodules.domain_folders import asked_table_domains, named_or_others
 from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import SPLIT_NAMES, OnProblem
@@ -92,8 +92,9 @@ class ImageTableDataModule(ImageFilesDataModule):
         if place not in self.rows:
             self.rows[place] = self._images(place, setting if own else "data.table")
         valid = sorted({row.domain for row in self.rows[place] if row.domain is not None})
+        asked = named_or_others(domain, node, valid, self.pair.node("target"))
         names = asked_table_domains(
-            domain, node.get("domain"), valid, str(place), self.columns["domain"],
+            domain, asked, valid, str(place), self.columns["domain"],
             [] if own else self.taken,
         )  # fmt: skip
         if domain == "source":

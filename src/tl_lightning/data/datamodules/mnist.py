@@ -1,4 +1,4 @@
-"""Digits: MNIST, MNIST-M (MNIST over photographs), USPS and SVHN (digits in street views).
+"""Digits: MNIST, MNIST-M (MNIST over photographs), USPS, SVHN (street views), and a small set.
 
 MNIST: LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document
 Recognition", Proc. IEEE 86(11), 1998. MNIST-M: Ganin et al., "Domain-Adversarial Training of
@@ -6,7 +6,8 @@ Neural Networks", JMLR 17(59), 2016: the published set, or one generated here fr
 photographs of BSDS500 (Arbelaez, Maire, Fowlkes and Malik, PAMI 33(5), 2011). USPS: Hull, "A
 Database for Handwritten Text Recognition Research", PAMI 16(5), 1994. SVHN: Netzer, Wang, Coates,
 Bissacco, Wu and Ng, "Reading Digits in Natural Images with Unsupervised Feature Learning", NIPS
-workshop, 2011.
+workshop, 2011. The small set, ``digits``, is the test set of the UCI's optical digits (Alpaydin and
+Kaynak, 1998) in scikit-learn.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
 from tl_lightning.data.io.download import download as fetch
 from tl_lightning.data.io.download import extract
+from tl_lightning.data.io.embedded_digits import read_digits
 from tl_lightning.data.io.folders import check_signatures, find_root
 from tl_lightning.data.io.idx import DigitSet, checked, read_mnist, read_svhn, read_usps
 from tl_lightning.data.io.images import open_image
 from tl_lightning.data.io.mnistm_files import find_mnistm, fingerprint, read_mnistm
+from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.files import locked
 
@@ -41,8 +44,8 @@ __all__ = ["MNISTDataModule"]
 
 SIZE = 28
 CLASSES = tuple("0123456789")
-NAMES = ("mnist", "mnistm", "usps", "svhn")
-READERS = {"mnist": read_mnist, "usps": read_usps, "svhn": read_svhn}
+NAMES = ("mnist", "mnistm", "usps", "svhn", "digits")
+READERS = {"mnist": read_mnist, "usps": read_usps, "svhn": read_svhn, "digits": read_digits}
 # Images resized at once, which bounds the memory.
 CHUNK = 10_000
 # Fixed, as the patches are part of the dataset and not of a run.
@@ -57,18 +60,20 @@ BSDS_FOLDERS = ("bsds500/train", "BSDS500/data/images/train", "BSR/BSDS500/data/
 
 
 class MNISTDataModule(ImageDataModule):
-    """MNIST, MNIST-M, USPS or SVHN as source and target, in memory, 28 x 28 with three channels.
+    """Sets of digits as source and target, in memory, 28 x 28 with three channels.
 
     Digit ``i`` of MNIST and of a generated MNIST-M is the same. Methods cannot use this pairing:
     each domain has its own sample order, and training batches of the target contain no labels.
-    USPS is resized from 16 x 16, SVHN and the published images of MNIST-M from 32 x 32.
+    USPS is resized from 16 x 16, SVHN and the published images of MNIST-M from 32 x 32, and
+    ``digits`` from 8 x 8.
 
     Args:
         root: Folder with the datasets, in one of the formats listed in the configuration file.
         download: Whether to download missing datasets into ``root``.
         val_fraction: Fraction of the official training images, from their end, to use for
             validation (1/12 gives the usual 55,000 and 5,000 images of MNIST).
-        source: ``{domain}``: ``mnist``, ``mnistm``, ``usps`` or ``svhn``.
+        source: ``{domain}``: ``mnist``, ``mnistm``, ``usps``, ``svhn`` or ``digits``, or a list of
+            them, which keep their names.
         target: ``{domain}``, or None for no target.
         kwargs: See :class:`ImageDataModule`.
     """
@@ -92,20 +97,27 @@ class MNISTDataModule(ImageDataModule):
         self.val_fraction = val_fraction
         self.source_domain = self._chosen("data.source", source)
         self.target_domain = None if target is None else self._chosen("data.target", target)
-        if self.source_domain == self.target_domain:
+        if shared := [name for name in self.source_domain if name in (self.target_domain or ())]:
             raise DataError(
-                f"data.source.domain and data.target.domain are both {self.source_domain}; set "
+                f"data.source.domain and data.target.domain are both {shared[0]}; set "
                 "another data.target.domain, or data.target=null for no target"
             )
 
-    def _chosen(self, key: str, given: Mapping[str, Any]) -> str:
+    def _chosen(self, key: str, given: Mapping[str, Any]) -> list[str]:
         only_keys(key, given, {"domain"}, every=True)
-        domain = str(given["domain"])
-        if domain not in NAMES:
+        domain = given["domain"]
+        names = [str(name) for name in (domain if isinstance(domain, list) else [domain])]
+        if wrong := [name for name in names if name not in NAMES]:
             raise DataError(
-                f"{key}.domain={domain} is not one of {', '.join(NAMES)}; {nearest(domain, NAMES)}"
+                f"{key}.domain={wrong[0]} is not one of {', '.join(NAMES)}; "
+                f"{nearest(wrong[0], NAMES)}"
             )
-        return domain
+        if len(set(names)) < max(1, len(names)):
+            raise DataError(
+                f"{key}.domain=[{','.join(names)}] must name at least one set, each once; set "
+                f"{key}.domain={(names or NAMES)[0]}"
+            )
+        return names
 
     def domains(self) -> Mapping[str, Domain]:
         """Return the source and, if there is one, the target."""
@@ -114,7 +126,17 @@ class MNISTDataModule(ImageDataModule):
             found["target"] = self._domain(self.target_domain)
         return found
 
-    def _domain(self, name: str) -> Domain:
+    def _domain(self, names: list[str]) -> Domain:
+        """Return one set, or several merged into one domain."""
+        layout = pooled({name: self._layout(name) for name in names})
+        assert layout.val is not None
+        assert layout.test is not None
+        return Domain(
+            "+".join(names), CLASSES, layout.train, layout.val, layout.test, layout.note,
+            domains=layout.domains,
+        )  # fmt: skip
+
+    def _layout(self, name: str) -> Layout:
         note = ""
         if name == "mnistm":
             digits, note = _read_mnistm(Path(self.root).expanduser(), self.download)
@@ -123,8 +145,7 @@ class MNISTDataModule(ImageDataModule):
         total = len(digits.y_train)
         border = total - round(total * self.val_fraction)
         train = _split("train", digits.x_train, digits.y_train)
-        return Domain(
-            name,
+        return Layout(
             CLASSES,
             train.subset(range(border)),
             train.subset(range(border, total)),

@@ -290,7 +290,10 @@ class SourceTarget:
             layout = layout.with_val(self.val_fraction, self.on_problem)
         assert layout.val is not None
         assert layout.test is not None
-        return Domain(name, layout.classes, layout.train, layout.val, layout.test, layout.note)
+        return Domain(
+            name, layout.classes, layout.train, layout.val, layout.test, layout.note,
+            domains=layout.domains,
+        )  # fmt: skip
 
     def split_target(self, name: str, layout: Layout) -> Domain:
         """Return the target with splits, and with its few labelled samples if there are any."""

@@ -136,8 +136,9 @@ class StreamDataModule(ImageDataModule):
         found = {
             name: StreamSplit.of(part.shards(number, self.window)) for name, part in parts.items()
         }
+        splits = found["train"], found["val"], found["test"]
         note = str(about.get("note") or "")
-        return Domain(url.rpartition("/")[2], tuple(number), **found, note=note)
+        return Domain(url.rpartition("/")[2], tuple(number), *splits, note=note)
 
     def _classes(
         self, domain: str, train: Parts, expected: tuple[str, ...] | None

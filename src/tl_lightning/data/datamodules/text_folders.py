@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tl_lightning.data.datamodules.domain_folders import asked_domains, is_domain, refuse_shared
+from tl_lightning.data.datamodules.domain_folders import (
+    asked_domains,
+    is_domain,
+    named_or_others,
+    refuse_shared,
+)
 from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.io.folders import class_folders
 from tl_lightning.data.io.texts import scan_texts, text_files
@@ -57,9 +62,8 @@ class TextDomainsDataModule(TextDataModule):
                 f"{setting}={root} contains no domains; expected {base}/<domain>/<class>/<text>"
                 f".txt; set {setting}=/the/right/folder, or data=text_folder for one domain"
             )
-        names = asked_domains(
-            node.get("domain"), f"data.{domain}.domain", valid, folders, str(base)
-        )
+        asked = named_or_others(domain, node, valid, self.pair.node("target"))
+        names = asked_domains(asked, f"data.{domain}.domain", valid, folders, str(base))
         chosen = [folders[name] for name in names]
         if domain == "source":
             self.taken = chosen

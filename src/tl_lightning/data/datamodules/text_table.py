@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tl_lightning.data.datamodules.domain_folders import asked_table_domains
+from tl_lightning.data.datamodules.domain_folders import asked_table_domains, named_or_others
 from tl_lightning.data.datamodules.image_table import class_order
 from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.domain import Split
@@ -89,9 +89,10 @@ class TextTableDataModule(TextDataModule):
         if self.listed is None:
             self.listed = self._texts(self.table, "data.table")
         valid = sorted({each.domain for each in self.listed if each.domain is not None})
+        asked = named_or_others(domain, node, valid, self.pair.node("target"))
         names = asked_table_domains(
             domain,
-            node.get("domain"),
+            asked,
             valid,
             str(self.table),
             self.columns["domain"],

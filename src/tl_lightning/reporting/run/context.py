@@ -25,6 +25,7 @@ from tl_lightning.reporting.formatting import (
 )
 from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.class_sets import describe_class_sets
+from tl_lightning.reporting.run.domains import domain_tables
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
 from tl_lightning.reporting.run.start import candidate_rows, chosen_text
 from tl_lightning.reporting.run.trust import describe_trust
@@ -77,6 +78,7 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "trust": describe_trust(report),
         "class_sets": describe_class_sets(report),
         "metrics": _metrics(report.get("metrics") or {}),
+        "domain_tables": domain_tables(report),
         "predicted": {
             domain: describe_predicted(found)
             for domain, found in (report.get("predicted") or {}).items()
@@ -269,6 +271,8 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     others = []
     for key, value in metrics.items():
         domain, _, rest = key.partition("/test/")
+        if rest.startswith("acc_"):
+            continue  # in the table of the domains
         if rest and domain in domains:
             rows.setdefault(rest, {})[domain] = metric_value(rest, value)
         else:

@@ -252,7 +252,7 @@ def test_missing_datasets_are_errors_with_the_paths_tried(tmp_path):
 
 
 def test_invalid_domains_are_errors(tmp_path):
-    message = r"data\.target\.domain=emnist is not one of mnist, mnistm, usps, svhn; did you mean"
+    message = r"data\.target\.domain=emnist is not one of mnist, mnistm, usps, svhn, digits; did"
     with pytest.raises(DataError, match=message):
         build(tmp_path, "emnist")
     message = r"data\.source\.domain=minst is not one of .*; did you mean 'mnist'\?"
@@ -266,6 +266,25 @@ def test_invalid_domains_are_errors(tmp_path):
         DataError, match=r"domain are both mnist; set another data\.target\.domain, or"
     ):
         build(tmp_path, "mnist")
+    with pytest.raises(DataError, match=r"source\.domain=\[usps,usps\] must name at least one set"):
+        build(tmp_path, source={"domain": ["usps", "usps"]})
+    with pytest.raises(DataError, match=r"source\.domain=\[\] must name at least one set"):
+        build(tmp_path, source={"domain": []})
+
+
+def test_several_sets_keep_their_names(root):
+    source = found(root, source={"domain": ["mnist", "usps", "digits"]})["source"]
+    assert source.name == "mnist+usps+digits"
+    assert source.domains == ("mnist", "usps", "digits")
+    alone = {name: found(root, source={"domain": name})["source"] for name in source.domains}
+    for split, part in source.splits().items():
+        for number, (name, one) in enumerate(alone.items()):
+            own = one.splits()[split]
+            kept = part.subset(np.flatnonzero(part.domains == number).tolist())
+            assert kept.names == [f"{name}/{other}" for other in own.names]
+            assert np.array_equal(kept.samples, own.samples)
+            assert np.array_equal(kept.labels, own.labels)
+            assert own.domains is None
 
 
 def test_incomplete_or_unknown_augmentation_is_an_error(tmp_path):

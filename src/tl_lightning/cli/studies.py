@@ -1,4 +1,4 @@
-"""The commands ``tl-activation-study``, and the studies of validators and of accuracy."""
+"""The commands ``tl-activation-study``, ``tl-validator-study`` and ``tl-accuracy-study``."""
 
 from __future__ import annotations
 

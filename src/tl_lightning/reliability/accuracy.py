@@ -7,7 +7,7 @@ adds an interval from the errors measured on other data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from tl_lightning.reliability.combination import Combination
 from tl_lightning.reliability.estimators import agreement, estimates
 from tl_lightning.reliability.outputs import FiniteOutputs, finite_outputs
 
-__all__ = ["Estimate", "estimate_accuracy", "trains_on_target"]
+__all__ = ["Estimate", "estimate_accuracy", "matching_predictions", "trains_on_target"]
 
 Array = NDArray[Any]
 
@@ -74,13 +74,14 @@ def estimate_accuracy(
     target_logits: Array,
     *,
     adapted: bool = False,
-    other_logits: Array | None = None,
+    other_logits: Array | Sequence[Array] | None = None,
 ) -> Estimate:
     """Return the accuracy to expect on target samples without labels.
 
     A model may be certain of wrong predictions, above all one that was trained on target samples.
     Another model shows this: where two models that were trained differently disagree, at least one
-    is wrong, so the estimate is at most their agreement, and its interval narrower.
+    is wrong, so the estimate is at most their agreement, and its interval narrower. Of several
+    models, the median of the agreements counts, as one of them may have collapsed.
 
     Rows that are not finite are left out on the source; on the target they count as wrong.
 
@@ -89,9 +90,8 @@ def estimate_accuracy(
         source_labels: ``(n,)``.
         target_logits: ``(m, K)`` of the same model.
         adapted: Whether the model was trained on target samples, see :func:`trains_on_target`.
-        other_logits: ``(m, K)`` of another model on the same target samples: with and without
-            adaptation, or with another backbone or method. Of several, the one with the highest
-            estimate of its own was measured.
+        other_logits: ``(m, K)`` of another model on the same target samples, or those of several:
+            with and without adaptation, or with another backbone or method.
 
     Raises:
         DataError: If the arrays do not match, or a domain has no sample with finite predictions.
@@ -107,9 +107,11 @@ def estimate_accuracy(
     outputs = finite_outputs(source_logits, source_labels, target_logits)
     single = estimates(outputs)
     combination = ADAPTED if adapted else ALONE
-    if other_logits is not None:
+    others = [other_logits] if isinstance(other_logits, np.ndarray) else other_logits
+    if others:
         combination = COMPARED
-        single["other"] = _agreement(target_logits, other_logits)
+        agreements = [matching_predictions(target_logits, other) for other in others]
+        single["other"] = float(np.median(agreements))
     value = combination.value(single)
     low, high = combination.interval(single, len(outputs.source), len(outputs.target))
     valid = len(outputs.target) / outputs.target_rows
@@ -122,8 +124,12 @@ def estimate_accuracy(
     )
 
 
-def _agreement(target_logits: Array, other_logits: Array) -> float:
-    """Return the agreement on the rows that are finite for both models."""
+def matching_predictions(target_logits: Array, other_logits: Array) -> float:
+    """Return the agreement of two models on the rows that are finite for both.
+
+    Raises:
+        DataError: If the shapes differ, or there is no such row.
+    """
     target, other = np.asarray(target_logits), np.asarray(other_logits)
     if target.shape != other.shape:
         raise DataError(

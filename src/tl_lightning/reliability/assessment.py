@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -157,7 +157,7 @@ def assess(
     record: Record | None,
     target_logits: Array,
     reuse: bool = True,
-    other_logits: Array | None = None,
+    other_logits: Array | Sequence[Array] | None = None,
 ) -> Assessment:
     """Estimate accuracy, class frequencies and temperature of target samples, without labels.
 
@@ -169,7 +169,7 @@ def assess(
         record: Stored with the model; None in checkpoints without.
         target_logits: ``(m, K)``.
         reuse: Whether to use the temperature of the run's target for a few samples.
-        other_logits: Of another model on the same samples, see :func:`.estimate_accuracy`.
+        other_logits: Of other models on the same samples, see :func:`.estimate_accuracy`.
     """
     if record is None:
         return Assessment(problem=NOT_STORED)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tl_lightning.errors import DataError
+from tl_lightning.reliability.accuracy import matching_predictions
 from tl_lightning.reliability.assessment import Assessment, Record, assess, finite_temperature
 from tl_lightning.reliability.calibration import aurc, calibration_error, confidences
 from tl_lightning.reporting.artifacts import Array, Predictions, read_predictions
@@ -18,8 +19,8 @@ from tl_lightning.reporting.formatting import uses_target_labels
 from tl_lightning.reporting.schema import fingerprint_of, read_report
 
 __all__ = [
-    "StoredRun", "another_model", "compared", "estimated_accuracy", "read_stored_run",
-    "reliability_entries", "same_samples",
+    "StoredRun", "another_model", "compared", "compared_names", "estimated_accuracy",
+    "read_stored_run", "reliability_entries", "same_samples",
 ]  # fmt: skip
 
 #: Settings of data that say where the samples of source and target are.
@@ -42,6 +43,12 @@ def estimated_accuracy(report: Mapping[str, Any]) -> tuple[float, float, float] 
     """
     found = report.get("estimated_accuracy") or {}
     return _range(found, found) if "value" in found else None
+
+
+def compared_names(report: Mapping[str, Any]) -> list[str]:
+    """Return the names of the models that the estimated accuracy was compared with."""
+    found = (report.get("estimated_accuracy") or {}).get("compared_with") or {}
+    return [str(one["name"]) for one in found.get("models") or ()]
 
 
 def _range(values: Any, shown: Any) -> tuple[float, float, float]:
@@ -139,52 +146,64 @@ def another_model(run: StoredRun, other: StoredRun) -> bool:
     """Return whether a model may serve for comparison with that of a run.
 
     Models that target labels were used for may not, so that labels change no estimate; neither may
-    models of the same name, which make the same errors, and copies of the run's model.
+    models of the same name, which make the same errors, copies of the run's model, and models
+    without a finite prediction.
     """
     if run.name == other.name or uses_target_labels(other.report):
         return False
     one, two = (found.predictions.arrays["target_logits"] for found in (run, other))
-    return not np.array_equal(one, two, equal_nan=True)
+    finite = bool(np.isfinite(two).all(axis=1).any())
+    return finite and not np.array_equal(one, two, equal_nan=True)
 
 
 def compared(run: StoredRun, others: Iterable[StoredRun], root: Path) -> dict[str, Any]:
-    """Return the entries of a report, with the estimate compared with another model.
+    """Return the entries of a report, with the estimate compared with other models.
 
-    That is the model of another name with the highest estimate of its own, as in the study that
-    the interval is from (``docs/measurements.md``).
+    These are one model of every other name, of the run's seed if there is one.
 
     Args:
         run: The run.
         others: Other runs, of which those on the :func:`same_samples` with
             :func:`another_model` count.
-        root: What the folder of the other model is relative to.
+        root: What the folders of the other models are relative to.
 
     Returns:
         Entries as of :func:`reliability_entries`, where ``estimated_accuracy`` has an entry
-        ``compared_with`` with the model's ``name`` and ``folder``, the ``agreement`` of both and
-        the estimate ``alone``; empty without another model.
+        ``compared_with``: the ``name``, ``folder`` and ``agreement`` of the other ``models``, the
+        median ``agreement`` and the estimate ``alone``; empty without another model.
     """
-    alone = run.alone
-    known = [
-        (other.alone, other)
-        for other in others
-        if other.alone is not None and another_model(run, other) and same_samples(run, other)
-    ]
-    if alone is None or not known:
+    alone, models = run.alone, _one_of_each_name(run, others)
+    if alone is None or not models:
         return {}
-    other = max(known, key=lambda one: one[0][0])[1]
-    record = run.record()
-    found = assess(record, run.logits, reuse=False, other_logits=other.logits)
+    record, logits = run.record(), [other.logits for other in models]
+    found = assess(record, run.logits, reuse=False, other_logits=logits)
     if found.estimate is None:  # such as no sample with finite predictions of both
         return {}
     entries = reliability_entries(record, found, run.predictions)
     entries["estimated_accuracy"]["compared_with"] = {
-        "name": other.name,
-        "folder": other.folder.relative_to(root).as_posix(),
+        "models": [
+            {
+                "name": other.name,
+                "folder": other.folder.relative_to(root).as_posix(),
+                "agreement": matching_predictions(run.logits, other.logits),
+            }
+            for other in models
+        ],
         "agreement": found.estimate.estimators["other"],
         "alone": dict(zip(_RANGE, alone, strict=True)),
     }
     return entries
+
+
+def _one_of_each_name(run: StoredRun, others: Iterable[StoredRun]) -> list[StoredRun]:
+    found: dict[str, StoredRun] = {}
+    for other in others:
+        if not another_model(run, other) or not same_samples(run, other):
+            continue
+        known = found.setdefault(other.name, other)
+        if known.report.get("seed") != run.report.get("seed") == other.report.get("seed"):
+            found[other.name] = other
+    return list(found.values())
 
 
 def reliability_entries(

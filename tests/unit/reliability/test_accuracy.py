@@ -147,3 +147,14 @@ def test_a_usual_pair_gives_no_warning() -> None:
 def test_outputs_that_do_not_match_are_rejected(source, labels, target, message: str) -> None:
     with pytest.raises(DataError, match=message):
         estimate_accuracy(source, labels, target)
+
+
+def test_of_several_models_the_median_agreement_counts() -> None:
+    """One that has collapsed does not limit the estimate, nor does one that is almost the same."""
+    target, _ = outputs(1000, 2.0)
+    rows = np.arange(1000)[:, None]
+    others = [np.where(rows < kept, target, -target) for kept in (100, 600, 990)]
+    found = estimate_accuracy(SOURCE, LABELS, target, other_logits=others)
+    one = estimate_accuracy(SOURCE, LABELS, target, other_logits=others[1])
+    assert found == one
+    assert found.estimators["other"] == 0.6

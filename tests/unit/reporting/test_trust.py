@@ -96,8 +96,8 @@ def test_jobs_of_a_sweep_are_compared_with_each_other(labelled, tmp_path) -> Non
         np.savez(folder / "predictions.npz", **{**arrays, "target_logits": logits})
     found = {one["name"]: one for one in with_comparisons(collect(tmp_path), tmp_path)}
     given = found["dann"]["estimated_accuracy"]
-    assert given["compared_with"]["name"] == "mcc"
-    assert given["compared_with"]["folder"] == "mcc"
+    (model,) = given["compared_with"]["models"]
+    assert (model["name"], model["folder"]) == ("mcc", "mcc")
     expected = estimate_accuracy(
         arrays["source_val_logits"].astype(float), arrays["source_val_true"],
         arrays["target_logits"].astype(float), other_logits=noise,
@@ -123,7 +123,7 @@ def test_older_reports_have_no_section(labelled) -> None:
 def test_edited_estimate_is_an_error() -> None:
     with pytest.raises(DataError, match=r"estimated_accuracy=.* of the report was edited by hand"):
         estimated_accuracy({"estimated_accuracy": {"value": "much", "low": 0, "high": 1}})
-    edited = {"name": "mcc", "folder": "a", "agreement": 0.5, "alone": 1}
+    edited = {"models": [{"name": "mcc", "folder": "a"}], "agreement": 0.5, "alone": VALUES}
     with pytest.raises(DataError, match=r"estimated_accuracy\.compared_with=.* was edited by hand"):
         compared_text({"estimated_accuracy": {**VALUES, "compared_with": edited}})
 

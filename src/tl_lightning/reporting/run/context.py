@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from tl_lightning.config.schema import BASELINES
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.artifacts import Predictions
-from tl_lightning.reporting.estimates import estimated_accuracy
+from tl_lightning.reporting.estimates import compared_names, estimated_accuracy
 from tl_lightning.reporting.formatting import (
     duration,
     metric_value,
@@ -194,8 +194,8 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
 
 
 def _compared_with(report: Mapping[str, Any]) -> str:
-    found = (report.get("estimated_accuracy") or {}).get("compared_with") or {}
-    return f"; compared with {found['name']}" if "name" in found else ""
+    names = compared_names(report)
+    return f"; compared with {', '.join(names)}" if names else ""
 
 
 def _oracle(report: Mapping[str, Any]) -> bool:

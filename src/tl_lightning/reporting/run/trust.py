@@ -70,7 +70,8 @@ def compared_text(report: Mapping[str, Any]) -> str | None:
     """Return which model the estimated accuracy was compared with, and what it would be without.
 
     >>> alone = {"value": 0.8, "low": 0.5, "high": 1.0}
-    >>> found = {"name": "mcc", "folder": "runs/1", "agreement": 0.6, "alone": alone}
+    >>> models = [{"name": "mcc", "folder": "runs/1", "agreement": 0.6}]
+    >>> found = {"models": models, "agreement": 0.6, "alone": alone}
     >>> compared_text({"estimated_accuracy": {"compared_with": found}}).partition(":")[0]
     'Compared with mcc (runs/1), which predicts the same class for 60 % of the target samples'
     """
@@ -80,17 +81,29 @@ def compared_text(report: Mapping[str, Any]) -> str | None:
     try:
         alone = estimate_text(tuple(found["alone"][key] for key in ("value", "low", "high")))
         agreement = f"{100 * found['agreement']:.0f} %"
-        where = f"{found['name']} ({found['folder']})"
+        models = [
+            (f"{one['name']} ({one['folder']})", f"{100 * one['agreement']:.0f} %")
+            for one in found["models"]
+        ]
     except (KeyError, TypeError, ValueError):
         raise DataError(
             f"estimated_accuracy.compared_with={found!r} of the report was edited by hand; restore "
             "report.json from a copy, or run again"
         ) from None
-    return (
-        f"Compared with {where}, which predicts the same class for {agreement} of the target "
-        "samples: where two models differ, one is wrong, so the estimate is not higher than that. "
-        f"Without the comparison it is {alone}."
-    )
+    reason = "where two models differ, one is wrong"
+    names = " and ".join(filter(None, (", ".join(n for n, _ in models[:-1]), models[-1][0])))
+    if len(models) == 1:
+        text = (
+            f"Compared with {names}, which predicts the same class for {agreement} of the target "
+            f"samples: {reason}, so the estimate is not higher than that."
+        )
+    else:
+        text = (
+            f"Compared with {names}, which predict the same class for "
+            f"{' and '.join(share for _, share in models)} of the target samples: {reason}, so the "
+            f"estimate is not higher than the median, {agreement}."
+        )
+    return f"{text} Without the comparison it is {alone}."
 
 
 def _truth(report: Mapping[str, Any]) -> str | None:

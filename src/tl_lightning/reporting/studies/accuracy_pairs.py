@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tl_lightning.errors import DataError
-from tl_lightning.reliability.accuracy import ALONE, trains_on_target
+from tl_lightning.reliability.accuracy import trains_on_target
 from tl_lightning.reliability.estimators import agreement, estimates
 from tl_lightning.reliability.label_shift import class_mix
 from tl_lightning.reliability.outputs import finite_outputs
@@ -38,8 +38,8 @@ class Pair:
         accuracy: The true accuracy on them.
         adapted: Whether the model was trained on samples of the target.
         estimators: The estimates by name; ``seeds``, the agreement with the same model of another
-            seed, if there is one; ``other``, that with the model of another name that has the
-            highest estimate on the same samples.
+            seed, if there is one; ``other``, the median of that with one model of every other name
+            on the same samples.
         mix_distance: True total variation between the class frequencies of both domains.
         estimated_distance: The same as estimated without target labels.
         data_node: The configuration of source and target.
@@ -159,8 +159,11 @@ def _with_agreement(pairs: list[Pair]) -> list[Pair]:
         if seeds:
             following = min(seeds, key=lambda o: (o.seed < pair.seed, o.seed))
             pair.estimators["seeds"] = agreement(pair.logits, following.logits)
-        different = [other for other in others if other.name != pair.name]
+        different: dict[str, Pair] = {}
+        for other in sorted(others, key=lambda other: other.seed != pair.seed):
+            if other.name != pair.name:
+                different.setdefault(other.name, other)
         if different:
-            best = max(different, key=lambda other: ALONE.value(other.estimators))
-            pair.estimators["other"] = agreement(pair.logits, best.logits)
+            shares = [agreement(pair.logits, other.logits) for other in different.values()]
+            pair.estimators["other"] = float(np.median(shares))
     return pairs

@@ -31,7 +31,7 @@ __all__ = ["write_accuracy"]
 FEWEST = 3
 AGREEMENTS = {
     "seeds": "agreement of two seeds",
-    "other": "agreement with another model",
+    "other": "median agreement with other models",
 }
 NOTE = (
     "A pair is a model and a target whose labels were used only to measure the errors, in points "

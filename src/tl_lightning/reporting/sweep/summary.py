@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tl_lightning.config.schema import BASELINES
-from tl_lightning.reporting.estimates import estimated_accuracy
+from tl_lightning.reporting.estimates import compared_names, estimated_accuracy
 from tl_lightning.reporting.formatting import (
     seeds_range,
     trained_on_target,
@@ -318,9 +318,8 @@ def _estimated(group: Group) -> tuple[float, float, float] | None:
 
 
 def _compared_with(group: Group) -> tuple[str, ...]:
-    found = [(run.get("estimated_accuracy") or {}) for run in group.runs.values()]
-    names = [(one.get("compared_with") or {}).get("name") for one in found]
-    return tuple(dict.fromkeys(str(name) for name in names if name))
+    names = [name for run in group.runs.values() for name in compared_names(run)]
+    return tuple(dict.fromkeys(names))
 
 
 def _missing_seeds(rows: list[Row]) -> list[str]:

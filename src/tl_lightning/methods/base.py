@@ -43,12 +43,10 @@ class TargetBank:
     Attributes:
         features: ``(N, D)`` in float32, computed in evaluation mode.
         logits: ``(N, K)``, likewise.
-        class_counts: ``(K,)`` source samples of each class, as often as trained on; None: equal.
     """
 
     features: Tensor
     logits: Tensor
-    class_counts: Tensor | None = None
 
 
 class Method(nn.Module):
@@ -90,12 +88,6 @@ class Method(nn.Module):
     smallest_batch: ClassVar[int] = 1
     #: Whether its layers must measure training samples of each domain before training.
     measures_domains: ClassVar[bool] = False
-    #: Whether :meth:`unknown_scores` says which target samples are of no class.
-    recognises_unknown: ClassVar[bool] = False
-    #: Whether :meth:`source_weights` weights the classes of the source, and whether the method's
-    #: own comparison of the domains uses such weights.
-    weighs_classes: ClassVar[bool] = False
-    uses_weights: ClassVar[bool] = False
     #: Whether the method adapts a trained model and cannot be combined with source training.
     source_free: ClassVar[bool] = False
 
@@ -149,14 +141,6 @@ class Method(nn.Module):
     def task_weight(self, progress: float) -> float:
         """Return the factor on the task's source loss at ``progress``."""
         return 1.0
-
-    def unknown_scores(self, features: Tensor, logits: Tensor) -> Tensor | None:
-        """Return the probability ``(B,)`` that a target sample is of no class, or None."""
-        return None
-
-    def source_weights(self, labels: Tensor) -> Tensor | None:
-        """Return weights ``(B,)`` of source samples with these labels, or None for 1."""
-        return None
 
     def domain_logits(self, features: Tensor, logits: Tensor) -> Tensor | None:
         """Return the domain discriminator's logits ``(B,)`` (source if positive), or None."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tl_lightning.distributed.ranks import rank_mean
-from tl_lightning.methods.base import Method, TargetBank
+from tl_lightning.methods.base import TargetBank
+from tl_lightning.methods.components.class_sets import WeighsClasses
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["ClassWeights", "target_to_source"]
@@ -40,7 +41,7 @@ def target_to_source(logits: Tensor, counts: Tensor | None) -> Tensor:
     return torch.where(number > 0, weights, torch.zeros_like(weights))
 
 
-class ClassWeights(Method):
+class ClassWeights(WeighsClasses):
     """Weights the source's samples by how frequent their class seems to be in the target.
 
     The weights apply to the task's loss and to the source's part in the comparison of the domains
@@ -48,13 +49,11 @@ class ClassWeights(Method):
     the classifier is trained with them, this is one step of the EM algorithm of MLLS per epoch.
 
     Args:
-        kwargs: As in :class:`Method`.
+        kwargs: As in :class:`.Method`.
     """
 
     adds_loss = False
     uses_target_bank = True
-    weighs_classes = True
-    uses_weights = True
     of_classes: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
@@ -63,7 +62,7 @@ class ClassWeights(Method):
 
     def begin_epoch(self, bank: TargetBank) -> None:
         """Compute this epoch's weights."""
-        self.of_classes.copy_(target_to_source(bank.logits, bank.class_counts))
+        self.of_classes.copy_(target_to_source(bank.logits, self.class_counts))
 
     def source_weights(self, labels: Tensor) -> Tensor:
         """Return the weights ``(B,)`` of the samples, with mean 1 over the batch of all ranks."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tl_lightning.methods.base import Penalty
+from tl_lightning.methods.components.class_sets import RecognisesUnknown
 from tl_lightning.types import Context, Views
 
 __all__ = ["OVANet", "hard_negative_loss", "open_set_entropy"]
@@ -40,7 +41,7 @@ def open_set_entropy(logits: Tensor) -> Tensor:
     return (p * functional.softplus(-logits) + (1 - p) * functional.softplus(logits)).mean()
 
 
-class OVANet(Penalty):
+class OVANet(Penalty, RecognisesUnknown):
     """One-versus-all classifiers, with open-set entropy minimisation on the target.
 
     The term is ``hard negative loss / 2`` on the source, as in the authors' code, plus ``entropy``
@@ -53,7 +54,6 @@ class OVANet(Penalty):
         kwargs: As in :class:`Penalty`.
     """
 
-    recognises_unknown = True
     uses_weights = True
 
     def __init__(self, *, entropy: float, **kwargs: Any) -> None:

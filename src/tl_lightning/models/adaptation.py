@@ -17,6 +17,7 @@ from tl_lightning.distributed.ranks import same_buffers
 from tl_lightning.errors import DataError
 from tl_lightning.methods.base import Method, Stage, TargetBank
 from tl_lightning.methods.components.alignment import FeatureAlignment
+from tl_lightning.methods.components.class_sets import RecognisesUnknown, WeighsClasses
 from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.teacher import Teacher
@@ -60,6 +61,8 @@ class DomainAdaptation(TransferModule):
         plans = {name: one.plan() for name, one in methods.items() if one.plan()}
         self.planner, self.stages = next(iter(plans.items()), ("", ()))
         self.automatic_optimization = not self.stages
+        if recognising := [one for one in methods.values() if isinstance(one, RecognisesUnknown)]:
+            self.task.recogniser = (recognising[0],)
         teachers = [one for one in methods.values() if one.teacher is not None]
         self.teacher = _make_teacher(teachers[0], self.backbone, self.task) if teachers else None
         self.teacher_views = teachers[0].teacher_views if teachers else ()
@@ -100,7 +103,7 @@ class DomainAdaptation(TransferModule):
         """Add the weights of source samples, and the teacher's outputs that a method requests."""
         views = super().views(batch)
         for method in self.methods.values():
-            if method.weighs_classes:
+            if isinstance(method, WeighsClasses):
                 source = views["source"]
                 source.weights = method.source_weights(source.require("labels"))
         if self.teacher is not None and self.teacher.taken:
@@ -272,6 +275,11 @@ class DomainAdaptation(TransferModule):
                     self.align(data)
         if isinstance(data, TransferDataModule):
             data.predicted = self.target_classes
+            for method in self.methods.values():
+                if isinstance(method, WeighsClasses) and (counts := data.class_counts()):
+                    balanced = data.sampling == "class_balanced"
+                    counts = [min(1, count) for count in counts] if balanced else counts
+                    method.class_counts = torch.tensor(counts)
 
     def on_fit_end(self) -> None:
         """Release the data module, which another model may train on."""
@@ -351,17 +359,7 @@ class DomainAdaptation(TransferModule):
                 outputs.append(self._single_domain(Stream.TARGET, batch["inputs"].to(self.device)))
         self.train(training)
         features, logits = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
-        counts = data.class_counts() if isinstance(data, TransferDataModule) else None
-        if counts is not None and data.sampling == "class_balanced":
-            counts = [min(1, count) for count in counts]
-        return TargetBank(features, logits, None if counts is None else torch.tensor(counts))
-
-    def rejects(self, features: Tensor, logits: Tensor) -> Tensor | None:
-        """Return which target samples are of no class; by a method if it recognises them."""
-        for method in self.methods.values() if self.task.by_method else ():
-            if (scores := method.unknown_scores(features, logits)) is not None:
-                return scores > 0.5
-        return super().rejects(features, logits)
+        return TargetBank(features, logits)
 
 
 class SourceFree(DomainAdaptation):

@@ -14,7 +14,7 @@ from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.distributed.ranks import same_buffers
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.losses.regularizers import Regularizer
-from tl_lightning.methods.components.domain_norm import set_batch_domains
+from tl_lightning.methods.components.domain_norm import assign_domains
 from tl_lightning.models.epoch_means import EpochMeans
 from tl_lightning.models.inputs import Normalise, as_batch, joined, training_batches
 from tl_lightning.models.optimization import OptimizerFactory, ParameterGroups, total_batches
@@ -29,7 +29,6 @@ from tl_lightning.types import (
     DOMAINS,
     Backbone,
     Batch,
-    DomainAwareNorm,
     LayerGroup,
     Spec,
     SplitKey,
@@ -130,7 +129,6 @@ class TransferModule(L.LightningModule):
         self.normalise = Normalise(self.input_spec, self.layout)
         self.multitask = MultiTask(aux_tasks, task_weighting)
         self.metrics = EvalMetrics(task, aux_tasks)
-        self.norms = [part for part in self.modules() if isinstance(part, DomainAwareNorm)]
         #: Auxiliary labels of the step by stream; not part of the views, which methods can read.
         self.aux_labels: dict[Stream, dict[str, Tensor]] = {}
 
@@ -290,11 +288,7 @@ class TransferModule(L.LightningModule):
         Args:
             sizes: Number of samples by stream, in batch order.
         """
-        set_batch_domains(self.norms, [(stream.domain, size) for stream, size in sizes.items()])
-
-    def rejects(self, features: Tensor, logits: Tensor) -> Tensor | None:
-        """Return which target samples ``(B,)`` are of no class, or None if none can be."""
-        return None if self.task.rejection is None else self.task.rejection.rejects(logits)
+        assign_domains(self, [(stream.domain, size) for stream, size in sizes.items()])
 
     def task_terms(self, views: dict[str, View]) -> Terms:
         """Return the task's loss on every labelled view, and the regularization terms."""
@@ -433,10 +427,9 @@ class TransferModule(L.LightningModule):
         if "labels" in batch:
             out["labels"] = batch["labels"][real]
         aux_labels = {k: values[real] for k, values in batch.get("aux_labels", {}).items()}
-        if key == ("target", "test") and (rejected := self.rejects(features, logits)) is not None:
-            out["rejected"] = rejected
-        labels = out.get("labels")
-        self.metrics.update(key, shared, logits, labels, aux_labels, out.get("rejected"))
+        rejected = self.task.rejects(features, logits) if key == ("target", "test") else None
+        out |= {} if rejected is None else {"rejected": rejected}
+        self.metrics.update(key, shared, logits, out.get("labels"), aux_labels, rejected)
         return out
 
     def on_validation_epoch_start(self) -> None:

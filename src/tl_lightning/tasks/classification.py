@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
 from tl_lightning.tasks.metrics import METRICS
-from tl_lightning.tasks.target_outputs import Rejection
+from tl_lightning.tasks.target_outputs import PriorCorrection, Rejection
 
-__all__ = ["Classification"]
+__all__ = ["Classification", "prepare_outputs"]
 
 
 class Classification(nn.Module):
@@ -47,8 +48,9 @@ class Classification(nn.Module):
         self.prior: nn.Module = nn.Identity()
         #: Recognises target samples of no class, if that is wanted.
         self.rejection: Rejection | None = None
-        #: Whether the methods recognise them instead.
+        #: Whether a method recognises them instead, and that method; a tuple hides its parameters.
         self.by_method = False
+        self.recogniser: tuple[Any, ...] = ()
         #: Whether the target may have other classes than the source, so that the test measures it.
         self.class_sets = False
 
@@ -63,6 +65,13 @@ class Classification(nn.Module):
         out: Tensor = self.loss_fn(logits, labels, *given)
         return out
 
+    def rejects(self, features: Tensor, logits: Tensor) -> Tensor | None:
+        """Return which target samples ``(B,)`` are of no class, or None if none can be."""
+        if self.by_method:
+            scores: Tensor = self.recogniser[0].unknown_scores(features, logits)
+            return scores > 0.5
+        return None if self.rejection is None else self.rejection.rejects(logits)
+
     def metrics(self, prefix: str) -> MetricCollection:
         """Return the metrics of :data:`METRICS` and the additional ones.
 
@@ -72,3 +81,14 @@ class Classification(nn.Module):
         found = {name: info.build(self.num_classes) for name, info in METRICS.items()}
         extra = {name: metric.clone() for name, metric in self.extra_metrics.items()}
         return MetricCollection({**found, **extra}, prefix=prefix)
+
+
+def prepare_outputs(run: RunConfig, task: Classification) -> None:
+    """Add what a run does with the outputs on its target, see :mod:`.target_outputs`."""
+    target = run.plain["data"].get("target") or {}  # of a loaded model, the data are not built
+    task.class_sets = (target.get("classes") or "same") != "same"
+    task.by_method = run.rejection == "method"
+    if run.label_shift == "prior":
+        task.prior = PriorCorrection(task.num_classes)
+    if run.rejection in ("entropy", "energy"):
+        task.rejection = Rejection(run.rejection)

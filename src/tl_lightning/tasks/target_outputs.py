@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from tl_lightning.config.schema import RunConfig
 from tl_lightning.types import DomainAwareNorm
 
-__all__ = ["PriorCorrection", "Rejection", "Score", "prepare_outputs", "unfamiliarity"]
+__all__ = ["PriorCorrection", "Rejection", "Score", "unfamiliarity"]
 
 #: Scores by which samples of no class of the source are recognised.
 Score = Literal["entropy", "energy"]
@@ -88,14 +87,3 @@ class Rejection(nn.Module):
         """Return which samples ``(B,)`` are taken for none of the classes."""
         found: Tensor = self(logits) > self.threshold
         return found
-
-
-def prepare_outputs(run: RunConfig, task: Any) -> None:
-    """Add to a :class:`.Classification` what a run does with the outputs on its target."""
-    target = run.plain["data"].get("target") or {}  # of a loaded model, the data are not built
-    task.class_sets = (target.get("classes") or "same") != "same"
-    task.by_method = run.rejection == "method"
-    if run.label_shift == "prior":
-        task.prior = PriorCorrection(task.num_classes)
-    if run.rejection in ("entropy", "energy"):
-        task.rejection = Rejection(run.rejection)

@@ -29,8 +29,7 @@ from tl_lightning.models.phases import Phases
 from tl_lightning.schedules import Constant, Schedule, TorchScheduler
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
 from tl_lightning.tasks.auxiliary.labels import attach_labels
-from tl_lightning.tasks.classification import Classification
-from tl_lightning.tasks.target_outputs import prepare_outputs
+from tl_lightning.tasks.classification import Classification, prepare_outputs
 from tl_lightning.training.feature_plan import Plan, plan
 from tl_lightning.training.small_data import check_batches, fit_to_size
 from tl_lightning.training.target_labels import discovered

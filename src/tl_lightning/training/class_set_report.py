@@ -12,6 +12,7 @@ from tl_lightning.callbacks.selected_outputs import SelectedOutputs
 from tl_lightning.methods.adda import ADDA
 from tl_lightning.methods.bnm import BNM
 from tl_lightning.methods.components.adversary import Adversary
+from tl_lightning.methods.components.class_sets import WeighsClasses
 from tl_lightning.methods.coral import CORAL
 from tl_lightning.methods.deepjdot import DeepJDOT
 from tl_lightning.methods.jan import JAN
@@ -89,7 +90,7 @@ def _uncorrected_mix(parts: Parts, record: Record, prior: PriorCorrection) -> di
 def _assumption(parts: Parts, mix: Mapping[str, Any]) -> str | None:
     """Return a warning if a method assumes proportions that seem to be far off."""
     methods = parts.run.methods
-    if not mix["warning"] or any(node.cls.weighs_classes for node in methods.values()):
+    if not mix["warning"] or any(issubclass(node.cls, WeighsClasses) for node in methods.values()):
         return None
     assuming = [name for name, node in methods.items() if issubclass(node.cls, EQUAL_PROPORTIONS)]
     if not assuming:

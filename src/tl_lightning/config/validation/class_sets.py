@@ -6,6 +6,11 @@ from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.distributed.strategy import is_sharded
+from tl_lightning.methods.components.class_sets import (
+    RecognisesUnknown,
+    WeighsClasses,
+    uses_weights,
+)
 
 __all__ = ["class_set_problems"]
 
@@ -27,13 +32,13 @@ def class_set_problems(run: RunConfig) -> Iterator[str]:
                 f"{name}=none"
             )
     if run.rejection == "method" and not any(
-        node.cls.recognises_unknown for node in run.methods.values()
+        issubclass(node.cls, RecognisesUnknown) for node in run.methods.values()
     ):
         yield (
             "rejection=method needs a method that recognises unknown classes, but method="
             f"[{','.join(run.methods)}]; set method=[ovanet], or rejection=entropy"
         )
-    weighing = [name for name, node in run.methods.items() if node.cls.weighs_classes]
+    weighing = [name for name, node in run.methods.items() if issubclass(node.cls, WeighsClasses)]
     if not weighing:
         return
     if run.label_shift == "prior":
@@ -46,7 +51,7 @@ def class_set_problems(run: RunConfig) -> Iterator[str]:
         for name, node in run.methods.items()
         if {"source", "target"} <= node.cls.required_domains
         and node.cls.adds_loss
-        and not node.cls.uses_weights
+        and not uses_weights(node.cls)
     ]
     if blind:
         yield (

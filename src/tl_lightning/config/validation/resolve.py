@@ -14,6 +14,7 @@ from tl_lightning.config.schema import RunConfig, starts_trained
 from tl_lightning.config.validation.start import head_init
 from tl_lightning.distributed.fsdp import Sharded
 from tl_lightning.distributed.strategy import STRATEGIES, is_sharded
+from tl_lightning.methods.components.class_sets import RecognisesUnknown
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.models.phases import resolved_steps
 from tl_lightning.utils.process import auto_precision
@@ -122,7 +123,7 @@ def _rejection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     if (config["data"].get("target") or {}).get("classes") not in ("open", "universal"):
         return "none"
     methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
-    return "method" if any(cls.recognises_unknown for cls in methods) else "entropy"
+    return "method" if any(issubclass(cls, RecognisesUnknown) for cls in methods) else "entropy"
 
 
 def _no_target(cls: Any, target: Any) -> bool:

@@ -12,7 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tl_lightning.errors import ConfigError
 from tl_lightning.types import DomainAwareNorm
 
-__all__ = ["DomainBatchNorm", "PerDomain", "replace_norms", "set_batch_domains", "state_of_domain"]
+__all__ = [
+    "DomainBatchNorm",
+    "PerDomain",
+    "assign_domains",
+    "replace_norms",
+    "set_batch_domains",
+    "state_of_domain",
+]
 
 
 class PerDomain(DomainAwareNorm):
@@ -100,3 +107,17 @@ def state_of_domain(module: nn.Module, domain: str) -> Iterator[tuple[str, Tenso
             yield name, value
         elif name.startswith(f"{part}{domain}."):
             yield part + name.removeprefix(f"{part}{domain}."), value
+
+
+def assign_domains(module: nn.Module, parts: Sequence[tuple[str, int]]) -> None:
+    """Call :func:`set_batch_domains` for all such layers of a module, which are looked up once.
+
+    Args:
+        module: Any module; its layers must not change any more.
+        parts: As in :func:`set_batch_domains`.
+    """
+    found = module.__dict__.get("_domain_norms")
+    if found is None:
+        found = [part for part in module.modules() if isinstance(part, DomainAwareNorm)]
+        module.__dict__["_domain_norms"] = found
+    set_batch_domains(found, parts)

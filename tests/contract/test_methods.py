@@ -43,6 +43,12 @@ def arguments(name: str, trained: str) -> list[str]:
     overrides = ["model=domain_adaptation", f"method=[{name}]"]
     if cls.source_free:
         overrides = ["model=source_free", f"method=[{name}]", f"init={trained}"]
+    if "target" not in cls.required_domains and "source" in cls.required_domains:
+        overrides = ["model=domain_generalization", f"method=[{name}]"]
+    if cls.uses_source_domains:
+        overrides.append("data.source.domain=[plain,inverted]")
+    if "num_sources" in NODES[name]:
+        overrides.append(f"method.{name}.num_sources=2")
     if cls.measures_domains:
         overrides.append(f"init={trained}")
     if "target_labelled" in cls.extra_views:
@@ -61,7 +67,12 @@ def batch(net, seed: int = 0, n: int = 12) -> dict[str, dict[str, torch.Tensor]]
     images = [torch.randint(0, 256, (n, 3, 16, 16), generator=g, dtype=torch.uint8) for _ in "stx"]
     labels = torch.randint(0, 10, (n,), generator=g)
     whole = {
-        "source": {"inputs": images[0], "labels": labels, "index": torch.arange(n)},
+        "source": {
+            "inputs": images[0],
+            "labels": labels,
+            "index": torch.arange(n),
+            "domain": torch.arange(n) // 2 % 2,
+        },
         "target": {"inputs": images[1], "index": torch.arange(n), "strong": images[2]},
     }
     return {domain: part for domain, part in whole.items() if domain in net.train_on}
@@ -97,6 +108,14 @@ def stage_terms(net, views, stage, progress, recovery=1.0):
     return out
 
 
+def adapted(name: str) -> str:
+    """Return the view whose gradient a method must reach: the target's if it adapts to one."""
+    if "target_strong" in CLASSES[name].extra_views:
+        return "target_strong"
+    required = CLASSES[name].required_domains
+    return "source" if required == {"source"} else "target"
+
+
 @pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("forward", ["joint", "separate"])
 def test_gradient_reaches_the_backbone_from_the_target(name, forward, trained) -> None:
@@ -104,7 +123,7 @@ def test_gradient_reaches_the_backbone_from_the_target(name, forward, trained) -
     torch.manual_seed(0)
     terms, views = terms_and_views(net)
     torch.stack([term.float() for term in terms.values()]).sum().backward()
-    view = views["target_strong" if "target_strong" in CLASSES[name].extra_views else "target"]
+    view = views[adapted(name)]
     if forward == "separate":
         assert view.features.grad is not None
         assert view.features.grad.abs().sum() > 0
@@ -121,7 +140,7 @@ def test_the_gradient_from_the_target_follows_the_recovery_after_a_roll_back(nam
         net = module(*arguments(name, trained), "model.forward=separate").train()
         terms, views = terms_and_views(net, recovery=recovery)
         torch.stack([term.float() for term in terms.values()]).sum().backward()
-        view = views["target_strong" if "target_strong" in CLASSES[name].extra_views else "target"]
+        view = views[adapted(name)]
         found.append(torch.zeros(()) if view.features.grad is None else view.features.grad)
     assert not found[0].any()
     assert found[1].any()
@@ -171,9 +190,10 @@ def test_weight_zero_equals_training_without_the_method(name, trained, tmp_path,
     training.fit(settings, tmp_path / "without")
     a, b = (weights(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("zero", "without"))
     assert same(a, b, but="methods.")
-    if CLASSES[name].extra_views or CLASSES[name].source_free:
+    if CLASSES[name].extra_views or CLASSES[name].source_free or adapted(name) == "source":
         return
-    training.fit(config("model=joint_bn"), tmp_path / "joint")
+    same_data = [one for one in arguments(name, trained) if one.startswith("data.")]
+    training.fit(config("model=joint_bn", *same_data), tmp_path / "joint")
     joint = weights(tmp_path / "joint" / "checkpoints" / "last.ckpt")
     assert all(torch.equal(joint[key], a[key]) for key in joint)
 
@@ -181,7 +201,8 @@ def test_weight_zero_equals_training_without_the_method(name, trained, tmp_path,
 @pytest.mark.parametrize("name", METHODS)
 def test_target_labels_are_not_used(name, trained, tmp_path, monkeypatch) -> None:
     """Changing target train, validation and test labels changes no weight and no selection."""
-    settings = config(*arguments(name, trained), "selection=im")
+    rule = "source_val" if adapted(name) == "source" else "im"
+    settings = config(*arguments(name, trained), f"selection={rule}")
     plain = training.fit(settings, tmp_path / "plain")
     original = DigitsDataModule.domains
 

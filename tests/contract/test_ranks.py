@@ -17,6 +17,8 @@ __all__ = ["trained"]
 WORKER = Path(__file__).with_name("two_ranks.py")
 #: Methods that require batch norm, whose statistics differ between ranks without sync_batchnorm.
 BATCH_NORM_METHODS = {"adabn", "dsbn", "relative_bn", "tent"}
+#: Methods that mix the samples of a rank, in a random order of its own.
+MIXING_METHODS = {"mixstyle"}
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +42,8 @@ def test_mean_gradient_of_two_ranks_equals_that_of_the_whole_batch(name, differe
     for result in differences:
         if name in BATCH_NORM_METHODS:
             assert "batch norm" in str(result[name])
+        elif name in MIXING_METHODS:
+            assert isinstance(result[name], float), result[name]
         else:
             assert isinstance(result[name], float), result[name]
             assert result[name] < 1e-5

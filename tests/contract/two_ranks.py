@@ -60,10 +60,13 @@ def compare(name: str, trained: str, rank: int, world: int) -> float:
     worst = 0.0
     for stage in net.stages or [None]:
         places = {name: getattr(method, "place", None) for name, method in net.methods.items()}
+        buffers = {name: value.clone() for name, value in net.methods.named_buffers()}
         on_ranks = gradients(net, part, stage)
         for name, place in places.items():  # the same step of the same batch
             if place is not None:
                 net.methods[name].place = place
+        for name, value in net.methods.named_buffers():
+            value.copy_(buffers[name])
         with patch("tl_lightning.methods.base.gathered", lambda view: view):
             on_whole = gradients(net, whole, stage)
         for actual, expected in zip(on_ranks, on_whole, strict=True):

@@ -20,7 +20,7 @@ from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.models.base import TransferModule
-from tl_lightning.training.build import aux_label_info, build_module, with_width
+from tl_lightning.training.build import aux_label_info, build_module, with_sizes
 
 __all__ = ["create"]
 
@@ -187,7 +187,7 @@ def _model(
             raise ConfigError(f"classes={classes!r} must be two or more names, or their number")
         return build_module(run, list(names), own=own)
     info = data.discover(learn_from=run.model.cls.learn_from)
-    run = with_width(run, info.width)
+    run = with_sizes(run, info)
     labels = aux_label_info(run, data)
     module = build_module(
         run, info.classes, class_counts=info.class_counts, aux_info=labels, own=own

@@ -70,6 +70,8 @@ _FREE = (
     "data.eval_batch_size", "data.pin_memory", "data.download", "data.root", "data.source.root",
     "data.target.root",
 )  # fmt: skip
+#: Ends of settings of methods that are taken from the data.
+_FROM_DATA = (".num_sources",)
 #: Settings of the trainer that affect what a step computes.
 _STEPS = ("trainer.accumulate_grad_batches", "trainer.gradient_clip_val")
 #: Nodes whose set of names must not change between a run and its continuation.
@@ -99,7 +101,7 @@ def other_settings(stored: Mapping[str, Any], current: Mapping[str, Any]) -> lis
         f"{key}={flat_old.get(key, 'absent')}, now {flat_new.get(key, 'absent')}"
         for key in flat_old.keys() | flat_new.keys()
         if _comparable(flat_old.get(key)) != _comparable(flat_new.get(key))
-        and (key in _STEPS or not key.startswith(_FREE))
+        and (key in _STEPS or not (key.startswith(_FREE) or key.endswith(_FROM_DATA)))
         and key not in _SETS
         and not key.startswith(tuple(members))  # named above
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 
+from tl_lightning.callbacks.domain_metrics import DomainMetrics
 from tl_lightning.checkpoints.io import StoredModel, read_model
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.compose import with_values
@@ -176,7 +177,7 @@ def _test(
     if only_tested is None:
         new = _new_domains(_data(stored), run.section("data"))
         only_tested = frozenset() if new and _same_data(run, stored) else new
-    found.only_tested = only_tested
+    found.only_tested = only_tested | run.model.cls.unseen
     classes = found.discover(input_state=module.input_state).classes
     if classes != stored.classes:
         raise ConfigError(
@@ -188,7 +189,8 @@ def _test(
     trained_on = tuple(d for d in module.train_on if d == "source" or run.target)
     found.prepare(replace(module.needs(), train_on=trained_on, strong=False))
     trainer = make_trainer(run.trainer, logger=False, enable_checkpointing=False)
-    trainer.callbacks.append(collector := OutputCollector())  # type: ignore[attr-defined]
+    collector = OutputCollector()
+    trainer.callbacks += [collector, DomainMetrics()]  # type: ignore[attr-defined]
     with signals.watched():
         trainer.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -88,6 +88,8 @@ class Method(nn.Module):
     smallest_batch: ClassVar[int] = 1
     #: Whether its layers must measure training samples of each domain before training.
     measures_domains: ClassVar[bool] = False
+    #: Whether the method needs to know which of several source domains each sample is from.
+    uses_source_domains: ClassVar[bool] = False
     #: Whether the method adapts a trained model and cannot be combined with source training.
     source_free: ClassVar[bool] = False
 

@@ -20,6 +20,7 @@ from tl_lightning.checkpoints.warm_start import load_backbone, load_model, resto
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.data.needs import DataInfo
 from tl_lightning.distributed.strategy import lr_factor
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.methods.base import Method
@@ -37,7 +38,7 @@ from tl_lightning.training.trainer import make_loggers, make_trainer, run_callba
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
 
-__all__ = ["Parts", "aux_label_info", "build", "build_module", "with_width"]
+__all__ = ["Parts", "aux_label_info", "build", "build_module", "with_sizes"]
 
 
 @dataclass
@@ -85,7 +86,7 @@ def build(
     info = discovered(run, data, samples)
     fit_to_size(run, data, before)
     check_batches(run, data)
-    run = with_width(run, info.width)
+    run = with_sizes(run, info)
     L.seed_everything(run.seed, workers=True, verbose=False)
     aux_info = aux_label_info(run, data)
     module = build_module(run, info.classes, True, info.class_counts, aux_info)
@@ -113,10 +114,13 @@ def build(
     return Parts(run, data, module, trainer, collector, features)
 
 
-def with_width(run: RunConfig, width: int | None) -> RunConfig:
-    """Return the configuration with the length of the vectors, which checkpoints store."""
+def with_sizes(run: RunConfig, info: DataInfo) -> RunConfig:
+    """Return the configuration with what the data determine, which checkpoints store."""
+    for name, node in run.methods.items():
+        if node.params.get("num_sources", 0) is None:
+            run = run.changed(f"method.{name}.num_sources", info.sources)
     if run.backbone.params.get("in_features", 0) is None:
-        return run.changed("backbone.in_features", width)
+        return run.changed("backbone.in_features", info.width)
     return run
 
 

@@ -264,6 +264,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "predicted": summary_of(data, collector),
         "projection": collector.projection,
         "learned_from": data.learn_from,
+        "unseen": sorted(run.model.cls.unseen),
         "source_free": issubclass(run.model.cls, SourceFree),
         "initial": dict(result.initial),
         "notes": [*_notes(result), *still_falling(run_dir, data.fitted)],

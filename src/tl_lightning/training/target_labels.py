@@ -9,7 +9,8 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.needs import DataInfo
 from tl_lightning.distributed.ranks import rank
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.training.source_domains import as_trained, source_problems
 from tl_lightning.utils.spread import spread
 
 __all__ = ["discovered"]
@@ -32,7 +33,11 @@ def discovered(run: RunConfig, data: TransferDataModule, samples: int | None = N
         DataError: If training cannot start.
     """
     data.settings = run.section("data")
+    data.only_tested |= run.model.cls.unseen
     info = data.discover(learn_from=run.model.cls.learn_from)
+    if problems := list(source_problems(run, data.found["source"])):
+        raise DataError(problems)
+    data.found = as_trained(run, data.found)
     if rank() == 0:
         for remark in data.remarks():
             print(f"warning: {remark}", flush=True)
@@ -47,7 +52,7 @@ def discovered(run: RunConfig, data: TransferDataModule, samples: int | None = N
         return info
     if problems := list(_problems(run, target)):
         raise ConfigError(problems)
-    if not target.train.has_labels and rank() == 0:
+    if not target.train.has_labels and not run.model.cls.unseen and rank() == 0:
         print(f"target: {target.note}", flush=True)
     return info
 

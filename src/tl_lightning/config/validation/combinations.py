@@ -12,6 +12,7 @@ from tl_lightning.config.validation.methods import method_problems
 from tl_lightning.config.validation.start import head_init_problems, interpolation_problems
 from tl_lightning.config.validation.tasks import task_problems
 from tl_lightning.config.validation.trainer import trainer_problems
+from tl_lightning.config.validation.unseen import unseen_problems
 from tl_lightning.distributed.strategy import is_sharded
 from tl_lightning.selection.rules import SELECTIONS
 
@@ -24,6 +25,7 @@ def combination_problems(run: RunConfig) -> Iterator[str]:
     yield from _selection_problems(run)
     yield from data_problems(run)
     yield from method_problems(run)
+    yield from unseen_problems(run)
     yield from task_problems(run)
     yield from trainer_problems(run)
     yield from strategy_problems(run)

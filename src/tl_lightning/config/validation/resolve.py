@@ -12,10 +12,12 @@ from tl_lightning.config.compose import default_node
 from tl_lightning.config.instantiate import ALLOWED, Node, find_class, nodes_of
 from tl_lightning.config.schema import RunConfig, starts_trained
 from tl_lightning.config.validation.start import head_init
+from tl_lightning.data.named_domains import OTHERS
 from tl_lightning.distributed.fsdp import Sharded
 from tl_lightning.distributed.strategy import STRATEGIES, is_sharded
 from tl_lightning.methods.components.class_sets import RecognisesUnknown
 from tl_lightning.models.adaptation import DomainAdaptation
+from tl_lightning.models.generalization import DomainGeneralization
 from tl_lightning.models.phases import resolved_steps
 from tl_lightning.utils.process import auto_precision
 
@@ -97,7 +99,7 @@ def _keeps_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> b
         return False
     methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
     if not methods:
-        return not issubclass(nodes["model"].cls, DomainAdaptation)
+        return "target" not in nodes["model"].cls.train_on
     return not any(cls.batch_statistics for cls in methods)
 
 
@@ -151,6 +153,8 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     name = config["model"].get("name")
     # A class without the argument ``target`` may have a target; only adaptation requires it.
     adapts = issubclass(nodes["model"].cls, DomainAdaptation)
+    if issubclass(nodes["model"].cls, DomainGeneralization):
+        return _selection_unseen(config, nodes)
     target = config["data"].get("target", {"": ""} if adapts else None)
     if not target or not (adapts or name in ("source_only", "oracle")):
         # Also compares with the probe, which few epochs of fine-tuning may not reach.
@@ -161,6 +165,17 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
         return "oracle"
     # The confidence of a probe and of a trained model can only be compared after calibration.
     return "cbnm" if config["head_init"] == "probe" else "bnm"
+
+
+def _selection_unseen(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
+    """Return the rule for a model that never sees the target: by the domains of the source."""
+    averaging = nodes.get("callbacks.weight_averaging")
+    chooses = averaging is not None and getattr(averaging.cls, "chooses_epochs", False)
+    if chooses or config["model"].get("full_data"):
+        return "last"
+    domain = (config["data"].get("source") or {}).get("domain")
+    several = domain == OTHERS or (isinstance(domain, list) and len(domain) > 1)
+    return "mean_domain" if several else "source_val"
 
 
 def resolve_run(run: RunConfig) -> RunConfig:

@@ -227,8 +227,8 @@ class TransferDataModule(L.LightningDataModule):
             self.found = self.without_unreadable(found)
             self._raise_problems(self.found)
             self.batch_size, self.size_notes = summary.fitting_batch(self.found, self.batch_size)
-        known = self.classes, self.class_counts(), self.width, self.input_state
-        return DataInfo(*known, sources=max(1, len(self.found["source"].domains)))
+        sources = max(1, len(self.found["source"].domains))
+        return DataInfo(self.classes, self.class_counts(), self.width, self.input_state, sources)
 
     def _raise_problems(self, found: Mapping[str, Domain]) -> None:
         for problem in self.check_domains(found):
@@ -384,7 +384,7 @@ class TransferDataModule(L.LightningDataModule):
         return loaders
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Add the domain of every sample to the training streams that draw from several."""
+        """Add the domain of every sample to streams that draw from several."""
         return with_domains(batch, self.domain_indices)
 
     def train_sampler(self, stream: Stream, split: Split, **kwargs: Any) -> DomainSampler:
@@ -415,12 +415,8 @@ class TransferDataModule(L.LightningDataModule):
         """Return the validation loaders, source first; unlabelled where the model may not peek."""
         labelled = self.prepared.val_labels
         splits = {name: self.found[name].val for name in self.validated}
-        return [
-            self._eval_loader(
-                SplitKey(name, "val"), split if name in labelled else split.without_labels()
-            )
-            for name, split in splits.items()
-        ]
+        hidden = {k: v if k in labelled else v.without_labels() for k, v in splits.items()}
+        return [self._eval_loader(SplitKey(name, "val"), one) for name, one in hidden.items()]
 
     def test_dataloader(self) -> list[Loader]:
         """Return the test loaders, source first; batches have labels if the samples have any."""

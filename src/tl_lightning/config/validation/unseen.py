@@ -1,0 +1,50 @@
+"""Checks of models that do not see the target before the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tl_lightning.config.schema import RunConfig
+from tl_lightning.selection.rules import SELECTIONS
+
+__all__ = ["unseen_problems"]
+
+
+def unseen_problems(run: RunConfig) -> Iterator[str]:
+    """Yield settings that would use the target, or select by samples that are trained on."""
+    if "target" not in run.model.cls.unseen:
+        return
+    rule = SELECTIONS[run.selection]
+    if rule.needs_target:
+        yield (
+            f"selection={run.selection} scores the target, which model={run.name} must not see "
+            "before the test; set selection=mean_domain, worst_domain or source_val"
+        )
+    if run.track_target:
+        yield (
+            f"track_target=true validates on the target, which model={run.name} must not see "
+            "before the test; set track_target=false"
+        )
+    if (run.target or {}).get("labelled_per_class"):
+        yield (
+            f"data.target.labelled_per_class trains on target samples, which model={run.name} must "
+            "not see before the test; set it to 0, or model=domain_adaptation"
+        )
+    if run.model.params.get("full_data") and rule.monitor is not None:
+        yield (
+            f"model.full_data=true trains on the validation samples, by which selection="
+            f"{run.selection} would choose; set selection=last, or model.full_data=false"
+        )
+    listed = [] if isinstance(run.baselines, bool | str) else run.baselines
+    if seeing := [name for name in ("joint_bn", "oracle") if name in listed]:
+        yield (
+            f"baselines=[{','.join(seeing)}] see the target, and model={run.name} does not; set "
+            "baselines=[]"
+        )
+    for name, node in run.methods.items():
+        if "target" in {*node.cls.required_domains, *node.cls.extra_views, *node.cls.teacher_views}:
+            yield (
+                f"method=[{name}] adapts to the target, which model={run.name} must not see before "
+                "the test; set model=domain_adaptation, or a method that needs only the source "
+                "(group_dro, vrex, irm, domain_coral, mixstyle)"
+            )

@@ -23,7 +23,7 @@ from torch import Tensor
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
 
-__all__ = ["EMA", "SWA", "move_towards"]
+__all__ = ["EMA", "SWA", "Averaging", "move_towards"]
 
 
 @torch.no_grad()
@@ -47,8 +47,8 @@ def move_towards(average: list[Tensor], now: list[Tensor], weight: float) -> Non
         torch._foreach_copy_(average, now)
 
 
-class _Averaging(WeightAveraging):
-    """Base class of EMA and SWA.
+class Averaging(WeightAveraging):
+    """Base class of EMA, SWA and SWAD.
 
     Args:
         start_epoch: First epoch to average, counted from 0; before it the average is the model.
@@ -65,7 +65,7 @@ class _Averaging(WeightAveraging):
     @classmethod
     def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
         """Return one message per invalid setting."""
-        problems, start, decay = [], params["start_epoch"], params.get("decay", 0)
+        problems, start, decay = [], params.get("start_epoch", 0), params.get("decay", 0)
         if start < 0:
             problems.append(
                 f"{where}.start_epoch={start} is below 0; set {where}.start_epoch=0 to average "
@@ -78,7 +78,7 @@ class _Averaging(WeightAveraging):
     @classmethod
     def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
         """Yield a start that the run never reaches."""
-        start, epochs = params["start_epoch"], run.trainer.max_epochs
+        start, epochs = params.get("start_epoch", 0), run.trainer.max_epochs
         if epochs is not None and start >= epochs > 0:
             yield (
                 f"{where}.start_epoch={start} is after the last epoch of "
@@ -134,7 +134,7 @@ class _Averaging(WeightAveraging):
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
-class EMA(_Averaging):
+class EMA(Averaging):
     """Exponential moving average of the weights.
 
     Polyak, Juditsky (1992): Acceleration of Stochastic Approximation by Averaging. SIAM J. Control
@@ -160,29 +160,32 @@ class EMA(_Averaging):
         return True
 
 
-class SWA(_Averaging):
-    """Mean of the weights at the end of each epoch, starting with ``start_epoch``.
+class SWA(Averaging):
+    """Mean of the weights at the end of each epoch, or after each step, from ``start_epoch`` on.
 
     Izmailov, Podoprikhin, Garipov, Vetrov, Wilson (2018): Averaging Weights Leads to Wider Optima
     and Better Generalization. UAI. Batch norm statistics are averaged as well; the paper recomputes
-    them on the training images.
+    them on the training images. After each step: the moving average of Arpit, Wang, Zhou, Xiong
+    (2022): Ensemble of Averages. NeurIPS, which is part of ERM++.
 
     Args:
         start_epoch: First epoch to average, counted from 0.
+        every_step: Whether to average after every step.
 
     Raises:
         ConfigError: If ``start_epoch`` is below 0.
     """
 
-    def __init__(self, *, start_epoch: int) -> None:
+    def __init__(self, *, start_epoch: int, every_step: bool) -> None:
         _raise_if(self.check_config("callbacks.weight_averaging", {"start_epoch": start_epoch}))
+        self.every_step = every_step
         super().__init__(
             start_epoch, lambda mean, now, n: move_towards(mean, now, 1 / (int(n) + 1))
         )
 
     def due(self, trainer: L.Trainer) -> bool:
-        """Return whether this is the last step of the epoch or of the run."""
-        return trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        """Return whether this is the last step of the epoch or of the run, or any step."""
+        return self.every_step or trainer.is_last_batch or trainer.global_step == trainer.max_steps
 
 
 def _raise_if(problems: list[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from helpers import Stop, config, fit_watched, same, weights
 from tl_lightning.callbacks.rollback import Rollback
-from tl_lightning.callbacks.weight_averaging import _Averaging
+from tl_lightning.callbacks.weight_averaging import Averaging
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
 from tl_lightning.methods.mcc import MCC
@@ -229,7 +229,7 @@ def test_the_average_of_the_weights_is_restored_too(tmp_path, monkeypatch) -> No
         state = self._average_model.state_dict()
         averages[trainer.current_epoch] = {k: v.clone() for k, v in state.items()}
 
-    monkeypatch.setattr(_Averaging, "on_train_epoch_end", record)
+    monkeypatch.setattr(Averaging, "on_train_epoch_end", record)
     _, report = run(
         monkeypatch, tmp_path, "callbacks=ema", "callbacks.weight_averaging.decay=0.5",
         "callbacks.adversary_monitor.patience=100", epochs=(2,),

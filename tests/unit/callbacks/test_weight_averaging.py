@@ -227,4 +227,4 @@ def test_constructors_check_their_arguments() -> None:
     with pytest.raises(ConfigError, match=r"decay=1.0 is not in \[0, 1\)"):
         EMA(decay=1.0, start_epoch=0)
     with pytest.raises(ConfigError, match=r"start_epoch=-1 is below 0"):
-        SWA(start_epoch=-1)
+        SWA(start_epoch=-1, every_step=False)

@@ -11,6 +11,13 @@ from tl_lightning.reporting.run.page import fill, inline
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.reporting.sweep.curves import sweep_curves
 from tl_lightning.reporting.sweep.estimates import with_comparisons
+from tl_lightning.reporting.sweep.held_out import (
+    HeldOut,
+    held_out,
+    held_out_cells,
+    held_out_csv,
+    held_out_json,
+)
 from tl_lightning.reporting.sweep.summary import Row, Summary, summarise
 from tl_lightning.reporting.sweep.tables import (
     cells,
@@ -26,6 +33,10 @@ from tl_lightning.utils.text import printable
 
 __all__ = ["collect", "write_sweep"]
 
+HELD_OUT = (
+    "Test accuracy in % on the domain that was not seen in training, mean ± standard deviation "
+    "over seeds. Mean and worst are over the domains, for each seed."
+)
 STARTED = ("config.yaml", "metrics.csv", ".hydra", "checkpoints")
 """Entries that identify a job folder that has neither ``report.json`` nor ``failed.json``."""
 
@@ -109,15 +120,20 @@ def write_sweep(folder: str | Path) -> Path:
         DataError: If the folder contains no runs.
     """
     root = Path(folder)
-    summary = summarise(with_comparisons(collect(root), root))
-    write_text(root / "table.md", to_markdown(summary))
+    reports = with_comparisons(collect(root), root)
+    summary, tables = summarise(reports), held_out(reports)
+    write_text(root / "table.md", _held_out_markdown(tables) + to_markdown(summary))
     write_text(root / "table.csv", to_csv(summary))
-    write_json(root / "sweep.json", to_json(summary))
+    write_json(root / "sweep.json", {**to_json(summary), "held_out": held_out_json(tables)})
+    if tables:
+        write_text(root / "leave_one_out.csv", held_out_csv(tables))
     plots = {data: inline(dot_plot(rows)) for data, rows in _by_data(summary).items() if rows}
     heads = columns(summary.rows)
     values = {
         "title": f"Sweep {root.resolve().name}",
         "summary": summary,
+        "held_out_note": HELD_OUT,
+        "held_out": [(table.data, *held_out_cells(table)) for table in tables],
         "headings": heads,
         "rows": [(row, cells(row, [name for name, _ in heads])) for row in summary.rows],
         "plots": plots,
@@ -128,6 +144,18 @@ def write_sweep(folder: str | Path) -> Path:
         "failures": [failure_line(failure) for failure in summary.failures],
     }
     return write_text(root / "index.html", fill("sweep.html.j2", values))
+
+
+def _held_out_markdown(tables: list[HeldOut]) -> str:
+    """Return the tables of held-out domains as Markdown; empty without any."""
+    text = ""
+    for table in tables:
+        heads, rows = held_out_cells(table)
+        ruler = ["---", *["---:"] * (len(heads) - 3), "---", "---"]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (heads, ruler, *rows)]
+        title = f"## Leave one domain out: {table.data}"
+        text += "\n\n".join([title, "\n".join(lines), HELD_OUT, ""])
+    return text + ("## All runs\n\n" if text else "")
 
 
 def _by_data(summary: Summary) -> dict[str, list[Row]]:

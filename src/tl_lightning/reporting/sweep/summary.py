@@ -26,7 +26,7 @@ from tl_lightning.reporting.sweep.multitask import (
 )
 from tl_lightning.utils.text import flatten
 
-__all__ = ["Failure", "Row", "Summary", "summarise"]
+__all__ = ["Failure", "Row", "Summary", "labels_of", "summarise"]
 
 Run = Mapping[str, Any]
 # Config keys that differ between runs without changing the method.
@@ -125,7 +125,7 @@ def summarise(reports: Iterable[Mapping[str, Any]]) -> Summary:
     notes: list[str] = []
     groups, repeats = _groups(runs)
     notes += _repeat_notes(repeats) + _data_notes(groups)
-    labels = _labels(groups)
+    labels = labels_of(groups)
     ordered = sorted(groups, key=lambda group: (*_rank(group), labels[group.key]))
     rows = [_row(group, labels, ordered, notes) for group in ordered]
     verdicts = [item.sentence for row in rows for item in row.comparisons.values()]
@@ -226,7 +226,7 @@ def _trained_on_target(group: Group) -> bool:
     return any(trained_on_target(run) for run in group.runs.values())
 
 
-def _labels(groups: list[Group]) -> dict[tuple[str, str, str], str]:
+def labels_of(groups: list[Group]) -> dict[tuple[str, str, str], str]:
     """Return labels by group key, with the settings in which groups of one name and data differ."""
     labels = {}
     for group in groups:

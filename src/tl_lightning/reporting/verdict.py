@@ -93,6 +93,11 @@ def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
     config = report.get("config") or {}
     if _change(report):
         return None
+    if "target" in (report.get("unseen") or ()):
+        return {
+            "text": "Compare with model=erm, the mean loss of all source samples.",
+            "command": "the same command with model=erm, or experiment=leave_one_out",
+        }
     if report.get("source_free"):
         return {  # source-free runs train no baseline; compare with the initial model instead
             "text": "The accuracy of the model before adaptation is not in this folder.",

@@ -44,7 +44,7 @@ def baselines_of(run: RunConfig, sweeping: bool) -> list[str]:
     sweep itself contains (``model=source_only,dann``) are not trained again. With several devices
     no baselines are trained, because each fit starts its own processes; a message is printed then.
     """
-    if not run.methods:
+    if not run.methods or run.model.cls.unseen:
         return []
     names = _requested(run, sweeping)
     swept = swept_models() if sweeping else []

@@ -209,6 +209,8 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
 def _adapted(parts: Parts) -> bool:
     """Return whether the model was trained on target samples, with or without their labels."""
     target = parts.data.found.get("target")
+    if "target" in parts.run.model.cls.unseen:
+        return False
     few = target is not None and target.labelled is not None
     return few or parts.data.learn_from == "target" or trains_on_target(parts.run.methods)
 

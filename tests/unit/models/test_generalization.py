@@ -12,6 +12,7 @@ from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules.digits import DigitsDataModule
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation import evaluate as evaluation
+from tl_lightning.reporting.run.page import write_page
 from tl_lightning.training import fit as training
 
 SOURCES = "data.source.domain=[plain,inverted,tilted]"
@@ -44,6 +45,9 @@ def test_the_images_of_the_target_change_neither_weights_nor_selection(tmp_path,
         assert same(weights(tmp_path / "plain" / file), weights(tmp_path / "other" / file))
     counts = plain["dataset"]["counts"]
     assert counts["target/train"] == counts["target/val"] == 0 < counts["target/test"]
+    page = write_page(tmp_path / "plain").read_text()
+    assert "The model was trained on target samples" not in page
+    assert "Compare with model=erm, the mean loss" in page
     log = (tmp_path / "plain" / "metrics.csv").read_text().splitlines()[0]
     assert "target/val" not in log
     assert "validator/floored" not in log
@@ -81,7 +85,8 @@ def test_validation_samples_are_trained_on_if_asked_for(tmp_path) -> None:
     ("selection=bnm", r"selection=bnm scores the target, which model=erm must not see"),
     ("track_target=true", r"track_target=true validates on the target, which model=erm must not"),
     ("data.target.labelled_per_class=2", r"labelled_per_class trains on target samples, which"),
-    ("baselines=[joint_bn]", r"baselines=\[joint_bn\] see the target, and model=erm does not"),
+    ("baselines=[joint_bn]", r"baselines=\[joint_bn\] are tested on a part of the target and may"),
+    ("baselines=true", r"baselines=true are tested on a part of the target and may see the rest"),
     ("method=[mcc]", r"method=\[mcc\] adapts to the target, which model=mcc must not see before"),
 ])  # fmt: skip
 def test_settings_that_would_use_the_target(override, message) -> None:

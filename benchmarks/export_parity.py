@@ -4,8 +4,9 @@
     python benchmarks/export_parity.py int8 <name>=<run folder>[,<folder of images>] ...
     python benchmarks/export_parity.py contract <run folder> <folder of images>
 
-``run`` exports in float32 to ONNX and prints the largest difference of the probabilities on 200
-samples and the share of samples with the same class; the checkpoint runs in PyTorch, the file in
+``run`` exports in float32 to ONNX and prints, on 200 samples, the largest difference of a
+probability, that of a logit or feature as a fraction of their standard deviation, and the share of
+samples with the same class; the checkpoint runs in PyTorch, the file in
 ONNX Runtime, both on one thread. ``int8`` does the same for a quantised file. ``contract``
 classifies 500 images, a tenth each rotated by EXIF, in CMYK, with 16-bit grey values, with a
 palette, in grey and with transparency, once as tl-predict does and once with the exported
@@ -64,8 +65,8 @@ def speed(name: str, place: str, folder: Path) -> dict[str, Any]:
 
 def runs(pairs: list[str]) -> None:
     """Print a line per run in float32."""
-    print("| model | samples | max difference | same class | PyTorch/s | ONNX Runtime/s |")
-    print("|---|---|---:|---:|---:|---:|")
+    print("| model | samples | probability | output | same class | PyTorch/s | ONNX Runtime/s |")
+    print("|---|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, _, place in (pair.partition("=") for pair in pairs):
             parity = exported(name, place, Path(folder), "float32")["parity"]
@@ -73,6 +74,7 @@ def runs(pairs: list[str]) -> None:
             print(
                 f"| {name} | {found['samples']} {parity['samples_are']} "
                 f"| {found['max_difference_of_probabilities']:.1e} "
+                f"| {found['max_relative_difference_of_outputs']:.1e} "
                 f"| {100 * found['same_class']:.1f} % | {fast['float32_per_second']:.1f} "
                 f"| {fast['per_second']:.1f} |",
                 flush=True,

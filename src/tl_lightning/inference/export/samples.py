@@ -100,15 +100,17 @@ def _given(predictor: Predictor, given: Path) -> Samples:
         index = {name: number for number, name in enumerate(predictor.classes)}
         known = all(name in index for name in names) and not given.is_file()
         labels = np.array([index[name] for name in names]) if known else None
-        return Samples(files, labels, f"{len(files):,} images given by samples=")
+        return Samples(files, labels, "images given by samples=")
     if predictor.kind == "vectors":
         table = read_vectors(given, "samples")
-        return Samples(_rows(table, predictor), _labels(table, predictor.classes), "given vectors")
+        return Samples(
+            _rows(table, predictor), _labels(table, predictor.classes), "vectors given by samples="
+        )
     try:
         lines = [line for line in read_text(given).splitlines() if line.strip()]
     except ValueError as error:
         raise DataError(f"cannot read samples={given}: {error}; set samples=<file.txt>") from error
-    return Samples(lines, None, "given texts")
+    return Samples(lines, None, "texts given by samples=")
 
 
 def _images_below(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -235,3 +236,11 @@ def test_vectors_are_taken_as_they_are_in_a_file(tmp_path: Path) -> None:
 def test_paths_are_left_out(value: Any, expected: Any) -> None:
     assert _without_path(value) == expected
     assert json.dumps(_without_path(value))
+
+
+def test_reading_an_exported_model_does_not_import_torch() -> None:
+    code = (
+        "import sys; from tl_lightning.inference.export import load_exported; "
+        "assert not {'torch', 'lightning'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -68,6 +69,12 @@ class Model:
         if predictor.record is None:
             raise ConfigError(f"precision={precision:g} cannot be assured: {NOT_STORED}")
         return cls(predictor, precision, predictor.record.threshold(precision))
+
+    @property
+    def run(self) -> Path | None:
+        """Folder of the run that the checkpoint is in; None for a file elsewhere."""
+        folder = self.predictor.file.parent
+        return folder.parent if folder.name == "checkpoints" else None
 
     @cached_property
     def name(self) -> str:

@@ -38,7 +38,7 @@ def add_demo(app: FastAPI, service: Service) -> None:
             "predict.py or serve.py"
         )
     html, policy = page_of(service)
-    maps, near = Maps(model.predictor), Neighbours.of(model.predictor)
+    maps, near = Maps(model.predictor), Neighbours.of(model)
 
     def explained(prepared: Prepared) -> dict[str, Any]:
         result = model.results([prepared])[0]
@@ -114,9 +114,11 @@ def accuracy_lines(model: Model) -> list[str]:
             f"Accuracy on source validation: {percent(float(right))} of "
             f"{len(record.labels):,} samples"
         )
+    if model.run is None:
+        return lines
     try:
-        report = read_report(model.predictor.file.parent.parent)
-    except DataError:  # a checkpoint without its run
+        report = read_report(model.run)
+    except DataError:  # it was not finished, or of an earlier version
         return lines
     estimate = report.get("estimated_accuracy") or {}
     if {"value", "low", "high"} <= estimate.keys():

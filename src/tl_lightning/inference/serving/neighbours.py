@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tl_lightning.data.io.images import UNREADABLE
-from tl_lightning.inference.predictor import Predictor
+from tl_lightning.inference.serving.answers import Model
 from tl_lightning.reporting.run.page import inline
 from tl_lightning.utils.plotting import jpeg
 
@@ -49,24 +49,24 @@ class Neighbours:
     missing: str
 
     @classmethod
-    def of(cls, predictor: Predictor) -> Neighbours | None:
+    def of(cls, model: Model) -> Neighbours | None:
         """Return the neighbours of a model; None if its checkpoint stores no features.
 
         Images and texts are in ``neighbours.npz`` of the run's folder, not in the checkpoint: a
         checkpoint that is passed on should not contain the data.
         """
-        stored = predictor.stored.reliability
+        stored = model.predictor.stored.reliability
         if not len(stored.get("features", ())) or "feature_labels" not in stored:
             return None
         features: torch.Tensor = stored["features"]
         labels = np.asarray(stored["feature_labels"], dtype=np.int64)
         digest = hashlib.sha256(features.numpy().tobytes()).hexdigest()
-        images, texts, missing = _shown(predictor.file, digest, len(labels))
+        images, texts, missing = _shown(model.run, digest, len(labels))
         rows = features.float().numpy()
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         known = np.isfinite(rows).all(axis=1)
         unit = np.where(known[:, None], rows / np.maximum(length, 1e-12), 0)
-        return cls(unit, labels, predictor.classes, images, texts, missing)
+        return cls(unit, labels, model.predictor.classes, images, texts, missing)
 
     def nearest(self, features: Array) -> list[dict[str, Any]]:
         """Return the samples with the most similar features, the nearest first.
@@ -89,10 +89,12 @@ class Neighbours:
 
 
 def _shown(
-    checkpoint: Path, digest: str, number: int
+    run: Path | None, digest: str, number: int
 ) -> tuple[Array | None, list[str] | None, str]:
     """Return images or texts of the samples from the run's folder, or why there are none."""
-    file = checkpoint.parent.parent / "neighbours.npz"
+    if run is None:
+        return None, None, "they are in the folder of the run, and this file is elsewhere"
+    file = run / "neighbours.npz"
     if not file.is_file():
         return None, None, "the folder of the run has none (neighbours.npz)"
     try:

@@ -50,8 +50,8 @@ def run_server(
         say(f"{service.model.name} ({service.model.predictor.kind}): {what} {where}{path}")
         if not is_loopback(opened):
             say(
-                f"note: host={settings.host} can be reached from other machines, and there is no "
-                "login and no encryption; put a proxy with both in front, or set host=127.0.0.1"
+                f"note: host={settings.host} can be reached from other machines, without login "
+                "and encryption; put a proxy with both in front, or set host=127.0.0.1"
             )
         say("stop with Ctrl-C")
         serve(app, opened, settings)

@@ -186,8 +186,8 @@ class Worker(Generic[Input, Output]):
             self._leave(len(batch))
 
     def _results(self, items: list[_Item[Input, Output]]) -> Sequence[Output]:
-        if items[0].alone is not None:
-            return [items[0].alone()]
         self.counts.samples += len(items)
         self.counts.batches += 1
+        if items[0].alone is not None:
+            return [items[0].alone()]
         return self.predict([item.value for item in items])  # type: ignore[misc]

@@ -19,6 +19,7 @@ from layouts import image
 from serving import COLOURS, Client, served, small
 from tl_lightning.errors import ConfigError
 from tl_lightning.inference.predictor import Predictor
+from tl_lightning.inference.serving.answers import Model
 from tl_lightning.inference.serving.neighbours import Neighbours
 
 
@@ -78,25 +79,26 @@ def test_without_images_of_the_neighbours_the_page_says_so(
 ) -> None:
     alone = tmp_path / "a.ckpt"
     alone.write_bytes(predictor.file.read_bytes())
-    near = Neighbours.of(Predictor.open(alone))
+    near = Neighbours.of(Model.of(Predictor.open(alone), None))
     assert near is not None
     assert near.images is None
-    assert near.missing == "the folder of the run has none (neighbours.npz)"
+    assert near.missing == "they are in the folder of the run, and this file is elsewhere"
     copy = tmp_path / "run"
     (copy / "checkpoints").mkdir(parents=True)
     moved = copy / "checkpoints" / "a.ckpt"
     moved.write_bytes(predictor.file.read_bytes())
     file = copy / "neighbours.npz"
     for content, reason in (
+        (b"", "the folder of the run has none (neighbours.npz)"),
         (b"PK broken", "neighbours.npz in the folder of the run is damaged"),
         (None, "those in the folder of the run belong to another checkpoint"),
     ):
         if content is None:
             arrays = dict(np.load(run / "neighbours.npz", allow_pickle=False))
             np.savez(file, **{**arrays, "features_sha256": np.array("0" * 64)})
-        else:
+        elif content:
             file.write_bytes(content)
-        found = Neighbours.of(Predictor.open(moved))
+        found = Neighbours.of(Model.of(Predictor.open(moved), None))
         assert found is not None
         assert (found.images, found.missing) == (None, reason)
 
@@ -127,7 +129,7 @@ def test_texts_are_explained_without_a_map() -> None:
     assert status == 200
     assert "image" not in found
     assert len(found["neighbours"]) == 5
-    assert found["neighbours_missing"].startswith("the folder of the run has none")
+    assert found["neighbours_missing"].startswith("they are in the folder of the run")
 
 
 def test_vectors_have_no_page() -> None:

@@ -117,7 +117,7 @@ def evaluate(
         "metrics": tested.metrics, "data": found.name, "classes": list(stored.classes),
         "counts": tested_samples(tested.trainer, found), "notes": notes,
         "domains": _assessed(tested, stored.classes, own), "outputs": outputs,
-        "absent": _absent(stored, outputs, found),
+        "absent": _absent(stored, outputs),
     }  # fmt: skip
     second: dict[str, Outputs] = {}
     if other is not None:
@@ -239,15 +239,15 @@ def _seen(
     ]
 
 
-def _absent(
-    stored: StoredModel, outputs: Mapping[str, Outputs], data: TransferDataModule
-) -> list[str] | None:
+def _absent(stored: StoredModel, outputs: Mapping[str, Outputs]) -> list[str] | None:
     """Return the classes that the model believes absent from the target; None without a record."""
     record, target = assessment.Record.of(stored.reliability), outputs.get("target")
     if record is None or target is None:
         return None
     shift = stored.state_dict.get("task.prior.shift")
     logits = target.logits.astype(float) - (0.0 if shift is None else shift.double().numpy())
+    if target.rejected is not None and not target.rejected.all():
+        logits = logits[~target.rejected]
     try:
         mix = class_mix(record.logits, record.labels, logits)
     except DataError:  # no finite outputs on source validation

@@ -30,12 +30,14 @@ class Outputs:
         logits: ``(n, K)`` float32.
         labels: ``(n,)`` class indices, or None without labels.
         files: Paths of the samples, or their names if they are not in files.
+        rejected: ``(n,)`` whether they are taken for none of the classes; None if none can be.
     """
 
     index: NDArray[np.int64]
     logits: NDArray[np.float32]
     labels: NDArray[np.int64] | None
     files: Sequence[str]
+    rejected: NDArray[np.bool_] | None = None
 
     def of_classes(self) -> Outputs:
         """Return the outputs for samples of the model's classes, without those of unknown ones."""
@@ -49,7 +51,7 @@ class OutputCollector(L.Callback):
     """Collect the logits and labels of a test, of all ranks."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[tuple[Tensor, Tensor, Tensor | None]]] = {}
+        self.rows: dict[str, list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]] = {}
 
     def on_test_batch_end(
         self,
@@ -61,12 +63,9 @@ class OutputCollector(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the outputs of the batch, which has no padding any more."""
-        labels = outputs.get("labels")
-        row = (
-            outputs["index"].cpu(),
-            outputs["logits"].cpu(),
-            labels if labels is None else labels.cpu(),
-        )
+        found = [outputs.get(name) for name in ("labels", "rejected")]
+        labels, rejected = (part if part is None else part.cpu() for part in found)
+        row = (outputs["index"].cpu(), outputs["logits"].cpu(), labels, rejected)
         self.rows.setdefault(DOMAINS[dataloader_idx], []).append(row)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -100,6 +99,8 @@ def _joined(name: str, rows: Sequence[Any], data: TransferDataModule) -> Outputs
             f"samples of the {name} ({shorten(listed, 3)}), so that nothing can be measured; test "
             "another checkpoint, or set trainer.precision=32-true"
         )
-    labelled = rows[0][2] is not None
-    labels = torch.cat([row[2] for row in rows]).numpy()[order] if labelled else None
-    return Outputs(index[order], logits[order], labels, files)
+    labels, rejected = (
+        None if rows[0][part] is None else torch.cat([row[part] for row in rows]).numpy()[order]
+        for part in (2, 3)
+    )
+    return Outputs(index[order], logits[order], labels, files, rejected)

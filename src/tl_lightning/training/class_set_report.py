@@ -57,8 +57,8 @@ def class_set_entries(
         return {}
     found = dict(entries)
     kind = str((run.target or {}).get("classes") or "same")
-    if isinstance(task.prior, PriorCorrection) and record is not None:
-        found |= _uncorrected_mix(parts, record, task.prior)
+    if record is not None and (isinstance(task.prior, PriorCorrection) or run.rejection != "none"):
+        found |= _own_mix(parts, record)
     mix, names = found.get("class_mix"), parts.data.classes
     about: dict[str, Any] = {"classes": kind, "absent": [], "proportions": None}
     if mix is not None:
@@ -76,13 +76,21 @@ def class_set_entries(
     return {**found, "class_sets": about}
 
 
-def _uncorrected_mix(parts: Parts, record: Record, prior: PriorCorrection) -> dict[str, Any]:
-    """Return the class mix by the logits before correction, which the source's compare to."""
-    kept = find_callback(parts.trainer, SelectedOutputs).kept
+def _own_mix(parts: Parts, record: Record) -> dict[str, Any]:
+    """Return the class mix of the samples that are not rejected, by their uncorrected logits.
+
+    Those are comparable with the logits of the source.
+    """
+    kept, prior = find_callback(parts.trainer, SelectedOutputs).kept, parts.module.task.prior
     if "target" not in kept:
         return {}
-    logits = kept["target"][1].double().numpy() - prior.shift.double().cpu().numpy()
-    mix: ClassMix = class_mix(record.logits, record.labels, logits)
+    index, logits = kept["target"][0].tolist(), kept["target"][1].double().numpy()
+    if isinstance(prior, PriorCorrection):
+        logits = logits - prior.shift.double().cpu().numpy()
+    accepted = [not parts.collector.rejected.get(one, False) for one in index]
+    if not any(accepted):
+        return {}
+    mix: ClassMix = class_mix(record.logits, record.labels, logits[accepted])
     return {"class_mix": {key: value.tolist() if isinstance(value, np.ndarray) else value
                           for key, value in asdict(mix).items()}}  # fmt: skip
 

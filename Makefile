@@ -8,7 +8,7 @@ COMMA := ,
 STAMP := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
-.PHONY: install demo test test-slow test-all test-long lint types check tables build clean
+.PHONY: install demo docs test test-slow test-all test-long lint types check tables build clean
 
 install: $(STAMP)
 
@@ -47,6 +47,11 @@ check: lint types test
 tables: install
 	$(BIN)/python scripts/dev/readme_tables.py
 	$(BIN)/python scripts/dev/settings.py
+
+# The documentation site, written to site/.
+docs: install
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	$(BIN)/zensical build --clean --strict
 
 build: install
 	$(BIN)/uv build --quiet --wheel --python $(BIN)/python

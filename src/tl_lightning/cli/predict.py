@@ -47,7 +47,8 @@ top=1       number of classes per sample
 precision=  such as 0.95: samples that are not certain enough have no class
 embeddings=false  also write the inputs of the classifier (.jsonl and .parquet)
 tta=false   average each image with its mirror image
-batch_size=64, workers=<processor cores>, devices=all (every GPU, or cpu, or [cuda:0,cuda:1])
+batch_size= (default: 16 on a CPU, 64 on a GPU)   workers=<processor cores>
+devices=all (every GPU, else the CPU), cpu, or [cuda:0,cuda:1]
 allow=[<import path of a custom class>]
 Probabilities are calibrated. Samples that cannot be read have an error in place of a class. Exit
 codes: 0 if any sample was predicted, 2 if none was, or for another problem, 130 after Ctrl-C."""

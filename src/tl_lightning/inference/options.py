@@ -11,6 +11,10 @@ from tl_lightning.errors import ConfigError
 __all__ = ["Options", "device_names"]
 
 
+#: Samples per batch on a GPU and on a CPU.
+BATCH = (64, 16)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -25,7 +29,8 @@ class Options:
             abstain. It is assured on source validation only. None: no sample abstains.
         embeddings: Whether to return the inputs of the classifier.
         tta: Whether to average the logits of each image and its mirror image.
-        batch_size: Samples per batch; its size may change the last digits of the results.
+        batch_size: Samples per batch; its size may change the last digits of the results. None:
+            16 on a CPU, whose caches larger ones do not fit into, and 64 on a GPU.
         workers: Threads that read and decode; None: one per processor core.
         devices: ``all``, or names such as ``cuda:1``; ``all`` is every GPU, or the CPU.
     """
@@ -34,13 +39,13 @@ class Options:
     precision: float | None = None
     embeddings: bool = False
     tta: bool = False
-    batch_size: int = 64
+    batch_size: int | None = None
     workers: int | None = None
     devices: str | Sequence[str] = "all"
 
     def __post_init__(self) -> None:
         for name, value in (("top", self.top), ("batch_size", self.batch_size)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1; set {name}=<number>")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers={self.workers} must be at least 1; leave out workers")
@@ -49,6 +54,10 @@ class Options:
                 f"precision={self.precision:g} is not a fraction between 0 and 1; set "
                 "precision=0.95"
             )
+
+    def samples(self, device: str) -> int:
+        """Return the number of samples per batch on a type of device."""
+        return self.batch_size or BATCH[device == "cpu"]
 
     @property
     def threads(self) -> int:

@@ -52,7 +52,8 @@ def outputs_of(
         samples: The inputs.
         options: Batch size, threads and averaging.
     """
-    size = chunk_size(predictors[0], options.batch_size)
+    batch_size = options.samples(predictors[0].module.device.type)
+    size = chunk_size(predictors[0], batch_size)
     free: SimpleQueue[Predictor] = SimpleQueue()
     for predictor in predictors:
         free.put(predictor)
@@ -71,7 +72,7 @@ def outputs_of(
         compute = ThreadPoolExecutor(len(predictors), "compute", torch.set_num_threads, (threads,))
         try:
             while chunk := list(itertools.islice(rest, size)):
-                reading = submitted(predictors[0], chunk, pool, options.batch_size)
+                reading = submitted(predictors[0], chunk, pool, batch_size)
                 pending.append(compute.submit(computed, chunk, reading))
                 if len(pending) > ahead:
                     yield pending.popleft().result()

@@ -17,6 +17,7 @@ import torch
 from tl_lightning import __version__
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.inference.draft import LOGITS, ROWS, Draft, digest_after
+from tl_lightning.inference.folding import fold_batch_norm
 from tl_lightning.inference.formats import Format
 from tl_lightning.inference.logit_sample import LogitSample
 from tl_lightning.inference.options import Options, device_names
@@ -96,6 +97,11 @@ class Work:
         """The model on the first device."""
         return self.predictors[0]
 
+    @property
+    def batch_size(self) -> int:
+        """Number of samples per batch."""
+        return self.options.samples(self.predictor.module.device.type)
+
     def summary(self) -> Summary:
         """Return the summary of no predictions."""
         return Summary(LogitSample(len(self.predictor.classes)))
@@ -125,6 +131,8 @@ def opened(checkpoint: str | Path | Predictor, options: Options, allow: Sequence
     else:
         names = device_names(options.devices)
         first = Predictor.open(checkpoint, allow, names[0])
+        if first.module.device.type == "cpu":
+            fold_batch_norm(first.module)
         predictors = [first, *(first.on(name) for name in names[1:])]
     if options.tta and predictors[0].kind != "images":
         raise ConfigError(
@@ -229,7 +237,7 @@ def _continued(draft: Draft, samples: Iterator[Sample], work: Work) -> tuple[Ite
     """
     done, size, digest = (
         draft.state.samples,
-        chunk_size(work.predictor, work.options.batch_size),
+        chunk_size(work.predictor, work.batch_size),
         "",
     )
     read: list[Sample] = []
@@ -257,7 +265,7 @@ def _identity(work: Work, out: Path) -> dict[str, Any]:
         "precision": options.precision,
         "embeddings": options.embeddings,
         "tta": options.tta,
-        "batch_size": options.batch_size,
+        "batch_size": work.batch_size,
         "type of device": predictor.module.device.type,
         "number of OpenMP threads": torch.get_num_threads(),
         "version": [__version__, torch.__version__, np.__version__],

@@ -77,16 +77,17 @@ def isolated(arguments: list[str], place: Path) -> subprocess.CompletedProcess[s
     variables = {"HOME": str(home), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*cut, *arguments], cwd=place, env=variables, capture_output=True, text=True, check=False,
-        timeout=300,
+        timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
 def here(arguments: list[str], place: Path) -> None:
-    subprocess.run(arguments, cwd=place, check=True, capture_output=True, timeout=300,
+    subprocess.run(arguments, cwd=place, check=True, capture_output=True, timeout=300, stdin=subprocess.DEVNULL,
                    env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["images", "texts"])
 def test_a_published_folder_predicts_the_same_elsewhere(
     kind: str, empty: Path, tmp_path: Path

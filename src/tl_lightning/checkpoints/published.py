@@ -41,8 +41,8 @@ OUTPUTS, TOKENIZER = "validation.safetensors", "tokenizer.json"
 #: All files of a published model; others in its folder are not read.
 FILES = (CONFIG, WEIGHTS, CARD, OUTPUTS, TOKENIZER)
 FORMAT, VERSION = "tl_lightning model", 1
-#: Weights that predictions and tests need. Left out are discriminators, teachers, banks of features
-#: and copies of the initial weights: only training uses them, and some reveal samples.
+#: Weights that predictions and tests of all models need. Discriminators, teachers, feature banks and
+#: copies of the initial weights are left out: only training uses them, and some reveal samples.
 NEEDED = ("backbone.", "task.", "multitask.")
 #: Entries of a checkpoint's ``reliability`` that are tensors.
 _ARRAYS = ("logits", "labels", "features", "feature_labels")
@@ -61,11 +61,10 @@ def write_published(folder: Path, model: StoredModel, thresholds: Mapping[str, A
 
     Args:
         folder: Where to write.
-        model: Without local paths; all of its ``reliability`` is written.
+        model: Without local paths and weights of training; all that it has is written.
         thresholds: Confidence from which a precision is assured, by precision, for readers.
     """
-    weights = {k: v for k, v in model.state_dict.items() if k.startswith(NEEDED)}
-    _save(folder / WEIGHTS, weights)
+    _save(folder / WEIGHTS, model.state_dict)
     arrays = {k: model.reliability[k] for k in _ARRAYS if k in model.reliability}
     if arrays:
         _save(folder / OUTPUTS, arrays)

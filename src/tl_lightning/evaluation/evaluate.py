@@ -263,7 +263,7 @@ _TESTED = ("test_split", "test_fraction", "transductive")
 
 def _data(stored: StoredModel) -> Mapping[str, Any]:
     """Return the settings of the data of a run; empty for a published model."""
-    return stored_section(stored, "data") if stored.section("data") else {}
+    return stored_section(stored, "data") if "_target_" in stored.section("data") else {}
 
 
 def _new_domains(stored: Mapping[str, Any], given: Mapping[str, Any]) -> frozenset[str]:

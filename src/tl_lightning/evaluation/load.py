@@ -15,7 +15,7 @@ from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.build import build_module
 
-__all__ = ["load", "rebuilt"]
+__all__ = ["load", "needed", "rebuilt"]
 
 #: Nodes of a stored configuration that a model does not need.
 _NOT_BUILT = ("data", "trainer", "callbacks", "logger")
@@ -79,7 +79,7 @@ def rebuilt(
     )
     try:
         found = module.load_state_dict(stored.state_dict, strict=not stored.partial)
-        if found.unexpected_keys or any(key.startswith(NEEDED) for key in found.missing_keys):
+        if found.unexpected_keys or any(k.startswith(needed(module)) for k in found.missing_keys):
             raise RuntimeError(str(found))
     except RuntimeError as error:  # missing, unexpected or differently shaped weights
         raise CheckpointError(
@@ -88,3 +88,11 @@ def rebuilt(
         ) from error
     module.input_state = stored.input_state
     return module.eval()
+
+
+def needed(module: TransferModule) -> tuple[str, ...]:
+    """Return the prefixes of the weights that predictions and tests of a model need."""
+    methods = getattr(module, "methods", None) or {}
+    recognise = [name for name, one in methods.items() if any(
+        one is other for other in module.task.recogniser)]  # fmt: skip
+    return (*NEEDED, *(f"methods.{name}." for name in recognise))

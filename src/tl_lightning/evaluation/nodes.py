@@ -66,7 +66,7 @@ def stored_section(model: StoredModel, name: str) -> dict[str, Any]:
     Raises:
         ConfigError: If it is that of the data, and the model was published without.
     """
-    if name == "data" and not model.section(name):
+    if name == "data" and "_target_" not in model.section(name):
         raise ConfigError(
             "the model was published without the settings of its data; set data=<name> and "
             "data.root=<folder>"

@@ -18,11 +18,11 @@ from tl_lightning.utils.text import masked
 
 __all__ = ["PLACE", "check_private", "publishable", "without_places"]
 
-#: Sections that a trained model is rebuilt without, and what they are replaced by. They have the
-#: folders, addresses and tags of the run.
+#: Sections that a trained model is rebuilt without, and what they are replaced by: they have the
+#: folders, addresses and tags of the run, or learning rates that depend on the data.
 _EMPTIED: dict[str, Any] = {
-    "data": {}, "callbacks": {}, "logger": {}, "tags": [], "allow": [], "resume": None,
-    "init": None, "baselines": [], "compile": False,
+    "callbacks": {}, "logger": {}, "tags": [], "allow": [], "resume": None, "init": None,
+    "baselines": [], "compile": False, "probe_lr_factor": 1.0, "reference_batch_size": None,
 }  # fmt: skip
 #: Settings that name files and that a trained model does not need.
 _UNUSED = ("checkpoint", "weights", "dir", "tokenizer")
@@ -34,14 +34,15 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(?:^|_)KEY|API_?KEY", re.IG
 _SHORTEST = 8
 
 
-def publishable(stored: StoredModel, outputs: bool) -> StoredModel:
+def publishable(stored: StoredModel, outputs: bool, needed: tuple[str, ...]) -> StoredModel:
     """Return a model without what is about the machine and the files that it was trained on.
 
     Args:
         stored: As read from its checkpoint.
         outputs: Whether to keep the outputs on source validation.
+        needed: Prefixes of the weights to keep.
     """
-    config = {**stored.config, **_EMPTIED}
+    config = {**stored.config, **_EMPTIED, "data": _named_data(stored.section("data"))}
     precision = stored.section("trainer").get("precision")
     config["trainer"] = {**default_node("trainer", "auto"), "precision": precision}
     reliability = {
@@ -57,7 +58,16 @@ def publishable(stored: StoredModel, outputs: bool) -> StoredModel:
         restored_by=restored if tokens is None else {**restored, "tokenizer": tokens},
         data={k: v for k, v in stored.data.items() if k in ("fingerprint", "counts")},
         reliability=reliability,
+        state_dict={k: v for k, v in stored.state_dict.items() if k.startswith(needed)},
     )
+
+
+def _named_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of data that a model is made of: which classes its target may have."""
+    target = data.get("target")
+    classes = target.get("classes") if isinstance(target, Mapping) else None
+    kept = {"target": {"classes": classes}} if isinstance(classes, str) else {}
+    return {"name": data.get("name"), **kept}
 
 
 def without_places(value: Any, key: str = "") -> Any:

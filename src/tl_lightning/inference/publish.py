@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from tl_lightning.checkpoints.hub import NAME
-from tl_lightning.checkpoints.io import read_model
 from tl_lightning.checkpoints.published import CARD, FILES, is_published, write_published
 from tl_lightning.checkpoints.stored import StoredModel
 from tl_lightning.checkpoints.warm_start import checkpoint_of
 from tl_lightning.errors import CheckpointError, ConfigError, DataError
+from tl_lightning.evaluation.load import needed
 from tl_lightning.inference.model_card import Publication, model_card, thresholds
 from tl_lightning.inference.predictor import Predictor
 from tl_lightning.inference.private import check_private, publishable
@@ -67,8 +67,9 @@ def publish(
         raise ConfigError(
             f"checkpoint={checkpoint} is published already; set push=true to upload it"
         )
-    stored = read_model(file)
-    model = publishable(stored, source_outputs)
+    predictor = Predictor.open(file, allow, "cpu")
+    stored = predictor.stored
+    model = publishable(stored, source_outputs, needed(predictor.module))
     run, report = _run_of(file)
     assured = thresholds(stored)
     publication = Publication(
@@ -88,7 +89,7 @@ def publish(
             write_published(draft, model, assured)
             write_text(draft / CARD, model_card(publication))
             check_private(draft, _places(stored, file, run))
-            _check_same(file, draft, allow)
+            _check_same(predictor, draft, allow)
             if out.exists():
                 out.rmdir()  # empty, see _check_out
             os.replace(draft, out)
@@ -124,15 +125,22 @@ def _places(stored: StoredModel, file: Path, run: Path | None) -> set[str]:
 
 
 @torch.inference_mode()
-def _check_same(file: Path, folder: Path, allow: Sequence[str]) -> None:
-    """Raise CheckpointError unless a published folder gives the logits of a checkpoint."""
-    first, second = (Predictor.open(path, allow, "cpu") for path in (file, folder))
+def _check_same(first: Predictor, folder: Path, allow: Sequence[str]) -> None:
+    """Raise CheckpointError unless a published folder gives the outputs of a checkpoint."""
+    second = Predictor.open(folder, allow, "cpu")
     inputs = _any_inputs(first)
     if not torch.equal(inputs, _any_inputs(second)) or first.temperature != second.temperature:
-        raise CheckpointError(_OTHER.format(file))
-    for one, other in zip(first.outputs(inputs), second.outputs(inputs), strict=True):
+        raise CheckpointError(_OTHER.format(first.file))
+    for one, other in zip(_outputs(first, inputs), _outputs(second, inputs), strict=True):
         if not np.array_equal(one, other, equal_nan=True):
-            raise CheckpointError(_OTHER.format(file))
+            raise CheckpointError(_OTHER.format(first.file))
+
+
+def _outputs(predictor: Predictor, inputs: torch.Tensor) -> list[Any]:
+    """Return features, logits and, where the model has them, the rejected samples."""
+    features, logits = predictor.outputs(inputs)
+    rejected = predictor.module.task.rejects(torch.from_numpy(features), torch.from_numpy(logits))
+    return [features, logits, *([] if rejected is None else [rejected.numpy()])]
 
 
 _OTHER = (

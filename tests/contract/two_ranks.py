@@ -30,6 +30,8 @@ def built(name: str, trained: str):
     """Return the model without batch norm, because its statistics differ between ranks."""
     overrides = [*arguments(name, trained), "backbone.norm=false"]
     overrides += ["method.cdan.entropy=true"] if name == "cdan" else []
+    # Its values are products of gradients by the scale of large logits.
+    overrides += ["method.irm.weight=0.01"] if name == "irm" else []
     overrides += [f"method.{name}.gather=true"] if "gather" in NODES[name] else []
     checked = validation.check(config(*overrides))
     net = building.build_module(checked, tuple(map(str, range(10))), pretrained=False)

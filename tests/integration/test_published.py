@@ -82,8 +82,10 @@ def isolated(arguments: list[str], place: Path) -> subprocess.CompletedProcess[s
 
 
 def here(arguments: list[str], place: Path) -> None:
-    subprocess.run(arguments, cwd=place, check=True, capture_output=True, timeout=300, stdin=subprocess.DEVNULL,
-                   env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    subprocess.run(
+        arguments, cwd=place, check=True, capture_output=True, timeout=300,
+        stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
 
 
 @pytest.mark.long

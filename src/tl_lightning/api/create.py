@@ -20,7 +20,8 @@ from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.models.base import TransferModule
-from tl_lightning.training.build import aux_label_info, build_module, with_sizes
+from tl_lightning.training.build import aux_label_info, build_module
+from tl_lightning.training.sizes import with_sizes
 
 __all__ = ["create"]
 

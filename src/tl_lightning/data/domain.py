@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Domain", "Split"]
+__all__ = ["Domain", "Split", "concatenated"]
 
 Change = Callable[[Tensor, int], Tensor]
 
@@ -125,3 +125,16 @@ class Domain:
         return Split(
             list(found.values()), None, list(found), self.train.change, white=self.train.white
         )
+
+
+def concatenated(splits: Sequence[Split]) -> Split:
+    """Return the samples of several splits as one; without labels unless all have them."""
+    held = [split.samples for split in splits if isinstance(split.samples, np.ndarray)]
+    images: Any = [Path(image) for split in splits for image in split.samples if not held]
+    images = np.concatenate(held) if held else images
+    known = [split.labels for split in splits if split.labels is not None]
+    labels = np.concatenate(known) if len(known) == len(splits) else None
+    names = [name for split in splits for name in split.names]
+    marked = [split.domains for split in splits if split.domains is not None]
+    domains = np.concatenate(marked) if len(marked) == len(splits) else None
+    return Split(images, labels, names, splits[0].change, domains=domains)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tl_lightning.data.class_sets import UNKNOWN, ClassSets
-from tl_lightning.data.domain import Split
+from tl_lightning.data.domain import Split, concatenated
 from tl_lightning.data.io.folders import (
     OnProblem,
     class_folders,
@@ -25,7 +25,7 @@ from tl_lightning.data.splits import halves_by_hash, split_by_hash
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = ["Layout", "concatenated", "listed_layout", "pooled", "read_layout", "split_of"]
+__all__ = ["Layout", "listed_layout", "pooled", "read_layout", "split_of"]
 
 
 @dataclass(frozen=True)
@@ -365,19 +365,6 @@ def pooled(layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem)
         note,
         tuple(layouts),
     )
-
-
-def concatenated(splits: Sequence[Split]) -> Split:
-    """Return the samples of several splits as one; without labels unless all have them."""
-    held = [split.samples for split in splits if isinstance(split.samples, np.ndarray)]
-    images: Any = [Path(image) for split in splits for image in split.samples if not held]
-    images = np.concatenate(held) if held else images
-    known = [split.labels for split in splits if split.labels is not None]
-    labels = np.concatenate(known) if len(known) == len(splits) else None
-    names = [name for split in splits for name in split.names]
-    marked = [split.domains for split in splits if split.domains is not None]
-    domains = np.concatenate(marked) if len(marked) == len(splits) else None
-    return Split(images, labels, names, splits[0].change, domains=domains)
 
 
 def _joined(*notes: str) -> str:

@@ -20,7 +20,6 @@ from tl_lightning.checkpoints.warm_start import load_backbone, load_model, resto
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
-from tl_lightning.data.needs import DataInfo
 from tl_lightning.distributed.strategy import lr_factor
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.methods.base import Method
@@ -32,13 +31,14 @@ from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
 from tl_lightning.tasks.auxiliary.labels import attach_labels
 from tl_lightning.tasks.classification import Classification, prepare_outputs
 from tl_lightning.training.feature_plan import Plan, plan
+from tl_lightning.training.sizes import with_sizes
 from tl_lightning.training.small_data import check_batches, fit_to_size
 from tl_lightning.training.target_labels import discovered
 from tl_lightning.training.trainer import make_loggers, make_trainer, run_callbacks
 from tl_lightning.utils.seeding import mix
 from tl_lightning.utils.signals import take_signals
 
-__all__ = ["Parts", "aux_label_info", "build", "build_module", "with_sizes"]
+__all__ = ["Parts", "aux_label_info", "build", "build_module"]
 
 
 @dataclass
@@ -112,16 +112,6 @@ def build(
     )  # fmt: skip
     take_signals(trainer)
     return Parts(run, data, module, trainer, collector, features)
-
-
-def with_sizes(run: RunConfig, info: DataInfo) -> RunConfig:
-    """Return the configuration with what the data determine, which checkpoints store."""
-    for name, node in run.methods.items():
-        if node.params.get("num_sources", 0) is None:
-            run = run.changed(f"method.{name}.num_sources", info.sources)
-    if run.backbone.params.get("in_features", 0) is None:
-        return run.changed("backbone.in_features", info.width)
-    return run
 
 
 def build_module(

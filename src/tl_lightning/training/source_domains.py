@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from tl_lightning.config.schema import RunConfig
-from tl_lightning.data.domain import Domain
-from tl_lightning.data.layout import concatenated
+from tl_lightning.data.domain import Domain, concatenated
 from tl_lightning.selection.rules import SELECTIONS
 from tl_lightning.tasks.domain_accuracy import MEAN, WORST
 

@@ -97,7 +97,7 @@ def test_help_of_groups_and_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli_help.WIDTH == 100
     with pytest.raises(ConfigError, match="--help optimiser: there is no such group; did you"):
         help_text(["optimiser"])
-    with pytest.raises(ConfigError, match=r"--help method=dan: no such choice; did you mean 'd"):
+    with pytest.raises(ConfigError, match=r"--help method=dan: no such choice; did you mean '"):
         help_text(["method=dan"])
 
 

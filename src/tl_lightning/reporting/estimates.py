@@ -157,9 +157,7 @@ def another_model(run: StoredRun, other: StoredRun) -> bool:
 
 
 def compared(run: StoredRun, others: Iterable[StoredRun], root: Path) -> dict[str, Any]:
-    """Return the entries of a report, with the estimate compared with other models.
-
-    These are one model of every other name, of the run's seed if there is one.
+    """Return the entries of a report, with the estimate compared with all models of other names.
 
     Args:
         run: The run.
@@ -172,7 +170,8 @@ def compared(run: StoredRun, others: Iterable[StoredRun], root: Path) -> dict[st
         ``compared_with``: the ``name``, ``folder`` and ``agreement`` of the other ``models``, the
         median ``agreement`` and the estimate ``alone``; empty without another model.
     """
-    alone, models = run.alone, _one_of_each_name(run, others)
+    alone = run.alone
+    models = [other for other in others if another_model(run, other) and same_samples(run, other)]
     if alone is None or not models:
         return {}
     record, logits = run.record(), [other.logits for other in models]
@@ -193,17 +192,6 @@ def compared(run: StoredRun, others: Iterable[StoredRun], root: Path) -> dict[st
         "alone": dict(zip(_RANGE, alone, strict=True)),
     }
     return entries
-
-
-def _one_of_each_name(run: StoredRun, others: Iterable[StoredRun]) -> list[StoredRun]:
-    found: dict[str, StoredRun] = {}
-    for other in others:
-        if not another_model(run, other) or not same_samples(run, other):
-            continue
-        known = found.setdefault(other.name, other)
-        if known.report.get("seed") != run.report.get("seed") == other.report.get("seed"):
-            found[other.name] = other
-    return list(found.values())
 
 
 def reliability_entries(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from omegaconf import OmegaConf
 
 from helpers import config
+from tl_lightning.cli import train
 from tl_lightning.reliability.accuracy import COMPARED, estimate_accuracy
 from tl_lightning.reporting.artifacts import read_predictions
 from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.reporting.schema import read_report
+from tl_lightning.sweeps import baselines
 from tl_lightning.sweeps.baselines import fit_with_baselines
 from tl_lightning.training.reliability import compare_models
 
@@ -142,3 +145,19 @@ def test_run_without_baselines_is_estimated_alone(tmp_path) -> None:
     assert "compared_with" not in report["estimated_accuracy"]
     assert estimated_accuracy(report) is not None
     assert COMPARED.limit == "other"
+
+
+@pytest.mark.slow
+def test_job_of_a_sweep_killed_before_the_comparison_is_completed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    cfg = OmegaConf.create(config("model=dann", "baselines=[source_only]"))
+    with monkeypatch.context() as patched:
+        patched.setattr(baselines, "compare_models", lambda folder: {})
+        report = fit_with_baselines(cfg, tmp_path, sweeping=True)
+    assert "compared_with" not in read_report(tmp_path)["estimated_accuracy"]
+    train._job(cfg, tmp_path, sweeping=True)
+    found = read_report(tmp_path)
+    (model,) = found["estimated_accuracy"]["compared_with"]["models"]
+    assert model["name"] == "source_only"
+    assert found["metrics"] == report["metrics"]
+    assert "Compared with source_only" in (tmp_path / "report.html").read_text()

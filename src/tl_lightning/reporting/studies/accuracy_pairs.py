@@ -38,8 +38,8 @@ class Pair:
         accuracy: The true accuracy on them.
         adapted: Whether the model was trained on samples of the target.
         estimators: The estimates by name; ``seeds``, the agreement with the same model of another
-            seed, if there is one; ``other``, the median of that with one model of every other name
-            on the same samples.
+            seed, if there is one; ``other``, the median of that with all models of other names on
+            the same samples.
         mix_distance: True total variation between the class frequencies of both domains.
         estimated_distance: The same as estimated without target labels.
         data_node: The configuration of source and target.
@@ -159,11 +159,8 @@ def _with_agreement(pairs: list[Pair]) -> list[Pair]:
         if seeds:
             following = min(seeds, key=lambda o: (o.seed < pair.seed, o.seed))
             pair.estimators["seeds"] = agreement(pair.logits, following.logits)
-        different: dict[str, Pair] = {}
-        for other in sorted(others, key=lambda other: other.seed != pair.seed):
-            if other.name != pair.name:
-                different.setdefault(other.name, other)
+        different = [other for other in others if other.name != pair.name]
         if different:
-            shares = [agreement(pair.logits, other.logits) for other in different.values()]
+            shares = [agreement(pair.logits, other.logits) for other in different]
             pair.estimators["other"] = float(np.median(shares))
     return pairs

@@ -83,8 +83,8 @@ def isolated(arguments: list[str], place: Path) -> subprocess.CompletedProcess[s
 
 def here(arguments: list[str], place: Path) -> None:
     subprocess.run(
-        arguments, cwd=place, check=True, capture_output=True, timeout=300,
-        stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        arguments, cwd=place, check=True, capture_output=True, stdin=subprocess.DEVNULL,
+        timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 

@@ -41,8 +41,8 @@ OUTPUTS, TOKENIZER = "validation.safetensors", "tokenizer.json"
 #: All files of a published model; others in its folder are not read.
 FILES = (CONFIG, WEIGHTS, CARD, OUTPUTS, TOKENIZER)
 FORMAT, VERSION = "tl_lightning model", 1
-#: Weights that predictions and tests of all models need. Discriminators, teachers, feature banks and
-#: copies of the initial weights are left out: only training uses them, and some reveal samples.
+#: Weights that predictions and tests of all models need. Discriminators, teachers, feature banks
+#: and copies of the initial weights are left out: only training uses them, and some reveal samples.
 NEEDED = ("backbone.", "task.", "multitask.")
 #: Entries of a checkpoint's ``reliability`` that are tensors.
 _ARRAYS = ("logits", "labels", "features", "feature_labels")

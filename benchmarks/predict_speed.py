@@ -86,7 +86,7 @@ def main() -> None:
     def written() -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.csv"
-            to_file(work, samples, out, format_of(out, 1, False), lambda done: None)
+            to_file(work, samples, out, format_of(out, 1, False), lambda done, earlier=False: None)
             return out.read_text().splitlines()
 
     ways = {

@@ -34,8 +34,9 @@ __all__ = ["Summary", "Work", "none_readable", "opened", "stream", "to_file", "w
 
 #: Number of samples that cannot be read which a summary lists.
 LISTED = 20
-#: Called with the number of further samples that are done.
-Advance = Callable[[int], None]
+#: Called with the number of further samples that are done, and ``earlier=True`` for those that an
+#: interrupted command had done.
+Advance = Callable[..., None]
 
 
 @dataclass
@@ -200,7 +201,7 @@ def to_file(
             summary.logits.restore(draft.stored(LOGITS), int(draft.state.counts["readable"]))
             summary.counts.update(draft.state.counts)
             summary.continued = done
-            advance(done)
+            advance(done, earlier=True)
         else:
             draft.append(form.header(), b"")
         for chunk, rows in work.chunks(rest):

@@ -33,10 +33,11 @@ LINE_EVERY = 30.0
 
 
 @contextmanager
-def counting(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def counting(what: str, total: int | None) -> Iterator[Callable[..., None]]:
     """Yield a function that adds to a count, shown with its rate per second.
 
-    In a terminal it is a bar, elsewhere a line every 30 seconds.
+    In a terminal it is a bar, elsewhere a line every 30 seconds. With ``earlier=True`` the function
+    adds what was done before, which the rate leaves out.
 
     Args:
         what: What is counted, such as ``images``.
@@ -51,16 +52,16 @@ def counting(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
             task = bar.add_task("", total=total)
             count = Count(what, total)
 
-            def advance(done: int) -> None:
-                bar.update(task, advance=done, description=count.after(done))
+            def advance(done: int, earlier: bool = False) -> None:
+                bar.update(task, advance=done, description=count.after(done, earlier))
 
             yield advance
         return
     count, shown = Count(what, total), time.monotonic()
 
-    def advance_line(done: int) -> None:
+    def advance_line(done: int, earlier: bool = False) -> None:
         nonlocal shown
-        text = count.after(done)
+        text = count.after(done, earlier)
         if time.monotonic() - shown > LINE_EVERY:
             shown = time.monotonic()
             print(text, file=sys.stderr, flush=True)
@@ -79,12 +80,13 @@ class Count:
     def __init__(self, what: str, total: int | None) -> None:
         self.what = what
         self.total = total
-        self.done = 0
+        self.done = self.earlier = 0
         self.started = time.monotonic()
 
-    def after(self, more: int) -> str:
-        """Return the count in words, after ``more`` have been done."""
+    def after(self, more: int, earlier: bool = False) -> str:
+        """Return the count in words, after ``more`` have been done, or had been before."""
         self.done += more
+        self.earlier += more * earlier
         of = "" if self.total is None else f" of {self.total:,}"
-        rate = self.done / max(1e-9, time.monotonic() - self.started)
+        rate = (self.done - self.earlier) / max(1e-9, time.monotonic() - self.started)
         return f"{self.done:,}{of} {self.what}, {rate:,.1f} {self.what}/s"

@@ -20,6 +20,8 @@ from tl_lightning.reporting.run.page import write_page
 from tl_lightning.training.fit import fit
 from tl_lightning.training.outputs import prior_shift
 
+pytestmark = pytest.mark.slow
+
 #: Centres of the classes a, b, c of the source, and of an unknown one between them.
 CENTRES = {"a": (4, 0, 0), "b": (0, 4, 0), "c": (0, 0, 4), "x": (1, 1, 1)}
 
@@ -58,9 +60,10 @@ def test_unknown_samples_are_rejected_and_reported(method, tmp_path) -> None:
     assert about["rejection"]["score"] == ("method" if method else "entropy")
     known, unknown = (metrics[f"target/test/{k}"] for k in ("known_class_acc", "unknown_recall"))
     if not method:  # the classifiers of the method need more than these few steps
-        assert about["absent"] == ["c"]
+        # Of the samples that are not rejected; many of the unknown ones would be taken for c.
+        assert report["class_mix"]["target"][2] < 0.08
         assert metrics["target/test/acc"] > 0.95
-        assert min(known, unknown) > 0.7
+        assert known + unknown > 1.3  # 1 if samples were rejected at random
         assert metrics["target/test/h_score"] == pytest.approx(2 / (1 / known + 1 / unknown))
     with (run / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -45,8 +45,9 @@ class ClassWeights(WeighsClasses):
     """Weights the source's samples by how frequent their class seems to be in the target.
 
     The weights apply to the task's loss and to the source's part in the comparison of the domains
-    by the other methods. They are computed from the whole target at the start of every epoch. As
-    the classifier is trained with them, this is one step of the EM algorithm of MLLS per epoch.
+    by the other methods. They are computed from the whole target at the start of every epoch but
+    the first. As the classifier is trained with them, this is one step of the EM algorithm of MLLS
+    per epoch.
 
     Args:
         kwargs: As in :class:`.Method`.
@@ -55,13 +56,18 @@ class ClassWeights(WeighsClasses):
     adds_loss = False
     uses_target_bank = True
     of_classes: Tensor
+    trained: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.register_buffer("of_classes", torch.ones(self.num_classes))
+        self.register_buffer("trained", torch.tensor(False))
 
     def begin_epoch(self, bank: TargetBank) -> None:
-        """Compute this epoch's weights."""
+        """Compute this epoch's weights; in the first one, all are 1, as in the paper."""
+        if not self.trained:  # the predictions may be those of a random head
+            self.trained.fill_(True)
+            return
         self.of_classes.copy_(target_to_source(bank.logits, self.class_counts))
 
     def source_weights(self, labels: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ def method() -> ClassWeights:
     logits = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1]]).log()
     found.class_counts = torch.tensor([10, 20, 10])
     found.begin_epoch(TargetBank(torch.zeros(2, 6), logits))
+    assert found.of_classes.tolist() == [1.0] * K  # before any training
+    found.begin_epoch(TargetBank(torch.zeros(2, 6), logits))
     return found
 
 
@@ -52,6 +54,7 @@ def test_weights_are_the_ratio_of_the_class_frequencies(method) -> None:
 def test_classes_without_source_samples_have_no_weight() -> None:
     found = built(ClassWeights)
     found.class_counts = torch.tensor([3, 0, 3])
+    found.trained.fill_(True)
     found.begin_epoch(TargetBank(torch.zeros(1, 6), torch.zeros(1, K)))
     torch.testing.assert_close(found.of_classes, torch.tensor([2 / 3, 0.0, 2 / 3]))
     assert found.source_weights(torch.tensor([1])).tolist() == [0.0]

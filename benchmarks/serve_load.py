@@ -1,6 +1,7 @@
 """tl-serve under load and under attack, over loopback: latencies, status codes, memory.
 
     python benchmarks/serve_load.py checkpoint=<run> images=<folder> [requests=2000] [clients=16]
+                                    [part=load|attacks|all]
                                     [any setting of tl-serve]
 
 Starts the server as its own process. The load sends one image file per request over kept
@@ -323,15 +324,17 @@ def main() -> None:
     )
     paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
     files = [path.read_bytes() for path in paths[:: max(1, len(paths) // 200)]]
+    part = given.pop("part", "all")
     settings = [f"{key}={value}" for key, value in given.items()]
     server = Server(checkpoint, [*settings, f"upload_s={UPLOAD_S}"])
     try:
         print(
             f"ready after {server.seconds:.1f} s, {server.peak_mb()} MB; {len(files)} image files"
         )
-        load(server, files, min(100, requests), clients)  # warm
-        load(server, files, requests, clients)
-        attacks(server, files)
+        if part in ("load", "all"):
+            load(server, files, requests, clients)
+        if part in ("attacks", "all"):
+            attacks(server, files)
         stopped(server, files)
     finally:
         server.process.kill()

@@ -208,7 +208,11 @@ def _fitted(parts: Parts, features: Mapping[SplitKey, Array]) -> Probe:
     assert learned.train.labels is not None
     assert learned.val.labels is not None
     train, val = data.key_of(Stream.SOURCE), SplitKey(data.learn_from, "val")
-    samples = (features[train], learned.train.labels, features[val], learned.val.labels)
+    # The validation samples choose the probe, also where they are trained on later.
+    kept = len(learned.train) - len(learned.val) * bool(run.model.params.get("full_data"))
+    samples = (
+        features[train][:kept], learned.train.labels[:kept], features[val], learned.val.labels,
+    )  # fmt: skip
     node, classes = run.nodes["head"], len(data.classes)
     if not Head.hidden(node.params):
         return fit_probe(*samples, classes)

@@ -129,7 +129,8 @@ def _looks(given: Any) -> list[str]:
     Raises:
         DataError: If one is unknown or given twice.
     """
-    names = ["plain"] if given is None else given if isinstance(given, list) else [given]
+    listed = given if isinstance(given, list) else ["plain" if given is None else given]
+    names = [str(name) for name in listed]
     if wrong := [name for name in names if name not in LOOKS]:
         raise DataError(f"data.source.domain={wrong[0]} is not known; {nearest(wrong[0], LOOKS)}")
     if len(set(names)) < max(1, len(names)):
@@ -137,7 +138,7 @@ def _looks(given: Any) -> list[str]:
             f"data.source.domain=[{','.join(names)}] must name at least one look, each once; set "
             "data.source.domain=[plain,inverted]"
         )
-    return list(names)
+    return names
 
 
 #: Looks of the digits, by name.

@@ -10,6 +10,7 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.reporting.schema import fingerprint_of
+from tl_lightning.training.source_domains import as_trained
 
 __all__ = ["check_version", "current_fingerprint"]
 
@@ -21,10 +22,13 @@ def current_fingerprint(run: RunConfig) -> str:
     """Return the fingerprint of the data as they are now; read once per process."""
     learn_from = run.model.cls.learn_from
     settings = {k: v for k, v in run.section("data").items() if k not in ("seed", "num_workers")}
-    key = json.dumps([learn_from, settings], sort_keys=True, default=str)
+    shown = [sorted(run.model.cls.unseen), bool(run.model.params.get("full_data"))]
+    key = json.dumps([learn_from, shown, settings], sort_keys=True, default=str)
     if key not in _known:
         data = run.data.build()
+        data.only_tested |= run.model.cls.unseen
         data.discover(learn_from=learn_from)
+        data.found = as_trained(run, data.found)
         _known[key] = data.fingerprint()
     return _known[key]
 

@@ -14,6 +14,7 @@ from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.training import fit as training
+from tl_lightning.training.data_version import check_version
 
 SOURCES = "data.source.domain=[plain,inverted,tilted]"
 GIVEN = ["model=domain_generalization", SOURCES, "selection=auto"]
@@ -144,3 +145,10 @@ def test_looks_share_the_digits() -> None:
     other = source.train.domains == 1
     assert np.array_equal(source.train.samples[other], 255 - alone.train.samples[other])
     assert 0.2 < other.mean() < 0.5
+
+
+@pytest.mark.parametrize("full", ["true", "false"])
+def test_a_finished_run_is_recognised_when_a_sweep_is_continued(full, tmp_path) -> None:
+    settings = config(*GIVEN, f"model.full_data={full}", "trainer.max_epochs=1")
+    report = training.fit(settings, tmp_path)
+    check_version(report, settings, tmp_path)

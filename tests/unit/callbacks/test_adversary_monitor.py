@@ -45,7 +45,7 @@ def test_probe_does_not_separate_domains_by_their_classes() -> None:
     sizes = {"source": 400, "target": 120}
     found = {domain: SimpleNamespace(val=range(number)) for domain, number in sizes.items()}
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(found=found, domain_names=list(sizes)),
+        datamodule=SimpleNamespace(found=found, validated=list(sizes)),
         sanity_checking=False, current_epoch=0, world_size=1,
     )  # fmt: skip
     logged: dict[str, float] = {}

@@ -12,10 +12,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import tl_lightning as tl
 from tl_lightning.checkpoints.io import read_model
 from tl_lightning.config.compose import compose
 from tl_lightning.evaluation.evaluate import evaluate
+from tl_lightning.inference.formats import format_of
+from tl_lightning.inference.options import Options
+from tl_lightning.inference.predict import opened, to_file
 from tl_lightning.inference.predictor import Predictor
+from tl_lightning.inference.sources import from_python
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.training.fit import fit
 from tl_lightning.training.outputs import prior_shift
@@ -71,6 +76,19 @@ def test_unknown_samples_are_rejected_and_reported(method, tmp_path) -> None:
     assert rejected == pytest.approx(about["rejection"]["rejected"])
     of_unknown = [row["unknown"] == "true" for row in rows if row["label"] == "unknown"]
     assert np.mean(of_unknown) == pytest.approx(unknown)
+
+    x = np.load(tmp_path / "target.npz")["x"]
+    predicted = tl.predict(run, x)
+    said = [predicted[int(row["file"].rpartition("/")[2])].unknown for row in rows]
+    # Not all, since the test of the run may compute in bfloat16.
+    listed = [row["unknown"] == "true" for row in rows]
+    assert np.mean(np.array(listed) == said) > 0.97
+    assert {True, False} == set(said)
+    out = tmp_path / "predictions.jsonl"
+    work = opened(run, Options())
+    to_file(work, from_python(x, "vectors").samples, out, format_of(out, 1, False), lambda _: None)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["unknown"] for line in lines] == [one.unknown for one in predicted]
 
     page = write_page(run).read_text()
     assert "Classes of the target" in page

@@ -192,6 +192,8 @@ def _table(rows: Sequence[Prediction], texts: bool, top: int) -> None:
         name = "\n".join(name for name, _ in best) or "(error)"
         chance = "\n".join(f"{probability:.3f}" for _, probability in best)
         novelty = "" if row.novelty is None else f"{row.novelty:.2f}"
+        if row.unknown:
+            name = f"(unknown) {name}"
         cells = [name, chance, *((novelty,) if familiar else ())]
         reason = f"\n{row.error}" if row.error else ""
         # As plain text, since rich would parse [...] as markup.

@@ -24,7 +24,13 @@ GROUP = 8192
 
 
 class Format(Protocol):
-    """Encodes predictions; the parts joined are the draft of the file."""
+    """Encodes predictions; the parts joined are the draft of the file.
+
+    Attributes:
+        unknown: Whether the model recognises samples of no class, which adds a column.
+    """
+
+    unknown: bool
 
     def header(self) -> bytes:
         """Return the first bytes of the draft."""
@@ -44,11 +50,13 @@ class Csv:
 
     def __init__(self, top: int) -> None:
         self.top = top
+        self.unknown = False
 
     def header(self) -> bytes:
         """Return the names of the columns."""
         more = (f"{name}_{k}" for k in range(2, self.top + 1) for name in ("class", "probability"))
-        names = ("sample", "class", "probability", *more, "novelty", "abstained", "error")
+        unknown = ("unknown",) if self.unknown else ()
+        names = ("sample", "class", "probability", *more, "novelty", "abstained", *unknown, "error")
         return f"{','.join(names)}\r\n".encode()
 
     def encoded(self, rows: Sequence[Prediction]) -> bytes:
@@ -63,9 +71,10 @@ class Csv:
             name, probability = row.top[k] if k < len(row.top) else ("", None)
             hidden = k == 0 and row.abstained
             cells += ["" if hidden else csv_cell(name), _decimals(probability, 6)]
-        abstained = "" if row.error else "yes" if row.abstained else "no"
+        said = [row.abstained, *([row.unknown] if self.unknown else [])]
+        words = ["" if row.error else "yes" if one else "no" for one in said]
         novelty = _decimals(row.novelty, 4)
-        return [csv_cell(row.sample), *cells, novelty, abstained, csv_cell(row.error)]
+        return [csv_cell(row.sample), *cells, novelty, *words, csv_cell(row.error)]
 
     def finished(self, draft: Path) -> Path:
         """Return the draft, which is complete."""
@@ -74,6 +83,9 @@ class Csv:
 
 class JsonLines:
     """One JSON object per line, with all digits."""
+
+    def __init__(self) -> None:
+        self.unknown = False
 
     def header(self) -> bytes:
         """Return nothing."""
@@ -84,7 +96,7 @@ class JsonLines:
         return _utf8("".join(f"{self._line(row)}\n" for row in rows))
 
     def _line(self, row: Prediction) -> str:
-        line = json.dumps(_fields(row), ensure_ascii=False, allow_nan=False)
+        line = json.dumps(_fields(row, self.unknown), ensure_ascii=False, allow_nan=False)
         if row.embedding is None:
             return line
         # The shortest digits of float32, not the longer ones of the same numbers as float64.
@@ -101,21 +113,28 @@ class Parquet:
 
     def __init__(self, embeddings: bool) -> None:
         try:
-            import pyarrow as pa
+            import pyarrow  # noqa: F401
         except ImportError as error:
             raise ConfigError(
                 "out=<file.parquet> requires the package pyarrow; run "
                 "pip install 'tl_lightning[parquet]', or set out=<file.csv> or <file.jsonl>"
             ) from error
+        self.embeddings = embeddings
+        self.unknown = False
+
+    @property
+    def schema(self) -> Any:
+        """Names and types of the columns."""
+        import pyarrow as pa
+
         pair = pa.struct([("class", pa.string()), ("probability", pa.float64())])
         fields = [
             ("sample", pa.string()), ("class", pa.string()), ("probability", pa.float64()),
             ("top", pa.list_(pair)), ("novelty", pa.float64()), ("abstained", pa.bool_()),
-            ("error", pa.string()),
+            *([("unknown", pa.bool_())] if self.unknown else []), ("error", pa.string()),
         ]  # fmt: skip
-        self.embeddings = embeddings
-        more = [("embedding", pa.list_(pa.float32()))] if embeddings else []
-        self.schema = pa.schema([*fields, *more])
+        more = [("embedding", pa.list_(pa.float32()))] if self.embeddings else []
+        return pa.schema([*fields, *more])
 
     def header(self) -> bytes:
         """Return nothing."""
@@ -125,7 +144,7 @@ class Parquet:
         """Return the rows as an Arrow stream."""
         import pyarrow as pa
 
-        fields = [_fields(row) for row in rows]
+        fields = [_fields(row, self.unknown) for row in rows]
         if self.embeddings:
             for one, row in zip(fields, rows, strict=True):
                 one["embedding"] = row.embedding
@@ -190,7 +209,7 @@ def format_of(file: Path, top: int, embeddings: bool) -> Format:
     return Csv(top)
 
 
-def _fields(row: Prediction) -> dict[str, Any]:
+def _fields(row: Prediction, unknown: bool) -> dict[str, Any]:
     """Return the values of a row; a class that abstained is null."""
     return {
         "sample": _utf8(row.sample).decode(),
@@ -199,6 +218,7 @@ def _fields(row: Prediction) -> dict[str, Any]:
         "top": [{"class": name, "probability": _finite(value)} for name, value in row.top],
         "novelty": _finite(row.novelty),
         "abstained": None if row.error else row.abstained,
+        **({"unknown": row.unknown} if unknown else {}),
         "error": _utf8(row.error).decode() or None,
     }
 

@@ -189,6 +189,7 @@ def to_file(
     Raises:
         DataError: If the file cannot be written.
     """
+    form.unknown = work.predictor.recognises_unknown
     if out.exists() and not out.is_file():  # such as /dev/stdout, which must not be replaced
         return _to_pipe(work, samples, out, form, advance)
     summary = work.summary()

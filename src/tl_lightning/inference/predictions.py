@@ -29,6 +29,8 @@ class Prediction(NamedTuple):
         top: The most likely classes with their probabilities, the first one included.
         embedding: Input of the classifier ``(D,)`` float32, if it was asked for.
         error: Why the sample could not be read; empty if it could.
+        unknown: Whether the sample is taken for none of the classes; None if the model does not
+            recognise such samples (``data.target.classes``).
     """
 
     sample: str
@@ -39,6 +41,7 @@ class Prediction(NamedTuple):
     top: tuple[tuple[str, float], ...] = ()
     embedding: Array | None = None
     error: str = ""
+    unknown: bool | None = None
 
 
 def threshold_of(predictor: Predictor, precision: float | None) -> float | None:
@@ -61,6 +64,7 @@ def rows_of(
     rows = {}
     if chunk.outputs is not None:
         features, logits = chunk.outputs
+        unknown = predictor.unknown(chunk.outputs)
         probabilities = predictor.probabilities(logits)
         count = min(options.top, probabilities.shape[1])
         # Stable, so that equal probabilities are in the order of the classes.
@@ -77,6 +81,7 @@ def rows_of(
                 None if novelty is None else novelty[row],
                 threshold is not None and not probability >= threshold, top,
                 features[row] if options.embeddings else None,
+                unknown=None if unknown is None else bool(unknown[row]),
             )  # fmt: skip
     for position, sample in enumerate(chunk.samples):
         if position in rows:

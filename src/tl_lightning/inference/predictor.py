@@ -199,6 +199,22 @@ class Predictor:
         features, logits = module.task(module.extract(inputs.to(module.device)))
         return Outputs(features.float().cpu().numpy(), logits.float().cpu().numpy())
 
+    @property
+    def recognises_unknown(self) -> bool:
+        """Whether it recognises samples of no class, see ``rejection`` in the configuration."""
+        task = self.module.task
+        return bool(task.by_method) or task.rejection is not None
+
+    @torch.inference_mode()
+    def unknown(self, outputs: Outputs) -> Array | None:
+        """Return which samples ``(B,)`` are taken for none of the classes, as in the run's test.
+
+        None if the model does not recognise such samples.
+        """
+        device = self.module.device
+        found = self.module.task.rejects(*(torch.from_numpy(part).to(device) for part in outputs))
+        return None if found is None else found.cpu().numpy()
+
     def probabilities(self, logits: Array) -> Array:
         """Return calibrated probabilities ``(B, K)``, float64."""
         found: Array = softmax(logits.astype(np.float64) / self.temperature, axis=1)

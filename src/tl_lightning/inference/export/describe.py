@@ -19,7 +19,7 @@ from tl_lightning.inference.predictor import Predictor
 from tl_lightning.types import InputSpec, TextSpec
 from tl_lightning.utils.text import flatten, masked
 
-__all__ = ["contract", "licence", "origin", "preprocessing"]
+__all__ = ["contract", "licence", "origin", "preprocessing", "rejection"]
 
 #: Sections of the configuration whose plain values are part of the origin.
 _SECTIONS = ("model", "backbone", "head", "method", "optimizer", "scheduler")
@@ -76,6 +76,28 @@ def contract(predictor: Predictor, resize: bool) -> dict[str, Any]:
         "name": "inputs", "kind": "vectors", "dtype": "float32", "shape": ["batch", width],
         "means": "vectors as in the files of the data; columns are selected and scaled by the "
         f"network (scale={predictor.stored.input_state.get('scale', 'none')})",
+    }  # fmt: skip
+
+
+def rejection(predictor: Predictor) -> dict[str, Any] | None:
+    """Return how the checkpoint recognises samples of no class; the file does not compute it.
+
+    None if it does not.
+    """
+    task = predictor.module.task
+    if not predictor.recognises_unknown:
+        return None
+    if task.rejection is None:
+        return {"score": "method", "means": "by a method of its own, which is not exported"}
+    one = task.rejection
+    means = {
+        "entropy": "entropy of softmax(logits / temperature), divided by log(classes)",
+        "energy": "-temperature * logsumexp(logits / temperature)",
+    }
+    return {
+        "score": one.score, "temperature": float(one.temperature),
+        "threshold": float(one.threshold),
+        "means": f"{means[one.score]}; above the threshold, a sample is of none of the classes",
     }  # fmt: skip
 
 

@@ -83,6 +83,7 @@ def export_model(checkpoint: str | Path, settings: Settings) -> dict[str, Any]:
             "classes": list(predictor.classes),
             "temperature": predictor.temperature,
             "abstain": abstain,
+            "rejection": describe.rejection(predictor),
             "input": describe.contract(predictor, resize),
             "outputs": {
                 "probabilities": "(batch, classes) float32, calibrated",

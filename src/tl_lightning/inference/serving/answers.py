@@ -35,12 +35,14 @@ class Result(NamedTuple):
         features: float32 ``(D,)``.
         novelty: Fraction of source validation that is more familiar; None if it is not known.
         truncated: Whether it is a text of which the network has seen only the beginning.
+        unknown: Whether it is taken for none of the classes; None if that is not recognised.
     """
 
     probabilities: Array
     features: Array
     novelty: float | None
     truncated: bool
+    unknown: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ class Model:
         probabilities = self.predictor.probabilities(outputs.logits)
         record: Record | None = self.predictor.record
         novelty = None if record is None else record.novelty(outputs.features)
+        unknown = self.predictor.unknown(outputs)
         return [
             Result(
                 probabilities[row], outputs.features[row],
                 None if novelty is None else float(novelty[row]), one.truncated,
+                None if unknown is None else bool(unknown[row]),
             )
             for row, one in enumerate(batch)
         ]  # fmt: skip
@@ -117,6 +121,8 @@ class Model:
                 {"name": names[int(k)], "probability": float(probabilities[k])} for k in order
             ],
         }
+        if result.unknown is not None:
+            found["unknown"] = result.unknown
         return {**found, "truncated": True} if result.truncated else found
 
     # -- description -------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +106,21 @@ def _running(server: Any, opened: socket.socket) -> Iterator[None]:
         assert not thread.is_alive()
 
 
+class Task:
+    """Features and logits of a model that takes every sample for one of its classes."""
+
+    by_method, rejection = False, None
+
+    def __init__(self, forward: Callable[[Any], Any]) -> None:
+        self.forward = forward
+
+    def __call__(self, features: Any) -> Any:
+        return self.forward(features)
+
+    def rejects(self, features: Any, logits: Any) -> None:
+        return None
+
+
 def small(kind: str, classes: int = 3) -> Predictor:
     """Return a model of texts or vectors with random weights."""
     generator = torch.Generator().manual_seed(0)
@@ -119,7 +134,7 @@ def small(kind: str, classes: int = 3) -> Predictor:
     module = SimpleNamespace(
         backbone=SimpleNamespace(input_spec=spec), classes=tuple("abcdefgh"[:classes]),
         device="cpu", set_batch_domains=lambda parts: None, extract=extract,
-        task=lambda features: (features, features @ weight),
+        task=Task(lambda features: (features, features @ weight)),
     )  # fmt: skip
     config = {
         "model": {"name": "dann"}, "data": {"name": kind, "root": "/home/me/secret"}, "seed": 0,

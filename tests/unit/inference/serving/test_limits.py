@@ -29,7 +29,7 @@ VECTOR = {"vectors": [[1, 2, 3, 4]]}
 
 def slowly(model: Any, seconds: float, entered: threading.Event | None = None) -> None:
     """Let every batch of a model take a while."""
-    task = model.module.task
+    task = model.module.task.forward
 
     def slow(features: Any) -> Any:
         if entered is not None:
@@ -37,7 +37,7 @@ def slowly(model: Any, seconds: float, entered: threading.Event | None = None) -
         time.sleep(seconds)
         return task(features)
 
-    model.module.task = slow
+    model.module.task.forward = slow
 
 
 def head(client: Client, length: str, kind: str = "application/json") -> bytes:
@@ -182,12 +182,13 @@ def test_a_failing_model_is_an_error_without_a_traceback() -> None:
     def fail(features: Any) -> Any:
         raise RuntimeError("secret of this machine")
 
-    working, model.module.task = model.module.task, fail  # type: ignore[assignment]
+    task = model.module.task
+    working, task.forward = task.forward, fail  # type: ignore[method-assign]
     with served(model) as client:
         status, body = client.json(VECTOR)
         assert (status, body["error"]) == (500, "internal_error")
         assert "secret" not in json.dumps(body)
-        model.module.task = working
+        task.forward = working  # type: ignore[method-assign]
         assert client.json(VECTOR)[0] == 200
 
 
@@ -228,8 +229,8 @@ def test_requests_inside_are_answered_after_a_signal(number: int, tmp_path: Path
         "from serving import *\n"
         "from tl_lightning.inference.serving.server import address, serve\n"
         "from tl_lightning.inference.serving.start import *\n"
-        "own = settings()\nmodel = small('vectors')\ntask = model.module.task\n"
-        "model.module.task = lambda x: (time.sleep(1.5), task(x))[1]\n"
+        "own = settings()\nmodel = small('vectors')\ntask = model.module.task.forward\n"
+        "model.module.task.forward = lambda x: (time.sleep(1.5), task(x))[1]\n"
         "service = Service(Model.of(model, None), own)\nopened = bound(own)\n"
         "print(opened.getsockname()[1], flush=True)\nserve(create_app(service), opened, own)\n"
         "print('ended')\n"

@@ -93,7 +93,7 @@ def evaluate(
     for override in overrides:
         if re.split(r"[.=]", override)[0] not in ("data", "trainer"):
             raise ConfigError(f"{override} has no effect; set data, trainer or a key of them")
-    path = str(checkpoint_of(Path(checkpoint), "checkpoint"))
+    path = str(checkpoint_of(Path(checkpoint).expanduser(), "checkpoint"))
     given = [*overrides, f"allow=[{','.join(allow)}]"]
     data, trainer = (stored_node(name, path, given) for name in ("data", "trainer"))
     other = None if compare is None else checkpoint_of(Path(compare), "compare")

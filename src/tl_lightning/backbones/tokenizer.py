@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from tl_lightning.backbones.hub import hub_access
@@ -18,6 +19,8 @@ __all__ = ["Tokens", "packed", "read_tokens"]
 
 #: Prefix of a packed tokenizer, which is neither a path nor an interpolation.
 PREFIX = "zlib:"
+#: The limit is a state of a tokenizer, which several threads may use.
+_LIMIT = Lock()
 _INSTALL = "run pip install 'tl_lightning[text]'"
 
 
@@ -57,9 +60,10 @@ class Tokens:
 
         Special tokens are included in the limit and kept on truncation.
         """
-        self.own.enable_truncation(limit)
-        encodings = self.own.encode_batch(list(texts))
-        self.own.no_truncation()
+        with _LIMIT:
+            self.own.enable_truncation(limit)
+            encodings = self.own.encode_batch(list(texts))
+            self.own.no_truncation()
         return [(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
 
     def length(self, text: str) -> int:

@@ -39,8 +39,13 @@ def help_text(arguments: Sequence[str]) -> str:
     Raises:
         ConfigError: If there is no such group or choice.
     """
-    # Settings on the same command line, such as data.root=..., do not matter for the help.
-    asked = [item for item in arguments if not item.startswith("-") and "." not in item]
+    # Settings on the same command line, such as seed=0, do not matter for the help.
+    own = {item.path for item in train_settings()} - {*group_names()}
+    asked = [
+        item
+        for item in arguments
+        if not item.startswith("-") and "." not in item and item.partition("=")[0] not in own
+    ]
     if not asked:
         return "\n".join(_overview())
     return "\n\n".join("\n".join(_of_group(*item.partition("=")[::2])) for item in asked)

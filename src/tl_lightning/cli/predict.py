@@ -188,11 +188,11 @@ def _table(rows: Sequence[Prediction], texts: bool, top: int) -> None:
         shown = row.sample
         if texts and len(shown) > SHOWN:
             shown = f"{shown[: SHOWN - 3]}..."
-        best = [("(unknown)", row.top[0][1])] if row.abstained else list(row.top[:top])
+        best = [("(abstained)", row.top[0][1])] if row.abstained else list(row.top[:top])
         name = "\n".join(name for name, _ in best) or "(error)"
         chance = "\n".join(f"{probability:.3f}" for _, probability in best)
         novelty = "" if row.novelty is None else f"{row.novelty:.2f}"
-        if row.unknown:
+        if row.unknown and not row.error:
             name = f"(unknown) {name}"
         cells = [name, chance, *((novelty,) if familiar else ())]
         reason = f"\n{row.error}" if row.error else ""
@@ -233,14 +233,16 @@ def _conclude(
         raise DataError(
             f"none of {total:,} {kind} can be read; check input={given.get('input', '')}"
         )
+    # A pipe or device may be the standard output, which then contains the predictions only.
+    channel = sys.stderr if out is not None and not out.is_file() else sys.stdout
     if out:
-        print(f"written: {out}")
+        print(f"written: {out}", file=channel)
     if work.threshold is not None:
-        print(_abstained(work, summary))
+        print(_abstained(work, summary), file=channel)
     drawn = len(summary.logits.heap)
     some = "" if drawn == summary.logits.seen else f" (from {drawn:,} of them)"
     for line in expected_accuracy(work.assessed(summary), f"these {kind}{some}"):
-        print(line)
+        print(line, file=channel)
 
 
 def _abstained(work: Work, summary: Summary) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.data.io.tables import PARQUET, delimiter_of
+from tl_lightning.data.io.tables import PARQUET, delimiter_of, long_cells
 from tl_lightning.errors import ConfigError, DataError, nearest
 
 __all__ = ["cells", "column_of"]
@@ -61,7 +61,7 @@ def column_of(path: Path, header: Sequence[str], column: str | None, kind: str) 
 def _csv(path: Path, column: str | None, kind: str) -> Iterator[Any]:
     """Yield None once the header is checked, then the cells."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with long_cells(), path.open(encoding="utf-8-sig", newline="") as file:
             first = next((line for line in file if line.strip()), "")
             if not first:
                 raise DataError(f"input={path} is empty; its first line must name the columns")

@@ -129,6 +129,7 @@ class Draft:
         for name in (ROWS, LOGITS):
             file = (self.folder / name).open("ab")
             file.truncate(self.state.lengths.get(name, 0))
+            file.seek(0, os.SEEK_END)  # otherwise it still tells the place of the former end
             self.files[name] = file
         self.committed = time.monotonic()
 

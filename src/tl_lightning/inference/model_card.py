@@ -200,6 +200,7 @@ def _values(publication: Publication) -> dict[str, Any]:
         "version": __version__,
         "results": None if report is None else _results(publication, report),
         "reliability": _reliability(publication),
+        "rejects": publication.stored.config.get("rejection", "none") not in ("none", None),
         "overlap": _overlap(publication),
         "bound": report is not None and uses_target_labels(report),
         "files": FILES,

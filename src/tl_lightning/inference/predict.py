@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,13 +221,13 @@ def _to_pipe(
     work: Work, samples: Iterable[Sample], out: Path, form: Format, advance: Advance
 ) -> Summary:
     summary, done = work.summary(), 0
-    with out.open("wb") as file:
+    # The reader of a pipe may want only the beginning, such as head.
+    with suppress(BrokenPipeError), out.open("wb", buffering=0) as file:
         file.write(form.header())
         for chunk, rows in work.chunks(samples):
-            file.write(form.encoded(rows))
-            file.flush()
             summary.add(chunk, rows, done)
             done += len(chunk.samples)
+            file.write(form.encoded(rows))
             advance(len(chunk.samples))
     return summary
 

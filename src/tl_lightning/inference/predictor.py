@@ -76,7 +76,7 @@ class Predictor:
             CheckpointError: If it is not found, corrupt or not a checkpoint of this framework.
             ConfigError: If its configuration names a class that must not be built.
         """
-        file = checkpoint_of(Path(checkpoint), "checkpoint")
+        file = checkpoint_of(Path(checkpoint).expanduser(), "checkpoint")
         stored = read_model(file)
         module = rebuilt(stored, file, allow)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -203,7 +203,9 @@ class Predictor:
     def recognises_unknown(self) -> bool:
         """Whether it recognises samples of no class, see ``rejection`` in the configuration."""
         task = self.module.task
-        return bool(task.by_method) or task.rejection is not None
+        # Fitted in the selected checkpoint of a run only.
+        fitted = task.rejection is not None and bool(torch.isfinite(task.rejection.threshold))
+        return bool(task.by_method) or fitted
 
     @torch.inference_mode()
     def unknown(self, outputs: Outputs) -> Array | None:
@@ -211,6 +213,8 @@ class Predictor:
 
         None if the model does not recognise such samples.
         """
+        if not self.recognises_unknown:
+            return None
         device = self.module.device
         found = self.module.task.rejects(*(torch.from_numpy(part).to(device) for part in outputs))
         return None if found is None else found.cpu().numpy()

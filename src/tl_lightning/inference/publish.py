@@ -62,7 +62,7 @@ def publish(
     """
     out = Path(out).expanduser().absolute()
     _check_out(out)
-    file = checkpoint_of(Path(checkpoint), "checkpoint")
+    file = checkpoint_of(Path(checkpoint).expanduser(), "checkpoint")
     if is_published(file.parent):
         raise ConfigError(
             f"checkpoint={checkpoint} is published already; set push=true to upload it"

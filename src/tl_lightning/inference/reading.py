@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,6 @@ __all__ = ["Batch", "Inputs", "chunk_size", "submitted"]
 
 #: Batches of texts that are sorted by length together, so that few tokens are padding.
 WINDOW = 16
-#: Tokenizers hold their limit as a state, and use several threads themselves.
-_ENCODING = Lock()
 
 
 @dataclass
@@ -83,7 +81,8 @@ def _image(predictor: Predictor, sample: Sample) -> Tensor | str:
     if sample.problem:
         return sample.problem
     try:
-        return predictor.image(_pixels(sample.value))
+        white = predictor.stored.input_state.get("max_value")
+        return predictor.image(_pixels(sample.value, white))
     except DataError as error:
         cause = error.__cause__
         if isinstance(cause, FileNotFoundError):
@@ -93,9 +92,15 @@ def _image(predictor: Predictor, sample: Sample) -> Tensor | str:
                 f"cannot read image {sample.name}: {cause.strerror}; check that its disk or mount "
                 "is available, then repeat the command"
             ) from error
-        if isinstance(sample.value, Path) and not sample.value.stat().st_size:
+        if isinstance(sample.value, Path) and _empty(sample.value):
             return "the file is empty"
         return _reason(cause or error)
+
+
+def _empty(path: Path) -> bool:
+    with suppress(OSError):  # such as a link to itself
+        return not path.stat().st_size
+    return False
 
 
 def _reason(error: BaseException) -> str:
@@ -104,20 +109,24 @@ def _reason(error: BaseException) -> str:
     return (str(error) or type(error).__name__).replace("\n", " ")
 
 
-def _pixels(value: Any) -> Any:
+def _pixels(value: Any, white: float | None) -> Any:
     """Return a path, bytes or uint8 pixels ``(H, W, 3)`` as they are, and other images as such."""
     if isinstance(value, Path | bytes):
         return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    return array_of(value)
+    return array_of(value, white)
 
 
-def array_of(value: Any) -> Any:
+def array_of(value: Any, white: float | None = None) -> Any:
     """Return the pixels ``(H, W, 3)`` uint8 of an image of Pillow, numpy or torch.
 
     Arrays are ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)``; tensors are ``(H, W)``, ``(1, H, W)`` or
     ``(3, H, W)``.
+
+    Args:
+        value: The image.
+        white: Value that becomes 255 in an image of Pillow of more than 8 bits.
 
     Raises:
         DataError: If it is none of them.
@@ -128,7 +137,7 @@ def array_of(value: Any) -> Any:
     if hasattr(value, "getexif"):
         try:
             turned = orientation_of(value.getexif())
-            return np.array(upright(rgb(value, None)[0], turned), order="C")
+            return np.array(upright(rgb(value, white)[0], turned), order="C")
         except UNREADABLE as error:
             raise DataError(f"cannot read the image: {error}") from error
     pixels = value.permute(1, 2, 0) if isinstance(value, Tensor) and value.ndim == 3 else value
@@ -162,7 +171,11 @@ def _texts(predictor: Predictor, chunk: Sequence[Sample], batch_size: int) -> In
         if not problem:
             try:
                 value = sample.value
-                texts[position] = read_text(value) if isinstance(value, Path) else value
+                text = read_text(value) if isinstance(value, Path) else value
+                text.encode()  # bytes that are not UTF-8 are surrogates in a str
+                texts[position] = text
+            except UnicodeEncodeError:
+                problem = "the text is not UTF-8"
             except ValueError as error:
                 problem = str(error)
         if problem:
@@ -170,8 +183,7 @@ def _texts(predictor: Predictor, chunk: Sequence[Sample], batch_size: int) -> In
     if not texts:
         return inputs
     spec = predictor.spec
-    with _ENCODING:
-        encoded = spec.tokenizer.encode(list(texts.values()), spec.max_length)
+    encoded = spec.tokenizer.encode(list(texts.values()), spec.max_length)
     rows = {position: np.asarray(row) for position, (row, _) in zip(texts, encoded, strict=True)}
     inputs.truncated = sum(longer for _, longer in encoded)
     order = sorted(rows, key=lambda position: -len(rows[position]))

@@ -72,7 +72,7 @@ def from_input(given: str, kind: Kind, column: str | None = None) -> Source:
     Raises:
         DataError: If the input does not exist, is empty or not of a supported form.
     """
-    path = Path(given).expanduser()
+    path = _place(given, kind)
     if column is not None and (given == "-" or path.suffix.lower() not in TABLES):
         raise ConfigError(f"column={column} has no effect on input={given}; remove column")
     if given == "-":
@@ -96,6 +96,19 @@ def from_input(given: str, kind: Kind, column: str | None = None) -> Source:
         lines = _lines(path, kind, given)
         return _some(list(_listed(lines, kind, path.parent)), given, "is empty", kind)
     return Source([_file(path)], 1)
+
+
+def _place(given: str, kind: Kind) -> Path:
+    """Return the path of an input, which may be a pattern; DataError if it cannot be one."""
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, null characters
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"input={given[:80]} cannot be read: {reason}; set input={FORMS[kind]}"
+        ) from error
+    return path
 
 
 def from_texts(texts: Iterable[str]) -> Source:
@@ -248,5 +261,7 @@ def _vectors(path: Path) -> Source:
 
 
 def _rows(rows: Any) -> Source:
+    if not np.issubdtype(rows.dtype, np.number):
+        raise DataError(f"vectors must be numbers, got {rows.dtype}; set input={FORMS['vectors']}")
     total = int(rows.shape[0])
     return Source((Sample(str(row), rows[row : row + 1]) for row in range(total)), total)

@@ -21,7 +21,7 @@ from helpers import config, file_config
 from layouts import split_folders
 from tl_lightning.config.compose import compose
 from tl_lightning.errors import CheckpointError, ConfigError, DataError
-from tl_lightning.inference.export import ExportedModel, formats, load_exported, write
+from tl_lightning.inference.export import ExportedModel, describe, formats, load_exported, write
 from tl_lightning.inference.export import settings as export_settings
 from tl_lightning.inference.export.network import (
     ResizedImages,
@@ -35,6 +35,7 @@ from tl_lightning.inference.export.settings import Settings, require_packages
 from tl_lightning.inference.export.write import export_model
 from tl_lightning.inference.predictor import Predictor
 from tl_lightning.reliability.assessment import Record
+from tl_lightning.tasks.target_outputs import PriorCorrection, Rejection
 from tl_lightning.training import fit as training
 
 needs_onnx = pytest.mark.skipif(
@@ -449,3 +450,26 @@ def test_a_real_network_is_exported_in_every_format(run, backbone, tmp_path) -> 
     assert np.abs(out - probabilities(predictor, inputs)).max() < 1e-4
     names = exported_network(predictor).state_dict()
     assert not [name for name in names if "lora" in name]
+
+
+def test_a_shift_of_the_logits_is_exported(run, tmp_path) -> None:
+    predictor = Predictor.open(run, device="cpu")
+    prior = PriorCorrection(len(predictor.classes))
+    prior.shift.copy_(torch.linspace(-1.0, 2.0, len(predictor.classes)))
+    plain = probabilities(predictor, noise(predictor))
+    predictor.module.task.prior = prior
+    predictor.module.eval()
+    expected = probabilities(predictor, noise(predictor))
+    assert not np.allclose(plain, expected, atol=0.01)
+    found = exported_network(predictor)(noise(predictor))
+    assert np.allclose(found["probabilities"], expected, atol=1e-5)
+
+
+def test_a_rejection_that_was_not_fitted_is_none(run) -> None:
+    predictor = Predictor.open(run, device="cpu")
+    assert describe.rejection(predictor) is None
+    predictor.module.task.rejection = Rejection("entropy")
+    assert describe.rejection(predictor) is None
+    assert predictor.unknown(predictor.outputs(noise(predictor))) is None
+    predictor.module.task.rejection.threshold.fill_(0.5)
+    assert describe.rejection(predictor)["threshold"] == 0.5

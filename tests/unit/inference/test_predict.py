@@ -6,6 +6,9 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 from PIL import Image
 
 import tl_lightning as tl
+from conftest import REPO
 from layouts import image
 from tl_lightning.checkpoints.io import amend, read_checkpoint
 from tl_lightning.checkpoints.warm_start import checkpoint_of
@@ -240,7 +244,7 @@ def test_less_certain_predictions_abstain(trained: Path, tmp_path: Path, capsys)
     output = " ".join(capsys.readouterr().out.split())
     number = sum(row.abstained for row in rows)
     assert f"precision=0.95: {number} of 6 have a probability below 1.000 and no class" in output
-    assert output.count("(unknown)") == number > 0
+    assert output.count("(abstained)") == number > 0
     _predict([*arguments, f"out={out}"])
     written = table(out)
     assert [row["abstained"] for row in written] == ["yes" if r.abstained else "no" for r in rows]
@@ -312,3 +316,34 @@ def test_predictions_do_not_depend_on_threads_and_devices(trained: Path, tmp_pat
     assert len({id(one.module) for one in several.predictors}) == 3
     assert list(stream(several, folder)) == alone
     assert alone[6].error
+
+
+def test_a_file_that_cannot_be_examined_is_a_row_with_an_error(trained: Path, tmp_path) -> None:
+    folder = folder_of(tmp_path / "photos", 2)
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    rows = {Path(row.sample).name: row.error for row in tl.predict(trained / "run", folder)}
+    assert rows.pop("loop.jpg")
+    assert set(rows.values()) == {""}
+
+
+def test_the_standard_output_contains_the_predictions_alone(trained: Path, tmp_path) -> None:
+    folder = folder_of(tmp_path / "photos", 3)
+    command = f"{sys.executable} {REPO}/scripts/predict.py checkpoint={trained}/run input={folder}"
+    for end, lines in (("cat", 4), ("head -1", 1)):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f"{command} out=/dev/stdout | {end}"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert len(done.stdout.splitlines()) == lines
+        assert done.stdout.startswith("sample,class")
+        assert "Traceback" not in done.stderr
+
+
+def test_a_deep_image_in_memory_has_the_white_of_the_model(trained: Path, tmp_path) -> None:
+    predictor = tl.Predictor.open(trained / "run")
+    deep = replace(predictor, stored=replace(predictor.stored, input_state={"max_value": 4095}))
+    file = tmp_path / "deep.png"
+    Image.fromarray(np.full((32, 32), 4000, dtype=np.uint16)).save(file)
+    with Image.open(file) as image:
+        one, other = tl.predict(deep, [file, image])
+    assert one.top == other.top

@@ -210,3 +210,21 @@ def test_texts_from_python(tmp_path: Path) -> None:
     for text in ("what a film", "long " * 1000):
         with pytest.raises(DataError, match=r"is not a file or folder; pass \[text\] for a single"):
             from_python(text, "texts")
+
+
+def test_what_cannot_be_a_path_is_an_error() -> None:
+    for given, reason in (("a" * 300, "File name too long"), ("~nobody-here/x", "home")):
+        with pytest.raises(DataError, match=rf"input=.* cannot be read: .*{reason}.*; set input="):
+            from_input(given, "images")
+
+
+def test_vectors_that_are_not_numbers_are_an_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "names.npy", np.array([["a", "b"]]))
+    with pytest.raises(DataError, match=r"vectors must be numbers, got <U1; set input=<vectors"):
+        from_input(str(tmp_path / "names.npy"), "vectors")
+
+
+def test_a_table_may_have_long_texts(tmp_path: Path) -> None:
+    file = tmp_path / "reviews.csv"
+    file.write_text(f"text,stars\n{'long ' * 40_000},5\n")
+    assert [len(name) for name in names(from_input(str(file), "texts"))] == [200_000]

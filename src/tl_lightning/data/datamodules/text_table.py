@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +17,7 @@ from tl_lightning.data.io.folders import SPLIT_NAMES
 from tl_lightning.data.io.labels import class_name, label_problem
 from tl_lightning.data.io.tables import (
     Row,
+    long_cells,
     read_rows,
     rows_with_labels,
     table_cells,
@@ -32,8 +31,6 @@ __all__ = ["COLUMNS", "TextTableDataModule"]
 
 #: Columns that are read; ``text`` and ``label`` are required.
 COLUMNS = ("text", "label", "domain", "split")
-#: Maximum cell length in characters; the default of the csv module is too small for texts.
-LONGEST = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ class TextTableDataModule(TextDataModule):
                 f"data={self.name} needs a table, but data.table=null; set data.table=/my/list.csv"
             )
         path = Path(table).expanduser()
-        with _long_cells():
+        with long_cells():
             header, rows = read_rows(path, self.delimiter, wanted_columns(self.columns), setting)
         found_cells = table_cells(path, header, rows, self.columns, ("text", "label"))
         found: list[_Text] = []
@@ -149,15 +146,6 @@ class TextTableDataModule(TextDataModule):
         if not found and not problems:
             raise DataError(f"{path} has no rows below its header; add some texts")
         return found
-
-
-@contextlib.contextmanager
-def _long_cells() -> Iterator[None]:
-    before = csv.field_size_limit(LONGEST)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _problem(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:

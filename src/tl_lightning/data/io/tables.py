@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,10 +15,25 @@ from tl_lightning.data.io.folders import EXTENSIONS, OnProblem
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = ["Row", "delimiter_of", "read_rows", "rows_with_labels", "table_cells", "wanted_columns"]
+__all__ = [
+    "Row", "delimiter_of", "long_cells", "read_rows", "rows_with_labels", "table_cells",
+    "wanted_columns",
+]  # fmt: skip
 
 DELIMITERS = (",", ";", "\t", "|")
 PARQUET = (".parquet", ".pq")
+#: Maximum cell length in characters; the default of the csv module is too small for texts.
+LONGEST = 1 << 26
+
+
+@contextlib.contextmanager
+def long_cells() -> Iterator[None]:
+    """Let the csv module read long cells."""
+    before = csv.field_size_limit(LONGEST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 @dataclass(frozen=True)

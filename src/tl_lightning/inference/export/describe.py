@@ -152,7 +152,9 @@ def licence(stored: StoredModel) -> dict[str, str]:
     """Return what is known of the licence of the pretrained weights."""
     node: Mapping[str, Any] = stored.section("backbone")
     kind = str(node["_target_"]).rpartition(".")[2]
-    if node.get("checkpoint"):
+    if stored.partial:
+        return {"weights": "those of a published model, see its card", "licence": "unknown"}
+    if node.get("checkpoint") or stored.config.get("init"):
         return {"weights": "a run that started from another run", "licence": "unknown"}
     if node.get("weights"):
         name = _without_path(str(node["weights"]))

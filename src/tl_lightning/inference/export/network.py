@@ -14,6 +14,7 @@ from tl_lightning.data.io.images import shorter_side
 from tl_lightning.errors import ConfigError
 from tl_lightning.inference.predictor import Predictor
 from tl_lightning.methods.components.domain_norm import PerDomain
+from tl_lightning.tasks.target_outputs import PriorCorrection
 from tl_lightning.types import InputSpec, TextSpec
 
 __all__ = ["OUTPUTS", "ExportedNetwork", "exported_network", "vector_width"]
@@ -33,18 +34,26 @@ class ExportedNetwork(nn.Module):
         backbone: Maps it to features.
         head: Maps these to the classifier's input and the logits.
         temperature: What logits are divided by.
+        shift: What is added to the logits ``(K,)``, see :class:`.PriorCorrection`, or None.
     """
 
     temperature: Tensor
+    shift: Tensor | None
 
     def __init__(
-        self, prepare: nn.Module, backbone: nn.Module, head: nn.Module, temperature: float
+        self,
+        prepare: nn.Module,
+        backbone: nn.Module,
+        head: nn.Module,
+        temperature: float,
+        shift: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.prepare = prepare
         self.backbone = backbone
         self.head = head
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
+        self.register_buffer("shift", shift)
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         """Map a batch of raw inputs to the :data:`OUTPUTS` by name."""
@@ -52,7 +61,7 @@ class ExportedNetwork(nn.Module):
         if prepared.is_floating_point():
             prepared = prepared.to(self.dtype)
         features, logits = self.head(self.backbone(prepared))
-        logits = logits.float()
+        logits = logits.float() if self.shift is None else logits.float() + self.shift.float()
         probabilities = functional.softmax(logits / self.temperature.float(), dim=1)
         return dict(zip(OUTPUTS, (probabilities, logits, features.float()), strict=True))
 
@@ -196,7 +205,9 @@ def exported_network(predictor: Predictor, resize: bool = False) -> ExportedNetw
         prepare = ScaledVectors(predictor.stored.input_state)
     parts = (module.backbone, module.task.head)
     backbone, head = (_of_target(_merged(copy.deepcopy(part).cpu())) for part in parts)
-    network = ExportedNetwork(prepare, backbone, head, predictor.temperature)
+    prior = module.task.prior
+    shift = prior.shift.detach().cpu().clone() if isinstance(prior, PriorCorrection) else None
+    network = ExportedNetwork(prepare, backbone, head, predictor.temperature, shift)
     return network.requires_grad_(False).eval()
 
 

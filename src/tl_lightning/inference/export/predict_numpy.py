@@ -57,7 +57,7 @@ def main(files: list[str]) -> None:
     threshold = (model["abstain"] or {"threshold": 0})["threshold"]
     for file in files:
         row = network.run(["probabilities"], {"inputs": prepared(Path(file), rules)})[0][0]
-        name = model["classes"][row.argmax()] if row.max() >= threshold else "(unknown)"
+        name = model["classes"][row.argmax()] if row.max() >= threshold else "(abstained)"
         print(f"{file}\t{name}\t{row.max():.6f}")
 
 

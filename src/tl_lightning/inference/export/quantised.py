@@ -84,11 +84,12 @@ def _classifier(file: Path) -> str:
 
 
 def _names(file: Path, weights: str) -> list[str]:
-    """Return the names of the nodes that use these weights."""
+    """Return the names of the nodes that use these weights, or shift the logits."""
     import onnx
 
     model = onnx.load(str(file), load_external_data=False)
-    return [node.name for node in model.graph.node if weights and weights in node.input]
+    kept = {name for name in (weights, "shift") if name}
+    return [node.name for node in model.graph.node if kept & set(node.input)]
 
 
 @contextlib.contextmanager

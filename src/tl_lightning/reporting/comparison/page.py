@@ -68,7 +68,10 @@ def compare_runs(
     start = Path() if file is None else file.absolute().parent
     table = compared(gathered(runs, start), start, baseline)
     text = page(table, start) if kind == "html" else rendered(table, kind)
-    return table, text, None if file is None else write_text(file, text)
+    try:
+        return table, text, None if file is None else write_text(file, text)
+    except OSError as error:
+        raise DataError(f"cannot write out={file}: {error.strerror}; set out=<file>") from error
 
 
 def _kind_of(out: str | None) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tl_lightning.methods.base import Method
+from tl_lightning.methods.components.domain_norm import PerDomain
 from tl_lightning.types import Context, Terms, View
 
 D, K, N, M = 6, 3, 5, 7
@@ -78,3 +79,8 @@ def gaussian(x: np.ndarray, multipliers: Any, width: float | None = None) -> np.
     n = len(x)
     s = d.sum() / (n * n - n) if width is None else width
     return np.mean([np.exp(-d / (m * s)) for m in multipliers], axis=0)
+
+
+def norms_of(module: nn.Module) -> list[PerDomain]:
+    """Return the layers with one part per domain."""
+    return [part for part in module.modules() if isinstance(part, PerDomain)]

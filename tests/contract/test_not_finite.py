@@ -63,7 +63,10 @@ def test_regularizers(name, broken, tmp_path) -> None:
 def test_the_smallest_batches_are_finite_or_refused(name, size, trained, tmp_path) -> None:
     settings = config(*arguments(name, trained), *SHORT, f"data.batch_size={size}")
     if size < CLASSES[name].smallest_batch:
-        message = rf"method=\[{name}\] compares the samples of a batch and needs at least 2 per"
+        least = CLASSES[name].smallest_batch
+        message = (
+            rf"method=\[{name}\] compares the samples of a batch and needs at least {least} per"
+        )
         with pytest.raises(ConfigError, match=message):
             training.fit(settings, tmp_path)
     else:

@@ -163,7 +163,7 @@ def test_a_stored_configuration_chooses_no_folder(tmp_path, trained, monkeypatch
 def test_stored_data_are_not_downloaded() -> None:
     class Stored:
         def section(self, name):
-            return {"root": "/x", "download": True, "profiler": "simple"}
+            return {"_target_": "a.B", "root": "/x", "download": True, "profiler": "simple"}
 
     found = stored_section(Stored(), "data")
-    assert found == {"root": "/x", "download": False}
+    assert found == {"_target_": "a.B", "root": "/x", "download": False}

@@ -69,8 +69,10 @@ class DomainMetrics(L.Callback):
 
     def _add(self, key: SplitKey, outputs: Any) -> None:
         if "labels" in outputs:
-            right = outputs["logits"].argmax(1) == outputs["labels"]
-            self.kept.setdefault(key, []).append((outputs["index"].cpu(), right.cpu()))
+            labels, logits = outputs["labels"], outputs["logits"]
+            known = labels < logits.shape[1]  # unknown classes have a label after the others
+            right = (logits.argmax(1) == labels)[known]
+            self.kept.setdefault(key, []).append((outputs["index"][known].cpu(), right.cpu()))
 
     def _values(self, trainer: L.Trainer) -> dict[str, float]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

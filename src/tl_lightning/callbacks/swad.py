@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tl_lightning.callbacks.weight_averaging import Averaging, move_towards
 from tl_lightning.config.hints import at_least
+from tl_lightning.config.schema import RunConfig
 
 __all__ = ["SWAD", "Segment", "Window"]
 
@@ -105,7 +106,7 @@ def _merged(mean: Segment | None, other: Segment) -> Segment:
     steps = mean.steps + other.steps
     values = [one.clone() for one in mean.values]
     for one, now in zip(values, other.values, strict=True):
-        move_towards([one], [now], other.steps / steps)
+        move_towards([one], [now.to(one.device)], other.steps / steps)
     return Segment(other.loss, steps, values)
 
 
@@ -129,6 +130,16 @@ class SWAD(Averaging):
 
     #: It determines the model itself, so that no selection rule is needed.
     chooses_epochs = True
+
+    @classmethod
+    def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
+        """Yield a selection rule, which would score other weights than those that are kept."""
+        yield from super().check_run(where, params, run)
+        if run.selection != "last":
+            yield (
+                f"{where} chooses the steps itself, but selection={run.selection} chooses an "
+                "epoch; set selection=last"
+            )
 
     def __init__(
         self,

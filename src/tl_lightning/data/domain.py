@@ -137,4 +137,4 @@ def concatenated(splits: Sequence[Split]) -> Split:
     names = [name for split in splits for name in split.names]
     marked = [split.domains for split in splits if split.domains is not None]
     domains = np.concatenate(marked) if len(marked) == len(splits) else None
-    return Split(images, labels, names, splits[0].change, domains=domains)
+    return Split(images, labels, names, splits[0].change, white=splits[0].white, domains=domains)

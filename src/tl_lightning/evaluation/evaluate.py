@@ -176,8 +176,8 @@ def _test(
         )
     if only_tested is None:
         new = _new_domains(_data(stored), run.section("data"))
-        only_tested = frozenset() if new and _same_data(run, stored) else new
-    found.only_tested = only_tested | run.model.cls.unseen
+        only_tested = frozenset() if new and _same_data(run, stored, module.unseen) else new
+    found.only_tested = only_tested | module.unseen
     classes = found.discover(input_state=module.input_state).classes
     if classes != stored.classes:
         raise ConfigError(
@@ -285,16 +285,25 @@ def _elsewhere(domain: str, before: Mapping[str, Any], now: Mapping[str, Any]) -
     return any(_place(before.get(key)) != _place(now.get(key)) for key in keys)
 
 
-def _same_data(run: RunConfig, stored: StoredModel) -> bool:
+def _same_data(run: RunConfig, stored: StoredModel, unseen: frozenset[str]) -> bool:
     """Return whether data are those of the run in another place, of which it saw most samples."""
     data: TransferDataModule = run.data.build()
+    data.only_tested |= unseen
     try:
         data.discover(input_state=stored.input_state)
     except DataError:  # such as a folder of test samples alone
         return False
     # The numbers first: the fingerprint reads every file.
-    same = data.counts() == stored.data.get("counts")
+    same = data.counts() == _without_full_data(stored)
     return same and data.fingerprint() == stored.data.get("fingerprint")
+
+
+def _without_full_data(stored: StoredModel) -> Any:
+    """Return the counts of a run without the validation samples that it was trained on as well."""
+    counts = dict(stored.data.get("counts") or {})
+    if stored.section("model").get("full_data") and "source/train" in counts:
+        counts["source/train"] -= counts["source/val"]
+    return counts
 
 
 def _place(value: Any) -> Any:

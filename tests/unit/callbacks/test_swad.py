@@ -9,6 +9,8 @@ import torch
 
 from helpers import config, same, stopped_at, weights
 from tl_lightning.callbacks.swad import Segment, Window
+from tl_lightning.config.validation import check as validation
+from tl_lightning.errors import ConfigError
 from tl_lightning.training import fit as training
 
 
@@ -108,3 +110,9 @@ def test_resume_equals_uninterrupted_run(place, tmp_path, monkeypatch) -> None:
     training.fit(config(*SETTINGS, "resume=auto"), tmp_path / "resumed")
     last = "checkpoints/last.ckpt"
     assert same(weights(tmp_path / "whole" / last), weights(tmp_path / "resumed" / last))
+
+
+def test_a_rule_that_chooses_epochs_is_refused() -> None:
+    given = "model=domain_generalization", "callbacks=swad", "selection=source_val"
+    with pytest.raises(ConfigError, match="chooses the steps itself, but selection=source_val"):
+        validation.check(config(*given))

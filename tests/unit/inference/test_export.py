@@ -19,6 +19,7 @@ from torch import nn
 from conftest import REPO
 from helpers import config, file_config
 from layouts import split_folders
+from methods import norms_of
 from tl_lightning.config.compose import compose
 from tl_lightning.errors import CheckpointError, ConfigError, DataError
 from tl_lightning.inference.export import ExportedModel, describe, formats, load_exported, write
@@ -152,10 +153,10 @@ def test_discriminator_teacher_and_the_norms_of_the_source_are_left_out(adapted,
 def test_the_norms_are_those_of_the_target(adapted) -> None:
     predictor = Predictor.open(adapted)
     before = exported_network(predictor)(noise(predictor))["logits"]
-    for norm in predictor.module.norms:
+    for norm in norms_of(predictor.module):
         norm.get_submodule("source").running_mean.add_(1.0)
     assert torch.equal(exported_network(predictor)(noise(predictor))["logits"], before)
-    for norm in predictor.module.norms:
+    for norm in norms_of(predictor.module):
         norm.get_submodule("target").running_mean.add_(1.0)
     assert not torch.equal(exported_network(predictor)(noise(predictor))["logits"], before)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from helpers import config, weights
+from methods import norms_of
 from tl_lightning.backbones.vision import TorchvisionBackbone
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
@@ -79,8 +80,8 @@ def test_scale_and_shift_are_shared() -> None:
 def test_only_adabn_shares_scale_and_shift(name, shared) -> None:
     settings = config("model=domain_adaptation", f"method=[{name}]")
     net = building.build_module(validation.check(settings), ("a", "b"))
-    assert net.norms
-    for norm in net.norms:
+    assert norms_of(net)
+    for norm in norms_of(net):
         for key in ("weight", "bias"):
             assert (getattr(norm.source, key) is getattr(norm.target, key)) is shared
 

@@ -138,6 +138,22 @@ def test_mmd(method, unbiased) -> None:
             r"class_weights\] weights the samples of the source, which loss\._target_=torch\.nn",
         ),
         (
+            ("method=[class_weights]", "loss.class_weights=balanced"),
+            r"method=\[class_weights\] and loss\.class_weights both weight the classes; set",
+        ),
+        (
+            ("method=[class_weights]", "data.sampling=domain_balanced"),
+            r"class_weights\] does not know the class frequencies of data\.sampling=domain",
+        ),
+        (
+            ("method=[dann]", "label_shift=prior", "data.sampling=domain_balanced"),
+            r"label_shift=prior does not know the class frequencies of data\.sampling=domain_",
+        ),
+        (
+            ("method=[class_weights,mdan]",),
+            r"mdan compares the domains without the weights of class_weights",
+        ),
+        (
             ("method=[dann]", "rejection=method"),
             r"rejection=method needs a method that recognises unknown classes, but method=\[dann\]",
         ),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from helpers import config
+from methods import norms_of
 from tl_lightning.backbones.activation_checkpointing import recomputed
 from tl_lightning.config.validation import check as validation
 from tl_lightning.evaluation import load as loading
@@ -44,10 +45,10 @@ def test_domains_diverge_when_combined_with_another_method(tmp_path) -> None:
     arguments = ["model=domain_adaptation", "method=[dsbn,self_training]"]
     training.fit(config(*arguments, "method.self_training.threshold=0"), tmp_path)
     net = loading.load(tmp_path / "checkpoints" / "last.ckpt")
-    assert net.norms
-    for norm in net.norms:
+    assert norms_of(net)
+    for norm in norms_of(net):
         assert not torch.equal(norm.source.running_mean, norm.target.running_mean)
-    assert any(not torch.equal(norm.source.weight, norm.target.weight) for norm in net.norms)
+    assert any(not torch.equal(norm.source.weight, norm.target.weight) for norm in norms_of(net))
 
 
 @pytest.mark.parametrize("second", [[("target", 4)], [("source", 2), ("target", 2)]])
@@ -96,7 +97,7 @@ def test_a_strong_view_is_normalised_with_target_statistics() -> None:
             batch["target"]["strong"] = 255 - batch["target"]["strong"]
         net.views(batch)
         for domain, values in means.items():
-            own = [norm.get_submodule(domain).running_mean for norm in net.norms]
+            own = [norm.get_submodule(domain).running_mean for norm in norms_of(net)]
             values.append(torch.cat(own).clone())
     assert torch.equal(*means["source"])
     assert not torch.equal(*means["target"])

@@ -62,3 +62,10 @@ def test_settings_that_it_cannot_be_combined_with() -> None:
     method = built(MixStyle, p=0.5, alpha=0.1)
     with pytest.raises(ConfigError, match="mixes after early layers, but Identity has 0 layer"):
         method.modify_network(nn.Identity(), nn.Identity())
+
+
+def test_layers_that_return_no_maps_are_refused() -> None:
+    method = built(MixStyle, p=1.0, alpha=0.1)
+    layer = nn.Identity().train()
+    with pytest.raises(ConfigError, match=r"mixes maps \(B, C, H, W\), but a layer group returns"):
+        method._mix(layer, (), torch.zeros(2, 5, 8))

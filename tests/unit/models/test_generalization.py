@@ -86,8 +86,8 @@ def test_validation_samples_are_trained_on_if_asked_for(tmp_path) -> None:
     ("selection=bnm", r"selection=bnm scores the target, which model=erm must not see"),
     ("track_target=true", r"track_target=true validates on the target, which model=erm must not"),
     ("data.target.labelled_per_class=2", r"labelled_per_class trains on target samples, which"),
-    ("baselines=[joint_bn]", r"baselines=\[joint_bn\] are tested on a part of the target and may"),
-    ("baselines=true", r"baselines=true are tested on a part of the target and may see the rest"),
+    ("label_shift=prior", "label_shift=prior is fitted to target samples, which model=erm must"),
+    ("rejection=entropy", "rejection_threshold=otsu is found on target samples, which model=erm"),
     ("method=[mcc]", r"method=\[mcc\] adapts to the target, which model=mcc must not see before"),
 ])  # fmt: skip
 def test_settings_that_would_use_the_target(override, message) -> None:

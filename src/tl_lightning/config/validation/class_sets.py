@@ -38,6 +38,11 @@ def class_set_problems(run: RunConfig) -> Iterator[str]:
             "rejection=method needs a method that recognises unknown classes, but method="
             f"[{','.join(run.methods)}]; set method=[ovanet], or rejection=entropy"
         )
+    if run.label_shift == "prior" and run.data.params.get("sampling") == "domain_balanced":
+        yield (
+            "label_shift=prior does not know the class frequencies of data.sampling="
+            "domain_balanced; set data.sampling=uniform, or label_shift=none"
+        )
     weighing = [name for name, node in run.methods.items() if issubclass(node.cls, WeighsClasses)]
     if not weighing:
         return
@@ -45,6 +50,16 @@ def class_set_problems(run: RunConfig) -> Iterator[str]:
         yield (
             f"method=[{weighing[0]}] trains with the target's class frequencies, and "
             "label_shift=prior would correct for them again; set label_shift=none"
+        )
+    if run.data.params.get("sampling") == "domain_balanced":
+        yield (
+            f"method=[{weighing[0]}] does not know the class frequencies of data.sampling="
+            "domain_balanced; set data.sampling=uniform"
+        )
+    if run.nodes["loss"].params.get("class_weights"):
+        yield (
+            f"method=[{weighing[0]}] and loss.class_weights both weight the classes; set "
+            "loss.class_weights=null"
         )
     blind = [
         name

@@ -35,11 +35,15 @@ def unseen_problems(run: RunConfig) -> Iterator[str]:
             f"model.full_data=true trains on the validation samples, by which selection="
             f"{run.selection} would choose; set selection=last, or model.full_data=false"
         )
-    if run.baselines and run.baselines != "auto":
-        shown = "true" if run.baselines is True else f"[{','.join(run.baselines)}]"
+    if run.label_shift == "prior":
         yield (
-            f"baselines={shown} are tested on a part of the target and may see the rest, which "
-            f"model={run.name} does not; set baselines=[], and compare with model=erm"
+            f"label_shift=prior is fitted to target samples, which model={run.name} must not see "
+            "before the test; set label_shift=none"
+        )
+    if run.rejection in ("entropy", "energy") and run.rejection_threshold == "otsu":
+        yield (
+            f"rejection_threshold=otsu is found on target samples, which model={run.name} must not "
+            "see before the test; set rejection_threshold=source, or rejection=none"
         )
     for name, node in run.methods.items():
         if "target" in {*node.cls.required_domains, *node.cls.extra_views, *node.cls.teacher_views}:

@@ -170,7 +170,10 @@ class ImageFilesDataModule(ImageDataModule):
         """Return the value of white in deep images by domain."""
         if self.max_value != "auto":
             return float(self.max_value)
-        each = {name: white_among(paths) for name, paths in deep.items() if paths}
+        every = {name: paths for name, paths in deep.items() if paths}
+        # What is only tested has no part in the preprocessing, unless nothing else is deep.
+        trained = {name: every[name] for name in every if name not in self.only_tested}
+        each = {name: white_among(paths) for name, paths in (trained or every).items()}
         self.pixel_notes = [_scale_note(each)]
         return max(each.values())
 

@@ -228,7 +228,7 @@ class VectorDataModule(TransferDataModule):
             counts = sum(
                 np.asarray((table.x != 0).sum(axis=0)).reshape(-1)
                 for key, table in tables.items()
-                if key.endswith(".train")
+                if key.endswith(".train") and key.split(".")[0] not in self.only_tested
             )
             # Ties go to the first feature; the order of the columns is kept.
             keep = np.sort(np.argsort(-counts, kind="stable")[: self.max_features])

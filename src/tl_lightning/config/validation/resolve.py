@@ -153,8 +153,11 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     name = config["model"].get("name")
     # A class without the argument ``target`` may have a target; only adaptation requires it.
     adapts = issubclass(nodes["model"].cls, DomainAdaptation)
+    averaging = nodes.get("callbacks.weight_averaging")
+    if averaging is not None and getattr(averaging.cls, "chooses_epochs", False):
+        return "last"
     if issubclass(nodes["model"].cls, DomainGeneralization):
-        return _selection_unseen(config, nodes)
+        return _selection_unseen(config)
     target = config["data"].get("target", {"": ""} if adapts else None)
     if not target or not (adapts or name in ("source_only", "oracle")):
         # Also compares with the probe, which few epochs of fine-tuning may not reach.
@@ -167,11 +170,9 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     return "cbnm" if config["head_init"] == "probe" else "bnm"
 
 
-def _selection_unseen(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
+def _selection_unseen(config: Mapping[str, Any]) -> str:
     """Return the rule for a model that never sees the target: by the domains of the source."""
-    averaging = nodes.get("callbacks.weight_averaging")
-    chooses = averaging is not None and getattr(averaging.cls, "chooses_epochs", False)
-    if chooses or config["model"].get("full_data"):
+    if config["model"].get("full_data"):
         return "last"
     domain = (config["data"].get("source") or {}).get("domain")
     several = domain == OTHERS or (isinstance(domain, list) and len(domain) > 1)

@@ -16,6 +16,7 @@ from tl_lightning.checkpoints.io import StoredModel
 from tl_lightning.data.io.images import FORMATS, shorter_side
 from tl_lightning.inference.export.network import vector_width
 from tl_lightning.inference.predictor import Predictor
+from tl_lightning.inference.private import without_places
 from tl_lightning.types import InputSpec, TextSpec
 from tl_lightning.utils.text import flatten, masked
 
@@ -109,11 +110,12 @@ def origin(predictor: Predictor) -> dict[str, Any]:
     flat = flatten({name: stored.config.get(name) or {} for name in _SECTIONS})
     whole = flatten(stored.config)
     flat |= {name: whole[name] for name in _SINGLE if name in whole}
-    config = {
-        key: _without_path(value)
+    plain = {
+        key: without_places(value, key.rpartition(".")[2])
         for key, value in masked(flat).items()
-        if value is not None and value != {} and not key.endswith("_target_")
+        if not key.endswith("_target_")
     }
+    config = {key: value for key, value in plain.items() if value is not None and value != {}}
     return {
         "checkpoint_sha256": digest,
         "model": stored.section("model").get("name"),

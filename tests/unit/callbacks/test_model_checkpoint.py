@@ -72,7 +72,8 @@ def test_only_oracle_uses_target_labels() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(SELECTIONS))
 def test_rule_is_in_checkpoint_name_and_report(rule, tmp_path) -> None:
-    report = training.fit(config(f"selection={rule}"), tmp_path)
+    source = ["data.source.domain=[plain,inverted]"] if rule.endswith("_domain") else []
+    report = training.fit(config(f"selection={rule}", *source), tmp_path)
     chosen = report["selection"]
     assert chosen["rule"] == rule
     assert rule in chosen["checkpoint"] or rule == "last"

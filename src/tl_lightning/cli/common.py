@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_lightning import __version__
-from tl_lightning.errors import ConfigError, TransferError
+from tl_lightning.errors import ConfigError, TransferError, nearest
 from tl_lightning.utils.console import on_problem, typed
 from tl_lightning.utils.files import run_lock, write_text
 from tl_lightning.utils.signals import end_interrupted
@@ -23,9 +23,11 @@ _HYDRA_FILES = ("config", "hydra", "overrides")
 
 __all__ = [
     "check_storable",
+    "flag",
     "frozen_config",
     "frozen_features",
     "hide_secrets",
+    "options_of",
     "plain_command",
     "remove_untouched",
     "say_interrupted",
@@ -71,6 +73,39 @@ def remove_untouched(folder: Path) -> None:
         if folder.parent.parent.name == "outputs":
             with contextlib.suppress(OSError):  # it contains other runs
                 folder.parent.rmdir()
+
+
+def options_of(
+    arguments: Sequence[str], keys: Collection[str], repeated: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the values of the options of a command by name.
+
+    Args:
+        arguments: As ``key=value``.
+        keys: Names of the options.
+        repeated: Options that may be given more than once, of which the last one is returned.
+
+    Raises:
+        ConfigError: For another option, or one that is given more than once.
+    """
+    names = [argument.partition("=")[0] for argument in arguments]
+    for name in dict.fromkeys(names):
+        if name not in keys:
+            raise ConfigError(f"{name} is not an option; {nearest(name, keys)}")
+        if name not in repeated and names.count(name) > 1:
+            raise ConfigError(f"{name} is given more than once; set {name} only once")
+    return dict(argument.partition("=")[::2] for argument in arguments)
+
+
+def flag(key: str, text: str) -> bool:
+    """Return the value of an option that is true or false.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"{key}={text} is not true or false; set {key}=true")
+    return text.lower() == "true"
 
 
 def frozen_config(overrides: Sequence[str], keys: Iterable[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tl_lightning.cli.common import plain_command
+from tl_lightning.cli.common import flag, plain_command
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.utils.text import shorten
 
@@ -47,9 +47,7 @@ def _evaluate(arguments: list[str]) -> None:
 
     checkpoint = str(checkpoint_of(Path(given.pop("checkpoint")), "checkpoint"))
     compare, out = given.pop("compare", None), given.pop("out", None)
-    corruptions = given.pop("corruptions", "false").lower()
-    if corruptions not in ("true", "false"):
-        raise ConfigError(f"corruptions={corruptions} is not true or false; set corruptions=true")
+    corruptions = flag("corruptions", given.pop("corruptions", "false").lower())
     overrides = [f"{k}={v}" for k, v in given.items()]
     data, trainer = (stored_node(name, checkpoint, overrides) for name in ("data", "trainer"))
     result = run_evaluation(
@@ -59,7 +57,7 @@ def _evaluate(arguments: list[str]) -> None:
         allowed_classes(overrides),
         metrics=metric_nodes(overrides),
         compare=compare and checkpoint_of(Path(compare), "compare"),
-        corruptions=corruptions == "true",
+        corruptions=corruptions,
         out=out,
     )
     if os.environ.get("LOCAL_RANK", "0") == "0":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.cli.common import plain_command
-from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.cli.common import options_of, plain_command
+from tl_lightning.errors import ConfigError
 from tl_lightning.utils.text import printable
 
 __all__ = ["export"]
@@ -35,13 +35,7 @@ def export() -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    pairs = [argument.partition("=")[::2] for argument in arguments]
-    given = dict(pairs)
-    for key in given:
-        if key not in _KEYS:
-            raise ConfigError(f"{key} is not an option; {nearest(key, _KEYS)}")
-        if sum(other == key for other, _ in pairs) > 1:
-            raise ConfigError(f"{key} is given more than once; set {key} only once")
+    given = options_of(arguments, _KEYS)
     for key, hint in (("checkpoint", "<run folder or file.ckpt>"), ("out", "<new folder or file>")):
         if not given.get(key):
             raise ConfigError(f"{key} is missing; set {key}={hint}")

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tl_lightning.cli.common import plain_command
-from tl_lightning.errors import ConfigError, DataError, nearest
+from tl_lightning.cli.common import flag, options_of, plain_command
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.utils.text import printable
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def predict() -> None:
 
 
 def _predict(arguments: list[str]) -> None:
-    pairs = [(key, value) for key, _, value in (one.partition("=") for one in arguments)]
-    given = _checked(pairs)
+    given = _checked(arguments)
     out = _out(given)
     options = _options(given)
     from tl_lightning.utils.deferred import import_lightning
@@ -76,7 +75,9 @@ def _predict(arguments: list[str]) -> None:
         raise ConfigError("embeddings=true requires a file; set out=<file.jsonl or .parquet>")
     started = time.monotonic()
     work = opened(given["checkpoint"], options, allowed_classes(arguments))
-    source = _source(work, given, [value for key, value in pairs if key == "text"])
+    source = _source(
+        work, given, [one.removeprefix("text=") for one in arguments if one.startswith("text=")]
+    )
     loaded = time.monotonic()
     kind = work.predictor.kind
     from tl_lightning.utils.progress import counting
@@ -89,17 +90,14 @@ def _predict(arguments: list[str]) -> None:
     _conclude(work, summary, loaded - started, time.monotonic() - loaded, out, given)
 
 
-def _checked(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+def _checked(arguments: Sequence[str]) -> dict[str, str]:
     """Return the options; raise ConfigError for unknown, repeated and missing ones."""
-    given = dict(pairs)
-    for key in given:
+    for key, _, value in (argument.partition("=") for argument in arguments):
         if key in FORMER:
-            raise ConfigError(f"{key} was replaced by input; set input={given[key] or '<...>'}")
-        if key not in VALUES:
-            raise ConfigError(f"{key} is not an option; {nearest(key, VALUES)}")
-        if key != "text" and sum(other == key for other, _ in pairs) > 1:
-            raise ConfigError(f"{key} is given more than once; set {key} only once")
-        if not given[key]:
+            raise ConfigError(f"{key} was replaced by input; set input={value or '<...>'}")
+    given = options_of(arguments, VALUES, repeated=("text",))
+    for key, value in given.items():
+        if not value:
             raise ConfigError(f"{key}= is empty; set {key}={VALUES[key]}")
     if "checkpoint" not in given:
         raise ConfigError(f"checkpoint is missing; set checkpoint={VALUES['checkpoint']}")
@@ -131,9 +129,7 @@ def _options(given: dict[str, str]) -> Any:
     }
     for key in ("embeddings", "tta"):
         if key in given:
-            if given[key].lower() not in ("true", "false"):
-                raise ConfigError(f"{key}={given[key]} is not true or false; set {key}=true")
-            values[key] = given[key].lower() == "true"
+            values[key] = flag(key, given[key])
     if "devices" in given:
         values["devices"] = [name.strip() for name in given["devices"].strip("[]").split(",")]
     return Options(**values)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tl_lightning.cli.common import plain_command
-from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.cli.common import flag, options_of, plain_command
+from tl_lightning.errors import ConfigError
 
 __all__ = ["publish"]
 
@@ -31,13 +31,10 @@ def publish() -> None:
 
 
 def _publish(arguments: list[str]) -> None:
-    given = _DEFAULTS | dict(argument.partition("=")[::2] for argument in arguments)
-    for key in given:
-        if key not in _KEYS:
-            raise ConfigError(f"{key} is not an option; {nearest(key, _KEYS)}")
+    given = _DEFAULTS | options_of(arguments, _KEYS, repeated=_KEYS)
     if not given.get("checkpoint"):
         raise ConfigError("checkpoint is missing; set checkpoint=<run folder or file.ckpt>")
-    push, private, outputs = (_flag(given, key) for key in _DEFAULTS)
+    push, private, outputs = (flag(key, given[key]) for key in _DEFAULTS)
     from tl_lightning.checkpoints.published import is_published
     from tl_lightning.inference.publish import check_push, publish, push_folder
 
@@ -67,12 +64,6 @@ def _publish(arguments: list[str]) -> None:
         print(f"uploaded: {push_folder(folder, repo, private)}")
     elif repo:
         print("not uploaded; set push=true to upload it")
-
-
-def _flag(given: dict[str, str], key: str) -> bool:
-    if given[key].lower() not in ("true", "false"):
-        raise ConfigError(f"{key}={given[key]} is not true or false; set {key}=true")
-    return given[key].lower() == "true"
 
 
 def _names(text: str) -> list[str]:

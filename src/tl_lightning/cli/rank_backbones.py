@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.cli.common import check_storable, frozen_config, plain_command
+from tl_lightning.cli.common import check_storable, flag, frozen_config, plain_command
 from tl_lightning.config.compose import with_values
 from tl_lightning.config.paths import choices, folder_problem
 from tl_lightning.errors import ConfigError, DataError, nearest
@@ -45,7 +45,7 @@ def _rank(arguments: list[str]) -> None:
     options = _KEYS | {key: value for key, _, value in pairs if key in _KEYS}
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in _KEYS]
     items = _items(options["backbones"])
-    samples, test = _samples(options["samples"]), _flag(options["test"])
+    samples, test = _samples(options["samples"]), flag("test", options["test"])
     for key in _FIXED:
         for override in overrides:
             if re.match(rf"{re.escape(key)}[.=]", override):
@@ -123,12 +123,6 @@ def _samples(text: str) -> int | None:
             f"samples={text} is not a number of at least 2, nor all; set samples=3000"
         )
     return int(text)
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"test={text} is not true or false; set test=true")
-    return text.lower() == "true"
 
 
 def _config(item: str, overrides: list[str]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tl_lightning.cli.common import plain_command
-from tl_lightning.errors import ConfigError, nearest
+from tl_lightning.cli.common import options_of, plain_command
+from tl_lightning.errors import ConfigError
 
 __all__ = ["serve", "start"]
 
@@ -31,13 +31,7 @@ def start(arguments: list[str], demo: bool) -> None:
     from tl_lightning.inference.serving.settings import SERVE_KEYS, ServeSettings
 
     keys = ("checkpoint", "allow", *SERVE_KEYS)
-    pairs = [argument.partition("=")[::2] for argument in arguments]
-    given = dict(pairs)
-    for key in given:
-        if key not in keys:
-            raise ConfigError(f"{key} is not an option; {nearest(key, keys)}")
-        if sum(other == key for other, _ in pairs) > 1:
-            raise ConfigError(f"{key} is given more than once; set {key} only once")
+    given = options_of(arguments, keys)
     checkpoint = given.pop("checkpoint", "")
     if not checkpoint:
         raise ConfigError("checkpoint is missing; set checkpoint=<run folder or file.ckpt>")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from tl_lightning.inference.formats import Format
 from tl_lightning.inference.logit_sample import LogitSample
 from tl_lightning.inference.options import Options, device_names
 from tl_lightning.inference.pipeline import Chunk, outputs_of
-from tl_lightning.inference.predictions import Prediction, rows_of, threshold_of
+from tl_lightning.inference.predictions import Prediction, rows_of
 from tl_lightning.inference.predictor import Predictor
 from tl_lightning.inference.reading import chunk_size
 from tl_lightning.inference.sources import Sample, from_python
@@ -139,7 +138,7 @@ def opened(checkpoint: str | Path | Predictor, options: Options, allow: Sequence
         raise ConfigError(
             f"tta=true mirrors images, but the model classifies {predictors[0].kind}; remove tta"
         )
-    return Work(predictors, options, threshold_of(predictors[0], options.precision))
+    return Work(predictors, options, predictors[0].threshold(options.precision))
 
 
 def stream(work: Work, inputs: Any) -> Iterator[Prediction]:
@@ -259,10 +258,8 @@ def _continued(draft: Draft, samples: Iterator[Sample], work: Work) -> tuple[Ite
 def _identity(work: Work, out: Path) -> dict[str, Any]:
     """Return what rows depend on besides the samples, by the names of the options."""
     options, predictor = work.options, work.predictor
-    with predictor.file.open("rb") as file:
-        checkpoint = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "checkpoint": checkpoint,
+        "checkpoint": predictor.checksum,
         "top": options.top,
         "precision": options.precision,
         "embeddings": options.embeddings,

@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tl_lightning.errors import ConfigError
 from tl_lightning.inference.options import Options
 from tl_lightning.inference.pipeline import Chunk
 from tl_lightning.inference.predictor import Array, Predictor
-from tl_lightning.reliability.assessment import NOT_STORED
 
-__all__ = ["Prediction", "rows_of", "threshold_of"]
+__all__ = ["Prediction", "rows_of"]
 
 
 class Prediction(NamedTuple):
@@ -42,19 +40,6 @@ class Prediction(NamedTuple):
     embedding: Array | None = None
     error: str = ""
     unknown: bool | None = None
-
-
-def threshold_of(predictor: Predictor, precision: float | None) -> float | None:
-    """Return the lowest probability with this precision; None without one.
-
-    Raises:
-        ConfigError: If the precision cannot be assured.
-    """
-    if precision is None:
-        return None
-    if predictor.record is None:
-        raise ConfigError(f"precision={precision:g} cannot be assured: {NOT_STORED}")
-    return predictor.record.threshold(precision)
 
 
 def rows_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +24,10 @@ from tl_lightning.data.cache.tokens import padded
 from tl_lightning.data.io.images import UNREADABLE, decode, fitted, open_image, shorter_side
 from tl_lightning.data.transforms.geometry import Centre
 from tl_lightning.data.transforms.vectors import network_rows
-from tl_lightning.errors import DataError
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.models.base import TransferModule
-from tl_lightning.reliability.assessment import Record
+from tl_lightning.reliability.assessment import NOT_STORED, Record
 from tl_lightning.types import InputSpec, Stream, TextSpec
 
 __all__ = ["Kind", "Outputs", "Predictor"]
@@ -107,6 +108,24 @@ class Predictor:
     def record(self) -> Record | None:
         """Outputs on source validation; None in checkpoints and published models without."""
         return Record.of(self.stored.reliability)
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the checkpoint, in hexadecimal digits."""
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def threshold(self, precision: float | None) -> float | None:
+        """Return the lowest probability with this precision; None without one.
+
+        Raises:
+            ConfigError: If the precision cannot be assured.
+        """
+        if precision is None:
+            return None
+        if self.record is None:
+            raise ConfigError(f"precision={precision:g} cannot be assured: {NOT_STORED}")
+        return self.record.threshold(precision)
 
     @cached_property
     def temperature(self) -> float:

@@ -21,6 +21,7 @@ from helpers import config, file_config
 from layouts import split_folders
 from methods import norms_of
 from tl_lightning.config.compose import compose
+from tl_lightning.data.transforms.vectors import vector_width
 from tl_lightning.errors import CheckpointError, ConfigError, DataError
 from tl_lightning.inference.export import ExportedModel, describe, formats, load_exported, write
 from tl_lightning.inference.export import settings as export_settings
@@ -29,7 +30,6 @@ from tl_lightning.inference.export.network import (
     ScaledVectors,
     _merged,
     exported_network,
-    vector_width,
 )
 from tl_lightning.inference.export.parity import Agreement, check_loss, check_parity
 from tl_lightning.inference.export.settings import Settings, require_packages

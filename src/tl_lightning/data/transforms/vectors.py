@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["dense", "from_first", "network_rows", "scaled", "selected"]
+__all__ = ["dense", "from_first", "network_rows", "scaled", "selected", "vector_width"]
 
 State = Mapping[str, Any]
 
@@ -63,3 +63,14 @@ def scaled(x: NDArray[Any], state: State) -> NDArray[Any]:
         mean, std = (np.array(state[name], dtype=np.float32) for name in ("mean", "std"))
         x = (x - mean) / np.where(std > 0, std, 1)
     return x.astype(np.float32)
+
+
+def vector_width(state: State, width: int) -> int:
+    """Return the number of columns of the vectors as they are in a file.
+
+    Args:
+        state: The preprocessing in a checkpoint.
+        width: Length of the backbone's input.
+    """
+    # The first column of svmlight files that count from 1 is not one of the vectors.
+    return int(state.get("width", width)) - bool(state.get("first"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import torch
 from tl_lightning import __version__
 from tl_lightning.checkpoints.io import StoredModel
 from tl_lightning.data.io.images import FORMATS, shorter_side
-from tl_lightning.inference.export.network import vector_width
+from tl_lightning.data.transforms.vectors import vector_width
 from tl_lightning.inference.predictor import Predictor
 from tl_lightning.inference.private import without_places
 from tl_lightning.types import InputSpec, TextSpec
@@ -105,8 +104,6 @@ def rejection(predictor: Predictor) -> dict[str, Any] | None:
 def origin(predictor: Predictor) -> dict[str, Any]:
     """Return what the model was trained with, without paths of a machine and without secrets."""
     stored = predictor.stored
-    with predictor.file.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     flat = flatten({name: stored.config.get(name) or {} for name in _SECTIONS})
     whole = flatten(stored.config)
     flat |= {name: whole[name] for name in _SINGLE if name in whole}
@@ -117,7 +114,7 @@ def origin(predictor: Predictor) -> dict[str, Any]:
     }
     config = {key: value for key, value in plain.items() if value is not None and value != {}}
     return {
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": predictor.checksum,
         "model": stored.section("model").get("name"),
         "backbone": _without_path(_backbone(stored)),
         "methods": sorted(stored.config.get("method") or {}),

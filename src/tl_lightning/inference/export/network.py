@@ -17,7 +17,7 @@ from tl_lightning.methods.components.domain_norm import PerDomain
 from tl_lightning.tasks.target_outputs import PriorCorrection
 from tl_lightning.types import InputSpec, TextSpec
 
-__all__ = ["OUTPUTS", "ExportedNetwork", "exported_network", "vector_width"]
+__all__ = ["OUTPUTS", "ExportedNetwork", "exported_network"]
 
 #: Names of the outputs, all float32: calibrated probabilities ``(B, K)``, logits ``(B, K)`` before
 #: the temperature, and features ``(B, D)``, the input of the classifier.
@@ -163,17 +163,6 @@ class ScaledVectors(nn.Module):
             length = x.square().sum(dim=1, keepdim=True).sqrt()
             return x / torch.where(length > 0, length, 1.0)
         return x
-
-
-def vector_width(state: Mapping[str, Any], width: int) -> int:
-    """Return the number of columns of the vectors as they are in a file.
-
-    Args:
-        state: The preprocessing in a checkpoint.
-        width: Length of the backbone's input.
-    """
-    # The first column of svmlight files that count from 1 is not one of the vectors.
-    return int(state.get("width", width)) - bool(state.get("first"))
 
 
 def exported_network(predictor: Predictor, resize: bool = False) -> ExportedNetwork:

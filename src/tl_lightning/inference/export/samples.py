@@ -22,6 +22,7 @@ from tl_lightning.data.io.images import fitted, open_image, shorter_side
 from tl_lightning.data.io.texts import read_text
 from tl_lightning.data.io.vectors import Table, read_vectors
 from tl_lightning.data.transforms.geometry import Centre
+from tl_lightning.data.transforms.vectors import dense, from_first, vector_width
 from tl_lightning.errors import ConfigError, DataError, TransferError
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.inference.predictor import Predictor
@@ -181,9 +182,7 @@ def _rows(table: Table, predictor: Predictor) -> Array:
         width = state.get("width", predictor.spec.width)
         x = x.tocsr()
         x.resize(x.shape[0], max(width, x.shape[1]))
-        x = x[:, 1:] if state.get("first") else x
-    x = x[spread(x.shape[0], MOST)]
-    return np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32)
+    return dense(from_first(x, state)[spread(x.shape[0], MOST)])
 
 
 def _labels(table: Table, classes: Sequence[str]) -> NDArray[np.int64] | None:
@@ -204,8 +203,6 @@ def _synthetic(predictor: Predictor, count: int, reason: str) -> Samples:
     elif predictor.kind == "texts":
         items = [" ".join(rng.choice(_WORDS, rng.integers(2, 60))) for _ in range(count)]
     else:
-        from tl_lightning.inference.export.network import vector_width
-
         width = vector_width(predictor.stored.input_state, predictor.spec.width)
         items = rng.standard_normal((count, width)).astype(np.float32)
     return Samples(items, None, origin, real=False)

@@ -35,7 +35,6 @@ from tl_lightning.inference.export.samples import (
 )
 from tl_lightning.inference.export.settings import SUFFIXES, Settings, require_packages
 from tl_lightning.inference.predictor import Predictor
-from tl_lightning.reliability.assessment import NOT_STORED
 from tl_lightning.utils.files import write_json, write_text
 from tl_lightning.utils.owned import new_folder
 
@@ -212,14 +211,12 @@ def _abstain(predictor: Predictor, precision: float | None) -> dict[str, float] 
     Raises:
         ConfigError: If it cannot be found.
     """
-    if precision is None:
-        return None
-    if predictor.record is None:
-        raise ConfigError(f"abstain={precision:g} cannot be assured: {NOT_STORED}")
     try:
-        threshold = predictor.record.threshold(precision)
+        threshold = predictor.threshold(precision)
     except ConfigError as error:
         raise ConfigError(str(error).replace("precision=", "abstain=")) from error
+    if precision is None or threshold is None:
+        return None
     return {"precision": precision, "threshold": float(threshold)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,17 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from tl_lightning import __version__
-from tl_lightning.errors import ConfigError
+from tl_lightning.data.transforms.vectors import vector_width
 from tl_lightning.inference.predictor import Predictor
 from tl_lightning.inference.serving.inputs import Prepared
 from tl_lightning.inference.serving.refusal import Refusal
-from tl_lightning.reliability.assessment import NOT_STORED, Record
+from tl_lightning.models.inputs import joined
+from tl_lightning.reliability.assessment import Record
 
 __all__ = ["Model", "Result"]
 
@@ -66,11 +63,7 @@ class Model:
         Raises:
             ConfigError: If the precision cannot be assured.
         """
-        if precision is None:
-            return cls(predictor, None, None)
-        if predictor.record is None:
-            raise ConfigError(f"precision={precision:g} cannot be assured: {NOT_STORED}")
-        return cls(predictor, precision, predictor.record.threshold(precision))
+        return cls(predictor, precision, predictor.threshold(precision))
 
     @property
     def run(self) -> Path | None:
@@ -86,7 +79,7 @@ class Model:
 
     def results(self, batch: list[Prepared]) -> list[Result]:
         """Return the results of a batch, in its order."""
-        outputs = self.predictor.outputs(_together([one.value for one in batch]))
+        outputs = self.predictor.outputs(joined([one.value for one in batch]))
         probabilities = self.predictor.probabilities(outputs.logits)
         record: Record | None = self.predictor.record
         novelty = None if record is None else record.novelty(outputs.features)
@@ -140,7 +133,7 @@ class Model:
             "threshold": self.threshold,
             "provenance": {
                 "tl_lightning": __version__,
-                "checkpoint_sha256": self._digest,
+                "checkpoint_sha256": predictor.checksum,
                 "model": stored.section("model").get("name"),
                 "methods": sorted(methods) if isinstance(methods, Mapping) else [],
                 "backbone": _name(backbone),
@@ -150,18 +143,6 @@ class Model:
             },
         }
 
-    @cached_property
-    def _digest(self) -> str:
-        with self.predictor.file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _together(values: list[Tensor]) -> Tensor:
-    """Return a batch; token ids are padded with -1 to the longest."""
-    if values[0].dtype == torch.int64:
-        return pad_sequence([value[0] for value in values], batch_first=True, padding_value=-1)
-    return torch.cat(values)
-
 
 def _format(predictor: Predictor) -> dict[str, Any]:
     """Return the limits of an input that the network has, by kind."""
@@ -170,13 +151,7 @@ def _format(predictor: Predictor) -> dict[str, Any]:
         return {"size": spec.size}
     if predictor.kind == "texts":
         return {"max_tokens": spec.max_length}
-    return {"features": width_of(predictor)}
-
-
-def width_of(predictor: Predictor) -> int:
-    """Return the number of features of a vector in a request."""
-    state = predictor.stored.input_state
-    return int(state.get("width", predictor.spec.width)) - bool(state.get("first"))
+    return {"features": vector_width(predictor.stored.input_state, spec.width)}
 
 
 def _name(backbone: Mapping[str, Any]) -> str:

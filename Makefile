@@ -45,7 +45,7 @@ types: install
 check: lint types test
 
 tables: install
-	$(BIN)/python scripts/dev/readme_tables.py
+	$(BIN)/python scripts/dev/tables.py
 	$(BIN)/python scripts/dev/settings.py
 
 # The documentation site, written to site/.

@@ -133,7 +133,7 @@ def test_missing_folder_is_reported_as_a_data_problem(tmp_path):
 def test_help(tmp_path):
     done = check(tmp_path, "--help")
     assert done.returncode == 0
-    assert "usage: check_data.py data=<name>" in done.stdout
+    assert "Usage: check_data.py data=<name>" in done.stdout
     assert check(tmp_path).returncode == 2
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import REPO
 from layout import circles, imports
-from readme_tables import GROUPS, refreshed, sentence, table, with_ranks
+from tables import GROUPS, PAGE, RANKS, refreshed, sentence, table, with_ranks
 from tl_lightning.errors import DataError
 
 SOURCE = REPO / "src" / "tl_lightning"
@@ -129,13 +129,13 @@ def test_every_method_has_a_module_a_yaml_and_a_test() -> None:
     assert yamls <= tests
 
 
-def test_readme_tables_are_up_to_date() -> None:
-    text = (REPO / "README.md").read_text()
+def test_tables_of_choices_are_up_to_date() -> None:
+    text = (REPO / PAGE).read_text()
     assert refreshed(text) == text, "run: make tables"
 
 
 def test_the_table_of_ranks_is_up_to_date() -> None:
-    text = (REPO / "docs" / "scaling.md").read_text()
+    text = (REPO / RANKS).read_text()
     assert text == with_ranks(text), "run make tables"
 
 
@@ -144,7 +144,7 @@ def test_new_method_appears_in_the_table(tmp_path) -> None:
     shutil.copytree(REPO / "conf", conf)
     (conf / "method" / "foo.yaml").write_text("# @package method.foo\n# Foo does it. More.\n")
     assert "| `[foo]` | Foo does it. |" in table("method", conf)
-    assert "| `[foo]` | Foo does it. |" in refreshed((REPO / "README.md").read_text(), conf)
+    assert "| `[foo]` | Foo does it. |" in refreshed((REPO / PAGE).read_text(), conf)
 
 
 def test_missing_table_marks_are_an_error() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.cli.common import plain_command, say_interrupted
+from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.config.compose import as_dict, composed, with_values
 from tl_lightning.config.overrides import quoted
 from tl_lightning.config.paths import folder_problem
@@ -21,16 +22,31 @@ __all__ = ["adapt"]
 _INHERITED = ("data", "backbone", "head", "loss", "trainer", "optimizer", "scheduler")
 
 
+USAGE = Usage(
+    ("adapt.py checkpoint=<run or file.ckpt> [method=[<name>,...]] [<key>=<value> ...]",),
+    "Adapt a trained model to the target's unlabelled training images, without source images. "
+    "Writes a run folder as train.py does.",
+    {
+        "Model": {
+            **CHECKPOINT,
+            "method": "[shot], [tent], [mcc], ...: methods that need no source (default: [shot])",
+        },
+        "Data and output": {
+            "data": "another dataset with the same classes (default: that of the run)",
+            "hydra.run.dir": "run folder (default: outputs/<method>-<data>/<run id>)",
+        },
+        "Other settings": {
+            "<key>": "any other setting of train.py; data, network, optimizer and trainer default "
+            "to those of the checkpoint's run",
+        },
+    },
+    ("adapt.py checkpoint=runs/a", "adapt.py checkpoint=runs/a method=[tent] trainer.max_epochs=1"),
+)
+
+
 def adapt() -> None:
     """Adapt a checkpoint: ``tl-adapt checkpoint=<run or file> [method=[shot]] [...]``."""
-    plain_command(
-        _adapt,
-        "usage: adapt.py checkpoint=<run folder or file.ckpt> [method=[shot]|[tent]|[mcc]|...]\n"
-        "                [data=<name>] [any other setting of train.py ...]\n"
-        "Adapts the model to the target's unlabelled training images, without source images.\n"
-        "Data, network, optimizer and trainer default to those of the checkpoint's run.\n"
-        "Writes a run folder as train.py does, outputs/<method>-<data>/<run id> or hydra.run.dir.",
-    )
+    plain_command(_adapt, USAGE)
 
 
 def _adapt(arguments: list[str]) -> None:

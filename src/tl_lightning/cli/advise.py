@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_lightning.cli.common import plain_command
+from tl_lightning.cli.usage import SETTINGS, Usage
 from tl_lightning.config.compose import as_dict, composed, default_node, with_values
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.console import typed
@@ -31,18 +32,27 @@ _SMALL = "small_cnn"
 _FIXED = ("model", "method", "head_init", "cache.features")
 
 
+USAGE = Usage(
+    ("advise.py data=<name> [data.root=<folder>] [data.target.<key>=<value> ...]",),
+    "Compare a labelled source with an unlabelled target on the features of a pretrained network, "
+    "and say what to try first and why, what accuracy to expect, how long it takes, and the "
+    "command. Target labels are not read.",
+    {
+        "Data and network": {
+            "data": "a dataset of conf/data/, such as folder, with its settings",
+            "backbone": "network whose features are compared (default: mobilenet_v2)",
+            "samples": "largest number of images of each split, spread evenly (default: 3000)",
+        },
+        "Output": {"format": "text or json (default: text)"},
+        "Other settings": SETTINGS,
+    },
+    ("advise.py data=folder data.root=my/photos data.target.root=my/paintings",),
+)
+
+
 def advise() -> None:
     """Say what to try first: ``tl-advise data=<name> data.root=... data.target.root=...``."""
-    plain_command(
-        _advise,
-        "usage: advise.py data=<name> [data.root=<folder>] [data.target....]\n"
-        "                 [backbone=mobilenet_v2] [samples=3000] [format=text|json]\n"
-        "                 [any other setting of train.py ...]\n"
-        "Compares a labelled source with an unlabelled target on the features of a pretrained\n"
-        "network, and says what to try first and why, what accuracy to expect, how long it takes,\n"
-        "and the command. Target labels are not read. samples: largest number of images of each\n"
-        "split, spread evenly.",
-    )
+    plain_command(_advise, USAGE)
 
 
 def _advise(arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from tl_lightning.cli.common import frozen_features, plain_command
+from tl_lightning.cli.usage import SETTINGS, Usage
 from tl_lightning.config.compose import as_dict, composed
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.utils.console import typed
@@ -21,22 +22,34 @@ from tl_lightning.utils.console import typed
 __all__ = ["check_data"]
 
 
+USAGE = Usage(
+    ("check_data.py data=<name> [data.root=<folder>] [<option>=<value> ...]",),
+    "Read every image, and report counts, unreadable files, duplicates and leaks.",
+    {
+        "Data": {"data": "a dataset of conf/data/, such as folder, with its settings"},
+        "What to check": {
+            "quality": "true: also search for label errors, outliers and ambiguous images with the "
+            "features of a pretrained network (backbone=mobilenet_v2); written to "
+            "quality-<name>.csv and .html (default: false)",
+            "advice": "true: add what to try first, as advise.py does; takes minutes "
+            "(default: false)",
+        },
+        "Output": {
+            "format": "table or json (default: table)",
+            "show": "findings, or augmentations: a contact sheet of augmented images (PNG) "
+            "(default: findings)",
+        },
+        "Other settings": SETTINGS,
+    },
+    ("check_data.py data=folder data.root=my/photos data.target.root=my/paintings",),
+    "0: training can start; 1: training would fail; 2: invalid command line",
+)
+
+
 def check_data() -> None:
     """Check a dataset before training: ``tl-check-data data=<name> data.root=...``."""
     try:
-        plain_command(
-            _check_data,
-            "usage: check_data.py data=<name> [data.root=<folder>] [format=table|json]\n"
-            "                     [show=findings|augmentations] [quality=false|true]\n"
-            "                     [advice=false|true] [any other setting of train.py ...]\n"
-            "Reads every image and reports counts, broken files, duplicates and leaks.\n"
-            "show=augmentations writes a contact sheet of augmented images (PNG) instead.\n"
-            "quality=true also searches for label errors, outliers and ambiguous images with the\n"
-            "features of a pretrained network (backbone=mobilenet_v2), and writes them to\n"
-            "quality-<name>.csv and .html.\n"
-            "advice=true adds what to try first, as advise.py does; it takes minutes.\n"
-            "Exit code 0: training can start; 1: training would fail; 2: invalid command line.",
-        )
+        plain_command(_check_data, USAGE)
     except SystemExit as end:
         if end.code == 130:
             os._exit(130)  # sys.exit would wait for threads that are decoding images

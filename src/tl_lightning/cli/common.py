@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_lightning import __version__
+from tl_lightning.cli.usage import Usage
 from tl_lightning.errors import ConfigError, TransferError, nearest
 from tl_lightning.utils.console import on_problem, typed
 from tl_lightning.utils.files import run_lock, write_text
@@ -151,14 +152,14 @@ def frozen_features(overrides: Sequence[str], keys: Iterable[str]) -> RunConfig:
     return run
 
 
-def plain_command(work: Callable[[list[str]], None], usage: str) -> None:
+def plain_command(work: Callable[[list[str]], None], usage: Usage) -> None:
     """Run a command that is not a Hydra job, with help text, error message and exit code."""
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         print(f"tl_lightning {__version__}")
         sys.exit(0)
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(typed(usage))
+        print(typed(str(usage)))
         sys.exit(0 if arguments else 2)
     from tl_lightning.config.overrides import joined
 

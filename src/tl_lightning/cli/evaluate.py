@@ -6,27 +6,38 @@ import os
 from pathlib import Path
 
 from tl_lightning.cli.common import flag, plain_command
+from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.utils.text import shorten
 
 __all__ = ["evaluate"]
 
 
+USAGE = Usage(
+    ("evaluate.py checkpoint=<run or file.ckpt> [data=<name>] [<option>=<value> ...]",),
+    "Test a trained model on its own dataset, or on another one with the same classes.",
+    {
+        "Model": CHECKPOINT,
+        "Data and machine": {
+            "data": "another dataset, with its settings as data.<key>=<value>",
+            "trainer": "cpu, gpu, ddp, ..., with its settings as trainer.<key>=<value>",
+        },
+        "What to measure": {
+            "compare": "another run or checkpoint, tested on the same samples",
+            "corruptions": "true: also test on corrupted versions of the images (default: false)",
+            "+metrics": "+metrics.<name>._target_=<class or function>: a metric of your own",
+        },
+        "Output": {
+            "out": "folder for metrics.json, per_class.csv, confusion.csv and predictions.csv",
+        },
+    },
+    ("evaluate.py checkpoint=runs/a", "evaluate.py checkpoint=runs/a compare=runs/b out=results"),
+)
+
+
 def evaluate() -> None:
     """Test a checkpoint: ``tl-evaluate checkpoint=<run or file> [data=<name> data.root=...]``."""
-    plain_command(
-        _evaluate,
-        "usage: evaluate.py checkpoint=<run folder or file.ckpt>\n"
-        "                   [data=<name>] [data.<key>=<value> ...]\n"
-        "                   [trainer=<name>] [trainer.<key>=<value> ...]\n"
-        "                   [allow=[<import path of a custom class>]]\n"
-        "                   [+metrics.<name>._target_=<class or function>]\n"
-        "                   [compare=<another run folder or file.ckpt>] [corruptions=true]\n"
-        "                   [out=<folder>]\n"
-        "Tests the checkpoint on its own dataset, or on another one with the same classes.\n"
-        "compare= tests another model on the same samples, corruptions= the model on corrupted\n"
-        "images; out= writes metrics.json, per_class.csv, confusion.csv and predictions.csv.",
-    )
+    plain_command(_evaluate, USAGE)
 
 
 def _evaluate(arguments: list[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.cli.common import options_of, plain_command
+from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.text import printable
 
@@ -17,21 +18,36 @@ _KEYS = (
 )  # fmt: skip
 
 
+USAGE = Usage(
+    ("export.py checkpoint=<run or file.ckpt> out=<new folder or file> [<option>=<value> ...]",),
+    "Write the network with normalisation and calibrated probabilities for other programs. The "
+    "file is compared with the checkpoint on real samples, and kept only if it agrees; see "
+    "docs/export.md.",
+    {
+        "Model": CHECKPOINT,
+        "Output": {
+            "out": "new folder, or new file with the suffix of the format",
+            "format": "onnx, torch_export or safetensors (default: onnx)",
+            "precision": "float32, float16, bfloat16 or int8 (default: float32)",
+            "resize": "whether the network resizes images: auto, true or false (default: auto)",
+            "abstain": "such as 0.95: store the probability from which that fraction is right",
+        },
+        "Comparison": {
+            "samples": "folder of images, or file of texts or vectors (default: those of the run)",
+            "count": "number of samples to compare on (default: 200)",
+            "max_loss": "largest loss of a reduced precision, from 0 to 1",
+        },
+    },
+    (
+        "export.py checkpoint=runs/a out=exported",
+        "export.py checkpoint=runs/a out=model.pt2 format=torch_export",
+    ),
+)
+
+
 def export() -> None:
     """Write a model file: ``tl-export checkpoint=<run or file> out=<folder>``."""
-    plain_command(
-        _export,
-        "usage: export.py checkpoint=<run folder or file.ckpt> out=<new folder or file>\n"
-        "                 [format=onnx|torch_export|safetensors]\n"
-        "                 [precision=float32|float16|bfloat16|int8] [max_loss=<0 to 1>]\n"
-        "                 [resize=auto|true|false] [abstain=<0 to 1>]\n"
-        "                 [samples=<folder of images, or file of texts or vectors>] [count=200]\n"
-        "                 [allow=[<import path of a custom class>]]\n"
-        "Writes the network with normalisation and calibrated probabilities, without what only\n"
-        "training needs. The file is compared with the checkpoint on real samples (those of the\n"
-        "run, or samples=) and kept only if it agrees. abstain=0.95 stores the probability from\n"
-        "which 95 % of the predictions are right. See docs/export.md.",
-    )
+    plain_command(_export, USAGE)
 
 
 def _export(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.cli.common import frozen_features, plain_command
+from tl_lightning.cli.usage import SETTINGS, Usage
 from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.owned import MARK, new_folder
@@ -18,17 +19,29 @@ _KEYS = ("out", "dtype")
 _DTYPES = ("float32", "stored")
 
 
+USAGE = Usage(
+    ("extract_features.py data=<name> [data.root=<folder>] out=<folder> [<option>=<value> ...]",),
+    "Run a frozen backbone once over every image, and write "
+    "<out>/<domain>/{train,val,test}.safetensors (features, labels) and <out>/manifest.json "
+    "(names, classes).",
+    {
+        "Data and network": {
+            "data": "a dataset of conf/data/, with its settings",
+            "backbone": "a network of conf/backbone/",
+        },
+        "Output": {
+            "out": "new folder",
+            "dtype": "float32, or stored: the precision of the computation (default: float32)",
+        },
+        "Other settings": SETTINGS,
+    },
+    ("extract_features.py data=pacs data.root=<folder> backbone=resnet18 out=features",),
+)
+
+
 def extract() -> None:
     """Write features of a frozen backbone: ``tl-extract-features data=<name> out=<folder>``."""
-    plain_command(
-        _extract,
-        "usage: extract_features.py data=<name> [data.root=<folder>] [backbone=<name>]\n"
-        "                           out=<folder> [dtype=float32|stored]\n"
-        "                           [any other setting of train.py ...]\n"
-        "Runs the backbone once over every image and writes\n"
-        "<out>/<domain>/{train,val,test}.safetensors (features, labels) and <out>/manifest.json\n"
-        "(names, classes). dtype=stored keeps the precision in which they were computed.",
-    )
+    plain_command(_extract, USAGE)
 
 
 def _extract(arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_lightning.cli.common import flag, options_of, plain_command
+from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.utils.text import printable
 
@@ -35,23 +36,43 @@ ROWS = 100
 #: Maximum number of characters of a text shown in the table.
 SHOWN = 60
 
-USAGE = """\
-usage: predict.py checkpoint=<run folder or file.ckpt> input=<what to predict> [out=<file>]
-       predict.py checkpoint=<...> text=<text> [text=...]
-input=      a file, a folder (with its subfolders), a glob in quotes, a list of paths (.txt), a
-            table (.csv, .tsv, .parquet), texts (.txt, one per line), vectors (.npz, .npy, .mat,
-            .svmlight), or - for paths or texts from the standard input
-column=     column of the table with the paths or texts (default: path, image, file or text)
-out=        .csv, .jsonl or .parquet; after an interruption, the same command continues it
-top=1       number of classes per sample
-precision=  such as 0.95: samples that are not certain enough have no class
-embeddings=false  also write the inputs of the classifier (.jsonl and .parquet)
-tta=false   average each image with its mirror image
-batch_size= (default: 16 on a CPU, 64 on a GPU)   workers=<processor cores>
-devices=all (every GPU, else the CPU), cpu, or [cuda:0,cuda:1]
-allow=[<import path of a custom class>]
-Probabilities are calibrated. Samples that cannot be read have an error in place of a class. Exit
-codes: 0 if any sample was predicted, 2 if none was, or for another problem, 130 after Ctrl-C."""
+USAGE = Usage(
+    (
+        "predict.py checkpoint=<run or file.ckpt> input=<what to predict> [out=<file>]",
+        "predict.py checkpoint=<run or file.ckpt> text=<text> [text=<text> ...]",
+    ),
+    "Classify images, texts or vectors with a trained model. Probabilities are calibrated. Samples "
+    "that cannot be read have an error in place of a class.",
+    {
+        "Model": CHECKPOINT,
+        "Input": {
+            "input": "a file, a folder (with its subfolders), a glob in quotes, a list of paths "
+            "(.txt), a table (.csv, .tsv, .parquet), texts (.txt, one per line), vectors (.npz, "
+            ".npy, .mat, .svmlight), or - for paths or texts from the standard input",
+            "column": "column of the table with the paths or texts (default: path, image, file or "
+            "text)",
+            "text": "a text to classify; can be given several times",
+        },
+        "Output": {
+            "out": ".csv, .jsonl or .parquet; after an interruption, the same command continues it",
+            "top": "number of classes per sample (default: 1)",
+            "precision": "such as 0.95: samples that are not certain enough have no class",
+            "embeddings": "true: also write the inputs of the classifier, to .jsonl and .parquet "
+            "(default: false)",
+        },
+        "Computation": {
+            "tta": "true: average each image with its mirror image (default: false)",
+            "batch_size": "samples per batch (default: 16 on a CPU, 64 on a GPU)",
+            "workers": "threads that read (default: the number of processor cores)",
+            "devices": "all (every GPU, else the CPU), cpu, or [cuda:0,cuda:1] (default: all)",
+        },
+    },
+    (
+        "predict.py checkpoint=runs/a input=my/photos out=predictions.csv",
+        "predict.py checkpoint=runs/a input='my/*.jpg' top=3 precision=0.95",
+    ),
+    "0: any sample was predicted; 2: none was, or the command cannot be used; 130: Ctrl-C",
+)
 
 
 def predict() -> None:

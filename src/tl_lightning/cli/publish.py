@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tl_lightning.cli.common import flag, options_of, plain_command
+from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.errors import ConfigError
 
 __all__ = ["publish"]
@@ -15,19 +16,34 @@ _KEYS = (
 _DEFAULTS = {"push": "false", "private": "true", "source_outputs": "true"}
 
 
+USAGE = Usage(
+    (
+        "publish.py checkpoint=<run or file.ckpt> out=<new folder> [<option>=<value> ...]",
+        "publish.py checkpoint=<published folder> repo=<owner/name> push=true",
+    ),
+    "Write a folder for others: weights, configuration and a model card. tl.load(<folder>) and "
+    "checkpoint=<folder> load it.",
+    {
+        "Model": CHECKPOINT,
+        "Output": {
+            "out": "new folder",
+            "license": "such as mit",
+            "authors": "[<name>,...]",
+            "source_outputs": "false: leave out the outputs on source validation (default: true)",
+        },
+        "Hugging Face hub": {
+            "repo": "<owner>/<name>",
+            "push": "true: upload the folder (default: false)",
+            "private": "false: make the model public (default: true)",
+        },
+    },
+    ("publish.py checkpoint=runs/a out=published license=mit",),
+)
+
+
 def publish() -> None:
     """Publish a model: ``tl-publish checkpoint=<run or file> out=<folder>``."""
-    plain_command(
-        _publish,
-        "usage: publish.py checkpoint=<run folder or file.ckpt> out=<new folder>\n"
-        "                  [license=<such as mit>] [authors=[<name>,...]]\n"
-        "                  [source_outputs=false] [allow=[<import path of a custom class>]]\n"
-        "                  [repo=<owner/name> push=true [private=false]]\n"
-        "       publish.py checkpoint=<published folder> repo=<owner/name> push=true\n"
-        "Writes weights, configuration and a model card; tl.load(<folder>) and\n"
-        "checkpoint=<folder> load it. push=true uploads it to the Hugging Face hub, as a private\n"
-        "model by default. source_outputs=false leaves out the outputs on source validation.",
-    )
+    plain_command(_publish, USAGE)
 
 
 def _publish(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.cli.common import check_storable, flag, frozen_config, plain_command
+from tl_lightning.cli.usage import SETTINGS, Usage
 from tl_lightning.config.compose import with_values
 from tl_lightning.config.paths import choices, folder_problem
 from tl_lightning.errors import ConfigError, DataError, nearest
@@ -23,21 +24,29 @@ _FIXED = ("backbone", "model", "cache.features", "data.augment")
 _ITEM = re.compile(r"\+(?=[\w.]+=)")
 
 
+USAGE = Usage(
+    ("rank_backbones.py data=<name> [data.root=<folder>] backbones=[<name>,...]",),
+    "Store the features of each frozen network for the source, and print a table: a linear probe "
+    "with its validation accuracy, scores that need no training, size and speed.",
+    {
+        "Data and networks": {
+            "data": "a dataset of conf/data/, with its settings",
+            "backbones": "choices of conf/backbone/, with their settings after plus signs: "
+            "[mobilenet_v2+pretrained=false,timm+name=vit_small_patch16_224]",
+            "samples": "largest number of samples of each split, spread evenly, or all "
+            "(default: 3000)",
+            "test": "true: also show the test accuracy (default: false)",
+        },
+        "Output": {"out": "folder for backbones.csv, backbones.md and backbones.png"},
+        "Other settings": SETTINGS,
+    },
+    ("rank_backbones.py data=pets data.root=<folder> backbones=[mobilenet_v2,resnet18]",),
+)
+
+
 def rank_backbones() -> None:
     """Compare networks before training: ``tl-rank-backbones data=<name> backbones=[...]``."""
-    plain_command(
-        _rank,
-        "usage: rank_backbones.py data=<name> [data.root=<folder>]\n"
-        "                         backbones=[mobilenet_v2,timm+name=resnet18,...]\n"
-        "                         [samples=3000|all] [test=false|true] [out=<folder>]\n"
-        "                         [any other setting of train.py ...]\n"
-        "Stores the features of each frozen network for the source, and prints a table: a linear\n"
-        "probe with its validation accuracy, scores that need no training, size and speed.\n"
-        "A backbone is a choice of conf/backbone/ with its own settings after plus signs:\n"
-        "mobilenet_v2+pretrained=false, timm+name=vit_small_patch16_224.\n"
-        "samples: largest number of each split, spread evenly. test=true adds the test accuracy.\n"
-        "out=<folder>: also writes backbones.csv, backbones.md and backbones.png.",
-    )
+    plain_command(_rank, USAGE)
 
 
 def _rank(arguments: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tl_lightning.cli.common import plain_command
+from tl_lightning.cli.usage import Usage
 from tl_lightning.errors import ConfigError, nearest
 
 __all__ = ["report"]
@@ -14,19 +15,34 @@ _KEYS = ("run", "sweep", "runs", "baseline", "format", "out")
 _OF_COMPARISON = ("runs", "baseline", "format", "out")
 
 
+USAGE = Usage(
+    (
+        "report.py <run or sweep folder>",
+        "report.py run=<folder> | sweep=<folder>",
+        "report.py runs=[<run or sweep folder>,...] [baseline=<name or folder>] "
+        "[format=html] [out=<file>]",
+    ),
+    "Write the page of a run (report.html), the table of a sweep (index.html, table.md, table.csv, "
+    "sweep.json), or a comparison of any runs (comparison.html).",
+    {
+        "One folder": {
+            "run": "folder of a run",
+            "sweep": "folder of a sweep, or of a run to compare with its baselines",
+        },
+        "Comparison": {
+            "runs": "[<folder>,...]: folders of runs and sweeps",
+            "baseline": "model or folder that the others are compared with",
+            "format": "html, md, csv, json or latex (default: html)",
+            "out": "file; without it, formats other than html are printed",
+        },
+    },
+    ("report.py outputs/sweeps/<run id>", "report.py runs=[runs/a,runs/b] format=latex"),
+)
+
+
 def report() -> None:
     """Write the page of a run, the table of a sweep or a comparison: ``tl-report <folder>``."""
-    plain_command(
-        _report,
-        "usage: report.py <run folder or sweep folder>\n"
-        "       report.py run=<folder> | sweep=<folder>\n"
-        "       report.py runs=[<run or sweep folder>,...] [baseline=<name or folder>]\n"
-        "                 [format=html|md|csv|json|latex] [out=<file>]\n"
-        "Writes the page of a run (report.html), or the table of all runs in a folder\n"
-        "(index.html, table.md, table.csv, sweep.json). With sweep=<run folder>, the table\n"
-        "compares a run with its baselines. runs= compares any runs with a baseline, in the page\n"
-        "comparison.html or out=; other formats are printed unless out= is given.",
-    )
+    plain_command(_report, USAGE)
 
 
 def _report(arguments: list[str]) -> None:

@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 from tl_lightning.cli.common import options_of, plain_command
+from tl_lightning.cli.usage import CHECKPOINT, Usage
+from tl_lightning.config.reference import choice_of
 from tl_lightning.errors import ConfigError
 
-__all__ = ["serve", "start"]
+__all__ = ["serve", "serving_options", "start"]
 
-_USAGE = (
-    "usage: serve.py checkpoint=<run folder or file.ckpt> [host=127.0.0.1] [port=8000]\n"
-    "                [precision=<0 to 1>] [max_batch=32] [max_wait_ms=5] [max_mb=20]\n"
-    "                [max_pixels=50000000] [timeout_s=30] [allow=[<import path of a class>]]\n"
-    "Answers POST /predict with JSON (images as base64, texts or vectors) or files of a form;\n"
-    "GET /health, /model and /metrics. precision=0.95 abstains where the class is not certain\n"
-    "enough. All settings are in conf/serve/default.yaml."
+#: Settings of ``conf/serve/default.yaml`` by section of the help text.
+_SECTIONS = {
+    "Server": ("host", "port"),
+    "Predictions": ("precision", "top"),
+    "Speed": ("max_batch", "max_wait_ms", "threads"),
+    "Limits": (
+        "max_queue", "max_inputs", "max_mb", "max_buffered_mb", "max_pixels", "max_characters",
+        "upload_s", "timeout_s",
+    ),
+}  # fmt: skip
+
+
+def serving_options() -> dict[str, dict[str, str]]:
+    """Return the options of ``tl-serve`` and ``tl-demo`` with their comments, by section."""
+    known = {item.path.rpartition(".")[2]: item for item in choice_of("serve", "default").settings}
+    found: dict[str, dict[str, str]] = {"Model": CHECKPOINT}
+    for title, names in _SECTIONS.items():
+        found[title] = {
+            name: f"{known[name].comment} (default: {known[name].default})" for name in names
+        }
+    return found
+
+
+USAGE = Usage(
+    ("serve.py checkpoint=<run or file.ckpt> [<option>=<value> ...]",),
+    "Answer POST /predict with JSON (images as base64, texts or vectors) or files of a form, and "
+    "GET /health, /model and /metrics. Stops on SIGTERM or Ctrl-C once requests are answered.",
+    serving_options(),
+    ("serve.py checkpoint=runs/a port=8080 precision=0.95",),
 )
 
 
 def serve() -> None:
     """Serve a model: ``tl-serve checkpoint=<run or file>``."""
-    plain_command(lambda arguments: start(arguments, demo=False), _USAGE)
+    plain_command(lambda arguments: start(arguments, demo=False), USAGE)
 
 
 def start(arguments: list[str], demo: bool) -> None:

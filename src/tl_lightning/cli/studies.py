@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.cli.train import train
+from tl_lightning.cli.usage import Usage
 from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
@@ -18,15 +19,35 @@ if TYPE_CHECKING:  # import torch only after the arguments were checked
 __all__ = ["accuracy_study", "activation_study", "validator_study"]
 
 
+_ACTIVATION = Usage(
+    ("activation_study.py seeds=3 [out=<folder>] [<key>=<value> ...]",),
+    "Train MLPs on vectors, heads on frozen features, a CNN from scratch and DANN, each with tanh, "
+    "relu, sigmoid and gelu, and write <out>/study.html, study.csv and study.md.",
+    {
+        "Study": {
+            "seeds": "number of seeds (default: 3)",
+            "study": "the last three parts, or some of them: study=heads,cnn",
+            "out": "folder (default: outputs/activation_study/<run id>)",
+        },
+        "Other settings": {"<key>": "any other setting of train.py, for the last three parts"},
+    },
+)
+_VALIDATOR = Usage(
+    ("validator_study.py <sweep folder>",),
+    "Read runs trained with track_target=true, and write regret.md, regret.csv and regret.png to "
+    "the folder: the target accuracy lost by each selection rule relative to the best checkpoint.",
+)
+_ACCURACY = Usage(
+    ("accuracy_study.py <sweep folder> [<sweep folder> ...]",),
+    "Read runs on at least three datasets with labelled targets, and write accuracy.md, "
+    "accuracy.csv and accuracy.png to the first folder: the error of every estimator of accuracy "
+    "without labels, and of combinations of them on datasets that they were not fitted to.",
+)
+
+
 def activation_study() -> None:
     """Run the activation study and write its report: ``tl-activation-study seeds=3``."""
-    plain_command(
-        _activation_study,
-        "usage: activation_study.py seeds=3 [out=<folder>] [any setting of train.py ...]\n"
-        "Trains MLPs on vectors, heads on frozen features, a CNN from scratch and DANN, each with\n"
-        "tanh, relu, sigmoid and gelu; writes <out>/study.html, study.csv and study.md.\n"
-        "Settings apply to the last three parts: study=heads,cnn trainer.max_epochs=5 ...",
-    )
+    plain_command(_activation_study, _ACTIVATION)
 
 
 #: Activations of conf/experiment/activation_study.yaml, for the part that is not a Hydra sweep.
@@ -64,12 +85,7 @@ def _vectors(folder: Path, seeds: int) -> None:
 
 def validator_study() -> None:
     """Compare selection rules without target labels with the best checkpoint of each run."""
-    plain_command(
-        _validator_study,
-        "usage: validator_study.py <sweep folder>\n"
-        "Reads runs trained with track_target=true; writes <folder>/regret.md, regret.csv and\n"
-        "regret.png: the target accuracy lost by each rule relative to the best checkpoint.",
-    )
+    plain_command(_validator_study, _VALIDATOR)
 
 
 def _validator_study(arguments: list[str]) -> None:
@@ -87,13 +103,7 @@ def _validator_study(arguments: list[str]) -> None:
 
 def accuracy_study() -> None:
     """Measure how far estimates of accuracy without target labels are off."""
-    plain_command(
-        _accuracy_study,
-        "usage: accuracy_study.py <sweep folder> [<sweep folder> ...]\n"
-        "Reads runs on at least three datasets with labelled targets; writes accuracy.md,\n"
-        "accuracy.csv and accuracy.png to the first folder: the error of every estimator, and of\n"
-        "combinations of them on datasets that they were not fitted to.",
-    )
+    plain_command(_accuracy_study, _ACCURACY)
 
 
 def _accuracy_study(arguments: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tl_lightning.cli.common import plain_command
+from tl_lightning.cli.usage import SETTINGS, Usage
 from tl_lightning.config.compose import composed
 from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
@@ -12,16 +13,25 @@ from tl_lightning.errors import ConfigError
 __all__ = ["write_shards"]
 
 
+USAGE = Usage(
+    ("write_shards.py data=<name> [data.root=<folder>] out=<folder> [<option>=<value> ...]",),
+    "Write <out>/<domain>/{train,val,test}/ for data=stream: Parquet files with the unchanged file "
+    "contents. Check the dataset first with check_data.py.",
+    {
+        "Data": {"data": "a dataset of conf/data/, with its settings"},
+        "Output": {
+            "out": "folder",
+            "group_mb": "megabytes of a row group, which is read as a whole (default: 16)",
+        },
+        "Other settings": SETTINGS,
+    },
+    ("write_shards.py data=pacs data.root=<folder> out=shards",),
+)
+
+
 def write_shards() -> None:
     """Convert a dataset to streams: ``tl-write-shards data=<name> data.root=... out=<folder>``."""
-    plain_command(
-        _write_shards,
-        "usage: write_shards.py data=<name> [data.root=<folder>] out=<folder> [group_mb=16]\n"
-        "                      [any other setting of train.py ...]\n"
-        "Writes <out>/<domain>/{train,val,test}/ for data=stream: Parquet files with the\n"
-        "unchanged file contents, in row groups of about group_mb megabytes. Check the dataset\n"
-        "first with check_data.py.",
-    )
+    plain_command(_write_shards, USAGE)
 
 
 #: Options of this command; all other arguments are overrides of the training configuration.

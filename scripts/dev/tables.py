@@ -1,4 +1,4 @@
-"""Generator for the tables of README.md and docs: ``python scripts/dev/readme_tables.py``.
+"""Generator for the tables and help texts in docs: ``python scripts/dev/tables.py``.
 
 Each row shows the first sentence of the comment at the top of a yaml file, so new methods and
 datasets are added automatically.
@@ -6,8 +6,13 @@ datasets are added automatically.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
+import tomllib
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +23,22 @@ from tl_lightning.config.paths import CONF
 from tl_lightning.errors import DataError
 from tl_lightning.utils.files import write_text
 
-__all__ = ["GROUPS", "main", "ranks_table", "refreshed", "table", "with_ranks"]
+__all__ = [
+    "COMMANDS",
+    "GROUPS",
+    "PAGE",
+    "RANKS",
+    "main",
+    "ranks_table",
+    "refreshed",
+    "table",
+    "with_commands",
+    "with_ranks",
+]
 
 GROUPS = ("model", "method", "data", "backbone")
+#: The page of these groups, that of the ranks, and that of the help texts.
+PAGE, RANKS, COMMANDS = "docs/choices.md", "docs/scaling.md", "docs/commands.md"
 
 
 def sentence(text: str) -> str:
@@ -58,7 +76,7 @@ def refreshed(text: str, conf: Path = CONF) -> str:
     for group in GROUPS:
         begin, end = f"<!-- table {group} -->", f"<!-- end {group} -->"
         if begin not in text or end not in text:
-            raise DataError(f"README.md: table markers not found; restore {begin} and {end}")
+            raise DataError(f"{PAGE}: table markers not found; restore {begin} and {end}")
         before, rest = text.split(begin, 1)
         after = rest.split(end, 1)[1]
         text = f"{before}{begin}\n{table(group, conf)}\n{end}{after}"
@@ -94,9 +112,34 @@ def with_ranks(text: str, conf: Path = CONF) -> str:
     return f"{before}{begin}\n{ranks_table(conf)}\n{end}{rest.split(end, 1)[1]}"
 
 
+def help_of(name: str, function: Callable[[], None]) -> str:
+    """Return what ``<name> --help`` prints."""
+    before, out = sys.argv, io.StringIO()
+    sys.argv = [name, "--help"]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            function()
+    finally:
+        sys.argv = before
+    return out.getvalue().strip()
+
+
+def with_commands(text: str, conf: Path = CONF) -> str:
+    """Return docs/commands.md with the help texts of all commands but ``tl-train`` updated."""
+    scripts = tomllib.loads((conf.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    parts = []
+    for name in sorted(set(scripts) - {"tl-train"}):
+        module, _, function = scripts[name].partition(":")
+        found = help_of(name, getattr(import_module(module), function))
+        parts.append(f"### {name}\n\n```text\n{found}\n```\n")
+    begin, end = "<!-- commands -->", "<!-- end commands -->"
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n" + "\n".join(parts) + f"{end}{rest.split(end, 1)[1]}"
+
+
 def main(folder: Path = CONF.parent) -> None:
-    """Update the tables in README.md and docs/scaling.md."""
-    for path, change in (("README.md", refreshed), ("docs/scaling.md", with_ranks)):
+    """Update docs/choices.md, docs/scaling.md and docs/commands.md."""
+    for path, change in ((PAGE, refreshed), (RANKS, with_ranks), (COMMANDS, with_commands)):
         write_text(folder / path, change((folder / path).read_text()))
     print(f"tables written: {folder}", file=sys.stderr)
 

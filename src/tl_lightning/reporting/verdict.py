@@ -13,6 +13,7 @@ from tl_lightning.reporting.artifacts import read_predictions
 from tl_lightning.reporting.formatting import trained_on_target, uses_target_labels
 from tl_lightning.reporting.statistics import Interval, newcombe
 from tl_lightning.reporting.sweep.compare import Group, compare
+from tl_lightning.reporting.sweep.held_out import PROBE
 from tl_lightning.utils.text import flatten
 
 __all__ = ["advice", "on_several_devices", "paired_interval", "run_verdict"]
@@ -21,7 +22,7 @@ Run = Mapping[str, Any]
 
 
 def run_verdict(report: Run, baselines: Sequence[Run], folder: Path | None = None) -> str | None:
-    """Return the comparison of a run with its first baseline, or None if it has none.
+    """Return the comparison of a run with its first baseline or the frozen probe, or None.
 
     Args:
         report: The run's report.
@@ -43,7 +44,25 @@ def run_verdict(report: Run, baselines: Sequence[Run], folder: Path | None = Non
             paired = None if folder is None else paired_interval(report, folder, name)
             bound = uses_target_labels(report)
             return compare(own, candidates, name, labels, bound, paired=paired).sentence
-    return None
+    return _over_probe(report)
+
+
+def _over_probe(report: Run) -> str | None:
+    """Return how the kept model of ``model=auto`` compares with the frozen probe, or None."""
+    start = report.get("start") or {}
+    if not start.get("complete"):  # other runs have baselines, or advice to train them
+        return None
+    found = {one["name"]: one["metrics"].get("target/test/acc") for one in start["candidates"]}
+    before, after = found.get(PROBE), (report.get("metrics") or {}).get("target/test/acc")
+    if before is None or after is None:
+        return None
+    if start.get("chosen") == PROBE:
+        return f"The {PROBE} is kept: no other model has a higher score."
+    return (
+        f"{start.get('chosen')} has {100 * after:.1f} % on the target, the {PROBE} "
+        f"{100 * before:.1f} % ({100 * (after - before):+.1f} points), with one seed; the spread "
+        "over seeds is unknown."
+    )
 
 
 def _change(report: Run) -> str | None:
@@ -87,7 +106,7 @@ def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
             "text": "The accuracy on the target is unknown, since it has no labels.",
             "command": "evaluate.py checkpoint=<this folder> data.target.test=<labelled samples>",
         }
-    has_baseline = any(run.get("name") in BASELINES for run in baselines)
+    has_baseline = any(run.get("name") in BASELINES for run in baselines) or _over_probe(report)
     if has_baseline or not _group(report).accuracies("target") or not adapted:
         return None  # without a method the model is its own baseline
     config = report.get("config") or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tl_lightning.reporting.run.start import candidate_rows
+from tl_lightning.reporting.verdict import advice, run_verdict
 
 START = {
     "chosen": "aligned probe",
@@ -54,3 +55,17 @@ def test_an_interpolated_model_has_the_test_accuracy_if_it_was_chosen() -> None:
         assert {name for name, row in found.items() if row["target"] == "75.0 %"} == {kept}
         assert found["interpolated, alpha 0.5"]["score"] == "0.500"
         assert found["trained, epoch 3"]["score"] == ("0.700" if chosen else "0.800")
+
+
+def test_the_best_of_several_models_is_compared_with_the_frozen_probe() -> None:
+    report = {"name": "auto", "data": "d", "start": {**START, "complete": True}, "metrics": TRAINED}
+    text = (
+        "aligned probe has 75.0 % on the target, the frozen probe 25.0 % (+50.0 points), with one"
+    )
+    assert str(run_verdict(report, [])).startswith(text)
+    assert advice(report, []) is None
+    report["start"] = {**START, "complete": True, "chosen": "frozen probe"}
+    assert run_verdict(report, []) == "The frozen probe is kept: no other model has a higher score."
+    report["start"] = START  # of a run that can have baselines
+    assert run_verdict(report, []) is None
+    assert "No source-only baseline found" in advice(report, [])["text"]

@@ -170,7 +170,7 @@ def _draw(panel: Panel, lines: dict[str, Series], by_epoch: bool, selected: Any)
                          label=panel.level[1])  # fmt: skip
         if by_epoch and selected is not None:
             _mark(axes, float(selected) + 1, panel.mark)
-        if panel.unit == "log" and _positive(lines):
+        if panel.unit == "log" and _spread(lines) >= 10:  # a log axis has a tick per decade
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
@@ -191,9 +191,11 @@ def _colour(label: str, index: int) -> str:
     return TARGET if label.startswith("target") else LINES[index % len(LINES)]
 
 
-def _positive(lines: dict[str, Series]) -> bool:
+def _spread(lines: dict[str, Series]) -> float:
+    """Return the largest value divided by the smallest positive one; 0 without any."""
     values: Array = np.concatenate([series.value for series in lines.values()])
-    return bool((values[np.isfinite(values)] > 0).any())
+    positive = values[np.isfinite(values) & (values > 0)]
+    return float(positive.max() / positive.min()) if len(positive) else 0.0
 
 
 def _mark(axes: Any, epoch: float, labelled: bool) -> None:
@@ -203,7 +205,8 @@ def _mark(axes: Any, epoch: float, labelled: bool) -> None:
         text = f"selected: epoch {epoch:g}" if epoch else "selected: before training"
         axes.annotate(text, (epoch, 0), xytext=(4 if right else -4, 4),
                       xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-                      ha="left" if right else "right", fontsize=7.5, color=INK)  # fmt: skip
+                      ha="left" if right else "right", fontsize=7.5, color=INK,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
 
 
 def _title(axes: Any, title: str, legend: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -324,7 +324,7 @@ class DomainAdaptation(TransferModule):
         interrupted continues with the same ones. All ranks get those of rank 0.
         """
         if self.predicted is None or self.predicted[0] != epoch:
-            found = self._target_bank().logits.argmax(1).cpu()
+            found = torch.cat(self._target_outputs(lambda _, logits: logits.argmax(1).cpu()))
             self.predicted = epoch, self.trainer.strategy.broadcast(found)
         classes: NDArray[np.int64] = self.predicted[1].numpy()
         return classes
@@ -343,7 +343,12 @@ class DomainAdaptation(TransferModule):
             self.predicted = int(epoch), classes
 
     def _target_bank(self) -> TargetBank:
-        """Run the model on the target training split in evaluation mode."""
+        outputs = self._target_outputs(lambda features, logits: (features, logits))
+        features, logits = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
+        return TargetBank(features, logits)
+
+    def _target_outputs(self, kept: Callable[[Tensor, Tensor], Any]) -> list[Any]:
+        """Return what is kept of each batch of the target training split, in evaluation mode."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "whole_loader"):
             raise DataError(
@@ -356,10 +361,10 @@ class DomainAdaptation(TransferModule):
         outputs = []
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for batch in data.whole_loader("target"):
-                outputs.append(self._single_domain(Stream.TARGET, batch["inputs"].to(self.device)))
+                inputs = batch["inputs"].to(self.device)
+                outputs.append(kept(*self._single_domain(Stream.TARGET, inputs)))
         self.train(training)
-        features, logits = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
-        return TargetBank(features, logits)
+        return outputs
 
 
 class SourceFree(DomainAdaptation):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from tl_lightning.config.overrides import _split
 
 REPO = Path(__file__).resolve().parents[1]
 #: docs/settings.md is generated, and has no commands.
@@ -27,6 +30,7 @@ class Block(NamedTuple):
         page: Name of its file.
         line: Where it starts.
         kind: ``python``, ``commands`` or ``other``.
+        language: As it is written after the fence.
         code: Its text, without common indentation.
         reason: Why it is not executed; empty if it is.
     """
@@ -34,6 +38,7 @@ class Block(NamedTuple):
     page: str
     line: int
     kind: str
+    language: str
     code: str
     reason: str
 
@@ -56,7 +61,7 @@ def blocks_of(text: str, page: str) -> Iterator[Block]:
         code = re.sub(rf"^{found[1]}", "", found[3], flags=re.M)
         kind = "commands" if found[2] in SHELL else "python" if found[2] == "python" else "other"
         reason = " ".join(marked[1].split()) if marked else ""
-        yield Block(page, before.count("\n") + 1, kind, code, reason)
+        yield Block(page, before.count("\n") + 1, kind, found[2], code, reason)
 
 
 def all_blocks() -> list[Block]:
@@ -96,3 +101,55 @@ def _command(words: Sequence[str]) -> Command:
             name = script[1] or script[2].replace("-", "_")
             return Command(name, tuple(words[number + 1 :]))
     return Command(words[0], tuple(words[1:]))
+
+
+#: Pages whose blocks ``tests/integration/test_documentation.py`` executes, by kind.
+EXECUTED: dict[str, tuple[str, ...]] = {
+    "bring_your_own.md": ("python", "commands"),
+    "README.md": ("python",),
+    "adaptation.md": ("python",),
+    "add_a_method.md": ("python",),
+    "export.md": ("python", "commands"),
+    "prediction.md": ("python", "commands"),
+    "python_api.md": ("python",),
+    "quickstart.md": ("python",),
+    "serving.md": ("python",),
+    "sharing.md": ("python", "commands"),
+}
+
+
+def treatment(block: Block) -> str:
+    """Return ``executed``, ``validated``, ``not executed``, ``output`` or ``configuration``."""
+    if block.kind == "other":
+        return "configuration" if block.language == "yaml" else "output"
+    if block.reason:
+        return "not executed"
+    return "executed" if block.kind in EXECUTED.get(block.page, ()) else "validated"
+
+
+def counts(blocks: Sequence[Block]) -> dict[str, Counter[str]]:
+    """Return how many blocks of each kind have each treatment."""
+    found: dict[str, Counter[str]] = {}
+    for block in blocks:
+        found.setdefault(block.kind, Counter())[treatment(block)] += 1
+    return found
+
+
+def fixed_values(settings: Sequence[str], sweep: bool) -> list[list[str]]:
+    """Return configurations in which every value of a sweep occurs at least once.
+
+    >>> fixed_values(["a=1,2", "b=[3,4]", "c=5,6,7"], sweep=True)
+    [['a=1', 'b=[3,4]', 'c=5'], ['a=2', 'b=[3,4]', 'c=6'], ['a=1', 'b=[3,4]', 'c=7']]
+    """
+    pairs = [one.partition("=")[::2] for one in settings]
+    values = [_split(value) if sweep else [value] for _, value in pairs]
+    keys = [key for key, _ in pairs]
+    return [
+        [f"{key}={each[number % len(each)]}" for key, each in zip(keys, values, strict=True)]
+        for number in range(max(map(len, values), default=1))
+    ]
+
+
+if __name__ == "__main__":
+    for kind, found in counts(all_blocks()).items():
+        print(kind, dict(found))

@@ -58,7 +58,8 @@ def test_an_interpolated_model_has_the_test_accuracy_if_it_was_chosen() -> None:
 
 
 def test_the_best_of_several_models_is_compared_with_the_frozen_probe() -> None:
-    report = {"name": "auto", "data": "d", "start": {**START, "complete": True}, "metrics": TRAINED}
+    start = {**START, "complete": True}
+    report = {"name": "auto", "data": "d", "start": start, "metrics": TRAINED}
     text = (
         "aligned probe has 75.0 % on the target, the frozen probe 25.0 % (+50.0 points), with one"
     )

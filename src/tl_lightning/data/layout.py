@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tl_lightning.data.io.folders import (
     split_folders,
 )
 from tl_lightning.data.io.labels import composed_form
+from tl_lightning.data.named_domains import OTHERS
 from tl_lightning.data.splits import halves_by_hash, split_by_hash
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
@@ -321,13 +322,21 @@ def listed_layout(
     return Layout(classes, splits[0], None, splits[1])
 
 
-def pooled(layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem) -> Layout:
+def pooled(
+    layouts: Mapping[str, Layout], on_problem: OnProblem = raise_problem, asked: Any = None
+) -> Layout:
     """Merge domains that share their classes; sample names are prefixed with the domain name.
 
     Every sample keeps the index of its domain.
+
+    Args:
+        layouts: By name of the domain.
+        on_problem: Called for domains that differ in their classes or labels.
+        asked: The setting that selected them. A single domain keeps its name if it is what
+            ``others`` left, so that a run is the same for any number of domains.
     """
     first = next(iter(layouts.values()))
-    if len(layouts) == 1:
+    if len(layouts) == 1 and asked != OTHERS:
         return first
     bare = [name for name, layout in layouts.items() if layout.train.labels is None]
     if 0 < len(bare) < len(layouts):

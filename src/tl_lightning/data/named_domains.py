@@ -54,7 +54,7 @@ def sampling_problems(sampling: str, source: Domain) -> Iterator[str]:
     """Yield why training batches cannot contain all domains of the source equally often."""
     if sampling != "domain_balanced":
         return
-    if len(source.domains) < 2:
+    if not source.domains:
         yield (
             "data.sampling=domain_balanced draws from the domains of the source equally often, "
             f"but the source ({source.name}) is one domain; set data.source.domain=[<one>,"

@@ -46,7 +46,8 @@ class MixStyle(Method):
 
     After the layer groups at a quarter and at half of the network, with probability ``p`` in a
     step, the styles of the samples are mixed with those of a random permutation of the batch. The
-    paper mixes after the first two or three of four stages.
+    paper mixes after the first two or three of four stages. Layers that are frozen are mixed as
+    well: only the layers behind them learn from it then.
 
     Args:
         in_features: Not used.
@@ -106,7 +107,8 @@ class MixStyle(Method):
             groups[number].modules[-1].register_forward_hook(self._mix)
 
     def _mix(self, module: nn.Module, inputs: Any, out: Tensor) -> Tensor | None:
-        if not module.training:
+        # Not module.training: a frozen layer is in evaluation mode, and its output is mixed too.
+        if not self.training:
             return None
         if out.dim() != 4:
             raise ConfigError(

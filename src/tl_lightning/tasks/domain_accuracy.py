@@ -17,7 +17,7 @@ MEAN, WORST = "mean_domain_acc", "worst_domain_acc"
 def domain_accuracies(
     names: Sequence[str], domains: NDArray[np.int64], right: NDArray[Any]
 ) -> dict[str, float]:
-    """Return the accuracy by ``acc_<domain>``, their mean and the lowest; of one domain nothing.
+    """Return the accuracy by ``acc_<domain>``, their mean and the lowest; nothing without names.
 
     Domains without samples are left out. The mean gives every domain the same weight, as the
     selection by training domains in DomainBed (Gulrajani and Lopez-Paz, ICLR 2021) does.
@@ -31,8 +31,6 @@ def domain_accuracies(
     >>> {name: float(value) for name, value in found.items()}
     {'acc_a': 0.5, 'acc_b': 1.0, 'mean_domain_acc': 0.75, 'worst_domain_acc': 0.5}
     """
-    if len(names) < 2:
-        return {}
     known = {
         name: float(np.mean(right[domains == number]))
         for number, name in enumerate(names)

@@ -19,11 +19,13 @@ def source_problems(run: RunConfig, source: Domain) -> Iterator[str]:
         return
     what = f"the source ({source.name}) is one domain"
     change = "set data.source.domain=[<one>,<another>]"
+    if source.domains:  # what data.source.domain=others left
+        change = "leave the method out, or add another domain"
     for name, node in run.methods.items():
         if node.cls.uses_source_domains:
             yield f"method=[{name}] compares the domains of the source, but {what}; {change}"
     monitor = str(SELECTIONS[run.selection].monitor)
-    if monitor.endswith((MEAN, WORST)):
+    if monitor.endswith((MEAN, WORST)) and not source.domains:
         yield (
             f"selection={run.selection} compares the domains of the source, but {what}; "
             "set selection=source_val"

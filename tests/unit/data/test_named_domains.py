@@ -97,6 +97,16 @@ def test_balancing_the_domains_needs_several(root) -> None:
         data_of(root, *given, "data.sampling=domain_balanced")
 
 
+def test_one_domain_that_others_leaves_keeps_its_name(root) -> None:
+    given = "data.source.domain=others", "data.target.domain=[photo,sketch]"
+    data = data_of(root, *given, "data.sampling=domain_balanced")
+    source = data.found["source"]
+    assert source.domains == ("art_painting",)
+    assert len(source.val)
+    assert not source.val.domains.any()
+    assert [batch["domain"].tolist() for batch in batches(data)] == [[0] * 6] * 4
+
+
 def test_a_domain_without_training_samples_cannot_be_balanced(tmp_path) -> None:
     rows = ["path,label,domain,split"]
     folder = domain_folders(tmp_path, ("photo", "sketch"), number=6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import config, evaluated, same, weights
 from layouts import domain_folders
@@ -68,6 +69,58 @@ def test_all_samples_of_the_target_are_tested_then_and_later(tmp_path) -> None:
     assert report["dataset"]["domains"]["source"].keys() == {"art_painting", "photo"}
     again = evaluation.evaluate(tmp_path / "run" / report["selection"]["checkpoint"], None, None)
     assert again["metrics"] == evaluated(report)
+
+
+def leave_one_out(tmp_path, *overrides):
+    """Return the settings of the experiment for two domains, of which one is held out."""
+    root = domain_folders(tmp_path / "set", ("photo", "sketch"), number=10)
+    return compose([
+        "experiment=leave_one_out", "data=domains", f"data.root={root}", "data.batch_size=6",
+        "data.target.domain=sketch", "data.num_workers=0", "backbone=tiny_cnn", "backbone.size=16",
+        "trainer=cpu", "trainer.max_epochs=1", "data.steps_per_epoch=2", "report.samples=30",
+        "report.explained=0", *overrides,
+    ])  # fmt: skip
+
+
+def test_leaving_out_one_of_two_domains(tmp_path) -> None:
+    report = training.fit(leave_one_out(tmp_path, "model=erm"), tmp_path / "run")
+    metrics = report["metrics"]
+    assert report["dataset"]["domains"]["source"].keys() == {"photo"}
+    assert report["selection"]["rule"] == "mean_domain"
+    for name in ("acc_photo", "mean_domain_acc", "worst_domain_acc"):
+        assert metrics[f"source/test/{name}"] == metrics["source/test/acc"]
+
+
+def test_one_domain_is_too_few_for_methods_that_compare_them(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"\[vrex\] compares .* \(photo\) is one domain; leave the"):
+        training.fit(leave_one_out(tmp_path, "model=vrex"), tmp_path / "run")
+
+
+def test_groups_within_one_domain(tmp_path) -> None:
+    """The column of the groups is named as that of the domains, and there is no target."""
+    colours, rows = {"red": (255, 0, 0), "blue": (0, 0, 255)}, ["path,label,device"]
+    for number in range(60):
+        label = [*colours][number % 2]
+        # The images of the group "old" are all alike, so that it cannot be learned.
+        group, colour = ("old", (90, 90, 90)) if number % 5 < 2 else ("new", colours[label])
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{label},{group}")
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(rows) + "\n")
+    given = [
+        "data=csv", f"data.table={table}", "data.columns.domain=device", "data.target=null",
+        "data.source.domain=[new,old]", "model=group_dro", "method.group_dro.eta=1",
+        "data.batch_size=16", "data.num_workers=0", "backbone=tiny_cnn", "backbone.size=16",
+        "trainer=cpu", "trainer.max_epochs=2", "data.steps_per_epoch=10", "optimizer.lr=0.01",
+        "report.samples=30", "report.explained=0",
+    ]  # fmt: skip
+    report = training.fit(compose(given), tmp_path / "run")
+    metrics = report["metrics"]
+    groups = {name: metrics[f"source/test/acc_{name}"] for name in ("new", "old")}
+    assert metrics["source/test/worst_domain_acc"] == groups["old"] < groups["new"]
+    assert report["dataset"]["domains"]["source"].keys() == groups.keys()
+    stored = weights(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert stored["methods.group_dro.q"][1] > 0.6
 
 
 def test_validation_samples_are_trained_on_if_asked_for(tmp_path) -> None:

@@ -111,7 +111,7 @@ class ImageTableDataModule(ImageFilesDataModule):
             if layouts[name].note:
                 layouts[name] = self.pair.in_part(layouts[name])
         name = "+".join(names) or (table.stem if own else str(self.name))
-        return name, pooled(layouts, self.pair.on_problem)
+        return name, pooled(layouts, self.pair.on_problem, node.get("domain"))
 
     def read_test(self, place: str) -> Layout:
         """Return the images of ``data.target.test``, a table with the same columns."""

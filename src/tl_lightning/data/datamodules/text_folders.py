@@ -70,7 +70,7 @@ class TextDomainsDataModule(TextDataModule):
         elif shared := [path.name for path in chosen if path in self.taken]:
             refuse_shared(shared[0], [name for name in valid if name not in shared])
         layouts = {path.name: self._layout(domain, path, setting) for path in chosen}
-        return "+".join(names), pooled(layouts, self.pair.on_problem)
+        return "+".join(names), pooled(layouts, self.pair.on_problem, node.get("domain"))
 
     def _layout(self, domain: str, path: Path, setting: str) -> Layout:
         if domain == "target":

@@ -106,7 +106,8 @@ class TextTableDataModule(TextDataModule):
             layouts[name] = _layout(own)
             if layouts[name].note:
                 layouts[name] = self.pair.in_part(layouts[name])
-        return "+".join(names) or str(self.name), pooled(layouts, self.pair.on_problem)
+        title = "+".join(names) or str(self.name)
+        return title, pooled(layouts, self.pair.on_problem, node.get("domain"))
 
     def read_test(self, place: str) -> Layout:
         """Return the texts of ``data.target.test``, a table with the same columns."""

@@ -16,6 +16,7 @@ from tl_lightning.data.datamodules.digits import DigitsDataModule
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.evaluation import load as loading
 from tl_lightning.methods.base import Method, TargetBank
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.models import base
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
@@ -49,6 +50,8 @@ def arguments(name: str, trained: str) -> list[str]:
         overrides.append("data.source.domain=[plain,inverted]")
     if "num_sources" in NODES[name]:
         overrides.append(f"method.{name}.num_sources=2")
+    if cls.compares_spans:
+        overrides.append("backbone.features=64")
     if cls.measures_domains:
         overrides.append(f"init={trained}")
     if "target_labelled" in cls.extra_views:
@@ -170,6 +173,17 @@ def test_target_views_have_no_labels(name, trained) -> None:
         assert stream not in views or views[stream].labels is None
 
 
+@pytest.mark.parametrize("name", [name for name in TERMS if CLASSES[name].tasks == TASKS])
+def test_methods_for_every_kind_of_task_use_only_features(name, trained) -> None:
+    net = module(*arguments(name, trained)).train()
+    views = net.views(batch(net))
+    for view in views.values():
+        view.logits, view.labels = torch.full_like(view.logits, torch.nan), None
+    for stage in net.stages or [None]:
+        for key, value in stage_terms(net, views, stage, 0.7).items():
+            assert torch.isfinite(value), key
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_parameter_is_in_exactly_one_named_group(name, trained) -> None:
     net = module(*arguments(name, trained))
@@ -192,7 +206,7 @@ def test_weight_zero_equals_training_without_the_method(name, trained, tmp_path,
     assert same(a, b, but="methods.")
     if CLASSES[name].extra_views or CLASSES[name].source_free or adapted(name) == "source":
         return
-    same_data = [one for one in arguments(name, trained) if one.startswith("data.")]
+    same_data = [one for one in arguments(name, trained) if one.startswith(("data.", "backbone."))]
     training.fit(config("model=joint_bn", *same_data), tmp_path / "joint")
     joint = weights(tmp_path / "joint" / "checkpoints" / "last.ckpt")
     assert all(torch.equal(joint[key], a[key]) for key in joint)

@@ -13,6 +13,7 @@ from torch import nn
 from tl_lightning.errors import ConfigError
 from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.domain_norm import DomainBatchNorm, replace_norms
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["AdaBN"]
@@ -30,6 +31,7 @@ class AdaBN(Method):
         num_classes: Not used by this method.
     """
 
+    tasks = TASKS
     required_domains = frozenset()
     adds_loss = False
     batch_statistics = True

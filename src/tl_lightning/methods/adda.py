@@ -15,6 +15,7 @@ from torch.nn import functional
 from tl_lightning.layers import Activation, perceptron
 from tl_lightning.methods.base import Method
 from tl_lightning.methods.components.adversary import domain_loss
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["ADDA"]
@@ -38,6 +39,7 @@ class ADDA(Method):
         activation: Activation after each hidden layer.
     """
 
+    tasks = TASKS
     teacher = "frozen"
     teacher_views = ("source",)
     find_unused_parameters = True

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tl_lightning.methods.base import Penalty
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import DOMAINS, Context, Views
 
 __all__ = ["AFN", "norm_gap"]
@@ -33,6 +34,8 @@ class AFN(Penalty):
         step: Increment of the target norm over the current norm.
         kwargs: As in :class:`Penalty`.
     """
+
+    tasks = TASKS
 
     def __init__(self, *, step: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)

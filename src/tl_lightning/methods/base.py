@@ -60,13 +60,12 @@ class Method(nn.Module):
         num_classes: Width ``K`` of the logits in the views.
     """
 
-    #: Additional views: ``target_strong`` (strongly augmented target images) and
-    #: ``target_labelled`` (few-shot target samples).
+    tasks: ClassVar[frozenset[str]] = frozenset({"classification"})  # that it supports
+    #: Additional views: ``target_strong`` (augmented), ``target_labelled`` (few-shot samples).
     extra_views: ClassVar[frozenset[str]] = frozenset()
     #: Domains whose views the method needs.
     required_domains: ClassVar[frozenset[str]] = frozenset({"source", "target"})
-    #: Kind of teacher: ``average`` is a moving average of the model, ``frozen`` a copy taken at
-    #: ``teacher_start``.
+    #: Kind of teacher: ``average`` (moving average of the model) or ``frozen`` (a copy).
     teacher: ClassVar[Literal["average", "frozen"] | None] = None
     #: Views that include the teacher's features and logits.
     teacher_views: ClassVar[tuple[str, ...]] = ()
@@ -86,6 +85,8 @@ class Method(nn.Module):
     batch_statistics: ClassVar[bool] = False
     #: Smallest number of samples per domain in a batch that it can compare.
     smallest_batch: ClassVar[int] = 1
+    #: Whether it compares the spans of features, which must be twice as many as the samples.
+    compares_spans: ClassVar[bool] = False
     #: Whether its layers must measure training samples of each domain before training.
     measures_domains: ClassVar[bool] = False
     #: Whether the method needs to know which of several source domains each sample is from.
@@ -179,9 +180,7 @@ class Penalty(Method):
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return the weighted term under the method's name."""
-        inputs = (
-            {stream: gathered(view) for stream, view in views.items()} if self.gather else views
-        )
+        inputs = {key: gathered(view) for key, view in views.items()} if self.gather else views
         weight = self.strength(ctx)
         device = next(iter(views.values())).features.device.type
         with torch.autocast(device, enabled=False):

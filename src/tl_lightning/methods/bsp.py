@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_lightning.losses.singular_values import singular_values
 from tl_lightning.methods.base import Penalty
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import DOMAINS, Context, Views
 
 __all__ = ["BSP"]
@@ -27,6 +28,8 @@ class BSP(Penalty):
         k: Number of singular values.
         kwargs: As in :class:`Penalty`.
     """
+
+    tasks = TASKS
 
     def __init__(self, *, k: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tl_lightning.methods.base import Penalty
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import Context, Views
 
 __all__ = ["CORAL", "covariance"]
@@ -22,6 +23,7 @@ def covariance(x: Tensor) -> Tensor:
 class CORAL(Penalty):
     """``|C_s - C_t|_F^2 / (4 D^2)`` with the feature covariances ``C`` of the batch."""
 
+    tasks = TASKS
     smallest_batch = 2
 
     def loss(self, views: Views, ctx: Context) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tl_lightning.methods.components.adversary import Adversary
+from tl_lightning.methods.components.kinds import TASKS
 
 __all__ = ["DANN"]
 
@@ -22,6 +23,8 @@ class DANN(Adversary):
         in_features: Width ``D`` of the features.
         kwargs: As in :class:`Adversary`.
     """
+
+    tasks = TASKS
 
     def __init__(self, *, in_features: int, **kwargs: Any) -> None:
         super().__init__(in_features=in_features, inputs=in_features, **kwargs)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tl_lightning.methods.base import Penalty
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.methods.components.source_domains import members_of
 from tl_lightning.methods.coral import covariance
 from tl_lightning.types import Context, Views
@@ -26,6 +27,7 @@ class DomainCORAL(Penalty):
     Domains with a single sample in the batch are left out.
     """
 
+    tasks = TASKS
     required_domains = frozenset({"source"})
     uses_source_domains = True
     smallest_batch = 4

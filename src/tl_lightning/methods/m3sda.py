@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tl_lightning.config.hints import at_least
 from tl_lightning.methods.base import Penalty
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.methods.components.source_domains import members_of
 from tl_lightning.types import Context, Views
 
@@ -33,6 +34,7 @@ class M3SDA(Penalty):
         kwargs: As in :class:`Penalty`.
     """
 
+    tasks = TASKS
     uses_source_domains = True
     smallest_batch = 2
 

@@ -15,6 +15,7 @@ from tl_lightning.config.hints import above, within
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.errors import ConfigError
 from tl_lightning.methods.base import Method
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["MixStyle", "mixed_style"]
@@ -56,6 +57,7 @@ class MixStyle(Method):
         alpha: Of ``Beta(alpha, alpha)``, from which the weights are drawn.
     """
 
+    tasks = TASKS
     required_domains = frozenset({"source"})
     adds_loss = False
 

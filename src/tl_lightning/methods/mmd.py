@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tl_lightning.methods.base import Penalty
 from tl_lightning.methods.components.kernels import gaussian_kernel, mmd
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import Context, Views
 
 __all__ = ["MMD"]
@@ -31,6 +32,7 @@ class MMD(Penalty):
         kwargs: As in :class:`Penalty`.
     """
 
+    tasks = TASKS
     smallest_batch = 2
     uses_weights = True
 

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from tl_lightning.data.transforms.uniforms import uniforms
 from tl_lightning.layers import Activation, perceptron
 from tl_lightning.methods.base import Method, Stage
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import Context, Terms, View, Views
 from tl_lightning.utils.seeding import mix
 
@@ -55,6 +56,7 @@ class WDGRL(Method):
         activation: Activation after each hidden layer.
     """
 
+    tasks = TASKS
     alternating = True
     find_unused_parameters = True
 

@@ -32,7 +32,7 @@ from tl_lightning.tasks.auxiliary.labels import attach_labels
 from tl_lightning.tasks.classification import Classification, prepare_outputs
 from tl_lightning.training.feature_plan import Plan, plan
 from tl_lightning.training.sizes import with_sizes
-from tl_lightning.training.small_data import check_batches, fit_to_size
+from tl_lightning.training.small_data import check_batches, check_spans, fit_to_size
 from tl_lightning.training.target_labels import discovered
 from tl_lightning.training.trainer import make_loggers, make_trainer, run_callbacks
 from tl_lightning.utils.seeding import mix
@@ -221,6 +221,7 @@ def _methods(
     methods: dict[str, Method] = {}
     for number, (name, node) in enumerate(run.methods.items()):
         torch.manual_seed(mix(run.seed, 3, number))
+        check_spans(run, name, task.head.out_features)
         methods[name] = node.build(in_features=task.head.out_features, num_classes=task.num_classes)
         methods[name].modify_network(backbone, task)
     for method in own.values():

@@ -12,9 +12,9 @@ from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.class_folders import ClassFoldersDataModule
 from tl_lightning.data.datamodules.image_table import ImageTableDataModule
 from tl_lightning.distributed.strategy import num_processes
-from tl_lightning.errors import DataError
+from tl_lightning.errors import ConfigError, DataError
 
-__all__ = ["LEAST_STEPS", "check_batches", "fit_to_size"]
+__all__ = ["LEAST_STEPS", "check_batches", "check_spans", "fit_to_size"]
 
 #: Steps of a run with default settings, see docs/measurements.md.
 LEAST_STEPS = 150
@@ -72,6 +72,32 @@ def check_batches(run: RunConfig, data: TransferDataModule) -> None:
                 f"{node.cls.smallest_batch} training samples per domain, but {least.name} has "
                 f"{len(least.train)}; add samples, or set another method"
             )
+
+
+def check_spans(run: RunConfig, name: str, width: int) -> None:
+    """Check that the features are wide enough for a method that compares their spans.
+
+    Two subspaces of ``B`` dimensions of a space of ``D`` share at least ``2 B - D`` dimensions,
+    whatever the samples are.
+
+    Args:
+        run: A checked configuration.
+        name: Name of the method.
+        width: Width ``D`` of the features.
+
+    Raises:
+        ConfigError: If twice the number of samples is larger than the width.
+    """
+    node = run.methods[name]
+    ranks = num_processes(run.trainer) if node.params.get("gather") else 1
+    if node.cls.compares_spans and 2 * run.batch_size * ranks > width:
+        each = f" on each of {ranks} ranks" if ranks > 1 else ""
+        raise ConfigError(
+            f"method=[{name}] compares the subspaces that the features of a batch span, which "
+            f"must have at most half of the {width} dimensions of the features, but "
+            f"data.batch_size={run.batch_size}{each}; set data.batch_size={width // 2 // ranks} "
+            "or less, wider features, or method=[dare_gram]"
+        )
 
 
 def _set_batches(run: RunConfig, data: TransferDataModule, batch: int, steps: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tl_lightning.methods.base import Method
+from tl_lightning.methods.components.kinds import TASKS
 from tl_lightning.types import Context, Terms, Views
 
 __all__ = ["Measuring"]
@@ -21,6 +22,7 @@ class Measuring(Method):
         num_classes: Not used.
     """
 
+    tasks = TASKS
     adds_loss = False
     measures_domains = True
 

@@ -30,7 +30,7 @@ def hard_negative_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: ``(B,)``.
     """
     own = functional.one_hot(labels, logits.shape[1]).bool()
-    positive = functional.softplus(-logits[own])
+    positive = functional.softplus(-logits.gather(1, labels[:, None]).squeeze(1))
     negative = functional.softplus(logits).masked_fill(own, 0.0).amax(1)
     return positive + negative
 

@@ -22,8 +22,6 @@ class Teacher(nn.Module):
         momentum: Momentum of the moving average.
     """
 
-    taken: Tensor
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -39,8 +37,9 @@ class Teacher(nn.Module):
         self.kind = kind
         self.begins = begins
         self.momentum = momentum
-        # A buffer, so that a resumed run does not take the copy again.
-        self.register_buffer("taken", torch.tensor(kind == "average"))
+        #: Whether the outputs may be used: always, or once the frozen copy has been taken. Not a
+        #: buffer, as reading one in a step would wait for the device.
+        self.taken = kind == "average"
         self.requires_grad_(False)
         self.eval()
 
@@ -48,12 +47,20 @@ class Teacher(nn.Module):
         """Stay in evaluation mode, so that outputs do not depend on the other samples."""
         return super().train(False)
 
+    def get_extra_state(self) -> Tensor:
+        """Return whether the copy has been taken, so that a resumed run does not take it again."""
+        return torch.tensor(self.taken)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore it."""
+        self.taken = bool(state)
+
     @torch.no_grad()
     def before_step(self, backbone: nn.Module, task: nn.Module, progress: float) -> None:
         """Take the frozen copy once ``progress`` has reached its start."""
         if self.kind == "frozen" and progress >= self.begins and not self.taken:
             self._update(backbone, task, momentum=0.0)
-            self.taken.fill_(True)
+            self.taken = True
 
     @torch.no_grad()
     def after_step(self, backbone: nn.Module, task: nn.Module) -> None:

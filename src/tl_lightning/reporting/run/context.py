@@ -27,6 +27,7 @@ from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.class_sets import describe_class_sets
 from tl_lightning.reporting.run.domains import domain_tables
 from tl_lightning.reporting.run.figures import class_accuracy, confused_pairs
+from tl_lightning.reporting.run.numbers import describe_numbers
 from tl_lightning.reporting.run.start import candidate_rows, chosen_text
 from tl_lightning.reporting.run.trust import describe_trust
 from tl_lightning.reporting.run.unlabelled import describe_predicted
@@ -77,6 +78,7 @@ def describe(report: Mapping[str, Any], predictions: Predictions, run_dir: Path)
         "selection": _selection(report.get("selection") or {}),
         "trust": describe_trust(report),
         "class_sets": describe_class_sets(report),
+        "numbers": describe_numbers(report),
         "metrics": _metrics(report.get("metrics") or {}),
         "domain_tables": domain_tables(report),
         "predicted": {

@@ -24,6 +24,7 @@ from tl_lightning.reporting.run.context import describe
 from tl_lightning.reporting.run.curves import learning_curves, rate_test
 from tl_lightning.reporting.run.embedding import embedding
 from tl_lightning.reporting.run.explanations import class_examples, explained
+from tl_lightning.reporting.run.numbers import number_figures
 from tl_lightning.reporting.run.trust import trust_figures
 from tl_lightning.reporting.run.unlabelled import (
     changed_sentence,
@@ -68,7 +69,7 @@ def write_page(run_dir: Path) -> Path:
     panels = list(images)
     names = [predictions.name(index) for index in range(predictions.num_classes)]
     images |= _prediction_figures(predictions, names, str(report.get("projection") or "pca"))
-    images |= trust_figures(predictions, report)
+    images |= trust_figures(predictions, report) | number_figures(report)
     base, predicted = read_base(run_dir, classes), report.get("predicted") or {}
     for domain in predicted:
         images |= unlabelled_figures(predictions, domain)

@@ -20,6 +20,7 @@ from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.errors import ConfigError, nearest
 from tl_lightning.models.base import TransferModule
+from tl_lightning.tasks.encoding import encoding_of
 from tl_lightning.training.build import aux_label_info, build_module
 from tl_lightning.training.sizes import with_sizes
 
@@ -187,11 +188,11 @@ def _model(
         if names is None or isinstance(names, str) or len(names) < 2:
             raise ConfigError(f"classes={classes!r} must be two or more names, or their number")
         return build_module(run, list(names), own=own)
+    data.encoding = encoding_of(run.task)
     info = data.discover(learn_from=run.model.cls.learn_from)
     run = with_sizes(run, info)
     labels = aux_label_info(run, data)
-    module = build_module(
-        run, info.classes, class_counts=info.class_counts, aux_info=labels, own=own
-    )
-    module.input_state = info.input_state
-    return module
+    return build_module(
+        run, info.classes, class_counts=info.class_counts, aux_info=labels, own=own,
+        input_state=info.input_state,
+    )  # fmt: skip

@@ -52,7 +52,8 @@ class Explanations(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the images of the projected samples, and explain some predictions."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not self.collector.after:
+        # Both show predicted classes.
+        if not (trainer.is_global_zero and self.collector.after and self.collector.scores):
             return
         assert isinstance(pl_module, TransferModule)
         started = time.monotonic()

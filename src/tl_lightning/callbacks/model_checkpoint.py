@@ -19,7 +19,7 @@ from tl_lightning.checkpoints.io import as_before_validation, remove_drafts
 from tl_lightning.errors import CheckpointError, TrainingError
 from tl_lightning.loggers.csv_logger import keep_rows, rows_so_far
 from tl_lightning.selection.collapse import WORST
-from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.selection.rules import rule_of
 from tl_lightning.utils.signals import signals
 
 __all__ = ["START", "SelectionCheckpoint"]
@@ -42,6 +42,7 @@ class SelectionCheckpoint(ModelCheckpoint):
         every_n_epochs: Epochs between two checkpoints.
         every_n_steps: Optimizer steps between two checkpoints within an epoch, or None.
         every_minutes: Minutes between two checkpoints within an epoch, or None; measured on rank 0.
+        task: Kind of the main task, see :func:`.rule_of`.
         min_seconds: Skip the checkpoint of an epoch that ends within this time after the previous
             write, unless it is the last epoch or chosen by the rule. On cached features an epoch
             takes less time than writing its checkpoint.
@@ -59,9 +60,10 @@ class SelectionCheckpoint(ModelCheckpoint):
         every_n_steps: int | None,
         every_minutes: float | None,
         min_seconds: float,
+        task: str = "classification",
     ) -> None:
         self.rule = selection
-        rule = SELECTIONS[selection]
+        rule = rule_of(selection, task)
         super().__init__(
             dirpath=dirpath,
             filename=f"{selection}-epoch{{epoch:03d}}",

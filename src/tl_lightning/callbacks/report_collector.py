@@ -16,6 +16,7 @@ from tl_lightning.callbacks.contact_sheet import sheet_of
 from tl_lightning.distributed.ranks import gathered
 from tl_lightning.models.base import TransferModule
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
+from tl_lightning.tasks.label_task import LabelTask
 from tl_lightning.types import DOMAINS
 
 __all__ = ["PROJECTIONS", "Projection", "ReportCollector", "plane"]
@@ -58,6 +59,9 @@ class ReportCollector(L.Callback):
         self.names: dict[str, Sequence[str]] = {}
         #: True class (-1 without a label), the two likeliest classes and their probabilities.
         self.scores: dict[str, dict[int, Row]] = {}
+        #: Label and prediction ``(K,)`` of every tested sample if labels are not classes, as they
+        #: are shown, see :meth:`.LabelTask.values`; the label is None without one.
+        self.values: dict[str, dict[int, tuple[list[float] | None, list[float]]]] = {}
         #: Whether each tested sample of the target is taken for none of the classes, if any can be.
         self.rejected: dict[int, bool] = {}
         #: Domains whose test samples have no labels.
@@ -125,8 +129,15 @@ class ReportCollector(L.Callback):
         domain = DOMAINS[dataloader_idx]
         projected = self.wanted[domain]
         index = outputs["index"].tolist()
-        rows = _rows(outputs["logits"], outputs.get("labels"))
-        self.scores.setdefault(domain, {}).update(zip(index, rows, strict=True))
+        assert isinstance(pl_module, TransferModule)
+        if isinstance(pl_module.task, LabelTask):
+            predicted = pl_module.task.values(outputs["logits"]).tolist()
+            true = outputs["labels"].tolist() if "labels" in outputs else [None] * len(index)
+            pairs = zip(true, predicted, strict=True)
+            self.values.setdefault(domain, {}).update(zip(index, pairs, strict=True))
+        else:
+            rows = _rows(outputs["logits"], outputs.get("labels"))
+            self.scores.setdefault(domain, {}).update(zip(index, rows, strict=True))
         if "rejected" in outputs:
             self.rejected.update(zip(index, outputs["rejected"].tolist(), strict=True))
         features = outputs["features"].cpu()
@@ -135,14 +146,16 @@ class ReportCollector(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Merge the results of all ranks, and choose the examples and contact sheets."""
-        for merged in (self.scores, self.after) if trainer.world_size > 1 else ():
+        parts: list[dict[str, Any]] = [self.scores, self.values, self.after]
+        for merged in parts if trainer.world_size > 1 else ():
             for part in gathered(merged):
                 for domain, rows in part.items():
                     merged.setdefault(domain, {}).update(rows)
         for part in gathered(self.rejected) if trainer.world_size > 1 else ():
             self.rejected.update(part)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        for domain in data.domain_names if trainer.is_global_zero and self.examples else ():
+        shows = trainer.is_global_zero and self.examples and self.scores
+        for domain in data.domain_names if shows else ():
             scores = self.scores.get(domain, {})
             labelled = domain not in self.unlabelled
             chosen = most_wrong(scores, self.examples) if labelled else sheet_of(scores)
@@ -166,14 +179,19 @@ class ReportCollector(L.Callback):
             if domain == "target" and self.rejected:
                 out["target_rejected"] = np.array([self.rejected[k] for k in known])
             out |= self._examples(domain, known, out)
+        for domain, values in self.values.items():
+            out |= self._numbers(domain, values)
         if self._complete:
             indices_by = {domain: sorted(rows) for domain, rows in self.after.items()}
             out["features_before"] = self.before["plane"].numpy()
             out["features_after"] = self._final()["plane"].numpy()
             lengths = [len(indices) for indices in indices_by.values()]
             out["features_domain"] = np.repeat(np.arange(len(lengths)), lengths)
-            rows = [np.searchsorted(sorted(self.scores[name]), i) for name, i in indices_by.items()]
+            tested = self.scores or self.values
+            rows = [np.searchsorted(sorted(tested[name]), i) for name, i in indices_by.items()]
             out["features_row"] = np.concatenate(rows)  # place in source_pred, target_pred
+            if not self.scores:
+                return out
             labels = [
                 # Without labels, the predicted class.
                 [self.scores[domain][index][domain in self.unlabelled] for index in indices]
@@ -181,6 +199,17 @@ class ReportCollector(L.Callback):
             ]
             out["features_label"] = np.concatenate(labels)
         return out
+
+    def _numbers(self, domain: str, values: Mapping[int, Any]) -> Arrays:
+        """Return labels ``(N, K)``, if there are any, and predictions that are not classes."""
+        known = sorted(values)
+        true, predicted = zip(*(values[k] for k in known), strict=True)
+        found = {
+            f"{domain}_value": np.array(predicted, dtype=np.float32),
+            f"{domain}_name": np.array([self.names[domain][k] for k in known]),
+        }
+        labels = {} if true[0] is None else {f"{domain}_measured": np.array(true, np.float32)}
+        return found | labels
 
     def _examples(self, domain: str, known: list[int], predictions: Arrays) -> Arrays:
         """Return the example images or texts of a domain; vectors have none."""

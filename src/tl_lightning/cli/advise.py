@@ -95,6 +95,7 @@ def advice_of(overrides: list[str], samples: int = 3000) -> tuple[Advice, str, s
     chosen = [] if any(item.startswith("backbone=") for item in overrides) else [_BACKBONE]
     plain = _config([*overrides, *chosen], "model=domain_adaptation", "method=[relative_bn]")
     from tl_lightning.config.validation.check import check
+    from tl_lightning.config.validation.kinds import needs_classes
     from tl_lightning.config.validation.resolve import has_target
 
     _check_data(plain, has_target(plain))
@@ -106,6 +107,7 @@ def advice_of(overrides: list[str], samples: int = 3000) -> tuple[Advice, str, s
         scratch = _config(own, "model=source_only")
     small = check(scratch)
     run = check(plain)
+    needs_classes(run, "advise.py")
     from tl_lightning.reporting.formatting import domains_of
     from tl_lightning.training.advice import advise as measured
 

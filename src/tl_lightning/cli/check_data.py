@@ -85,6 +85,7 @@ def _check_data(arguments: list[str]) -> None:
         )
     config = composed(overrides, _CHECK_KEYS)
     from tl_lightning.config.validation.check import check
+    from tl_lightning.config.validation.kinds import needs_classes
     from tl_lightning.config.validation.resolve import has_target
 
     target, advised = has_target(as_dict(config)), options["advice"] == "true"
@@ -98,17 +99,21 @@ def _check_data(arguments: list[str]) -> None:
         config = composed([*overrides, "model=source_only"], _CHECK_KEYS)
     from tl_lightning.data.checks.render import console, render
     from tl_lightning.data.checks.survey import survey
+    from tl_lightning.tasks.encoding import data_of
 
     if options["show"] == "augmentations":
         print(f"contact sheet: {_write_sheet(config)}")
         return
     # Print messages such as download progress to stderr: stdout is reserved for the report.
     with contextlib.redirect_stdout(sys.stderr):
-        data = check(config).data.build()
+        checked = check(config)
+        if options["quality"] == "true":
+            needs_classes(checked, "quality=true")
+        data = data_of(checked)
         report = survey(data)
         if options["quality"] == "true" and report["may_start"]:
             report["quality"] = _quality(overrides)
-    may_advise = advised and report["may_start"]
+    may_advise = advised and report["may_start"] and not data.of_cells
     if options["format"] == "json":
         print(json.dumps(report | (_advice(overrides, True) if may_advise else {})))
     else:
@@ -150,12 +155,13 @@ def _write_sheet(config: DictConfig) -> Path:
     """Write a contact sheet of augmented images to the current folder; return its path."""
     from tl_lightning.config.validation.check import check
     from tl_lightning.data.checks.preview import augmentation_sheet
+    from tl_lightning.tasks.encoding import data_of
     from tl_lightning.training.build import build_module
     from tl_lightning.utils.files import write_bytes
 
     checked = check(config)
-    data = checked.data.build()
+    data = data_of(checked)
     data.discover()
-    module = build_module(checked, data.classes, pretrained=False)
+    module = build_module(checked, data.classes, pretrained=False, input_state=data.input_state)
     path = Path(f"augmentations-{data.name}.png").absolute()
     return write_bytes(path, augmentation_sheet(data, module.backbone.input_spec))

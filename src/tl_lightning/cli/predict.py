@@ -198,6 +198,9 @@ def _table(rows: Sequence[Prediction], texts: bool, top: int) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
+    if any(row.values and not row.top for row in rows):
+        _value_table(rows)
+        return
     familiar = any(row.novelty is not None for row in rows)
     columns = ("class", "probability", *(("novelty",) if familiar else ()))
     table = Table(*columns, Column("sample", overflow="fold"))
@@ -215,6 +218,25 @@ def _table(rows: Sequence[Prediction], texts: bool, top: int) -> None:
         reason = f"\n{row.error}" if row.error else ""
         # As plain text, since rich would parse [...] as markup.
         table.add_row(*(Text(printable(text)) for text in (*cells, shown + reason)))
+    Console().print(table)
+
+
+def _value_table(rows: Sequence[Prediction]) -> None:
+    """Print a table of predictions that are numbers, or any number of labels."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    names = next([name for name, _ in row.values] for row in rows if row.values)
+    several = any(row.label is not None for row in rows)
+    columns = (*(["labels"] if several else []), *names)
+    table = Table(*map(printable, columns), Column("sample", overflow="fold"))
+    for row in rows:
+        shown = f"{row.sample[: SHOWN - 3]}..." if len(row.sample) > SHOWN else row.sample
+        numbers = [f"{value:.4g}" for _, value in row.values] or [""] * len(names)
+        labels = [row.label or ""] if several else []
+        reason = f"\n{row.error}" if row.error else ""
+        table.add_row(*(Text(printable(cell)) for cell in (*labels, *numbers, shown + reason)))
     Console().print(table)
 
 
@@ -256,6 +278,8 @@ def _conclude(
         print(f"written: {out}", file=channel)
     if work.threshold is not None:
         print(_abstained(work, summary), file=channel)
+    if work.predictor.of_labels:
+        return  # an accuracy is estimated of classes only
     drawn = len(summary.logits.heap)
     some = "" if drawn == summary.logits.seen else f" (from {drawn:,} of them)"
     for line in expected_accuracy(work.assessed(summary), f"these {kind}{some}"):

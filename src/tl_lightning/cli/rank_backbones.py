@@ -67,11 +67,13 @@ def _rank(arguments: list[str]) -> None:
         raise ConfigError(problem)
     configs = {item: _config(item, overrides) for item in items}
     from tl_lightning.config.validation.check import check, check_keys
+    from tl_lightning.config.validation.kinds import needs_classes
 
     for config in configs.values():
         check_keys(config)  # before torch is imported
     runs = {item: check(config) for item, config in configs.items()}
     first = next(iter(runs.values()))
+    needs_classes(first, "rank_backbones.py")
     check_storable(first)
     from tl_lightning.reporting.backbones import render, write
     from tl_lightning.training.ranking import rank_backbone

@@ -57,8 +57,11 @@ def _write_shards(arguments: list[str]) -> None:
         overrides.append("model=source_only")  # the default model would require a target
     config = composed(overrides, _STREAM_KEYS)
     from tl_lightning.config.validation.check import check
+    from tl_lightning.config.validation.kinds import needs_classes
     from tl_lightning.data.streaming.writer import write_streams
 
-    data = check(config).data.build()
+    run = check(config)
+    needs_classes(run, "write_shards.py")
+    data = run.data.build()
     for folder in write_streams(data, Path(options["out"]).expanduser(), int(1e6 * megabytes)):
         print(f"stream: {folder}")

@@ -34,6 +34,8 @@ _CACHE_KEYS = ("images", "shorter_side", "features", "views")
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that determine what a run computes, except its seed and callbacks."""
     kept = {key: value for key, value in config.items() if key not in _IGNORED}
+    if kept.get("task") == {"kind": "classification"}:  # which earlier versions did not state
+        del kept["task"]
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "timeout_s"}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _CACHE_KEYS}

@@ -22,8 +22,9 @@ from tl_lightning.config.paths import CONF
 from tl_lightning.utils.text import masked
 
 __all__ = [
-    "BASELINES", "CacheConfig", "CheckpointConfig", "ReportConfig", "RunConfig", "TaskWeighting",
-    "TrainerConfig", "cache_root", "known_keys", "section_problems", "starts_trained",
+    "BASELINES", "CacheConfig", "CheckpointConfig", "ReportConfig", "RunConfig", "TaskConfig",
+    "TaskKind", "TaskWeighting", "TrainerConfig", "cache_root", "known_keys", "section_problems",
+    "starts_trained",
 ]  # fmt: skip
 
 #: Baselines that every adapted model is compared with, and their names in reports.
@@ -31,6 +32,8 @@ BASELINES = {"source_only": "source-only", "joint_bn": "joint batch norm"}
 #: What ``baselines=`` may train next to a model: those, and an upper bound.
 Baseline = Literal["source_only", "joint_bn", "oracle"]
 TaskWeighting = Literal["fixed", "uncertainty", "pcgrad"]
+#: What the labels of the main task are.
+TaskKind = Literal["classification", "regression", "ordinal", "multi_label"]
 T = TypeVar("T")
 
 
@@ -94,6 +97,19 @@ class ReportConfig:
     projection: Literal["pca", "tsne", "umap"]
     thumbnails: Annotated[int, within(0, 96)]
     explained: Annotated[int, within(0, 64)]
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What the labels of the main task are; see ``conf/task/``.
+
+    Attributes:
+        kind: One class, numbers, one of several ordered levels, or any number of labels.
+        levels: Levels of an ordinal task from low to high, or None if all of them are integers.
+    """
+
+    kind: TaskKind
+    levels: list[str | int] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +193,7 @@ class RunConfig:
     cache: CacheConfig
     checkpointing: CheckpointConfig
     report: ReportConfig
+    task: TaskConfig
     trainer: TrainerConfig
     plain: Mapping[str, Any] = field(repr=False)
     nodes: Mapping[str, Node] = field(repr=False)
@@ -191,6 +208,7 @@ class RunConfig:
             cache=CacheConfig(**plain["cache"]),
             checkpointing=CheckpointConfig(**plain["checkpointing"]),
             report=ReportConfig(**plain["report"]),
+            task=TaskConfig(**plain["task"]),
             trainer=_trainer(trainer),
             plain=plain,
             nodes=nodes,
@@ -303,7 +321,7 @@ def starts_trained(config: Mapping[str, Any]) -> bool:
 
 _SECTIONS: dict[str, Any] = {
     "cache": CacheConfig, "checkpointing": CheckpointConfig, "report": ReportConfig,
-    "trainer": TrainerConfig,
+    "task": TaskConfig, "trainer": TrainerConfig,
 }  # fmt: skip
 _SCALARS = tuple(
     one.name for one in fields(RunConfig) if one.name not in {*_SECTIONS, "plain", "nodes"}

@@ -22,7 +22,8 @@ class Split:
 
     Attributes:
         samples: Paths, pixels ``(N, H, W, 3)`` uint8, texts ``(N,)`` or vectors ``(N, F)``.
-        labels: ``(N,)`` class indices, or None if the split is unlabelled.
+        labels: ``(N,)`` class indices, or None if the split is unlabelled; of other tasks than
+            classification what :mod:`tl_lightning.tasks.encoding` makes of them.
         names: Stable name of each sample, relative to the root of the domain.
         change: Fixed transform of every image (synthetic shift), called as ``change(image, key)``
             with a key derived from the image's name.
@@ -30,15 +31,17 @@ class Split:
             :func:`.to_8_bits`.
         aux_labels: Labels of the auxiliary tasks by name, each ``(N, ...)``.
         domains: ``(N,)`` index into :attr:`Domain.domains`; None if there is only one.
+        cells: ``(N, C)`` cells of the columns with the labels, as text, until they are encoded.
     """
 
     samples: Sequence[Path] | NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
+    labels: NDArray[Any] | None
     names: Sequence[str]
     change: Change | None = None
     aux_labels: Mapping[str, NDArray[Any]] | None = None
     white: float | None = None
     domains: NDArray[np.int64] | None = None
+    cells: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -57,7 +60,7 @@ class Split:
 
     def without_labels(self) -> Split:
         """Return the same samples with all labels removed."""
-        return replace(self, labels=None, aux_labels=None)
+        return replace(self, labels=None, aux_labels=None, cells=None)
 
     def subset(self, keep: Sequence[int]) -> Split:
         """Return the samples at ``keep``, in that order."""
@@ -73,9 +76,10 @@ class Split:
             name: values[chosen] for name, values in self.aux_labels.items()
         }
         domains = None if self.domains is None else self.domains[chosen]
+        cells = None if self.cells is None else self.cells[chosen]
         return replace(
             self, samples=samples, labels=labels, names=names, aux_labels=aux_labels,
-            domains=domains,
+            domains=domains, cells=cells,
         )  # fmt: skip
 
 
@@ -137,4 +141,8 @@ def concatenated(splits: Sequence[Split]) -> Split:
     names = [name for split in splits for name in split.names]
     marked = [split.domains for split in splits if split.domains is not None]
     domains = np.concatenate(marked) if len(marked) == len(splits) else None
-    return Split(images, labels, names, splits[0].change, white=splits[0].white, domains=domains)
+    texts = [split.cells for split in splits if split.cells is not None]
+    cells = np.concatenate(texts) if len(texts) == len(splits) else None
+    return Split(
+        images, labels, names, splits[0].change, white=splits[0].white, domains=domains, cells=cells
+    )

@@ -22,9 +22,10 @@ from tl_lightning.data.domain import Split
 from tl_lightning.data.io.images import shorter_side
 from tl_lightning.data.threaded_loader import ThreadedLoader
 from tl_lightning.data.transforms.geometry import Geometry
+from tl_lightning.errors import ConfigError
 from tl_lightning.types import InputSpec
 
-__all__ = ["dataset_of", "loader_of"]
+__all__ = ["check_trainer", "dataset_of", "loader_of"]
 
 #: Maximum size in bytes of splits that are resized in advance and kept in memory.
 IN_MEMORY = 1 << 29
@@ -102,3 +103,13 @@ def loader_of(
         persistent_workers=workers > 0,
         multiprocessing_context="spawn" if spawns else None,
     )
+
+
+def check_trainer(trainer: Any) -> None:
+    """Raise ConfigError if a trainer on several devices would replace the samplers."""
+    connector: Any = getattr(trainer, "_accelerator_connector", None)
+    if connector is not None and connector.is_distributed and connector.use_distributed_sampler:
+        raise ConfigError(
+            "on several devices the data module distributes the samples over the ranks itself; "
+            "pass use_distributed_sampler=False to lightning.Trainer"
+        )

@@ -14,7 +14,10 @@ from tl_lightning.data.pretraining_overlap import pretraining_overlap
 from tl_lightning.types import SPLITS, SplitKey
 from tl_lightning.utils.text import shorten
 
-__all__ = ["counts", "domain_notes", "fingerprint", "fitting_batch", "split_notes", "unlabelled"]
+__all__ = [
+    "class_counts", "counts", "domain_notes", "fingerprint", "fitting_batch", "split_notes",
+    "unlabelled",
+]  # fmt: skip
 
 
 def counts(domains: Mapping[str, Domain]) -> dict[str, int]:
@@ -24,6 +27,14 @@ def counts(domains: Mapping[str, Domain]) -> dict[str, int]:
         for name, domain in domains.items()
         for split in SPLITS
     }
+
+
+def class_counts(domain: Domain) -> list[int] | None:
+    """Return the number of labelled training samples per class, or None without labels."""
+    labels = domain.train.labels
+    if labels is None:
+        return None
+    return [int(number) for number in np.bincount(labels, minlength=len(domain.classes))]
 
 
 def unlabelled(domains: Mapping[str, Domain]) -> list[str]:

@@ -22,6 +22,7 @@ from tl_lightning.evaluation.comparison import by_group, compared
 from tl_lightning.evaluation.corruptions import under_corruptions
 from tl_lightning.evaluation.expected import expected_lines
 from tl_lightning.evaluation.files import folder_for, write_evaluation
+from tl_lightning.evaluation.labels import kind_of, of_labels, write_labels
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.evaluation.metrics import Score, assess, plain_values
 from tl_lightning.evaluation.nodes import stored_section
@@ -30,6 +31,8 @@ from tl_lightning.evaluation.own_metrics import built_metrics, own_scores
 from tl_lightning.models.base import TransferModule
 from tl_lightning.reliability import assessment
 from tl_lightning.reliability.label_shift import believed_absent, class_mix
+from tl_lightning.tasks.encoding import data_of
+from tl_lightning.tasks.label_task import LabelTask
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.limits import tested_samples, untested
 from tl_lightning.training.trainer import make_trainer
@@ -89,7 +92,7 @@ def evaluate(
         every domain, ``expected`` the accuracy to expect on a domain without labels, in lines,
         ``absent`` the classes that the model believes absent from the target, and
         ``comparison`` and ``corruptions`` the results of :func:`.compared` and :func:`.summarised`
-        of every labelled domain.
+        of every labelled domain. Of labels that are not classes, see :func:`.of_labels` instead.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -108,10 +111,22 @@ def evaluate(
             f"checkpoint={checkpoint} on {shorten(stored.classes)}; compare models of the same "
             "classes"
         )
+    kind = kind_of(stored.config)
+    if kind in ("regression", "multi_label"):
+        _refuse_for_labels(kind, metrics=metrics, compare=compare, corruptions=corruptions)
     own = built_metrics(metrics or {}, allow, len(stored.classes))
     settings = {"data": data, "trainer": trainer}
     tested = _test(stored, checkpoint, settings, allow, images=corruptions)
     found, outputs = tested.data, tested.outputs
+    if isinstance(tested.module.task, LabelTask):
+        values = of_labels(tested.module.task, found, outputs) | {
+            "metrics": tested.metrics, "data": found.name, "classes": list(stored.classes),
+            "counts": tested_samples(tested.trainer, found),
+            "notes": [*split_notes(found.found), *untested(tested.trainer, found)],
+        }  # fmt: skip
+        if folder is not None and tested.trainer.is_global_zero:
+            write_labels(folder, values)
+        return values
     notes = [*split_notes(found.found), *untested(tested.trainer, found), *found.remarks()]
     result: dict[str, Any] = {
         "metrics": tested.metrics, "data": found.name, "classes": list(stored.classes),
@@ -168,7 +183,7 @@ def _test(
         raise ConfigError([f"checkpoint {checkpoint}: {problem}" for problem in problems])
     # Its own ``allow`` is ignored.
     run = check(_testing({**stored.config, **kept, **given, "allow": list(allow)}))
-    found: TransferDataModule = run.data.build()
+    found = data_of(run)
     if images and found.gives != "images":
         raise ConfigError(
             f"corruptions=true changes images, but data={found.name} contains {found.gives}; leave "
@@ -184,17 +199,27 @@ def _test(
             f"checkpoint={checkpoint} was trained on the classes {shorten(stored.classes)}, but "
             f"data={found.name} has {shorten(classes)}; use data with the same classes"
         )
-    module.task.class_sets = ((run.target or {}).get("classes") or "same") != "same"
+    if not isinstance(module.task, LabelTask):
+        module.task.class_sets = ((run.target or {}).get("classes") or "same") != "same"
     aux_label_info(run, found, stored.aux_tasks)
     trained_on = tuple(d for d in module.train_on if d == "source" or run.target)
     found.prepare(replace(module.needs(), train_on=trained_on, strong=False))
     trainer = make_trainer(run.trainer, logger=False, enable_checkpointing=False)
     collector = OutputCollector()
-    trainer.callbacks += [collector, DomainMetrics()]  # type: ignore[attr-defined]
+    of_classes = not isinstance(module.task, LabelTask)
+    by_domain = [DomainMetrics()] if of_classes else []
+    trainer.callbacks += [collector, *by_domain]  # type: ignore[attr-defined]
     with signals.watched():
         trainer.test(module, datamodule=found, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return _Tested(run, found, trainer, module, metrics, collector.outputs(found))
+
+
+def _refuse_for_labels(kind: str, **options: Any) -> None:
+    """Raise ConfigError for options that only classes have."""
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"{name} is for classes, but the model has task={kind}; remove it")
 
 
 def _assessed(
@@ -287,7 +312,7 @@ def _elsewhere(domain: str, before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 def _same_data(run: RunConfig, stored: StoredModel, unseen: frozenset[str]) -> bool:
     """Return whether data are those of the run in another place, of which it saw most samples."""
-    data: TransferDataModule = run.data.build()
+    data = data_of(run)
     data.only_tested |= unseen
     try:
         data.discover(input_state=stored.input_state)
@@ -313,7 +338,7 @@ def _place(value: Any) -> Any:
 
 def _testing(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of a run, changed so that it only tests."""
-    found = with_values(config, _NOT_TRAINED)
+    found = with_values({"task": {"kind": "classification"}, **config}, _NOT_TRAINED)
     # Auxiliary tasks whose label column these data do not have are left out.
     data, tasks = found["data"], found["aux_tasks"]
     columns = (None, *(data.get("label_columns") or ()))

@@ -17,7 +17,7 @@ from tl_lightning.evaluation.outputs import Outputs
 from tl_lightning.utils.files import write_json, write_text
 from tl_lightning.utils.text import csv_cell
 
-__all__ = ["folder_for", "write_evaluation"]
+__all__ = ["folder_for", "table", "write_evaluation"]
 
 #: Parts of the result that are in the CSV files instead of ``metrics.json``.
 _ELSEWHERE = ("outputs",)
@@ -78,18 +78,18 @@ def write_evaluation(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     try:
         files = [
             write_json(folder / "metrics.json", summary),
-            _table(folder / "per_class.csv", ("domain", "class", *_PER_CLASS[1:]), classes),
-            _table(
+            table(folder / "per_class.csv", ("domain", "class", *_PER_CLASS[1:]), classes),
+            table(
                 folder / "confusion.csv", ("domain", "true", "predicted", "samples"),
                 _confusions(domains, result["classes"]),
             ),
             _predictions(folder / "predictions.csv", result["outputs"], result["classes"]),
         ]  # fmt: skip
         if groups := list(_groups(domains)):
-            files.append(_table(folder / "groups.csv", ("domain", "column", *_PER_GROUP), groups))
+            files.append(table(folder / "groups.csv", ("domain", "column", *_PER_GROUP), groups))
         if rows := list(_corruptions(result.get("corruptions", {}))):
             header = ("domain", "corruption", "severity", "accuracy")
-            files.append(_table(folder / "corruptions.csv", header, rows))
+            files.append(table(folder / "corruptions.csv", header, rows))
         return files
     except OSError as error:
         raise DataError(f"cannot write out={folder}: {error.strerror}; set out=<folder>") from error
@@ -133,10 +133,11 @@ def _predictions(path: Path, outputs: Mapping[str, Outputs], names: Sequence[str
             shares = (f"{chances[row, place]:.6f}" for place in (one, two))
             rows.append([domain, file, names[one], next(shares), names[two], next(shares), label])
     header = ("domain", "file", "class", "confidence", "second", "second_confidence", "label")
-    return _table(path, header, rows)
+    return table(path, header, rows)
 
 
-def _table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+def table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write a table as CSV; empty cells for None."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)

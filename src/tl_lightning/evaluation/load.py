@@ -22,7 +22,7 @@ _NOT_BUILT = ("data", "trainer", "callbacks", "logger")
 #: Settings of training that earlier versions did not have, and a trained model does not depend on.
 _ADDED = {
     "interpolation": None, "label_shift": "none", "rejection": "none",
-    "rejection_threshold": "otsu",
+    "rejection_threshold": "otsu", "task": {"kind": "classification"},
 }  # fmt: skip
 
 
@@ -76,6 +76,7 @@ def rebuilt(
         restored_by=stored.restored_by,
         aux_info=stored.aux_tasks,
         own=own,
+        input_state=stored.input_state,
     )
     try:
         found = module.load_state_dict(stored.state_dict, strict=not stored.partial)
@@ -86,7 +87,6 @@ def rebuilt(
             f"the weights in checkpoint={checkpoint} do not fit its configuration; pass the parts "
             "of your own that the model was created with, as in load(checkpoint, backbone=...)"
         ) from error
-    module.input_state = stored.input_state
     return module.eval()
 
 

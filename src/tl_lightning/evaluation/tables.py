@@ -28,6 +28,7 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
         result: What ``evaluate`` returns.
     """
     domains = result["domains"]
+    print_numbers(result.get("numbers") or {})
     if domains:
         _scores(domains)
     for name, part in domains.items():
@@ -42,6 +43,32 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     for name, found in result.get("comparison", {}).items():
         if name in domains:
             _comparison(name, found, result["comparison"]["checkpoint"])
+
+
+def print_numbers(numbers: Mapping[str, Any]) -> None:
+    """Print the errors of predicted numbers with their intervals; nothing without."""
+    for domain, found in numbers.items():
+        if domain == "names":
+            continue
+        title = f"{domain}: errors in the unit of the labels, with 95 % intervals"
+        shown = Table(title=title, title_justify="left")
+        shown.add_column("output")
+        for name in next(iter(found["metrics"].values())):
+            shown.add_column(name, justify="right")
+        for output, metrics in found["metrics"].items():
+            shown.add_row(printable(output), *(_with_range(*value) for value in metrics.values()))
+        console().print(shown)
+
+
+def _with_range(value: float | None, low: float | None, high: float | None) -> str:
+    """Return a value with its interval.
+
+    >>> _with_range(1.5, 1.25, 2.0), _with_range(None, None, None)
+    ('1.5 (1.25 to 2)', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:.4g}" + ("" if low is None else f" ({low:.4g} to {high:.4g})")
 
 
 def _scores(domains: Mapping[str, Any]) -> None:

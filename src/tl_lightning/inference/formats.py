@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tl_lightning.config.schema import TaskKind
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.text import csv_cell
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Format", "format_of"]
 
+#: Kinds of task without classes.
+LABELS = ("regression", "multi_label")
 #: Rows of a group of a Parquet file, also if the command was interrupted.
 GROUP = 8192
 
@@ -28,9 +31,13 @@ class Format(Protocol):
 
     Attributes:
         unknown: Whether the model recognises samples of no class, which adds a column.
+        values: Names of the numbers that are predicted besides a class, or in its place.
+        kind: Kind of the model's task, one of :data:`.TaskKind`.
     """
 
     unknown: bool
+    values: tuple[str, ...]
+    kind: TaskKind
 
     def header(self) -> bytes:
         """Return the first bytes of the draft."""
@@ -51,12 +58,23 @@ class Csv:
     def __init__(self, top: int) -> None:
         self.top = top
         self.unknown = False
+        self.values: tuple[str, ...] = ()
+        self.kind: TaskKind = "classification"
 
     def header(self) -> bytes:
         """Return the names of the columns."""
+        if self.kind in LABELS:
+            several = ("labels",) if self.kind == "multi_label" else ()
+            names = ("sample", *several, *self.values, "error")
+            cells = io.StringIO(newline="")
+            csv.writer(cells).writerow([csv_cell(name) for name in names])
+            return _utf8(cells.getvalue())
         more = (f"{name}_{k}" for k in range(2, self.top + 1) for name in ("class", "probability"))
         unknown = ("unknown",) if self.unknown else ()
-        names = ("sample", "class", "probability", *more, "novelty", "abstained", *unknown, "error")
+        names = (
+            "sample", "class", "probability", *more, "novelty", "abstained", *unknown,
+            *self.values, "error",
+        )  # fmt: skip
         return f"{','.join(names)}\r\n".encode()
 
     def encoded(self, rows: Sequence[Prediction]) -> bytes:
@@ -66,6 +84,11 @@ class Csv:
         return _utf8(table.getvalue())
 
     def _cells(self, row: Prediction) -> list[str]:
+        found = dict(row.values)
+        numbers = ["" if row.error else f"{found[name]:.6g}" for name in self.values]
+        if self.kind in LABELS:
+            several = [csv_cell(row.label or "")] if self.kind == "multi_label" else []
+            return [csv_cell(row.sample), *several, *numbers, csv_cell(row.error)]
         cells = []
         for k in range(self.top):
             name, probability = row.top[k] if k < len(row.top) else ("", None)
@@ -74,7 +97,7 @@ class Csv:
         said = [row.abstained, *([row.unknown] if self.unknown else [])]
         words = ["" if row.error else "yes" if one else "no" for one in said]
         novelty = _decimals(row.novelty, 4)
-        return [csv_cell(row.sample), *cells, novelty, *words, csv_cell(row.error)]
+        return [csv_cell(row.sample), *cells, novelty, *words, *numbers, csv_cell(row.error)]
 
     def finished(self, draft: Path) -> Path:
         """Return the draft, which is complete."""
@@ -86,6 +109,8 @@ class JsonLines:
 
     def __init__(self) -> None:
         self.unknown = False
+        self.values: tuple[str, ...] = ()
+        self.kind: TaskKind = "classification"
 
     def header(self) -> bytes:
         """Return nothing."""
@@ -96,7 +121,8 @@ class JsonLines:
         return _utf8("".join(f"{self._line(row)}\n" for row in rows))
 
     def _line(self, row: Prediction) -> str:
-        line = json.dumps(_fields(row, self.unknown), ensure_ascii=False, allow_nan=False)
+        fields = _fields(row, self.unknown, self.values, self.kind)
+        line = json.dumps(fields, ensure_ascii=False, allow_nan=False)
         if row.embedding is None:
             return line
         # The shortest digits of float32, not the longer ones of the same numbers as float64.
@@ -121,6 +147,8 @@ class Parquet:
             ) from error
         self.embeddings = embeddings
         self.unknown = False
+        self.values: tuple[str, ...] = ()
+        self.kind: TaskKind = "classification"
 
     @property
     def schema(self) -> Any:
@@ -128,11 +156,15 @@ class Parquet:
         import pyarrow as pa
 
         pair = pa.struct([("class", pa.string()), ("probability", pa.float64())])
+        numbers = [(name, pa.float64()) for name in self.values]
         fields = [
             ("sample", pa.string()), ("class", pa.string()), ("probability", pa.float64()),
             ("top", pa.list_(pair)), ("novelty", pa.float64()), ("abstained", pa.bool_()),
-            *([("unknown", pa.bool_())] if self.unknown else []), ("error", pa.string()),
+            *([("unknown", pa.bool_())] if self.unknown else []), *numbers, ("error", pa.string()),
         ]  # fmt: skip
+        if self.kind in LABELS:
+            several = [("labels", pa.string())] if self.kind == "multi_label" else []
+            fields = [("sample", pa.string()), *several, *numbers, ("error", pa.string())]
         more = [("embedding", pa.list_(pa.float32()))] if self.embeddings else []
         return pa.schema([*fields, *more])
 
@@ -144,7 +176,7 @@ class Parquet:
         """Return the rows as an Arrow stream."""
         import pyarrow as pa
 
-        fields = [_fields(row, self.unknown) for row in rows]
+        fields = [_fields(row, self.unknown, self.values, self.kind) for row in rows]
         if self.embeddings:
             for one, row in zip(fields, rows, strict=True):
                 one["embedding"] = row.embedding
@@ -209,8 +241,16 @@ def format_of(file: Path, top: int, embeddings: bool) -> Format:
     return Csv(top)
 
 
-def _fields(row: Prediction, unknown: bool) -> dict[str, Any]:
+def _fields(
+    row: Prediction, unknown: bool, values: Sequence[str], kind: TaskKind
+) -> dict[str, Any]:
     """Return the values of a row; a class that abstained is null."""
+    found = dict(row.values)
+    numbers = {name: _finite(found.get(name)) for name in values}
+    if kind in LABELS:
+        several = {"labels": row.label} if kind == "multi_label" else {}
+        error = _utf8(row.error).decode() or None
+        return {"sample": _utf8(row.sample).decode(), **several, **numbers, "error": error}
     return {
         "sample": _utf8(row.sample).decode(),
         "class": None if row.abstained else row.label,
@@ -219,6 +259,7 @@ def _fields(row: Prediction, unknown: bool) -> dict[str, Any]:
         "novelty": _finite(row.novelty),
         "abstained": None if row.error else row.abstained,
         **({"unknown": row.unknown} if unknown else {}),
+        **numbers,
         "error": _utf8(row.error).decode() or None,
     }
 

@@ -138,6 +138,13 @@ def opened(checkpoint: str | Path | Predictor, options: Options, allow: Sequence
         raise ConfigError(
             f"tta=true mirrors images, but the model classifies {predictors[0].kind}; remove tta"
         )
+    if predictors[0].of_labels:
+        for name, given in (("top", options.top != 1), ("precision", options.precision)):
+            if given:
+                raise ConfigError(
+                    f"{name}={getattr(options, name):g} is for classes, but the model has task="
+                    f"{predictors[0].module.task.kind}; remove {name}"
+                )
     return Work(predictors, options, predictors[0].threshold(options.precision))
 
 
@@ -189,6 +196,8 @@ def to_file(
         DataError: If the file cannot be written.
     """
     form.unknown = work.predictor.recognises_unknown
+    form.values = work.predictor.value_names
+    form.kind = work.predictor.module.task.kind
     if out.exists() and not out.is_file():  # such as /dev/stdout, which must not be replaced
         return _to_pipe(work, samples, out, form, advance)
     summary = work.summary()

@@ -10,6 +10,7 @@ import numpy as np
 from tl_lightning.inference.options import Options
 from tl_lightning.inference.pipeline import Chunk
 from tl_lightning.inference.predictor import Array, Predictor
+from tl_lightning.tasks.auxiliary.multi_label import SEPARATOR
 
 __all__ = ["Prediction", "rows_of"]
 
@@ -29,6 +30,9 @@ class Prediction(NamedTuple):
         error: Why the sample could not be read; empty if it could.
         unknown: Whether the sample is taken for none of the classes; None if the model does not
             recognise such samples (``data.target.classes``).
+        values: Predicted numbers by name, of tasks that have some: the numbers of a regression, in
+            whose place there is no class; the probability of each of several labels, of which
+            ``label`` has those above 1/2, such as ``a;b``; the expected one of ordered levels.
     """
 
     sample: str
@@ -40,6 +44,7 @@ class Prediction(NamedTuple):
     embedding: Array | None = None
     error: str = ""
     unknown: bool | None = None
+    values: tuple[tuple[str, float], ...] = ()
 
 
 def rows_of(
@@ -47,7 +52,21 @@ def rows_of(
 ) -> Iterator[Prediction]:
     """Yield one prediction per sample of a chunk, in the order of the samples."""
     rows = {}
-    if chunk.outputs is not None:
+    names = predictor.value_names
+    numbers = None if chunk.outputs is None else predictor.values(chunk.outputs.logits)
+    values = [] if numbers is None else [
+        tuple(zip(names, row, strict=True)) for row in numbers.tolist()
+    ]  # fmt: skip
+    if chunk.outputs is not None and predictor.of_labels:
+        several = predictor.module.task.kind == "multi_label"
+        for row, position in enumerate(chunk.positions):
+            has = SEPARATOR.join(name for name, chance in values[row] if chance > 0.5)
+            rows[position] = Prediction(
+                chunk.samples[position].name, has if several else None, None,
+                embedding=chunk.outputs.features[row] if options.embeddings else None,
+                values=values[row],
+            )  # fmt: skip
+    elif chunk.outputs is not None:
         features, logits = chunk.outputs
         unknown = predictor.unknown(chunk.outputs)
         probabilities = predictor.probabilities(logits)
@@ -67,6 +86,7 @@ def rows_of(
                 threshold is not None and not probability >= threshold, top,
                 features[row] if options.embeddings else None,
                 unknown=None if unknown is None else bool(unknown[row]),
+                values=values[row] if values else (),
             )  # fmt: skip
     for position, sample in enumerate(chunk.samples):
         if position in rows:

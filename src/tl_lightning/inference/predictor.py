@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.load import rebuilt
 from tl_lightning.models.base import TransferModule
 from tl_lightning.reliability.assessment import NOT_STORED, Record
+from tl_lightning.tasks.label_task import LabelTask
 from tl_lightning.types import InputSpec, Stream, TextSpec
 
 __all__ = ["Kind", "Outputs", "Predictor"]
@@ -103,6 +105,19 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the logits."""
         return self.module.classes
+
+    @property
+    def of_labels(self) -> bool:
+        """Whether it predicts numbers or any number of labels instead of one class."""
+        return isinstance(self.module.task, LabelTask)
+
+    def needs_classes(self, command: str) -> None:
+        """Raise ConfigError if the model does not predict one class per sample."""
+        if self.of_labels:
+            raise ConfigError(
+                f"{command} is for models that predict classes, but {self.file} has task="
+                f"{self.module.task.kind}; use tl-predict or tl-evaluate"
+            )
 
     @cached_property
     def record(self) -> Record | None:
@@ -237,6 +252,30 @@ class Predictor:
         device = self.module.device
         found = self.module.task.rejects(*(torch.from_numpy(part).to(device) for part in outputs))
         return None if found is None else found.cpu().numpy()
+
+    def values(self, logits: Array) -> Array | None:
+        """Return the numbers ``(B, K)`` predicted besides, or in place of, a class.
+
+        Numbers in the unit of the labels; the probability of each of several labels; the expected
+        one of ordered levels ``(B, 1)``, as the integer that it stands for, or as its place from 0.
+        None for other classes.
+        """
+        task = self.module.task
+        if isinstance(task, LabelTask):
+            return task.values(torch.from_numpy(logits)).numpy()
+        if task.kind != "ordinal":
+            return None
+        whole = all(re.fullmatch(r"[+-]?\d+", name) for name in self.classes)
+        levels = [int(name) if whole else place for place, name in enumerate(self.classes)]
+        found: Array = self.probabilities(logits) @ np.array(levels, dtype=np.float64)
+        return found[:, None]
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """Names of :meth:`values`; empty if there are none."""
+        if self.of_labels:
+            return self.classes
+        return ("number",) if self.module.task.kind == "ordinal" else ()
 
     def probabilities(self, logits: Array) -> Array:
         """Return calibrated probabilities ``(B, K)``, float64."""

@@ -68,6 +68,7 @@ def publish(
             f"checkpoint={checkpoint} is published already; set push=true to upload it"
         )
     predictor = Predictor.open(file, allow, "cpu")
+    predictor.needs_classes("tl-publish")
     stored = predictor.stored
     model = publishable(stored, source_outputs, needed(predictor.module))
     run, report = _run_of(file)

@@ -56,6 +56,12 @@ class AutoAdaptation(DomainAdaptation):
     @classmethod
     def check_run(cls, where: str, params: Mapping[str, Any], run: RunConfig) -> Iterator[str]:
         """Yield why its candidates cannot be trained."""
+        if run.task.kind != "classification":
+            yield (
+                f"model={run.name} compares classifiers, but task={run.task.kind}; set "
+                "model=source_only, or model=domain_adaptation method=[<name>]"
+            )
+            return
         if run.head_init != "probe":
             yield (
                 f"model={run.name} compares models on the features of a pretrained network of "

@@ -23,6 +23,7 @@ from tl_lightning.schedules import Schedule, TorchScheduler
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask
 from tl_lightning.tasks.classification import Classification
 from tl_lightning.tasks.evaluation import EvalMetrics
+from tl_lightning.tasks.label_task import LabelTask
 from tl_lightning.tasks.loss_weighting import TaskWeighting
 from tl_lightning.tasks.multitask import MultiTask
 from tl_lightning.types import (
@@ -80,7 +81,7 @@ class TransferModule(L.LightningModule):
         *,
         name: str,
         backbone: Backbone,
-        task: Classification,
+        task: Classification | LabelTask,
         optimizer: OptimizerFactory,
         lr: float,
         schedule: Schedule | TorchScheduler,

@@ -123,14 +123,16 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     """Print test metrics, one row per domain."""
     table = Table(title=title, title_justify="left")
     own = [key.partition("/test/")[2] for key in metrics if "/test/" in key]
-    columns = dict.fromkeys([*METRICS, *(name for name in own if "/" not in name)])
+    known = METRICS if not own or "acc" in own else ()  # numbers have none of them
+    columns = dict.fromkeys([*known, *(name for name in own if "/" not in name)])
     table.add_column("domain")
     for column in columns:
         table.add_column(column, justify="right")
     for domain in ("source", "target"):
         if any(key.startswith(f"{domain}/test/") for key in metrics):
             found = {name: metrics.get(f"{domain}/test/{name}", "–") for name in columns}
-            label = "" if f"{domain}/test/acc" in metrics else " (no labels)"
+            named = any(f"{domain}/test/{name}" in metrics for name in ("acc", "mae"))
+            label = "" if named else " (no labels)"
             table.add_row(f"{domain} test{label}", *(metric_value(*item) for item in found.items()))
     console().print(table)
     for key, value in metrics.items():

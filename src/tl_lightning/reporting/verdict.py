@@ -11,6 +11,7 @@ import numpy as np
 from tl_lightning.config.schema import BASELINES
 from tl_lightning.reporting.artifacts import read_predictions
 from tl_lightning.reporting.formatting import trained_on_target, uses_target_labels
+from tl_lightning.reporting.measure import ACCURACY
 from tl_lightning.reporting.statistics import Interval, newcombe
 from tl_lightning.reporting.sweep.compare import Group, compare
 from tl_lightning.reporting.sweep.held_out import PROBE
@@ -41,7 +42,8 @@ def run_verdict(report: Run, baselines: Sequence[Run], folder: Path | None = Non
         candidates = [other for other in others if other.name == name]
         if candidates:
             labels = {group.key: group.name for group in (own, *candidates)}
-            paired = None if folder is None else paired_interval(report, folder, name)
+            plain = folder is None or own.measure is not ACCURACY
+            paired = None if plain else paired_interval(report, folder, name)  # type: ignore[arg-type]
             bound = uses_target_labels(report)
             return compare(own, candidates, name, labels, bound, paired=paired).sentence
     return _over_probe(report)
@@ -126,7 +128,8 @@ def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
     several = ((report.get("scale") or {}).get("processes") or 1) > 1
     hint = on_several_devices(str(report.get("name"))) if several else "baselines=true"
     return {
-        "text": "No source-only baseline found in this folder to compare the accuracy with.",
+        "text": "No source-only baseline found in this folder to compare the "
+        f"{_group(report).measure.label} with.",
         "command": f"the same command with {hint}",
     }
 

@@ -8,7 +8,7 @@ from typing import Literal
 from tl_lightning.selection.scores import SCORES
 from tl_lightning.tasks.domain_accuracy import MEAN, WORST
 
-__all__ = ["SELECTIONS", "Selection"]
+__all__ = ["SELECTIONS", "Selection", "rule_of", "rules_of"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,31 @@ SELECTIONS = {
         "target/val/acc", "max", True, True, "highest accuracy on target validation: USES LABELS"
     ),
 }  # fmt: skip
+#: Rules for labels that are not classes.
+_BY_LOSS = {
+    "source_val": Selection(
+        "source/val/loss", "min", False, False, "lowest loss on labelled source validation"
+    ),
+    "last": SELECTIONS["last"],
+    "oracle": Selection(
+        "target/val/loss", "min", True, True, "lowest loss on target validation: USES LABELS"
+    ),
+}  # fmt: skip
+
+
+def rules_of(task: str) -> dict[str, Selection]:
+    """Return the selection rules for a kind of main task, by name.
+
+    >>> sorted(rules_of("regression"))
+    ['last', 'oracle', 'source_val']
+    """
+    return _BY_LOSS if task in ("regression", "multi_label") else SELECTIONS
+
+
+def rule_of(name: str, task: str) -> Selection:
+    """Return a selection rule for a kind of main task; without classes, losses are compared.
+
+    >>> rule_of("source_val", "regression").mode, rule_of("source_val", "classification").mode
+    ('min', 'max')
+    """
+    return rules_of(task).get(name, SELECTIONS[name])

@@ -1,4 +1,4 @@
-"""Single-label classification: head, loss and metrics."""
+"""Single-label classification, also of ordered levels: head, loss and metrics."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 
-from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.schema import RunConfig, TaskKind
 from tl_lightning.errors import ConfigError
 from tl_lightning.tasks.metrics import METRICS
+from tl_lightning.tasks.ordinal import LevelError
 from tl_lightning.tasks.target_outputs import PriorCorrection, Rejection
 
 __all__ = ["Classification", "prepare_outputs"]
@@ -25,6 +27,7 @@ class Classification(nn.Module):
         loss: Maps logits and labels (class indices or soft labels) to a scalar.
         metrics: Metrics by name in addition to those of :data:`METRICS`, updated with logits and
             labels.
+        kind: ``ordinal`` if the classes have an order, with the error in levels as a metric.
     """
 
     def __init__(
@@ -34,8 +37,10 @@ class Classification(nn.Module):
         num_classes: int,
         loss: nn.Module,
         metrics: Mapping[str, Metric] | None = None,
+        kind: TaskKind = "classification",
     ) -> None:
         super().__init__()
+        self.kind = kind
         if taken := [name for name in metrics or () if name in METRICS]:
             raise ConfigError(
                 f"metrics.{taken[0]} is computed already ({', '.join(METRICS)}); use another name"
@@ -44,6 +49,8 @@ class Classification(nn.Module):
         self.num_classes = num_classes
         self.loss_fn = loss
         self.extra_metrics = dict(metrics or {})
+        if kind == "ordinal":
+            self.extra_metrics.setdefault("mae", LevelError())
         #: Corrects the logits of the target for other class frequencies, if that is wanted.
         self.prior: nn.Module = nn.Identity()
         #: Recognises target samples of no class, if that is wanted.
@@ -65,6 +72,10 @@ class Classification(nn.Module):
         out: Tensor = self.loss_fn(logits, labels, *given)
         return out
 
+    def sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropies ``(B,)`` of logits ``(B, K)`` and labels ``(B,)``."""
+        return functional.cross_entropy(logits, labels, reduction="none")
+
     def rejects(self, features: Tensor, logits: Tensor) -> Tensor | None:
         """Return which target samples ``(B,)`` are of no class, or None if none can be."""
         if self.by_method:
@@ -81,6 +92,10 @@ class Classification(nn.Module):
         found = {name: info.build(self.num_classes) for name, info in METRICS.items()}
         extra = {name: metric.clone() for name, metric in self.extra_metrics.items()}
         return MetricCollection({**found, **extra}, prefix=prefix)
+
+    def score(self, metrics: MetricCollection, outputs: Tensor, labels: Tensor) -> None:
+        """Update the metrics with a batch."""
+        metrics.update(outputs, labels)
 
 
 def prepare_outputs(run: RunConfig, task: Classification) -> None:

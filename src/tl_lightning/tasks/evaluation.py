@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection
 
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask
 from tl_lightning.tasks.class_set_metrics import ClassSetScores
 from tl_lightning.tasks.classification import Classification
+from tl_lightning.tasks.label_task import LabelTask
 from tl_lightning.tasks.unlabelled_metrics import UnlabelledScores
 from tl_lightning.types import DOMAINS, SplitKey
 
@@ -30,7 +30,7 @@ class EvalMetrics(nn.Module):
 
     def __init__(
         self,
-        task: Classification,
+        task: Classification | LabelTask,
         aux_tasks: Mapping[str, AuxiliaryTask],
         splits: Sequence[str] = ("val", "test"),
     ) -> None:
@@ -43,7 +43,8 @@ class EvalMetrics(nn.Module):
             self.metrics[str(key)] = task.metrics(prefix=f"{key}/")
             for name, aux_task in self.aux_tasks:
                 self.metrics[f"{key}/{name}"] = aux_task.metrics(prefix=f"{key}/{name}/")
-        #: Cross-entropy of the labelled validation samples, for the learning curves.
+        #: Loss of the labelled validation samples, for the learning curves: of classes, their
+        #: cross-entropy.
         self.losses = nn.ModuleDict(
             {str(SplitKey(domain, "val")): MeanMetric("disable") for domain in DOMAINS}
         )
@@ -51,6 +52,7 @@ class EvalMetrics(nn.Module):
         self.class_sets = ClassSetScores(task.num_classes)
         #: Metrics whose batches had labels, on any rank.
         self.scored: set[str] = set()
+        self.of_classes = isinstance(task, Classification)
         #: Scores of the target by split: always in validation, in a test without labels.
         self.unlabelled = nn.ModuleDict(
             {name: UnlabelledScores(task.num_classes) for name in splits}
@@ -76,7 +78,8 @@ class EvalMetrics(nn.Module):
             aux_labels: Auxiliary labels by task name.
             rejected: Samples ``(B,)`` taken for none of the classes, or None.
         """
-        if key.domain == "target" and (key.split == "val" or labels is None):
+        target = key.domain == "target" and self.of_classes
+        if target and (key.split == "val" or labels is None):
             self._scores(key.split).update(logits)
         if labels is None:
             return
@@ -87,13 +90,13 @@ class EvalMetrics(nn.Module):
             if rejected is not None:
                 predicted = predicted.masked_fill(rejected, logits.shape[1])
             self.class_sets.update(predicted, labels)
-        if not (known := labels < logits.shape[1]).all():
+        if self.of_classes and not (known := labels < logits.shape[1]).all():
             features, logits, labels = features[known], logits[known], labels[known]
             aux_labels = {name: values[known] for name, values in aux_labels.items()}
         if len(labels):
-            self._of(str(key)).update(logits, labels)
+            self.task[0].score(self._of(str(key)), logits, labels)
             if key.split == "val":
-                self._loss(key).update(functional.cross_entropy(logits, labels, reduction="none"))
+                self._loss(key).update(self.task[0].sample_losses(logits, labels))
         for name, task in self.aux_tasks:
             own = task.labels_of(labels, aux_labels, name)
             if own is not None:

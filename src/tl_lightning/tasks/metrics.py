@@ -47,8 +47,11 @@ METRICS = {
     "recall": MetricInfo("recall", "MulticlassRecall", "macro"),
     "f1": MetricInfo("F1", "MulticlassF1Score", "macro"),
 }
-#: Scores without labels, in nats.
-_SCORES = {"entropy": "entropy (nats)", "im": "information maximisation (nats)"}
+#: Scores without labels, in nats, and errors of numbers, in their unit.
+_SCORES = {
+    "entropy": "entropy (nats)", "im": "information maximisation (nats)",
+    "mae": "mean absolute error", "rmse": "root mean squared error", "r2": "R squared",
+}  # fmt: skip
 #: Labels of other metrics that users add or that auxiliary tasks have; all are fractions.
 _OTHERS = {
     "accuracy": "accuracy", "auroc": "AUROC", "top5": "top-5", "top5_acc": "top-5 accuracy",

@@ -29,7 +29,8 @@ from tl_lightning.models.phases import Phases
 from tl_lightning.schedules import Constant, Schedule, TorchScheduler
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo
 from tl_lightning.tasks.auxiliary.labels import attach_labels
-from tl_lightning.tasks.classification import Classification, prepare_outputs
+from tl_lightning.tasks.encoding import data_of
+from tl_lightning.tasks.main_task import MainTask, main_task
 from tl_lightning.training.feature_plan import Plan, plan
 from tl_lightning.training.sizes import with_sizes
 from tl_lightning.training.small_data import check_batches, check_spans, fit_to_size
@@ -82,15 +83,16 @@ def build(
         DataError: If the data is not what the configuration says.
         CheckpointError: If pretrained weights can neither be found nor downloaded.
     """
-    data: TransferDataModule = run.data.build()
+    data = data_of(run)
     info = discovered(run, data, samples)
     fit_to_size(run, data, before)
     check_batches(run, data)
     run = with_sizes(run, info)
     L.seed_everything(run.seed, workers=True, verbose=False)
     aux_info = aux_label_info(run, data)
-    module = build_module(run, info.classes, True, info.class_counts, aux_info)
-    module.input_state = info.input_state
+    module = build_module(
+        run, info.classes, True, info.class_counts, aux_info, input_state=info.input_state
+    )
     module.data_state = data_state(data)
     peeks = run.selection == "oracle" or run.track_target or module.learn_from == "target"
     needs = replace(module.needs(), val_labels=("source", "target") if peeks else ("source",))
@@ -122,6 +124,7 @@ def build_module(
     aux_info: Mapping[str, LabelInfo] | None = None,
     restored_by: Mapping[str, Any] | None = None,
     own: Mapping[str, Any] | None = None,
+    input_state: Mapping[str, Any] | None = None,
 ) -> TransferModule:
     """Build the model for the given classes.
 
@@ -135,6 +138,7 @@ def build_module(
         own: Objects to use in place of the configured parts: ``backbone`` and ``loss`` (modules),
             ``optimizer`` (a function of the parameter groups), ``scheduler`` (a function of the
             optimizer), and besides the configured ones ``metrics`` and ``methods`` by name.
+        input_state: What the data have fitted to the training samples, see :class:`.DataInfo`.
 
     Raises:
         ConfigError: If an object is not a part of a model, or the backbone lacks an attribute.
@@ -153,13 +157,7 @@ def build_module(
     backbone = own.get("backbone") or _backbone(run, pretrained, restored_by or {})
     _check_backbone(backbone, own="backbone" in own)
     torch.manual_seed(mix(run.seed, 2))
-    sizes = {"num_classes": len(classes)}
-    head = run.nodes["head"].build(in_features=backbone.out_features, **sizes)
-    loss = own.get("loss") or run.nodes["loss"].build(class_counts=class_counts, **sizes)
-    metrics = {name: node.build(**sizes) for name, node in run.group("metrics").items()}
-    metrics |= own.get("metrics", {})
-    task = Classification(head=head, loss=loss, metrics=metrics, **sizes)
-    prepare_outputs(run, task)
+    task = main_task(run, backbone.out_features, classes, class_counts, own, input_state or {})
     if run.init and pretrained:
         sections = {name: run.section(name) for name in ("backbone", "head")}
         load_model(backbone, task, Path(run.init), sections, classes)
@@ -190,6 +188,7 @@ def build_module(
         },
         **extra,
     )  # fmt: skip
+    module.input_state = input_state or {}
     return module
 
 
@@ -215,7 +214,7 @@ def _check_backbone(backbone: Any, own: bool) -> None:
 
 
 def _methods(
-    run: RunConfig, backbone: Any, task: Classification, own: Mapping[str, Method]
+    run: RunConfig, backbone: Any, task: MainTask, own: Mapping[str, Method]
 ) -> dict[str, Method]:
     """Build the methods, each from its own seed, and let them modify the network."""
     methods: dict[str, Method] = {}
@@ -230,7 +229,7 @@ def _methods(
 
 
 def _aux_tasks(
-    run: RunConfig, task: Classification, aux_info: Mapping[str, LabelInfo]
+    run: RunConfig, task: MainTask, aux_info: Mapping[str, LabelInfo]
 ) -> dict[str, AuxiliaryTask]:
     """Build the auxiliary tasks, each from its own seed."""
     tasks = {}

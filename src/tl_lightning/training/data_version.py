@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.reporting.schema import fingerprint_of
+from tl_lightning.tasks.encoding import data_of
 from tl_lightning.training.source_domains import as_trained
 
 __all__ = ["check_version", "current_fingerprint"]
@@ -23,9 +25,9 @@ def current_fingerprint(run: RunConfig) -> str:
     learn_from = run.model.cls.learn_from
     settings = {k: v for k, v in run.section("data").items() if k not in ("seed", "num_workers")}
     shown = [sorted(run.model.cls.unseen), bool(run.model.params.get("full_data"))]
-    key = json.dumps([learn_from, shown, settings], sort_keys=True, default=str)
+    key = json.dumps([learn_from, shown, settings, asdict(run.task)], sort_keys=True, default=str)
     if key not in _known:
-        data = run.data.build()
+        data = data_of(run)
         data.only_tested |= run.model.cls.unseen
         data.discover(learn_from=learn_from)
         data.found = as_trained(run, data.found)

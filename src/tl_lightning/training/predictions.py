@@ -26,7 +26,8 @@ def write_predictions(
     ``confidence`` is the probability of the predicted class; ``second`` is the next likeliest one.
     With ``rejection``, ``unknown`` says whether the sample is taken for none of the classes. If the
     samples have labels, a column ``label`` follows. Samples that are not files have names in
-    the column ``file``.
+    the column ``file``. Of labels that are not classes, there is a column for each output, and
+    another one with ``label`` before its name if the samples have labels.
 
     Args:
         path: The CSV file.
@@ -36,6 +37,8 @@ def write_predictions(
     Returns:
         The path, or None without a target.
     """
+    if collector.values.get("target"):
+        return _write_values(path, data, collector)
     scores = collector.scores.get("target", {})
     if not scores:
         return None
@@ -53,6 +56,20 @@ def write_predictions(
         row += [names[true]] if split.has_labels else []
         cells = [str(cell).encode(errors="backslashreplace").decode() for cell in row]
         writer.writerow(map(csv_cell, cells))
+    return write_text(path, buffer.getvalue())
+
+
+def _write_values(path: Path, data: TransferDataModule, collector: ReportCollector) -> Path:
+    values, split = collector.values["target"], data.found["target"].test
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    labelled = [f"label {name}" for name in data.classes] if split.has_labels else []
+    writer.writerow(map(csv_cell, ("file", *data.classes, *labelled)))
+    for index in sorted(values):
+        true, predicted = values[index]
+        file = str(split.files[index]).encode(errors="backslashreplace").decode()
+        numbers = [f"{value:.6g}" for value in (*predicted, *(true or ()))]
+        writer.writerow((csv_cell(file), *numbers))
     return write_text(path, buffer.getvalue())
 
 

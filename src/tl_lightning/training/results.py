@@ -34,12 +34,14 @@ from tl_lightning.reporting.estimates import reliability_entries
 from tl_lightning.reporting.formatting import BOUND
 from tl_lightning.reporting.schema import SCHEMA
 from tl_lightning.selection.collapse import WORST
-from tl_lightning.selection.rules import SELECTIONS, Selection
+from tl_lightning.selection.rules import Selection, rule_of
+from tl_lightning.tasks.label_task import LabelTask
 from tl_lightning.training.build import Parts
 from tl_lightning.training.class_set_report import class_set_entries
 from tl_lightning.training.head_start import Start
 from tl_lightning.training.limits import still_falling, untested
 from tl_lightning.training.neighbours import neighbour_arrays
+from tl_lightning.training.number_report import number_entries
 from tl_lightning.training.predictions import summary_of, write_predictions
 from tl_lightning.training.reliability import store_outputs
 from tl_lightning.training.trainer import make_trainer
@@ -57,7 +59,7 @@ def group_of(run: RunConfig) -> str:
     # Callbacks that change the model or the selection.
     callbacks = run.plain["callbacks"] or {}
     kept |= {name: callbacks.get(name) for name in ("weight_averaging", "rollback")}
-    if str(SELECTIONS[run.selection].monitor).startswith("validator/"):
+    if str(rule_of(run.selection, run.task.kind).monitor).startswith("validator/"):
         kept["validators"] = callbacks.get("validators")
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -185,11 +187,14 @@ def write_run(run_dir: Path, result: Result) -> dict[str, Any]:
         CheckpointError: If the checkpoint cannot be written.
         DataError: If the disk is full.
     """
-    found = store_outputs(result.parts.trainer, result.checkpoint, _adapted(result.parts))
     arrays = _arrays(result.parts) if result.parts.run.test else {}
-    predictions = Predictions(arrays, list(result.parts.data.classes))
-    entries = reliability_entries(*found, predictions)
-    entries |= class_set_entries(result.parts, found[0], entries)
+    if isinstance(result.parts.module.task, LabelTask):
+        entries = number_entries(result.parts, arrays)
+    else:
+        found = store_outputs(result.parts.trainer, result.checkpoint, _adapted(result.parts))
+        predictions = Predictions(arrays, list(result.parts.data.classes))
+        entries = reliability_entries(*found, predictions)
+        entries |= class_set_entries(result.parts, found[0], entries)
     report = _report(run_dir, result) | entries
     with full_disk_means(
         f"the disk of {run_dir} is full, so the results were not written; the checkpoints are "
@@ -219,15 +224,14 @@ def _arrays(parts: Parts) -> dict[str, NDArray[Any]]:
     collector = parts.collector
     outputs = find_callback(parts.trainer, SelectedOutputs)
     explanations = find_callback(parts.trainer, Explanations)
-    return {
-        **collector.arrays(), **outputs.arrays(collector.scores), **explanations.arrays()
-    }  # fmt: skip
+    logits = {} if outputs is None else outputs.arrays(collector.scores)
+    return {**collector.arrays(), **logits, **explanations.arrays()}
 
 
 def _neighbours(parts: Parts) -> dict[str, NDArray[Any]]:
     side = find_callback(parts.trainer, Explanations).thumbnails
     outputs = find_callback(parts.trainer, SelectedOutputs)
-    return neighbour_arrays(outputs, parts.data, side) if side else {}
+    return neighbour_arrays(outputs, parts.data, side) if side and outputs else {}
 
 
 def _write_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -253,6 +257,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
         "status": "finished",
         "name": run.name,
         "data": data.name,
+        "task": run.task.kind,
         "seed": run.seed,
         "group": group_of(run),
         "baseline_of": result.baseline_of,
@@ -297,7 +302,7 @@ def _report(run_dir: Path, result: Result) -> dict[str, Any]:
 
 
 def _selection(run_dir: Path, result: Result) -> dict[str, Any]:
-    rule = SELECTIONS[result.parts.run.selection]
+    rule = rule_of(result.parts.run.selection, result.parts.run.task.kind)
     before = result.checkpoint.stem.endswith(START)
     mixed = next((one.alpha for one in result.start.interpolated if one.chosen), None)
     stored = torch.load(result.checkpoint, map_location="cpu", weights_only=True)
@@ -355,7 +360,7 @@ def _notes(result: Result) -> list[str]:
         *([BOUND] if data.learn_from == "target" else []),
         *data.notes(run.pretrained),
         *_start_notes(run),
-        *_collapse_note(SELECTIONS[run.selection], result.selection.score),
+        *_collapse_note(rule_of(run.selection, run.task.kind), result.selection.score),
         *result.selection.notes,
         *(untested(result.parts.trainer, data) if run.test else []),
     ]

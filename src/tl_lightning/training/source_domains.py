@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.data.domain import Domain, concatenated
-from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.selection.rules import rule_of
 from tl_lightning.tasks.domain_accuracy import MEAN, WORST
 
 __all__ = ["as_trained", "source_problems"]
@@ -24,7 +24,7 @@ def source_problems(run: RunConfig, source: Domain) -> Iterator[str]:
     for name, node in run.methods.items():
         if node.cls.uses_source_domains:
             yield f"method=[{name}] compares the domains of the source, but {what}; {change}"
-    monitor = str(SELECTIONS[run.selection].monitor)
+    monitor = str(rule_of(run.selection, run.task.kind).monitor)
     if monitor.endswith((MEAN, WORST)) and not source.domains:
         yield (
             f"selection={run.selection} compares the domains of the source, but {what}; "

@@ -68,12 +68,17 @@ def run_callbacks(
     """
     settings = {k: v for k, v in asdict(run.checkpointing).items() if k != "keep_last"}
     checkpoint = SelectionCheckpoint(
-        dirpath=str(run_dir / "checkpoints"), selection=run.selection, **settings
+        dirpath=str(run_dir / "checkpoints"),
+        selection=run.selection,
+        task=run.task.kind,
+        **settings,
     )
     own = [node.build() for node in run.group("callbacks").values()]
     phases = [PhaseCallback()] if module.phases.steps else []
     start = (run.init, run.backbone.consumed.get("checkpoint"))
     outputs = SelectedOutputs(validation=True, start=[Path(path) for path in start if path])
+    if run.task.kind in ("regression", "multi_label"):  # the others measure classes
+        return [*phases, checkpoint, *own, *reporting, ConsoleLog()]
     return [*phases, checkpoint, DomainMetrics(), *own, *reporting, outputs, ConsoleLog()]
 
 

@@ -8,19 +8,21 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.class_sets import class_set_problems
 from tl_lightning.config.validation.data import data_problems, mixing_keys
 from tl_lightning.config.validation.distributed import strategy_problems
+from tl_lightning.config.validation.kinds import kind_problems
 from tl_lightning.config.validation.methods import method_problems
 from tl_lightning.config.validation.start import head_init_problems, interpolation_problems
 from tl_lightning.config.validation.tasks import task_problems
 from tl_lightning.config.validation.trainer import trainer_problems
 from tl_lightning.config.validation.unseen import unseen_problems
 from tl_lightning.distributed.strategy import is_sharded
-from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.selection.rules import rule_of
 
 __all__ = ["combination_problems"]
 
 
 def combination_problems(run: RunConfig) -> Iterator[str]:
     """Yield an error message for every conflict between settings."""
+    yield from kind_problems(run)
     yield from _target_problems(run)
     yield from _selection_problems(run)
     yield from data_problems(run)
@@ -67,7 +69,7 @@ def _target_problems(run: RunConfig) -> Iterator[str]:
 
 
 def _selection_problems(run: RunConfig) -> Iterator[str]:
-    rule = SELECTIONS[run.selection]
+    rule = rule_of(run.selection, run.task.kind)
     if rule.needs_target and run.target is None:
         yield (
             f"selection={run.selection} scores target samples, but data.target=null; "

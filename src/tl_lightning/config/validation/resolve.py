@@ -24,6 +24,10 @@ from tl_lightning.utils.process import auto_precision
 __all__ = ["allowed_packages", "has_target", "resolve", "resolve_run"]
 
 
+#: Callbacks that measure classes.
+_OF_CLASSES = ("validators", "rollback")
+
+
 def resolve(
     config: dict[str, Any], nodes: Mapping[str, Node]
 ) -> tuple[dict[str, Any], dict[str, Node]]:
@@ -64,6 +68,10 @@ def resolve(
     strategy = nodes.get("trainer.strategy")
     sharded = strategy is not None and issubclass(strategy.cls, Sharded)
     _resolve_start(config, nodes, sharded)
+    if config["task"]["kind"] in ("regression", "multi_label"):
+        # Their scores are of classes.
+        config["callbacks"] = {k: None if k in _OF_CLASSES else v
+                               for k, v in (config["callbacks"] or {}).items()}  # fmt: skip
     if config["selection"] == "auto":
         config["selection"] = _selection(config, nodes)
     if config["rejection"] == "auto":
@@ -151,6 +159,8 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     An adapted model and its baselines get the same rule, so that they are comparable.
     """
     name = config["model"].get("name")
+    if config["task"]["kind"] in ("regression", "multi_label"):
+        return "oracle" if name == "oracle" else "source_val"
     # A class without the argument ``target`` may have a target; only adaptation requires it.
     adapts = issubclass(nodes["model"].cls, DomainAdaptation)
     averaging = nodes.get("callbacks.weight_averaging")

@@ -9,7 +9,7 @@ from tl_lightning.backbones.wrapper import Network
 from tl_lightning.config.instantiate import Node
 from tl_lightning.config.schema import RunConfig, starts_trained
 from tl_lightning.models.supervised import FeatureExtraction
-from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.selection.rules import rule_of
 from tl_lightning.tasks.head import Head
 
 __all__ = ["head_init", "head_init_problems", "interpolation_problems"]
@@ -58,7 +58,7 @@ def interpolation_problems(run: RunConfig) -> Iterator[str]:
             f"head_init={run.head_init}; set interpolation=null, or head_init=probe with a "
             "pretrained backbone"
         )
-    elif isinstance(wanted, list) and SELECTIONS[run.selection].monitor is None:
+    elif isinstance(wanted, list) and rule_of(run.selection, run.task.kind).monitor is None:
         yield (
             f"interpolation={shown} compares models by the selection rule, but selection="
             f"{run.selection} has no score; set selection=source_val, or a single number such as "
@@ -69,6 +69,8 @@ def interpolation_problems(run: RunConfig) -> Iterator[str]:
 def _obstacle(config: Mapping[str, Any], nodes: Mapping[str, Node], sharded: bool) -> str:
     """Return why the head cannot be fitted first; empty if there is no reason."""
     head, model, data = nodes["head"], nodes["model"].cls, nodes["data"].cls
+    if (kind := config["task"]["kind"]) != "classification":
+        return f"fits a classifier, but task={kind}"
     if config["init"]:
         return f"would replace the head of init={config['init']}"
     if not starts_trained(config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.util import find_spec
 from typing import Annotated, Any, get_args
 
@@ -15,6 +16,7 @@ from tl_lightning.config.schema import (
     CacheConfig,
     CheckpointConfig,
     ReportConfig,
+    TaskConfig,
     TaskWeighting,
     known_keys,
 )
@@ -27,7 +29,10 @@ from tl_lightning.utils.text import printable
 __all__ = ["signature_problems", "structure_problems"]
 
 #: Sections without a class to build, whose keys must be known.
-_SECTIONS = {"cache": CacheConfig, "checkpointing": CheckpointConfig, "report": ReportConfig}
+_SECTIONS = {
+    "cache": CacheConfig, "checkpointing": CheckpointConfig, "report": ReportConfig,
+    "task": TaskConfig,
+}  # fmt: skip
 #: Nodes that may be null.
 _MAY_BE_NULL = {
     "method", "regularizer", "aux_tasks", "metrics", "callbacks", "logger", "phases", "scheduler",
@@ -78,10 +83,9 @@ def structure_problems(config: Mapping[str, Any]) -> list[str]:
                 f"{name}={dict(value)} has no _target_; set {name}=<name>, one of conf/{name}/"
             )
         elif name in _SECTIONS:
-            unknown = [key for key in value if key not in known[name]]
-            problems += [
-                f"{name}.{key} is not a setting; {nearest(key, known[name])}" for key in unknown
-            ]
+            keys = [one.name for one in fields(_SECTIONS[name])]
+            unknown = [key for key in value if key not in keys]
+            problems += [f"{name}.{key} is not a setting; {nearest(key, keys)}" for key in unknown]
     problems += _name_problems(config)
     missing = [name for name in known if name not in config]
     problems += [f"{name} is missing; set it as in conf/train.yaml" for name in missing]

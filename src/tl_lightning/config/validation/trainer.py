@@ -16,7 +16,7 @@ from lightning.pytorch.accelerators import (
 from lightning.pytorch.callbacks import Timer
 
 from tl_lightning.config.schema import RunConfig, TrainerConfig
-from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.selection.rules import rule_of
 
 __all__ = ["trainer_problems"]
 
@@ -38,7 +38,7 @@ _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
 
 def trainer_problems(run: RunConfig) -> Iterator[str]:
     """Yield an error message for every problem of the trainer's arguments."""
-    trainer, monitor = run.trainer, SELECTIONS[run.selection].monitor
+    trainer, monitor = run.trainer, rule_of(run.selection, run.task.kind).monitor
     for key, hint in _PASSED_BY_CODE.items():
         if key in trainer.extra:
             value = trainer.extra[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
-from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.selection.rules import rule_of
 
 __all__ = ["unseen_problems"]
 
@@ -14,7 +14,7 @@ def unseen_problems(run: RunConfig) -> Iterator[str]:
     """Yield settings that would use the target, or select by samples that are trained on."""
     if "target" not in run.model.cls.unseen:
         return
-    rule = SELECTIONS[run.selection]
+    rule = rule_of(run.selection, run.task.kind)
     if rule.needs_target:
         yield (
             f"selection={run.selection} scores the target, which model={run.name} must not see "

@@ -20,6 +20,7 @@ def domain_problems(
     name: str | None,
     gives: str,
     only_tested: Collection[str] = (),
+    classes: bool = True,
 ) -> Iterator[str]:
     """Yield what prevents a run, such as empty or too small splits.
 
@@ -28,8 +29,9 @@ def domain_problems(
         name: Name of the dataset.
         gives: What the samples are: ``images``, ``texts`` or ``vectors``.
         only_tested: Domains that need neither training nor validation samples.
+        classes: Whether the labels are classes.
     """
-    for key, domain in found.items():
+    for key, domain in found.items() if classes else ():
         if len(domain.classes) == 1:
             yield (
                 f"{key} ({domain.name}) has only the class {domain.classes[0]!r}, but a "

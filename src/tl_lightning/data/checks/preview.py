@@ -87,7 +87,7 @@ def _examples(
         augmented = changes.finish(training.__getitems__(keys)["inputs"], seeds)
         evaluated = evaluation.__getitems__([(index, 0)])["inputs"]
         images = [stored(index), *torch.cat([evaluated, augmented])]
-        label = None if split.labels is None else int(split.labels[index])
+        label = None if split.labels is None or data.of_cells else int(split.labels[index])
         examples.append((label, [_pixels(image) for image in images]))
     return examples
 

@@ -22,6 +22,7 @@ from tl_lightning.data.checks.issues import BROKEN, ERROR, KINDS, NOTE, PAIRS, W
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Domain
+from tl_lightning.data.encoding import encoded
 from tl_lightning.data.io.unreadable import LIMIT
 from tl_lightning.data.pretraining_overlap import pretraining_overlap
 from tl_lightning.errors import DataError
@@ -54,6 +55,7 @@ def survey(data: TransferDataModule) -> dict[str, Any]:
     try:
         found = data.domains()
         problems += data.check_domains(found)
+        encoded(data, dict(found))  # labels that are not classes
         if isinstance(data, ImageFilesDataModule):
             found = data.scaled(found)
             white = data.input_state.get("max_value")

@@ -21,8 +21,9 @@ from tl_lightning.data.cache.images import ImageCache
 from tl_lightning.data.checks.domains import class_remarks, domain_problems
 from tl_lightning.data.datasets import EvalDataset
 from tl_lightning.data.domain import Domain, Split
+from tl_lightning.data.encoding import LabelEncoding, encoded
 from tl_lightning.data.io.folders import OnProblem
-from tl_lightning.data.loaders import loader_of
+from tl_lightning.data.loaders import check_trainer, loader_of
 from tl_lightning.data.named_domains import indices_of, sampling_problems, with_domains
 from tl_lightning.data.needs import DataInfo, ModelNeeds, StatesNeeds
 from tl_lightning.data.oracle import oracle_problems
@@ -76,6 +77,8 @@ class TransferDataModule(L.LightningDataModule):
     spec_type: ClassVar[type[Spec]] = InputSpec
     #: Whether strongly augmented views of the samples are available.
     has_strong: ClassVar[bool] = False
+    #: Whether labels may be cells of columns: numbers, or several labels of a sample.
+    has_cells: ClassVar[bool] = False
     #: Whether ``source.domain`` and ``target.domain`` can be set.
     has_domains: ClassVar[bool] = False
     #: Whether a ``target`` with only empty values means no target. It allows overrides such as
@@ -124,6 +127,7 @@ class TransferDataModule(L.LightningDataModule):
         #: Domains of which a trained model is tested on all samples; nothing is held out for
         #: training and validation. Set before :meth:`discover`.
         self.only_tested: frozenset[str] = frozenset()
+        self.encoding: LabelEncoding | None = None  # None: classes; set before :meth:`discover`
         self.found: dict[str, Domain] = {}
         #: All samples, if ``found`` has only some of them.
         self.whole: dict[str, Domain] = {}
@@ -169,7 +173,7 @@ class TransferDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def default_spec(self) -> Spec:
-        """Return the input specification for a model that does not state any."""
+        """Return the input specification for a model that states none."""
         raise ConfigError(
             f"data={self.name} cannot be used without an input specification; call "
             "prepare(ModelNeeds(input_spec=...)), see docs/bring_your_own.md#lightningmodule"
@@ -224,6 +228,7 @@ class TransferDataModule(L.LightningDataModule):
             self.input_state = dict(input_state or {})
             found = dict(self.domains())
             self._raise_problems(found)
+            found = encoded(self, found)
             self.found = self.without_unreadable(found)
             self._raise_problems(self.found)
             self.batch_size, self.size_notes = summary.fitting_batch(self.found, self.batch_size)
@@ -276,12 +281,7 @@ class TransferDataModule(L.LightningDataModule):
                 self.prepare(module.needs())
             self.prepared_for = module
         self.discover()
-        connector: Any = getattr(self.trainer, "_accelerator_connector", None)
-        if connector is not None and connector.is_distributed and connector.use_distributed_sampler:
-            raise ConfigError(
-                "on several devices the data module distributes the samples over the ranks itself; "
-                "pass use_distributed_sampler=False to lightning.Trainer"
-            )
+        check_trainer(self.trainer)
 
     @property
     def prepared(self) -> ModelNeeds:
@@ -308,16 +308,18 @@ class TransferDataModule(L.LightningDataModule):
         return self.found["source"].classes
 
     @property
+    def of_cells(self) -> bool:
+        """Whether labels are cells of columns instead of classes."""
+        return getattr(self.encoding, "of_cells", False)
+
+    @property
     def width(self) -> int | None:
         """Length of the vectors; None for other inputs."""
         return None
 
     def class_counts(self) -> list[int] | None:
         """Return the number of labelled training samples per class, or None without labels."""
-        labels = self.found[self.learn_from].train.labels
-        if labels is None:
-            return None
-        return [int(number) for number in np.bincount(labels, minlength=len(self.classes))]
+        return None if self.of_cells else summary.class_counts(self.found[self.learn_from])
 
     def counts(self) -> dict[str, int]:
         """Return the number of samples by ``domain/split``."""
@@ -338,14 +340,13 @@ class TransferDataModule(L.LightningDataModule):
 
     def remarks(self) -> list[str]:
         """Return what is odd about the samples, though a run is possible; shown at the start."""
-        return list(class_remarks("source", self.found["source"]))
+        return [] if self.of_cells else list(class_remarks("source", self.found["source"]))
 
     def check_domains(self, found: Mapping[str, Domain]) -> Iterator[str]:
         """Yield problems that prevent training, such as empty or too small splits."""
         yield from oracle_problems(self.learn_from, found)
-        yield from domain_problems(
-            found, name=self.name, gives=self.gives, only_tested=self.only_tested
-        )
+        named: Any = {"name": self.name, "gives": self.gives, "only_tested": self.only_tested}
+        yield from domain_problems(found, classes=not self.of_cells, **named)
         yield from sampling_problems(self.sampling, found[self.learn_from])
 
     # -- training --------------------------------------------------------------------------

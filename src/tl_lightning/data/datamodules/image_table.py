@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tl_lightning.data.datamodules.domain_folders import asked_table_domains, named_or_others
 from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Split
+from tl_lightning.data.encoding import LABELLED, LabelEncoding, columns_of, label_cells
 from tl_lightning.data.io.folders import SPLIT_NAMES, OnProblem
 from tl_lightning.data.io.labels import class_name, label_problem
 from tl_lightning.data.io.listed import ListedFiles, posix_path
@@ -28,7 +30,7 @@ from tl_lightning.data.layout import Layout, pooled
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
 
-__all__ = ["COLUMNS", "ImageTableDataModule", "class_order"]
+__all__ = ["COLUMNS", "ImageTableDataModule", "cell_array", "class_order", "read_label"]
 
 #: Columns that are read; ``path`` and ``label`` are required.
 COLUMNS = ("path", "label", "domain", "split")
@@ -45,12 +47,14 @@ class ImageTableDataModule(ImageFilesDataModule):
         table: The file; ``.parquet`` and ``.pq`` are Parquet, everything else is delimited text.
         delimiter: Delimiter of a text table, or None to detect it from the first line.
         columns: Name in the table of each of :data:`COLUMNS`; None to ignore a column. ``label``
-            may be a list of columns of 0 and 1, one for each class.
+            may be a list of columns of 0 and 1, one for each class; of other tasks than
+            classification, of columns with the labels.
         label_columns: Columns with labels of auxiliary tasks.
         kwargs: See :class:`ImageFilesDataModule`; a ``target`` without values means no target.
     """
 
     has_domains = True
+    has_cells = True
     target_optional = True
     in_folders = False
     target_keys = ImageFilesDataModule.target_keys | {"table"}
@@ -113,6 +117,11 @@ class ImageTableDataModule(ImageFilesDataModule):
         name = "+".join(names) or (table.stem if own else str(self.name))
         return name, pooled(layouts, self.pair.on_problem, node.get("domain"))
 
+    def label_source(self) -> tuple[list[str], str]:
+        """Return the names of the columns with the labels, and what to call them in errors."""
+        columns = columns_of(self.columns["label"])
+        return columns, f"data.columns.label={','.join(columns)}"
+
     def read_test(self, place: str) -> Layout:
         """Return the images of ``data.target.test``, a table with the same columns."""
         setting, table = "data.target.test", _absolute(place)
@@ -154,14 +163,16 @@ class ImageTableDataModule(ImageFilesDataModule):
             )
         path = Path(table).expanduser()
         header, rows = read_rows(path, self.delimiter, wanted_columns(self.columns), setting)
-        found_cells = table_cells(path, header, rows, self.columns, ("path", "label"))
+        found_cells = table_cells(
+            path, header, rows, self.columns, ("path", "label"), not self.of_cells
+        )
         for column in self.label_columns:
             if column not in header:
                 raise DataError(
                     f"{path} has no column {column!r} (it has {', '.join(header)}); "
                     f"{nearest(column, header)}; set data.label_columns=[<the column's name>]"
                 )
-        found = _Found()
+        found = _Found(columns_of(self.columns["label"]), self.encoding)
         for row, cells in zip(rows, found_cells, strict=True):
             found.add(row, cells, tuple(row.cells[column] for column in self.label_columns))
         found.report(path, self.pair.on_problem)
@@ -170,7 +181,10 @@ class ImageTableDataModule(ImageFilesDataModule):
 
 @dataclass(frozen=True)
 class _ImageRow:
-    """One row of the table; ``place`` is its line or row number, ``label`` empty without one."""
+    """One row of the table; ``place`` is its line or row number, ``label`` empty without one.
+
+    ``cells`` are those of a label that is not a class.
+    """
 
     place: str
     path: str
@@ -178,12 +192,15 @@ class _ImageRow:
     domain: str | None
     split: str | None
     aux_labels: tuple[str, ...]
+    cells: tuple[str, ...] = ()
 
 
 @dataclass
 class _Found:
     """Usable rows, and the problems of all others by kind."""
 
+    columns: Sequence[str] = ()
+    encoding: LabelEncoding | None = None
     images: list[_ImageRow] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
     seen: dict[str, _ImageRow] = field(default_factory=dict)
@@ -195,9 +212,9 @@ class _Found:
         if empty:
             self._problem(f"an empty {empty[0]}", row.place)
             return
-        label = class_name(str(cells["label"]))
-        if kind := label_problem(label):
-            self._problem(kind, f"{row.place} {label!r}")
+        label, own, kind = read_label(row, cells, self.columns, self.encoding)
+        if kind:
+            self._problem(kind, f"{row.place} {', '.join(map(repr, own or [label]))}")
             return
         path = os.path.normpath(str(cells["path"]).strip())
         cell = cells.get("split")
@@ -214,16 +231,17 @@ class _Found:
             None if domain is None else class_name(domain),
             split,
             aux_labels,
+            own,
         )
         before = self.seen.setdefault(path, image)
         if before is image:
             self.images.append(image)
             return
-        for kind in ("label", "split", "domain", "aux_labels"):
+        for kind in ("label", "cells", "split", "domain", "aux_labels"):
             old, new = getattr(before, kind), getattr(image, kind)
             if old != new:
                 text = f"{row.place} {path} is {new!r}, but {old!r} on {before.place}"
-                shown = {"aux_labels": "auxiliary label"}.get(kind, kind)
+                shown = {"aux_labels": "auxiliary label", "cells": "label"}.get(kind, kind)
                 self._problem(f"a duplicate path but a different {shown}", text)
                 return
 
@@ -239,6 +257,27 @@ class _Found:
 
     def _problem(self, kind: str, text: str) -> None:
         self.problems.setdefault(kind, []).append(text)
+
+
+def read_label(
+    row: Row,
+    cells: Mapping[str, str | None],
+    columns: Sequence[str],
+    encoding: LabelEncoding | None,
+) -> tuple[str, tuple[str, ...], str]:
+    """Return the class of a row, the cells of a label that is not a class, and the problem.
+
+    Args:
+        row: The row.
+        cells: Its cells by what they mean.
+        columns: Names of the columns with the label.
+        encoding: How labels are read that are not classes; None for classes.
+    """
+    if encoding is None or not encoding.of_cells:
+        label = class_name(str(cells["label"]))
+        return label, (), label_problem(label)
+    own = label_cells(row.cells, columns)
+    return "" if encoding.is_missing(own) else LABELLED, own, encoding.problem(own, columns)
 
 
 def class_order(labels: set[str]) -> tuple[str, ...]:
@@ -296,7 +335,15 @@ def _split(pairs: Sequence[tuple[_ImageRow, Path]], classes: Sequence[str]) -> S
     known = all(row.label for row, _ in pairs)
     labels = np.array([number[row.label] for row, _ in pairs], dtype=np.int64) if known else None
     names = [posix_path(row.path) for row, _ in pairs]
-    return Split([path for _, path in pairs], labels, names)
+    return Split(
+        [path for _, path in pairs], labels, names, cells=cell_array(row for row, _ in pairs)
+    )
+
+
+def cell_array(rows: Iterable[Any]) -> NDArray[np.str_] | None:
+    """Return the cells ``(N, C)`` of the labels of rows; None if they are classes."""
+    found = [row.cells for row in rows]
+    return np.array(found, dtype=np.str_) if found and found[0] else None
 
 
 def _absolute(path: str | None) -> Path:

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tl_lightning.data.datamodules.domain_folders import asked_table_domains, named_or_others
-from tl_lightning.data.datamodules.image_table import class_order
+from tl_lightning.data.datamodules.image_table import cell_array, class_order, read_label
 from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.domain import Split
+from tl_lightning.data.encoding import LabelEncoding, columns_of
 from tl_lightning.data.io.folders import SPLIT_NAMES
-from tl_lightning.data.io.labels import class_name, label_problem
+from tl_lightning.data.io.labels import class_name
 from tl_lightning.data.io.tables import (
     Row,
     long_cells,
@@ -41,6 +42,7 @@ class _Text:
     label: str
     domain: str | None
     split: str | None
+    cells: tuple[str, ...] = ()
 
 
 class TextTableDataModule(TextDataModule):
@@ -50,11 +52,13 @@ class TextTableDataModule(TextDataModule):
         table: The file; ``.parquet`` and ``.pq`` are Parquet, everything else is delimited text.
         delimiter: Delimiter of a text table, or None to detect it from the first line.
         columns: Name in the table of each of :data:`COLUMNS`; None to ignore a column. ``label``
-            may be a list of columns of 0 and 1, one for each class.
+            may be a list of columns of 0 and 1, one for each class; of other tasks than
+            classification, of columns with the labels.
         kwargs: See :class:`TextDataModule`; ``root`` is not used.
     """
 
     has_domains: ClassVar[bool] = True
+    has_cells: ClassVar[bool] = True
     in_folders: ClassVar[bool] = False
 
     def __init__(
@@ -109,6 +113,11 @@ class TextTableDataModule(TextDataModule):
         title = "+".join(names) or str(self.name)
         return title, pooled(layouts, self.pair.on_problem, node.get("domain"))
 
+    def label_source(self) -> tuple[list[str], str]:
+        """Return the names of the columns with the labels, and what to call them in errors."""
+        columns = columns_of(self.columns["label"])
+        return columns, f"data.columns.label={','.join(columns)}"
+
     def read_test(self, place: str) -> Layout:
         """Return the texts of ``data.target.test``, a table with the same columns."""
         table, setting = Path(place), "data.target.test"
@@ -130,15 +139,19 @@ class TextTableDataModule(TextDataModule):
         path = Path(table).expanduser()
         with long_cells():
             header, rows = read_rows(path, self.delimiter, wanted_columns(self.columns), setting)
-        found_cells = table_cells(path, header, rows, self.columns, ("text", "label"))
+        found_cells = table_cells(
+            path, header, rows, self.columns, ("text", "label"), not self.of_cells
+        )
+        columns = columns_of(self.columns["label"])
         found: list[_Text] = []
         problems: dict[str, list[str]] = {}
         for row, cells in zip(rows, found_cells, strict=True):
-            kind, text = _problem(row, cells)
+            kind, text = _problem(row, cells, columns, self.encoding)
             if kind:
                 problems.setdefault(kind, []).append(text)
             else:
-                found.append(_text(row, path, cells))
+                label, own, _ = read_label(row, cells, columns, self.encoding)
+                found.append(_text(row, path, cells, label, own))
         for kind, places in problems.items():
             self.pair.on_problem(
                 f"{path} has {len(places)} row(s) with {kind}: {shorten(places, separator='; ')}; "
@@ -149,15 +162,20 @@ class TextTableDataModule(TextDataModule):
         return found
 
 
-def _problem(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
+def _problem(
+    row: Row,
+    cells: Mapping[str, str | None],
+    columns: Sequence[str],
+    encoding: LabelEncoding | None,
+) -> tuple[str, str]:
     """Return the kind of problem of a row and its place, or empty strings."""
     for name in COLUMNS:
         cell = cells.get(name)
         if cell is not None and not cell.strip() and name != "label":  # which a target may lack
             return f"an empty {name}", row.place
-    label = class_name(str(cells["label"]))
-    if kind := label_problem(label):
-        return kind, f"{row.place} {label!r}"
+    label, own, kind = read_label(row, cells, columns, encoding)
+    if kind:
+        return kind, f"{row.place} {', '.join(map(repr, own or [label]))}"
     split = cells.get("split")
     if split is not None and split.strip().lower() not in SPLIT_NAMES:
         hint = nearest(split.strip().lower(), SPLIT_NAMES)
@@ -165,15 +183,18 @@ def _problem(row: Row, cells: Mapping[str, str | None]) -> tuple[str, str]:
     return "", ""
 
 
-def _text(row: Row, path: Path, cells: Mapping[str, str | None]) -> _Text:
+def _text(
+    row: Row, path: Path, cells: Mapping[str, str | None], label: str, own: tuple[str, ...]
+) -> _Text:
     domain, split = cells.get("domain"), cells.get("split")
     return _Text(
         row.place,
         f"{path.name}/{row.place}",
         str(cells["text"]),
-        class_name(str(cells["label"])),
+        label,
         None if domain is None else class_name(domain),
         None if split is None else SPLIT_NAMES[split.strip().lower()],
+        own,
     )
 
 
@@ -200,4 +221,4 @@ def _split(listed: Sequence[_Text], classes: Sequence[str]) -> Split:
     texts[:] = [each.text for each in listed]
     known = all(each.label for each in listed)
     labels = np.array([number[each.label] for each in listed], dtype=np.int64) if known else None
-    return Split(texts, labels, [each.name for each in listed])
+    return Split(texts, labels, [each.name for each in listed], cells=cell_array(listed))

@@ -18,6 +18,8 @@ from tl_lightning.data.class_sets import AS_CLASS_SETS, ClassSets, with_unknown
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.source_target import check_labels, only_keys
 from tl_lightning.data.domain import Domain, Split
+from tl_lightning.data.encoding import LABELLED
+from tl_lightning.data.io.vector_labels import label_names, with_cells
 from tl_lightning.data.io.vectors import Table, read_vectors
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.needs import ModelNeeds
@@ -76,6 +78,7 @@ class VectorDataModule(TransferDataModule):
     gives: ClassVar[str] = "vectors"
     spec_type: ClassVar[type[Spec]] = VectorSpec
     storable: ClassVar[bool] = False
+    has_cells: ClassVar[bool] = True
     target_optional: ClassVar[bool] = True
     target_keys: ClassVar[frozenset[str]] = frozenset({*KEYS, "labels", "classes"})
 
@@ -101,6 +104,8 @@ class VectorDataModule(TransferDataModule):
         self.test_fraction = test_fraction
         self.max_features = max_features
         self.scale = scale
+        #: Names of the columns of labels that are not classes.
+        self.label_names: list[str] = []
 
     @classmethod
     def no_target(cls, target: Mapping[str, Any] | None) -> bool:
@@ -111,6 +116,10 @@ class VectorDataModule(TransferDataModule):
     def target_hint(cls) -> str:
         """Return what to set below ``data.target`` for a target, for error messages."""
         return "train=<file>"
+
+    def label_source(self) -> tuple[list[str], str]:
+        """Return the names of the columns with the labels, and what to call them in errors."""
+        return self.label_names, f"the labels of data.source.train={self.source['train']}"
 
     @property
     def width(self) -> int:
@@ -132,7 +141,10 @@ class VectorDataModule(TransferDataModule):
             if node.get(key) is not None
         }
         _refuse_repeated(files)
-        tables = {key.removeprefix("data."): read_vectors(file, key) for key, file in files.items()}
+        tables = {
+            key.removeprefix("data."): read_vectors(file, key, not self.of_cells)
+            for key, file in files.items()
+        }
         if (self.target or {}).get("labels") == "none":
             tables["target.train"] = Table(tables["target.train"].x, None)
         tables = self._selected(self._aligned(tables))
@@ -142,8 +154,13 @@ class VectorDataModule(TransferDataModule):
                 f"data.source.train={self.source['train']} has no labels; a source needs "
                 "them: add labels, or set another data.source.train"
             )
-        classes = tuple(sorted(set(source.y.tolist()), key=_order))
-        if len(classes) < 2:
+        classes = (LABELLED,)
+        if self.encoding is not None and self.of_cells:
+            tables = with_cells(tables, files, self.encoding)
+            self.label_names = label_names(source.y)
+        else:
+            classes = tuple(sorted(set(source.y.tolist()), key=_order))
+        if len(classes) < 2 and not self.of_cells:
             raise DataError(
                 f"data.source.train={self.source['train']} has only the class {classes[0]!r}; a "
                 "classifier needs at least two"
@@ -190,7 +207,7 @@ class VectorDataModule(TransferDataModule):
                 f"{len(layout.train):,} for training, {len(layout.val):,} for validation"
             )
             note += "" if test else ", and all are predicted, without accuracy"
-        if sets is not None and train.labels is not None:
+        if sets is not None and train.labels is not None and not self.of_cells:
             found = sorted(set(tables[f"{domain}.train"].y.tolist()))  # type: ignore[union-attr]
             note = "; ".join(part for part in (sets.note(known, found), note) if part)
         return Domain(name, classes, layout.train, layout.val, layout.test, note)
@@ -308,6 +325,8 @@ def _split(
     names = [f"{name}/{row:07d}" for row in range(table.x.shape[0])]
     if table.y is None:
         return Split(table.x, None, names)
+    if table.y.ndim > 1:
+        return Split(table.x, np.zeros(len(names), np.int64), names, cells=table.y)
     found = sorted(set(table.y.tolist()))
     unknown = [label for label in found if label not in classes]
     if sets is not None and (text := sets.problem(classes, found, setting)):

@@ -154,6 +154,7 @@ def table_cells(
     rows: Sequence[Row],
     columns: Mapping[str, str | Sequence[str] | None],
     required: Sequence[str],
+    classes: bool = True,
 ) -> list[dict[str, str | None]]:
     """Return the cells of every row by what they mean; None for columns that the table lacks.
 
@@ -164,9 +165,11 @@ def table_cells(
         columns: Name of the column of each meaning; several columns of 0 and 1 for ``label``, one
             for each class.
         required: Meanings whose column must exist; others only if they were renamed.
+        classes: Whether labels are classes; of other ones, several columns are not joined, and
+            ``label`` is left out.
 
     Raises:
-        DataError: If there is no such column, or a row has several labels.
+        DataError: If there is no such column, or a row has several classes.
     """
     names = {name: column for name, column in columns.items() if column is not None}
     for name, column in names.items():
@@ -177,6 +180,7 @@ def table_cells(
         {
             name: row.cells.get(column) if isinstance(column, str) else _one_hot(path, row, column)
             for name, column in names.items()
+            if classes or name != "label"
         }
         for row in rows
     ]

@@ -25,14 +25,15 @@ class Table(NamedTuple):
 
     Attributes:
         x: ``(N, F)`` float32, dense or sparse (CSR).
-        y: ``(N,)`` class names as strings, or None if the file has no labels.
+        y: ``(N,)`` class names as strings, or the text of other labels ``(N, K)``; None if the file
+            has no labels.
     """
 
     x: Any
     y: NDArray[np.str_] | None
 
 
-def read_vectors(path: Path, setting: str) -> Table:
+def read_vectors(path: Path, setting: str, classes: bool = True) -> Table:
     """Return the vectors and labels of a file; the format is determined by its suffix.
 
     In npz and mat files the vectors are named ``x``, ``features``, ``fts``, ``feas``, ``data`` or
@@ -42,6 +43,7 @@ def read_vectors(path: Path, setting: str) -> Table:
     Args:
         path: The file.
         setting: Configuration key of the file, for error messages.
+        classes: Whether the labels are classes; others may have several columns ``(N, K)``.
 
     Raises:
         DataError: If the file is missing, of an unknown format or corrupt, or its contents are
@@ -69,7 +71,7 @@ def read_vectors(path: Path, setting: str) -> Table:
         raise DataError(
             f"{setting}={path} cannot be read as {suffix}: {reason}; get another copy of the file"
         ) from error
-    return _checked(table, path, setting)
+    return _checked(table, path, setting, classes)
 
 
 def _npz(path: Path, setting: str) -> Table:
@@ -94,7 +96,7 @@ def _from_arrays(arrays: dict[str, Any], path: Path, setting: str) -> Table:
             f"{setting}={path} contains {', '.join(arrays) or 'nothing'}, but no vectors named "
             f"{', '.join(FEATURES)}; name the array of vectors x"
         )
-    return Table(x, None if y is None else np.asarray(y).reshape(-1))
+    return Table(x, None if y is None else np.asarray(y))
 
 
 def _svmlight(path: Path) -> Table:
@@ -106,7 +108,7 @@ def _svmlight(path: Path) -> Table:
     return Table(x, y)
 
 
-def _checked(table: Table, path: Path, setting: str) -> Table:
+def _checked(table: Table, path: Path, setting: str, classes: bool) -> Table:
     x: Any = table.x.tocsr() if sparse.issparse(table.x) else np.asarray(table.x)
     if x.ndim != 2 or 0 in x.shape or not np.issubdtype(x.dtype, np.number):
         raise DataError(
@@ -123,12 +125,15 @@ def _checked(table: Table, path: Path, setting: str) -> Table:
         )
     if table.y is None:
         return Table(x, None)
-    if len(table.y) != x.shape[0]:
+    y = table.y.reshape(-1) if classes else _columns(table.y, x.shape[0])
+    if len(y) != x.shape[0]:
         raise DataError(
-            f"{setting}={path} contains {x.shape[0]} vectors but {len(table.y)} labels; their "
+            f"{setting}={path} contains {x.shape[0]} vectors but {len(y)} labels; their "
             "numbers must be equal"
         )
-    names = np.array([_name(label) for label in table.y.tolist()])
+    if not classes:
+        return Table(x, y.astype(np.str_))
+    names = np.array([_name(label) for label in y.tolist()])
     wrong = [row for row, name in enumerate(names.tolist()) if not name or label_problem(name)]
     if wrong:
         raise DataError(
@@ -137,6 +142,13 @@ def _checked(table: Table, path: Path, setting: str) -> Table:
             "leave out the labels of a target"
         )
     return Table(x, names)
+
+
+def _columns(y: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Return labels as ``(N, K)``; mat files have a single column as ``(1, N)``."""
+    if y.ndim == 2 and y.shape[0] != rows and y.shape[1] == rows:
+        y = y.T
+    return y.reshape(len(y), -1) if y.ndim else y.reshape(1, 1)
 
 
 def _bad_rows(x: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -61,6 +61,7 @@ def export_model(checkpoint: str | Path, settings: Settings) -> dict[str, Any]:
     """
     require_packages(settings.format)
     predictor = Predictor.open(checkpoint, settings.allow, device="cpu")
+    predictor.needs_classes("tl-export")
     abstain = _abstain(predictor, settings.abstain)
     resize = _resizes(predictor, settings)
     samples = find_samples(predictor, settings.samples, _needed(settings), settings.allow)

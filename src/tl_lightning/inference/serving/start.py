@@ -64,6 +64,7 @@ def run_server(
 def loaded(checkpoint: str, settings: ServeSettings, allow: Sequence[str]) -> Service:
     """Return a service whose model has predicted once, so that the first request is not slower."""
     predictor = Predictor.open(checkpoint, allow)
+    predictor.needs_classes("serving")
     service = Service(Model.of(predictor, settings.precision), settings)
     sample = _samples[predictor.kind](predictor)
     predictor.outputs(sample)

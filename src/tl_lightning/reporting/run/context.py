@@ -19,10 +19,10 @@ from tl_lightning.reporting.formatting import (
     duration,
     metric_value,
     percent,
-    points,
     trained_on_target,
     uses_target_labels,
 )
+from tl_lightning.reporting.measure import ACCURACY, measure_of
 from tl_lightning.reporting.run.class_changes import distance_sentence
 from tl_lightning.reporting.run.class_sets import describe_class_sets
 from tl_lightning.reporting.run.domains import domain_tables
@@ -153,20 +153,24 @@ def read_baselines(run_dir: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
 
 
 def _accuracy(report: Mapping[str, Any], domain: str) -> float | None:
-    value = (report.get("metrics") or {}).get(f"{domain}/test/acc")
+    """Return the test accuracy, or what stands for it, see :func:`.measure_of`."""
+    value = (report.get("metrics") or {}).get(f"{domain}/test/{measure_of(report).metric}")
     return float(value) if isinstance(value, (int, float)) else None
 
 
 def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, Any]:
     target, source = _accuracy(report, "target"), _accuracy(report, "source")
-    figures = []
+    measure, figures = measure_of(report), []
     predicted = report.get("predicted") or {}
     for domain, value in (("target", target), ("source", source)):
         if value is not None:
             note = _interval_note(predictions, domain, value)
-            label = f"{domain} test accuracy"
-            shown = percent(value).removesuffix(" %")
-            figures.append({"label": label, "value": shown, "unit": "%", "note": note})
+            if measure.lower_is_better:
+                note = _error_note(report, domain)
+            figures.append({
+                "label": f"{domain} test {measure.label}", "value": measure.number(value),
+                "unit": measure.unit.strip(), "note": note,
+            })  # fmt: skip
         elif domain in predicted:
             if domain == "target" and (estimated := estimated_accuracy(report)) is not None:
                 value, low, high = (100 * number for number in estimated)
@@ -190,9 +194,27 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
     if target is not None and source is not None:
         side = "below" if target < source else "above"
         gap = f"Target accuracy is {100 * abs(target - source):.1f} points {side} source accuracy."
+        if measure is not ACCURACY:
+            gap = (
+                f"The {measure.label} of the target is "
+                f"{measure.difference(target - source).lstrip('+-')} {side} that of the source."
+            )
     usage = {"oracle": _oracle(report), "trained_on_target": trained_on_target(report)}
     ranges = any("test samples" in str(figure["note"]) for figure in figures)
     return {"figures": figures, "gap": gap, "ranges": ranges, **usage}
+
+
+def _error_note(report: Mapping[str, Any], domain: str) -> str:
+    """Return the interval of the error of a single number, or what it is the mean of."""
+    found = (report.get("numbers") or {}).get(domain) or {}
+    outputs = list((found.get("metrics") or {}).values())
+    if len(outputs) != 1:
+        names = (report.get("numbers") or {}).get("names") or []
+        return f"in the unit of the labels; mean over {len(names)} outputs"
+    _, low, high = outputs[0]["mae"]
+    if low is None:
+        return "in the unit of the labels"
+    return f"{low:.4g} to {high:.4g} (95 % interval), in the unit of the labels"
 
 
 def _compared_with(report: Mapping[str, Any]) -> str:
@@ -217,21 +239,25 @@ def _baseline_rows(
     report: Mapping[str, Any], baselines: list[dict[str, Any]], run_dir: Path
 ) -> list[dict[str, Any]]:
     """Return rows for baselines, this run and upper bounds, with this run's gain over each."""
-    accuracy = _accuracy(report, "target")
+    accuracy, measure = _accuracy(report, "target"), measure_of(report)
     rows = []
     bounds = [run for run in baselines if trained_on_target(run)]
     others = [run for run in baselines if not trained_on_target(run)]
     for run in [*others, report, *bounds] if baselines else []:
         target = _accuracy(run, "target")
         gain = None if run is report or accuracy is None or target is None else accuracy - target
-        named = None if run is report else paired_interval(report, run_dir, str(run.get("name")))
+        alone = run is report or measure is not ACCURACY
+        named = None if alone else paired_interval(report, run_dir, str(run.get("name")))
         low, high = (named.low or 0.0, named.high or 0.0) if named else (gain or 0.0, gain or 0.0)
+        if measure.lower_is_better:
+            low, high = -high, -low
         rows.append({
             "name": BASELINES.get(str(run.get("name")), run.get("name")),
             "this_run": run is report,
-            "target": percent(target),
-            "source": percent(_accuracy(run, "source")),
-            "gain": None if gain is None else points(gain),
+            "target": measure.text(target),
+            "source": measure.text(_accuracy(run, "source")),
+            "gain": None if gain is None else measure.difference(gain),
+            "unit": "" if measure.lower_is_better else " points",
             "interval": None if named is None else span_text(named),
             "sign": "" if gain is None else "up" if low > 0 else "down" if high < 0 else "",
             "rule": (run.get("selection") or {}).get("rule", "–"),

@@ -13,6 +13,7 @@ from tl_lightning.reporting.formatting import (
     trained_on_target,
     uses_target_labels,
 )
+from tl_lightning.reporting.measure import ACCURACY, Measure, measure_of
 from tl_lightning.reporting.schema import fingerprint_of
 from tl_lightning.reporting.statistics import Interval, student
 
@@ -41,10 +42,15 @@ class Group:
         """Name of the model preset."""
         return self.key[0]
 
+    @property
+    def measure(self) -> Measure:
+        """The figure by which the runs are compared."""
+        return measure_of(next(iter(self.runs.values()), {}))
+
     def accuracies(self, domain: str) -> dict[int, float]:
-        """Return the test accuracy by seed, for the runs that have one."""
+        """Return the test accuracy, or another :attr:`measure`, by seed, of runs that have one."""
         found = {
-            seed: (run.get("metrics") or {}).get(f"{domain}/test/acc")
+            seed: (run.get("metrics") or {}).get(f"{domain}/test/{self.measure.metric}")
             for seed, run in sorted(self.runs.items())
         }
         return {seed: float(v) for seed, v in found.items() if isinstance(v, (int, float))}
@@ -57,7 +63,8 @@ class Comparison:
     Attributes:
         baseline: Label of the baseline's row; None without pairs.
         seeds: The paired seeds.
-        interval: Difference of target accuracy (method minus baseline) with its interval.
+        interval: Difference of target accuracy, or of another :class:`.Measure`, with its interval:
+            method minus baseline.
         verdict: ``helped``, ``hurt``, ``no clear difference``, ``one seed``, ``no spread`` or
             ``no pairs``.
         sentence: The verdict as text.
@@ -112,7 +119,7 @@ def compare(
     interval = student([own - base for own, base in best.pairs.values()])
     reference = BASELINES.get(name, name) if len(same) == 1 else labels[best.group.key]
     alone = paired if interval.n == 1 else None
-    verdict, sentence = _verdict(labels[group.key], reference, interval, alone)
+    verdict, sentence = _verdict(labels[group.key], reference, interval, alone, group.measure)
     if any(trained_on_target(run) for run in group.runs.values()):
         sentence += "; trained on target labels, so this is an upper bound"
     elif bound:
@@ -159,10 +166,14 @@ def _unpaired(label: str, name: str, matches: list[Match]) -> Comparison:
 
 
 def _verdict(
-    label: str, reference: str, interval: Interval, paired: Interval | None = None
+    label: str,
+    reference: str,
+    interval: Interval,
+    paired: Interval | None = None,
+    measure: Measure = ACCURACY,
 ) -> tuple[str, str]:
     """Return the verdict and its text, without the full stop."""
-    gain = _gain(label, reference, interval.mean, "")
+    gain = _gain(label, reference, interval.mean, "", measure)
     if paired is not None and paired.low is not None and paired.high is not None:
         samples = f"{paired.n} test samples, 95 % interval {span_text(paired)}"
         rest = "with one seed; the spread over seeds is unknown"
@@ -179,14 +190,15 @@ def _verdict(
             f"{gain} with each of {seeds_text(interval.n, True)}; identical differences give no "
             "estimate of the spread"
         )
-    half = f" ± {50 * (interval.high - interval.low):.1f}"
+    half = f" ± {measure.spread((interval.high - interval.low) / 2)}"
     span = f"95 % interval, {seeds_text(interval.n, True)}"
     if interval.low > 0 or interval.high < 0:
-        gain = _gain(label, reference, interval.mean, half)
-        return ("helped" if interval.low > 0 else "hurt"), f"{gain} ({span})"
+        gain = _gain(label, reference, interval.mean, half, measure)
+        return ("helped" if measure.better(interval.mean) else "hurt"), f"{gain} ({span})"
+    unit = measure.label if measure.lower_is_better else "points"
     return "no clear difference", (
         f"{label}: no clear difference from {reference} "
-        f"({points(interval.mean)}{half} points, {span})"
+        f"({measure.difference(interval.mean)}{half} {unit}, {span})"
     )
 
 
@@ -201,13 +213,18 @@ def span_text(interval: Interval) -> str:
     return f"{points(interval.low)} to {points(interval.high)}"
 
 
-def _gain(label: str, reference: str, mean: float, half: str) -> str:
+def _gain(label: str, reference: str, mean: float, half: str, measure: Measure = ACCURACY) -> str:
     """Return a difference as text, with half the width of its interval.
 
     >>> _gain("dann", "source-only", -0.01, "")
     'dann is 1.0 points worse than source-only'
+    >>> _gain("dann", "source-only", -0.25, "", MEASURES["mae"])
+    'dann has a mean absolute error 0.25 lower than source-only'
     """
-    if points(mean) in ("+0.0", "-0.0"):
+    if measure.lower_is_better and mean:
+        side = "lower" if mean < 0 else "higher"
+        return f"{label} has a {measure.label} {abs(mean):.3g}{half} {side} than {reference}"
+    if measure.difference(mean) in ("+0.0", "-0.0", "+0"):
         return f"{label} performs the same as {reference}"
     comparative = "better" if mean > 0 else "worse"
     return f"{label} is {abs(100 * mean):.1f}{half} points {comparative} than {reference}"

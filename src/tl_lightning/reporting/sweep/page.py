@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from tl_lightning.errors import DataError
+from tl_lightning.reporting.measure import ACCURACY
 from tl_lightning.reporting.run.page import fill, inline
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.reporting.sweep.curves import sweep_curves
@@ -20,6 +22,7 @@ from tl_lightning.reporting.sweep.held_out import (
 )
 from tl_lightning.reporting.sweep.summary import Row, Summary, summarise
 from tl_lightning.reporting.sweep.tables import (
+    caption,
     cells,
     columns,
     failure_line,
@@ -142,6 +145,8 @@ def write_sweep(folder: str | Path) -> Path:
             for data, found in _by_data(summary).items()
         },
         "failures": [failure_line(failure) for failure in summary.failures],
+        "caption": caption(summary.rows),
+        "measure": summary.rows[0].measure if summary.rows else ACCURACY,
     }
     return write_text(root / "index.html", fill("sweep.html.j2", values))
 
@@ -173,14 +178,16 @@ def dot_plot(rows: list[Row]) -> bytes:
         rows: Rows of one dataset, all with a target accuracy. The mean of the first source-only
             row is drawn as a vertical line.
     """
+    measure = rows[0].measure
+    scale = measure.scale
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         axes.grid(False, axis="y")
         base = [row.target.mean for row in rows if row.name == "source_only" and row.target]
         if base:
-            axes.axvline(100 * base[0], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-            axes.annotate("source-only", (100 * base[0], 1), xycoords=axes.get_xaxis_transform(),
+            axes.axvline(scale * base[0], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+            axes.annotate("source-only", (scale * base[0], 1), xycoords=axes.get_xaxis_transform(),
                           xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7.5,
                           color=MUTED)  # fmt: skip
         for position, row in enumerate(rows):
@@ -188,9 +195,9 @@ def dot_plot(rows: list[Row]) -> bytes:
         names = [_two_lines(row) for row in rows]
         axes.set_yticks(range(len(rows)), names, color=INK)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.xaxis.set_major_formatter("{x:g} %")
+        axes.xaxis.set_major_formatter("{x:g}" + measure.unit)
         axes.margins(x=0.06)
-        axes.set_xlabel("target test accuracy")
+        axes.set_xlabel(f"target test {measure.label}")
 
     return figure_png(7.2, 0.9 + 0.38 * max(len(rows), 2), draw)
 
@@ -204,13 +211,14 @@ def _two_lines(row: Row) -> str:
 def _draw_row(axes: Any, position: int, row: Row) -> None:
     target = row.target
     colour = TARGET if row.oracle else LINES[0]
-    values = [100 * value for value in row.target_by_seed.values()]
+    scale, most = row.measure.scale, math.inf if row.measure.lower_is_better else 1.0
+    values = [scale * value for value in row.target_by_seed.values()]
     axes.plot(values, [position + 0.17] * len(values), "o", color=colour, alpha=0.4, markersize=4,
               markeredgewidth=0)  # fmt: skip
     if target is None:
         return
     if target.low is not None and target.high is not None:
-        ends = [100 * max(target.low, 0.0), 100 * min(target.high, 1.0)]
+        ends = [scale * max(target.low, 0.0), scale * min(target.high, most)]
         axes.plot(ends, [position - 0.08] * 2, color=colour, linewidth=2.2, solid_capstyle="butt")
-    axes.plot([100 * target.mean], [position - 0.08], "D", color=colour, markersize=5.5,
+    axes.plot([scale * target.mean], [position - 0.08], "D", color=colour, markersize=5.5,
               markeredgecolor="white", markeredgewidth=0.8)  # fmt: skip

@@ -14,6 +14,7 @@ from tl_lightning.reporting.formatting import (
     trained_on_target,
     uses_target_labels,
 )
+from tl_lightning.reporting.measure import MEASURES, Measure, measure_of
 from tl_lightning.reporting.schema import fingerprint_of
 from tl_lightning.reporting.statistics import Interval, student
 from tl_lightning.reporting.sweep.compare import Comparison, Group, compare
@@ -60,6 +61,7 @@ class Row:
         estimated: Mean estimated target accuracy, and the lowest and highest ends of the
             intervals; None with target labels.
         compared_with: Names of the models that the estimates were compared with.
+        metric: Test metric in place of the accuracy, see :data:`.MEASURES`.
     """
 
     label: str
@@ -78,6 +80,12 @@ class Row:
     aux_tasks: dict[str, Interval] = field(default_factory=dict)
     estimated: tuple[float, float, float] | None = None
     compared_with: tuple[str, ...] = ()
+    metric: str = "acc"
+
+    @property
+    def measure(self) -> Measure:
+        """The figure by which the row is compared with others."""
+        return MEASURES[self.metric]
 
 
 @dataclass(frozen=True)
@@ -194,7 +202,8 @@ def _repeat_notes(repeats: list[tuple[Run, Run]]) -> list[str]:
     """Return notes on repeated runs: a count of the identical ones, the others one by one."""
     notes, identical = [], Counter[str]()
     for first, repeat in repeats:
-        target = [(run.get("metrics") or {}).get("target/test/acc") for run in (first, repeat)]
+        metric = f"target/test/{measure_of(first).metric}"
+        target = [(run.get("metrics") or {}).get(metric) for run in (first, repeat)]
         if target[0] == target[1]:
             identical[str(first.get("name"))] += 1
             continue
@@ -305,6 +314,7 @@ def _row(
         aux_tasks=aux_task_means(group),
         estimated=None if values["target"] else _estimated(group),
         compared_with=() if values["target"] else _compared_with(group),
+        metric=group.measure.metric,
     )
 
 

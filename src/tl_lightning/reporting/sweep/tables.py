@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tl_lightning.config.schema import BASELINES
-from tl_lightning.reporting.formatting import points, seeds_range
+from tl_lightning.reporting.formatting import seeds_range
+from tl_lightning.reporting.measure import ACCURACY, Measure
 from tl_lightning.reporting.run.trust import estimate_text
 from tl_lightning.reporting.statistics import Interval
 from tl_lightning.reporting.sweep.compare import Comparison
@@ -22,7 +23,16 @@ from tl_lightning.reporting.sweep.multitask import ALONE, figure, headings
 from tl_lightning.reporting.sweep.summary import Failure, Row, Summary
 from tl_lightning.utils.text import csv_cell
 
-__all__ = ["cells", "columns", "failure_line", "render", "to_csv", "to_json", "to_markdown"]
+__all__ = [
+    "caption",
+    "cells",
+    "columns",
+    "failure_line",
+    "render",
+    "to_csv",
+    "to_json",
+    "to_markdown",
+]
 
 HEADINGS = (
     *("Method", "Data", "Seeds", "Target", "Source"),
@@ -36,19 +46,19 @@ COMPARED = "Compared with"
 SIDES = ("left", "left", "left", "right", "right", "right", "right", "left", "right")
 
 
-def mean_text(interval: Interval | None) -> str:
-    """Return mean and standard deviation in percent.
+def mean_text(interval: Interval | None, measure: Measure = ACCURACY) -> str:
+    """Return mean and standard deviation, of fractions in percent.
 
     >>> mean_text(Interval(0.6128, 0.021, 0.5, 0.7, 3)), mean_text(None)
     ('61.3 ± 2.1', '–')
     """
     if interval is None:
         return "–"
-    spread = "" if interval.std is None else f" ± {100 * interval.std:.1f}"
-    return f"{100 * interval.mean:.1f}{spread}"
+    spread = "" if interval.std is None else f" ± {measure.spread(interval.std)}"
+    return f"{measure.number(interval.mean)}{spread}"
 
 
-def gain_text(comparison: Comparison | None) -> str:
+def gain_text(comparison: Comparison | None, measure: Measure = ACCURACY) -> str:
     """Return a paired difference in points, with its interval if it has one."""
     if comparison is None:
         return ""
@@ -56,8 +66,9 @@ def gain_text(comparison: Comparison | None) -> str:
     if interval is None:
         return "no pairs"
     if interval.low is None or interval.high is None:
-        return f"{points(interval.mean)} ({comparison.verdict})"
-    return f"{points(interval.mean)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+        return f"{measure.difference(interval.mean)} ({comparison.verdict})"
+    low, high = (measure.number(end) for end in (interval.low, interval.high))
+    return f"{measure.difference(interval.mean)} ({low} to {high})"
 
 
 def columns(rows: Iterable[Row]) -> list[tuple[str, str]]:
@@ -82,7 +93,7 @@ def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
         if name == ESTIMATED
         else ", ".join(row.compared_with) or "–"
         if name == COMPARED
-        else gain_text(row.comparisons.get(ALONE))
+        else gain_text(row.comparisons.get(ALONE), row.measure)
         if name.startswith("vs ")
         else figure(name, row.aux_tasks.get(name))
         for name in list(names)[len(HEADINGS) :]
@@ -91,9 +102,12 @@ def cells(row: Row, names: Iterable[str] = ()) -> list[str]:
         row.label + (" *" if row.oracle else ""),
         row.data,
         seeds_range(row.seeds),
-        mean_text(row.target),
-        mean_text(row.source),
-        *(gain_text(row.comparisons.get(name)) if row.target else "–" for name in BASELINES),
+        mean_text(row.target, row.measure),
+        mean_text(row.source, row.measure),
+        *(
+            gain_text(row.comparisons.get(name), row.measure) if row.target else "–"
+            for name in BASELINES
+        ),
         row.rule,
         "–" if row.minutes is None else f"{row.minutes:.1f}",
         *extra,
@@ -119,8 +133,7 @@ def to_markdown(summary: Summary) -> str:
     names, sides = map(list, zip(*columns(summary.rows), strict=True))
     ruler = ["---:" if side == "right" else "---" for side in sides]
     parts = [line(names), line(ruler), *(line(cells(row, names)) for row in summary.rows)]
-    text = "\n".join(parts) + "\n\nAccuracy in %, mean ± standard deviation over seeds; differences"
-    text += " of target accuracy in points, paired by seed, with the 95 % Student t interval.\n"
+    text = "\n".join(parts) + f"\n\n{caption(summary.rows)}\n"
     lists = {
         "Verdicts": summary.verdicts,
         "Failed or missing": tuple(map(failure_line, summary.failures)),
@@ -132,6 +145,22 @@ def to_markdown(summary: Summary) -> str:
                 f"\n## {heading}\n\n" + "\n".join(f"- {_one_line(item)}" for item in items) + "\n"
             )
     return text
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """Return what the figures of a table are."""
+    if any(row.measure.lower_is_better for row in rows):
+        return (
+            "Mean absolute error in the unit of the labels (lower is better), mean ± standard "
+            "deviation over seeds; differences of the target's error, paired by seed, with the "
+            "95 % Student t interval."
+        )
+    names = {row.measure.label for row in rows} or {"accuracy"}
+    name = " or ".join(sorted(names))
+    return (
+        f"{name[0].upper()}{name[1:]} in %, mean ± standard deviation over seeds; differences of "
+        f"target {name} in points, paired by seed, with the 95 % Student t interval."
+    )
 
 
 def _one_line(text: str) -> str:

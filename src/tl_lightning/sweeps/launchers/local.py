@@ -15,6 +15,7 @@ from typing import Any
 
 from tl_lightning.config.overrides import quoted
 from tl_lightning.errors import ConfigError
+from tl_lightning.reporting.measure import measure_of
 from tl_lightning.sweeps.jobs import (
     failures,
     finished,
@@ -79,8 +80,9 @@ class Job:
         report = self.report()
         if report is None:
             return f"no report was written; see {log}"
-        accuracy = report["metrics"].get("target/test/acc")
-        return "finished" + (f", target {100 * accuracy:.1f} %" if accuracy is not None else "")
+        measure = measure_of(report)
+        value = report["metrics"].get(f"target/test/{measure.metric}")
+        return "finished" + (f", target {measure.text(value)}" if value is not None else "")
 
 
 def _flags() -> list[str]:

@@ -14,8 +14,9 @@ from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
 from tl_lightning.errors import nearest
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo, ordered, present_mean
 
-__all__ = ["MultiLabel"]
+__all__ = ["SEPARATOR", "MultiLabel"]
 
+#: Between the labels of a cell.
 SEPARATOR = ";"
 
 

@@ -103,7 +103,7 @@ def _command(words: Sequence[str]) -> Command:
     return Command(words[0], tuple(words[1:]))
 
 
-#: Pages whose blocks ``tests/integration/test_documentation.py`` executes, by kind.
+#: Pages whose blocks ``tests/integration/test_pages.py`` and ``test_documentation.py`` execute.
 EXECUTED: dict[str, tuple[str, ...]] = {
     "bring_your_own.md": ("python", "commands"),
     "README.md": ("python",),

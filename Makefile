@@ -47,6 +47,7 @@ check: lint types test
 tables: install
 	$(BIN)/python scripts/dev/tables.py
 	$(BIN)/python scripts/dev/settings.py
+	$(BIN)/python scripts/dev/licences.py
 
 # The documentation site, written to site/.
 docs: install

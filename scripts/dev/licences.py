@@ -24,8 +24,8 @@ NAME = "tl_lightning"
 TEXT = """\
 # Licences
 
-tl_lightning has the MIT licence and installs these packages, each under its own licence. The table is
-generated from their metadata by `make tables` on Linux; on other systems and in later versions,
+tl_lightning has the MIT licence and installs these packages, each under its own licence. The table
+is generated from their metadata by `make tables` on Linux; on other systems and in later versions,
 packages may be added. "Needed by" names the extra that brings a package, or what it is a part of.
 
 Weights and datasets have licences of their own, which often exclude commercial use: read those of

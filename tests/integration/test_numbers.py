@@ -139,7 +139,7 @@ def test_page_and_verdict(run: Path) -> None:
 def test_commands_for_classes_refuse_numbers(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tl-export is for models that predict classes, but .*"
                        "task=regression; use tl-predict"):  # fmt: skip
-        export_model(run, Settings(out=str(tmp_path / "export")))
+        export_model(run, Settings(out=tmp_path / "export"))
     with pytest.raises(ConfigError, match=r"tl-publish is for models that predict classes"):
         publish(run, tmp_path / "published")
 

@@ -102,7 +102,7 @@ RESUMED = {
     "resumed": (SHARDED, [*JOBS["sharded_dann"][1], "resume=<folder>/sharded_dann/first.ckpt"])
 }
 #: Runs on datasets created by the fixture.
-MORE = ("images", "one", "unlabelled", "sharded_tasks", "aligned", "fitted")
+MORE = ("images", "one", "unlabelled", "sharded_tasks", "aligned", "fitted", "numbers")
 #: The iterative solver of the logistic regression amplifies rounding errors.
 ROUGH = ("validator/dev", "validator/iwcv", "validator/floored/dev", "validator/floored/iwcv")
 
@@ -153,6 +153,16 @@ def unlabelled(folder: Path) -> list[str]:
     return [*kept, f"data.target.root={folder}/flat", "selection=bnm"]
 
 
+def numbers(folder: Path) -> list[str]:
+    """Return a run whose labels are two numbers, with 13 validation vectors of the source."""
+    rng = np.random.default_rng(0)
+    for role, count in (("source", 160), ("target", 120)):
+        x = rng.normal(size=(count, 5))
+        np.savez(folder / f"{role}.npz", x=x, y=x[:, :2] * [1.0, 50.0] + 3)
+    files = [f"data.{role}.train={folder / role}.npz" for role in ("source", "target")]
+    return ["model=dann", "data=vectors", "task=regression", "data.eval_batch_size=8", *files, *SGD]
+
+
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
     files = images(tmp_path_factory.mktemp("images"), 27, 101)
@@ -174,6 +184,7 @@ def jobs(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
         "aligned": (DDP, aligned),
         "fitted": (DDP, fitted),
         "images": (DDP, files),
+        "numbers": (DDP, numbers(tmp_path_factory.mktemp("numbers"))),
         "one": (DDP, one),
         "unlabelled": (DDP, unlabelled(tmp_path_factory.mktemp("unlabelled"))),
         "sharded_tasks": (SHARDED, ["model=fine_tuning", *parity, *PLAIN]),

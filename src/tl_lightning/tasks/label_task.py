@@ -92,8 +92,9 @@ class NumberTask(LabelTask):
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, values in (("mean", mean), ("std", std)):  # a checkpoint has them elsewhere
-            self.register_buffer(name, torch.tensor(values), persistent=False)
+        # A part of the weights, since a warm start goes back to the units of the earlier run.
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values))
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return standardised labels."""

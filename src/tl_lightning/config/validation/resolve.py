@@ -159,13 +159,14 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     An adapted model and its baselines get the same rule, so that they are comparable.
     """
     name = config["model"].get("name")
-    if config["task"]["kind"] in ("regression", "multi_label"):
-        return "oracle" if name == "oracle" else "source_val"
     # A class without the argument ``target`` may have a target; only adaptation requires it.
     adapts = issubclass(nodes["model"].cls, DomainAdaptation)
     averaging = nodes.get("callbacks.weight_averaging")
     if averaging is not None and getattr(averaging.cls, "chooses_epochs", False):
         return "last"
+    if config["task"]["kind"] in ("regression", "multi_label"):
+        whole = config["model"].get("full_data")
+        return "oracle" if name == "oracle" else "last" if whole else "source_val"
     if issubclass(nodes["model"].cls, DomainGeneralization):
         return _selection_unseen(config)
     target = config["data"].get("target", {"": ""} if adapts else None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_lightning.checkpoints.io import StoredModel
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.instantiate import ALLOWED, nodes_of
+from tl_lightning.config.schema import TaskConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.data.io.folders import image_files
@@ -26,6 +27,7 @@ from tl_lightning.data.transforms.vectors import dense, from_first, vector_width
 from tl_lightning.errors import ConfigError, DataError, TransferError
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.inference.predictor import Predictor
+from tl_lightning.tasks.encoding import encoding_of
 from tl_lightning.utils.spread import spread
 
 __all__ = ["BATCH", "Samples", "batches", "find_samples", "full_images"]
@@ -150,6 +152,9 @@ def _data(stored: StoredModel, allow: Sequence[str]) -> TransferDataModule:
     if problems:
         raise ConfigError(problems)
     found: TransferDataModule = nodes["data"].build()
+    found.encoding = encoding_of(
+        TaskConfig(**stored.config.get("task", {"kind": "classification"}))
+    )
     return found
 
 

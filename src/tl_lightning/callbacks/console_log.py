@@ -12,7 +12,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 __all__ = ["ConsoleLog", "ProgressBar"]
 
-SHOWN = ("train/loss", "source/val/loss", "source/val/acc", "target/val/im", "health/a_distance")
+SHOWN = (
+    "train/loss", "source/val/loss", "source/val/acc", "source/val/mae", "target/val/im",
+    "health/a_distance",
+)  # fmt: skip
 
 
 class ConsoleLog(L.Callback):

@@ -31,8 +31,8 @@ class Prediction(NamedTuple):
         unknown: Whether the sample is taken for none of the classes; None if the model does not
             recognise such samples (``data.target.classes``).
         values: Predicted numbers by name, of tasks that have some: the numbers of a regression, in
-            whose place there is no class; the probability of each of several labels, of which
-            ``label`` has those above 1/2, such as ``a;b``; the expected one of ordered levels.
+            place of a class; the probability of each of several labels, of which ``label`` has
+            those above 1/2, such as ``a;b``; the expected one of ordered levels.
     """
 
     sample: str

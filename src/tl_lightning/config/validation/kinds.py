@@ -7,6 +7,7 @@ from typing import Any
 
 from tl_lightning.config.paths import choices
 from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.validation.data import mixing_keys
 from tl_lightning.errors import ConfigError
 from tl_lightning.selection.rules import rules_of
 from tl_lightning.tasks.head import Head
@@ -36,6 +37,11 @@ def kind_problems(run: RunConfig) -> Iterator[str]:
             f"{kind}; set loss={_LOSSES[kind]}"
         )
     yield from _method_problems(run)
+    if kind == "ordinal" and (mixed := mixing_keys(run)):
+        yield (
+            f"data.{mixed[0]}={run.data.params[mixed[0]]} mixes labels, which have an order with "
+            f"task=ordinal; set data.{mixed[0]}=0"
+        )
     if kind == "ordinal" and not Head.is_kind(run.nodes["head"].cls):
         yield (
             "task=ordinal replaces the last layer of a tl_lightning.tasks.head.Head, but the head "

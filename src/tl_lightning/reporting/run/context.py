@@ -285,9 +285,13 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "oracle": uses_target_labels({"selection": selection}),
         "rule": rule,
-        "text": SELECTIONS[rule].description if rule in SELECTIONS else "a custom rule",
+        "text": selection.get("description") or _described(rule),
         "details": {key: value for key, value in details.items() if value is not None},
     }
+
+
+def _described(rule: str) -> str:
+    return SELECTIONS[rule].description if rule in SELECTIONS else "a custom rule"
 
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -351,7 +355,8 @@ def _details(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return details on data, time, scale and versions."""
     dataset, timing = report.get("dataset") or {}, report.get("timing") or {}
     times = {key: timing.get(f"{key}_s") for key in ("total", "fit", "test")}
-    data = {"classes": str(len(dataset.get("classes") or []))}
+    named = "outputs" if report.get("task") in ("regression", "multi_label") else "classes"
+    data = {named: str(len(dataset.get("classes") or []))}
     data |= {key: f"{count}" for key, count in (dataset.get("counts") or {}).items()}
     data["fingerprint"] = str(dataset.get("fingerprint", "–"))
     time = {key: duration(value) for key, value in times.items() if value is not None}

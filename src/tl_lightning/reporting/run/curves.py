@@ -43,6 +43,11 @@ PANELS = {
         unit="%",
         mark=True,
     ),
+    "error": Panel(
+        "Validation error (mean absolute)",
+        {"source/val/mae": "source", "target/val/mae": "target (uses labels)"},
+        mark=True,
+    ),
     "label_free": Panel(
         "Label-free scores on the target",
         {

@@ -18,6 +18,7 @@ __all__ = ["mean_curve", "sweep_curves"]
 #: Column of ``metrics.csv`` by title, and whether its values are fractions.
 PANELS = {
     "Validation accuracy on the source": ("source/val/acc", True),
+    "Validation error on the source (mean absolute)": ("source/val/mae", False),
     "Validation loss on the source": ("source/val/loss", False),
     "Training loss": ("train/loss", False),
     "Information maximisation on the target": ("target/val/im", False),

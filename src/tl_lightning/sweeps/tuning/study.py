@@ -20,7 +20,7 @@ from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError, DataError, TransferError
 from tl_lightning.reporting.console import console, report_folder
 from tl_lightning.reporting.run.page import write_page
-from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.selection.rules import rule_of
 from tl_lightning.sweeps.baselines import resuming
 from tl_lightning.sweeps.jobs import begin, finished, note_failure
 from tl_lightning.sweeps.tuning.plan import Plan
@@ -80,13 +80,14 @@ def with_rule(plan: Plan) -> Plan:
         ConfigError: If no metric is defined, if it differs between the models of the study, or if
             it uses labels that must not be used for tuning.
     """
-    rules = {check(cfg).selection for cfg in plan.variants()}
+    runs = [check(cfg) for cfg in plan.variants()]
+    rules = {run.selection for run in runs}
     if len(rules) > 1 and plan.metric is None:
         raise ConfigError(
             f"the models of this study use different selection rules ({', '.join(sorted(rules))}), "
             "whose metrics cannot be compared; set selection=source_val, or another single rule"
         )
-    rule = SELECTIONS[sorted(rules)[0]]
+    rule = rule_of(sorted(rules)[0], runs[0].task.kind)
     if rule.monitor is None and plan.metric is None:
         if any(override.startswith("selection=") for override in plan.fixed):
             raise ConfigError(
@@ -114,7 +115,7 @@ _WITHOUT_LABELS = ("target/val/entropy", "target/val/im")
 
 
 def _metric(plan: Plan, run: RunConfig) -> tuple[str, str]:
-    rule = SELECTIONS[run.selection]
+    rule = rule_of(run.selection, run.task.kind)
     return (plan.metric, plan.mode) if plan.metric else (str(rule.monitor), rule.mode)
 
 

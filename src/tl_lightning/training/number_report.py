@@ -51,6 +51,6 @@ def domain_numbers(
         "true": [[float(value) for value in column] for column in true[chosen].T],
         "predicted": [[float(value) for value in column] for column in predicted[chosen].T],
     }
-    both = (np.asarray(values, dtype=np.float64) for values in (true, predicted))
-    metrics = number_metrics(*both, names, seed=seed)
+    labels, outputs = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
+    metrics = number_metrics(labels, outputs, names, seed=seed)
     return {"metrics": metrics, "points": points}

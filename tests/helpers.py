@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import runpy
@@ -208,3 +209,27 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> Itera
         patched.setattr(training, "build", build)
         with pytest.raises(Stop):
             yield
+
+
+def killed_after(number: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run tl-predict in a process of its own that is killed after a number of state writes."""
+    from tl_lightning.cli.predict import _predict
+    from tl_lightning.inference import draft as drafts
+
+    child = os.fork()
+    if not child:
+        counter = itertools.count(1)
+        write = drafts.write_json
+
+        def counted(*args: Any) -> Any:
+            found = write(*args)
+            if next(counter) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        monkeypatch.setattr(drafts, "write_json", counted)
+        monkeypatch.setattr(drafts, "EVERY", 0.0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _predict(arguments)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

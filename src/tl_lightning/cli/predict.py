@@ -27,7 +27,10 @@ VALUES = {
     "input": "<file, folder, 'glob', list.txt, table.csv, table.parquet, vectors.npz or ->",
     "text": "<text>", "column": "<name>", "out": "<file.csv, .jsonl or .parquet>",
     "top": "5", "precision": "0.95", "embeddings": "true", "tta": "true", "batch_size": "64",
-    "workers": "2", "devices": "all", "allow": "[<import path of a custom class>]",
+    "workers": "2", "devices": "all", "adapt": "tent", "adapt.mode": "online",
+    "adapt.reset_every": "1000", "adapt.prior": "16", "adapt.lr": "0.00025", "adapt.steps": "1",
+    "adapt.guard": "true", "adapt.fisher": "<samples of the source>",
+    "allow": "[<import path of a custom class>]",
 }  # fmt: skip
 #: Options of earlier versions.
 FORMER = ("images", "texts")
@@ -65,6 +68,19 @@ USAGE = Usage(
             "batch_size": "samples per batch (default: 16 on a CPU, 64 on a GPU)",
             "workers": "threads that read (default: the number of processor cores)",
             "devices": "all (every GPU, else the CPU), cpu, or [cuda:0,cuda:1] (default: all)",
+        },
+        "Adaptation to the input, in its order and without labels": {
+            "adapt": "bn, tent, eata or sar; may make predictions worse, see docs/prediction.md "
+            "(default: none)",
+            "adapt.mode": "online, or episodic: every batch starts from the trained model "
+            "(default: online)",
+            "adapt.reset_every": "samples after which the model is the trained one again "
+            "(default: never)",
+            "adapt.guard": "true: return to the trained model after a collapse (default: true)",
+            "adapt.prior": "samples that the trained statistics count as (default: 16)",
+            "adapt.lr": "learning rate (default: 0.00025, less for batches below 32)",
+            "adapt.steps": "steps on each batch (default: 1)",
+            "adapt.fisher": "for eata: unlabelled samples of the source, or none",
         },
     },
     (
@@ -151,9 +167,34 @@ def _options(given: dict[str, str]) -> Any:
     for key in ("embeddings", "tta"):
         if key in given:
             values[key] = flag(key, given[key])
+    if (adapt := _adapt(given)) is not None:
+        values["adapt"] = adapt
     if "devices" in given:
         values["devices"] = [name.strip() for name in given["devices"].strip("[]").split(",")]
     return Options(**values)
+
+
+def _adapt(given: dict[str, str]) -> Any:
+    """Return the options of the adaptation, or None."""
+    from tl_lightning.inference.adaptation.options import AdaptOptions
+
+    found: dict[str, Any] = {
+        key.removeprefix("adapt."): value
+        for key, value in given.items()
+        if key.startswith("adapt.")
+    }
+    if "adapt" not in given:
+        if found:
+            key = f"adapt.{next(iter(found))}"
+            raise ConfigError(f"{key} has no effect without adapt; set adapt={VALUES['adapt']}")
+        return None
+    kinds = {"reset_every": int, "steps": int, "prior": float, "lr": float}
+    for key, kind in kinds.items():
+        if key in found:
+            found[key] = _number(f"adapt.{key}", found[key], kind)
+    if "guard" in found:
+        found["guard"] = flag("adapt.guard", found["guard"])
+    return AdaptOptions(method=given["adapt"], **found)  # type: ignore[arg-type]
 
 
 def _number(key: str, text: str, kind: type) -> Any:
@@ -280,10 +321,33 @@ def _conclude(
         print(_abstained(work, summary), file=channel)
     if work.predictor.of_labels:
         return  # an accuracy is estimated of classes only
+    if work.adaptation is not None:
+        print(_adapted(work, summary), file=channel)
+        return
     drawn = len(summary.logits.heap)
     some = "" if drawn == summary.logits.seen else f" (from {drawn:,} of them)"
     for line in expected_accuracy(work.assessed(summary), f"these {kind}{some}"):
         print(line, file=channel)
+
+
+def _adapted(work: Work, summary: Summary) -> str:
+    """Return what the adaptation did, and what is not known for its predictions."""
+    options, counts = work.options.adapt, summary.adapted
+    assert options is not None
+    readable = int(summary.counts["readable"])
+    text = f"adapt={options.method} ({options.mode}): predictions depend on the order of the input"
+    if options.guard:
+        returns, kept = counts.get("returns", 0), counts.get("by_trained_model", 0)
+        text += (
+            f"; the guard returned {returns:,} times to the trained model, which predicted "
+            f"{kept:,} of {readable:,}"
+        )
+    if recoveries := counts.get("recoveries", 0):
+        text += f"; sar restored the trained model {recoveries:,} times"
+    return (
+        f"{text}; probabilities are not calibrated for the adapted model, and its accuracy cannot "
+        "be estimated: compare with the predictions without adapt"
+    )
 
 
 def _abstained(work: Work, summary: Summary) -> str:

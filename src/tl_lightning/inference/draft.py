@@ -23,13 +23,15 @@ from scipy import sparse
 from tl_lightning.errors import DataError
 from tl_lightning.inference.sources import Sample
 from tl_lightning.utils.console import say
-from tl_lightning.utils.files import FULL, read_json, run_lock, write_json
+from tl_lightning.utils.files import FULL, read_json, run_lock, write_bytes, write_json
 
 __all__ = ["Draft", "State", "digest_after"]
 
 #: Seconds between two states.
 EVERY = 1.0
 ROWS, LOGITS, STATE = "rows", "logits", "state.json"
+#: Start of the names of files with the state of an adaptation.
+ADAPTATION = "adaptation-"
 
 
 @dataclass
@@ -138,19 +140,41 @@ class Draft:
         length = self.state.lengths.get(name, 0)
         return (self.folder / name).read_bytes()[:length] if length else b""
 
+    @property
+    def adaptation(self) -> bytes:
+        """State of the adaptation at the last state; empty without one."""
+        names = [name for name in self.state.lengths if name.startswith(ADAPTATION)]
+        return self.stored(names[0]) if names else b""
+
     def append(self, rows: bytes, logits: bytes) -> None:
         """Append to the files; an interruption loses it until :meth:`commit`."""
         self.files[ROWS].write(rows)
         self.files[LOGITS].write(logits)
 
-    def commit(self, samples: int, digest: str, counts: Mapping[str, float]) -> None:
-        """Sync the files, and note how far they are."""
+    def commit(
+        self, samples: int, digest: str, counts: Mapping[str, float], adaptation: bytes = b""
+    ) -> None:
+        """Sync the files, and note how far they are.
+
+        Args:
+            samples: Number of inputs whose rows are written.
+            digest: Hash of these inputs.
+            counts: Sums over the rows.
+            adaptation: State of the adaptation after these inputs.
+        """
         for file in self.files.values():
             file.flush()
             os.fsync(file.fileno())
         lengths = {name: file.tell() for name, file in self.files.items()}
+        if adaptation:  # under another name, so that the last state keeps its own
+            name = f"{ADAPTATION}{samples}"
+            write_bytes(self.folder / name, adaptation)
+            lengths[name] = len(adaptation)
         self.state = State(samples, digest, lengths, dict(counts))
         write_json(self.folder / STATE, {"identity": self.identity, **asdict(self.state)})
+        for file in self.folder.glob(f"{ADAPTATION}*"):
+            if file.name not in lengths:
+                file.unlink(missing_ok=True)
         self.committed = time.monotonic()
 
     @property

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tl_lightning.data.threaded_loader import pool_of
+from tl_lightning.inference.adaptation.stream import StreamAdaptation
 from tl_lightning.inference.options import Options
 from tl_lightning.inference.predictor import Outputs, Predictor
-from tl_lightning.inference.reading import Batch, Pending, chunk_size, submitted
+from tl_lightning.inference.reading import Pending, chunk_size, submitted
 from tl_lightning.inference.sources import Sample
 
 __all__ = ["Chunk", "outputs_of"]
@@ -31,6 +33,8 @@ class Chunk:
         outputs: Of these samples; None if there are none.
         problems: Why the others could not be read, by their position.
         truncated: Number of texts that are longer than the model reads.
+        adaptation: State of the adaptation after these samples; empty if the model does not adapt.
+        adapted: What the adaptation has counted up to them.
     """
 
     samples: Sequence[Sample]
@@ -38,10 +42,15 @@ class Chunk:
     outputs: Outputs | None
     problems: dict[int, str]
     truncated: int
+    adaptation: bytes = b""
+    adapted: Mapping[str, int] = field(default_factory=dict)
 
 
 def outputs_of(
-    predictors: Sequence[Predictor], samples: Iterable[Sample], options: Options
+    predictors: Sequence[Predictor],
+    samples: Iterable[Sample],
+    options: Options,
+    adaptation: StreamAdaptation | None = None,
 ) -> Generator[Chunk]:
     """Yield the outputs of samples in their order; memory does not grow with their number.
 
@@ -51,9 +60,10 @@ def outputs_of(
         predictors: One per device.
         samples: The inputs.
         options: Batch size, threads and averaging.
+        adaptation: What predicts in place of the model, of which there must be one; or None.
     """
     batch_size = options.samples(predictors[0].module.device.type)
-    size = chunk_size(predictors[0], batch_size)
+    size = chunk_size(predictors[0], batch_size, adaptation is not None)
     free: SimpleQueue[Predictor] = SimpleQueue()
     for predictor in predictors:
         free.put(predictor)
@@ -61,7 +71,10 @@ def outputs_of(
     def computed(chunk: Sequence[Sample], reading: Pending) -> Chunk:
         predictor = free.get()
         try:
-            return _computed(predictor, chunk, reading, options.tta)
+            if adaptation is None:
+                return _computed(lambda x: _outputs(predictor, x, options.tta), chunk, reading)
+            found = _computed(adaptation.outputs, chunk, reading)
+            return replace(found, adaptation=adaptation.state(), adapted=dict(adaptation.counts))
         finally:
             free.put(predictor)
 
@@ -85,9 +98,11 @@ def outputs_of(
             compute.shutdown(wait=True, cancel_futures=True)
 
 
-def _computed(predictor: Predictor, chunk: Sequence[Sample], reading: Pending, tta: bool) -> Chunk:
+def _computed(
+    predict: Callable[[Tensor], Outputs], chunk: Sequence[Sample], reading: Pending
+) -> Chunk:
     inputs = reading.result()
-    parts = [_outputs(predictor, batch, tta) for batch in inputs.batches]
+    parts = [predict(batch) for _, batch in inputs.batches]
     positions = [position for batch, _ in inputs.batches for position in batch]
     order = np.argsort(positions, kind="stable")
     outputs = None
@@ -96,8 +111,7 @@ def _computed(predictor: Predictor, chunk: Sequence[Sample], reading: Pending, t
     return Chunk(chunk, sorted(positions), outputs, inputs.problems, inputs.truncated)
 
 
-def _outputs(predictor: Predictor, batch: Batch, tta: bool) -> Outputs:
-    inputs = batch[1]
+def _outputs(predictor: Predictor, inputs: Tensor, tta: bool) -> Outputs:
     found = predictor.outputs(inputs)
     if not tta:
         return found

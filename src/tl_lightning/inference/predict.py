@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,8 @@ import torch
 
 from tl_lightning import __version__
 from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.inference.adaptation.source import source_batches
+from tl_lightning.inference.adaptation.stream import StreamAdaptation
 from tl_lightning.inference.draft import LOGITS, ROWS, Draft, digest_after
 from tl_lightning.inference.folding import fold_batch_norm
 from tl_lightning.inference.formats import Format
@@ -47,12 +49,14 @@ class Summary:
         counts: ``readable``, ``unreadable``, ``truncated`` and ``abstained`` samples, and the sum
             ``kept_probability`` of those that did not abstain.
         continued: Number of samples that an interrupted command had done.
+        adapted: What the adaptation has counted, if the model adapts.
         problems: The first samples that cannot be read, with the reasons.
     """
 
     logits: LogitSample
     counts: Counter[str] = field(default_factory=Counter)
     continued: int = 0
+    adapted: Mapping[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def add(self, chunk: Chunk, rows: Sequence[Prediction], first: int) -> bytes:
@@ -63,6 +67,7 @@ class Summary:
             rows: Its predictions.
             first: Position of its first sample in the input.
         """
+        self.adapted = chunk.adapted
         self.counts["unreadable"] += len(chunk.problems)
         listed = [f"{row.sample}: {row.error}" for row in rows if row.error]
         self.problems += listed[: LISTED - len(self.problems)]
@@ -86,11 +91,16 @@ class Work:
         predictors: The model on every device.
         options: How samples are predicted.
         threshold: Probability below which a sample has no class, or None.
+        adaptation: The copy of the model that adapts to the samples, or None. Such work is for
+            one input.
+        source: Hash of the samples that its regulariser was computed on; empty without.
     """
 
     predictors: Sequence[Predictor]
     options: Options
     threshold: float | None
+    adaptation: StreamAdaptation | None = None
+    source: str = ""
 
     @property
     def predictor(self) -> Predictor:
@@ -108,7 +118,8 @@ class Work:
 
     def chunks(self, samples: Iterable[Sample]) -> Iterator[tuple[Chunk, list[Prediction]]]:
         """Yield the predictions of samples in their order, chunk by chunk."""
-        with closing(outputs_of(self.predictors, samples, self.options)) as found:
+        parts = (self.predictors, samples, self.options, self.adaptation)
+        with closing(outputs_of(*parts)) as found:
             for chunk in found:
                 yield chunk, list(rows_of(self.predictor, chunk, self.options, self.threshold))
 
@@ -123,6 +134,7 @@ def opened(checkpoint: str | Path | Predictor, options: Options, allow: Sequence
     Raises:
         CheckpointError: If the checkpoint cannot be used.
         ConfigError: If an option does not fit the model or this machine.
+        DataError: If the samples of the source for an adaptation cannot be read.
     """
     if isinstance(checkpoint, Predictor):
         predictors = [checkpoint]
@@ -130,22 +142,59 @@ def opened(checkpoint: str | Path | Predictor, options: Options, allow: Sequence
             raise ConfigError("devices has no effect on a Predictor; pass its checkpoint")
     else:
         names = device_names(options.devices)
-        first = Predictor.open(checkpoint, allow, names[0])
-        if first.module.device.type == "cpu":
-            fold_batch_norm(first.module)
-        predictors = [first, *(first.on(name) for name in names[1:])]
+        if options.adapt is not None:
+            names = _only(names, options)
+        predictors = [Predictor.open(checkpoint, allow, names[0])]
     if options.tta and predictors[0].kind != "images":
         raise ConfigError(
             f"tta=true mirrors images, but the model classifies {predictors[0].kind}; remove tta"
         )
-    if predictors[0].of_labels:
-        for name, given in (("top", options.top != 1), ("precision", options.precision)):
-            if given:
-                raise ConfigError(
-                    f"{name}={getattr(options, name):g} is for classes, but the model has task="
-                    f"{predictors[0].module.task.kind}; remove {name}"
-                )
-    return Work(predictors, options, predictors[0].threshold(options.precision))
+    _check_task(predictors[0], options)
+    work = Work(predictors, options, predictors[0].threshold(options.precision))
+    if options.adapt is not None:  # before batch norm is folded, which the adaptation needs
+        _adapting(work)
+    if not isinstance(checkpoint, Predictor):
+        if predictors[0].module.device.type == "cpu":
+            fold_batch_norm(predictors[0].module)
+        predictors += [predictors[0].on(name) for name in names[1:]]
+    return work
+
+
+def _check_task(predictor: Predictor, options: Options) -> None:
+    """Raise an error for options that need classes if the model predicts something else."""
+    if not predictor.of_labels:
+        return
+    adapt = options.adapt and options.adapt.method
+    given = (
+        ("top", options.top if options.top != 1 else None),
+        ("precision", options.precision),
+        ("adapt", adapt),
+    )
+    for name, value in given:
+        if value is not None:
+            raise ConfigError(
+                f"{name}={value} is for classes, but the model has "
+                f"task={predictor.module.task.kind}; remove {name}"
+            )
+
+
+def _only(names: list[str], options: Options) -> list[str]:
+    """Return the device that adapts: the first one, unless several were named."""
+    assert options.adapt is not None
+    if len(names) > 1 and options.devices not in ("all", ["all"]):
+        raise ConfigError(
+            f"adapt={options.adapt.method} adapts one copy of the model to the samples in their "
+            f"order, got {len(names)} devices; set devices={names[0]}"
+        )
+    return names[:1]
+
+
+def _adapting(work: Work) -> None:
+    assert work.options.adapt is not None
+    work.adaptation = StreamAdaptation(work.predictor, work.options.adapt, work.batch_size)
+    if work.options.adapt.regularised:
+        batches, work.source = source_batches(work.predictor, work.options)
+        work.adaptation.regularise(batches)
 
 
 def stream(work: Work, inputs: Any) -> Iterator[Prediction]:
@@ -203,13 +252,16 @@ def to_file(
     summary = work.summary()
     with Draft.open(out.resolve(), _identity(work, out)) as draft:
         rest, digest = _continued(draft, iter(samples), work)
-        done = draft.state.samples
+        done, adaptation = draft.state.samples, draft.adaptation
         draft.start()
         if done:
             say(f"continuing after {done:,} samples of an interrupted command")
             summary.logits.restore(draft.stored(LOGITS), int(draft.state.counts["readable"]))
             summary.counts.update(draft.state.counts)
             summary.continued = done
+            if work.adaptation is not None:
+                work.adaptation.restore(adaptation)
+                summary.adapted = work.adaptation.counts
             advance(done, earlier=True)
         else:
             draft.append(form.header(), b"")
@@ -217,10 +269,11 @@ def to_file(
             draft.append(form.encoded(rows), summary.add(chunk, rows, done))
             done += len(chunk.samples)
             digest = digest_after(digest, chunk.samples)
+            adaptation = chunk.adaptation
             if draft.due:
-                draft.commit(done, digest, summary.counts)
+                draft.commit(done, digest, summary.counts, adaptation)
             advance(len(chunk.samples))
-        draft.commit(done, digest, summary.counts)
+        draft.commit(done, digest, summary.counts, adaptation)
         draft.replace(form.finished(draft.folder / ROWS))
     return summary
 
@@ -245,11 +298,8 @@ def _continued(draft: Draft, samples: Iterator[Sample], work: Work) -> tuple[Ite
 
     Also returns the hash of those that are done.
     """
-    done, size, digest = (
-        draft.state.samples,
-        chunk_size(work.predictor, work.batch_size),
-        "",
-    )
+    done, digest = draft.state.samples, ""
+    size = chunk_size(work.predictor, work.batch_size, work.adaptation is not None)
     read: list[Sample] = []
     while len(read) < done:
         chunk = list(itertools.islice(samples, min(size, done - len(read))))
@@ -273,6 +323,7 @@ def _identity(work: Work, out: Path) -> dict[str, Any]:
         "precision": options.precision,
         "embeddings": options.embeddings,
         "tta": options.tta,
+        "adapt": None if options.adapt is None else options.adapt.named(work.source),
         "batch_size": work.batch_size,
         "type of device": predictor.module.device.type,
         "number of OpenMP threads": torch.get_num_threads(),

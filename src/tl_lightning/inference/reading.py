@@ -60,9 +60,15 @@ class Pending:
         return found
 
 
-def chunk_size(predictor: Predictor, batch_size: int) -> int:
-    """Return how many samples are read together."""
-    return batch_size * (WINDOW if predictor.kind == "texts" else 1)
+def chunk_size(predictor: Predictor, batch_size: int, in_order: bool) -> int:
+    """Return how many samples are read together.
+
+    Args:
+        predictor: The model.
+        batch_size: Number of samples per batch.
+        in_order: Whether batches must be in the order of the input.
+    """
+    return batch_size * (WINDOW if predictor.kind == "texts" and not in_order else 1)
 
 
 def submitted(

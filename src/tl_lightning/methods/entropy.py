@@ -10,13 +10,18 @@ from torch import Tensor
 from tl_lightning.methods.base import Penalty
 from tl_lightning.types import Context, Views
 
-__all__ = ["Entropy", "mean_entropy"]
+__all__ = ["Entropy", "entropies", "mean_entropy"]
+
+
+def entropies(logits: Tensor) -> Tensor:
+    """Return the entropy of each prediction ``(B,)`` from logits ``(B, K)``, in nats."""
+    logp = logits.log_softmax(1)
+    return -(logp.exp() * logp).sum(1)
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
     """Return the mean entropy of the predictions ``(B, K)``, in nats."""
-    logp = logits.log_softmax(1)
-    return -(logp.exp() * logp).sum(1).mean()
+    return entropies(logits).mean()
 
 
 class Entropy(Penalty):

@@ -1,4 +1,4 @@
-"""TENT: test-time adaptation of batch norm by entropy minimisation.
+"""TENT: test-time adaptation of normalisation layers by entropy minimisation.
 
 Wang, Shelhamer, Liu, Olshausen, Darrell (2021): Tent: Fully Test-Time Adaptation by Entropy
 Minimization. ICLR.
@@ -7,10 +7,10 @@ Minimization. ICLR.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl_lightning.errors import ConfigError
 from tl_lightning.methods.base import Penalty
+from tl_lightning.methods.components.norm_layers import scales_and_shifts, target_norms
 from tl_lightning.methods.entropy import mean_entropy
 from tl_lightning.types import Context, Views
 
@@ -18,11 +18,11 @@ __all__ = ["TENT"]
 
 
 class TENT(Penalty):
-    """Trains only the scales and shifts of batch norm to minimise the target's entropy.
+    """Trains only the scales and shifts of normalisation layers to minimise the target's entropy.
 
-    Intended for ``model=source_free``. The paper predicts each batch while adapting to it; here the
-    model is trained on the unlabelled target training split and then tested with the running batch
-    norm statistics of that training.
+    Intended for ``model=source_free``. The paper predicts each batch while adapting to it, as
+    :mod:`tl_lightning.inference.adaptation` does; here the model is trained on the unlabelled
+    target training split and then tested with the running batch norm statistics of that training.
     """
 
     required_domains = frozenset({"target"})
@@ -30,21 +30,19 @@ class TENT(Penalty):
     batch_statistics = True
 
     def modify_network(self, backbone: nn.Module, task: nn.Module) -> None:
-        """Freeze everything except the scales and shifts of batch norm.
+        """Freeze everything except the scales and shifts of normalisation layers.
 
         Raises:
-            ConfigError: If the network has no batch norm with scale and shift.
+            ConfigError: If the network has no normalisation layer with scale and shift.
         """
-        found = 0
         for part in (backbone, task):
             part.requires_grad_(False)
-            for module in part.modules():
-                if isinstance(module, _BatchNorm) and module.affine:
-                    module.requires_grad_(True)
-                    found += 1
-        if not found:
+        trained = scales_and_shifts(target_norms(backbone, task))
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        if not trained:
             raise ConfigError(
-                "method=[tent] trains the scales and shifts of batch norm, but "
+                "method=[tent] trains the scales and shifts of normalisation layers, but "
                 f"{type(backbone).__name__} and the head have none; set method=[shot]"
             )
 

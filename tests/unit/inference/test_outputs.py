@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers import killed_after
 from layouts import image
 from tl_lightning.cli.predict import _predict
 from tl_lightning.errors import ConfigError, DataError
@@ -95,27 +95,6 @@ def test_groups_of_a_parquet_file_have_the_same_size(tmp_path: Path, monkeypatch
 
 
 # -- interruptions -------------------------------------------------------------------------------
-def killed_after(number: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the command in a process of its own that is killed after a number of state writes."""
-    child = os.fork()
-    if not child:
-        counter = itertools.count(1)
-        write = drafts.write_json
-
-        def counted(*args: Any) -> Any:
-            found = write(*args)
-            if next(counter) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return found
-
-        monkeypatch.setattr(drafts, "write_json", counted)
-        monkeypatch.setattr(drafts, "EVERY", 0.0)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        _predict(arguments)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
 @pytest.fixture
 def whole(given: list[str], tmp_path: Path, capsys) -> Iterator[dict[str, bytes]]:
     pytest.importorskip("pyarrow")

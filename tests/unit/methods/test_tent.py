@@ -1,4 +1,4 @@
-"""TENT: entropy minimisation that trains only batch norm scales and shifts."""
+"""TENT: entropy minimisation that trains only scales and shifts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from helpers import config, weights
 from methods import PENALTY, arrays, built, context, gradients, views
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
+from tl_lightning.methods.components.domain_norm import DomainBatchNorm
+from tl_lightning.methods.components.norm_layers import scales_and_shifts, target_norms
 from tl_lightning.methods.tent import TENT
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
@@ -42,6 +44,16 @@ def test_error_without_batch_norm(tmp_path) -> None:
     settings = config(
         "model=source_free", "method=[tent]", f"init={tmp_path}", "backbone.norm=false"
     )
-    message = r"method=\[tent\] trains the scales and shifts of batch norm.*have none; set method"
+    message = (
+        r"method=\[tent\] trains the scales and shifts of norm.*have none; set method"
+    )
     with pytest.raises(ConfigError, match=message):
         building.build_module(validation.check(settings), tuple(map(str, range(10))))
+
+
+def test_layers_of_the_source_alone_are_not_adapted() -> None:
+    norm = DomainBatchNorm(torch.nn.BatchNorm1d(4), own_affine=True)
+    other = torch.nn.LayerNorm(4)
+    found = target_norms(torch.nn.Sequential(norm, other))
+    assert found == [norm.target, other]
+    assert len(scales_and_shifts([*found, other])) == 4

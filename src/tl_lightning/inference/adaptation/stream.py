@@ -1,0 +1,227 @@
+"""A trained model that adapts to the batches it predicts, one after another."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_lightning.errors import ConfigError, DataError
+from tl_lightning.inference.adaptation.eata import EATA, fisher_information
+from tl_lightning.inference.adaptation.guard import Guard
+from tl_lightning.inference.adaptation.options import AdaptOptions
+from tl_lightning.inference.adaptation.sar import SAR, adapted_by_sar
+from tl_lightning.inference.adaptation.statistics import adapt_statistics, has_statistics
+from tl_lightning.inference.adaptation.tent import Tent
+from tl_lightning.inference.predictor import Outputs, Predictor
+from tl_lightning.methods.components.norm_layers import scales_and_shifts, target_norms
+from tl_lightning.models.base import TransferModule
+from tl_lightning.types import Stream
+from tl_lightning.utils.console import say
+
+__all__ = ["StreamAdaptation"]
+
+
+class StreamAdaptation:
+    """A copy of a model that adapts; its outputs depend on the order of the batches.
+
+    Args:
+        predictor: The trained model, which is not changed.
+        options: How it adapts.
+        batch_size: Number of samples per batch, which the learning rate depends on.
+
+    Raises:
+        ConfigError: If the network has no layers that can be adapted.
+    """
+
+    def __init__(self, predictor: Predictor, options: AdaptOptions, batch_size: int) -> None:
+        self.trained = predictor
+        self.options = options
+        self.module: TransferModule = copy.deepcopy(predictor.module).requires_grad_(False)
+        norms = target_norms(self.module.backbone, self.module.task)
+        _check(norms, options, self.module)
+        adapt_statistics(norms, options.prior)
+        if options.method == "sar":
+            norms = adapted_by_sar(norms)
+        self.parameters = [] if options.method == "bn" else scales_and_shifts(norms)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.start = [one.detach().clone() for one in self.parameters]
+        self.rule = _rule(options, self.parameters, options.learning_rate(batch_size))
+        self.guard = Guard()
+        #: Number of samples so far, and since the model was last the trained one.
+        self.seen = self.since = 0
+        #: Whether the guard returned to the trained model, which lasts until the next reset.
+        self.returned = False
+        #: Samples predicted by the trained model, and how often it was restored and why.
+        self.counts: Counter[str] = Counter()
+
+    def regularise(self, batches: Iterable[Tensor]) -> None:
+        """Compute the Fisher information that EATA keeps the model near the trained one by.
+
+        Args:
+            batches: Network inputs of samples of the source.
+        """
+        assert isinstance(self.rule, EATA)
+        with torch.enable_grad():
+            self.rule.fisher = fisher_information(
+                batches, lambda inputs: self._forward(inputs)[1], self.parameters
+            )
+
+    # -- one batch -----------------------------------------------------------------------------
+    def outputs(self, inputs: Tensor) -> Outputs:
+        """Adapt to a batch of network inputs and return their features and logits.
+
+        Raises:
+            DataError: If they are not finite, without a guard.
+        """
+        every = self.options.reset_every
+        if self.options.mode == "episodic" or (every is not None and self.since >= every):
+            self.reset()
+        found = self.trained.outputs(inputs) if self.returned else self._adapted(inputs)
+        if self.returned:
+            self.counts["by_trained_model"] += len(inputs)
+        self.seen += len(inputs)
+        self.since += len(inputs)
+        return found
+
+    def reset(self) -> None:
+        """Continue from the trained model."""
+        self._restore_parameters()
+        self.guard.reset()
+        self.since, self.returned = 0, False
+
+    def _restore_parameters(self) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, self.start, strict=True):
+                parameter.copy_(value)
+        if self.rule is not None:
+            self.rule.reset()
+
+    def _adapted(self, inputs: Tensor) -> Outputs:
+        """Predict a batch, and let the model adapt to it.
+
+        Online, a batch is predicted by the forward pass of the last step, before it, as in the
+        papers.
+        """
+        online = self.options.mode == "online"
+        with torch.set_grad_enabled(self.rule is not None):
+            found = self._forward(inputs)
+            trained = self._collapsed(inputs, found) if online else None
+            if trained is not None:
+                return trained
+            for step in range(self.options.steps if self.rule is not None else 0):
+                if step:
+                    found = self._forward(inputs)
+                self._update(found[1], inputs)
+        if not online:
+            with torch.no_grad():
+                found = self._forward(inputs)
+            trained = self._collapsed(inputs, found)
+        return _plain(found) if trained is None else trained
+
+    def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        module = self.module
+        module.set_batch_domains({Stream.TARGET: len(inputs)})
+        features, logits = module.task(module.extract(inputs.to(module.device)))
+        return features.float(), logits.float()
+
+    def _update(self, logits: Tensor, inputs: Tensor) -> None:
+        assert self.rule is not None
+        if self.rule.update(logits, lambda: self._forward(inputs)[1]):
+            self._restore_parameters()
+            self.counts["recoveries"] += 1
+
+    def _collapsed(self, inputs: Tensor, found: tuple[Tensor, Tensor]) -> Outputs | None:
+        """Return the trained model's outputs if the adapted one has collapsed; None if not."""
+        logits = found[1].detach()
+        if not self.options.guard:
+            if not torch.isfinite(logits).all():
+                raise DataError(
+                    f"the adapted model's outputs are not finite after {self.seen:,} samples; set "
+                    "a lower adapt.lr, or adapt.guard=true to return to the trained model"
+                )
+            return None
+        trained = self.trained.outputs(inputs)
+        problem = self.guard.problem(torch.from_numpy(trained.logits), logits.cpu())
+        if not problem:
+            return None
+        self._restore_parameters()
+        self.guard.reset()
+        self.returned = True
+        self.counts["returns"] += 1
+        if self.options.mode == "online":
+            say(
+                f"note: the adapted model collapsed after {self.seen:,} samples: {problem}; the "
+                f"trained model predicts {self._until}"
+            )
+        return trained
+
+    @property
+    def _until(self) -> str:
+        every = self.options.reset_every
+        if every is None:
+            return "all samples from there on"
+        return f"the samples up to the next reset (adapt.reset_every={every})"
+
+    # -- interruptions -------------------------------------------------------------------------
+    def state(self) -> bytes:
+        """Return everything that the outputs of the next batches depend on, for :meth:`restore`."""
+        state = {
+            "parameters": [one.detach() for one in self.parameters],
+            "rule": {} if self.rule is None else self.rule.state(),
+            "guard": self.guard.state(),
+            "position": [self.seen, self.since, self.returned],
+            "counts": dict(self.counts),
+        }
+        torch.save(state, file := io.BytesIO())
+        return file.getvalue()
+
+    def restore(self, state: bytes) -> None:
+        """Take up a state."""
+        device = self.module.device
+        found: dict[str, Any] = torch.load(io.BytesIO(state), device, weights_only=True)
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, found["parameters"], strict=True):
+                parameter.copy_(value)
+        if self.rule is not None:
+            self.rule.restore(found["rule"])
+        self.guard.restore(found["guard"])
+        self.seen, self.since, self.returned = found["position"]
+        self.counts = Counter(found["counts"])
+
+
+def _rule(options: AdaptOptions, parameters: list[Any], lr: float) -> Tent | None:
+    if options.method == "bn":
+        return None
+    if options.method == "eata":
+        return EATA(parameters, lr, None)
+    return SAR(parameters, lr) if options.method == "sar" else Tent(parameters, lr)
+
+
+def _plain(found: tuple[Tensor, Tensor]) -> Outputs:
+    return Outputs(*(part.detach().cpu().numpy() for part in found))
+
+
+def _check(norms: list[Any], options: AdaptOptions, module: TransferModule) -> None:
+    network = type(module.backbone).__name__
+    name = getattr(module.backbone, "name", "")
+    network = f"{network} {name}".strip()
+    if options.method == "bn" and not any(map(has_statistics, norms)):
+        other = "set adapt=tent or adapt=sar, which adapt other layers" if scales_and_shifts(
+            norms
+        ) else "remove adapt"  # fmt: skip
+        raise ConfigError(
+            f"adapt=bn adapts the statistics of batch norm, but {network} and the head have no "
+            f"batch norm; {other}"
+        )
+    if options.method != "bn" and not scales_and_shifts(norms):
+        raise ConfigError(
+            f"adapt={options.method} trains the scales and shifts of normalisation layers, but "
+            f"{network} and the head have none; remove adapt"
+        )

@@ -1,0 +1,62 @@
+"""Tent: entropy minimisation over the stream.
+
+Wang, Shelhamer, Liu, Olshausen, Darrell (2021): Tent: Fully Test-Time Adaptation by Entropy
+Minimization. ICLR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tl_lightning.methods.entropy import mean_entropy
+
+__all__ = ["Tent"]
+
+#: Momentum of SGD in the code of all three papers.
+MOMENTUM = 0.9
+
+
+class Tent:
+    """One step of SGD on the mean entropy of each batch.
+
+    Args:
+        parameters: Scales and shifts of the normalisation layers.
+        lr: Learning rate.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float) -> None:
+        self.parameters = list(parameters)
+        self.lr = lr
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was learned, apart from the parameters, which are reset with the model."""
+        self.optimizer = torch.optim.SGD(self.parameters, self.lr, momentum=MOMENTUM)
+
+    def update(self, logits: Tensor, forward: Callable[[], Tensor]) -> bool:
+        """Take a step; return whether the trained model has to be restored.
+
+        Args:
+            logits: Of the batch ``(B, K)``, with their graph.
+            forward: Returns the logits of the same batch for the current parameters.
+        """
+        self.step(mean_entropy(logits))
+        return False
+
+    def step(self, loss: Tensor) -> None:
+        """Take a step of the optimizer."""
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state, for :meth:`restore`."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -86,6 +86,22 @@ def test_linear_relation_is_recovered_in_the_unit_of_the_labels(run: Path) -> No
     assert float(rows[0]["y2"]) == pytest.approx(float(rows[0]["label y2"]), abs=300)
 
 
+@pytest.mark.parametrize("rule", ["iwcv", "dev", "distance"])
+def test_rules_that_compare_the_domains_select_an_epoch(vectors, rule: str, tmp_path: Path) -> None:
+    given = ["model=domain_adaptation", "method=[coral]", f"selection={rule}"]
+    report = training.fit(settings(vectors, *given), tmp_path)
+    assert report["selection"]["monitor"] == f"validator/floored/{rule}"
+    assert report["selection"]["value"] > -1000
+    assert f"<b>{rule}</b>: lowest" in write_page(tmp_path).read_text()
+    assert "validators" in report["config"]["callbacks"]
+
+
+def test_the_rule_by_distance_is_refused_for_classes() -> None:
+    words = r"selection=distance is a rule for labels that are not classes, but task=classification"
+    with pytest.raises(ConfigError, match=words):
+        validation.check(config("model=source_only", "selection=distance"))
+
+
 def test_predictor_returns_numbers(run: Path) -> None:
     rows = tl.predict(run, np.eye(4, dtype=np.float32))
     assert [name for name, _ in rows[0].values] == ["y1", "y2"]
@@ -153,6 +169,7 @@ def test_commands_for_classes_refuse_numbers(run: Path, tmp_path: Path) -> None:
     (["data=digits"], r"task=regression needs numbers, but data=digits has one class per sample; "
      "set data=csv"),
     (["selection=bnm"], r"selection=bnm is a rule for classes, but task=regression; set selection"),
+    (["selection=snd"], r"one of source_val, iwcv, dev, distance, last, oracle"),
     (["label_shift=prior"], r"label_shift=prior is for classes, but task=regression; set "
      "label_shift=none"),
     (["data.sampling=class_balanced"], r"data.sampling=class_balanced is for classes"),

@@ -18,7 +18,7 @@ from tl_lightning.selection.scores import SCORES, Outputs, raw_scores
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.spread import spread
 
-__all__ = ["Validators"]
+__all__ = ["Rows", "Validators", "columns_of"]
 
 Rows = dict[int, tuple[NDArray[Any], ...]]
 
@@ -107,11 +107,11 @@ class Validators(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the outputs of the chosen samples, with labels for the source only."""
-        domain = DOMAINS[dataloader_idx]
-        names = ("index", "features", "logits", *(("labels",) if domain == "source" else ()))
-        index = outputs["index"]
+        domain, index = DOMAINS[dataloader_idx], outputs["index"]
         chosen = torch.isin(index, self.wanted[domain].to(index.device))
-        self.kept[domain].append(tuple(outputs[name][chosen] for name in names))
+        part = {name: outputs[name][chosen] for name in ("features", "logits", "labels")
+                if name in outputs}  # fmt: skip
+        self.kept[domain].append((index[chosen], *self.columns(pl_module, domain, part)))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the outputs of all ranks on rank 0, and log the same values on every rank."""
@@ -123,10 +123,21 @@ class Validators(L.Callback):
             for part in parts:
                 for domain, rows in part.items():
                     merged.setdefault(domain, {}).update(rows)
-            values = self.score({domain: _outputs(rows) for domain, rows in merged.items()})
+            values = self.values_of(pl_module, merged)
         self.values = values = trainer.strategy.broadcast(values)
         self.best_source_acc = max(self.best_source_acc, values["validator/source_val"])
         pl_module.log_dict(values)
+
+    def columns(
+        self, module: L.LightningModule, domain: str, part: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Return what to collect of a part of a batch: labels are those of the source only."""
+        names = ("features", "logits", *(("labels",) if domain == "source" else ()))
+        return tuple(part[name] for name in names)
+
+    def values_of(self, module: L.LightningModule, rows: Mapping[str, Rows]) -> dict[str, float]:
+        """Return the values to log for what was collected, by domain and sample."""
+        return self.score({domain: _outputs(found) for domain, found in rows.items()})
 
     def score(self, outputs: Mapping[str, Outputs]) -> dict[str, float]:
         """Return the values to log for one model.
@@ -167,6 +178,11 @@ def _rows(parts: list[tuple[Tensor, ...]]) -> Rows:
     return dict(zip(index.tolist(), zip(*others, strict=True), strict=True))
 
 
-def _outputs(rows: Rows) -> Outputs:
+def columns_of(rows: Rows) -> list[NDArray[Any]]:
+    """Return the columns of what was collected, in the order of the samples."""
     columns = zip(*(rows[index] for index in sorted(rows)), strict=True)
-    return Outputs(*(np.stack(column) for column in columns))
+    return [np.stack(column) for column in columns]
+
+
+def _outputs(rows: Rows) -> Outputs:
+    return Outputs(*columns_of(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tl_lightning.selection.loss_scores import LOSS_SCORES
 from tl_lightning.selection.scores import SCORES
 from tl_lightning.tasks.domain_accuracy import MEAN, WORST
 
@@ -59,6 +60,13 @@ _BY_LOSS = {
     "source_val": Selection(
         "source/val/loss", "min", False, False, "lowest loss on labelled source validation"
     ),
+    **{
+        name: Selection(
+            f"validator/floored/{name}", "max", True, False,
+            f"{score.criterion} among models that have not collapsed, target unlabelled",
+        )
+        for name, score in LOSS_SCORES.items()
+    },
     "last": SELECTIONS["last"],
     "oracle": Selection(
         "target/val/loss", "min", True, True, "lowest loss on target validation: USES LABELS"
@@ -70,7 +78,7 @@ def rules_of(task: str) -> dict[str, Selection]:
     """Return the selection rules for a kind of main task, by name.
 
     >>> sorted(rules_of("regression"))
-    ['last', 'oracle', 'source_val']
+    ['dev', 'distance', 'iwcv', 'last', 'oracle', 'source_val']
     """
     return _BY_LOSS if task in ("regression", "multi_label") else SELECTIONS
 
@@ -81,4 +89,5 @@ def rule_of(name: str, task: str) -> Selection:
     >>> rule_of("source_val", "regression").mode, rule_of("source_val", "classification").mode
     ('min', 'max')
     """
-    return rules_of(task).get(name, SELECTIONS[name])
+    # Those of other kinds are known as well, so that all problems of a configuration are found.
+    return ({**_BY_LOSS, **SELECTIONS} | rules_of(task))[name]

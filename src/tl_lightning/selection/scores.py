@@ -30,6 +30,7 @@ __all__ = [
     "bnm",
     "cbnm",
     "dev",
+    "dev_risk",
     "entropy",
     "im",
     "iwcv",
@@ -38,6 +39,7 @@ __all__ = [
     "snd",
     "source_val",
     "temperature",
+    "weighted_risk",
 ]
 
 Array = NDArray[Any]
@@ -222,7 +224,7 @@ def dev(source: Outputs, target_features: Array) -> float:
     >>> dev(Outputs(x, good, y), x + 0.1) > dev(Outputs(x, bad, y), x + 0.1)
     True
     """
-    return _dev(*_weighted(source, target_features))
+    return dev_risk(*_weighted(source, target_features))
 
 
 def iwcv(source: Outputs, target_features: Array) -> float:
@@ -239,7 +241,7 @@ def iwcv(source: Outputs, target_features: Array) -> float:
     >>> round(iwcv(constant, np.zeros((4, 1))), 3)  # weights of 1, losses of log 2
     -0.693
     """
-    return _iwcv(*_weighted(source, target_features))
+    return weighted_risk(*_weighted(source, target_features))
 
 
 def ratios(source: Array, target: Array) -> Array:
@@ -323,8 +325,10 @@ SCORES = {
         lambda pair: cbnm(pair.source, pair.target.logits),
     ),
     "snd": Score("highest soft neighbourhood density", lambda pair: snd(pair.target.logits)),
-    "dev": Score("lowest deep embedded validation risk", lambda pair: _dev(*pair.weighted)),
-    "iwcv": Score("lowest importance-weighted source risk", lambda pair: _iwcv(*pair.weighted)),
+    "dev": Score("lowest deep embedded validation risk", lambda pair: dev_risk(*pair.weighted)),
+    "iwcv": Score(
+        "lowest importance-weighted source risk", lambda pair: weighted_risk(*pair.weighted)
+    ),
 }
 
 
@@ -367,12 +371,14 @@ def _weighted(source: Outputs, target_features: Array) -> tuple[Array, Array]:
     return ratios(source.features, target_features), losses
 
 
-def _dev(weights: Array, losses: Array) -> float:
+def dev_risk(weights: Array, losses: Array) -> float:
+    """Return :func:`dev` of importance weights and losses ``(N,)``."""
     weighted = weights * losses
     var = float(np.var(weights, ddof=1)) if len(weights) > 1 else 0.0
     eta = -float(np.cov(weighted, weights, ddof=1)[0, 1]) / var if var > 0 else 0.0
     return -float(weighted.mean() + eta * weights.mean() - eta)
 
 
-def _iwcv(weights: Array, losses: Array) -> float:
+def weighted_risk(weights: Array, losses: Array) -> float:
+    """Return :func:`iwcv` of importance weights and losses ``(N,)``."""
     return -float(np.mean(weights * losses))

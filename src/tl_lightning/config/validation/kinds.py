@@ -37,6 +37,13 @@ def kind_problems(run: RunConfig) -> Iterator[str]:
             f"{kind}; set loss={_LOSSES[kind]}"
         )
     yield from _method_problems(run)
+    rules = rules_of(kind)
+    if run.selection not in rules:
+        what = "classes" if kind in LABELS else "labels that are not classes"
+        yield (
+            f"selection={run.selection} is a rule for {what}, but task={kind}; set selection to "
+            f"one of {', '.join(rules)}"
+        )
     if kind == "ordinal" and (mixed := mixing_keys(run)):
         yield (
             f"data.{mixed[0]}={run.data.params[mixed[0]]} mixes labels, which have an order with "
@@ -115,12 +122,6 @@ def _label_problems(run: RunConfig) -> Iterator[str]:
         if value is not _ABSENT and value not in without:
             off = "null" if without[0] is None else without[0]
             yield f"{key}={value} is for classes, but task={kind}; set {key}={off}"
-    rules = rules_of(kind)
-    if run.selection not in rules:
-        yield (
-            f"selection={run.selection} is a rule for classes, but task={kind}; set selection="
-            f"{', '.join(rules)}"
-        )
     for name in run.group("metrics"):
         yield f"metrics.{name} is a metric of classes, but task={kind}; remove it"
     for name, node in run.aux_tasks.items():

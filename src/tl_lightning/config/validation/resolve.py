@@ -24,8 +24,9 @@ from tl_lightning.utils.process import auto_precision
 __all__ = ["allowed_packages", "has_target", "resolve", "resolve_run"]
 
 
-#: Callbacks that measure classes.
-_OF_CLASSES = ("validators", "rollback")
+#: Scores of classes, and those of other labels.
+_VALIDATORS = "tl_lightning.selection.callback.Validators"
+_LOSS_VALIDATORS = "tl_lightning.selection.loss_callback.LossValidators"
 
 
 def resolve(
@@ -69,9 +70,7 @@ def resolve(
     sharded = strategy is not None and issubclass(strategy.cls, Sharded)
     _resolve_start(config, nodes, sharded)
     if config["task"]["kind"] in ("regression", "multi_label"):
-        # Their scores are of classes.
-        config["callbacks"] = {k: None if k in _OF_CLASSES else v
-                               for k, v in (config["callbacks"] or {}).items()}  # fmt: skip
+        config["callbacks"] = _callbacks_without_classes(config["callbacks"] or {})
     if config["selection"] == "auto":
         config["selection"] = _selection(config, nodes)
     if config["rejection"] == "auto":
@@ -126,6 +125,16 @@ def _moves_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> b
         and nodes["data"].cls.storable
         and not any(cls.batch_statistics for cls in methods)
     )
+
+
+def _callbacks_without_classes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the callbacks for labels that are not classes: other scores, and no roll-back."""
+    found = {**callbacks, "rollback": None}
+    node = found.get("validators")
+    if isinstance(node, Mapping) and node.get("_target_") == _VALIDATORS:
+        kept = {k: v for k, v in node.items() if k != "min_predicted_classes"}
+        found["validators"] = {**kept, "_target_": _LOSS_VALIDATORS}
+    return found
 
 
 def _rejection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:

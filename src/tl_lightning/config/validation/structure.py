@@ -23,7 +23,7 @@ from tl_lightning.config.schema import (
 from tl_lightning.config.signatures import for_path, node_problems
 from tl_lightning.config.static import static_bases, static_signature
 from tl_lightning.errors import nearest
-from tl_lightning.selection.rules import SELECTIONS
+from tl_lightning.selection.rules import SELECTIONS, rules_of
 from tl_lightning.utils.text import printable
 
 __all__ = ["signature_problems", "structure_problems"]
@@ -33,6 +33,8 @@ _SECTIONS = {
     "cache": CacheConfig, "checkpointing": CheckpointConfig, "report": ReportConfig,
     "task": TaskConfig,
 }  # fmt: skip
+#: Selection rules of all kinds of tasks.
+_RULES = (*dict.fromkeys((*SELECTIONS, *rules_of("regression"))), "auto")
 #: Nodes that may be null.
 _MAY_BE_NULL = {
     "method", "regularizer", "aux_tasks", "metrics", "callbacks", "logger", "phases", "scheduler",
@@ -129,7 +131,11 @@ def signature_problems(config: Mapping[str, Any]) -> list[str]:
         if signature is not None and (kind is None or kind in static_bases(target)):
             problems += node_problems(path, node, signature)
     for name, kind, valid in (
-        ("selection", "selection rule", (*SELECTIONS, "auto")),
+        (
+            "selection",
+            "selection rule",
+            (*dict.fromkeys((*SELECTIONS, *rules_of("regression"))), "auto"),
+        ),
         ("task_weighting", "task weighting", get_args(TaskWeighting)),
     ):
         if config[name] not in valid:

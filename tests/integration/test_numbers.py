@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ from PIL import Image
 
 import tl_lightning as tl
 from helpers import config, evaluated, same, stopped_at, weights
+from tiny_texts import BAD, GOOD, sentence, text_config, tiny_bert
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError, DataError, TransferError
@@ -177,6 +179,8 @@ def test_commands_for_classes_refuse_numbers(run: Path, tmp_path: Path) -> None:
     (["+metrics.kappa._target_=torchmetrics.classification.MulticlassCohenKappa"],
      r"metrics.kappa is a metric of classes"),
     (["+task.levels=[a,b]", "+task.level=1"], r"task.level is not a setting; did you mean"),
+    (["task=ordinal", "data.sampling=uniform", "loss=squared_error"],
+     r"is a loss for task=regression, but task=ordinal; set loss=coral"),
     (["head_init=probe"], r"head_init=probe fits a classifier, but task=regression"),
 ])  # fmt: skip
 def test_settings_that_only_classes_have(vectors: list[str], more: list[str], words: str) -> None:
@@ -243,13 +247,42 @@ def test_images_of_a_table_with_ordered_levels(tmp_path: Path) -> None:
 def test_target_without_numbers_is_predicted(tmp_path: Path) -> None:
     changes = {f"night{number}.png": ",;,low" for number in range(24)}
     arguments = table(tmp_path, **changes)
-    report = training.fit(settings(arguments, *BRIGHTNESS, "model=source_only"), tmp_path / "run")
+    report = training.fit(settings(arguments, *BRIGHTNESS, "model=dann"), tmp_path / "run")
     assert "source/test/mae" in report["metrics"]
     assert "target/test/mae" not in report["metrics"]
     rows = lines(tmp_path / "run" / "predictions.csv")
     assert len(rows) == 24
     assert set(rows[0]) == {"file", "brightness"}
     write_page(tmp_path / "run")
+
+
+def test_texts_of_a_table(tmp_path: Path) -> None:
+    rows = [f"{sentence((GOOD, BAD)[k % 2], k)},{5 - 4 * (k % 2) + k / 100}" for k in range(24)]
+    (tmp_path / "list.csv").write_text("\n".join(["text,stars", *rows]))
+    report = training.fit(
+        text_config(
+            tiny_bert(tmp_path / "bert"), "data=text_csv", f"data.table={tmp_path / 'list.csv'}",
+            "data.columns.label=stars", "task=regression", "model=source_only",
+        ),
+        tmp_path / "run",
+    )  # fmt: skip
+    assert report["numbers"]["names"] == ["stars"]
+    assert 0 < report["metrics"]["source/test/mae"] < 5
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning; a run ignores them
+def test_model_for_a_trainer_of_your_own(vectors: list[str], tmp_path: Path) -> None:
+    file = next(one.partition("=")[2] for one in vectors if "source.train" in one)
+    data = tl.create("data", "vectors", source={"train": file})
+    model = tl.create("model", "source_only", data=data, overrides=["task=regression"])
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data)
+    assert {"source/val/mae", "source/val/loss"} <= trainer.callback_metrics.keys()
+    with pytest.raises(ConfigError, match=r"task=regression needs numbers, but data=custom has"):
+        tl.create("model", "source_only", classes=2, overrides=["task=regression"])
 
 
 @pytest.mark.parametrize(("changes", "more", "words"), [

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tl_lightning.config.schema import RunConfig
-from tl_lightning.errors import ConfigError
 from tl_lightning.tasks.classification import Classification, prepare_outputs
 from tl_lightning.tasks.label_task import LabelTask, label_task
 from tl_lightning.tasks.ordinal import make_ordinal
@@ -40,11 +39,6 @@ def main_task(
     of_classes = {} if hasattr(node.cls, "tasks") else {"class_counts": class_counts, **sizes}
     loss = own.get("loss") or node.build(**of_classes)
     if kind in ("regression", "multi_label"):
-        if "labels" not in input_state:
-            raise ConfigError(
-                f"task={kind} needs what the training labels say of the outputs, such as their "
-                "mean and standard deviation; pass data=<data module> in place of classes="
-            )
         return label_task(kind, head, loss, input_state["labels"])
     metrics = {name: node.build(**sizes) for name, node in run.group("metrics").items()}
     metrics |= own.get("metrics", {})

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from tl_lightning.config.schema import TaskKind
 from tl_lightning.tasks.auxiliary.multi_label import MultiLabel
+from tl_lightning.tasks.head import Head
 from tl_lightning.tasks.number_scores import NumberScores
 
 __all__ = ["LabelSetTask", "LabelTask", "NumberTask", "label_task"]
@@ -77,6 +79,18 @@ class LabelTask(nn.Module):
         raise NotImplementedError
 
 
+class FullPrecision(nn.Linear):
+    """A linear layer in float32 also where the network computes in 16 bits.
+
+    Numbers in bfloat16 have less than three significant digits.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the outputs ``(B, K)`` for features ``(B, D)``, in float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return functional.linear(input.float(), self.weight.float(), self.bias.float())
+
+
 class NumberTask(LabelTask):
     """Regression: outputs are standardised by mean and standard deviation of the training labels.
 
@@ -92,6 +106,11 @@ class NumberTask(LabelTask):
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if Head.is_kind(type(self.head)):
+            last = self.head.classifier[-1]
+            layer = FullPrecision(last.in_features, last.out_features)
+            layer.load_state_dict(last.state_dict())
+            self.head.classifier[-1] = layer
         # A part of the weights, since a warm start goes back to the units of the earlier run.
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values))

@@ -46,6 +46,13 @@ def test_predictions_are_in_the_unit_of_the_labels() -> None:
     ]  # fmt: skip
 
 
+def test_numbers_are_not_rounded_to_16_bits() -> None:
+    task, features = numbers(SquaredError()), torch.randn(4, 3)
+    expected = task(features)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(task(features)[1], expected)
+
+
 def test_unit_of_the_labels_does_not_change_the_training() -> None:
     """Labels in another unit have the same standardised values."""
     raw = torch.tensor([[3.0], [5.0], [10.0]])

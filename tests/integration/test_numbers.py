@@ -88,6 +88,17 @@ def test_linear_relation_is_recovered_in_the_unit_of_the_labels(run: Path) -> No
     assert float(rows[0]["y2"]) == pytest.approx(float(rows[0]["label y2"]), abs=300)
 
 
+@pytest.mark.parametrize("methods", [
+    "dann,coral,mmd,afn,bsp,rsd,dare_gram", "adda", "wdgrl",
+])  # fmt: skip
+def test_methods_that_use_only_features_adapt_numbers(vectors, methods: str, tmp_path) -> None:
+    wide = ["backbone.widths=[64]", "trainer.max_epochs=1", "model=domain_adaptation"]
+    report = training.fit(settings(vectors, *wide, f"method=[{methods}]"), tmp_path)
+    assert np.isfinite(report["metrics"]["target/test/mae"])
+    curves = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert all(f"train/{name}" in curves for name in methods.split(","))
+
+
 @pytest.mark.parametrize("rule", ["iwcv", "dev", "distance"])
 def test_rules_that_compare_the_domains_select_an_epoch(vectors, rule: str, tmp_path: Path) -> None:
     given = ["model=domain_adaptation", "method=[coral]", f"selection={rule}"]

@@ -109,7 +109,7 @@ def _running(server: Any, opened: socket.socket) -> Iterator[None]:
 class Task:
     """Features and logits of a model that takes every sample for one of its classes."""
 
-    by_method, rejection = False, None
+    rejection = None
 
     def __init__(self, forward: Callable[[Any], Any]) -> None:
         self.forward = forward

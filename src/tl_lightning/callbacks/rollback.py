@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -19,7 +19,10 @@ from tl_lightning.selection.collapse import collapsed
 from tl_lightning.selection.rules import SELECTIONS
 from tl_lightning.utils.callbacks import find_callback
 
-__all__ = ["Rollback", "restored_values"]
+__all__ = ["MAX_DROP", "Rollback", "restored_values"]
+
+#: ``max_drop`` for a target that has all classes of the source.
+MAX_DROP = 0.4
 
 #: Logged values that the selection of a model depends on.
 _SELECTING = {"validator/source_val", *(str(rule.monitor) for rule in SELECTIONS.values())}
@@ -47,7 +50,8 @@ class Rollback(L.Callback):
 
     Args:
         max_drop: A model is bad if it predicts more than this fraction fewer classes than the
-            highest number of the good models so far; in (0, 1].
+            highest number of the good models so far; in (0, 1]. ``auto`` is replaced by the checks
+            of a configuration.
         max_times: Number of roll-backs, after which training continues without; 0: none.
         ramp_steps: Number of batches in which the methods regain their strength; 0: at once.
 
@@ -55,11 +59,13 @@ class Rollback(L.Callback):
         ConfigError: If an argument is out of range.
     """
 
-    def __init__(self, *, max_drop: float, max_times: int, ramp_steps: int) -> None:
+    def __init__(
+        self, *, max_drop: float | Literal["auto"], max_times: int, ramp_steps: int
+    ) -> None:
         params = {"max_drop": max_drop, "max_times": max_times, "ramp_steps": ramp_steps}
         if problems := self.check_config("callbacks.rollback", params):
             raise ConfigError(problems)
-        self.max_drop = max_drop
+        self.max_drop = MAX_DROP if max_drop == "auto" else max_drop
         self.max_times = max_times
         self.ramp_steps = ramp_steps
         self.active = False
@@ -80,9 +86,9 @@ class Rollback(L.Callback):
     def check_config(cls, where: str, params: Mapping[str, Any]) -> list[str]:
         """Return one message per invalid setting."""
         problems, drop = [], params["max_drop"]
-        if not 0 < drop <= 1:
+        if drop != "auto" and not 0 < drop <= 1:
             problems.append(
-                f"{where}.max_drop={drop} is not in (0, 1]; set {where}.max_drop=0.4, or "
+                f"{where}.max_drop={drop} is not in (0, 1]; set {where}.max_drop={MAX_DROP}, or "
                 f"{where}=null to turn roll-backs off"
             )
         problems += [

@@ -277,7 +277,7 @@ def _absent(stored: StoredModel, outputs: Mapping[str, Outputs]) -> list[str] | 
         mix = class_mix(record.logits, record.labels, logits)
     except DataError:  # no finite outputs on source validation
         return None
-    return [stored.classes[index] for index in believed_absent(mix.source, mix.target)]
+    return [stored.classes[index] for index in believed_absent(mix.source, mix.likely)]
 
 
 #: Settings of data that say where the samples of a domain are.

@@ -238,8 +238,7 @@ class Predictor:
         """Whether it recognises samples of no class, see ``rejection`` in the configuration."""
         task = self.module.task
         # Fitted in the selected checkpoint of a run only.
-        fitted = task.rejection is not None and bool(torch.isfinite(task.rejection.threshold))
-        return bool(task.by_method) or fitted
+        return task.rejection is not None and bool(torch.isfinite(task.rejection.threshold))
 
     @torch.inference_mode()
     def unknown(self, outputs: Outputs) -> Array | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tl_lightning.methods.components.gather import gathered
+from tl_lightning.methods.components.target_bank import TargetBank
 from tl_lightning.schedules import sigmoid_ramp
 from tl_lightning.types import Context, Terms, View, Views
 
@@ -34,19 +35,6 @@ class Stage:
     repeats: int = 1
     forward: bool = True
     whole: bool = False
-
-
-@dataclass(frozen=True)
-class TargetBank:
-    """Model outputs on the whole target training split, computed at the start of an epoch.
-
-    Attributes:
-        features: ``(N, D)`` in float32, computed in evaluation mode.
-        logits: ``(N, K)``, likewise.
-    """
-
-    features: Tensor
-    logits: Tensor
 
 
 class Method(nn.Module):

@@ -14,9 +14,13 @@ from torch.nn import functional
 
 from tl_lightning.methods.base import Penalty
 from tl_lightning.methods.components.class_sets import RecognisesUnknown
+from tl_lightning.schedules import Cosine
 from tl_lightning.types import Context, Views
 
 __all__ = ["OVANet", "hard_negative_loss", "open_set_entropy"]
+
+#: Fit of the classifiers before training: steps, batch size, learning rate and weight decay.
+STEPS, BATCH, RATE, DECAY = 500, 128, 1e-3, 1e-2
 
 
 def hard_negative_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -49,6 +53,11 @@ class OVANet(Penalty, RecognisesUnknown):
     its predicted class says so. Where the authors' classifiers have two logits, these have their
     difference.
 
+    If the head starts as a probe, so do the classifiers: they are fitted to the source's features,
+    without the target's entropy, which makes undecided classifiers certain at random. The threshold
+    is ``rejection_threshold`` instead of the authors' 0.5, since a shift of the domains lowers all
+    probabilities; 0.5 can be set.
+
     Args:
         entropy: Weight of the target's entropy, ``lambda`` of the paper.
         kwargs: As in :class:`Penalty`.
@@ -69,6 +78,29 @@ class OVANet(Penalty, RecognisesUnknown):
             losses = losses * source.weights
         uncertain = open_set_entropy(self.classifiers(views["target"].features))
         return 0.5 * losses.mean() + self.entropy * uncertain
+
+    @torch.enable_grad()
+    def fit_start(self, features: Tensor, labels: Tensor, seed: int) -> None:
+        """Minimise the hard negative loss of the source by AdamW with a cosine schedule.
+
+        The features are scaled to a root mean square of 1 meanwhile, so that the learning rate
+        suits any network. The result depends only on the arguments and the present weights.
+        """
+        scale = float(features.square().mean().sqrt()) or 1.0
+        layer = self.classifiers
+        x, y = (features / scale).to(layer.weight), labels.to(layer.weight.device)
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=RATE, weight_decay=DECAY)
+        schedule, generator = Cosine(warmup=0.0, final=0.0), torch.Generator().manual_seed(seed)
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = RATE * schedule(step / STEPS)
+            rows = torch.randint(len(x), (min(BATCH, len(x)),), generator=generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss: Any = hard_negative_loss(layer(x[rows]), y[rows]).mean()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            layer.weight /= scale
+        optimizer.zero_grad(set_to_none=True)
 
     def unknown_scores(self, features: Tensor, logits: Tensor) -> Tensor:
         """Return the probability ``(B,)`` that a sample is not of its predicted class."""

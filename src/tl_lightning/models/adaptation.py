@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.needs import ModelNeeds
-from tl_lightning.distributed.ranks import same_buffers
 from tl_lightning.errors import DataError
 from tl_lightning.methods.base import Method, Stage, TargetBank
 from tl_lightning.methods.components.alignment import FeatureAlignment
@@ -21,6 +20,7 @@ from tl_lightning.methods.components.class_sets import RecognisesUnknown, Weighs
 from tl_lightning.methods.components.relative_norm import RelativeBatchNorm
 from tl_lightning.models.base import TransferModule
 from tl_lightning.models.teacher import Teacher
+from tl_lightning.models.whole_outputs import of_each_batch, source_temperature, whole_outputs
 from tl_lightning.schedules import recovered
 from tl_lightning.types import Batch, Context, Stream, Terms, View
 
@@ -68,6 +68,8 @@ class DomainAdaptation(TransferModule):
         self.teacher_views = teachers[0].teacher_views if teachers else ()
         #: The last epoch whose target classes were predicted, and the classes ``(N,)``.
         self.predicted: tuple[int, Tensor] | None = None
+        #: Whether the head was fitted to labels before the first epoch.
+        self.fitted_head = False
         #: Whether the current step has no loss terms.
         self.idle = False
         #: Batch from which the methods regain their strength after a roll-back, and for how many.
@@ -311,9 +313,10 @@ class DomainAdaptation(TransferModule):
 
     def on_train_epoch_start(self) -> None:
         """Pass the target bank to the methods that use it."""
-        methods = [method for method in self.methods.values() if method.uses_target_bank]
-        if methods:
+        if methods := [method for method in self.methods.values() if method.uses_target_bank]:
             bank = self._target_bank()
+            if any(isinstance(method, WeighsClasses) for method in methods):
+                bank = replace(bank, temperature=source_temperature(self))
             for method in methods:
                 method.begin_epoch(bank)
 
@@ -324,7 +327,8 @@ class DomainAdaptation(TransferModule):
         interrupted continues with the same ones. All ranks get those of rank 0.
         """
         if self.predicted is None or self.predicted[0] != epoch:
-            found = torch.cat(self._target_outputs(lambda _, logits: logits.argmax(1).cpu()))
+            outputs = of_each_batch(self, Stream.TARGET, lambda _, logits: logits.argmax(1).cpu())
+            found = torch.cat(outputs)
             self.predicted = epoch, self.trainer.strategy.broadcast(found)
         classes: NDArray[np.int64] = self.predicted[1].numpy()
         return classes
@@ -343,28 +347,9 @@ class DomainAdaptation(TransferModule):
             self.predicted = int(epoch), classes
 
     def _target_bank(self) -> TargetBank:
-        outputs = self._target_outputs(lambda features, logits: (features, logits))
-        features, logits = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
-        return TargetBank(features, logits)
-
-    def _target_outputs(self, kept: Callable[[Tensor, Tensor], Any]) -> list[Any]:
-        """Return what is kept of each batch of the target training split, in evaluation mode."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "whole_loader"):
-            raise DataError(
-                "the method needs the model's outputs on the whole target; pass a datamodule with "
-                "whole_loader(domain), see docs/bring_your_own.md#lightningdatamodule"
-            )
-        training = self.training
-        same_buffers(self)
-        self.eval()
-        outputs = []
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            for batch in data.whole_loader("target"):
-                inputs = batch["inputs"].to(self.device)
-                outputs.append(kept(*self._single_domain(Stream.TARGET, inputs)))
-        self.train(training)
-        return outputs
+        """Run the model on the target training split in evaluation mode."""
+        trained = self.fitted_head or self.current_epoch > 0
+        return TargetBank(*whole_outputs(self, Stream.TARGET), trained=trained)
 
 
 class SourceFree(DomainAdaptation):

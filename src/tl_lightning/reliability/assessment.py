@@ -15,7 +15,7 @@ from tl_lightning.reliability.accuracy import Estimate, estimate_accuracy
 from tl_lightning.reliability.calibration import confidences, matched_temperature, threshold_for
 from tl_lightning.reliability.label_shift import ClassMix, class_mix
 from tl_lightning.reliability.novelty import neighbour_distance, shares_below
-from tl_lightning.selection.scores import temperature
+from tl_lightning.utils.probabilities import temperature
 
 __all__ = ["Assessment", "Record", "assess", "expected_accuracy", "finite_temperature"]
 

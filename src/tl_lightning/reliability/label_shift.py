@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from tl_lightning.reliability.outputs import finite_outputs
+from tl_lightning.utils.probabilities import likely_frequencies
 
 __all__ = ["ClassMix", "bbse", "believed_absent", "class_mix", "mlls", "rlls"]
 
@@ -19,8 +20,6 @@ Array = NDArray[Any]
 FAR = 0.25
 #: Fraction of its frequency in the source below which a class counts as absent from the target.
 ABSENT = 0.1
-#: Maximum number of EM steps, and the change of all fractions that ends them.
-ITERATIONS, CONVERGED = 100, 1e-4
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,15 @@ class ClassMix:
         target: Estimated fraction of each class in the target, ``(K,)``.
         distance: Total variation of both, in [0, 1].
         warning: A message if the distance is large, otherwise None.
+        likely: The fractions ``(K,)`` of the target by :func:`mlls`: of a class that does not occur
+            but resembles others, it is lower than in ``target``.
     """
 
     source: Array
     target: Array
     distance: float
     warning: str | None
+    likely: Array
 
 
 def bbse(source_predicted: Array, source_labels: Array, target_predicted: Array) -> Array:
@@ -95,10 +97,7 @@ def rlls(source_predicted: Array, source_labels: Array, target_predicted: Array)
 def mlls(source_labels: Array, target_probabilities: Array) -> Array:
     """Return the class frequencies of the target that are most likely (MLLS, by EM).
 
-    Saerens, Latinne, Decaestecker (2002): Adjusting the Outputs of a Classifier to New a Priori
-    Probabilities. Neural Computation 14. The probabilities must be calibrated (Alexandari, Kundaje,
-    Shrikumar 2020, ICML). As in :func:`~tl_lightning.selection.scores.temperature`, one more target
-    sample of the source's classes is assumed, so that no class of the source gets a fraction of 0.
+    See :func:`.likely_frequencies`.
 
     Args:
         source_labels: ``(n,)``.
@@ -108,23 +107,8 @@ def mlls(source_labels: Array, target_probabilities: Array) -> Array:
     >>> mlls(np.array([0, 1]), p).round(2).tolist()  # 0.7 * 0.9 + 0.3 * 0.1 = 0.66
     [0.7, 0.3]
     """
-    prior = np.bincount(source_labels, minlength=target_probabilities.shape[1]) / len(source_labels)
-    known = prior > 0
-    likelihood = target_probabilities[:, known] / prior[known]
-    # A row whose probability is in unknown classes says nothing of the others.
-    likelihood = likelihood + np.finfo(float).tiny
-    mix = prior[known]
-    for _ in range(ITERATIONS):
-        posterior = likelihood * mix
-        posterior /= posterior.sum(axis=1, keepdims=True)
-        updated = (posterior.sum(axis=0) + prior[known]) / (len(posterior) + 1)
-        change = np.abs(updated - mix).sum()
-        mix = updated
-        if change < CONVERGED:
-            break
-    fractions = np.zeros(len(prior))
-    fractions[known] = mix
-    return fractions
+    counts = np.bincount(source_labels, minlength=target_probabilities.shape[1])
+    return likely_frequencies(counts, target_probabilities)
 
 
 def class_mix(source_logits: Array, source_labels: Array, target_logits: Array) -> ClassMix:
@@ -158,7 +142,7 @@ def class_mix(source_logits: Array, source_labels: Array, target_logits: Array) 
             "of the samples: either the classes are distributed differently in the target, or the "
             "model wrongly prefers some of them there."
         )
-    return ClassMix(frequencies, estimated, distance, warning)
+    return ClassMix(frequencies, estimated, distance, warning, mlls(outputs.labels, target))
 
 
 def believed_absent(source: Array, target: Array) -> list[int]:
@@ -166,7 +150,8 @@ def believed_absent(source: Array, target: Array) -> list[int]:
 
     Args:
         source: Fraction of each class in the source, ``(K,)``.
-        target: Estimated fraction of each class in the target, ``(K,)``.
+        target: Estimated fraction of each class in the target, ``(K,)``, such as
+            :attr:`ClassMix.likely`.
 
     >>> believed_absent(np.array([0.5, 0.3, 0.2]), np.array([0.79, 0.01, 0.2]))
     [1]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from tl_lightning.errors import DataError
-from tl_lightning.selection.scores import temperature
+from tl_lightning.utils.probabilities import temperature
 from tl_lightning.utils.spread import spread
 
 __all__ = ["FiniteOutputs", "finite_outputs"]

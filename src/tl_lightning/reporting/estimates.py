@@ -232,6 +232,7 @@ def reliability_entries(
                 "target": found.mix.target.tolist(),
                 "distance": found.mix.distance,
                 "warning": found.mix.warning,
+                "likely": found.mix.likely.tolist(),
             }
     if record is not None and np.isfinite(record.temperature):
         scales = {"source": record.temperature}

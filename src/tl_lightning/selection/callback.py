@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -14,11 +14,14 @@ from torch import Tensor
 from tl_lightning.distributed.ranks import gathered
 from tl_lightning.errors import ConfigError
 from tl_lightning.selection.collapse import apply_collapse_filter, collapsed
-from tl_lightning.selection.scores import SCORES, Outputs, raw_scores
+from tl_lightning.selection.scores import SCORES, Outputs, mix_of, raw_scores
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.spread import spread
 
-__all__ = ["Rows", "Validators", "columns_of"]
+__all__ = ["MIN_PREDICTED", "Rows", "Validators", "columns_of"]
+
+#: ``min_predicted_classes`` for a target that has all classes of the source.
+MIN_PREDICTED = 0.5
 
 Rows = dict[int, tuple[NDArray[Any], ...]]
 
@@ -30,21 +33,27 @@ class Validators(L.Callback):
     split: the same samples in every epoch and for any number of ranks. Target labels are never
     read. ``validator/floored/<name>`` is the score after the collapse filter, which gives collapsed
     models a score below all others; ``validator/floor`` is the source accuracy below which a model
-    counts as collapsed.
+    counts as collapsed. The score ``prior_im`` refers to the class frequencies estimated for the
+    model before training, or if its head is random, for the first one validated.
 
     Args:
         samples: Number of validation samples per domain.
         min_source_ratio: A model counts as collapsed if its source accuracy is below this fraction
             of the best seen in the run; in [0, 1].
         min_predicted_classes: A model counts as collapsed if it predicts less than this fraction
-            of the classes on the target; in [0, 1].
+            of the classes on the target; in [0, 1]. ``auto`` is replaced by the checks of a
+            configuration.
 
     Raises:
         ConfigError: If an argument is out of range.
     """
 
     def __init__(
-        self, *, samples: int, min_source_ratio: float, min_predicted_classes: float
+        self,
+        *,
+        samples: int,
+        min_source_ratio: float,
+        min_predicted_classes: float | Literal["auto"],
     ) -> None:
         params = {
             "samples": samples,
@@ -56,8 +65,12 @@ class Validators(L.Callback):
             raise ConfigError(problems)
         self.samples = samples
         self.min_source_ratio = min_source_ratio
-        self.min_predicted_classes = min_predicted_classes
+        self.min_predicted_classes = (
+            MIN_PREDICTED if min_predicted_classes == "auto" else min_predicted_classes
+        )
         self.best_source_acc = 0.0
+        #: Class frequencies of the target ``(K,)`` that the score ``prior_im`` refers to.
+        self.mix: NDArray[Any] | None = None
         #: What was logged in the last validation.
         self.values: Mapping[str, float] = {}
         self.wanted: dict[str, Tensor] = {}
@@ -71,20 +84,23 @@ class Validators(L.Callback):
             problems.append(
                 f"{where}.samples={params['samples']} must be at least 2; set {where}.samples=1000"
             )
-        for key, default in (("min_source_ratio", 0.9), ("min_predicted_classes", 0.5)):
-            if not 0 <= params[key] <= 1:
+        for key, default in (("min_source_ratio", 0.9), ("min_predicted_classes", MIN_PREDICTED)):
+            if params[key] != "auto" and not 0 <= params[key] <= 1:
                 problems.append(
                     f"{where}.{key}={params[key]} is not in [0, 1]; set {where}.{key}={default}"
                 )
         return problems
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best source accuracy seen so far."""
-        return {"best_source_acc": self.best_source_acc}
+        """Return the best source accuracy seen so far, and the class frequencies."""
+        mix = None if self.mix is None else self.mix.tolist()
+        return {"best_source_acc": self.best_source_acc, "mix": mix}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best source accuracy."""
+        """Restore the best source accuracy and the class frequencies."""
         self.best_source_acc = float(state_dict["best_source_acc"])
+        mix = state_dict.get("mix")
+        self.mix = None if mix is None else np.array(mix)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reset the collected outputs; choose the samples to score."""
@@ -124,7 +140,8 @@ class Validators(L.Callback):
                 for domain, rows in part.items():
                     merged.setdefault(domain, {}).update(rows)
             values = self.values_of(pl_module, merged)
-        self.values = values = trainer.strategy.broadcast(values)
+        values, self.mix = trainer.strategy.broadcast((values, self.mix))
+        self.values = values
         self.best_source_acc = max(self.best_source_acc, values["validator/source_val"])
         pl_module.log_dict(values)
 
@@ -137,16 +154,29 @@ class Validators(L.Callback):
 
     def values_of(self, module: L.LightningModule, rows: Mapping[str, Rows]) -> dict[str, float]:
         """Return the values to log for what was collected, by domain and sample."""
-        return self.score({domain: _outputs(found) for domain, found in rows.items()})
+        outputs = {domain: _outputs(found) for domain, found in rows.items()}
+        self.mix = self.mix_of(outputs) if self.mix is None else self.mix
+        return self.score(outputs, self.mix)
 
-    def score(self, outputs: Mapping[str, Outputs]) -> dict[str, float]:
+    @staticmethod
+    def mix_of(outputs: Mapping[str, Outputs]) -> NDArray[Any] | None:
+        """Return the class frequencies ``(K,)`` that a model estimates; None without a target."""
+        target, source = outputs.get("target"), outputs["source"]
+        if target is None or not np.isfinite(source.logits).all():
+            return None
+        return mix_of(source, target.logits) if np.isfinite(target.logits).all() else None
+
+    def score(
+        self, outputs: Mapping[str, Outputs], mix: NDArray[Any] | None = None
+    ) -> dict[str, float]:
         """Return the values to log for one model.
 
         Args:
             outputs: Outputs for ``source`` and, if there is one, ``target``.
+            mix: The class frequencies that ``prior_im`` refers to.
         """
         target = outputs.get("target")
-        scores = raw_scores(outputs["source"], target)
+        scores = raw_scores(outputs["source"], target, mix)
         accuracy = scores["source_val"]
         best = max(self.best_source_acc, accuracy)
         values = {f"validator/{name}": value for name, value in scores.items()}

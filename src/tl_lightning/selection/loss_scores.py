@@ -15,7 +15,7 @@ import numpy as np
 
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
-from tl_lightning.selection.scores import Array, dev_risk, ratios, weighted_risk
+from tl_lightning.selection.importance import Array, dev_risk, ratios, weighted_risk
 
 __all__ = ["LOSS_SCORES", "LossOutputs", "LossScore", "loss_scores"]
 

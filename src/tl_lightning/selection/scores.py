@@ -8,7 +8,6 @@ collapse filter in ``selection/collapse.py`` prevents this.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import entr, log_softmax, softmax
+from scipy.special import entr, log_softmax, rel_entr, softmax
 
 from tl_lightning.selection.collapse import WORST
+from tl_lightning.selection.importance import dev_risk, ratios, weighted_risk
+from tl_lightning.utils.probabilities import likely_frequencies, temperature
 
 __all__ = [
     "SCORES",
@@ -30,16 +30,14 @@ __all__ = [
     "bnm",
     "cbnm",
     "dev",
-    "dev_risk",
     "entropy",
     "im",
     "iwcv",
-    "ratios",
+    "mix_of",
+    "prior_im",
     "raw_scores",
     "snd",
     "source_val",
-    "temperature",
-    "weighted_risk",
 ]
 
 Array = NDArray[Any]
@@ -48,8 +46,6 @@ Array = NDArray[Any]
 TEMPERATURE = 0.05
 #: Maximum number of rows compared by :func:`snd`.
 NEIGHBOURS = 2000
-#: Log odds are clipped to this range, so that weights stay finite.
-LARGEST_LOG_ODDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,17 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Pair:
-    """Model outputs for validation images of both domains."""
+    """Model outputs for validation images of both domains.
+
+    Attributes:
+        source: Outputs with labels.
+        target: Outputs.
+        mix: Class frequencies of the target ``(K,)`` as estimated before training, if they were.
+    """
 
     source: Outputs
     target: Outputs
+    mix: Array | None = None
 
     @cached_property
     def weighted(self) -> tuple[Array, Array]:
@@ -131,34 +134,6 @@ def bnm(logits: Array) -> float:
     return float(norm / np.sqrt(rows * min(rows, columns)))
 
 
-def temperature(logits: Array, labels: Array) -> float:
-    """Return the temperature at which the predictions of labelled samples are calibrated.
-
-    Guo, Pleiss, Sun, Weinberger (2017): On Calibration of Modern Neural Networks. ICML. It
-    minimises the cross-entropy of ``logits / T``, with T in [1/50, 50]. As in Platt scaling, one
-    more sample of each outcome is assumed: otherwise T would be 0 without any wrong prediction.
-
-    Args:
-        logits: ``(N, K)``.
-        labels: ``(N,)``.
-
-    >>> z, y = np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1])
-    >>> round(4.0 / temperature(z, y), 3)  # predicts (3 + 1) / (4 + 2) = 2/3: log 2
-    0.693
-    """
-    logits, rows = np.asarray(logits, dtype=np.float64), np.arange(len(labels))
-    wrong = 1 / (len(labels) + 2)
-
-    def loss(log_temperature: float) -> float:
-        scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
-        right, all_classes = scaled[rows, labels], scaled.sum(axis=1)
-        others = (all_classes - right) / max(1, logits.shape[1] - 1)
-        return -float(((1 - wrong) * right + wrong * others).mean())
-
-    bound = np.log(50.0)
-    return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
-
-
 def cbnm(source: Outputs, target_logits: Array) -> float:
     """Return :func:`bnm` of the target after calibration on the source.
 
@@ -178,6 +153,42 @@ def cbnm(source: Outputs, target_logits: Array) -> float:
     """
     assert source.labels is not None
     return bnm(np.asarray(target_logits) / temperature(source.logits, source.labels))
+
+
+def prior_im(source: Outputs, target_logits: Array, mix: Array | None = None) -> float:
+    """Return the information maximisation score for a target with other class frequencies.
+
+    ``-KL(mean_i p_i || q) - mean_i H(p_i)`` in nats, at most 0, with predictions calibrated on the
+    source; :func:`im` minus ``log K`` if q is uniform. Other scores favour balanced predictions,
+    which are wrong for a target that lacks classes; the entropy alone favours a single class.
+
+    Args:
+        source: Validation outputs with labels.
+        target_logits: ``(M, K)``.
+        mix: Class frequencies ``q`` ``(K,)``, estimated before training; None: without the first
+            term, to compare models whose confidence on the target has not been trained.
+
+    >>> source = Outputs(np.zeros((4, 1)), np.array([[4.0, 0.0]] * 4), np.array([0, 0, 0, 1]))
+    >>> target = np.array([[9.0, 0.0], [9.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    >>> fits, other = (prior_im(source, target, np.array(q)) for q in ([0.75, 0.25], [0.5, 0.5]))
+    >>> fits > other
+    True
+    """
+    assert source.labels is not None
+    p = _probabilities(np.asarray(target_logits) / temperature(source.logits, source.labels))
+    other = 0.0 if mix is None else rel_entr(p.mean(axis=0), mix).sum()
+    return -float(other + entr(p).sum(axis=1).mean())
+
+
+def mix_of(source: Outputs, target_logits: Array) -> Array:
+    """Return the most likely class frequencies ``(K,)`` of the target, by calibrated predictions.
+
+    See :func:`.likely_frequencies`; those of classes without source samples are tiny instead of 0.
+    """
+    assert source.labels is not None
+    p = _probabilities(np.asarray(target_logits) / temperature(source.logits, source.labels))
+    found = likely_frequencies(np.bincount(source.labels, minlength=p.shape[1]), p)
+    return np.maximum(found, np.finfo(float).tiny)
 
 
 def snd(logits: Array) -> float:
@@ -244,48 +255,6 @@ def iwcv(source: Outputs, target_features: Array) -> float:
     return weighted_risk(*_weighted(source, target_features))
 
 
-def ratios(source: Array, target: Array) -> Array:
-    """Return the density ratio ``p_target / p_source`` at every source row.
-
-    Bickel, Bruckner, Scheffer (2007): Discriminative Learning for Differing Training and Test
-    Distributions. ICML. A logistic regression classifies samples by domain; the ratio is its odds
-    for the target times ``N_s / N_t``. The papers of :func:`dev` and :func:`iwcv` fit it on source
-    training features. Here only validation features are available, so two regressions are fitted,
-    each on every other source row, and weight the rows that they were not fitted on.
-
-    Args:
-        source: ``(N_s, D)``; with fewer than four rows all weights are 1.
-        target: ``(N_t, D)``.
-
-    >>> rng = np.random.default_rng(0)
-    >>> x = rng.normal(size=(500, 1))
-    >>> w = ratios(x, x + 1)
-    >>> bool(w[x[:, 0] > 1].mean() > 1 > w[x[:, 0] < 0].mean())  # the target is to the right
-    True
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    if len(source) < 4:
-        return np.ones(len(source))
-    scaler = StandardScaler().fit(np.concatenate([source, target]).astype(np.float64))
-    source, target = scaler.transform(source), scaler.transform(target)
-    weights = np.empty(len(source))
-    halves = np.arange(len(source)) % 2
-    for half in (0, 1):
-        fitted, held_out = source[halves != half], halves == half
-        domains = np.repeat([0, 1], [len(fitted), len(target)])
-        regression = LogisticRegression(max_iter=200, C=0.1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            regression.fit(np.concatenate([fitted, target]), domains)
-        log_odds = regression.decision_function(source[held_out])
-        clipped = np.clip(log_odds, -LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)
-        weights[held_out] = np.exp(clipped) * len(fitted) / len(target)
-    return weights
-
-
 def balance(logits: Array) -> tuple[float, float]:
     """Return the evenness of the predicted classes, and the fraction of classes predicted.
 
@@ -324,6 +293,10 @@ SCORES = {
         "highest nuclear norm of the predictions, calibrated on the source",
         lambda pair: cbnm(pair.source, pair.target.logits),
     ),
+    "prior_im": Score(
+        "highest information maximisation for the class frequencies estimated before training",
+        lambda pair: prior_im(pair.source, pair.target.logits, pair.mix),
+    ),
     "snd": Score("highest soft neighbourhood density", lambda pair: snd(pair.target.logits)),
     "dev": Score("lowest deep embedded validation risk", lambda pair: dev_risk(*pair.weighted)),
     "iwcv": Score(
@@ -332,7 +305,9 @@ SCORES = {
 }
 
 
-def raw_scores(source: Outputs, target: Outputs | None) -> dict[str, float]:
+def raw_scores(
+    source: Outputs, target: Outputs | None, mix: Array | None = None
+) -> dict[str, float]:
     """Return all scores by name before the collapse filter, with ``balance`` and ``predicted``.
 
     Without a target, only ``source_val`` is returned. A model with outputs that are not finite gets
@@ -352,7 +327,7 @@ def raw_scores(source: Outputs, target: Outputs | None) -> dict[str, float]:
     scores = {"source_val": source_val(source.logits, source.labels)}
     if target is None:
         return scores
-    pair = Pair(source, target)
+    pair = Pair(source, target, mix)
     scores |= {name: score.function(pair) for name, score in SCORES.items()}
     scores["balance"], scores["predicted"] = balance(target.logits)
     return scores
@@ -369,16 +344,3 @@ def _weighted(source: Outputs, target_features: Array) -> tuple[Array, Array]:
     logp = log_softmax(np.asarray(source.logits, dtype=np.float64), axis=1)
     losses = -logp[np.arange(len(logp)), source.labels]
     return ratios(source.features, target_features), losses
-
-
-def dev_risk(weights: Array, losses: Array) -> float:
-    """Return :func:`dev` of importance weights and losses ``(N,)``."""
-    weighted = weights * losses
-    var = float(np.var(weights, ddof=1)) if len(weights) > 1 else 0.0
-    eta = -float(np.cov(weighted, weights, ddof=1)[0, 1]) / var if var > 0 else 0.0
-    return -float(weighted.mean() + eta * weights.mean() - eta)
-
-
-def weighted_risk(weights: Array, losses: Array) -> float:
-    """Return :func:`iwcv` of importance weights and losses ``(N,)``."""
-    return -float(np.mean(weights * losses))

@@ -55,8 +55,7 @@ class Classification(nn.Module):
         self.prior: nn.Module = nn.Identity()
         #: Recognises target samples of no class, if that is wanted.
         self.rejection: Rejection | None = None
-        #: Whether a method recognises them instead, and that method; a tuple hides its parameters.
-        self.by_method = False
+        #: The method that can recognise them, if there is one; a tuple hides its parameters.
         self.recogniser: tuple[Any, ...] = ()
         #: Whether the target may have other classes than the source, so that the test measures it.
         self.class_sets = False
@@ -76,12 +75,24 @@ class Classification(nn.Module):
         """Return the cross-entropies ``(B,)`` of logits ``(B, K)`` and labels ``(B,)``."""
         return functional.cross_entropy(logits, labels, reduction="none")
 
+    def unknown_scores(self, features: Tensor, logits: Tensor) -> Tensor | None:
+        """Return how little each target sample ``(B,)`` looks like a class; None if not wanted."""
+        if self.rejection is None:
+            return None
+        by_method = self.rejection.score == "method"
+        scores: Tensor = (
+            self.recogniser[0].unknown_scores(features, logits)
+            if by_method
+            else self.rejection(logits)
+        )
+        return scores
+
     def rejects(self, features: Tensor, logits: Tensor) -> Tensor | None:
         """Return which target samples ``(B,)`` are of no class, or None if none can be."""
-        if self.by_method:
-            scores: Tensor = self.recogniser[0].unknown_scores(features, logits)
-            return scores > 0.5
-        return None if self.rejection is None else self.rejection.rejects(logits)
+        scores = self.unknown_scores(features, logits)
+        if self.rejection is None or scores is None:
+            return None
+        return self.rejection.rejects(scores)
 
     def metrics(self, prefix: str) -> MetricCollection:
         """Return the metrics of :data:`METRICS` and the additional ones.
@@ -102,8 +113,7 @@ def prepare_outputs(run: RunConfig, task: Classification) -> None:
     """Add what a run does with the outputs on its target, see :mod:`.target_outputs`."""
     target = run.plain["data"].get("target") or {}  # of a loaded model, the data are not built
     task.class_sets = (target.get("classes") or "same") != "same"
-    task.by_method = run.rejection == "method"
     if run.label_shift == "prior":
         task.prior = PriorCorrection(task.num_classes)
-    if run.rejection in ("entropy", "energy"):
+    if run.rejection in ("entropy", "energy", "method"):
         task.rejection = Rejection(run.rejection)

@@ -11,12 +11,15 @@ from tl_lightning.types import DomainAwareNorm
 
 __all__ = ["PriorCorrection", "Rejection", "Score", "unfamiliarity"]
 
-#: Scores by which samples of no class of the source are recognised.
-Score = Literal["entropy", "energy"]
+#: Scores by which samples of no class of the source are recognised; ``method`` is that of a
+#: :class:`.RecognisesUnknown`.
+Score = Literal["entropy", "energy", "method"]
 
 
 def unfamiliarity(logits: Tensor, score: Score, temperature: Tensor) -> Tensor:
     """Return how little each sample ``(B,)`` looks like one of the classes; higher is less.
+
+    The score ``method`` does not follow from the logits.
 
     ``entropy``: that of the calibrated probabilities divided by ``log K``, in [0, 1], as in SHOT
     (Liang, Hu, Feng 2020, ICML, open-set). ``energy``: ``-T logsumexp(z / T)`` (Liu, Wang, Owens,
@@ -83,7 +86,6 @@ class Rejection(nn.Module):
         """Return the score of each sample ``(B,)``."""
         return unfamiliarity(logits, self.score, self.temperature)
 
-    def rejects(self, logits: Tensor) -> Tensor:
-        """Return which samples ``(B,)`` are taken for none of the classes."""
-        found: Tensor = self(logits) > self.threshold
-        return found
+    def rejects(self, scores: Tensor) -> Tensor:
+        """Return which samples ``(B,)`` with these scores are taken for none of the classes."""
+        return scores > self.threshold

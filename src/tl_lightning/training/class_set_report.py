@@ -59,7 +59,7 @@ def class_set_entries(
     mix, names = found.get("class_mix"), parts.data.classes
     about: dict[str, Any] = {"classes": kind, "absent": [], "proportions": None}
     if mix is not None:
-        absent = believed_absent(np.array(mix["source"]), np.array(mix["target"]))
+        absent = believed_absent(np.array(mix["source"]), np.array(mix["likely"]))
         about["absent"] = [names[index] for index in absent]
         about["proportions"] = _assumption(parts, mix)
     if isinstance(task.prior, PriorCorrection):
@@ -115,10 +115,10 @@ def _assumption(parts: Parts, mix: Mapping[str, Any]) -> str | None:
 def _rejection(parts: Parts) -> dict[str, Any]:
     """Return how samples of no class were recognised, and the fraction of the tested ones."""
     flags = list(parts.collector.rejected.values())
-    found: dict[str, Any] = {
+    rejection = parts.module.task.rejection
+    assert rejection is not None
+    return {
         "score": parts.run.rejection, "rejected": float(np.mean(flags)) if flags else None,
+        "threshold": float(rejection.threshold),
+        "rule": parts.run.rejection_threshold,
     }  # fmt: skip
-    if parts.module.task.rejection is not None:
-        found["threshold"] = float(parts.module.task.rejection.threshold)
-        found["rule"] = parts.run.rejection_threshold
-    return found

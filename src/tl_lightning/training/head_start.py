@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.data.cache.features import Features
 from tl_lightning.data.domain import Split
+from tl_lightning.methods.components.class_sets import RecognisesUnknown
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.selection.callback import Validators
 from tl_lightning.selection.scores import Outputs
@@ -46,13 +47,18 @@ class Candidate:
     Attributes:
         name: ``frozen probe``, or what was adapted without training: ``probe, relative_bn``,
             ``probe, align`` or ``probe, relative_bn, align``.
-        scores: What :class:`.Validators` logs of it.
+        scores: What :class:`.Validators` logs of it, to compare it with other candidates.
         predictions: Predicted classes ``(N,)`` of each domain's test samples.
+        mix: The class frequencies ``(K,)`` that it estimates for the target, see
+            :class:`.Validators`.
+        relative: The scores that refer to these frequencies, to compare it with trained models.
     """
 
     name: str
     scores: Mapping[str, float]
     predictions: Mapping[str, Array] = field(repr=False)
+    mix: Array | None = None
+    relative: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ def prepare_start(parts: Parts) -> Start:
         features = _features(parts)
         probe = _fitted(parts, features)
         probe.write(module.task.head)
+        _fit_methods(parts, probe, features)
         start.candidates.append(_candidate("frozen probe", parts, probe, features))
         start.chosen = "frozen probe"
     if measure_domains(parts) and probe is not None:
@@ -118,14 +125,20 @@ def prepare_start(parts: Parts) -> Start:
         moved = _candidate(f"probe{suffix}, align", parts, probe, features)
         if not _accepted(start, moved, trainer):
             cast(Any, module).alignment.reset()
-    if isinstance(module, DomainAdaptation) and module.teacher is not None:
-        module.teacher.copy(module.backbone, module.task)
+    if isinstance(module, DomainAdaptation):
+        module.fitted_head = run.head_init == "probe" or run.init is not None
+        if module.teacher is not None:
+            module.teacher.copy(module.backbone, module.task)
+    validators = find_callback(trainer, Validators)
     checkpoint = find_callback(trainer, SelectionCheckpoint)
     if checkpoint is not None:
         checkpoint.keeps_start = run.interpolation is not None
     for candidate in start.candidates:
-        if candidate.name == start.chosen and checkpoint is not None:
-            checkpoint.start_values = candidate.scores
+        if candidate.name == start.chosen:
+            if checkpoint is not None:
+                checkpoint.start_values = {**candidate.scores, **candidate.relative}
+            if validators is not None:
+                validators.mix = candidate.mix
     return start
 
 
@@ -223,6 +236,20 @@ def _fitted(parts: Parts, features: Mapping[SplitKey, Array]) -> Probe:
     return fit_head(head, *samples, seed=mix(run.seed, 6))
 
 
+def _fit_methods(parts: Parts, probe: Probe, features: Mapping[SplitKey, Array]) -> None:
+    """Fit what methods recognise unknown samples by to the source as well."""
+    module, data = parts.module, parts.data
+    if not isinstance(module, DomainAdaptation):
+        return
+    labels = data.found[data.learn_from].train.labels
+    assert labels is not None
+    inputs = probe.outputs(features[data.key_of(Stream.SOURCE)])[0]
+    given = torch.from_numpy(np.asarray(inputs, np.float32)), torch.from_numpy(labels)
+    for method in module.methods.values():
+        if isinstance(method, RecognisesUnknown):
+            method.fit_start(*given, seed=mix(parts.run.seed, 7))
+
+
 def _candidate(
     name: str, parts: Parts, probe: Probe, features: Mapping[SplitKey, Array]
 ) -> Candidate:
@@ -231,6 +258,7 @@ def _candidate(
     logits = probe.outputs(features[SplitKey(data.learn_from, "val")])[1]
     correct = logits.argmax(1) == learned.labels
     scores = {f"{data.learn_from}/val/acc": float(np.mean(correct))}
+    mix, relative = None, dict[str, float]()
     if learned.domains is not None:
         named = data.found[data.learn_from].domains
         by_domain = domain_accuracies(named, learned.domains, correct)
@@ -244,13 +272,14 @@ def _candidate(
             labels = data.found[domain].val.labels if domain == "source" else None
             known = None if labels is None else labels[chosen]
             outputs[domain] = Outputs(*probe.outputs(rows), known)
-        scores |= validators.score(outputs)
+        scores, mix = scores | validators.score(outputs), validators.mix_of(outputs)
+        relative = validators.score(outputs, mix)
         validators.best_source_acc = max(validators.best_source_acc, scores["validator/source_val"])
     predictions = {}
     for domain in data.domain_names:
         rows = _mapped(parts, domain, features[SplitKey(domain, "test")])
         predictions[domain] = probe.outputs(rows)[1].argmax(1)
-    return Candidate(name, scores, predictions)
+    return Candidate(name, scores, predictions, mix, relative)
 
 
 def _mapped(parts: Parts, domain: str, features: Array) -> Array:

@@ -74,9 +74,11 @@ def fit_outputs(parts: Parts, chosen: Path) -> None:
     parts.module.load_state_dict(stored)
     if isinstance(task.prior, PriorCorrection):
         task.prior.shift.zero_()  # of an earlier attempt
-    source = _logits(parts, "source", "val")
+    source_features, source = _outputs(parts, "source", "val")
     seen = len(data.found["target"].train) > 0  # a model may not see the target before the test
-    target = _logits(parts, "target", "train") if seen else source[:0]
+    features, target = (
+        _outputs(parts, "target", "train") if seen else (source_features[:0], source[:0])
+    )
     labels = data.found["source"].val.labels
     assert labels is not None
     scale = finite_temperature(source, labels)
@@ -87,7 +89,9 @@ def fit_outputs(parts: Parts, chosen: Path) -> None:
         task.prior.shift.copy_(torch.from_numpy(shift))
         target = target + shift  # as the logits that are rejected
     if task.rejection is not None:
-        _fit_rejection(task.rejection, run.rejection_threshold, source, target, scale)
+        task.rejection.temperature.fill_(scale if np.isfinite(scale) else 1.0)
+        scores = [_scores(parts, *one) for one in ((source_features, source), (features, target))]
+        _fit_rejection(task.rejection, run.rejection_threshold, *scores)
     own = {f"task.{k}": v.cpu() for k, v in task.state_dict().items()
            if k.startswith(("prior.", "rejection."))}  # fmt: skip
     if parts.trainer.is_global_zero:
@@ -95,17 +99,23 @@ def fit_outputs(parts: Parts, chosen: Path) -> None:
     parts.trainer.strategy.barrier()
 
 
-def _fit_rejection(
-    layer: Rejection, threshold: str | float, source: Array, target: Array, scale: float
-) -> None:
-    layer.temperature.fill_(scale if np.isfinite(scale) else 1.0)
-    device = layer.temperature.device
-    scores = [layer(torch.from_numpy(one).to(device)).double().cpu().numpy()
-              for one in (source, target)]  # fmt: skip
+@torch.no_grad()
+def _scores(parts: Parts, features: Array, logits: Array) -> Array:
+    """Return by which score ``(N,)`` samples are recognised as unknown."""
+    device = parts.trainer.strategy.root_device
+    given = (torch.from_numpy(one).to(device) for one in (features, logits))
+    task: Any = parts.module.task
+    scores = task.unknown_scores(*given)
+    assert scores is not None
+    found: Array = scores.double().cpu().numpy()
+    return found
+
+
+def _fit_rejection(layer: Rejection, threshold: str | float, source: Array, target: Array) -> None:
     if threshold == "source":
-        layer.threshold.fill_(source_threshold(scores[0]))
+        layer.threshold.fill_(source_threshold(source))
     else:
-        layer.threshold.fill_(otsu(scores[1]) if threshold == "otsu" else float(threshold))
+        layer.threshold.fill_(otsu(target) if threshold == "otsu" else float(threshold))
 
 
 def _trained_counts(parts: Parts) -> Array:
@@ -122,19 +132,20 @@ def _finite(rows: Array) -> Array:
 
 
 @torch.no_grad()
-def _logits(parts: Parts, domain: str, split: str) -> Array:
-    """Return the logits ``(N, K)`` of a split in evaluation mode, float64."""
+def _outputs(parts: Parts, domain: str, split: str) -> tuple[Array, Array]:
+    """Return the features and the logits ``(N, K)`` of a split in evaluation mode, float64."""
     module, trainer = parts.module, parts.trainer
     training, device = module.training, trainer.strategy.root_device
     module.to(device).eval()
-    found = []
+    features, found = [], []
     with trainer.precision_plugin.forward_context():
         for inputs in _inputs(parts, SplitKey(domain, split)):
             module.set_batch_domains({Stream(domain): len(inputs)})
-            _, logits = module.task(module.extract(inputs.to(device)))
+            used, logits = module.task(module.extract(inputs.to(device)))
+            features.append(used.float().cpu())
             found.append(logits.float().cpu())
     module.train(training)
-    return torch.cat(found).double().numpy()
+    return torch.cat(features).double().numpy(), torch.cat(found).double().numpy()
 
 
 def _inputs(parts: Parts, key: SplitKey) -> Any:

@@ -17,8 +17,8 @@ from tl_lightning.checkpoints.io import AtomicCheckpointIO, amend, read_checkpoi
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import CheckpointError
 from tl_lightning.evaluation.load import load
-from tl_lightning.selection.scores import temperature
 from tl_lightning.training import fit as training
+from tl_lightning.utils.probabilities import temperature
 
 EMA = ("callbacks=ema", "callbacks.weight_averaging.decay=0.5")
 

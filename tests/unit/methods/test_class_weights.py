@@ -1,4 +1,4 @@
-"""Class weights against the formulas of PADA, and what they change in losses and methods."""
+"""Class weights of the source, and what they change in losses and methods."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tl_lightning.methods.class_weights import ClassWeights
 from tl_lightning.methods.components.adversary import domain_loss
 from tl_lightning.methods.dann import DANN
 from tl_lightning.methods.mmd import MMD
+from tl_lightning.reliability.label_shift import mlls
 
 ADVERSARY = {
     "max_lambda": 1.0, "gain": 10.0, "ramp_steps": None, "width": 4, "depth": 1, "dropout": 0.0,
@@ -26,14 +27,18 @@ ADVERSARY = {
 }  # fmt: skip
 
 
+#: Predictions in which the first two classes are confused, and the third does not occur.
+LOGITS = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.2, 0.7, 0.1]]).log()
+COUNTS = torch.tensor([10, 20, 10])
+
+
 @pytest.fixture
 def method() -> ClassWeights:
     found = built(ClassWeights)
-    logits = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1]]).log()
-    found.class_counts = torch.tensor([10, 20, 10])
-    found.begin_epoch(TargetBank(torch.zeros(2, 6), logits))
-    assert found.of_classes.tolist() == [1.0] * K  # before any training
-    found.begin_epoch(TargetBank(torch.zeros(2, 6), logits))
+    found.class_counts = COUNTS
+    found.begin_epoch(TargetBank(torch.zeros(3, 6), LOGITS, trained=False))
+    assert found.of_classes.tolist() == [1.0] * K  # of a random head
+    found.begin_epoch(TargetBank(torch.zeros(3, 6), LOGITS))
     return found
 
 
@@ -42,22 +47,35 @@ def weighted(given, method):
     return {**given, "source": dataclasses.replace(given["source"], weights=weights)}
 
 
-def test_weights_are_the_ratio_of_the_class_frequencies(method) -> None:
-    torch.testing.assert_close(method.of_classes, torch.tensor([0.6, 0.3, 0.1]) / torch.tensor(
-        [0.25, 0.5, 0.25]))  # fmt: skip
+def test_weights_are_the_ratio_of_the_most_likely_class_frequencies(method) -> None:
+    q = mlls(np.repeat([0, 1, 2], COUNTS), LOGITS.softmax(1).numpy())
+    expected = torch.from_numpy(q / [0.25, 0.5, 0.25]).float()
+    torch.testing.assert_close(method.of_classes, expected)
+    assert expected[2] < 0.35  # the mean of the predictions is 0.1, which would be 0.4
     labels = torch.tensor([0, 0, 1, 2])
-    expected = torch.tensor([2.4, 2.4, 0.6, 0.4]) / (5.8 / 4)  # gamma_y of PADA, with mean 1
-    torch.testing.assert_close(method.source_weights(labels), expected)
+    torch.testing.assert_close(
+        method.source_weights(labels), expected[labels] / expected[labels].mean()
+    )
     assert method.forward(views(), context()) == {}
 
 
-def test_classes_without_source_samples_have_no_weight() -> None:
+def test_predictions_are_calibrated(method) -> None:
+    other = built(ClassWeights)
+    other.class_counts = COUNTS
+    other.begin_epoch(TargetBank(torch.zeros(3, 6), 5 * LOGITS, temperature=5.0))
+    torch.testing.assert_close(other.of_classes, method.of_classes)
+    other.begin_epoch(TargetBank(torch.zeros(3, 6), 5 * LOGITS))
+    assert not torch.allclose(other.of_classes, method.of_classes)
+
+
+@pytest.mark.parametrize("logits", [torch.zeros(1, K), torch.full((2, K), torch.nan)])
+def test_weights_without_evidence(logits) -> None:
     found = built(ClassWeights)
     found.class_counts = torch.tensor([3, 0, 3])
-    found.trained.fill_(True)
-    found.begin_epoch(TargetBank(torch.zeros(1, 6), torch.zeros(1, K)))
-    torch.testing.assert_close(found.of_classes, torch.tensor([2 / 3, 0.0, 2 / 3]))
-    assert found.source_weights(torch.tensor([1])).tolist() == [0.0]
+    found.begin_epoch(TargetBank(torch.zeros(1, 6), logits))
+    known = [1.0, 0.0, 1.0] if logits.isfinite().all() else [1.0] * K
+    torch.testing.assert_close(found.of_classes, torch.tensor(known))
+    assert found.source_weights(torch.tensor([1])).tolist() == [known[1]]
 
 
 def test_weights_are_part_of_the_checkpoint(method) -> None:

@@ -70,3 +70,25 @@ def test_the_classifier_of_the_predicted_class_decides() -> None:
     p = torch.sigmoid(method.classifiers(features))
     expected = 1 - p[torch.arange(4), logits.argmax(1)]
     torch.testing.assert_close(found, expected)
+
+
+def test_fitted_classifiers_know_the_source_at_any_scale() -> None:
+    """Samples of a class between the others are rejected, those of the source are not."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % K
+    centres = 6 * torch.eye(K, 6)
+    features = centres[labels] + torch.randn(300, 6, generator=g)
+    known = {}
+    for scale in (1.0, 100.0):
+        torch.manual_seed(0)
+        method = built(OVANet, entropy=0.1, **PENALTY)
+        before = torch.random.get_rng_state()
+        method.fit_start(scale * features, labels, seed=1)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert method.classifiers.weight.grad is None
+        logits = torch.nn.functional.one_hot(labels, K).float()
+        known[scale] = method.unknown_scores(scale * features, logits)
+        unknown = method.unknown_scores(scale * centres.mean(0, keepdim=True), logits[:1])
+        assert (known[scale] < 0.5).float().mean() > 0.95
+        assert unknown.item() > known[scale].median() + 0.2
+    torch.testing.assert_close(known[1.0], known[100.0], rtol=0.05, atol=0.01)

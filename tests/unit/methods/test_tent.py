@@ -44,9 +44,7 @@ def test_error_without_batch_norm(tmp_path) -> None:
     settings = config(
         "model=source_free", "method=[tent]", f"init={tmp_path}", "backbone.norm=false"
     )
-    message = (
-        r"method=\[tent\] trains the scales and shifts of norm.*have none; set method"
-    )
+    message = r"method=\[tent\] trains the scales and shifts of norm.*have none; set method"
     with pytest.raises(ConfigError, match=message):
         building.build_module(validation.check(settings), tuple(map(str, range(10))))
 

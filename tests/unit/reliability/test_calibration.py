@@ -16,7 +16,7 @@ from tl_lightning.reliability.calibration import (
     threshold_for,
     weighted_temperature,
 )
-from tl_lightning.selection.scores import temperature
+from tl_lightning.utils.probabilities import temperature
 
 
 def drawn(rows: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from tl_lightning.reliability.label_shift import bbse, class_mix, mlls, rlls
+from tl_lightning.reliability.label_shift import bbse, believed_absent, class_mix, mlls, rlls
 
 RNG = np.random.default_rng(0)
 
@@ -80,3 +80,16 @@ def test_mlls_without_a_class_in_the_source() -> None:
     assert mix[2] == 0
     assert mix.sum() == pytest.approx(1)
     assert mix[0] > mix[1]
+
+
+def test_a_class_that_resembles_another_is_believed_absent() -> None:
+    """Target samples of class 0 look more like class 1, which is absent, than those of the source.
+
+    The confusion matrix of the source then leaves some samples of class 1.
+    """
+    labels = np.repeat([0, 1, 2], 100)
+    source = np.where(np.eye(3)[labels] > 0, 0.96, 0.02)
+    target = np.repeat([[0.74, 0.24, 0.02], [0.02, 0.02, 0.96]], 90, axis=0)
+    mix = class_mix(np.log(source), labels, np.log(target))
+    assert believed_absent(mix.source, mix.likely) == [1]
+    assert believed_absent(mix.source, mix.target) == []

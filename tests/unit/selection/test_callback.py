@@ -76,9 +76,9 @@ def test_scored_samples_do_not_depend_on_batch_size(tmp_path, monkeypatch) -> No
     scored: list[dict[str, Outputs]] = []
     original = Validators.score
 
-    def watch(self, outputs):
+    def watch(self, outputs, mix=None):
         scored.append(dict(outputs))
-        return original(self, outputs)
+        return original(self, outputs, mix)
 
     monkeypatch.setattr(Validators, "score", watch)
     few = (*FAST, "callbacks.validators.samples=20", "trainer.max_epochs=1")
@@ -167,7 +167,7 @@ def test_resumed_run_restores_best_accuracy_and_best_model(tmp_path, monkeypatch
     with pytest.raises(Stop):
         training.fit(config(*FAST, *settings), tmp_path / "stopped")
     stored = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert stored["callbacks"]["Validators"] == {"best_source_acc": 0.52}
+    assert stored["callbacks"]["Validators"]["best_source_acc"] == 0.52
     monkeypatch.setattr(training, "build", original)
     resumed = training.fit(config(*FAST, *settings, "resume=auto"), tmp_path / "stopped")
     assert resumed["selection"] == whole["selection"]
@@ -183,6 +183,50 @@ def test_collapse_filter_uses_restored_best_accuracy() -> None:
     assert values["validator/source_val"] == 0.5
     assert values["validator/floor"] == pytest.approx(0.72)
     assert values["validator/im"] > values["validator/floored/im"] == WORST + 0.5
+
+
+def test_class_frequencies_are_those_of_the_first_model_and_restored() -> None:
+    callback = Validators(samples=10, min_source_ratio=0.9, min_predicted_classes="auto")
+    labels = np.arange(40) % 2
+    source = Outputs(np.zeros((40, 1)), 6 * np.eye(2)[labels], labels)
+    first, second = (
+        Outputs(np.zeros((20, 1)), 6 * np.eye(2)[np.repeat([0, 1], [n, 20 - n])]) for n in (15, 10)
+    )
+    callback.mix = Validators.mix_of({"source": source, "target": first})
+    assert callback.mix == pytest.approx([0.74, 0.26], abs=0.02)
+    fits, far = (
+        callback.score({"source": source, "target": one}, callback.mix)["validator/prior_im"]
+        for one in (first, second)
+    )
+    assert fits > far + 0.1
+    other = Validators(samples=10, min_source_ratio=0.9, min_predicted_classes=0.5)
+    other.load_state_dict(callback.state_dict())
+    assert np.array_equal(other.mix, callback.mix)
+    assert Validators.mix_of({"source": source}) is None
+    broken = Outputs(np.zeros((1, 1)), np.full((1, 2), np.nan))
+    assert Validators.mix_of({"source": source, "target": broken}) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule", "least", "drop"),
+    [
+        ((), "bnm", 0.5, 0.4),
+        (("+data.target.classes=subset",), "prior_im", 0.0, 1.0),
+        (("+data.target.classes=universal",), "prior_im", 0.0, 1.0),
+        (("+data.target.classes=open",), "prior_im", 0.5, 0.4),
+        (("label_shift=prior",), "prior_im", 0.5, 0.4),
+        (("data.target_sampling=pseudo_balanced",), "prior_im", 0.5, 0.4),
+        (("model=domain_adaptation", "method=[class_weights,dann]"), "prior_im", 0.5, 0.4),
+        (("+data.target.classes=subset", "selection=bnm"), "bnm", 0.0, 1.0),
+    ],
+)
+def test_selection_where_class_frequencies_differ(overrides, rule, least, drop) -> None:
+    extra = "callbacks.rollback.max_drop=auto", "callbacks.validators.min_predicted_classes=auto"
+    run = validation.check(config("selection=auto", *overrides, *extra))
+    assert run.selection == rule
+    callbacks = run.plain["callbacks"]
+    assert callbacks["validators"]["min_predicted_classes"] == least
+    assert callbacks["rollback"]["max_drop"] == drop
 
 
 def test_checkpoint_restores_source_accuracy_of_best_model(tmp_path) -> None:

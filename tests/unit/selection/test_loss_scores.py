@@ -11,9 +11,9 @@ from torch import nn
 
 from tl_lightning.errors import ConfigError
 from tl_lightning.selection.collapse import WORST
+from tl_lightning.selection.importance import ratios
 from tl_lightning.selection.loss_callback import LossValidators, constant_loss
 from tl_lightning.selection.loss_scores import LOSS_SCORES, LossOutputs, loss_scores
-from tl_lightning.selection.scores import ratios
 
 
 class Numbers(nn.Module):

@@ -13,9 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import mutual_info_score
 from sklearn.preprocessing import StandardScaler
 
-from tl_lightning.selection import scores
+from tl_lightning.selection import importance, scores
 from tl_lightning.selection.collapse import WORST, apply_collapse_filter, collapsed, kept
 from tl_lightning.selection.scores import SCORES, Outputs, raw_scores
+from tl_lightning.utils.probabilities import temperature
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(40, 5)) * 2
@@ -69,7 +70,7 @@ def test_ratios_equal_two_regressions_on_halves() -> None:
     fit = LogisticRegression(C=0.1, max_iter=200)
     fit.fit(np.concatenate([x[1::2], y]), [0] * 200 + [1] * 300)
     p = fit.predict_proba(x[::2])
-    ratios = scores.ratios(source.features, target)
+    ratios = importance.ratios(source.features, target)
     assert ratios[::2] == pytest.approx(p[:, 1] / p[:, 0] * 200 / 300)
     # The true ratio of two normals with means one apart is exp(x - 1/2).
     assert np.corrcoef(np.log(ratios), source.features[:, 0])[0, 1] > 0.98
@@ -119,6 +120,32 @@ def test_outputs_that_are_not_finite_get_the_worst_score() -> None:
     values = raw_scores(source, broken)
     assert {values[name] for name in SCORES} == {WORST}
     assert (values["source_val"], values["predicted"]) == (0.0, 0.0)
+
+
+def test_prior_im_equals_its_formula() -> None:
+    source, _ = shifted()
+    assert source.labels is not None
+    logits, q = RNG.normal(size=(50, 2)), np.array([0.8, 0.2])
+    p = softmax(logits / temperature(source.logits, source.labels), axis=1)
+    mean = p.mean(0)
+    expected = -(mean * np.log(mean / q)).sum() + (p * np.log(p)).sum(1).mean()
+    assert scores.prior_im(source, logits, q) == pytest.approx(expected)
+    assert scores.mix_of(source, logits).sum() == pytest.approx(1)
+    assert scores.prior_im(source, logits) == pytest.approx((p * np.log(p)).sum(1).mean())
+
+
+def test_prior_im_prefers_the_classes_that_occur() -> None:
+    """Of two certain models, bnm takes the one that spreads a target of one class of three."""
+    labels = np.arange(60) % 3
+    source = Outputs(np.zeros((60, 1)), 8 * np.eye(3)[labels], labels)
+    right, spread = 8 * np.eye(3)[np.zeros(30, dtype=int)], 8 * np.eye(3)[np.arange(30) % 3]
+    right[:3] = 8 * np.eye(3)  # a few others
+    mix = np.array([0.9, 0.05, 0.05])
+    assert scores.prior_im(source, right, mix) > scores.prior_im(source, spread, mix)
+    assert scores.bnm(right) < scores.bnm(spread)
+    one = 8 * np.eye(3)[np.full(30, 1)]  # collapsed on a rare class
+    assert scores.prior_im(source, right, mix) > scores.prior_im(source, one, mix)
+    assert scores.entropy(one) == pytest.approx(scores.entropy(right))
 
 
 def test_raw_scores_equal_individual_functions() -> None:

@@ -23,9 +23,9 @@ def test_entropy_and_energy() -> None:
 def test_nothing_is_rejected_before_the_threshold_is_fitted() -> None:
     layer = Rejection("entropy")
     logits = torch.tensor([[0.0, 0.0], [9.0, 0.0]])
-    assert not layer.rejects(logits).any()
+    assert not layer.rejects(layer(logits)).any()
     layer.threshold.fill_(0.5)
-    assert layer.rejects(logits).tolist() == [True, False]
+    assert layer.rejects(layer(logits)).tolist() == [True, False]
 
 
 def test_the_correction_applies_to_the_target_in_evaluation() -> None:

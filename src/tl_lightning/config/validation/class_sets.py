@@ -18,7 +18,7 @@ __all__ = ["class_set_problems"]
 def class_set_problems(run: RunConfig) -> Iterator[str]:
     """Yield an error message for every conflict of ``label_shift``, ``rejection`` and methods."""
     fitted = {"label_shift": run.label_shift == "prior",
-              "rejection": run.rejection in ("entropy", "energy")}  # fmt: skip
+              "rejection": run.rejection != "none"}  # fmt: skip
     for name, wanted in fitted.items():
         setting = f"{name}={getattr(run, name)}"
         if wanted and run.target is None:

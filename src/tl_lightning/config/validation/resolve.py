@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tl_lightning.backbones.wrapper import Network
+from tl_lightning.callbacks.rollback import MAX_DROP
 from tl_lightning.config.compose import default_node
 from tl_lightning.config.instantiate import ALLOWED, Node, find_class, nodes_of
 from tl_lightning.config.schema import RunConfig, starts_trained
@@ -15,10 +16,11 @@ from tl_lightning.config.validation.start import head_init
 from tl_lightning.data.named_domains import OTHERS
 from tl_lightning.distributed.fsdp import Sharded
 from tl_lightning.distributed.strategy import STRATEGIES, is_sharded
-from tl_lightning.methods.components.class_sets import RecognisesUnknown
+from tl_lightning.methods.components.class_sets import RecognisesUnknown, WeighsClasses
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.models.generalization import DomainGeneralization
 from tl_lightning.models.phases import resolved_steps
+from tl_lightning.selection.callback import MIN_PREDICTED
 from tl_lightning.utils.process import auto_precision
 
 __all__ = ["allowed_packages", "has_target", "resolve", "resolve_run"]
@@ -69,6 +71,7 @@ def resolve(
     strategy = nodes.get("trainer.strategy")
     sharded = strategy is not None and issubclass(strategy.cls, Sharded)
     _resolve_start(config, nodes, sharded)
+    _resolve_class_filters(config)
     if config["task"]["kind"] in ("regression", "multi_label"):
         config["callbacks"] = _callbacks_without_classes(config["callbacks"] or {})
     if config["selection"] == "auto":
@@ -137,6 +140,30 @@ def _callbacks_without_classes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _resolve_class_filters(config: dict[str, Any]) -> None:
+    """Resolve how many classes a model must predict; a target without some of them has fewer."""
+    missing = (config["data"].get("target") or {}).get("classes") in ("subset", "universal")
+    for name, key, present, absent in (
+        ("validators", "min_predicted_classes", MIN_PREDICTED, 0.0),
+        ("rollback", "max_drop", MAX_DROP, 1.0),
+    ):
+        node = (config["callbacks"] or {}).get(name)
+        if node and node.get(key) == "auto":
+            node[key] = absent if missing else present
+
+
+def _other_frequencies(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> bool:
+    """Return whether the settings say that classes are not as frequent in the target."""
+    kind = (config["data"].get("target") or {}).get("classes") or "same"
+    methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
+    return bool(
+        kind != "same"
+        or config["label_shift"] != "none"
+        or config["data"].get("target_sampling") == "pseudo_balanced"
+        or any(issubclass(cls, WeighsClasses) for cls in methods)
+    )
+
+
 def _rejection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     """Return how samples of no class are recognised: not at all if the target has none."""
     if (config["data"].get("target") or {}).get("classes") not in ("open", "universal"):
@@ -186,6 +213,8 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
         return "last"
     if name == "oracle":  # no other score reflects what it learns
         return "oracle"
+    if _other_frequencies(config, nodes):
+        return "prior_im"
     # The confidence of a probe and of a trained model can only be compared after calibration.
     return "cbnm" if config["head_init"] == "probe" else "bnm"
 

@@ -40,7 +40,7 @@ def unseen_problems(run: RunConfig) -> Iterator[str]:
             f"label_shift=prior is fitted to target samples, which model={run.name} must not see "
             "before the test; set label_shift=none"
         )
-    if run.rejection in ("entropy", "energy") and run.rejection_threshold == "otsu":
+    if run.rejection != "none" and run.rejection_threshold == "otsu":
         yield (
             f"rejection_threshold=otsu is found on target samples, which model={run.name} must not "
             "see before the test; set rejection_threshold=source, or rejection=none"

@@ -84,12 +84,11 @@ def rejection(predictor: Predictor) -> dict[str, Any] | None:
 
     None if it does not.
     """
-    task = predictor.module.task
-    if not predictor.recognises_unknown:
+    one = predictor.module.task.rejection
+    if one is None or not predictor.recognises_unknown:
         return None
-    if task.rejection is None:
+    if one.score == "method":
         return {"score": "method", "means": "by a method of its own, which is not exported"}
-    one = task.rejection
     means = {
         "entropy": "entropy of softmax(logits / temperature), divided by log(classes)",
         "energy": "-temperature * logsumexp(logits / temperature)",

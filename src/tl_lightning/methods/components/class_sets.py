@@ -23,6 +23,15 @@ class RecognisesUnknown(Method):
         """
         raise NotImplementedError
 
+    def fit_start(self, features: Tensor, labels: Tensor, seed: int) -> None:
+        """Fit own classifiers to the source before training, if the head was fitted to it.
+
+        Args:
+            features: Inputs of the fitted head's classifier ``(N, D)``.
+            labels: ``(N,)``.
+            seed: Seed of the order of the samples.
+        """
+
 
 class WeighsClasses(Method):
     """A method that weights the source's samples by their class, in all losses of the source."""

@@ -1,0 +1,70 @@
+"""Outputs of a model for all samples of a split, computed between epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tl_lightning.data.datamodules.base import TransferDataModule
+from tl_lightning.distributed.ranks import same_buffers
+from tl_lightning.errors import DataError
+from tl_lightning.types import Stream
+from tl_lightning.utils.probabilities import temperature
+
+__all__ = ["of_each_batch", "source_temperature", "whole_outputs"]
+
+
+def of_each_batch(
+    module: Any, domain: Stream, kept: Callable[[Tensor, Tensor], Any], split: str = "train"
+) -> list[Any]:
+    """Return what is kept of the features and logits of each batch, in evaluation mode.
+
+    Args:
+        module: A :class:`.TransferModule` with a trainer.
+        domain: Domain of the samples.
+        kept: Maps features ``(B, D)`` and logits ``(B, K)`` to what is kept.
+        split: Split of the samples.
+
+    Raises:
+        DataError: If the data module cannot pass through a whole split.
+    """
+    data: Any = getattr(module.trainer, "datamodule", None)
+    if not hasattr(data, "whole_loader"):
+        raise DataError(
+            "the method needs the model's outputs on the whole target; pass a datamodule with "
+            "whole_loader(domain), see docs/bring_your_own.md#lightningdatamodule"
+        )
+    training, outputs = module.training, []
+    same_buffers(module)
+    module.eval()
+    with torch.no_grad(), module.trainer.precision_plugin.forward_context():
+        # The loaders of other data modules have no splits.
+        chosen = {} if split == "train" else {"split": split}
+        for batch in data.whole_loader(domain.domain, **chosen):
+            module.set_batch_domains({domain: len(batch["inputs"])})
+            found = module.task(module.extract(batch["inputs"].to(module.device)))
+            outputs.append(kept(*found))
+    module.train(training)
+    return outputs
+
+
+def whole_outputs(module: Any, domain: Stream, split: str = "train") -> tuple[Tensor, Tensor]:
+    """Return features ``(N, D)`` and logits ``(N, K)`` in float32, see :func:`of_each_batch`."""
+    outputs = of_each_batch(module, domain, lambda *found: found, split)
+    features, logits = map(torch.cat, zip(*outputs, strict=True))
+    return features.float(), logits.float()
+
+
+def source_temperature(module: Any) -> float:
+    """Return the temperature that calibrates the model on source validation; 1 without."""
+    data: Any = getattr(module.trainer, "datamodule", None)
+    if not isinstance(data, TransferDataModule) or not len(data.found["source"].val):
+        return 1.0
+    labels = data.found["source"].val.labels
+    logits = whole_outputs(module, Stream.SOURCE, "val")[1].double().cpu().numpy()
+    assert labels is not None
+    return temperature(logits, labels) if np.isfinite(logits).all() else 1.0

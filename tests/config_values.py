@@ -30,7 +30,7 @@ _PATHLIKE = ("dir", "root", "url", "table", "train", "val", "test", "weights", "
              "resume", "tokenizer", "name", "note", "root_dir")  # fmt: skip
 #: Groups that a single choice is made of, whose choices all have keys of their own.
 _GROUPS = ("data", "backbone", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger",
-           "loss", "head", "phases", "debug")  # fmt: skip
+           "loss", "head", "phases", "debug", "task")  # fmt: skip
 _LISTS = {"method": "method", "regularizer": "regularizer", "aux_task": "aux_task"}
 
 
@@ -72,6 +72,11 @@ _REQUIRES = {
     r"method=.(?!shot|tent|align|mme|relative_bn)": ["model=domain_adaptation"],
     r"model=(source_free)": ["method=[shot]", "init=x"],
     r"model=(self_training|custom)": [],
+    r"task=(regression|multi_label)": ["data=csv", "model=source_only"],
+    r"loss=(squared_error|absolute_error|huber)": [
+        "task=regression", "data=csv", "model=source_only"],
+    r"loss=binary_cross_entropy": ["task=multi_label", "data=csv", "model=source_only"],
+    r"loss=coral": ["task=ordinal"],
     r"aux_task=": ["data=csv", "data.label_columns=[age]"],
     **{rf"aux_task=.{name}": [f"aux_tasks.{name}.labels=age"]
        for name in ("classification", "multi_label", "ordinal", "regression")},

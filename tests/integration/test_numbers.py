@@ -192,6 +192,11 @@ def test_commands_for_classes_refuse_numbers(run: Path, tmp_path: Path) -> None:
     (["+task.levels=[a,b]", "+task.level=1"], r"task.level is not a setting; did you mean"),
     (["task=ordinal", "data.sampling=uniform", "loss=squared_error"],
      r"is a loss for task=regression, but task=ordinal; set loss=coral"),
+    (["+task.levels=[a,b]"], r"task.levels=\['a', 'b'\] are for task=ordinal, but task=regression"),
+    (["task=ordinal", "task.levels=[a,a]"], r"must be at least two distinct levels; set task.lev"),
+    (["task=ordinal", "data.target.classes=open"],
+     r"data.target.classes=open allows unknown classes, .* set data.target.classes=same or subset"),
+    (["task=ordinal", "head._target_=torch.nn.Linear"], r"task=ordinal replaces the last layer"),
     (["head_init=probe"], r"head_init=probe fits a classifier, but task=regression"),
 ])  # fmt: skip
 def test_settings_that_only_classes_have(vectors: list[str], more: list[str], words: str) -> None:

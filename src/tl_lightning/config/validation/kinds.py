@@ -44,10 +44,24 @@ def kind_problems(run: RunConfig) -> Iterator[str]:
             f"selection={run.selection} is a rule for {what}, but task={kind}; set selection to "
             f"one of {', '.join(rules)}"
         )
+    levels = run.task.levels
+    if levels is not None and kind != "ordinal":
+        yield f"task.levels={levels} are for task=ordinal, but task={kind}; leave out task.levels"
+    elif levels is not None and len(set(map(str, levels))) < max(2, len(levels)):
+        yield (
+            f"task.levels={levels} must be at least two distinct levels; set "
+            "task.levels=[low,middle,high]"
+        )
     if kind == "ordinal" and (mixed := mixing_keys(run)):
         yield (
             f"data.{mixed[0]}={run.data.params[mixed[0]]} mixes labels, which have an order with "
             f"task=ordinal; set data.{mixed[0]}=0"
+        )
+    sets = (run.target or {}).get("classes")
+    if kind == "ordinal" and sets in ("open", "universal"):
+        yield (
+            f"data.target.classes={sets} allows unknown classes, which have no place in the order "
+            "of task=ordinal; set data.target.classes=same or subset"
         )
     if kind == "ordinal" and not Head.is_kind(run.nodes["head"].cls):
         yield (

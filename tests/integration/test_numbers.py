@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -18,6 +20,7 @@ from helpers import config, evaluated, same, stopped_at, weights
 from tiny_texts import BAD, GOOD, sentence, text_config, tiny_bert
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
+from tl_lightning.config.validation.kinds import kind_problems
 from tl_lightning.errors import ConfigError, DataError, TransferError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.inference.export.settings import Settings
@@ -196,7 +199,6 @@ def test_commands_for_classes_refuse_numbers(run: Path, tmp_path: Path) -> None:
     (["task=ordinal", "task.levels=[a,a]"], r"must be at least two distinct levels; set task.lev"),
     (["task=ordinal", "data.target.classes=open"],
      r"data.target.classes=open allows unknown classes, .* set data.target.classes=same or subset"),
-    (["task=ordinal", "head._target_=torch.nn.Linear"], r"task=ordinal replaces the last layer"),
     (["head_init=probe"], r"head_init=probe fits a classifier, but task=regression"),
 ])  # fmt: skip
 def test_settings_that_only_classes_have(vectors: list[str], more: list[str], words: str) -> None:
@@ -205,6 +207,13 @@ def test_settings_that_only_classes_have(vectors: list[str], more: list[str], wo
     model = [] if any(one.startswith("model=") for one in more) else ["model=source_only"]
     with pytest.raises(ConfigError, match=words):
         validation.check(compose([*kept, *model, *more]))
+
+
+def test_ordered_levels_need_a_head_whose_last_layer_is_known() -> None:
+    run = validation.check(config("task=ordinal", "model=source_only"))
+    head = replace(run.nodes["head"], cls=torch.nn.Identity)
+    found = list(kind_problems(replace(run, nodes={**run.nodes, "head": head})))
+    assert found[0].startswith("task=ordinal replaces the last layer of a tl_lightning.tasks.head")
 
 
 # -- tables ----------------------------------------------------------------------------------

@@ -81,13 +81,18 @@ def _adapt(arguments: list[str]) -> None:
         *known,
     ]
     config = composed(own, ("checkpoint",))
+    from tl_lightning.checkpoints.io import read_model
     from tl_lightning.checkpoints.warm_start import checkpoint_of
     from tl_lightning.config.validation.check import check
+    from tl_lightning.evaluation.labels import kind_of
     from tl_lightning.evaluation.nodes import stored_nodes
 
     checkpoint = str(checkpoint_of(Path(path), "checkpoint"))
     changes: dict[str, Any] = {**stored_nodes(_INHERITED, checkpoint, overrides)}
     changes |= {"backbone.checkpoint": None, "init": checkpoint}
+    stored = read_model(Path(checkpoint)).config
+    if kind_of(stored) != "classification":
+        changes |= {name: stored[name] for name in ("task", "loss")}
     if "data.seed" not in given:
         changes["data.seed"] = config.seed
     run = check(with_values(as_dict(config), changes))

@@ -91,7 +91,7 @@ def _write(parts: Any, draft: Path, dtype: str) -> bool:
         features = data.features[key].rows(torch.arange(len(split)))
         tensors = {"features": features.float() if dtype == "float32" else features}
         if dataset.labels is not None:
-            tensors["labels"] = torch.from_numpy(dataset.labels.copy()).long()
+            tensors["labels"] = torch.from_numpy(dataset.labels.copy())
         file = draft / key.domain / f"{key.split}.safetensors"
         file.parent.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, file)

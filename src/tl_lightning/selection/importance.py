@@ -21,8 +21,8 @@ def ratios(source: Array, target: Array) -> Array:
     Bickel, Bruckner, Scheffer (2007): Discriminative Learning for Differing Training and Test
     Distributions. ICML. A logistic regression classifies samples by domain; the ratio is its odds
     for the target times ``N_s / N_t``. The papers of :func:`.dev` and :func:`.iwcv` fit it on
-    source training features. Here only validation features are available, so two regressions are fitted,
-    each on every other source row, and weight the rows that they were not fitted on.
+    source training features. Here only validation features are available, so two regressions are
+    fitted, each on every other source row, and weight the rows that they were not fitted on.
 
     Args:
         source: ``(N_s, D)``; with fewer than four rows all weights are 1.

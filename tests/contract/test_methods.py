@@ -52,6 +52,8 @@ def arguments(name: str, trained: str) -> list[str]:
         overrides.append(f"method.{name}.num_sources=2")
     if cls.compares_spans:
         overrides.append("backbone.features=64")
+    if "num_samples" in NODES[name]:
+        overrides.append(f"method.{name}.num_samples=600")
     if cls.measures_domains:
         overrides.append(f"init={trained}")
     if "target_labelled" in cls.extra_views:

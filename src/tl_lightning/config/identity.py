@@ -73,7 +73,7 @@ _FREE = (
     "data.target.root",
 )  # fmt: skip
 #: Ends of settings of methods that are taken from the data.
-_FROM_DATA = (".num_sources",)
+_FROM_DATA = (".num_sources", ".num_samples")
 #: Settings of the trainer that affect what a step computes.
 _STEPS = ("trainer.accumulate_grad_batches", "trainer.gradient_clip_val")
 #: Nodes whose set of names must not change between a run and its continuation.

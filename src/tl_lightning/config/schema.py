@@ -282,10 +282,11 @@ class RunConfig:
     def target(self) -> Mapping[str, Any] | None:
         """Settings of the target domain, or None if there is none.
 
-        Empty for a class without the argument ``target``, whose samples may have one all the same.
+        Empty for a class without the argument ``target``, whose samples may have one all the same,
+        and if training samples of the source are used without their labels in place of a target.
         """
         found: Mapping[str, Any] | None = self.data.params.get("target", {})
-        return found
+        return {} if found is None and self.data.params.get("labelled_per_class") else found
 
     @property
     def batch_size(self) -> int:

@@ -21,6 +21,7 @@ class DataInfo:
         width: Length ``F`` of vectors; None for other inputs.
         input_state: Preprocessing fitted on the training samples, as plain values.
         sources: Number of domains of the source.
+        unlabelled: Number of training samples of the target; 0 without a target.
     """
 
     classes: tuple[str, ...]
@@ -28,6 +29,7 @@ class DataInfo:
     width: int | None
     input_state: Mapping[str, Any]
     sources: int = 1
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True)

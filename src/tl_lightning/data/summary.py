@@ -15,8 +15,8 @@ from tl_lightning.types import SPLITS, SplitKey
 from tl_lightning.utils.text import shorten
 
 __all__ = [
-    "class_counts", "counts", "domain_notes", "fingerprint", "fitting_batch", "split_notes",
-    "unlabelled",
+    "class_counts", "counts", "domain_notes", "fingerprint", "fitting_batch", "numbers",
+    "split_notes", "unlabelled",
 ]  # fmt: skip
 
 
@@ -35,6 +35,12 @@ def class_counts(domain: Domain) -> list[int] | None:
     if labels is None:
         return None
     return [int(number) for number in np.bincount(labels, minlength=len(domain.classes))]
+
+
+def numbers(domains: Mapping[str, Domain]) -> tuple[int, int]:
+    """Return the number of domains of the source, and of training samples of the target."""
+    target = domains.get("target")
+    return max(1, len(domains["source"].domains)), 0 if target is None else len(target.train)
 
 
 def unlabelled(domains: Mapping[str, Domain]) -> list[str]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional
 
 from tl_lightning.methods.base import Penalty
+from tl_lightning.methods.components.pseudo_labels import pseudo_label_loss
 from tl_lightning.types import Context, Views
 
 __all__ = ["SelfTraining"]
@@ -44,5 +44,4 @@ class SelfTraining(Penalty):
         confidence, labels = teacher_logits.softmax(1).max(1)
         confident = confidence >= self.threshold
         ctx.log("sure", confident.float().mean())
-        losses = functional.cross_entropy(views["target_strong"].logits, labels, reduction="none")
-        return (losses * confident).mean()
+        return pseudo_label_loss(views["target_strong"].logits, labels, confident)

@@ -13,6 +13,8 @@ def with_sizes(run: RunConfig, info: DataInfo) -> RunConfig:
     for name, node in run.methods.items():
         if node.params.get("num_sources", 0) is None:
             run = run.changed(f"method.{name}.num_sources", info.sources)
+        if node.params.get("num_samples", 0) is None:
+            run = run.changed(f"method.{name}.num_samples", info.unlabelled)
     if run.backbone.params.get("in_features", 0) is None:
         return run.changed("backbone.in_features", info.width)
     return run

@@ -125,6 +125,7 @@ def _moves_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> b
         and set(nodes["model"].cls.train_on) == {"source", "target"}
         and issubclass(nodes["backbone"].cls, Network)
         and config["backbone"].get("freeze_bn") is not False
+        and not config["data"].get("labelled_per_class")  # one domain
         and nodes["data"].cls.storable
         and not any(cls.batch_statistics for cls in methods)
     )

@@ -232,8 +232,8 @@ class TransferDataModule(L.LightningDataModule):
             self.found = self.without_unreadable(found)
             self._raise_problems(self.found)
             self.batch_size, self.size_notes = summary.fitting_batch(self.found, self.batch_size)
-        sources = max(1, len(self.found["source"].domains))
-        return DataInfo(self.classes, self.class_counts(), self.width, self.input_state, sources)
+        numbers = summary.numbers(self.found)
+        return DataInfo(self.classes, self.class_counts(), self.width, self.input_state, *numbers)
 
     def _raise_problems(self, found: Mapping[str, Domain]) -> None:
         for problem in self.check_domains(found):

@@ -22,6 +22,7 @@ from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.datamodules.mnistm import blend, enlarge
 from tl_lightning.data.datamodules.source_target import only_keys
 from tl_lightning.data.domain import Domain, Split
+from tl_lightning.data.few_labels import few_labels
 from tl_lightning.data.splits import with_labelled
 from tl_lightning.errors import DataError, nearest
 
@@ -47,6 +48,7 @@ class DigitsDataModule(ImageDataModule):
             and keep their names.
         target: ``{labelled_per_class}``: number of training images per class that keep their
             labels; None for no target.
+        labelled_per_class: See :func:`.few_labels`.
         kwargs: See :class:`ImageDataModule`.
     """
 
@@ -61,6 +63,7 @@ class DigitsDataModule(ImageDataModule):
         target_copies: Annotated[int, at_least(1)],
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
+        labelled_per_class: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -71,6 +74,7 @@ class DigitsDataModule(ImageDataModule):
         self.scale = scale
         self.target_copies = target_copies
         self.target = target
+        self.labelled_per_class = labelled_per_class
         self.looks = _looks(source.get("domain"))
 
     def domains(self) -> dict[str, Domain]:
@@ -96,7 +100,7 @@ class DigitsDataModule(ImageDataModule):
             )
             if count := self.target.get("labelled_per_class"):
                 found["target"] = with_labelled(found["target"], count)
-        return found
+        return few_labels(found, self.labelled_per_class)
 
     def _source(
         self,

@@ -49,9 +49,9 @@ class ImageFilesDataModule(ImageDataModule):
         max_value: Value that is shown as white in images of more than 8 bits per channel, or
             ``auto`` for 1 or the maximum of 8, 10, 12, 14 or 16 bits, the smallest that no image
             exceeds. It is the same for all images of a run, and stored in checkpoints.
-        root, val_fraction, test_fraction, test_split, classes, transductive, source, target: See
-            :class:`SourceTarget`. ``target`` may also contain ``shift``, the arguments of
-            :class:`SyntheticShift`.
+        root, val_fraction, test_fraction, test_split, classes, transductive, source, target,
+            labelled_per_class: See :class:`SourceTarget`. ``target`` may also contain ``shift``,
+            the arguments of :class:`SyntheticShift`.
         kwargs: See :class:`ImageDataModule`.
     """
 
@@ -76,6 +76,7 @@ class ImageFilesDataModule(ImageDataModule):
         transductive: bool,
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
+        labelled_per_class: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -87,7 +88,7 @@ class ImageFilesDataModule(ImageDataModule):
         self.pair = SourceTarget(
             self, root=root, val_fraction=val_fraction, test_fraction=test_fraction,
             test_split=test_split, classes=classes, transductive=transductive, source=source,
-            target=target,
+            target=target, labelled_per_class=labelled_per_class,
         )  # fmt: skip
 
     def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from tl_lightning.data.class_sets import ClassSets
 from tl_lightning.data.domain import Domain
+from tl_lightning.data.few_labels import few_labels
 from tl_lightning.data.io.folders import OnProblem, raise_problem
 from tl_lightning.data.io.labels import class_name
 from tl_lightning.data.layout import Layout
@@ -108,6 +109,7 @@ class SourceTarget:
             ``classes`` is one of :data:`.CLASS_SETS`. ``labels`` is ``auto``, or ``none`` to ignore
             class folders and labels; ``test`` is a labelled test set beside a target that is
             trained without labels.
+        labelled_per_class: See :func:`.few_labels`.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class SourceTarget:
         transductive: bool,
         source: Mapping[str, Any],
         target: Mapping[str, Any] | None,
+        labelled_per_class: int | None = None,
     ) -> None:
         self.on_problem: OnProblem = raise_problem
         only_keys("data.source", source, SOURCE_KEYS)
@@ -142,6 +145,7 @@ class SourceTarget:
         self.sets = ClassSets(target or {})
         self.classes = None if classes is None else [class_name(name) for name in classes]
         self.transductive = transductive
+        self.labelled_per_class = labelled_per_class
         self.source = source
         self.target = None if data.no_target(target) else target
         #: Whether the labels of the target's training samples are ignored.
@@ -160,6 +164,9 @@ class SourceTarget:
 
     def domains(self) -> Mapping[str, Domain]:
         """Return the source and, unless ``target`` is None, the target."""
+        return few_labels(self._domains(), self.labelled_per_class)
+
+    def _domains(self) -> Mapping[str, Domain]:
         name, layout = self._read("source")
         layout = self._loaded(layout, f"the source ({name})")
         if self.target is None:

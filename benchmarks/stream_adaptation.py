@@ -45,13 +45,13 @@ WAYS: dict[str, Mapping[str, Any] | None] = {
 }
 HOSTILE: dict[str, Mapping[str, Any] | None] = {
     "trained model": None,
-    "tent, without guard": {"method": "tent", "lr": 1e-2, "prior": 0.0, "guard": False},
-    "tent": {"method": "tent", "lr": 1e-2, "prior": 0.0},
-    "tent, reset every 320": {"method": "tent", "lr": 1e-2, "prior": 0.0, "reset_every": 320},
-    "sar": {"method": "sar", "lr": 1e-2, "prior": 0.0},
+    "tent, lr 1, without guard": {"method": "tent", "lr": 1.0, "prior": 0.0, "guard": False},
+    "tent, lr 1": {"method": "tent", "lr": 1.0, "prior": 0.0},
+    "tent, lr 1, reset every 160": {"method": "tent", "lr": 1.0, "prior": 0.0, "reset_every": 160},
+    "bn, prior 0": {"method": "bn", "prior": 0.0},
     "tent, default options": {"method": "tent"},
 }
-HOSTILE_BATCH = 16
+HOSTILE_BATCH, HOSTILE_CORRUPTION = 16, ("jpeg", 3)
 
 
 def main(arguments: list[str]) -> None:
@@ -77,10 +77,13 @@ def main(arguments: list[str]) -> None:
                 settings = adapt and dict(adapt)
                 if settings and settings["method"] == "eata":
                     settings["fisher"] = [str(file) for file in source]
-                names = list(CORRUPTIONS) if stream == "corruptions" else ["gaussian_noise"]
+                pairs = [(name, SEVERITY) for name in CORRUPTIONS]
+                pairs = pairs if stream == "corruptions" else [HOSTILE_CORRUPTION]
+                names = [name for name, _ in pairs]
                 inputs = (
-                    corrupted(images[k], name, SEVERITY, int(k)) for name in names for k in order
-                )
+                    corrupted(images[k], name, severity, int(k))
+                    for name, severity in pairs for k in order
+                )  # fmt: skip
                 line = _predicted(run, inputs, np.tile(labels[order], len(names)), settings, batch)
                 line |= {"run": run.name, "stream": stream, "way": way, "names": names}
                 with out.open("a") as file:

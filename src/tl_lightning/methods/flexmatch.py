@@ -61,9 +61,7 @@ class FlexMatch(FixMatch):
         confident = confidence >= self.thresholds()[labels]
         ctx.log("sure", confident.float().mean())
         # On every rank those of all ranks, so that they have the same thresholds.
-        index, predicted, sure = (
-            gathered_tensor(part)
-            for part in (views["target"].require("index"), labels, confidence >= self.threshold)
-        )
-        self.latest[index[sure]] = predicted[sure]
+        found = torch.where(confidence >= self.threshold, labels, -1)
+        index, found = (gathered_tensor(part) for part in (views["target"].require("index"), found))
+        self.latest[index[found >= 0]] = found[found >= 0]
         return pseudo_label_loss(views["target_strong"].logits, labels, confident)

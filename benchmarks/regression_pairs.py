@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
 
 def _model(name: str) -> tuple[str, ...]:
     """Return the settings of a model: a baseline, or methods such as ``dann`` and settings."""
-    if name in ("source_only", "oracle"):
+    if name in ("source_only", "joint_bn", "oracle"):
         return (f"model={name}",)
     methods, *settings = name.split(" ")
     return ("model=domain_adaptation", f"method=[{methods.replace('+', ',')}]", *settings)

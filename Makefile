@@ -8,7 +8,7 @@ COMMA := ,
 STAMP := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
-.PHONY: install demo docs test test-slow test-all test-long lint types check tables build clean
+.PHONY: install demo docs notebooks test test-slow test-all test-long lint types check tables build clean
 
 install: $(STAMP)
 
@@ -48,6 +48,10 @@ tables: install
 	$(BIN)/python scripts/dev/tables.py
 	$(BIN)/python scripts/dev/settings.py
 	$(BIN)/python scripts/dev/licences.py
+
+# Executes the notebooks of the site, and stores their output.
+notebooks: install
+	$(BIN)/python scripts/dev/notebooks.py
 
 # The documentation site, written to site/.
 docs: install

@@ -103,13 +103,16 @@ def _command(words: Sequence[str]) -> Command:
     return Command(words[0], tuple(words[1:]))
 
 
-#: Pages whose blocks ``tests/integration/test_pages.py`` and ``test_documentation.py`` execute.
+#: Pages whose blocks are executed by ``test_pages.py``, ``test_documentation.py`` and
+#: ``test_notebooks.py`` in ``tests/integration``.
 EXECUTED: dict[str, tuple[str, ...]] = {
     "bring_your_own.md": ("python", "commands"),
     "README.md": ("python",),
     "adaptation.md": ("python",),
     "add_a_method.md": ("python",),
     "export.md": ("python", "commands"),
+    "notebook_adaptation.md": ("python",),
+    "notebook_quickstart.md": ("python",),
     "prediction.md": ("python", "commands"),
     "python_api.md": ("python",),
     "quickstart.md": ("python",),

@@ -37,8 +37,10 @@ __all__ = [
 ]
 
 GROUPS = ("model", "method", "data", "backbone")
-#: The page of these groups, that of the ranks, and that of the help texts.
-PAGE, RANKS, COMMANDS = "docs/choices.md", "docs/scaling.md", "docs/commands.md"
+#: The page of these groups, and that of the ranks.
+PAGE, RANKS = "docs/choices.md", "docs/scaling.md"
+#: The page of the help texts, and the API reference.
+COMMANDS, API = "docs/commands.md", "docs/api.md"
 
 
 def sentence(text: str) -> str:
@@ -137,9 +139,23 @@ def with_commands(text: str, conf: Path = CONF) -> str:
     return f"{before}{begin}\n" + "\n".join(parts) + f"{end}{rest.split(end, 1)[1]}"
 
 
+def with_methods(text: str, conf: Path = CONF) -> str:
+    """Return docs/api.md with its list of the methods' modules updated."""
+    names = sorted(path.stem for path in (conf / "method").glob("*.yaml"))
+    begin, end = "<!-- methods -->", "<!-- end methods -->"
+    before, rest = text.split(begin, 1)
+    listed = "\n".join(f"::: tl_lightning.methods.{name}" for name in names)
+    return f"{before}{begin}\n\n{listed}\n\n{end}{rest.split(end, 1)[1]}"
+
+
 def main(folder: Path = CONF.parent) -> None:
-    """Update docs/choices.md, docs/scaling.md and docs/commands.md."""
-    for path, change in ((PAGE, refreshed), (RANKS, with_ranks), (COMMANDS, with_commands)):
+    """Update the pages that have generated parts."""
+    for path, change in (
+        (PAGE, refreshed),
+        (RANKS, with_ranks),
+        (COMMANDS, with_commands),
+        (API, with_methods),
+    ):
         write_text(folder / path, change((folder / path).read_text()))
     print(f"tables written: {folder}", file=sys.stderr)
 

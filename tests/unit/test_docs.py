@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+import tl_lightning as tl
 from conftest import REPO
+from tables import API, with_methods
 
 DOCS = REPO / "docs"
 PAGES = [REPO / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -56,3 +58,17 @@ def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
     site = tomllib.loads((REPO / "zensical.toml").read_text())["project"]
     listed = list(_files(site["nav"]))
     assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+def test_the_api_reference_has_every_public_name_and_no_other_modules() -> None:
+    listed = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text(), re.M)
+    homes = {f"tl_lightning.{home}.{name}" for home, names in tl._HOMES.items() for name in names}
+    assert homes <= set(listed)
+    text = (REPO / API).read_text()
+    assert with_methods(text) == text, "run: make tables"
+    for path in listed:
+        module = REPO / "src" / f"{path.replace('.', '/')}.py"
+        parent, _, name = path.rpartition(".")
+        file = module if module.is_file() else REPO / "src" / f"{parent.replace('.', '/')}.py"
+        found = module.is_file() or re.search(rf"^(?:class|def) {name}\b", file.read_text(), re.M)
+        assert found, path

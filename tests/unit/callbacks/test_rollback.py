@@ -199,7 +199,7 @@ def test_a_bad_model_is_not_selected_for_a_high_score(tmp_path, monkeypatch) -> 
     original = Validators.score
     values = iter([(1.0, 1.0), (1.0, 2.0), (0.1, 9.0), (1.0, 1.5)])
 
-    def score(self, outputs):
+    def score(self, outputs, mix=None):
         predicted, value = next(values)
         mine = {"validator/predicted": predicted, "validator/floored/bnm": value}
         return {**original(self, outputs), **mine}
@@ -249,7 +249,7 @@ def test_a_drop_is_measured_from_the_most_classes_of_a_good_model(
     """A model that has collapsed before there was a good one cannot be replaced."""
     original, values = Validators.score, iter(predicted)
 
-    def score(self, outputs):
+    def score(self, outputs, mix=None):
         return {**original(self, outputs), "validator/predicted": next(values)}
 
     monkeypatch.setattr(Validators, "score", score)
@@ -280,7 +280,7 @@ def test_a_low_source_accuracy_is_a_collapse_while_the_source_is_learned(
 ) -> None:
     original, values = Validators.score, iter([0.8, 0.9, 0.7, 0.85])
 
-    def score(self, outputs):
+    def score(self, outputs, mix=None):
         return {**original(self, outputs), "validator/source_val": next(values),
                 "validator/predicted": 1.0}  # fmt: skip
 

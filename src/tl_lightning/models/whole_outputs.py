@@ -62,9 +62,8 @@ def whole_outputs(module: Any, domain: Stream, split: str = "train") -> tuple[Te
 def source_temperature(module: Any) -> float:
     """Return the temperature that calibrates the model on source validation; 1 without."""
     data: Any = getattr(module.trainer, "datamodule", None)
-    if not isinstance(data, TransferDataModule) or not len(data.found["source"].val):
+    val = data.found["source"].val if isinstance(data, TransferDataModule) else None
+    if val is None or val.labels is None or not len(val):
         return 1.0
-    labels = data.found["source"].val.labels
     logits = whole_outputs(module, Stream.SOURCE, "val")[1].double().cpu().numpy()
-    assert labels is not None
-    return temperature(logits, labels) if np.isfinite(logits).all() else 1.0
+    return temperature(logits, val.labels) if np.isfinite(logits).all() else 1.0

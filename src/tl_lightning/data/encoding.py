@@ -97,7 +97,11 @@ def encoded(data: Any, found: dict[str, Domain]) -> dict[str, Domain]:
     def change(domain: Domain, split: Split) -> Split:
         if split.labels is None:
             return replace(split, cells=None)
-        values, invalid = encoding.encode(_texts(domain, split), learned)
+        texts = _texts(domain, split)
+        # A single column of multi_label contains the names of its labels.
+        if encoding.of_cells and (len(columns) > 1 or encoding.kind == "regression"):
+            texts = texts[:, _column_of_each(data, columns, learned["names"], where)]
+        values, invalid = encoding.encode(texts, learned)
         if rows := [f"{n}: {text}" for n, text in zip(split.names, invalid, strict=True) if text]:
             raise DataError(
                 f"{where} has {len(rows)} label(s) in {domain.name} that are not among those of "
@@ -112,6 +116,31 @@ def encoded(data: Any, found: dict[str, Domain]) -> dict[str, Domain]:
         return replace(changed, classes=names, note=note or domain.note)
 
     return {key: of(domain) for key, domain in found.items()}
+
+
+def _column_of_each(
+    data: Any, columns: Sequence[str], names: Sequence[str], where: str
+) -> list[int]:
+    """Return the index of each output's column, which may have another order than in training.
+
+    Raises:
+        DataError: If the columns are not those of the outputs.
+    """
+    if sorted(columns) == sorted(names):
+        return [list(columns).index(name) for name in names]
+    named = hasattr(data, "columns")  # those of an array have no names
+    if not named and len(columns) == len(names):
+        return [*range(len(names))]
+    outputs = ",".join(names)
+    raise DataError(
+        f"{where}: the model was trained on the {len(names)} label(s) {outputs}, but these data "
+        f"have {','.join(columns)}; "
+        + (
+            f"set data.columns.label=[{outputs}], and name the columns of the table so"
+            if named
+            else f"use an array y with {len(names)} column(s)"
+        )
+    )
 
 
 def _texts(domain: Domain, split: Split) -> Cells:

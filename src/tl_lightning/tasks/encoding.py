@@ -21,10 +21,15 @@ from tl_lightning.utils.text import shorten
 __all__ = ["LabelSets", "Levels", "Numbers", "data_of", "encoding_of"]
 
 Cells = NDArray[np.str_]
-#: Names of columns of predictions that an output cannot have.
-_RESERVED = ("sample", "file", "domain", "labels", "error")
+#: Names of columns of predictions that an output cannot have, and how others begin.
+_RESERVED = ("sample", "file", "domain", "labels", "embedding", "error")
+_OF_LABELS = "label "
 #: Cells of columns that say whether a sample has a label.
-_BINARY = {"0": False, "1": True, "0.0": False, "1.0": True}
+_BINARY = {
+    "0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True,
+}  # fmt: skip
+#: Largest label, and the standard deviations and their least fraction of the mean, in float32.
+_LARGEST, _STD, _LEAST_SPREAD = 3e38, (1e-30, 1e30), 1e-4
 
 
 class Numbers:
@@ -40,11 +45,10 @@ class Numbers:
         if any(map(AuxiliaryTask.is_missing, cells)):
             return "only some of the numbers of a label"
         try:
-            for cell in cells:
-                Regression.encode(cell, {})
+            values = [Regression.encode(cell, {}) for cell in cells]
         except ValueError:
             return "a label that is not a finite number (with a decimal point)"
-        return ""
+        return f"a label beyond {_LARGEST:g}" if max(map(abs, values)) > _LARGEST else ""
 
     def is_missing(self, cells: Sequence[str]) -> bool:
         """Return whether a row has no label."""
@@ -60,6 +64,7 @@ class Numbers:
                     "there is nothing to learn; use another column"
                 )
             found.append(Regression.label_info_of(column.tolist(), {}, where))
+            _check_precision(f"{where}: {name}", **found[-1])
         return {"names": _usable(columns, where), "columns": found}
 
     def encode(self, labels: Cells, learned: Mapping[str, Any]) -> tuple[NDArray[Any], list[str]]:
@@ -113,10 +118,25 @@ class LabelSets:
         return found.reshape(len(labels), len(learned["names"])), invalid
 
 
+def _check_precision(where: str, mean: float, std: float) -> None:
+    """Raise DataError for numbers that float32 cannot tell apart, or cannot hold."""
+    if std < _LEAST_SPREAD * abs(mean):
+        raise DataError(
+            f"{where} has a standard deviation of {std:.4g} around {mean:.9g}, which float32 would "
+            f"round too much; subtract a constant such as {mean:.6g}, or change the unit"
+        )
+    if not _STD[0] <= std <= _STD[1]:
+        raise DataError(
+            f"{where} has a standard deviation of {std:.4g}, outside of {_STD[0]:g} to {_STD[1]:g} "
+            "for float32; change the unit"
+        )
+
+
 def _usable(names: Sequence[str], where: str) -> list[str]:
-    """Return names of outputs, which name columns of predictions."""
-    for name in names:
-        if name in _RESERVED or list(names).count(name) > 1:
+    """Return names of outputs, which name columns of predictions and metrics."""
+    keys = [name.replace("/", "_") for name in names]  # of metrics, see NumberScores
+    for name, key in zip(names, keys, strict=True):
+        if name in _RESERVED or name.startswith(_OF_LABELS) or keys.count(key) > 1:
             raise DataError(
                 f"{where}: an output is named {name!r}, as another column of the predictions; "
                 "rename it"
@@ -159,7 +179,14 @@ class Levels:
                     f"{where}: task.levels=null needs integers as classes, but {text[0]!r} is "
                     f"none; set task.levels=[{','.join(columns)}] in the order from low to high"
                 )
-            return {"names": list(columns)}
+            by_number: dict[int, str] = {}
+            for name in columns:
+                if (same := by_number.setdefault(int(name), name)) != name:
+                    raise DataError(
+                        f"{where} has the classes {same!r} and {name!r}, which are the same "
+                        "integer; rename one of them, or set task.levels=[<from low to high>]"
+                    )
+            return {"names": [by_number[number] for number in sorted(by_number)]}
         if unknown := [name for name in columns if name not in self.levels]:
             raise DataError(
                 f"{where} has the class {unknown[0]!r}, which is not in task.levels="

@@ -64,6 +64,6 @@ class NumberScores(Metric):
         found = {name: values.mean().float() for name, values in each.items()}
         if len(self.names) > 1:
             for name, values in each.items():
-                found |= {f"{name}_{one}": value.float()
+                found |= {f"{name}_{one.replace('/', '_')}": value.float()
                           for one, value in zip(self.names, values, strict=True)}  # fmt: skip
         return found

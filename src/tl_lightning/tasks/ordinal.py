@@ -35,12 +35,13 @@ class OrderedLevels(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the log-probabilities ``(B, K)`` for features ``(B, D)``, in float32."""
-        drops = functional.softplus(self.gaps.float()).cumsum(0)
-        thresholds = torch.cat([self.first, self.first - drops]).float()
+        steps = functional.softplus(self.gaps.float())
+        thresholds = torch.cat([self.first, self.first - steps.cumsum(0)]).float()
         z = self.line(features).float() + thresholds
-        # log (s(a) - s(b)) = log s(a) + log s(-b) + log (1 - exp(b - a)) for a > b.
+        # log (s(a) - s(b)) = log s(a) + log s(-b) + log (1 - exp(b - a)) for a > b. The difference
+        # a - b is a step; that of two large numbers in float32 may be rounded to 0.
         inner = functional.logsigmoid(z[:, :-1]) + functional.logsigmoid(-z[:, 1:])
-        inner = inner + torch.log(-torch.expm1(z[:, 1:] - z[:, :-1]))
+        inner = inner + torch.log(-torch.expm1(-steps))
         ends = functional.logsigmoid(-z[:, :1]), functional.logsigmoid(z[:, -1:])
         return torch.cat([ends[0], inner, ends[1]], dim=1)
 

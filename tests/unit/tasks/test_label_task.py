@@ -97,6 +97,12 @@ def test_r2_of_equal_labels_is_not_defined() -> None:
     assert torch.isnan(scores.compute()["r2"])
 
 
+def test_name_of_an_output_does_not_add_a_level_to_the_metrics() -> None:
+    scores = NumberScores(["km/h", "age"])
+    scores.update(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]]))
+    assert scores.compute()["mae_km_h"] == 2.0
+
+
 # -- ordered levels --------------------------------------------------------------------------
 @pytest.mark.parametrize("levels", [2, 3, 6])
 def test_levels_have_probabilities_in_their_order(levels: int) -> None:
@@ -111,6 +117,13 @@ def test_levels_have_probabilities_in_their_order(levels: int) -> None:
     above = logp.exp().flip(1).cumsum(1).flip(1)
     assert (above[1:] >= above[:-1] - 1e-5).all()
     assert (logp.argmax(1).diff() >= 0).all()
+
+
+def test_levels_of_large_features_have_finite_log_probabilities() -> None:
+    layer = OrderedLevels(1, 4)
+    with torch.no_grad():
+        layer.line.weight.fill_(1.0)
+        assert layer(torch.tensor([[-1e8], [0.0], [1e8]])).isfinite().all()
 
 
 def test_coral_loss_is_that_of_the_auxiliary_task() -> None:

@@ -135,6 +135,12 @@ def test_evaluation_reproduces_the_metrics(run: Path, tmp_path: Path) -> None:
     assert found["numbers"]["target"] == report["numbers"]["target"]
     rows = lines(tmp_path / "out" / "predictions.csv")
     assert set(rows[0]) == {"domain", "file", "y1", "y2", "label y1", "label y2"}
+    for written in (
+        [row for row in rows if row["domain"] == "target"],
+        lines(run / "predictions.csv"),
+    ):
+        numbers = np.array([[row["y1"], row["y2"]] for row in written]).astype(np.float32)
+        assert np.array_equal(numbers, found["values"]["target"])  # all digits of float32
     with pytest.raises(ConfigError, match=r"corruptions is for classes, but the model has task"):
         evaluation.evaluate(run / report["selection"]["checkpoint"], corruptions=True)
 

@@ -72,7 +72,8 @@ def _evaluate(arguments: list[str]) -> None:
         out=out,
     )
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print_metrics(result["metrics"], title=f"{checkpoint} on {result['data']}")
+        title, task = f"{checkpoint} on {result['data']}", result.get("task", "classification")
+        print_metrics(result["metrics"], title=title, task=task)
         counts = result["counts"].items()
         print(
             "tested: " + ", ".join(f"{number:,} samples of the {name}" for name, number in counts)

@@ -73,7 +73,8 @@ def write_labels(folder: Path, result: Mapping[str, Any]) -> list[Path]:
         ):
             labels = [] if found.labels is None else found.labels[index].tolist()
             labels = labels or [None] * len(names)
-            numbers = ("" if value is None else f"{value:.6g}" for value in (*predicted, *labels))
+            # Nine significant digits give back any float32.
+            numbers = ("" if value is None else f"{value:.9g}" for value in (*predicted, *labels))
             rows.append([domain, file, *numbers])
     header = ("domain", "file", *names, *(f"label {name}" for name in names))
     return [

@@ -85,7 +85,8 @@ class Csv:
 
     def _cells(self, row: Prediction) -> list[str]:
         found = dict(row.values)
-        numbers = ["" if row.error else f"{found[name]:.6g}" for name in self.values]
+        digits = 9 if self.kind in LABELS else 6  # nine give back any float32
+        numbers = ["" if row.error else f"{found[name]:.{digits}g}" for name in self.values]
         if self.kind in LABELS:
             several = [csv_cell(row.label or "")] if self.kind == "multi_label" else []
             return [csv_cell(row.sample), *several, *numbers, csv_cell(row.error)]

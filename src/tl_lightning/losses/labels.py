@@ -12,6 +12,11 @@ from tl_lightning.config.hints import above
 
 __all__ = ["AbsoluteError", "BinaryCrossEntropy", "Coral", "Huber", "SquaredError"]
 
+#: Halvings of an interval, to the precision of float32.
+_BISECTIONS = 30
+#: Frequencies of a label, whose log odds are finite.
+_FREQUENCIES = (1e-4, 1 - 1e-4)
+
 
 class SquaredError(nn.Module):
     """``(z - y)^2`` of standardised numbers ``(B, K)``."""
@@ -23,6 +28,10 @@ class SquaredError(nn.Module):
         """Return the losses ``(B, K)``."""
         return (outputs - targets).square()
 
+    def constant(self, targets: Tensor) -> Tensor:
+        """Return the outputs ``(K,)`` of least mean loss for targets ``(N, K)``: the mean."""
+        return targets.mean(0)
+
 
 class AbsoluteError(nn.Module):
     """``|z - y|`` of standardised numbers ``(B, K)``; outliers count less than if squared."""
@@ -33,6 +42,10 @@ class AbsoluteError(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the losses ``(B, K)``."""
         return (outputs - targets).abs()
+
+    def constant(self, targets: Tensor) -> Tensor:
+        """Return the outputs ``(K,)`` of least mean loss for targets ``(N, K)``: the median."""
+        return targets.median(0).values
 
 
 class Huber(nn.Module):
@@ -55,6 +68,18 @@ class Huber(nn.Module):
         """Return the losses ``(B, K)``."""
         return functional.huber_loss(outputs, targets, reduction="none", delta=self.delta)
 
+    def constant(self, targets: Tensor) -> Tensor:
+        """Return the outputs ``(K,)`` of least mean loss for targets ``(N, K)``, by bisection.
+
+        The derivative, the sum of ``z - y`` limited to ``[-delta, delta]``, increases with ``z``.
+        """
+        low, high = targets.amin(0), targets.amax(0)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            rising = (middle - targets).clamp(-self.delta, self.delta).sum(0) > 0
+            low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
+        return (low + high) / 2
+
 
 class BinaryCrossEntropy(nn.Module):
     """Cross-entropy of each label, given its logit."""
@@ -65,6 +90,10 @@ class BinaryCrossEntropy(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the losses ``(B, K)``."""
         return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+
+    def constant(self, targets: Tensor) -> Tensor:
+        """Return the outputs ``(K,)`` of least mean loss for targets ``(N, K)``: their log odds."""
+        return targets.mean(0).clamp(*_FREQUENCIES).logit()
 
 
 class Coral(nn.Module):

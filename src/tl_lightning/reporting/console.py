@@ -69,7 +69,7 @@ def print_run(report: Mapping[str, Any], page: Path, alone: bool = True) -> None
     """
     selection = report["selection"]
     title = f"{report['name']} on {report['data']}, seed {report['seed']}"
-    print_metrics(report["metrics"], title=title)
+    print_metrics(report["metrics"], title=title, task=str(report.get("task", "classification")))
     _print_predicted(report, page.parent)
     warning = "  USES TARGET LABELS" if uses_target_labels(report) else ""
     print(
@@ -119,11 +119,17 @@ def print_verdict(report: Mapping[str, Any], folder: Path, alone: bool) -> None:
         print(verdict)
 
 
-def print_metrics(metrics: Mapping[str, float], title: str) -> None:
-    """Print test metrics, one row per domain."""
+def print_metrics(metrics: Mapping[str, float], title: str, task: str = "classification") -> None:
+    """Print test metrics, one row per domain.
+
+    Args:
+        metrics: By name, such as ``target/test/acc``.
+        title: Of the table.
+        task: Kind of the main task; classes have columns for all metrics, also without labels.
+    """
     table = Table(title=title, title_justify="left")
     own = [key.partition("/test/")[2] for key in metrics if "/test/" in key]
-    known = METRICS if not own or "acc" in own else ()  # numbers have none of them
+    known = () if task in ("regression", "multi_label") else METRICS
     columns = dict.fromkeys([*known, *(name for name in own if "/" not in name)])
     table.add_column("domain")
     for column in columns:
@@ -131,8 +137,8 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     for domain in ("source", "target"):
         if any(key.startswith(f"{domain}/test/") for key in metrics):
             found = {name: metrics.get(f"{domain}/test/{name}", "–") for name in columns}
-            named = any(f"{domain}/test/{name}" in metrics for name in ("acc", "mae"))
-            label = "" if named else " (no labels)"
+            needed = "mae" if task == "regression" else "acc"
+            label = "" if f"{domain}/test/{needed}" in metrics else " (no labels)"
             table.add_row(f"{domain} test{label}", *(metric_value(*item) for item in found.items()))
     console().print(table)
     for key, value in metrics.items():

@@ -11,7 +11,7 @@ import numpy as np
 from tl_lightning.config.schema import BASELINES
 from tl_lightning.reporting.artifacts import read_predictions
 from tl_lightning.reporting.formatting import trained_on_target, uses_target_labels
-from tl_lightning.reporting.measure import ACCURACY
+from tl_lightning.reporting.measure import ACCURACY, measure_of
 from tl_lightning.reporting.statistics import Interval, newcombe
 from tl_lightning.reporting.sweep.compare import Group, compare
 from tl_lightning.reporting.sweep.held_out import PROBE
@@ -68,14 +68,17 @@ def _over_probe(report: Run) -> str | None:
 
 
 def _change(report: Run) -> str | None:
-    """Return the accuracy of a source-free run before and after adaptation, or None."""
-    accuracies = [(report.get(key) or {}).get("target/test/acc") for key in ("initial", "metrics")]
-    if not all(isinstance(value, (int, float)) for value in accuracies):
+    """Return the figure of a source-free run before and after adaptation, or None."""
+    measure = measure_of(report)
+    key = f"target/test/{measure.metric}"
+    values = [(report.get(part) or {}).get(key) for part in ("initial", "metrics")]
+    if not all(isinstance(value, (int, float)) for value in values):
         return None
-    before, after = (100 * float(value) for value in accuracies if value is not None)
+    before, after = (float(value) for value in values if value is not None)
+    unit = "" if measure.lower_is_better else " points"
     return (
-        f"The accuracy on the target was {before:.1f} % before adaptation and is {after:.1f} % "
-        f"after it ({after - before:+.1f} points)."
+        f"The {measure.label} on the target was {measure.text(before)} before adaptation and is "
+        f"{measure.text(after)} after it ({measure.difference(after - before)}{unit})."
     )
 
 
@@ -105,7 +108,8 @@ def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
     adapted = (report.get("config") or {}).get("method", True)
     if (report.get("predicted") or {}).get("target"):
         return {
-            "text": "The accuracy on the target is unknown, since it has no labels.",
+            "text": f"The {measure_of(report).label} on the target is unknown, since it has no "
+            "labels.",
             "command": "evaluate.py checkpoint=<this folder> data.target.test=<labelled samples>",
         }
     has_baseline = any(run.get("name") in BASELINES for run in baselines) or _over_probe(report)
@@ -121,7 +125,8 @@ def advice(report: Run, baselines: Sequence[Run]) -> dict[str, str] | None:
         }
     if report.get("source_free"):
         return {  # source-free runs train no baseline; compare with the initial model instead
-            "text": "The accuracy of the model before adaptation is not in this folder.",
+            "text": f"The {measure_of(report).label} of the model before adaptation is not in "
+            "this folder.",
             "command": f"evaluate.py checkpoint={config.get('init')}",
         }
     # Only the full command has the data, backbone and learning rates.

@@ -21,13 +21,13 @@ __all__ = ["LossValidators", "constant_loss"]
 def constant_loss(task: Any, labels: Tensor) -> Tensor:
     """Return the mean loss of the best constant outputs for labels ``(N, K)``.
 
-    For numbers, they are the mean of the standardised labels; for several labels of a sample, the
-    log odds of their frequencies.
+    They are those of the ``constant`` of the loss: the mean of the standardised labels for the
+    squared error, their median for the absolute error, and the log odds of the frequencies for
+    several labels of a sample. For a loss of your own without ``constant``, they are the mean.
     """
-    mean = task.targets(labels).float().mean(0)
-    if task.kind == "multi_label":
-        mean = mean.clamp(1e-4, 1 - 1e-4).logit()
-    loss: Tensor = task.sample_losses(mean.expand(len(labels), -1), labels).mean()
+    targets = task.targets(labels).float()
+    best = getattr(task.loss_fn, "constant", lambda values: values.mean(0))(targets)
+    loss: Tensor = task.sample_losses(best.expand(len(labels), -1), labels).mean()
     return loss
 
 
@@ -35,7 +35,7 @@ class LossValidators(Validators):
     """As :class:`.Validators`, with the scores of ``selection/loss_scores.py``.
 
     Losses are divided by that of a constant; ``validator/source_val`` is the fraction of the loss
-    that the model explains (for numbers, R squared).
+    that the model explains (for the squared error of numbers, R squared).
 
     Args:
         samples: Number of validation samples per domain.

@@ -68,7 +68,8 @@ def _write_values(path: Path, data: TransferDataModule, collector: ReportCollect
     for index in sorted(values):
         true, predicted = values[index]
         file = str(split.files[index]).encode(errors="backslashreplace").decode()
-        numbers = [f"{value:.6g}" for value in (*predicted, *(true or ()))]
+        # Nine significant digits give back any float32.
+        numbers = [f"{value:.9g}" for value in (*predicted, *(true or ()))]
         writer.writerow((csv_cell(file), *numbers))
     return write_text(path, buffer.getvalue())
 

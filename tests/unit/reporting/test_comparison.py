@@ -147,6 +147,38 @@ def test_figures_that_do_not_compare_have_a_warning(kind: str, make_run, tmp_pat
         assert {line.row.name: verdict(line) for line in found.lines}["dann"] == "upper bound"
 
 
+def test_lower_errors_are_better_and_in_the_unit_of_the_labels(make_run, tmp_path: Path) -> None:
+    values = {
+        "source_only": (16.6, 16.8, 16.9),
+        "dann": (12.1, 12.4, 12.3),
+        "mmd": (20, 20.2, 20.1),
+    }
+    for name, errors in values.items():
+        for seed, error in enumerate(errors):
+            metrics = {"target/test/r2": 0.5, "target/test/mae": error, "source/test/mae": 1.0}
+            run = make_run(f"{name}{seed}", name=name, seed=seed, task="regression",
+                           metrics=metrics)  # fmt: skip
+            (run / "metrics.csv").write_text("epoch,step,source/val/mae\n0,1,9.5\n1,2,7.25\n")
+    found = table([str(tmp_path / "*")], tmp_path)
+    assert {line.row.name: verdict(line) for line in found.lines} == {
+        "source_only": "", "dann": "helped", "mmd": "hurt",
+    }  # fmt: skip
+    assert [name for name, _ in columns(found)][2:4] == ["Target mean absolute error", "Difference"]
+    shown = {line.row.name: cells(found, line) for line in found.lines}
+    assert shown["dann"][2] == "12.27 ± 0.15"
+    assert shown["dann"][3] == "-4.5 (-4.75 to -4.25)"
+    text = rendered(found, "md")
+    assert "Mean absolute error in the unit of the labels (lower is better)" in text
+    assert "points" not in text
+    html = page(found, tmp_path)
+    dann, mmd = (html.index(f"<b>{name}</b>") for name in ("dann", "mmd"))
+    assert 0 < html.find("#00664a", dann) - dann < 2000
+    assert 0 < html.find("#b42318", mmd) - mmd < 2000
+    assert "source/val/mae by epoch, from 9.5 to 7.25 in 2 epochs" in html
+    assert "Target mean absolute error by seed" in html
+    assert "accuracy" not in html.partition("</table>")[0].partition("<table")[2]
+
+
 def test_a_hostile_name_means_nothing(make_run, tmp_path: Path) -> None:
     name = "<script>alert(1)</script>=1|{\\x}$%"
     make_run("base", name="source_only")

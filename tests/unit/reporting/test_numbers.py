@@ -8,6 +8,7 @@ import pytest
 from tl_lightning.reporting.number_metrics import number_metrics
 from tl_lightning.reporting.run.numbers import _points, describe_numbers, number_figures
 from tl_lightning.reporting.run.page import write_page
+from tl_lightning.reporting.verdict import advice, run_verdict
 
 NAMES = ["age <years>", "dose"]
 
@@ -74,3 +75,34 @@ def test_without_numbers_there_is_no_section(make_run) -> None:
     assert describe_numbers({}) is None
     assert describe_numbers({"numbers": {"names": ["a"]}}) is None
     assert "Predicted numbers" not in write_page(make_run()).read_text()
+
+
+# -- verdicts --------------------------------------------------------------------------------
+@pytest.mark.parametrize(("task", "metric", "values", "sentence"), [
+    ("regression", "mae", (16.5, 12.25), "The mean absolute error on the target was 16.5 before "
+     "adaptation and is 12.25 after it (-4.25)."),
+    ("multi_label", "f1", (0.5, 0.675), "The F1 on the target was 50.0 % before adaptation and is "
+     "67.5 % after it (+17.5 points)."),
+])  # fmt: skip
+def test_source_free_run_is_compared_with_its_start(
+    make_report, task: str, metric: str, values: tuple[float, float], sentence: str
+) -> None:
+    before, after = ({f"target/test/{metric}": value, "target/test/acc": 0.9} for value in values)
+    run = make_report(task=task, source_free=True, metrics=after, initial=before)
+    assert run_verdict(run, []) == sentence
+    assert advice(run, []) is None
+    assert "before adaptation is not in" in advice({**run, "initial": {}}, [])["text"]
+
+
+def test_advice_names_the_measure_of_the_task(make_report) -> None:
+    run = make_report(task="regression", source_free=True, metrics={"target/test/mae": 1.0})
+    assert advice(run, [])["text"].startswith("The mean absolute error of the model before adapt")
+    unlabelled = {**run, "predicted": {"target": {"samples": 3}}, "metrics": {}}
+    text = advice(unlabelled, [])["text"]
+    assert text.startswith("The mean absolute error on the target is unknown")
+
+
+def test_gap_of_fractions_is_in_points(make_run) -> None:
+    metrics = {"target/test/f1": 0.5, "source/test/f1": 0.675}
+    page = write_page(make_run(task="multi_label", metrics=metrics)).read_text()
+    assert "The F1 of the target is 17.5 points below that of the source." in page

@@ -12,7 +12,7 @@ import pytest
 
 from tl_lightning.callbacks.contact_sheet import sheet_of
 from tl_lightning.reporting.artifacts import Predictions
-from tl_lightning.reporting.console import report_folder
+from tl_lightning.reporting.console import print_metrics, report_folder
 from tl_lightning.reporting.run.page import write_page
 from tl_lightning.reporting.run.unlabelled import changed_sentence, unlabelled_figures
 from tl_lightning.reporting.sweep.summary import summarise
@@ -155,3 +155,16 @@ def test_sweep_has_dashes_instead_of_accuracies(make_report) -> None:
 
 def test_old_reports_have_no_predictions_without_labels(make_run: MakeRun) -> None:
     assert "without labels" not in visible(write_page(make_run(full=True)))
+
+
+@pytest.mark.parametrize(("task", "metrics", "shown", "hidden"), [
+    ("classification", {"target/test/im": 0.5}, ["target test (no labels)", "recall", "–"], []),
+    ("multi_label", {"target/test/acc": 0.5, "target/test/f1": 0.4}, ["target test ", "f1"],
+     ["no labels", "recall", "–"]),
+    ("regression", {"target/test/mae": 2.0}, ["target test ", "mae"], ["no labels", "acc"]),
+])  # fmt: skip
+def test_columns_of_the_terminal_depend_on_the_task(task, metrics, shown, hidden, capsys) -> None:
+    print_metrics(metrics, title="run", task=task)
+    out = capsys.readouterr().out
+    assert all(text in out for text in shown)
+    assert not any(text in out for text in hidden)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tl_lightning.errors import ConfigError
+from tl_lightning.losses.labels import AbsoluteError, BinaryCrossEntropy, Huber, SquaredError
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.importance import ratios
 from tl_lightning.selection.loss_callback import LossValidators, constant_loss
@@ -21,24 +22,28 @@ class Numbers(nn.Module):
 
     kind = "regression"
 
+    def __init__(self, loss=None) -> None:
+        super().__init__()
+        self.loss_fn = loss or SquaredError()
+
     def targets(self, labels):
         return (labels - 5.0) / 2.0
 
     def sample_losses(self, outputs, labels):
-        return (outputs - self.targets(labels)).square().mean(1)
+        return self.loss_fn(outputs, self.targets(labels)).mean(1)
 
 
 class Labels(nn.Module):
     """A task with the binary cross-entropy of several labels."""
 
     kind = "multi_label"
+    loss_fn = BinaryCrossEntropy()
 
     def targets(self, labels):
         return labels
 
     def sample_losses(self, outputs, labels):
-        loss = nn.functional.binary_cross_entropy_with_logits
-        return loss(outputs, labels, reduction="none").mean(1)
+        return self.loss_fn(outputs, labels).mean(1)
 
 
 def features(n: int = 200, shift: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -76,6 +81,19 @@ def test_loss_of_a_constant() -> None:
     several = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert constant_loss(Labels(), several).item() == pytest.approx(entropy / 2, rel=1e-2)
+
+
+def no_worse_anywhere(loss: nn.Module, labels: torch.Tensor) -> None:
+    """Compare with the losses of constants on a grid."""
+    task, grid = Numbers(loss), torch.linspace(-3, 3, 601)
+    targets = task.targets(labels)
+    losses = [task.loss_fn(value.expand_as(targets), targets).mean() for value in grid]
+    assert constant_loss(task, labels).item() == pytest.approx(min(losses).item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("loss", [SquaredError(), AbsoluteError(), Huber(delta=0.3)])
+def test_constant_is_the_best_one_of_the_loss(loss: nn.Module) -> None:
+    no_worse_anywhere(loss, torch.tensor([[3.0], [3.5], [4.0], [5.0], [11.0]]))
 
 
 def logged(task, error: float, best: float = 0.0) -> dict[str, float]:

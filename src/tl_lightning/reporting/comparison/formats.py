@@ -10,25 +10,39 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tl_lightning.reporting.comparison.table import Line, Table
-from tl_lightning.reporting.formatting import points, seeds_range
+from tl_lightning.reporting.formatting import seeds_range
+from tl_lightning.reporting.measure import ACCURACY
 from tl_lightning.reporting.run.trust import estimate_text
 from tl_lightning.reporting.statistics import Interval
-from tl_lightning.reporting.sweep.compare import span_text
-from tl_lightning.reporting.sweep.tables import failure_line, mean_text
+from tl_lightning.reporting.sweep.tables import caption, failure_line, mean_text
 from tl_lightning.tasks.metrics import is_fraction, label_of
 from tl_lightning.utils.text import csv_cell, printable
 
-__all__ = ["FORMATS", "METHOD", "as_json", "cells", "columns", "gain", "interval", "metric_text",
-           "records", "rendered", "verdict"]  # fmt: skip
+__all__ = ["FORMATS", "METHOD", "as_json", "cells", "columns", "explanation", "gain", "interval",
+           "main_metrics", "metric_text", "records", "rendered", "verdict"]  # fmt: skip
 
 FORMATS = ("html", "md", "csv", "json", "latex")
-#: How the figures of a comparison are computed.
+#: How the figures of a comparison of accuracies are computed.
 METHOD = (
     "Metrics in %, mean ± standard deviation over seeds. Differences of {domain} accuracy from the "
     "baseline in points: over several common seeds with the 95 % Student t interval of the paired "
     "differences; with one seed, of the same test samples with Newcombe's interval, and p of "
     "McNemar's exact test."
 )
+
+
+def explanation(table: Table) -> str:
+    """Return how the figures of a comparison are computed."""
+    others = [line.row for line in table.lines if line.row.measure is not ACCURACY]
+    parts = [caption(others, table.domain)] if others else []
+    if len(others) < len(table.lines) or not others:
+        parts.insert(0, METHOD.format(domain=table.domain))
+    return " ".join(parts)
+
+
+def main_metrics(table: Table) -> set[str]:
+    """Return the names of the metrics by which the runs are compared, such as ``acc``."""
+    return {line.row.measure.metric for line in table.lines} or {ACCURACY.metric}
 
 
 def columns(table: Table) -> list[tuple[str, str]]:
@@ -39,13 +53,15 @@ def columns(table: Table) -> list[tuple[str, str]]:
         (f"{domain.capitalize()} {label_of(metric)}", f"{domain}/test/{metric}")
         for domain, _, metric in (key.split("/") for key in order)
     ]
-    first = [one for one in metrics if one[1].endswith("/acc")]
-    rest = [one for one in metrics if not one[1].endswith("/acc")]
+    main = main_metrics(table)
+    first = [one for one in metrics if one[1].rpartition("/")[2] in main]
+    rest = [one for one in metrics if one not in first]
     estimated = [("Expected target", "")] if any(one.estimated for one in table.lines) else []
     warned = [("Not comparable", "")] if any(one.warnings for one in table.lines) else []
     return [
-        ("Model", ""), ("Data", ""), *first[:1], ("Difference", ""), ("Verdict", ""), *estimated,
-        *first[1:], ("Seeds", ""), ("Selected by", ""), *rest, ("Minutes", ""), *warned,
+        ("Model", ""), ("Data", ""), *first[: len(main)], ("Difference", ""), ("Verdict", ""),
+        *estimated, *first[len(main) :], ("Seeds", ""), ("Selected by", ""), *rest,
+        ("Minutes", ""), *warned,
     ]  # fmt: skip
 
 
@@ -81,15 +97,15 @@ def metric_text(key: str, interval: Interval | None) -> str:
 
 
 def gain(line: Line) -> str:
-    """Return the difference from the baseline in points, with its interval."""
+    """Return the difference from the baseline with its interval, of fractions in points."""
     if line.is_baseline or line.comparison is None or line.comparison.interval is None:
         return "baseline" if line.is_baseline else "–"
-    shown = interval(line)
-    text = points(line.comparison.interval.mean)
-    if shown is None:
+    shown, measure = interval(line), line.row.measure
+    text = measure.difference(line.comparison.interval.mean)
+    if shown is None or shown.low is None or shown.high is None:
         return text
     p = "" if line.samples is None else f", {_p(line.samples.p)}"
-    return f"{text} ({span_text(shown)}{p})"
+    return f"{text} ({measure.difference(shown.low)} to {measure.difference(shown.high)}{p})"
 
 
 def interval(line: Line) -> Interval | None:
@@ -142,7 +158,7 @@ def _markdown(table: Table) -> str:
              for name, metric in heads]  # fmt: skip
     rows = [cells(table, one) for one in table.lines]
     text = "\n".join(map(line, [[name for name, _ in heads], ruler, *rows]))
-    text += "\n\n" + METHOD.format(domain=table.domain) + "\n"
+    text += "\n\n" + explanation(table) + "\n"
     for heading, items in _lists(table).items():
         if items:
             text += f"\n## {heading}\n\n" + "".join(f"- {_one_line(item)}\n" for item in items)
@@ -154,7 +170,7 @@ def _one_line(text: str) -> str:
 
 
 def records(table: Table) -> list[dict[str, Any]]:
-    """Return the lines with unrounded figures, accuracies and differences as fractions."""
+    """Return the lines with unrounded figures: fractions, and errors in the unit of the labels."""
     found = []
     for line in table.lines:
         row, shown = line.row, interval(line)
@@ -246,7 +262,7 @@ def _latex(table: Table) -> str:
     )
     lines = [" & ".join(latex(row[i]) for i in kept) + r" \\" for row in rows]
     head = " & ".join(latex(heads[i][0]) for i in kept) + r" \\"
-    comments = [METHOD.format(domain=table.domain)]
+    comments = [explanation(table)]
     comments += [f"{name}: {item}" for name, items in _lists(table).items() for item in items]
     return "\n".join([
         *(f"% {_one_line(text)}" for text in comments),

@@ -12,14 +12,16 @@ import numpy as np
 from tl_lightning.errors import ConfigError, DataError, nearest
 from tl_lightning.reporting.comparison.formats import (
     FORMATS,
-    METHOD,
     cells,
     columns,
+    explanation,
     interval,
+    main_metrics,
     rendered,
     verdict,
 )
 from tl_lightning.reporting.comparison.table import Line, Table, compared, gathered
+from tl_lightning.reporting.measure import Measure
 from tl_lightning.reporting.run.page import fill, inline
 from tl_lightning.reporting.sweep.curves import mean_curve, sweep_curves
 from tl_lightning.reporting.sweep.page import dot_plot
@@ -31,8 +33,8 @@ __all__ = ["compare_runs", "sparkline"]
 
 #: Width and height of the small plots in cells.
 SPARK, FOREST = (72, 26), (96, 22)
-#: Curve of a line, the first that its runs have.
-CURVES = ("source/val/acc", "train/loss")
+#: Curve of a line, the first that its runs have; ``{metric}`` is that of the comparison.
+CURVES = ("source/val/{metric}", "train/loss")
 #: Name of a file by its format.
 ENDINGS = {"html": ".html", "md": ".md", "csv": ".csv", "json": ".json", "latex": ".tex"}
 
@@ -94,13 +96,17 @@ def page(table: Table, start: Path) -> str:
     by_data: dict[str, list[Row]] = {}
     for line in table.lines:
         by_data.setdefault(line.row.data, []).append(line.row)
-    ends = [0.0, *(end for line in table.lines for end in _ends(line))]
+    ends: dict[Measure, list[float]] = {}
+    for line in table.lines:
+        ends.setdefault(line.row.measure, [0.0]).extend(_ends(line))
     curves = {data: sweep_curves(start, rows) for data, rows in by_data.items()}
     plots = {data: [row for row in rows if row.target is not None]
              for data, rows in by_data.items()}  # fmt: skip
     return fill("comparison.html.j2", {
         "table": table,
-        "method": METHOD.format(domain=table.domain),
+        "method": explanation(table),
+        "main": main_metrics(table),
+        "measure": " or ".join(sorted({line.row.measure.label for line in table.lines})),
         "headings": [head for head in heads if head[0] not in same],
         "lines": [
             {
@@ -113,7 +119,7 @@ def page(table: Table, start: Path) -> str:
                     if head[0] not in same
                 ],
                 "verdict": verdict(line),
-                "forest": _forest(line, min(ends), max(ends)),
+                "forest": _forest(line, ends[line.row.measure]),
                 "spark": _spark(line.row, start),
                 "pages": [
                     (seed, os.path.join(folder, "report.html")
@@ -161,33 +167,36 @@ def _ends(line: Line) -> list[float]:
     return ends
 
 
-def _forest(line: Line, first: float, last: float) -> dict[str, Any] | None:
-    """Return positions of a difference and its interval on an axis from ``first`` to ``last``."""
+def _forest(line: Line, ends: Sequence[float]) -> dict[str, Any] | None:
+    """Return positions of a difference and its interval on an axis that contains ``ends``."""
     difference = line.comparison.interval if line.comparison else None
     if difference is None:
         return None
     width, height = FOREST
-    shown = interval(line)
+    shown, first, last = interval(line), min(ends), max(ends)
 
     def x(value: float) -> float:
         return round(6 + (value - first) / ((last - first) or 1.0) * (width - 12), 1)
 
     low, high = (shown.low, shown.high) if shown else (None, None)
+    clear = low is not None and high is not None and (low > 0 or high < 0)
+    sign = "good" if line.row.measure.better(difference.mean) else "bad"
     return {
         "width": width, "height": height, "zero": x(0.0), "mean": x(difference.mean),
         "low": None if low is None else x(low), "high": None if high is None else x(high),
-        "clear_sign": "" if low is None or high is None or line.row.oracle
-        else "good" if low > 0 else "bad" if high < 0 else "",
+        "clear_sign": sign if clear and not line.row.oracle else "",
     }  # fmt: skip
 
 
 def _spark(row: Row, start: Path) -> dict[str, Any] | None:
     """Return the points of a learning curve, mean over the seeds."""
-    for column in CURVES:
+    for name in CURVES:
+        column = name.format(metric=row.measure.metric)
         line = mean_curve(start, row, column)
         if line is not None and len(line) > 1 and np.isfinite(line).all():
-            scale = 100 if column.endswith("acc") else 1
-            unit = " %" if scale == 100 else ""
+            scale, unit = (1.0, "") if column == "train/loss" else (
+                row.measure.scale, row.measure.unit
+            )  # fmt: skip
             first, last = (f"{scale * float(line[k]):.3g}{unit}" for k in (0, -1))
             title = f"{column} by epoch, from {first} to {last} in {len(line)} epochs"
             return {**sparkline(line.tolist()), "title": title}

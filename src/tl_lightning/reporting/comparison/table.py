@@ -16,6 +16,7 @@ from tl_lightning.errors import ConfigError, DataError, nearest
 from tl_lightning.reporting.artifacts import read_predictions
 from tl_lightning.reporting.comparison.comparable import differences
 from tl_lightning.reporting.estimates import estimated_accuracy
+from tl_lightning.reporting.measure import ACCURACY
 from tl_lightning.reporting.statistics import Interval, mcnemar, newcombe, student
 from tl_lightning.reporting.sweep.compare import Comparison, Group, compare
 from tl_lightning.reporting.sweep.multitask import named
@@ -184,11 +185,12 @@ def _line(
     group, is_baseline = groups[id(row)], any(one is row for one in chosen)
     comparison, samples = None, None
     warnings: tuple[str, ...] = ()
-    others = [one for one in chosen if one is not row]
+    others = [one for one in chosen if one is not row and one.measure == row.measure]
     if others and not is_baseline:
         labels = {groups[id(one)].key: one.label for one in (row, *others)}
         candidates = [groups[id(one)] for one in others]
-        samples = _samples(group, candidates, domain, start)
+        paired_samples = row.measure is ACCURACY  # the intervals are those of proportions
+        samples = _samples(group, candidates, domain, start) if paired_samples else None
         name = others[0].name if others[0].name in BASELINES else others[0].label
         paired = None if samples is None else samples.difference
         comparison = compare(group, candidates, name, labels, row.oracle, domain, paired)

@@ -195,9 +195,11 @@ def _headline(report: Mapping[str, Any], predictions: Predictions) -> dict[str, 
         side = "below" if target < source else "above"
         gap = f"Target accuracy is {100 * abs(target - source):.1f} points {side} source accuracy."
         if measure is not ACCURACY:
+            unit = "" if measure.lower_is_better else " points"
             gap = (
                 f"The {measure.label} of the target is "
-                f"{measure.difference(target - source).lstrip('+-')} {side} that of the source."
+                f"{measure.difference(abs(target - source)).lstrip('+')}{unit} {side} that of the "
+                "source."
             )
     usage = {"oracle": _oracle(report), "trained_on_target": trained_on_target(report)}
     ranges = any("test samples" in str(figure["note"]) for figure in figures)

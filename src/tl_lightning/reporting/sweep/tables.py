@@ -147,19 +147,19 @@ def to_markdown(summary: Summary) -> str:
     return text
 
 
-def caption(rows: Sequence[Row]) -> str:
-    """Return what the figures of a table are."""
+def caption(rows: Sequence[Row], domain: str = "target") -> str:
+    """Return what the figures of a table are, whose differences are those of a domain."""
     if any(row.measure.lower_is_better for row in rows):
         return (
             "Mean absolute error in the unit of the labels (lower is better), mean ± standard "
-            "deviation over seeds; differences of the target's error, paired by seed, with the "
+            f"deviation over seeds; differences of the {domain}'s error, paired by seed, with the "
             "95 % Student t interval."
         )
     names = {row.measure.label for row in rows} or {"accuracy"}
     name = " or ".join(sorted(names))
     return (
         f"{name[0].upper()}{name[1:]} in %, mean ± standard deviation over seeds; differences of "
-        f"target {name} in points, paired by seed, with the 95 % Student t interval."
+        f"{domain} {name} in points, paired by seed, with the 95 % Student t interval."
     )
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -95,21 +95,37 @@ def with_rule(plan: Plan) -> Plan:
                 "tune.metric=<name of a logged metric>"
             )
         return with_rule(replace(plan, fixed=(*plan.fixed, "selection=source_val")))
+    if plan.metric is None and str(rule.monitor).endswith("/val/loss"):
+        # Settings of the loss, such as loss.delta, change its scale.
+        name, mode = _WITHOUT_CLASSES[runs[0].task.kind]
+        domain = str(rule.monitor).partition("/")[0]
+        plan = replace(plan, metric=f"{domain}/val/{name}", mode=mode)
     metric = plan.metric or str(rule.monitor)
+    instead = f"source/val/{_WITHOUT_CLASSES.get(runs[0].task.kind, ('acc', 'max'))[0]}"
+    if plan.metric and plan.mode == "max" and metric.rpartition("/")[2].startswith(_ERRORS):
+        raise ConfigError(
+            f"tune.metric={metric} is better if it is lower, but tune.mode=max; set tune.mode=min"
+        )
     reads_labels = metric.startswith("target/") and metric not in _WITHOUT_LABELS
     if "/test/" in metric:
         raise ConfigError(
             f"tune.metric={metric} is a test metric, which must not be used for tuning; set "
-            "tune.metric=source/val/acc"
+            f"tune.metric={instead}"
         )
     if reads_labels and rules != {"oracle"}:
         raise ConfigError(
             f"tune.metric={metric} uses target labels, which are assumed to be unavailable; set "
-            "selection=oracle to compute an upper bound, or tune.metric=source/val/acc"
+            f"selection=oracle to compute an upper bound, or tune.metric={instead}"
         )
     return plan
 
 
+#: Metric and mode of tasks whose selection rules compare losses.
+_WITHOUT_CLASSES: dict[str, tuple[str, Literal["max", "min"]]] = {
+    "regression": ("mae", "min"), "multi_label": ("f1", "max"),
+}  # fmt: skip
+#: How the names of metrics begin of which lower is better.
+_ERRORS = ("mae", "rmse", "loss")
 #: All other target metrics need labels, also those of auxiliary tasks.
 _WITHOUT_LABELS = ("target/val/entropy", "target/val/im")
 

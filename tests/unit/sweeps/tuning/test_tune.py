@@ -130,7 +130,22 @@ def test_default_metric_uses_no_target_labels() -> None:
     with_rule(plan(RATE, "selection=oracle", "tune.metric=target/val/acc"))
 
 
+@pytest.mark.parametrize(("task", "metric", "mode"), [
+    ("regression", "mae", "min"), ("multi_label", "f1", "max"),
+])  # fmt: skip
+def test_trials_are_not_compared_by_a_loss_that_they_may_change(task, metric, mode) -> None:
+    task = (f"task={task}", "data=vectors", "model=dann", "data.source.train=a.npz",
+            "data.target.train=b.npz", RATE)  # fmt: skip
+    found = with_rule(read_plan([*task]))
+    assert (found.metric, found.mode) == (f"source/val/{metric}", mode)
+    assert with_rule(read_plan([*task, "selection=oracle"])).metric == f"target/val/{metric}"
+    assert with_rule(read_plan([*task, "selection=iwcv"])).metric is None
+    with pytest.raises(ConfigError, match=rf"or tune.metric=source/val/{metric}"):
+        with_rule(read_plan([*task, "tune.metric=target/val/loss", "tune.mode=min"]))
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["tune.metric=source/val/loss"], r"is better if it is lower, but .* set tune.mode=min"),
     (["tune.metric=target/val/acc"], r"uses target labels.* set selection=oracle"),
     (["tune.metric=target/val/f1", "track_target=true"], r"uses target labels"),
     (["tune.metric=target/val/age/mae", "tune.mode=min", "track_target=true"], r"uses target"),

@@ -285,6 +285,11 @@ def test_target_without_numbers_is_predicted(tmp_path: Path) -> None:
     assert len(rows) == 24
     assert set(rows[0]) == {"file", "brightness"}
     write_page(tmp_path / "run")
+    words = r"selects by target loss, but the validation samples .* set selection=iwcv"
+    with pytest.raises(ConfigError, match=words):
+        training.fit(
+            settings(arguments, *BRIGHTNESS, "model=dann", "selection=oracle"), tmp_path / "oracle"
+        )
 
 
 def test_texts_of_a_table(tmp_path: Path) -> None:

@@ -92,11 +92,13 @@ def check_spans(run: RunConfig, name: str, width: int) -> None:
     ranks = num_processes(run.trainer) if node.params.get("gather") else 1
     if node.cls.compares_spans and 2 * run.batch_size * ranks > width:
         each = f" on each of {ranks} ranks" if ranks > 1 else ""
+        most = width // 2 // ranks
+        smaller = f"data.batch_size={most} or less, " if most >= node.cls.smallest_batch else ""
         raise ConfigError(
             f"method=[{name}] compares the subspaces that the features of a batch span, which "
             f"must have at most half of the {width} dimensions of the features, but "
-            f"data.batch_size={run.batch_size}{each}; set data.batch_size={width // 2 // ranks} "
-            "or less, wider features, or method=[dare_gram]"
+            f"data.batch_size={run.batch_size}{each}; set {smaller}wider features, or "
+            "method=[dare_gram]"
         )
 
 

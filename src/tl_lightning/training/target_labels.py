@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.validation.kinds import LABELS
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.needs import DataInfo
@@ -60,10 +61,11 @@ def discovered(run: RunConfig, data: TransferDataModule, samples: int | None = N
 def _problems(run: RunConfig, target: Domain) -> Iterator[str]:
     if not target.val.has_labels:
         has_none = f"the validation samples of the target ({target.name}) have no labels"
+        rule, what = ("iwcv", "loss") if run.task.kind in LABELS else ("bnm", "accuracy")
         if run.selection == "oracle":
-            yield f"selection=oracle selects by target accuracy, but {has_none}; set selection=bnm"
+            yield f"selection=oracle selects by target {what}, but {has_none}; set selection={rule}"
         if run.track_target:
-            yield f"track_target=true logs target accuracy, but {has_none}; set track_target=false"
+            yield f"track_target=true logs target {what}, but {has_none}; set track_target=false"
     requested = [] if isinstance(run.baselines, bool | str) else run.baselines
     if not target.train.has_labels and "oracle" in requested:
         kept = ",".join(name for name in requested if name != "oracle")

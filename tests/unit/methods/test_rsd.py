@@ -113,3 +113,6 @@ def test_batches_too_large_for_the_features_are_refused() -> None:
     )
     with pytest.raises(ConfigError, match=message):
         build_module(validation.check(plain), ("a", "b"))
+    narrow = config("model=domain_adaptation", "method=[rsd]", "head.bottleneck=1")
+    with pytest.raises(ConfigError, match=r"data.batch_size=16; set wider features, or method"):
+        build_module(validation.check(narrow), ("a", "b"))

@@ -342,8 +342,14 @@ def _adapted(work: Work, summary: Summary) -> str:
             f"; the guard returned {returns:,} times to the trained model, which predicted "
             f"{kept:,} of {readable:,}"
         )
-    if recoveries := counts.get("recoveries", 0):
+    steps, recoveries = counts.get("steps", 0), counts.get("recoveries", 0)
+    if recoveries:
         text += f"; sar restored the trained model {recoveries:,} times"
+    if options.method != "bn" and steps <= recoveries:
+        reason = "each step was undone" if steps else "no step was taken"
+        text += f"; nothing was learned, as {reason}"
+    if odd := counts.get("not_finite", 0):
+        text += f"; {odd:,} samples with outputs that are not finite took no part in it"
     return (
         f"{text}; probabilities are not calibrated for the adapted model, and its accuracy cannot "
         "be estimated: compare with the predictions without adapt"

@@ -113,4 +113,5 @@ class EATA(Tent):
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state."""
         super().restore(state)
-        self.mean = state["mean"]
+        mean = state["mean"]
+        self.mean = None if mean is None else mean.to(self.parameters[0].device)

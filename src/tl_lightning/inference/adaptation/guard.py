@@ -12,8 +12,9 @@ from tl_lightning.methods.entropy import entropies
 
 __all__ = ["Guard", "class_perplexity"]
 
-#: Number of the last samples that are compared, and the smallest number of them.
-WINDOW, FEWEST = 128, 64
+#: Number of the last samples that are compared, and the smallest number of them: over a stream, and
+#: of a single batch that is judged alone.
+WINDOW, FEWEST, FEWEST_OF_BATCH = 128, 64, 16
 #: The adapted model has collapsed if less than this fraction of the trained model's classes beyond
 #: the first is left, and at least so many of them are lost; or if it contradicts more than this
 #: fraction of the trained model's reliable predictions.
@@ -51,9 +52,14 @@ class Guard:
 
     A trained model that fails on the samples has unreliable predictions, or few classes; then
     nothing here tells an improvement from a collapse, and the adaptation continues.
+
+    Args:
+        fewest: Smallest number of samples that the predictions are compared on; of fewer, only the
+            outputs that are not finite are found.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fewest: int = FEWEST) -> None:
+        self.fewest = fewest
         self.reset()
 
     def reset(self) -> None:
@@ -68,12 +74,14 @@ class Guard:
             trained: Logits of the trained model for a batch ``(B, K)``.
             adapted: Those of the adapted model.
         """
-        if not torch.isfinite(adapted).all() and torch.isfinite(trained).all():
+        if (torch.isfinite(trained).all(1) & ~torch.isfinite(adapted).all(1)).any():
             return "its outputs are not finite"
         reliable = entropies(trained.float()) < RELIABLE * math.log(max(2, trained.shape[1]))
         rows = torch.stack([trained.argmax(1), adapted.argmax(1), reliable.long()], 1)
         self.rows = torch.cat([self.rows, rows.cpu()])[-WINDOW:]
-        return _problem(*self.rows.unbind(1)) if len(self.rows) >= FEWEST else ""
+        if len(self.rows) < self.fewest:
+            return ""
+        return _problem(self.rows, self.fewest)
 
     def state(self) -> dict[str, Any]:
         """Return the state, for :meth:`restore`."""
@@ -84,7 +92,8 @@ class Guard:
         self.rows = state["rows"]
 
 
-def _problem(trained: Tensor, adapted: Tensor, reliable: Tensor) -> str:
+def _problem(rows: Tensor, fewest: int) -> str:
+    trained, adapted, reliable = rows.unbind(1)
     before, after = class_perplexity(trained), class_perplexity(adapted)
     samples = f"the last {len(trained)} samples"
     if after - 1 < KEPT * (before - 1) and before - after > LOST:
@@ -94,7 +103,7 @@ def _problem(trained: Tensor, adapted: Tensor, reliable: Tensor) -> str:
         )
     sure = reliable.bool()
     contradicted = float((trained != adapted)[sure].double().mean()) if sure.any() else 0.0
-    if int(sure.sum()) >= FEWEST // 2 and contradicted > CONTRADICTED and after < before:
+    if int(sure.sum()) >= fewest // 2 and contradicted > CONTRADICTED and after < before:
         return (
             f"on {samples} it contradicts {contradicted:.0%} of the trained model's reliable "
             "predictions, with fewer classes"

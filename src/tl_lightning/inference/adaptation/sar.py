@@ -39,7 +39,8 @@ class SAR(Tent):
     """Steps on the entropy of reliable samples, with the gradient at the worst nearby parameters.
 
     The trained model is restored when the mean loss has become so small that the model is about to
-    collapse.
+    collapse. The mean continues, as in the authors' code, which sets it again after it has restored
+    the model: where the trained model itself is so certain, it is restored after every step.
 
     Args:
         parameters: Scales and shifts of the adapted normalisation layers.
@@ -62,7 +63,8 @@ class SAR(Tent):
         before = self._perturbed(first[reliable].mean())
         second = entropies(forward())
         reliable &= second.detach() < RELIABLE * largest
-        loss = second[reliable].mean() if reliable.any() else None
+        usable = bool(reliable.any() and torch.isfinite(second).all())
+        loss = second[reliable].mean() if usable else None
         self.optimizer.zero_grad()
         if loss is not None:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -72,6 +74,7 @@ class SAR(Tent):
         if loss is None:
             return False
         self.optimizer.step()
+        self.taken += 1
         value = float(loss.detach())
         self.mean = value if self.mean is None else MOMENTUM * self.mean + (1 - MOMENTUM) * value
         return self.mean < RECOVERY * largest

@@ -26,7 +26,8 @@ def adapt_statistics(norms: Iterable[nn.Module], prior: float) -> None:
 
     Mean and variance are :math:`\frac{N}{N + n} s + \frac{n}{N + n} t`, with those of training
     :math:`s`, and those of the batch :math:`t`, which has :math:`n` samples. Gradients reach the
-    statistics of the batch. Layers without statistics of training are left as they are.
+    statistics of the batch. Layers without statistics of training are left as they are, and the
+    statistics of training are used alone if a channel has a single value, which has no variance.
 
     Args:
         norms: Normalisation layers of any kind.
@@ -35,6 +36,8 @@ def adapt_statistics(norms: Iterable[nn.Module], prior: float) -> None:
 
     def mixed(norm: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (x,) = inputs
+        if x.numel() < 2 * x.shape[1]:  # all outputs would be the shift of the layer
+            return (x,)
         share = len(x) / (len(x) + prior)
         var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
         mean = norm.running_mean.lerp(mean, share)

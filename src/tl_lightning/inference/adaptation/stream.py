@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.inference.adaptation.eata import EATA, fisher_information
-from tl_lightning.inference.adaptation.guard import Guard
+from tl_lightning.inference.adaptation.guard import FEWEST, FEWEST_OF_BATCH, Guard
 from tl_lightning.inference.adaptation.options import AdaptOptions
 from tl_lightning.inference.adaptation.sar import SAR, adapted_by_sar
 from tl_lightning.inference.adaptation.statistics import adapt_statistics, has_statistics
@@ -53,12 +55,12 @@ class StreamAdaptation:
             parameter.requires_grad_(True)
         self.start = [one.detach().clone() for one in self.parameters]
         self.rule = _rule(options, self.parameters, options.learning_rate(batch_size))
-        self.guard = Guard()
+        self.guard = Guard(FEWEST if options.mode == "online" else FEWEST_OF_BATCH)
         #: Number of samples so far, and since the model was last the trained one.
         self.seen = self.since = 0
         #: Whether the guard returned to the trained model, which lasts until the next reset.
         self.returned = False
-        #: Samples predicted by the trained model, and how often it was restored and why.
+        #: Samples predicted by the trained model, steps, and how often it was restored and why.
         self.counts: Counter[str] = Counter()
 
     def regularise(self, batches: Iterable[Tensor]) -> None:
@@ -83,47 +85,83 @@ class StreamAdaptation:
         every = self.options.reset_every
         if self.options.mode == "episodic" or (every is not None and self.since >= every):
             self.reset()
-        found = self.trained.outputs(inputs) if self.returned else self._adapted(inputs)
         if self.returned:
-            self.counts["by_trained_model"] += len(inputs)
+            found, adapted = self.trained.outputs(inputs), 0
+        else:
+            found, adapted = self._adapted(inputs)
+        if adapted < len(inputs):
+            self.counts["by_trained_model"] += len(inputs) - adapted
         self.seen += len(inputs)
         self.since += len(inputs)
         return found
 
     def reset(self) -> None:
-        """Continue from the trained model."""
+        """Continue from the trained model.
+
+        Online, the guard keeps the samples that it has seen, as it would never have enough of them
+        if the resets are frequent. A batch of the episodic mode is judged alone.
+        """
         self._restore_parameters()
-        self.guard.reset()
+        if self.options.mode == "episodic":
+            self.guard.reset()
         self.since, self.returned = 0, False
 
-    def _restore_parameters(self) -> None:
+    def _copy_start(self) -> None:
         with torch.no_grad():
             for parameter, value in zip(self.parameters, self.start, strict=True):
                 parameter.copy_(value)
+
+    def _restore_parameters(self) -> None:
+        self._copy_start()
         if self.rule is not None:
             self.rule.reset()
 
-    def _adapted(self, inputs: Tensor) -> Outputs:
-        """Predict a batch, and let the model adapt to it.
+    def _adapted(self, inputs: Tensor) -> tuple[Outputs, int]:
+        """Predict a batch, and let the model adapt to it; also return how many samples it predicts.
 
         Online, a batch is predicted by the forward pass of the last step, before it, as in the
-        papers.
+        papers. What is returned is what the guard has checked.
         """
         online = self.options.mode == "online"
-        with torch.set_grad_enabled(self.rule is not None):
+        steps = 0 if self.rule is None else self.options.steps
+        with torch.set_grad_enabled(steps > 0):
             found = self._forward(inputs)
-            trained = self._collapsed(inputs, found) if online else None
-            if trained is not None:
-                return trained
-            for step in range(self.options.steps if self.rule is not None else 0):
+            if not torch.isfinite(found[1]).all():
+                trained = self.trained.outputs(inputs)
+                sound = np.asarray(np.isfinite(trained.logits).all(1))
+                if not sound.all():
+                    return self._without(inputs, trained, sound)
+            for step in range(steps):
                 if step:
                     found = self._forward(inputs)
+                if online and step == steps - 1:
+                    break
                 self._update(found[1], inputs)
-        if not online:
-            with torch.no_grad():
-                found = self._forward(inputs)
-            trained = self._collapsed(inputs, found)
-        return _plain(found) if trained is None else trained
+            if not online:
+                with torch.no_grad():
+                    found = self._forward(inputs)
+            replaced = self._collapsed(inputs, found)
+            if replaced is not None:
+                return replaced, 0
+            if online and steps:
+                self._update(found[1], inputs)
+        return _plain(found), len(inputs)
+
+    def _without(
+        self, inputs: Tensor, trained: Outputs, sound: NDArray[np.bool_]
+    ) -> tuple[Outputs, int]:
+        """Predict and adapt to a part of a batch, whose other samples the trained model predicts.
+
+        A sample whose outputs are not finite would make the statistics of batch norm, and with
+        them the outputs of all samples of the batch, and the gradient, not finite.
+        """
+        self.counts["not_finite"] += len(sound) - int(sound.sum())
+        if not sound.any():
+            return trained, 0
+        part, number = self._adapted(inputs[torch.from_numpy(sound).to(inputs.device)])
+        features, logits = trained.features.copy(), trained.logits.copy()
+        features[sound], logits[sound] = part.features, part.logits
+        return Outputs(features, logits), number
 
     def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         module = self.module
@@ -133,8 +171,12 @@ class StreamAdaptation:
 
     def _update(self, logits: Tensor, inputs: Tensor) -> None:
         assert self.rule is not None
-        if self.rule.update(logits, lambda: self._forward(inputs)[1]):
-            self._restore_parameters()
+        before = self.rule.taken
+        restore = self.rule.update(logits, lambda: self._forward(inputs)[1])
+        self.counts["steps"] += self.rule.taken - before
+        if restore:
+            self._copy_start()
+            self.rule.restart()
             self.counts["recoveries"] += 1
 
     def _collapsed(self, inputs: Tensor, found: tuple[Tensor, Tensor]) -> Outputs | None:
@@ -142,9 +184,10 @@ class StreamAdaptation:
         logits = found[1].detach()
         if not self.options.guard:
             if not torch.isfinite(logits).all():
+                other = "adapt.prior=16" if self.rule is None else "a lower adapt.lr"
                 raise DataError(
                     f"the adapted model's outputs are not finite after {self.seen:,} samples; set "
-                    "a lower adapt.lr, or adapt.guard=true to return to the trained model"
+                    f"{other}, or adapt.guard=true to return to the trained model"
                 )
             return None
         trained = self.trained.outputs(inputs)
@@ -184,8 +227,8 @@ class StreamAdaptation:
 
     def restore(self, state: bytes) -> None:
         """Take up a state."""
-        device = self.module.device
-        found: dict[str, Any] = torch.load(io.BytesIO(state), device, weights_only=True)
+        # The guard compares on the CPU; parameters and optimizer copy to their device.
+        found: dict[str, Any] = torch.load(io.BytesIO(state), "cpu", weights_only=True)
         with torch.no_grad():
             for parameter, value in zip(self.parameters, found["parameters"], strict=True):
                 parameter.copy_(value)

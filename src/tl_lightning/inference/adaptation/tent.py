@@ -31,10 +31,16 @@ class Tent:
     def __init__(self, parameters: Sequence[nn.Parameter], lr: float) -> None:
         self.parameters = list(parameters)
         self.lr = lr
+        #: Number of steps taken by this object.
+        self.taken = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget what was learned, apart from the parameters, which are reset with the model."""
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the momentum, as the trained model was restored, see :meth:`update`."""
         self.optimizer = torch.optim.SGD(self.parameters, self.lr, momentum=MOMENTUM)
 
     def update(self, logits: Tensor, forward: Callable[[], Tensor]) -> bool:
@@ -48,10 +54,13 @@ class Tent:
         return False
 
     def step(self, loss: Tensor) -> None:
-        """Take a step of the optimizer."""
+        """Take a step of the optimizer, unless the loss is not finite."""
+        if not torch.isfinite(loss):
+            return
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        self.taken += 1
 
     def state(self) -> dict[str, Any]:
         """Return the state, for :meth:`restore`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ import tl_lightning as tl
 from helpers import config, killed_after
 from layouts import image
 from tl_lightning.checkpoints.io import StoredModel
-from tl_lightning.cli.predict import _predict
+from tl_lightning.cli.predict import _adapted, _predict
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.inference.adaptation.eata import EATA, fisher_information
@@ -27,7 +28,7 @@ from tl_lightning.inference.adaptation.sar import SAR, adapted_by_sar
 from tl_lightning.inference.adaptation.statistics import adapt_statistics
 from tl_lightning.inference.adaptation.stream import StreamAdaptation
 from tl_lightning.inference.adaptation.tent import Tent
-from tl_lightning.inference.predictor import Predictor
+from tl_lightning.inference.predictor import Outputs, Predictor
 from tl_lightning.training import build as building
 
 METHODS = ("bn", "tent", "eata", "sar")
@@ -54,6 +55,19 @@ def predictor_of(*overrides: str) -> Predictor:
 @pytest.fixture(scope="module")
 def model() -> Predictor:
     return predictor_of()
+
+
+@pytest.fixture(scope="module")
+def fragile() -> Predictor:
+    """Return a model whose outputs are not finite for images of one colour."""
+    model = predictor_of()
+
+    def spoil(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        plain = given[0][:, :1].flatten(1).var(1) == 0
+        return (given[0].masked_fill(plain[:, None, None, None], math.nan),)
+
+    model.module.backbone.register_forward_pre_hook(spoil)
+    return model
 
 
 def inputs(count: int = 8, seed: int = 0) -> Tensor:
@@ -167,6 +181,16 @@ def test_batch_norm_normalises_by_the_mixture(prior: float) -> None:
         trained = nn.BatchNorm2d(3)
         trained.load_state_dict(norm.state_dict())
         assert torch.allclose(norm(x), trained(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("prior", [0.0, 16.0])
+def test_a_single_value_per_channel_has_no_statistics(prior: float) -> None:
+    norm = nn.BatchNorm1d(3).eval()
+    x = torch.randn(1, 3)
+    expected = norm(x)
+    adapt_statistics([norm], prior)
+    assert torch.equal(norm(x), expected)
+    assert not torch.allclose(norm(torch.randn(2, 3)), norm(x))
 
 
 def test_gradients_reach_the_statistics_of_the_batch() -> None:
@@ -339,6 +363,33 @@ def test_a_restored_state_continues_the_same_stream(method: str, model: Predicto
     assert whole.state() == resumed.state()
 
 
+def test_a_state_is_loaded_wherever_the_model_is(model: Predictor, monkeypatch) -> None:
+    """Samples of the guard stay on the CPU, the means of EATA are with the parameters."""
+    adapted, resumed = (stream_of(model, "eata", lr=0.5, guard=True) for _ in "ab")
+    adapted.outputs(inputs(32))
+    device = property(lambda _: torch.device("meta"))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(resumed.module), "device", device)
+        resumed.restore(adapted.state())
+    assert resumed.guard.rows.device.type == "cpu"
+    rule = EATA([nn.Parameter(torch.ones(3, device="meta"))], 0.5, None)
+    rule.restore({"optimizer": rule.optimizer.state_dict(), "mean": torch.ones(3)})
+    assert rule.mean is not None
+    assert rule.mean.device.type == "meta"
+
+
+def test_sar_continues_the_mean_of_the_loss_after_it_restored_the_model(model) -> None:
+    adapted = stream_of(model, "sar", lr=0.5)
+    rule = cast(SAR, adapted.rule)
+    rule.mean = -10.0  # so low that the next losses do not raise it over the threshold
+    for _ in range(2):
+        adapted.outputs(inputs())
+        assert rule.mean is not None
+        assert rule.mean < -8
+        assert torch.equal(adapted.parameters[0].detach(), adapted.start[0])
+    assert adapted.counts["recoveries"] == adapted.counts["steps"] == 2
+
+
 def test_sar_restores_the_trained_model(model: Predictor, monkeypatch) -> None:
     adapted = stream_of(model, "sar", lr=0.5)
     monkeypatch.setattr(SAR, "update", lambda *_: True)
@@ -346,6 +397,19 @@ def test_sar_restores_the_trained_model(model: Predictor, monkeypatch) -> None:
     adapted.outputs(inputs())
     assert torch.equal(adapted.parameters[0].detach(), adapted.start[0])
     assert adapted.counts["recoveries"] == 1
+
+
+@pytest.mark.parametrize(("counted", "said"), [
+    ({"steps": 3, "recoveries": 3}, "; nothing was learned, as each step was undone; pr"),
+    ({}, "; nothing was learned, as no step was taken; probabilities are"),
+    ({"steps": 3, "recoveries": 1, "not_finite": 2}, "the trained model 1 times; 2 samples"),
+])  # fmt: skip
+def test_the_last_line_says_if_nothing_was_adapted(counted, said) -> None:
+    work: Any = SimpleNamespace(options=SimpleNamespace(adapt=options("sar")))
+    summary: Any = SimpleNamespace(adapted=counted, counts={"readable": 9})
+    assert said in _adapted(work, summary)
+    work.options.adapt = options("bn")
+    assert "nothing was learned" not in _adapted(work, summary)
 
 
 # -- guard -----------------------------------------------------------------------------------------
@@ -410,6 +474,89 @@ def test_outputs_that_are_not_finite_are_an_error_without_a_guard(model: Predict
     adapted.parameters[0].data.fill_(math.nan)
     message = "the adapted model's outputs are not finite after 0 samples; set a lower adapt.lr"
     with pytest.raises(DataError, match=message):
+        adapted.outputs(inputs())
+
+
+def test_steps_before_the_returned_outputs_are_checked_as_well(model: Predictor) -> None:
+    """With several steps, the outputs are those of the last forward pass."""
+    adapted = stream_of(model, "tent", steps=2, guard=True)
+    assert adapted.rule is not None
+    adapted.rule.update = lambda *_: bool(adapted.parameters[0].data.fill_(math.nan).sum() < 0)
+    found = adapted.outputs(inputs())
+    assert np.array_equal(found.logits, model.outputs(inputs()).logits)
+    assert adapted.counts["returns"] == 1
+
+
+@pytest.mark.parametrize("given", [
+    {"mode": "episodic", "steps": 3}, {"reset_every": 32},
+])  # fmt: skip
+def test_the_guard_decides_although_the_model_is_often_reset(given, model: Predictor) -> None:
+    adapted = stream_of(model, "tent", lr=HIGH, guard=True, **given)
+    adapted._forward = lambda x: (  # type: ignore[method-assign]
+        torch.zeros(len(x), 3), one_hot([0] * len(x)) + 0 * adapted.parameters[0].sum()
+    )  # fmt: skip
+    adapted.trained = cast(Predictor, SimpleNamespace(
+        outputs=lambda x: Outputs(np.zeros((len(x), 3)), one_hot(MIXED[:len(x)]).numpy())
+    ))  # fmt: skip
+    for seed in range(2):
+        adapted.outputs(inputs(32, seed))
+    assert adapted.counts["returns"] >= 1
+
+
+def test_a_batch_of_the_episodic_mode_is_judged_by_16_samples() -> None:
+    assert Guard(16).problem(one_hot(MIXED[:16]), one_hot([0] * 16))
+    assert not Guard(16).problem(one_hot(MIXED[:15]), one_hot([0] * 15))
+
+
+# -- values that are not finite --------------------------------------------------------------------
+def test_the_guard_compares_sample_by_sample() -> None:
+    trained, adapted = one_hot(MIXED), one_hot(MIXED)
+    trained[3] = adapted[3] = math.nan
+    assert not Guard().problem(trained, adapted)
+    adapted[4] = math.nan
+    assert Guard().problem(trained, adapted) == "its outputs are not finite"
+
+
+@pytest.mark.parametrize("guard", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sample_without_finite_outputs_leaves_the_others_alone(method, guard, fragile) -> None:
+    """The others are predicted, and adapted to, as if it were not in the batch."""
+    given = {} if method == "bn" else {"lr": 0.5}
+    odd, bare = (stream_of(fragile, method, guard=guard, **given) for _ in "ab")
+    batch = inputs(9)
+    batch[4] = 7
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    for _ in range(2):
+        found, expected = odd.outputs(batch), bare.outputs(batch[others])
+        assert np.isnan(found.logits[4]).all()
+        assert np.isfinite(found.features[others]).all()
+        assert np.array_equal(found.logits[others], expected.logits)
+    assert odd.counts["by_trained_model"] == odd.counts["not_finite"] == 2
+    assert odd.counts["returns"] == 0
+
+
+def test_a_batch_without_finite_outputs_is_that_of_the_trained_model(fragile: Predictor) -> None:
+    adapted = stream_of(fragile, "tent", lr=0.5)
+    assert np.isnan(adapted.outputs(inputs().fill_(7)).logits).all()
+    assert torch.equal(adapted.parameters[0].detach(), adapted.start[0])
+
+
+@pytest.mark.parametrize("kind", [Tent, SAR])
+def test_a_loss_that_is_not_finite_is_no_step(kind: type[Tent]) -> None:
+    parameter = leaf(1.0, 1.0, 1.0)
+    rule = kind([parameter], 0.5)
+    bad = logits_of(parameter) * torch.tensor([[1.0], [math.nan], [1.0]])
+    rule.update(bad, lambda: bad)
+    assert parameter.detach().tolist() == [1.0, 1.0, 1.0]
+    assert rule.taken == 0
+
+
+def test_outputs_of_bn_that_are_not_finite_do_not_name_the_learning_rate(model) -> None:
+    adapted = stream_of(model, "bn")
+    adapted._forward = lambda x: (  # type: ignore[method-assign]
+        torch.zeros(len(x), 3), torch.full((len(x), 10), math.nan)
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"after 0 samples; set adapt\.prior=16, or adapt"):
         adapted.outputs(inputs())
 
 

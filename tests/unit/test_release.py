@@ -75,6 +75,9 @@ def test_the_container_of_editors_is_built_from_the_dockerfile() -> None:
     assert (folder / found["build"]["dockerfile"]).resolve() == REPO / "Dockerfile"
     assert (folder / found["build"]["context"]).resolve() == REPO
     assert found["postCreateCommand"] == "make install"
+    # The environment of the image is another one, in front of which that of the workspace must be.
+    path = found["remoteEnv"]["PATH"].split(":", 1)
+    assert path == ["${containerWorkspaceFolder}/.venv/bin", "${containerEnv:PATH}"]
 
 
 def test_the_workflow_calls_the_check_on_every_supported_python() -> None:

@@ -157,7 +157,9 @@ def predict(
             may be endless; otherwise a list.
         allow: Full names of additional classes that the checkpoint's configuration may build.
         options: Fields of :class:`.Options`: ``top``, ``precision``, ``embeddings``, ``tta``,
-            ``batch_size``, ``workers`` and ``devices``.
+            ``batch_size``, ``workers``, ``devices`` and ``adapt``: the name of a method of
+            test-time adaptation, or a mapping with ``method`` and further fields of
+            :class:`.AdaptOptions`.
 
     Raises:
         CheckpointError: If the checkpoint cannot be used.

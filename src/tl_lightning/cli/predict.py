@@ -30,6 +30,7 @@ VALUES = {
     "workers": "2", "devices": "all", "adapt": "tent", "adapt.mode": "online",
     "adapt.reset_every": "1000", "adapt.prior": "16", "adapt.lr": "0.00025", "adapt.steps": "1",
     "adapt.guard": "true", "adapt.fisher": "<samples of the source>",
+    "adapt.column": "<name>",
     "allow": "[<import path of a custom class>]",
 }  # fmt: skip
 #: Options of earlier versions.
@@ -65,7 +66,7 @@ USAGE = Usage(
         },
         "Computation": {
             "tta": "true: average each image with its mirror image (default: false)",
-            "batch_size": "samples per batch (default: 16 on a CPU, 64 on a GPU)",
+            "batch_size": "samples per batch (default: 16 on a CPU, 64 on a GPU or with adapt)",
             "workers": "threads that read (default: the number of processor cores)",
             "devices": "all (every GPU, else the CPU), cpu, or [cuda:0,cuda:1] (default: all)",
         },
@@ -81,6 +82,7 @@ USAGE = Usage(
             "adapt.lr": "learning rate (default: 0.00025, less for batches below 32)",
             "adapt.steps": "steps on each batch (default: 1)",
             "adapt.fisher": "for eata: unlabelled samples of the source, or none",
+            "adapt.column": "column of the table adapt.fisher (default: column)",
         },
     },
     (
@@ -115,6 +117,7 @@ def _predict(arguments: list[str]) -> None:
     source = _source(
         work, given, [one.removeprefix("text=") for one in arguments if one.startswith("text=")]
     )
+    work.prepare()
     loaded = time.monotonic()
     kind = work.predictor.kind
     from tl_lightning.utils.progress import counting
@@ -194,6 +197,11 @@ def _adapt(given: dict[str, str]) -> Any:
             found[key] = _number(f"adapt.{key}", found[key], kind)
     if "guard" in found:
         found["guard"] = flag("adapt.guard", found["guard"])
+    from tl_lightning.data.io.tables import PARQUET
+
+    tables = (".csv", ".tsv", *PARQUET)
+    if "column" in given and Path(found.get("fisher", "")).suffix.lower() in tables:
+        found.setdefault("column", given["column"])
     return AdaptOptions(method=given["adapt"], **found)  # type: ignore[arg-type]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tl_lightning import __version__
 from tl_lightning.errors import ConfigError, DataError
@@ -93,7 +94,8 @@ class Work:
         threshold: Probability below which a sample has no class, or None.
         adaptation: The copy of the model that adapts to the samples, or None. Such work is for
             one input.
-        source: Hash of the samples that its regulariser was computed on; empty without.
+        source: Hash of the samples that its regulariser is computed on; empty without.
+        regulariser: Network inputs of these samples, until :meth:`prepare` has used them.
     """
 
     predictors: Sequence[Predictor]
@@ -101,6 +103,7 @@ class Work:
     threshold: float | None
     adaptation: StreamAdaptation | None = None
     source: str = ""
+    regulariser: Iterator[Tensor] | None = None
 
     @property
     def predictor(self) -> Predictor:
@@ -116,8 +119,22 @@ class Work:
         """Return the summary of no predictions."""
         return Summary(LogitSample(len(self.predictor.classes)))
 
+    def prepare(self) -> None:
+        """Compute the regulariser of the adaptation, if it is not, which takes long.
+
+        It is left until the input has been found, so that a wrong one is reported at once.
+
+        Raises:
+            ConfigError: If the learning rate is too high for the regulariser.
+            DataError: If one of the samples of the source cannot be read.
+        """
+        batches, self.regulariser = self.regulariser, None
+        if batches is not None and self.adaptation is not None:
+            self.adaptation.regularise(batches)
+
     def chunks(self, samples: Iterable[Sample]) -> Iterator[tuple[Chunk, list[Prediction]]]:
         """Yield the predictions of samples in their order, chunk by chunk."""
+        self.prepare()
         parts = (self.predictors, samples, self.options, self.adaptation)
         with closing(outputs_of(*parts)) as found:
             for chunk in found:
@@ -134,7 +151,7 @@ def opened(checkpoint: str | Path | Predictor, options: Options, allow: Sequence
     Raises:
         CheckpointError: If the checkpoint cannot be used.
         ConfigError: If an option does not fit the model or this machine.
-        DataError: If the samples of the source for an adaptation cannot be read.
+        DataError: If there are no samples of the source for an adaptation that requires them.
     """
     if isinstance(checkpoint, Predictor):
         predictors = [checkpoint]
@@ -193,8 +210,7 @@ def _adapting(work: Work) -> None:
     assert work.options.adapt is not None
     work.adaptation = StreamAdaptation(work.predictor, work.options.adapt, work.batch_size)
     if work.options.adapt.regularised:
-        batches, work.source = source_batches(work.predictor, work.options)
-        work.adaptation.regularise(batches)
+        work.regulariser, work.source = source_batches(work.predictor, work.options)
 
 
 def stream(work: Work, inputs: Any) -> Iterator[Prediction]:
@@ -244,6 +260,7 @@ def to_file(
     Raises:
         DataError: If the file cannot be written.
     """
+    work.prepare()
     form.unknown = work.predictor.recognises_unknown
     form.values = work.predictor.value_names
     form.kind = work.predictor.module.task.kind

@@ -117,12 +117,18 @@ def from_texts(texts: Iterable[str]) -> Source:
     return Source(samples, len(samples))
 
 
-def from_python(inputs: Any, kind: Kind) -> Source:
-    """Return the samples of anything that :func:`tl_lightning.predict` accepts."""
+def from_python(inputs: Any, kind: Kind, column: str | None = None) -> Source:
+    """Return the samples of anything that :func:`tl_lightning.predict` accepts.
+
+    Args:
+        inputs: A path as for :func:`from_input`, or samples.
+        kind: What the model classifies.
+        column: Column of a table; None finds it by name.
+    """
     if isinstance(inputs, str | Path):
         if kind == "texts" and not _exists(inputs):
             raise DataError(f"{inputs!r} is not a file or folder; pass [text] for a single text")
-        return from_input(str(inputs), kind)
+        return from_input(str(inputs), kind, column)
     if kind == "vectors":
         rows = inputs if hasattr(inputs, "shape") else np.asarray(list(inputs))
         if len(rows.shape) != 2:

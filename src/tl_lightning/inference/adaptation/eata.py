@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tl_lightning.inference.adaptation.tent import MOMENTUM as STEP_MOMENTUM
 from tl_lightning.inference.adaptation.tent import Tent
 from tl_lightning.methods.entropy import entropies
 
-__all__ = ["EATA", "FISHER_SAMPLES", "fisher_information"]
+__all__ = ["EATA", "FISHER_SAMPLES", "fisher_information", "highest_lr"]
 
 #: A sample is reliable if its entropy is below this fraction of the largest one.
 RELIABLE = 0.4
@@ -55,6 +56,20 @@ def fisher_information(
                 total += gradient.square()
         number += 1
     return [total / number for total in sums]
+
+
+def highest_lr(fisher: Sequence[Tensor]) -> float:
+    """Return the learning rate above which steps on the regulariser alone diverge.
+
+    Gradient descent with momentum ``m`` on a parabola of curvature ``h`` converges for learning
+    rates below ``2 (1 + m) / h`` (Polyak 1964); here, ``h`` is twice the weight times the
+    largest Fisher information.
+
+    >>> highest_lr([torch.tensor([0.0, 1e-3]), torch.tensor([2e-3])])
+    0.475
+    """
+    largest = max((float(one.max()) for one in fisher), default=0.0)
+    return (1 + STEP_MOMENTUM) / (WEIGHT * largest) if largest > 0 else math.inf
 
 
 class EATA(Tent):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tl_lightning.errors import ConfigError, nearest
@@ -15,6 +18,17 @@ AdaptMode = Literal["online", "episodic"]
 #: Learning rate of tent, eata and sar, for batches of at least this many samples, and in proportion
 #: for smaller ones (the authors' code of EATA and SAR for ResNet-50 on ImageNet).
 LR, LR_BATCH = 2.5e-4, 32
+#: Types of the options, in words, and what to do about another one.
+TYPES: tuple[tuple[str, type, str, str], ...] = (
+    ("method", str, "the name of a method", "set adapt=tent"),
+    ("mode", str, "online or episodic", "leave out adapt.mode"),
+    ("reset_every", Integral, "an integer", "set adapt.reset_every=1000"),
+    ("prior", Real, "a finite number", "set adapt.prior=16"),
+    ("lr", Real, "a finite number", "leave out adapt.lr"),
+    ("steps", Integral, "an integer", "set adapt.steps=1"),
+    ("guard", bool, "true or false", "set adapt.guard=true"),
+    ("column", str, "the name of a column", "leave out adapt.column"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class AdaptOptions:
         fisher: For ``eata``: unlabelled samples of the source, which the Fisher information of the
             regulariser is computed on, as in ``input=`` or as inputs of ``tl.predict``; ``none``:
             no regulariser (called ETA in the paper).
+        column: Column of the paths or texts, if ``fisher`` is a table; None: found by its name.
     """
 
     method: AdaptMethod
@@ -47,10 +62,21 @@ class AdaptOptions:
     steps: int = 1
     guard: bool = True
     fisher: Any = None
+    column: str | None = None
 
     def __post_init__(self) -> None:
-        if problems := self._problems():
+        if problems := list(self._type_problems()) or self._problems():
             raise ConfigError(problems)
+
+    def _type_problems(self) -> Iterator[str]:
+        for key, kind, words, other in TYPES:
+            value = getattr(self, key)
+            if value is None and key in ("reset_every", "lr", "column"):
+                continue
+            right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            if not right or (kind is Real and not math.isfinite(value)):
+                name = "adapt" if key == "method" else f"adapt.{key}"
+                yield f"{name}={value!r} must be {words}; {other}"
 
     def _problems(self) -> list[str]:
         found = []
@@ -89,6 +115,10 @@ class AdaptOptions:
                 "adapt.fisher=<folder of images of the source, without labels>, or "
                 "adapt.fisher=none to adapt without this regulariser"
             )
+        if self.column is not None and (
+            not isinstance(self.fisher, str | Path) or _is_none(self.fisher)
+        ):
+            found.append("adapt.column has no effect without a table in adapt.fisher; remove it")
         if self.method != "eata" and self.fisher is not None:
             found.append(f"adapt.fisher has no effect with adapt={self.method}; remove it")
         return found
@@ -102,11 +132,16 @@ class AdaptOptions:
         """
         if given is None or isinstance(given, AdaptOptions):
             return given
+        if not isinstance(given, str | Mapping):
+            raise ConfigError(
+                f"adapt={given!r} must be the name of a method, a mapping with it, or "
+                'AdaptOptions; pass adapt="tent", or leave out adapt'
+            )
         values = {"method": given} if isinstance(given, str) else dict(given)
         known = [one.name for one in fields(cls)]
         for name in values:
             if name not in known:
-                raise ConfigError(f"adapt.{name} is not an option; {nearest(name, known)}")
+                raise ConfigError(f"adapt.{name} is not an option; {nearest(str(name), known)}")
         if "method" not in values:
             raise ConfigError('adapt has no method; pass adapt={"method": "tent", ...}')
         return cls(**values)

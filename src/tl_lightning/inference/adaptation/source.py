@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from torch import Tensor
 
-from tl_lightning.errors import DataError
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.inference.adaptation.eata import FISHER_SAMPLES
 from tl_lightning.inference.draft import digest_after
 from tl_lightning.inference.options import Options
@@ -24,13 +25,16 @@ def source_batches(predictor: Predictor, options: Options) -> tuple[Iterator[Ten
     """Return network inputs of random samples of ``adapt.fisher``, and a hash of the samples.
 
     Raises:
+        ConfigError: If a table has no such column.
         DataError: If there are none, or, while the inputs are read, if one cannot be read.
     """
     assert options.adapt is not None
+    fisher, column = options.adapt.fisher, options.adapt.column
     try:
-        found = list(from_python(options.adapt.fisher, predictor.kind).samples)
-    except DataError as error:
-        raise DataError(str(error).replace("input=", "adapt.fisher=")) from error
+        found = list(from_python(fisher, predictor.kind, column).samples)
+    except (ConfigError, DataError) as error:
+        text = re.sub(r"\bcolumn(?==|$)", "adapt.column", str(error))
+        raise type(error)(text.replace("input=", "adapt.fisher=")) from error
     if not found:
         raise DataError("adapt.fisher is empty; set adapt.fisher=<samples of the source>")
     # Random, as a folder is sorted by class, and always the same.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.inference.adaptation.eata import EATA, fisher_information
+from tl_lightning.inference.adaptation.eata import EATA, fisher_information, highest_lr
 from tl_lightning.inference.adaptation.guard import FEWEST, FEWEST_OF_BATCH, Guard
 from tl_lightning.inference.adaptation.options import AdaptOptions
 from tl_lightning.inference.adaptation.sar import SAR, adapted_by_sar
@@ -68,12 +69,29 @@ class StreamAdaptation:
 
         Args:
             batches: Network inputs of samples of the source.
+
+        Raises:
+            ConfigError: If steps on the regulariser would diverge at the learning rate.
+            DataError: If the Fisher information is not finite.
         """
         assert isinstance(self.rule, EATA)
         with torch.enable_grad():
-            self.rule.fisher = fisher_information(
+            fisher = fisher_information(
                 batches, lambda inputs: self._forward(inputs)[1], self.parameters
             )
+        if not all(torch.isfinite(one).all() for one in fisher):
+            raise DataError(
+                "the Fisher information of adapt.fisher is not finite, as the model's outputs for "
+                "some samples are not; set adapt.fisher=<other samples of the source>"
+            )
+        highest = highest_lr(fisher)
+        if self.rule.lr > highest:
+            raise ConfigError(
+                f"adapt.lr={self.rule.lr:g} is too high for the regulariser of eata, whose steps "
+                f"diverge above {_rounded_down(highest)}; set adapt.lr={_rounded_down(highest)} or "
+                "lower, or adapt.fisher=none to adapt without the regulariser"
+            )
+        self.rule.fisher = fisher
 
     # -- one batch -----------------------------------------------------------------------------
     def outputs(self, inputs: Tensor) -> Outputs:
@@ -245,6 +263,16 @@ def _rule(options: AdaptOptions, parameters: list[Any], lr: float) -> Tent | Non
     if options.method == "eata":
         return EATA(parameters, lr, None)
     return SAR(parameters, lr) if options.method == "sar" else Tent(parameters, lr)
+
+
+def _rounded_down(number: float) -> str:
+    """Return a number with two digits, which is not larger.
+
+    >>> _rounded_down(0.00199), _rounded_down(0.475)
+    ('0.0019', '0.47')
+    """
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return f"{math.floor(number / unit) * unit:.2g}"
 
 
 def _plain(found: tuple[Tensor, Tensor]) -> Outputs:

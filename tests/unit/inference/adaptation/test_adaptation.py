@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tl_lightning as tl
+import tl_lightning.inference.adaptation.stream as streams
 from helpers import config, killed_after
 from layouts import image
 from tl_lightning.checkpoints.io import StoredModel
 from tl_lightning.cli.predict import _adapted, _predict
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.inference.adaptation.eata import EATA, fisher_information
+from tl_lightning.inference.adaptation.eata import EATA, fisher_information, highest_lr
 from tl_lightning.inference.adaptation.guard import Guard
 from tl_lightning.inference.adaptation.options import AdaptOptions
 from tl_lightning.inference.adaptation.sar import SAR, adapted_by_sar
@@ -100,6 +101,20 @@ def stream_of(model: Predictor, method: str, **given: Any) -> StreamAdaptation:
     ("eata", "adapt=eata keeps the model near the trained one by samples of the source; set"),
     ({"method": "sar", "fisher": "x"}, "adapt.fisher has no effect with adapt=sar; remove it"),
     ({"method": "bn", "mode": "episodic", "reset_every": 9}, "adapt.reset_every has no effect"),
+    (True, 'adapt=True must be the name of a method, a mapping with it, or AdaptOptions; pass ada'),
+    (5, "adapt=5 must be the name of a method"),
+    ({"method": 5}, "adapt=5 must be the name of a method; set adapt=tent"),
+    ({"method": "tent", 5: 1}, "adapt.5 is not an option; valid: "),
+    ({"method": "tent", "mode": None}, "adapt.mode=None must be online or episodic; leave out"),
+    ({"method": "tent", "lr": "0.1"}, "adapt.lr='0.1' must be a finite number; leave out adapt.lr"),
+    ({"method": "tent", "lr": math.inf}, "adapt.lr=inf must be a finite number; leave out adapt.l"),
+    ({"method": "tent", "prior": math.nan}, "adapt.prior=nan must be a finite number; set adapt.p"),
+    ({"method": "tent", "guard": "false"}, "adapt.guard='false' must be true or false; set adapt."),
+    ({"method": "tent", "steps": 1.5}, "adapt.steps=1.5 must be an integer; set adapt.steps=1"),
+    ({"method": "tent", "steps": True}, "adapt.steps=True must be an integer; set adapt.steps=1"),
+    ({"method": "tent", "reset_every": "9"}, "adapt.reset_every='9' must be an integer; set adapt"),
+    ({"method": "eata", "fisher": "a.csv", "column": 3}, "adapt.column=3 must be the name of a co"),
+    ({"method": "tent", "column": "a"}, "adapt.column has no effect without a table in adapt.fish"),
 ])  # fmt: skip
 def test_options_that_are_not_valid(given, message) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
@@ -290,6 +305,39 @@ def test_eata_stays_near_the_trained_parameters() -> None:
             rule.update(logits_of(parameter), lambda: BASE)
     assert torch.equal(free[[0, 2]], kept[[0, 2]])
     assert (kept - 1)[1].abs() < 0.5 * (free - 1)[1].abs()
+
+
+@pytest.mark.parametrize("lr", [0.4, 0.5])
+def test_eata_refuses_a_learning_rate_at_which_its_regulariser_diverges(lr, model, monkeypatch):
+    """As iterations on a single parameter show on both sides of the limit."""
+    fisher = [torch.tensor([2e-3])]
+    assert highest_lr(fisher) == pytest.approx(0.475)
+    rule = EATA([leaf(2.0)], lr, fisher)
+    rule.trained = [torch.tensor([1.0])]
+    for _ in range(500):
+        rule.step(cast(Tensor, rule._penalty()))
+    away = float((rule.parameters[0].detach() - 1).abs())
+    assert (away < 1e-3) is (lr < 0.475)
+    monkeypatch.setattr(streams, "fisher_information", lambda *_: fisher)
+    adapted = stream_of(model, "eata", lr=lr)
+    if lr < 0.475:
+        adapted.regularise([])
+        return
+    message = (
+        "adapt.lr=0.5 is too high for the regulariser of eata, whose steps diverge above 0.47;"
+    )
+    with pytest.raises(
+        ConfigError, match=message + r" set adapt\.lr=0\.47 or lower, or adapt\.fis"
+    ):
+        adapted.regularise([])
+
+
+def test_a_fisher_information_that_is_not_finite_is_an_error(fragile: Predictor) -> None:
+    message = (
+        "the Fisher information of adapt.fisher is not finite, as the model's outputs for some"
+    )
+    with pytest.raises(DataError, match=message):
+        stream_of(fragile, "eata").regularise([inputs().fill_(7)])
 
 
 def test_the_fisher_information_is_the_mean_squared_gradient() -> None:
@@ -605,6 +653,39 @@ def test_samples_of_the_source_are_checked(trained: Path, photos: Path) -> None:
         predict(photos)
     with pytest.raises(DataError, match=r"adapt\.fisher is empty; set adapt\.fisher=<samples of"):
         predict([])
+
+
+def test_the_input_is_found_before_the_regulariser_is_computed(
+    trained: Path, photos: Path, monkeypatch
+) -> None:
+    def computed(*_: Any) -> None:
+        pytest.fail("computed before the input was found")
+
+    monkeypatch.setattr(streams, "fisher_information", computed)
+    adapt = {"method": "eata", "fisher": sorted(photos.glob("0[0-6].png"))}
+    with pytest.raises(DataError, match=r"input=.*absent not found"):
+        tl.predict(trained / "run", photos / "absent", adapt=adapt)
+    given = [f"checkpoint={trained / 'run'}", f"input={photos / 'absent'}", "adapt=eata"]
+    with pytest.raises(DataError, match=r"input=.*absent not found"):
+        _predict([*given, f"adapt.fisher={photos}/0[0-6].png"])
+
+
+def test_the_column_of_a_table_of_the_source(trained: Path, photos: Path, tmp_path, capsys) -> None:
+    rows = "\n".join(f"x,{photos / f'{k:02d}.png'}" for k in range(4))
+    (table := tmp_path / "a.csv").write_text(f"image,place\n{rows}\n")
+    (other := tmp_path / "b.csv").write_text(f"name,where\n{rows}\n")
+    given = [f"checkpoint={trained / 'run'}", "adapt=eata", "adapt.lr=1e-6"]
+    _predict([*given, f"input={table}", "column=place", f"adapt.fisher={table}"])
+    _predict([*given, f"input={photos}", "adapt.column=where", f"adapt.fisher={other}"])
+    assert "4 of 4" not in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"^adapt\.column=wo is not in adapt\.fisher=.*b\.csv"):
+        _predict([*given, f"input={photos}", "adapt.column=wo", f"adapt.fisher={other}"])
+    message = r"^adapt\.fisher=.*b\.csv has the columns name, where, .*; set adapt\.column=<name>$"
+    with pytest.raises(ConfigError, match=message):
+        _predict([*given, f"input={photos}", f"adapt.fisher={other}"])
+    message = r"^adapt\.column=a has no effect on adapt\.fisher=.*; remove adapt\.column$"
+    with pytest.raises(ConfigError, match=message):
+        _predict([*given, f"input={photos}", f"adapt.fisher={photos}", "adapt.column=a"])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.cli.common import plain_command, say_interrupted
-from tl_lightning.cli.usage import CHECKPOINT, Usage
+from tl_lightning.cli.usage import CHECKPOINT, TRAINS, Usage
 from tl_lightning.config.compose import as_dict, composed, with_values
 from tl_lightning.config.overrides import quoted
 from tl_lightning.config.paths import folder_problem
@@ -41,6 +41,7 @@ USAGE = Usage(
         },
     },
     ("adapt.py checkpoint=runs/a", "adapt.py checkpoint=runs/a method=[tent] trainer.max_epochs=1"),
+    TRAINS,
 )
 
 

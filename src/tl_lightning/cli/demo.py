@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.cli.serve import serving_options, start
-from tl_lightning.cli.usage import Usage
+from tl_lightning.cli.usage import SERVES, Usage
 
 __all__ = ["demo"]
 
@@ -15,6 +15,7 @@ USAGE = Usage(
     "the nearest labelled samples of the source, and whether the model should rather abstain.",
     serving_options(),
     ("demo.py checkpoint=runs/a precision=0.9",),
+    SERVES,
 )
 
 

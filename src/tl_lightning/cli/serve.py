@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tl_lightning.cli.common import options_of, plain_command
-from tl_lightning.cli.usage import CHECKPOINT, Usage
+from tl_lightning.cli.usage import CHECKPOINT, SERVES, Usage
 from tl_lightning.config.reference import choice_of
 from tl_lightning.errors import ConfigError
 
@@ -38,6 +38,7 @@ USAGE = Usage(
     "GET /health, /model and /metrics. Stops on SIGTERM or Ctrl-C once requests are answered.",
     serving_options(),
     ("serve.py checkpoint=runs/a port=8080 precision=0.95",),
+    SERVES,
 )
 
 

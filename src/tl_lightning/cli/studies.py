@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tl_lightning.cli.common import plain_command
 from tl_lightning.cli.train import train
-from tl_lightning.cli.usage import Usage
+from tl_lightning.cli.usage import TRAINS, Usage
 from tl_lightning.config.paths import folder_problem
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.run_id import run_id
@@ -31,6 +31,7 @@ _ACTIVATION = Usage(
         },
         "Other settings": {"<key>": "any other setting of train.py, for the last three parts"},
     },
+    codes=TRAINS.replace("0: done", "0: done; 1: some runs did not finish"),
 )
 _VALIDATOR = Usage(
     ("validator_study.py <sweep folder>",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tl_lightning.cli.common import plain_command
-from tl_lightning.cli.usage import Usage
+from tl_lightning.cli.usage import TRAINS, Usage
 from tl_lightning.sweeps.tuning.plan import read_plan
 
 __all__ = ["tune"]
@@ -29,6 +29,7 @@ USAGE = Usage(
         },
     },
     ("tune.py model=dann data=digits 'optimizer.lr=log(1e-4,1e-2)' tune.trials=20",),
+    TRAINS,
 )
 
 

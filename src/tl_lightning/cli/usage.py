@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["CHECKPOINT", "SETTINGS", "Usage"]
+__all__ = ["CHECKPOINT", "SERVES", "SETTINGS", "TRAINS", "Usage"]
 
 #: Longest line, and the column at which the descriptions of options start.
 WIDTH, COLUMN = 100, 22
@@ -15,6 +15,15 @@ CHECKPOINT = {
     "checkpoint": "run folder, checkpoint (.ckpt), published folder, or owner/name on the hub",
     "allow": "[<import path>,...]: classes outside this package that the checkpoint may build",
 }
+#: Exit codes of commands that train, and of those that serve until they are stopped.
+TRAINS = (
+    "0: done; 2: the command, the data or the checkpoint cannot be used; 3: training cannot "
+    "continue; 130: Ctrl-C; 143: SIGTERM or SIGUSR1"
+)
+SERVES = (
+    "0: stopped by SIGTERM or the first Ctrl-C; 2: the command or the checkpoint cannot be used; "
+    "130: Ctrl-C before it serves, or a second one"
+)
 SETTINGS = {"<key>": "any other setting of train.py; train.py --help lists them"}
 
 

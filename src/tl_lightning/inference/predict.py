@@ -151,7 +151,7 @@ def opened(checkpoint: str | Path | Predictor, options: Options, allow: Sequence
     Raises:
         CheckpointError: If the checkpoint cannot be used.
         ConfigError: If an option does not fit the model or this machine.
-        DataError: If there are no samples of the source for an adaptation that requires them.
+        DataError: If samples of the source, which an adaptation requires, are missing.
     """
     if isinstance(checkpoint, Predictor):
         predictors = [checkpoint]

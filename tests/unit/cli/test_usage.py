@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from importlib import import_module
 
@@ -10,6 +11,7 @@ import pytest
 from conftest import REPO
 from tables import COMMANDS, with_commands
 from tl_lightning.cli import (
+    adapt,
     advise,
     check_data,
     demo,
@@ -21,11 +23,15 @@ from tl_lightning.cli import (
     rank_backbones,
     report,
     serve,
+    studies,
+    tune,
     write_shards,
 )  # fmt: skip
 from tl_lightning.cli.common import plain_command
 from tl_lightning.cli.usage import COLUMN, WIDTH, Usage
+from tl_lightning.errors import CheckpointError, ConfigError, DataError, TrainingError
 from tl_lightning.inference.serving.settings import SERVE_KEYS
+from tl_lightning.utils import signals
 
 #: Options that a command takes itself, besides settings of training.
 TAKEN: dict[str, tuple[Usage, Collection[str]]] = {
@@ -65,6 +71,20 @@ def test_help_has_sections_and_aligned_options(capsys, monkeypatch) -> None:
         "Do foo.\n\nUsage: foo.py a=<a>\n\nInput:\n  a=                  " + "x" * 76
     )
     assert "\n" + " " * COLUMN + "end\n\nExamples:\n  foo.py a=1\n\nExit codes: 0" in str(usage)
+
+
+def codes(usage: Usage) -> set[int]:
+    return {int(found) for found in re.findall(r"(?:^|; )(\d+): ", usage.codes)}
+
+
+def test_help_names_the_exit_codes_of_commands_that_train() -> None:
+    known = {one.exit_code for one in (ConfigError, DataError, CheckpointError, TrainingError)}
+    expected = {0, *known, 130, signals.EXIT_CODE}
+    assert codes(adapt.USAGE) == codes(tune.USAGE) == expected
+    assert codes(studies._ACTIVATION) == {1, *expected}  # 1: train() after a sweep
+    assert "0: stopped by SIGTERM or the first Ctrl-C" in serve.USAGE.codes
+    assert demo.USAGE.codes == serve.USAGE.codes
+    assert codes(serve.USAGE) == {0, ConfigError.exit_code, 130}
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:

@@ -17,8 +17,10 @@ PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").g
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.S | re.M)
 #: The comment in front of a block that no test executes.
 MARK = re.compile(r"<!-- not executed: (.+?) -->\n*\Z", re.S)
-#: Languages of a block of commands; others than these and python are output or configuration.
+#: Languages of a block of commands.
 SHELL = ("", "sh", "bash")
+#: Languages of output and configuration.
+OTHER = ("text", "yaml")
 #: First words of commands, as they would be in blocks that are only indented.
 INDENTED = re.compile(r"^    (?:python|pip|make|tl-[a-z]+|train\.py|tune\.py) .*$", re.M)
 

@@ -65,7 +65,7 @@ def highest_lr(fisher: Sequence[Tensor]) -> float:
     rates below ``2 (1 + m) / h`` (Polyak 1964); here, ``h`` is twice the weight times the
     largest Fisher information.
 
-    >>> highest_lr([torch.tensor([0.0, 1e-3]), torch.tensor([2e-3])])
+    >>> round(highest_lr([torch.tensor([0.0, 1e-3]), torch.tensor([2e-3])]), 6)
     0.475
     """
     largest = max((float(one.max()) for one in fisher), default=0.0)

@@ -16,10 +16,11 @@ from torch.nn import functional
 
 import tl_lightning as tl
 import tl_lightning.inference.adaptation.stream as streams
+from conftest import REPO
 from helpers import config, killed_after
 from layouts import image
 from tl_lightning.checkpoints.io import StoredModel
-from tl_lightning.cli.predict import _adapted, _predict
+from tl_lightning.cli.predict import USAGE, _adapted, _predict
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.inference.adaptation.eata import EATA, fisher_information, highest_lr
@@ -29,6 +30,7 @@ from tl_lightning.inference.adaptation.sar import SAR, adapted_by_sar
 from tl_lightning.inference.adaptation.statistics import adapt_statistics
 from tl_lightning.inference.adaptation.stream import StreamAdaptation
 from tl_lightning.inference.adaptation.tent import Tent
+from tl_lightning.inference.options import Options
 from tl_lightning.inference.predictor import Outputs, Predictor
 from tl_lightning.training import build as building
 
@@ -609,6 +611,16 @@ def test_outputs_of_bn_that_are_not_finite_do_not_name_the_learning_rate(model) 
 
 
 # -- command and Python ----------------------------------------------------------------------------
+def test_defaults_and_options_are_documented() -> None:
+    assert Options(adapt="tent").samples("cpu") == 64  # type: ignore[arg-type]
+    assert "64 on a GPU or with adapt" in USAGE.sections["Computation"]["batch_size"]
+    assert "``adapt``" in (tl.predict.__doc__ or "")
+    assert "\n## A stream that the model adapts to\n" in (REPO / "docs/prediction.md").read_text()
+    assert "#a-stream-that-the-model-adapts-to" in (REPO / "docs/python_api.md").read_text()
+    listed = (REPO / "docs/api.md").read_text()
+    assert all(f"{one.__module__}.{one.__name__}\n" in listed for one in (Options, AdaptOptions))
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("photos")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tl_lightning.inference.predictor import Predictor as Predictor
     from tl_lightning.methods.base import Method as Method
     from tl_lightning.methods.base import Penalty as Penalty
-    from tl_lightning.methods.base import TargetBank as TargetBank
+    from tl_lightning.methods.components.target_bank import TargetBank as TargetBank
     from tl_lightning.models.base import TransferModule as TransferModule
     from tl_lightning.types import Context as Context
     from tl_lightning.types import InputSpec as InputSpec
@@ -36,7 +36,8 @@ _HOMES = {
     "data.datamodules.base": ("TransferDataModule",),
     "data.needs": ("ModelNeeds",),
     "inference.predictor": ("Predictor",),
-    "methods.base": ("Method", "Penalty", "TargetBank"),
+    "methods.base": ("Method", "Penalty"),
+    "methods.components.target_bank": ("TargetBank",),
     "models.base": ("TransferModule",),
     "types": ("Context", "InputSpec", "LayerGroup", "View"),
 }

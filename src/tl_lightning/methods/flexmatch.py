@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tl_lightning.errors import ConfigError
 from tl_lightning.methods.components.gather import gathered_tensor
@@ -50,8 +51,10 @@ class FlexMatch(FixMatch):
 
     def thresholds(self) -> Tensor:
         """Return the threshold of every class ``(K,)``."""
-        counts = torch.bincount(self.latest[self.latest >= 0], minlength=self.num_classes).float()
-        unused = (self.latest < 0).sum()
+        # Neither bincount nor a mask, which would wait for the device; first those without a class.
+        ones = torch.ones_like(self.latest)
+        found = self.latest.new_zeros(self.num_classes + 1).scatter_add(0, self.latest + 1, ones)
+        unused, counts = found[0], found[1:].float()
         learned = counts / torch.maximum(counts.max(), unused).clamp(min=1)
         return self.threshold * learned / (2 - learned)
 
@@ -63,5 +66,8 @@ class FlexMatch(FixMatch):
         # On every rank those of all ranks, so that they have the same thresholds.
         found = torch.where(confidence >= self.threshold, labels, -1)
         index, found = (gathered_tensor(part) for part in (views["target"].require("index"), found))
-        self.latest[index[found >= 0]] = found[found >= 0]
+        # Those without a confident prediction write to a place of their own, after the others.
+        values = functional.pad(self.latest, (0, 1))
+        values[torch.where(found >= 0, index, len(self.latest))] = found
+        self.latest.copy_(values[:-1])
         return pseudo_label_loss(views["target_strong"].logits, labels, confident)

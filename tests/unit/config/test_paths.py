@@ -17,7 +17,7 @@ from tl_lightning.config.paths import choices, file_problems, folder_problem, gr
         ("model=dannn", "model=dannn is not a choice of conf/model/; did you mean 'dann'?"),
         ("model=dann,sorce_only", "conf/model/; did you mean 'source_only'?"),
         ("method=[dann,mcx]", "method=[dann,mcx] is not a choice of conf/method/; did you mean"),
-        ("loss=null", "loss=null is not a choice of conf/loss/; valid: cross_entropy, focal"),
+        ("loss=null", "loss=null is not a choice of conf/loss/; valid: absolute_error, "),
         ("~data", "~data: a run needs data=<name>; valid: cifar10"),
         ("+debug=fdr", "+debug=fdr is not a choice of conf/debug/; valid: default, limit"),
     ],

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra.errors import HydraException
 
+from config_values import _REQUIRES
 from conftest import REPO
 from helpers import config
 from tl_lightning.config.compose import compose
@@ -292,6 +293,10 @@ def test_every_choice_in_conf_passes_the_check(override: str) -> None:
         more += [f"data={kinds[override.partition('=')[2]]}", "model=source_only"]
     if override == "logger=tensorboard":
         pytest.importorskip("tensorboard")
+    if override.startswith("loss="):  # losses of other kinds of labels
+        more += [
+            text for key, texts in _REQUIRES.items() if re.match(key, override) for text in texts
+        ]
     plain = OmegaConf.to_container(compose([override, *more]), resolve=True)
     validation.check(plain)
 

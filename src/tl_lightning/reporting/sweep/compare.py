@@ -218,6 +218,7 @@ def _gain(label: str, reference: str, mean: float, half: str, measure: Measure =
 
     >>> _gain("dann", "source-only", -0.01, "")
     'dann is 1.0 points worse than source-only'
+    >>> from tl_lightning.reporting.measure import MEASURES
     >>> _gain("dann", "source-only", -0.25, "", MEASURES["mae"])
     'dann has a mean absolute error 0.25 lower than source-only'
     """

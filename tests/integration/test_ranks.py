@@ -250,6 +250,10 @@ def test_two_ranks_equal_one_rank_with_twice_the_batch_size(name, jobs, two, tmp
     assert scales[0]["global_batch"] == scales[1]["global_batch"]
     assert [scale["processes"] for scale in scales] == [1, 2]
     predictions = [np.load(f / "predictions.npz") for f in (tmp_path, two / name)]
+    if name == "numbers":  # no classes, and nothing that is computed of them
+        for part in ("source_value", "source_measured", "target_value", "target_measured"):
+            np.testing.assert_allclose(predictions[0][part], predictions[1][part], atol=1e-5)
+        return
     for part in ("source_true", "source_pred", "target_true", "target_pred"):
         assert np.array_equal(predictions[0][part], predictions[1][part])
     for part in ("source_logits", "target_logits", "source_val_logits"):

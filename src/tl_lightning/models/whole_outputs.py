@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from tl_lightning.errors import DataError
 from tl_lightning.types import Stream
 from tl_lightning.utils.probabilities import temperature
 
-__all__ = ["of_each_batch", "source_temperature", "whole_outputs"]
+__all__ = ["of_each_batch", "passed", "source_temperature", "whole_outputs"]
 
 
 def of_each_batch(
@@ -38,16 +38,26 @@ def of_each_batch(
             "the method needs the model's outputs on the whole target; pass a datamodule with "
             "whole_loader(domain), see docs/bring_your_own.md#lightningdatamodule"
         )
-    training, outputs = module.training, []
     same_buffers(module)
+    # The loaders of other data modules have no splits.
+    chosen = {} if split == "train" else {"split": split}
+    batches = (batch["inputs"] for batch in data.whole_loader(domain.domain, **chosen))
+    return passed(module, domain, batches, kept)
+
+
+def passed(
+    module: Any,
+    domain: Stream,
+    batches: Iterable[Tensor],
+    kept: Callable[[Tensor, Tensor], Any],
+) -> list[Any]:
+    """Return what is kept of each of some batches of network inputs, see :func:`of_each_batch`."""
+    training, outputs = module.training, []
     module.eval()
     with torch.no_grad(), module.trainer.precision_plugin.forward_context():
-        # The loaders of other data modules have no splits.
-        chosen = {} if split == "train" else {"split": split}
-        for batch in data.whole_loader(domain.domain, **chosen):
-            module.set_batch_domains({domain: len(batch["inputs"])})
-            found = module.task(module.extract(batch["inputs"].to(module.device)))
-            outputs.append(kept(*found))
+        for inputs in batches:
+            module.set_batch_domains({domain: len(inputs)})
+            outputs.append(kept(*module.task(module.extract(inputs.to(module.device)))))
     module.train(training)
     return outputs
 

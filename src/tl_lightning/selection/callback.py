@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tl_lightning.distributed.ranks import gathered
 from tl_lightning.errors import ConfigError
-from tl_lightning.selection.collapse import apply_collapse_filter, collapsed
-from tl_lightning.selection.scores import SCORES, Outputs, mix_of, raw_scores
+from tl_lightning.selection.collapse import WORST, apply_collapse_filter, collapsed
+from tl_lightning.selection.scores import SCORES, Outputs, mix_of, prior_im, raw_scores
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.spread import spread
 
@@ -176,7 +176,27 @@ class Validators(L.Callback):
             mix: The class frequencies that ``prior_im`` refers to.
         """
         target = outputs.get("target")
-        scores = raw_scores(outputs["source"], target, mix)
+        return self._filtered(raw_scores(outputs["source"], target, mix), target)
+
+    def with_mix(
+        self,
+        values: Mapping[str, float],
+        outputs: Mapping[str, Outputs],
+        mix: NDArray[Any] | None,
+    ) -> dict[str, float]:
+        """Return :meth:`score` of the outputs for class frequencies, from its values without them.
+
+        No other score than ``prior_im`` depends on them, and some take seconds.
+        """
+        if mix is None or values["validator/prior_im"] == WORST:
+            return dict(values)
+        names = ("source_val", *SCORES, "balance", "predicted")
+        scores = {name: values[f"validator/{name}"] for name in names}
+        scores["prior_im"] = prior_im(outputs["source"], outputs["target"].logits, mix)
+        return self._filtered(scores, outputs["target"])
+
+    def _filtered(self, scores: Mapping[str, float], target: Outputs | None) -> dict[str, float]:
+        """Return the values to log for scores, with those after the collapse filter."""
         accuracy = scores["source_val"]
         best = max(self.best_source_acc, accuracy)
         values = {f"validator/{name}": value for name, value in scores.items()}

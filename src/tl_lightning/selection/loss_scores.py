@@ -7,7 +7,6 @@ entropy or nuclear norm, measure how certain a classifier is; a predicted number
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,8 +15,9 @@ import numpy as np
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
 from tl_lightning.selection.importance import Array, dev_risk, ratios, weighted_risk
+from tl_lightning.selection.scores import Score
 
-__all__ = ["LOSS_SCORES", "LossOutputs", "LossScore", "loss_scores"]
+__all__ = ["LOSS_SCORES", "LossOutputs", "loss_scores"]
 
 
 @dataclass(frozen=True)
@@ -47,34 +47,21 @@ class LossOutputs:
         return proxy_a_distance(probe_accuracy(self.source, self.target, seed=0))
 
 
-@dataclass(frozen=True)
-class LossScore:
-    """A score that a selection rule is made of.
-
-    Attributes:
-        criterion: What the model with the highest score has, for the report.
-        function: Computes it.
-    """
-
-    criterion: str
-    function: Callable[[LossOutputs], float]
-
-
 #: The scores by name; each is logged after every validation and is a ``selection`` rule.
 #: ``distance`` follows the bound of Ben-David, Blitzer, Crammer, Kulesza, Pereira, Vaughan (2010):
 #: A theory of learning from different domains. Machine Learning 79. For losses in [0, 1], the risk
 #: on the target is at most that on the source plus half the distance of the domains, plus a term
 #: that is not known.
-LOSS_SCORES = {
-    "iwcv": LossScore(
+LOSS_SCORES: dict[str, Score[LossOutputs]] = {
+    "iwcv": Score(
         "lowest importance-weighted source risk",
         lambda found: weighted_risk(found.weights, found.losses),
     ),
-    "dev": LossScore(
+    "dev": Score(
         "lowest deep embedded validation risk",
         lambda found: dev_risk(found.weights, found.losses),
     ),
-    "distance": LossScore(
+    "distance": Score(
         "lowest sum of the loss on source validation and half the A-distance of the domains",
         lambda found: -float(found.losses.mean()) - found.a_distance / 2,
     ),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Found = TypeVar("Found")
 
 #: Temperature of Saito et al. (2021).
 TEMPERATURE = 0.05
@@ -76,6 +77,11 @@ class Pair:
     source: Outputs
     target: Outputs
     mix: Array | None = None
+
+    @cached_property
+    def calibrated(self) -> Array:
+        """Logits of the target ``(M, K)``, see :func:`_calibrated`."""
+        return _calibrated(self.source, self.target.logits)
 
     @cached_property
     def weighted(self) -> tuple[Array, Array]:
@@ -151,8 +157,7 @@ def cbnm(source: Outputs, target_logits: Array) -> float:
     >>> bool(np.isclose(cbnm(source, target), cbnm(more, 3 * target), rtol=1e-4))
     True
     """
-    assert source.labels is not None
-    return bnm(np.asarray(target_logits) / temperature(source.logits, source.labels))
+    return bnm(_calibrated(source, target_logits))
 
 
 def prior_im(source: Outputs, target_logits: Array, mix: Array | None = None) -> float:
@@ -174,8 +179,11 @@ def prior_im(source: Outputs, target_logits: Array, mix: Array | None = None) ->
     >>> fits > other
     True
     """
-    assert source.labels is not None
-    p = _probabilities(np.asarray(target_logits) / temperature(source.logits, source.labels))
+    return _prior_im(_calibrated(source, target_logits), mix)
+
+
+def _prior_im(calibrated: Array, mix: Array | None) -> float:
+    p = _probabilities(calibrated)
     other = 0.0 if mix is None else rel_entr(p.mean(axis=0), mix).sum()
     return -float(other + entr(p).sum(axis=1).mean())
 
@@ -186,7 +194,7 @@ def mix_of(source: Outputs, target_logits: Array) -> Array:
     See :func:`.likely_frequencies`; those of classes without source samples are tiny instead of 0.
     """
     assert source.labels is not None
-    p = _probabilities(np.asarray(target_logits) / temperature(source.logits, source.labels))
+    p = _probabilities(_calibrated(source, target_logits))
     found = likely_frequencies(np.bincount(source.labels, minlength=p.shape[1]), p)
     return np.maximum(found, np.finfo(float).tiny)
 
@@ -272,30 +280,30 @@ def balance(logits: Array) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Generic[Found]):
     """A score that a selection rule is made of.
 
     Attributes:
         criterion: What the model with the highest score has, for the report.
-        function: Computes it.
+        function: Computes it from the outputs of the model for both domains.
     """
 
     criterion: str
-    function: Callable[[Pair], float]
+    function: Callable[[Found], float]
 
 
 #: The scores by name; each is logged after every validation and is a ``selection`` rule.
-SCORES = {
+SCORES: dict[str, Score[Pair]] = {
     "entropy": Score("lowest prediction entropy", lambda pair: entropy(pair.target.logits)),
     "im": Score("highest information maximisation", lambda pair: im(pair.target.logits)),
     "bnm": Score("highest nuclear norm of the predictions", lambda pair: bnm(pair.target.logits)),
     "cbnm": Score(
         "highest nuclear norm of the predictions, calibrated on the source",
-        lambda pair: cbnm(pair.source, pair.target.logits),
+        lambda pair: bnm(pair.calibrated),
     ),
     "prior_im": Score(
         "highest information maximisation for the class frequencies estimated before training",
-        lambda pair: prior_im(pair.source, pair.target.logits, pair.mix),
+        lambda pair: _prior_im(pair.calibrated, pair.mix),
     ),
     "snd": Score("highest soft neighbourhood density", lambda pair: snd(pair.target.logits)),
     "dev": Score("lowest deep embedded validation risk", lambda pair: dev_risk(*pair.weighted)),
@@ -331,6 +339,12 @@ def raw_scores(
     scores |= {name: score.function(pair) for name, score in SCORES.items()}
     scores["balance"], scores["predicted"] = balance(target.logits)
     return scores
+
+
+def _calibrated(source: Outputs, target_logits: Array) -> Array:
+    """Return the logits of the target divided by the temperature of the source's predictions."""
+    assert source.labels is not None
+    return np.asarray(target_logits) / temperature(source.logits, source.labels)
 
 
 def _probabilities(logits: Array) -> Array:

@@ -29,7 +29,6 @@ class LabelTask(nn.Module):
 
     kind: TaskKind
     rejection = None
-    by_method = False
     class_sets = False
 
     def __init__(self, *, head: Any, loss: nn.Module, names: Sequence[str]) -> None:

@@ -272,8 +272,8 @@ def _candidate(
             labels = data.found[domain].val.labels if domain == "source" else None
             known = None if labels is None else labels[chosen]
             outputs[domain] = Outputs(*probe.outputs(rows), known)
-        scores, mix = scores | validators.score(outputs), validators.mix_of(outputs)
-        relative = validators.score(outputs, mix)
+        values, mix = validators.score(outputs), validators.mix_of(outputs)
+        scores, relative = scores | values, validators.with_mix(values, outputs, mix)
         validators.best_source_acc = max(validators.best_source_acc, scores["validator/source_val"])
     predictions = {}
     for domain in data.domain_names:

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from tl_lightning.checkpoints.io import amend, read_checkpoint
+from tl_lightning.models.whole_outputs import passed
 from tl_lightning.reliability.assessment import Record, assess, finite_temperature
-from tl_lightning.reliability.label_shift import mlls
 from tl_lightning.reliability.rejection import otsu, source_threshold
 from tl_lightning.tasks.target_outputs import PriorCorrection, Rejection
 from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import frozen_features
 from tl_lightning.types import SplitKey, Stream
+from tl_lightning.utils.probabilities import likely_frequencies
 
 __all__ = ["fit_outputs", "prior_shift"]
 
@@ -26,8 +28,8 @@ Array = NDArray[Any]
 def prior_shift(counts: Array, target_logits: Array, scale: float) -> tuple[Array, Array]:
     """Return what is added to the logits of the target, and its class frequencies.
 
-    The frequencies ``q`` are estimated by :func:`.mlls` from the calibrated probabilities
-    ``softmax(z / T)``; adding ``T log(q / p)`` puts ``q`` in the place of ``p``.
+    The frequencies ``q`` are estimated by :func:`.likely_frequencies` from the calibrated
+    probabilities ``softmax(z / T)``; adding ``T log(q / p)`` puts ``q`` in the place of ``p``.
 
     Args:
         counts: Samples ``(K,)`` of each class in training, which ``p`` are the frequencies of.
@@ -42,10 +44,7 @@ def prior_shift(counts: Array, target_logits: Array, scale: float) -> tuple[Arra
     >>> mix.round(1).tolist(), shift.round(1).tolist()
     ([0.7, 0.3], [0.3, -0.5])
     """
-    scaled = target_logits / scale
-    probabilities = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    mix = mlls(np.repeat(np.arange(len(counts)), counts), probabilities)
+    mix = likely_frequencies(counts, softmax(target_logits / scale, axis=1))
     prior, known = counts / counts.sum(), counts > 0
     shift = np.zeros(len(counts))
     shift[known] = scale * np.log(mix[known] / prior[known])
@@ -131,21 +130,15 @@ def _finite(rows: Array) -> Array:
     return np.asarray(np.isfinite(rows).all(axis=1))
 
 
-@torch.no_grad()
 def _outputs(parts: Parts, domain: str, split: str) -> tuple[Array, Array]:
     """Return the features and the logits ``(N, K)`` of a split in evaluation mode, float64."""
-    module, trainer = parts.module, parts.trainer
-    training, device = module.training, trainer.strategy.root_device
-    module.to(device).eval()
-    features, found = [], []
-    with trainer.precision_plugin.forward_context():
-        for inputs in _inputs(parts, SplitKey(domain, split)):
-            module.set_batch_domains({Stream(domain): len(inputs)})
-            used, logits = module.task(module.extract(inputs.to(device)))
-            features.append(used.float().cpu())
-            found.append(logits.float().cpu())
-    module.train(training)
-    return torch.cat(features).double().numpy(), torch.cat(found).double().numpy()
+    module = parts.module.to(parts.trainer.strategy.root_device)
+    batches = _inputs(parts, SplitKey(domain, split))
+    found = passed(
+        module, Stream(domain), batches, lambda *both: [one.float().cpu() for one in both]
+    )
+    features, logits = (torch.cat(column).double().numpy() for column in zip(*found, strict=True))
+    return features, logits
 
 
 def _inputs(parts: Parts, key: SplitKey) -> Any:

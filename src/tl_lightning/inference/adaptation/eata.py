@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tl_lightning.inference.adaptation.tent import MOMENTUM as STEP_MOMENTUM
-from tl_lightning.inference.adaptation.tent import Tent
+from tl_lightning.inference.adaptation.tent import Tent, reliable_below
 from tl_lightning.methods.entropy import entropies
 
 __all__ = ["EATA", "FISHER_SAMPLES", "fisher_information", "highest_lr"]
 
-#: A sample is reliable if its entropy is below this fraction of the largest one.
-RELIABLE = 0.4
 #: Samples are redundant if the cosine of their probabilities and the mean of the earlier ones is at
 #: least this, divided by the square root of the number of classes: a certain prediction and the
 #: uniform distribution have 1. The paper's values are 0.4 for 10 classes and 0.05 for 1,000, which
@@ -97,7 +95,7 @@ class EATA(Tent):
     def update(self, logits: Tensor, forward: Callable[[], Tensor]) -> bool:
         """Take a step, if any sample is selected."""
         entropy, classes = entropies(logits), logits.shape[1]
-        margin = RELIABLE * math.log(max(2, classes))
+        margin = reliable_below(classes)
         probabilities = logits.detach().softmax(1)
         selected = entropy.detach() < margin
         if self.mean is not None:

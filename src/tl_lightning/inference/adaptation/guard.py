@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tl_lightning.inference.adaptation.tent import reliable_below
 from tl_lightning.methods.entropy import entropies
 
 __all__ = ["Guard", "class_perplexity"]
@@ -19,8 +19,6 @@ WINDOW, FEWEST, FEWEST_OF_BATCH = 128, 64, 16
 #: the first is left, and at least so many of them are lost; or if it contradicts more than this
 #: fraction of the trained model's reliable predictions.
 KEPT, LOST, CONTRADICTED = 0.5, 0.5, 0.5
-#: Predictions are reliable below this fraction of the largest entropy, as in EATA and SAR.
-RELIABLE = 0.4
 
 
 def class_perplexity(classes: Tensor) -> float:
@@ -76,7 +74,7 @@ class Guard:
         """
         if (torch.isfinite(trained).all(1) & ~torch.isfinite(adapted).all(1)).any():
             return "its outputs are not finite"
-        reliable = entropies(trained.float()) < RELIABLE * math.log(max(2, trained.shape[1]))
+        reliable = entropies(trained.float()) < reliable_below(trained.shape[1])
         rows = torch.stack([trained.argmax(1), adapted.argmax(1), reliable.long()], 1)
         self.rows = torch.cat([self.rows, rows.cpu()])[-WINDOW:]
         if len(self.rows) < self.fewest:

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_lightning.inference.adaptation.tent import Tent
+from tl_lightning.inference.adaptation.tent import Tent, reliable_below
 from tl_lightning.methods.entropy import entropies
 
 __all__ = ["SAR", "adapted_by_sar"]
 
-#: A sample is reliable if its entropy is below this fraction of the largest one.
-RELIABLE = 0.4
 #: Length of the perturbation of the parameters.
 RADIUS = 0.05
 #: Momentum of the mean loss, and the fraction of the largest entropy below which the trained model
@@ -55,14 +53,14 @@ class SAR(Tent):
 
     def update(self, logits: Tensor, forward: Callable[[], Tensor]) -> bool:
         """Take a step, if any sample is reliable."""
-        largest = math.log(max(2, logits.shape[1]))
+        margin = reliable_below(logits.shape[1])
         first = entropies(logits)
-        reliable = first.detach() < RELIABLE * largest
+        reliable = first.detach() < margin
         if not reliable.any():
             return False
         before = self._perturbed(first[reliable].mean())
         second = entropies(forward())
-        reliable &= second.detach() < RELIABLE * largest
+        reliable &= second.detach() < margin
         usable = bool(reliable.any() and torch.isfinite(second).all())
         loss = second[reliable].mean() if usable else None
         self.optimizer.zero_grad()
@@ -77,7 +75,7 @@ class SAR(Tent):
         self.taken += 1
         value = float(loss.detach())
         self.mean = value if self.mean is None else MOMENTUM * self.mean + (1 - MOMENTUM) * value
-        return self.mean < RECOVERY * largest
+        return self.mean < RECOVERY * math.log(max(2, logits.shape[1]))
 
     def _perturbed(self, loss: Tensor) -> list[Tensor]:
         """Move the parameters along the gradient; return what they were."""

@@ -6,6 +6,7 @@ Minimization. ICLR.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,10 +15,21 @@ from torch import Tensor, nn
 
 from tl_lightning.methods.entropy import mean_entropy
 
-__all__ = ["Tent"]
+__all__ = ["Tent", "reliable_below"]
 
 #: Momentum of SGD in the code of all three papers.
 MOMENTUM = 0.9
+#: A sample is reliable if its entropy is below this fraction of the largest one (EATA and SAR).
+RELIABLE = 0.4
+
+
+def reliable_below(classes: int) -> float:
+    """Return the entropy below which the prediction of one of some classes is reliable.
+
+    >>> round(reliable_below(10), 3)
+    0.921
+    """
+    return RELIABLE * math.log(max(2, classes))
 
 
 class Tent:

@@ -18,19 +18,14 @@ proportions. ``dogs`` is Stanford Dogs: the source has the training images of al
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-
-from tl_lightning.config.compose import as_dict, composed
-from tl_lightning.training.fit import fit
+from resumable import Results, arguments_of, lines_of
 
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 PARTIAL, UNKNOWN = CLASSES[:3], CLASSES[5:]
@@ -75,29 +70,20 @@ LARGEST = 160
 
 def main(arguments: list[str]) -> None:
     """Run what is missing, and print the table."""
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    given = dict(item.split("=", 1) for item in arguments[:split])
-    extra, out = arguments[split + 1 :], Path(given["out"])
-    forms = given.get("forms", ",".join(MODELS)).split(",")
-    results = out / "results.jsonl"
-    done = {line["key"] for line in _lines(results)}
+    given, extra = arguments_of(arguments)
+    out, forms = Path(given["out"]), given.get("forms", ",".join(MODELS)).split(",")
+    results = Results(out / "results.jsonl")
     for seed in given.get("seeds", "0,1,2").split(","):
         for form, target in _pairs(forms, given.get("targets", "sketch,art_painting").split(",")):
             data = _prepared(Path(given["data"]), out / "data", form, target)
             names = given["models"].split(";") if "models" in given else MODELS[form]
             for name in names:
                 settings = [*COMMON, *data, *_settings(name), f"seed={seed}", *extra]
-                key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-                if key in done:
-                    continue
-                with tempfile.TemporaryDirectory() as folder:
-                    report = fit(as_dict(composed(settings, ())), Path(folder))
-                line = {"key": key, "form": form, "target": target, "model": name, "extra": extra,
-                        "seed": int(seed), **_figures(report)}  # fmt: skip
-                with results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                about = {"form": form, "target": target, "model": name, "extra": extra,
+                         "seed": int(seed)}  # fmt: skip
+                results.run(settings, about, lambda report, _: _figures(report))
     for form in forms:
-        _print(form, [line for line in _lines(results)
+        _print(form, [line for line in lines_of(results.path)
                       if line["form"] == form and line["extra"] == extra])  # fmt: skip
 
 
@@ -110,12 +96,6 @@ def _pairs(forms: list[str], targets: list[str]) -> Iterator[tuple[str, str]]:
 
 def _settings(name: str) -> tuple[str, ...]:
     return SETTINGS.get(name, (ADAPTED, f"method=[{name.replace('+', ',')}]"))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _prepared(data: Path, out: Path, form: str, target: str) -> list[str]:

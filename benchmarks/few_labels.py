@@ -10,27 +10,20 @@ the same number of steps.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from tl_lightning.config.compose import as_dict, composed
-from tl_lightning.training.fit import fit
+from resumable import Results, arguments_of, lines_of
 
 MODELS = "source_only,fixmatch,flexmatch,self_training"
 
 
 def main(arguments: list[str]) -> None:
     """Run what is missing, and print the table."""
-    split = arguments.index("--")
-    given = dict(item.split("=", 1) for item in arguments[:split])
-    extra, out = arguments[split + 1 :], Path(given["out"])
-    done = {line["key"] for line in _lines(out)}
+    given, extra = arguments_of(arguments)
+    results = Results(Path(given["out"]))
     for seed in given.get("seeds", "0,1,2").split(","):
         for labels in given["labels"].split(","):
             models = given.get("models", MODELS) if labels != "all" else "source_only"
@@ -40,20 +33,13 @@ def main(arguments: list[str]) -> None:
                     *extra, f"model={model}", f"seed={seed}", "data.target=null", "selection=last",
                     f"data.labelled_per_class={count}", "baselines=false",
                 ]  # fmt: skip
-                key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-                if key in done:
-                    continue
-                with tempfile.TemporaryDirectory() as folder:
-                    report = fit(as_dict(composed(settings, ())), Path(folder))
-                acc = report["metrics"]["source/test/acc"]
-                line = {"key": key, "labels": labels, "model": model, "seed": seed, "acc": acc}
-                with out.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-    _print(_lines(out))
+                about = {"labels": labels, "model": model, "seed": seed}
+                results.run(settings, about, lambda report, _: _figures(report))
+    _print(lines_of(results.path))
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+def _figures(report: dict[str, Any]) -> dict[str, Any]:
+    return {"acc": report["metrics"]["source/test/acc"]}
 
 
 def _print(lines: list[dict[str, Any]]) -> None:

@@ -22,17 +22,12 @@ seeds, which are not those of the runs.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from tl_lightning.config.compose import as_dict, composed
-from tl_lightning.training.fit import fit
+from resumable import Results, arguments_of, lines_of
 
 SEED = 20230101
 COPIES, SIZE, DEGREES = 4, 16, 45.0
@@ -48,33 +43,21 @@ SHOWN = ("mae", "rmse", "r2")
 
 def main(arguments: list[str]) -> None:
     """Run what is missing, and print the tables."""
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    given = dict(item.split("=", 1) for item in arguments[:split])
-    extra, out = arguments[split + 1 :], Path(given["out"])
+    given, extra = arguments_of(arguments)
+    out = Path(given["out"])
     out.mkdir(parents=True, exist_ok=True)
     pairs = given.get("pairs", ",".join(PAIRS)).split(",")
     models = given["models"].split(";") if "models" in given else MODELS
-    results = out / "results.jsonl"
-    done = {line["key"] for line in _lines(results)}
+    results = Results(out / "results.jsonl")
     for seed in map(int, given.get("seeds", "0,1,2").split(",")):
         for pair in pairs:
             data = PAIRS[pair](out / pair)
             for name in models:
                 settings = [*COMMON, *data, *_model(name), f"seed={seed}", *extra]
-                key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-                if key in done:
-                    continue
-                with tempfile.TemporaryDirectory() as folder:
-                    report = fit(as_dict(composed(settings, ())), Path(folder))
-                    epochs = _epochs(Path(folder) / "metrics.csv")
-                line = {"key": key, "pair": pair, "model": name, "seed": seed, "extra": extra,
-                        "metrics": report["metrics"], "rule": report["selection"]["rule"],
-                        "epoch": report["selection"]["epoch"],
-                        "seconds": report["timing"]["fit_s"], "epochs": epochs}  # fmt: skip
-                with results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                about = {"pair": pair, "model": name, "seed": seed, "extra": extra}
+                results.run(settings, about, _figures)
     for pair in pairs:
-        _print(pair, [line for line in _lines(results) if line["pair"] == pair])
+        _print(pair, [line for line in lines_of(results.path) if line["pair"] == pair])
 
 
 def _model(name: str) -> tuple[str, ...]:
@@ -160,6 +143,12 @@ def write_vectors(folder: Path) -> list[str]:
 PAIRS = {"rotation": write_rotation, "vectors": write_vectors}
 
 
+def _figures(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"metrics": report["metrics"], "rule": report["selection"]["rule"],
+            "epoch": report["selection"]["epoch"], "seconds": report["timing"]["fit_s"],
+            "epochs": _epochs(folder / "metrics.csv")}  # fmt: skip
+
+
 def _epochs(path: Path) -> list[dict[str, float]]:
     """Return the validation metrics of every epoch."""
     with path.open() as file:
@@ -170,12 +159,6 @@ def _epochs(path: Path) -> list[dict[str, float]]:
         for row in rows
         if row.get("source/val/loss")
     ]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _print(pair: str, lines: list[dict[str, Any]]) -> None:

@@ -32,6 +32,24 @@ def views(n: int = N, m: int = M, scale: float = 1.0, seed: int = 1) -> dict[str
     }
 
 
+def of_features(*features: torch.Tensor) -> dict[str, View]:
+    """Return views of a source and a target with these features, and logits of zeros."""
+    return {
+        domain: View(part, torch.zeros(len(part), K))
+        for domain, part in zip(("source", "target"), features, strict=True)
+    }
+
+
+def weak_and_strong(weak: torch.Tensor) -> tuple[dict[str, View], torch.Tensor, torch.Tensor]:
+    """Return views with given logits of the target, random ones of its strong view, and both."""
+    count = len(weak)
+    given = views(count, count)
+    given["target"].logits = weak = weak.clone().requires_grad_()
+    strong = torch.randn(count, K, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    given["target_strong"] = View(torch.randn(count, D), strong)
+    return given, weak, strong
+
+
 def context(progress: float = 1.0, stage: str = "", classify: Any = None) -> Context:
     """Return a context that discards diagnostics."""
     return Context(progress, 0, lambda *_: None, classify or nn.Identity(), stage)

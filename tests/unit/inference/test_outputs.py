@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from helpers import killed_after
-from layouts import image
 from tl_lightning.cli.predict import _predict
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.inference import draft as drafts
@@ -26,15 +25,6 @@ from tl_lightning.inference.predictions import Prediction
 
 FORMULA = Prediction("=cmd|x", "@class", 0.5, top=(("@class", 0.5), ("+b", 0.25)))
 SUFFIXES = ("csv", "jsonl", "parquet")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("photos")
-    for index in range(41):
-        image(root / f"{index:02d}.png", index)
-    (root / "07a.png").write_text("text")
-    return root
 
 
 @pytest.fixture

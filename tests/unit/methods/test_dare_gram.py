@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods import PENALTY, D, K, arrays, built, context, gradients, views
+from methods import PENALTY, D, arrays, built, context, gradients, of_features, views
 from tl_lightning.losses.singular_values import gram_pseudo_inverse
 from tl_lightning.methods.dare_gram import DareGram
 from tl_lightning.types import View
@@ -82,10 +82,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_is_finite(name) -> None:
     parts = [part.clone().requires_grad_() for part in CASES[name]]
-    given = {
-        domain: View(part, torch.zeros(len(part), K))
-        for domain, part in zip(("source", "target"), parts, strict=True)
-    }
+    given = of_features(*parts)
     with torch.autocast("cpu", torch.bfloat16):
         terms = built(DareGram, **PARAMS | {"angle": 1.0, "scale": 1.0})(given, context())
     for gradient in gradients(terms, *parts):

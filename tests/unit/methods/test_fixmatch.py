@@ -10,29 +10,20 @@ import torch
 from torch.nn import functional
 
 from helpers import config
-from methods import PENALTY, built, context, gradients, views
+from methods import PENALTY, built, context, gradients, weak_and_strong
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules.digits import DigitsDataModule
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.methods.fixmatch import FixMatch
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.training import fit as training
-from tl_lightning.types import View
 
 WEAK = torch.tensor([[9.0, 0, 0], [0, 9.0, 0], [0.1, 0, 0], [0, 0, 9.0]])
 FEW = ("data.target=null", "data.labelled_per_class=2")
 
 
-def weak_and_strong():
-    given = views(4, 4)
-    given["target"].logits = weak = WEAK.clone().requires_grad_()
-    strong = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    given["target_strong"] = View(torch.randn(4, 6), strong)
-    return given, weak, strong
-
-
 def test_value_and_gradient() -> None:
-    given, weak, strong = weak_and_strong()
+    given, weak, strong = weak_and_strong(WEAK)
     terms = built(FixMatch, threshold=0.95, **PENALTY | {"weight": 0.5})(given, context())
     losses = [
         functional.cross_entropy(strong[k], torch.tensor(c)) for k, c in ((0, 0), (1, 1), (3, 2))

@@ -7,11 +7,10 @@ import torch
 from torch.nn import functional
 
 from helpers import config, weights
-from methods import PENALTY, built, context, gradients, views
+from methods import PENALTY, built, context, gradients, weak_and_strong
 from tl_lightning.errors import ConfigError
 from tl_lightning.methods.flexmatch import FlexMatch
 from tl_lightning.training import fit as training
-from tl_lightning.types import View
 
 WEAK = torch.tensor([[9.0, 0, 0], [0, 2.0, 0], [0.0, 0, 1.5]])
 
@@ -19,14 +18,6 @@ WEAK = torch.tensor([[9.0, 0, 0], [0, 2.0, 0], [0.0, 0, 1.5]])
 def method(samples: int = 10) -> FlexMatch:
     found: FlexMatch = built(FlexMatch, threshold=0.9, num_samples=samples, **PENALTY)
     return found
-
-
-def weak_and_strong():
-    given = views(3, 3)
-    given["target"].logits = weak = WEAK.clone().requires_grad_()
-    strong = torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    given["target_strong"] = View(torch.randn(3, 6), strong)
-    return given, weak, strong
 
 
 def test_thresholds_follow_the_confident_predictions() -> None:
@@ -41,7 +32,7 @@ def test_thresholds_follow_the_confident_predictions() -> None:
 
 
 def test_value_and_gradient() -> None:
-    given, weak, strong = weak_and_strong()
+    given, weak, strong = weak_and_strong(WEAK)
     flex = method()
     flex.latest[:8] = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
     confidence = WEAK.softmax(1).max(1).values
@@ -57,7 +48,7 @@ def test_value_and_gradient() -> None:
 
 
 def test_confident_predictions_are_counted_by_sample() -> None:
-    given, _, _ = weak_and_strong()
+    given, _, _ = weak_and_strong(WEAK)
     given["target"].index = torch.tensor([7, 2, 4])
     flex = method()
     flex.latest[4] = 1

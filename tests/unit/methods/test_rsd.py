@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 
-from methods import PENALTY, K, arrays, context, gradients
+from methods import PENALTY, K, arrays, context, gradients, of_features
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
 from tl_lightning.methods.rsd import RSD
@@ -83,10 +83,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_is_finite(name) -> None:
     parts = [part.clone().requires_grad_() for part in CASES[name]]
-    given = {
-        domain: View(part, torch.zeros(len(part), K))
-        for domain, part in zip(("source", "target"), parts, strict=True)
-    }
+    given = of_features(*parts)
     with torch.autocast("cpu", torch.bfloat16):
         terms = method(0.1)(given, context())
     assert terms["rsd"].dtype == torch.float32

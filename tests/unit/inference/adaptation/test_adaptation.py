@@ -18,7 +18,6 @@ import tl_lightning as tl
 import tl_lightning.inference.adaptation.stream as streams
 from conftest import REPO
 from helpers import config, killed_after
-from layouts import image
 from tl_lightning.checkpoints.io import StoredModel
 from tl_lightning.cli.predict import USAGE, _adapted, _predict
 from tl_lightning.config.validation import check as validation
@@ -619,15 +618,6 @@ def test_defaults_and_options_are_documented() -> None:
     assert "#a-stream-that-the-model-adapts-to" in (REPO / "docs/python_api.md").read_text()
     listed = (REPO / "docs/api.md").read_text()
     assert all(f"{one.__module__}.{one.__name__}\n" in listed for one in (Options, AdaptOptions))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("photos")
-    for index in range(41):
-        image(root / f"{index:02d}.png", index)
-    (root / "07a.png").write_text("text")
-    return root
 
 
 @pytest.mark.parametrize("method", ["bn", "eata"])

@@ -22,8 +22,19 @@ from tl_lightning.config.paths import CONF
 from tl_lightning.utils.text import masked
 
 __all__ = [
-    "BASELINES", "CacheConfig", "CheckpointConfig", "ReportConfig", "RunConfig", "TaskConfig",
-    "TaskKind", "TaskWeighting", "TrainerConfig", "cache_root", "known_keys", "section_problems",
+    "BASELINES",
+    "WITHOUT_CLASSES",
+    "CacheConfig",
+    "CheckpointConfig",
+    "ReportConfig",
+    "RunConfig",
+    "TaskConfig",
+    "TaskKind",
+    "TaskWeighting",
+    "TrainerConfig",
+    "cache_root",
+    "known_keys",
+    "section_problems",
     "starts_trained",
 ]  # fmt: skip
 
@@ -34,6 +45,8 @@ Baseline = Literal["source_only", "joint_bn", "oracle"]
 TaskWeighting = Literal["fixed", "uncertainty", "pcgrad"]
 #: What the labels of the main task are.
 TaskKind = Literal["classification", "regression", "ordinal", "multi_label"]
+#: The kinds whose labels are not one class per sample.
+WITHOUT_CLASSES: tuple[TaskKind, ...] = ("regression", "multi_label")
 T = TypeVar("T")
 
 

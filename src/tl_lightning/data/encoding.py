@@ -13,7 +13,7 @@ from tl_lightning.data.domain import Domain, Split
 from tl_lightning.errors import DataError
 from tl_lightning.utils.text import shorten
 
-__all__ = ["LABELLED", "LabelEncoding", "columns_of", "encoded", "label_cells"]
+__all__ = ["LABELLED", "LabelEncoding", "column_source", "columns_of", "encoded", "label_cells"]
 
 #: Name of the only class of samples whose labels are cells, while their splits are chosen.
 LABELLED = "labelled"
@@ -66,6 +66,12 @@ def label_cells(cells: Mapping[str, str], column: str | Sequence[str]) -> tuple[
 def columns_of(column: str | Sequence[str] | None) -> list[str]:
     """Return the names of the columns with the label."""
     return [column] if isinstance(column, str) else list(column or ())
+
+
+def column_source(column: str | Sequence[str] | None) -> tuple[list[str], str]:
+    """Return the names of the columns of a table with the label, and what errors call them."""
+    columns = columns_of(column)
+    return columns, f"data.columns.label={','.join(columns)}"
 
 
 def encoded(data: Any, found: dict[str, Domain]) -> dict[str, Domain]:

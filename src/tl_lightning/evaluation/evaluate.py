@@ -13,7 +13,7 @@ from tl_lightning.callbacks.domain_metrics import DomainMetrics
 from tl_lightning.checkpoints.io import StoredModel, read_model
 from tl_lightning.config.allowlist import stored_problems
 from tl_lightning.config.compose import with_values
-from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.schema import WITHOUT_CLASSES, RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.summary import split_notes
@@ -112,7 +112,7 @@ def evaluate(
             "classes"
         )
     kind = kind_of(stored.config)
-    if kind in ("regression", "multi_label"):
+    if kind in WITHOUT_CLASSES:
         _refuse_for_labels(kind, metrics=metrics, compare=compare, corruptions=corruptions)
     own = built_metrics(metrics or {}, allow, len(stored.classes))
     settings = {"data": data, "trainer": trainer}

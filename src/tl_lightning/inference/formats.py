@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tl_lightning.config.schema import TaskKind
+from tl_lightning.config.schema import WITHOUT_CLASSES, TaskKind
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.text import csv_cell
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Format", "format_of"]
 
-#: Kinds of task without classes.
-LABELS = ("regression", "multi_label")
 #: Rows of a group of a Parquet file, also if the command was interrupted.
 GROUP = 8192
 
@@ -63,7 +61,7 @@ class Csv:
 
     def header(self) -> bytes:
         """Return the names of the columns."""
-        if self.kind in LABELS:
+        if self.kind in WITHOUT_CLASSES:
             several = ("labels",) if self.kind == "multi_label" else ()
             names = ("sample", *several, *self.values, "error")
             cells = io.StringIO(newline="")
@@ -85,9 +83,9 @@ class Csv:
 
     def _cells(self, row: Prediction) -> list[str]:
         found = dict(row.values)
-        digits = 9 if self.kind in LABELS else 6  # nine give back any float32
+        digits = 9 if self.kind in WITHOUT_CLASSES else 6  # nine give back any float32
         numbers = ["" if row.error else f"{found[name]:.{digits}g}" for name in self.values]
-        if self.kind in LABELS:
+        if self.kind in WITHOUT_CLASSES:
             several = [csv_cell(row.label or "")] if self.kind == "multi_label" else []
             return [csv_cell(row.sample), *several, *numbers, csv_cell(row.error)]
         cells = []
@@ -163,7 +161,7 @@ class Parquet:
             ("top", pa.list_(pair)), ("novelty", pa.float64()), ("abstained", pa.bool_()),
             *([("unknown", pa.bool_())] if self.unknown else []), *numbers, ("error", pa.string()),
         ]  # fmt: skip
-        if self.kind in LABELS:
+        if self.kind in WITHOUT_CLASSES:
             several = [("labels", pa.string())] if self.kind == "multi_label" else []
             fields = [("sample", pa.string()), *several, *numbers, ("error", pa.string())]
         more = [("embedding", pa.list_(pa.float32()))] if self.embeddings else []
@@ -248,7 +246,7 @@ def _fields(
     """Return the values of a row; a class that abstained is null."""
     found = dict(row.values)
     numbers = {name: _finite(found.get(name)) for name in values}
-    if kind in LABELS:
+    if kind in WITHOUT_CLASSES:
         several = {"labels": row.label} if kind == "multi_label" else {}
         error = _utf8(row.error).decode() or None
         return {"sample": _utf8(row.sample).decode(), **several, **numbers, "error": error}

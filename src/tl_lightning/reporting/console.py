@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tl_lightning.config.schema import WITHOUT_CLASSES
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.estimates import estimated_accuracy
 from tl_lightning.reporting.formatting import metric_value, uses_target_labels
@@ -129,7 +130,7 @@ def print_metrics(metrics: Mapping[str, float], title: str, task: str = "classif
     """
     table = Table(title=title, title_justify="left")
     own = [key.partition("/test/")[2] for key in metrics if "/test/" in key]
-    known = () if task in ("regression", "multi_label") else METRICS
+    known = () if task in WITHOUT_CLASSES else METRICS
     columns = dict.fromkeys([*known, *(name for name in own if "/" not in name)])
     table.add_column("domain")
     for column in columns:

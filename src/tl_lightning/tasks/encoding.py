@@ -32,11 +32,20 @@ _BINARY = {
 _LARGEST, _STD, _LEAST_SPREAD = 3e38, (1e-30, 1e30), 1e-4
 
 
-class Numbers:
+class _OfCells:
+    """Base class of labels that are read from the cells of one or several columns."""
+
+    of_cells = True
+
+    def is_missing(self, cells: Sequence[str]) -> bool:
+        """Return whether a row has no label."""
+        return all(map(AuxiliaryTask.is_missing, cells))
+
+
+class Numbers(_OfCells):
     """One or several numbers, each in a column of its own; standardised by the training labels."""
 
     kind = "regression"
-    of_cells = True
 
     def problem(self, cells: Sequence[str], columns: Sequence[str]) -> str:
         """Return why a row cannot be used; empty if it can, or has no label."""
@@ -49,10 +58,6 @@ class Numbers:
         except ValueError:
             return "a label that is not a finite number (with a decimal point)"
         return f"a label beyond {_LARGEST:g}" if max(map(abs, values)) > _LARGEST else ""
-
-    def is_missing(self, cells: Sequence[str]) -> bool:
-        """Return whether a row has no label."""
-        return all(map(AuxiliaryTask.is_missing, cells))
 
     def fit(self, labels: Cells, columns: Sequence[str], where: str) -> dict[str, Any]:
         """Return the names of the columns, and mean and standard deviation of each."""
@@ -73,11 +78,13 @@ class Numbers:
         return values.astype(np.float32), [""] * len(labels)
 
 
-class LabelSets:
-    """Any number of labels: ``a;b`` in one column, or one column of 0 and 1 for each label."""
+class LabelSets(_OfCells):
+    """Any number of labels: ``a;b`` in one column, or one column of 0 and 1 for each label.
+
+    A cell of ``;`` stands for a sample without any of them, which has a label all the same.
+    """
 
     kind = "multi_label"
-    of_cells = True
 
     def problem(self, cells: Sequence[str], columns: Sequence[str]) -> str:
         """Return why a row cannot be used; empty if it can, or has no label."""
@@ -85,10 +92,6 @@ class LabelSets:
             return ""
         valid = all(cell.strip() in _BINARY for cell in cells)
         return "" if valid else "a cell that is neither 0 nor 1 in the columns of the labels"
-
-    def is_missing(self, cells: Sequence[str]) -> bool:
-        """Return whether a row has no label; ``;`` stands for a sample that has none."""
-        return all(map(AuxiliaryTask.is_missing, cells))
 
     def fit(self, labels: Cells, columns: Sequence[str], where: str) -> dict[str, Any]:
         """Return the names of the labels, those of the columns in their order."""

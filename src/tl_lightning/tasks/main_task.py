@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.schema import WITHOUT_CLASSES, RunConfig
 from tl_lightning.tasks.classification import Classification, prepare_outputs
 from tl_lightning.tasks.label_task import LabelTask, label_task
 from tl_lightning.tasks.ordinal import make_ordinal
@@ -38,7 +38,7 @@ def main_task(
     node, kind = run.nodes["loss"], run.task.kind
     of_classes = {} if hasattr(node.cls, "tasks") else {"class_counts": class_counts, **sizes}
     loss = own.get("loss") or node.build(**of_classes)
-    if kind in ("regression", "multi_label"):
+    if kind in WITHOUT_CLASSES:
         return label_task(kind, head, loss, input_state["labels"])
     metrics = {name: node.build(**sizes) for name, node in run.group("metrics").items()}
     metrics |= own.get("metrics", {})

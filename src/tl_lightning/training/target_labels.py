@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tl_lightning.config.schema import RunConfig
-from tl_lightning.config.validation.kinds import LABELS
+from tl_lightning.config.schema import WITHOUT_CLASSES, RunConfig
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.domain import Domain
 from tl_lightning.data.needs import DataInfo
@@ -61,7 +60,7 @@ def discovered(run: RunConfig, data: TransferDataModule, samples: int | None = N
 def _problems(run: RunConfig, target: Domain) -> Iterator[str]:
     if not target.val.has_labels:
         has_none = f"the validation samples of the target ({target.name}) have no labels"
-        rule, what = ("iwcv", "loss") if run.task.kind in LABELS else ("bnm", "accuracy")
+        rule, what = ("iwcv", "loss") if run.task.kind in WITHOUT_CLASSES else ("bnm", "accuracy")
         if run.selection == "oracle":
             yield f"selection=oracle selects by target {what}, but {has_none}; set selection={rule}"
         if run.track_target:

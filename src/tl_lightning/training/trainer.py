@@ -18,7 +18,7 @@ from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 from tl_lightning.callbacks.phases import PhaseCallback
 from tl_lightning.callbacks.selected_outputs import SelectedOutputs
 from tl_lightning.config.instantiate import Node
-from tl_lightning.config.schema import RunConfig, TrainerConfig
+from tl_lightning.config.schema import WITHOUT_CLASSES, RunConfig, TrainerConfig
 from tl_lightning.distributed.strategy import num_processes, with_timeout
 from tl_lightning.errors import ConfigError, TransferError
 from tl_lightning.models.base import TransferModule
@@ -77,7 +77,7 @@ def run_callbacks(
     phases = [PhaseCallback()] if module.phases.steps else []
     start = (run.init, run.backbone.consumed.get("checkpoint"))
     outputs = SelectedOutputs(validation=True, start=[Path(path) for path in start if path])
-    if run.task.kind in ("regression", "multi_label"):  # the others measure classes
+    if run.task.kind in WITHOUT_CLASSES:  # the others measure classes
         return [*phases, checkpoint, *own, *reporting, ConsoleLog()]
     return [*phases, checkpoint, DomainMetrics(), *own, *reporting, outputs, ConsoleLog()]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tl_lightning.config.paths import choices
-from tl_lightning.config.schema import RunConfig
+from tl_lightning.config.schema import WITHOUT_CLASSES, RunConfig
 from tl_lightning.config.validation.data import mixing_keys
 from tl_lightning.errors import ConfigError
 from tl_lightning.selection.rules import rules_of
@@ -14,8 +14,6 @@ from tl_lightning.tasks.head import Head
 
 __all__ = ["kind_problems"]
 
-#: Kinds of labels that are not classes.
-LABELS = ("regression", "multi_label")
 #: Kinds of task of a loss, a method or a rule that states none.
 _CLASSES = frozenset({"classification"})
 #: Settings that only classes have, and their values that do nothing.
@@ -39,7 +37,7 @@ def kind_problems(run: RunConfig) -> Iterator[str]:
     yield from _method_problems(run)
     rules = rules_of(kind)
     if run.selection not in rules:
-        what = "classes" if kind in LABELS else "labels that are not classes"
+        what = "classes" if kind in WITHOUT_CLASSES else "labels that are not classes"
         yield (
             f"selection={run.selection} is a rule for {what}, but task={kind}; set selection to "
             f"one of {', '.join(rules)}"
@@ -68,7 +66,7 @@ def kind_problems(run: RunConfig) -> Iterator[str]:
             "task=ordinal replaces the last layer of a tl_lightning.tasks.head.Head, but the head "
             f"is {run.nodes['head'].target}; set head=linear"
         )
-    if kind in LABELS:
+    if kind in WITHOUT_CLASSES:
         yield from _label_problems(run)
 
 
@@ -86,7 +84,7 @@ def needs_classes(run: RunConfig, command: str) -> None:
         run: A checked configuration.
         command: What cannot be done without.
     """
-    if run.task.kind in LABELS:
+    if run.task.kind in WITHOUT_CLASSES:
         raise ConfigError(
             f"{command} is for one class per sample, but task={run.task.kind}; leave out task="
         )

@@ -11,7 +11,7 @@ from tl_lightning.backbones.wrapper import Network
 from tl_lightning.callbacks.rollback import MAX_DROP
 from tl_lightning.config.compose import default_node
 from tl_lightning.config.instantiate import ALLOWED, Node, find_class, nodes_of
-from tl_lightning.config.schema import RunConfig, starts_trained
+from tl_lightning.config.schema import WITHOUT_CLASSES, RunConfig, starts_trained
 from tl_lightning.config.validation.start import head_init
 from tl_lightning.data.named_domains import OTHERS
 from tl_lightning.distributed.fsdp import Sharded
@@ -72,7 +72,7 @@ def resolve(
     sharded = strategy is not None and issubclass(strategy.cls, Sharded)
     _resolve_start(config, nodes, sharded)
     _resolve_class_filters(config)
-    if config["task"]["kind"] in ("regression", "multi_label"):
+    if config["task"]["kind"] in WITHOUT_CLASSES:
         config["callbacks"] = _callbacks_without_classes(config["callbacks"] or {})
     if config["selection"] == "auto":
         config["selection"] = _selection(config, nodes)
@@ -201,7 +201,7 @@ def _selection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     averaging = nodes.get("callbacks.weight_averaging")
     if averaging is not None and getattr(averaging.cls, "chooses_epochs", False):
         return "last"
-    if config["task"]["kind"] in ("regression", "multi_label"):
+    if config["task"]["kind"] in WITHOUT_CLASSES:
         whole = config["model"].get("full_data")
         return "oracle" if name == "oracle" else "last" if whole else "source_val"
     if issubclass(nodes["model"].cls, DomainGeneralization):

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from tl_lightning.data.datamodules.domain_folders import asked_table_domains, named_or_others
 from tl_lightning.data.datamodules.image_files import ImageFilesDataModule
 from tl_lightning.data.domain import Split
-from tl_lightning.data.encoding import LABELLED, LabelEncoding, columns_of, label_cells
+from tl_lightning.data.encoding import (
+    LABELLED,
+    LabelEncoding,
+    column_source,
+    columns_of,
+    label_cells,
+)
 from tl_lightning.data.io.folders import SPLIT_NAMES, OnProblem
 from tl_lightning.data.io.labels import class_name, label_problem
 from tl_lightning.data.io.listed import ListedFiles, posix_path
@@ -119,8 +125,7 @@ class ImageTableDataModule(ImageFilesDataModule):
 
     def label_source(self) -> tuple[list[str], str]:
         """Return the names of the columns with the labels, and what to call them in errors."""
-        columns = columns_of(self.columns["label"])
-        return columns, f"data.columns.label={','.join(columns)}"
+        return column_source(self.columns["label"])
 
     def read_test(self, place: str) -> Layout:
         """Return the images of ``data.target.test``, a table with the same columns."""

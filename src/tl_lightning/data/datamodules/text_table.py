@@ -13,7 +13,7 @@ from tl_lightning.data.datamodules.domain_folders import asked_table_domains, na
 from tl_lightning.data.datamodules.image_table import cell_array, class_order, read_label
 from tl_lightning.data.datamodules.text import TextDataModule
 from tl_lightning.data.domain import Split
-from tl_lightning.data.encoding import LabelEncoding, columns_of
+from tl_lightning.data.encoding import column_source, columns_of
 from tl_lightning.data.io.folders import SPLIT_NAMES
 from tl_lightning.data.io.labels import class_name
 from tl_lightning.data.io.tables import (
@@ -115,8 +115,7 @@ class TextTableDataModule(TextDataModule):
 
     def label_source(self) -> tuple[list[str], str]:
         """Return the names of the columns with the labels, and what to call them in errors."""
-        columns = columns_of(self.columns["label"])
-        return columns, f"data.columns.label={','.join(columns)}"
+        return column_source(self.columns["label"])
 
     def read_test(self, place: str) -> Layout:
         """Return the texts of ``data.target.test``, a table with the same columns."""
@@ -146,11 +145,11 @@ class TextTableDataModule(TextDataModule):
         found: list[_Text] = []
         problems: dict[str, list[str]] = {}
         for row, cells in zip(rows, found_cells, strict=True):
-            kind, text = _problem(row, cells, columns, self.encoding)
+            label, own, wrong = read_label(row, cells, columns, self.encoding)
+            kind, text = _problem(row, cells, own or (label,), wrong)
             if kind:
                 problems.setdefault(kind, []).append(text)
             else:
-                label, own, _ = read_label(row, cells, columns, self.encoding)
                 found.append(_text(row, path, cells, label, own))
         for kind, places in problems.items():
             self.pair.on_problem(
@@ -163,19 +162,22 @@ class TextTableDataModule(TextDataModule):
 
 
 def _problem(
-    row: Row,
-    cells: Mapping[str, str | None],
-    columns: Sequence[str],
-    encoding: LabelEncoding | None,
+    row: Row, cells: Mapping[str, str | None], label: Sequence[str], wrong: str
 ) -> tuple[str, str]:
-    """Return the kind of problem of a row and its place, or empty strings."""
+    """Return the kind of problem of a row and its place, or empty strings.
+
+    Args:
+        row: The row.
+        cells: Its cells by what they mean.
+        label: Its class, or the cells of its label.
+        wrong: The kind of problem of the label; empty without one.
+    """
     for name in COLUMNS:
         cell = cells.get(name)
         if cell is not None and not cell.strip() and name != "label":  # which a target may lack
             return f"an empty {name}", row.place
-    label, own, kind = read_label(row, cells, columns, encoding)
-    if kind:
-        return kind, f"{row.place} {', '.join(map(repr, own or [label]))}"
+    if wrong:
+        return wrong, f"{row.place} {', '.join(map(repr, label))}"
     split = cells.get("split")
     if split is not None and split.strip().lower() not in SPLIT_NAMES:
         hint = nearest(split.strip().lower(), SPLIT_NAMES)

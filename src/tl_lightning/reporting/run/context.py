@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from tl_lightning.config.schema import BASELINES
+from tl_lightning.config.schema import BASELINES, WITHOUT_CLASSES
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.artifacts import Predictions
 from tl_lightning.reporting.estimates import compared_names, estimated_accuracy
@@ -357,7 +357,7 @@ def _details(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return details on data, time, scale and versions."""
     dataset, timing = report.get("dataset") or {}, report.get("timing") or {}
     times = {key: timing.get(f"{key}_s") for key in ("total", "fit", "test")}
-    named = "outputs" if report.get("task") in ("regression", "multi_label") else "classes"
+    named = "outputs" if report.get("task") in WITHOUT_CLASSES else "classes"
     data = {named: str(len(dataset.get("classes") or []))}
     data |= {key: f"{count}" for key, count in (dataset.get("counts") or {}).items()}
     data["fingerprint"] = str(dataset.get("fingerprint", "–"))

@@ -234,7 +234,7 @@ def test_on_error_skip_allows_one_percent_of_unreadable_files(tmp_path, good, ma
 
 
 class InMemory:
-    name, overlap = "memory", ""
+    name, overlap, encoding = "memory", "", None
 
     def __init__(self, domains):
         self.found = domains

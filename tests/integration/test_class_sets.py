@@ -173,7 +173,43 @@ def test_methods_that_assume_equal_proportions_say_so(tmp_path) -> None:
             assert expected in write_page(tmp_path / overrides[-1][-12:]).read_text()
 
 
+def drawn(mix, n, signal=4.0, preferred=0.0):
+    """Logits and labels; calibrated, with two classes as frequent as ``mix``, by default."""
+    rng = np.random.default_rng(5)
+    labels = rng.choice(len(mix), n, p=mix)
+    logits = signal * np.eye(len(mix))[labels] + 2 * rng.normal(size=(n, len(mix)))
+    return logits + preferred * np.arange(len(mix)), labels
+
+
+def test_a_correction_is_complete_if_only_the_proportions_differ() -> None:
+    mix = [0.7, 0.2, 0.1]
+    (source, labels), (target, true) = drawn([1 / 3] * 3, 4000), drawn(mix, 4000)
+    shift, fraction = prior_shift(np.full(3, 300), source, labels, target, 1.0)
+    assert fraction > 0.9
+    assert shift == pytest.approx(np.log(np.array(mix) * 3), abs=0.2)
+    plain, corrected = (np.mean((target + one).argmax(1) == true) for one in (0, shift))
+    assert corrected > plain + 0.01
+
+
+def test_a_correction_is_reduced_if_the_classes_look_different() -> None:
+    """A model that is often wrong and prefers some classes seems to see other proportions."""
+    source, labels = drawn([1 / 3] * 3, 4000)
+    target, true = drawn([1 / 3] * 3, 4000, 1.5, 1.0)
+    shift, fraction = prior_shift(np.full(3, 300), source, labels, target, 1.0)
+    assert 0 < fraction < 0.7
+    reduced, complete = (
+        np.mean((target + one).argmax(1) == true) for one in (shift, shift / fraction)
+    )
+    assert reduced > complete + 0.01
+
+
 def test_nothing_is_added_for_classes_without_samples() -> None:
-    shift, mix = prior_shift(np.array([2, 0, 2]), np.log([[0.8, 0.1, 0.1]] * 5), 2.0)
-    assert (shift[1], mix[1]) == (0.0, 0.0)
+    target = np.log([[0.8, 0.1, 0.1]] * 5)
+    source, labels = np.log([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]] * 40), np.array([0, 2] * 40)
+    shift, _ = prior_shift(np.array([2, 0, 2]), source, labels, target, 2.0)
+    assert shift[1] == 0.0
     assert shift[0] > 0 > shift[2]
+    untested, _ = prior_shift(np.array([2, 2, 2]), source, labels, target, 2.0)
+    assert untested[1] == 0.0  # no validation sample tells how often it is predicted
+    for few in (source[:1], source[:0]):
+        assert prior_shift(np.array([2, 0, 2]), few, labels[: len(few)], target, 2.0)[1] == 0.0

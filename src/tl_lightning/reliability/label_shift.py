@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
+from scipy.spatial.distance import cdist
 
 from tl_lightning.reliability.outputs import finite_outputs
 from tl_lightning.utils.probabilities import likely_frequencies
+from tl_lightning.utils.spread import spread
 
-__all__ = ["ClassMix", "bbse", "believed_absent", "class_mix", "mlls", "rlls"]
+__all__ = ["ClassMix", "bbse", "believed_absent", "class_mix", "explained", "mlls", "rlls"]
 
 Array = NDArray[Any]
 
@@ -20,6 +22,8 @@ Array = NDArray[Any]
 FAR = 0.25
 #: Fraction of its frequency in the source below which a class counts as absent from the target.
 ABSENT = 0.1
+#: Maximum number of samples of each domain between which distances are computed.
+COMPARED = 1000
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,48 @@ def mlls(source_labels: Array, target_probabilities: Array) -> Array:
     """
     counts = np.bincount(source_labels, minlength=target_probabilities.shape[1])
     return likely_frequencies(counts, target_probabilities)
+
+
+def explained(source: Array, labels: Array, target: Array, mix: Array) -> float:
+    """Return how much of the distance between the domains' outputs class frequencies explain.
+
+    If only the class frequencies differ, source samples that are weighted to those of the target
+    have the same predictions as the target, and the result is 1. If the classes look different in
+    the target, weights hardly bring the predictions closer, and the result is near 0: the estimated
+    frequencies then say more about the errors of the model than about the target. The distance is
+    the energy distance (Szekely, Rizzo 2013) between the probabilities, estimated without bias.
+
+    Args:
+        source: Probabilities ``(n, K)`` of labelled source samples, n > 1.
+        labels: ``(n,)``.
+        target: Probabilities ``(m, K)``, m > 1.
+        mix: Estimated fraction of each class in the target, ``(K,)``.
+
+    Returns:
+        A number in [0, 1]; 0 if the domains do not differ.
+
+    >>> p, labels = np.repeat([[0.9, 0.1], [0.2, 0.8]], 50, axis=0), np.repeat([0, 1], 50)
+    >>> target = np.repeat(p[[0, -1]], [75, 25], axis=0)
+    >>> round(explained(p, labels, target, np.array([0.75, 0.25])), 2)
+    1.0
+    """
+    known, seen = (spread(len(one), min(len(one), COMPARED)) for one in (source, target))
+    source, labels, target = source[known], labels[known], target[seen]
+    frequencies = np.bincount(labels, minlength=len(mix)) / len(labels)
+    weights = (mix / np.maximum(frequencies, 1e-12))[labels]
+    if not weights.any():
+        return 0.0
+    within, across = cdist(source, source), cdist(source, target).mean(axis=1)
+    inside = cdist(target, target).sum() / (len(target) * (len(target) - 1))
+
+    def distance(weight: Array) -> float:
+        pairs = np.outer(weight, weight)
+        np.fill_diagonal(pairs, 0)
+        own = (pairs * within).sum() / max(pairs.sum(), 1e-12)
+        return float(np.sqrt(max(0.0, 2 * np.average(across, weights=weight) - own - inside)))
+
+    before = distance(np.ones(len(labels)))
+    return max(0.0, 1 - distance(weights) / before) if before else 0.0
 
 
 def class_mix(source_logits: Array, source_labels: Array, target_logits: Array) -> ClassMix:

@@ -42,14 +42,18 @@ def unfamiliarity(logits: Tensor, score: Score, temperature: Tensor) -> Tensor:
 
 
 class PriorCorrection(DomainAwareNorm):
-    """Adds ``T log(q / p)`` to the logits of target samples in evaluation, for label shift.
+    """Adds a fraction of ``T log(q / p)`` to the logits of target samples, for label shift.
 
     ``p`` are the frequencies of the classes that the classifier was trained with, ``q`` those
     estimated for the target: Bayes' rule for a classifier whose classes look the same in both
-    domains but are not as frequent (Saerens, Latinne, Decaestecker 2002). Zero until it is fitted.
+    domains but are not as frequent (Saerens, Latinne, Decaestecker 2002). It applies in evaluation,
+    and is zero until it is fitted.
 
     Args:
         num_classes: ``K``.
+
+    Attributes:
+        explained: The fraction; None if it was not fitted in this process.
     """
 
     shift: Tensor
@@ -58,6 +62,7 @@ class PriorCorrection(DomainAwareNorm):
         super().__init__()
         self.parts = [("target", 0)]
         self.register_buffer("shift", torch.zeros(num_classes))
+        self.explained: float | None = None
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return the logits ``(B, K)``; those of the source, and of training, unchanged."""

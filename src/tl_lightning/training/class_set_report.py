@@ -40,9 +40,9 @@ def class_set_entries(
 
     ``class_sets`` has the setting ``classes``, the names of the source's classes that the model
     believes ``absent`` from the target, how samples are recognised as unknown and how many were
-    (``rejection``), the correction of the logits by class (``label_shift``), and a
-    ``proportions`` warning for methods that assume equal class frequencies. Nothing of it uses
-    labels of the target. Empty without a target.
+    (``rejection``), the correction of the logits by class (``label_shift``) and the fraction of it
+    that is applied (``explained``), and a ``proportions`` warning for methods that assume equal
+    class frequencies. Nothing of it uses labels of the target. Empty without a target.
 
     Args:
         parts: Objects of a run after the test.
@@ -64,6 +64,7 @@ def class_set_entries(
         about["proportions"] = _assumption(parts, mix)
     if isinstance(task.prior, PriorCorrection):
         about["label_shift"] = task.prior.shift.tolist()
+        about["explained"] = task.prior.explained
     if run.rejection != "none":
         about["rejection"] = _rejection(parts)
     estimate = found.get("estimated_accuracy")

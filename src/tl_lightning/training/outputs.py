@@ -12,43 +12,57 @@ from scipy.special import softmax
 
 from tl_lightning.checkpoints.io import amend, read_checkpoint
 from tl_lightning.models.whole_outputs import passed
-from tl_lightning.reliability.assessment import Record, assess, finite_temperature
+from tl_lightning.reliability.assessment import finite_temperature
+from tl_lightning.reliability.label_shift import explained, rlls
 from tl_lightning.reliability.rejection import otsu, source_threshold
 from tl_lightning.tasks.target_outputs import PriorCorrection, Rejection
 from tl_lightning.training.build import Parts
 from tl_lightning.training.head_start import frozen_features
 from tl_lightning.types import SplitKey, Stream
-from tl_lightning.utils.probabilities import likely_frequencies
 
 __all__ = ["fit_outputs", "prior_shift"]
 
 Array = NDArray[Any]
 
 
-def prior_shift(counts: Array, target_logits: Array, scale: float) -> tuple[Array, Array]:
-    """Return what is added to the logits of the target, and its class frequencies.
+def prior_shift(
+    counts: Array, source: Array, labels: Array, target: Array, scale: float
+) -> tuple[Array, float]:
+    """Return what is added to the logits of the target, and how far its class mix is trusted.
 
-    The frequencies ``q`` are estimated by :func:`.likely_frequencies` from the calibrated
-    probabilities ``softmax(z / T)``; adding ``T log(q / p)`` puts ``q`` in the place of ``p``.
+    The class frequencies ``q`` of the target are estimated by :func:`.rlls` from the calibrated
+    probabilities ``softmax(z / T)``. Adding ``T log(q / p)`` would put ``q`` in the place of ``p``,
+    which is right if the classes look the same in both domains. If they do not, ``q`` counts
+    errors of the model as well; therefore the fraction :func:`.explained` of it is added.
 
     Args:
         counts: Samples ``(K,)`` of each class in training, which ``p`` are the frequencies of.
-        target_logits: ``z`` ``(m, K)``.
-        scale: Temperature ``T``.
+        source: ``z`` ``(n, K)`` of labelled source samples that the model was not trained on.
+        labels: ``(n,)``.
+        target: ``z`` ``(m, K)``.
+        scale: Temperature ``T`` that calibrates the source.
 
     Returns:
-        ``(K,)`` each. Nothing is added for classes that were not trained.
+        ``(K,)``, and the fraction. Nothing is added for classes that were not trained, or have no
+        sample in ``labels``, nor if a domain has fewer than two samples.
 
-    >>> logits = np.log(np.repeat([[0.9, 0.1], [0.1, 0.9]], [66, 34], axis=0))
-    >>> shift, mix = prior_shift(np.array([5, 5]), logits, 1.0)
-    >>> mix.round(1).tolist(), shift.round(1).tolist()
-    ([0.7, 0.3], [0.3, -0.5])
+    >>> logits, labels = np.log([[0.9, 0.1]] * 90 + [[0.1, 0.9]] * 90), np.repeat([0, 1], 90)
+    >>> shift, fraction = prior_shift(np.array([5, 5]), logits, labels, logits[:120], 1.0)
+    >>> shift.round(1).tolist(), round(fraction, 1)
+    ([0.4, -0.6], 1.0)
     """
-    mix = likely_frequencies(counts, softmax(target_logits / scale, axis=1))
-    prior, known = counts / counts.sum(), counts > 0
     shift = np.zeros(len(counts))
-    shift[known] = scale * np.log(mix[known] / prior[known])
-    return shift, mix
+    if min(len(source), len(target)) < 2:
+        return shift, 0.0
+    probabilities = [softmax(one / scale, axis=1) for one in (source, target)]
+    mix = rlls(probabilities[0], labels, probabilities[1])
+    fraction = explained(probabilities[0], labels, probabilities[1], mix)
+    prior = counts / counts.sum()
+    known = (counts > 0) & (np.bincount(labels, minlength=len(counts)) > 0)
+    # One more sample of the classes of training, so that none has a fraction of 0.
+    mix = (len(target) * mix + prior) / (len(target) + 1)
+    shift[known] = fraction * scale * np.log(mix[known] / prior[known])
+    return shift, fraction
 
 
 def fit_outputs(parts: Parts, chosen: Path) -> None:
@@ -82,9 +96,11 @@ def fit_outputs(parts: Parts, chosen: Path) -> None:
     assert labels is not None
     scale = finite_temperature(source, labels)
     if isinstance(task.prior, PriorCorrection):
-        record = Record(source, labels, np.zeros((0, 1), np.float32), scale)
-        matched = assess(record, target, False).temperature
-        shift, _ = prior_shift(_trained_counts(parts), target[_finite(target)], matched)
+        known = _finite(source)
+        shift, task.prior.explained = prior_shift(
+            _trained_counts(parts), source[known], labels[known], target[_finite(target)],
+            scale if np.isfinite(scale) else 1.0,
+        )  # fmt: skip
         task.prior.shift.copy_(torch.from_numpy(shift))
         target = target + shift  # as the logits that are rejected
     if task.rejection is not None:

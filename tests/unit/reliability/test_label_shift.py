@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from tl_lightning.reliability.label_shift import bbse, believed_absent, class_mix, mlls, rlls
+from tl_lightning.reliability.label_shift import (
+    bbse,
+    believed_absent,
+    class_mix,
+    explained,
+    mlls,
+    rlls,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -93,3 +100,21 @@ def test_a_class_that_resembles_another_is_believed_absent() -> None:
     mix = class_mix(np.log(source), labels, np.log(target))
     assert believed_absent(mix.source, mix.likely) == [1]
     assert believed_absent(mix.source, mix.target) == []
+
+
+def test_proportions_explain_a_shift_of_labels_and_no_other() -> None:
+    source, labels = outputs([0.25] * 4, 2000)
+    mix = np.array([0.7, 0.1, 0.1, 0.1])
+    by_labels, _ = outputs(mix, 2000)
+    by_looks = outputs([0.25] * 4, 2000, 0.3)[0]  # harder to recognise
+    source, by_labels, by_looks = (softmax(one, axis=1) for one in (source, by_labels, by_looks))
+    assert explained(source, labels, by_labels, mix) > 0.9
+    assert explained(source, labels, by_labels, np.full(4, 0.25)) < 0.1
+    estimated = rlls(source, labels, by_looks)
+    assert explained(source, labels, by_looks, estimated) < 0.3
+
+
+def test_classes_without_source_samples_explain_nothing() -> None:
+    p, labels = np.tile([0.6, 0.3, 0.1], (20, 1)), np.repeat([0, 1], 10)
+    assert explained(p, labels, p, np.array([0.0, 0.0, 1.0])) == 0.0
+    assert explained(p, labels, p, np.array([0.5, 0.5, 0.0])) == 0.0  # nothing to explain

@@ -75,8 +75,13 @@ def _sentences(found: Mapping[str, Any], kind: str) -> list[str]:
         count = "" if share is None else f"; {percent(share)} of the test samples were rejected"
         sentences.append(f"Samples are taken for unknown by {score}{at}{rule}{count}.")
     if "label_shift" in found:
+        share = found.get("explained")
+        part = "" if share is None else (
+            f", which explain {percent(share)} of the difference between the outputs on both "
+            "domains; the correction is reduced to that fraction"
+        )  # fmt: skip
         sentences.append(
             "The predictions for the target are corrected by its estimated class frequencies "
-            "(label_shift=prior)."
+            f"(label_shift=prior){part}."
         )
     return sentences

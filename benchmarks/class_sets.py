@@ -43,8 +43,8 @@ BREEDS = 6
 MODELS: dict[str, tuple[str, ...]] = {
     "partial": ("source_only", "dann", "mcc", "class_weights+dann", "class_weights+mcc"),
     "open": ("source_only", "dann", "ovanet"),
-    "proportions": ("source_only", "source_only, prior", "dann", "class_weights+dann",
-                    "balanced+dann"),
+    "proportions": ("source_only", "source_only, prior", "dann", "dann, prior",
+                    "class_weights+dann", "balanced+dann"),
     "all": ("source_only", "dann", "class_weights+ovanet"),
     "dogs": ("source_only", "dann", "class_weights+dann"),
 }  # fmt: skip
@@ -53,6 +53,7 @@ BALANCED = ("data.sampling=class_balanced", "data.target_sampling=pseudo_balance
 SETTINGS: dict[str, tuple[str, ...]] = {
     "source_only": ("model=source_only",),
     "source_only, prior": ("model=source_only", "label_shift=prior"),
+    "dann, prior": (ADAPTED, "method=[dann]", "label_shift=prior"),
     "balanced+dann": (ADAPTED, "method=[dann]", *BALANCED),
     "balanced+mcc": (ADAPTED, "method=[mcc]", *BALANCED),
 }

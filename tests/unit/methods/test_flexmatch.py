@@ -9,6 +9,7 @@ from torch.nn import functional
 from helpers import config, weights
 from methods import PENALTY, built, context, gradients, weak_and_strong
 from tl_lightning.errors import ConfigError
+from tl_lightning.methods import flexmatch as module
 from tl_lightning.methods.flexmatch import FlexMatch
 from tl_lightning.training import fit as training
 
@@ -37,10 +38,10 @@ def test_value_and_gradient() -> None:
     flex.latest[:8] = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
     confidence = WEAK.softmax(1).max(1).values
     assert (confidence >= flex.thresholds()).tolist() == [True, True, True]
-    flex.latest[:8] = torch.tensor([1, 1, 1, 1, 1, 1, 1, 2])
-    assert (confidence >= flex.thresholds()).tolist() == [True, False, True]
+    flex.latest[:8] = torch.tensor([2, 2, 2, 2, 2, 2, 2, 1])
+    assert (confidence >= flex.thresholds()).tolist() == [True, True, False]
     terms = flex(given, context())
-    losses = [functional.cross_entropy(strong[k], torch.tensor(k)) for k in (0, 2)]
+    losses = [functional.cross_entropy(strong[k], torch.tensor(k)) for k in (0, 1)]
     assert terms["flexmatch"].item() == pytest.approx(sum(losses).item() / 3, rel=1e-5)
     of_weak, of_strong = gradients(terms, weak, strong)
     assert of_weak is None
@@ -54,6 +55,16 @@ def test_confident_predictions_are_counted_by_sample() -> None:
     flex.latest[4] = 1
     flex(given, context())
     assert flex.latest[[7, 2, 4]].tolist() == [0, -1, 1]  # an uncertain one keeps its last class
+
+
+def test_samples_of_all_ranks_are_counted(monkeypatch) -> None:
+    others = iter([torch.tensor([0, 9]), torch.tensor([2, -1])])  # indices and labels of a rank
+    monkeypatch.setattr(module, "gathered_tensor", lambda own: torch.cat([own, next(others)]))
+    given, _, _ = weak_and_strong(WEAK)
+    given["target"].index = torch.tensor([7, 2, 4])
+    flex = method()
+    flex(given, context())
+    assert flex.latest.tolist() == [2, -1, -1, -1, -1, -1, -1, 0, -1, -1]
 
 
 def test_the_number_of_samples_is_taken_from_the_data(tmp_path) -> None:

@@ -253,7 +253,7 @@ def test_images_of_a_table_with_several_labels(tmp_path: Path) -> None:
     arguments = table(tmp_path)
     several = ["task=multi_label", "data.columns.label=tags", "model=joint_bn"]
     report = training.fit(settings(arguments, *several), tmp_path / "run")
-    assert {"target/test/acc", "target/test/f1"} <= set(report["metrics"])
+    assert {f"target/test/{name}" for name in ("acc", "f1", "map")} <= set(report["metrics"])
     assert "estimated_accuracy" not in report
     row = tl.predict(tmp_path / "run", [tmp_path / "day0.png"])[0]
     chances = dict(row.values)

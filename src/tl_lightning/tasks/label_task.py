@@ -151,7 +151,7 @@ class LabelSetTask(LabelTask):
         return outputs.float().sigmoid()
 
     def metrics(self, prefix: str) -> MetricCollection:
-        """Return micro accuracy over all entries and macro F1."""
+        """Return micro accuracy over all entries, macro F1 and mean average precision."""
         return self.part.metrics(prefix)
 
     def score(self, metrics: MetricCollection, outputs: Tensor, labels: Tensor) -> None:

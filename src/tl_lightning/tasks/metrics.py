@@ -55,6 +55,7 @@ _SCORES = {
 #: Labels of other metrics that users add or that auxiliary tasks have; all are fractions.
 _OTHERS = {
     "accuracy": "accuracy", "auroc": "AUROC", "top5": "top-5", "top5_acc": "top-5 accuracy",
+    "map": "mean average precision",
     "known_acc": "known-class accuracy, overall", "known_class_acc": "known-class accuracy, mean",
     "unknown_recall": "unknown recall", "h_score": "H-score",
     "mean_domain_acc": "accuracy, mean over domains", "worst_domain_acc": "accuracy, worst domain",

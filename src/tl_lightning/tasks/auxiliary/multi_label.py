@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
+from torchmetrics.classification import (
+    MultilabelAccuracy,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
+)
+from torchmetrics.utilities.data import dim_zero_cat
 
 from tl_lightning.errors import nearest
 from tl_lightning.tasks.auxiliary.base import AuxiliaryTask, LabelInfo, ordered, present_mean
@@ -18,6 +24,26 @@ __all__ = ["SEPARATOR", "MultiLabel"]
 
 #: Between the labels of a cell.
 SEPARATOR = ";"
+
+
+class MeanAveragePrecision(MultilabelAveragePrecision):
+    """Mean of the average precision over the labels that occur; NaN if none does.
+
+    torchmetrics takes 0 for a label that does not occur, and warns of it at every validation.
+
+    Args:
+        num_labels: ``K``.
+    """
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(num_labels, average="none", ignore_index=-1)
+
+    def compute(self) -> Tensor:
+        """Return the mean over all samples added so far."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No positive samples found in target")
+            each: Tensor = super().compute()
+        return each[(dim_zero_cat(self.target) == 1).any(0)].mean()
 
 
 class MultiLabel(AuxiliaryTask):
@@ -79,12 +105,13 @@ class MultiLabel(AuxiliaryTask):
         return present_mean(values, known)
 
     def metrics(self, prefix: str) -> MetricCollection:
-        """Return micro accuracy over all entries and macro F1."""
+        """Return micro accuracy over all entries, macro F1 and mean average precision."""
         k = self.num_labels
         return MetricCollection(
             {
                 "acc": MultilabelAccuracy(k, average="micro", ignore_index=-1),
                 "f1": MultilabelF1Score(k, average="macro", ignore_index=-1),
+                "map": MeanAveragePrecision(k),
             },
             prefix=prefix,
         )
@@ -92,8 +119,8 @@ class MultiLabel(AuxiliaryTask):
     def score(self, metrics: MetricCollection, outputs: Tensor, labels: Tensor) -> None:
         """Update the metrics with a batch."""
         known = self.known(labels)
-        # Pass decisions: torchmetrics thresholds logits at 1/2 if all of them are in [0, 1].
-        metrics.update((outputs > 0).long(), torch.where(known, labels, -1.0).long())
+        # Not logits, which torchmetrics takes for probabilities if all of them are in [0, 1].
+        metrics.update(outputs.float().sigmoid(), torch.where(known, labels, -1.0).long())
 
 
 def _parts(text: str) -> list[str]:

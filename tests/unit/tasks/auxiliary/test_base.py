@@ -10,6 +10,7 @@ import torch
 from scipy.special import expit
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     f1_score,
     log_loss,
     mean_absolute_error,
@@ -71,6 +72,7 @@ def reference(kind, outputs, labels):
         metrics = {
             "acc": float((pred == y).mean()),
             "f1": f1_score(y, pred, average="macro", zero_division=0),
+            "map": average_precision_score(y, out, average="macro"),
         }
         return float(np.mean(losses)), metrics
     if kind is Regression:
@@ -97,6 +99,15 @@ def test_loss_and_metrics_over_known_labels(kind) -> None:
         task.score(result, outputs[part], labels[part])
     values = {name: value.item() for name, value in result.compute().items()}
     assert values == pytest.approx({f"x/{k}": v for k, v in metrics.items()}, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_average_precision_leaves_out_labels_that_do_not_occur() -> None:
+    task, outputs = make(MultiLabel), torch.tensor([[2.0, -1.0, 3.0], [1.0, -2.0, 4.0]])
+    for labels, expected in (([[0, 0, 1], [1, 0, 1]], 0.75), ([[0, 0, 0], [0, 0, 0]], NAN)):
+        result = task.metrics("x/")
+        task.score(result, outputs, torch.tensor(labels).float())
+        assert result.compute()["x/map"].item() == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,7 +161,7 @@ def test_multi_label_logits_in_0_1_are_not_taken_for_probabilities() -> None:
     task = make(MultiLabel)
     scores = task.metrics("x/")
     task.score(scores, torch.tensor([[0.3, 0.4, 0.1], [0.2, 0.1, 0.4]]), torch.ones(2, 3))
-    assert [value.item() for value in scores.compute().values()] == [1.0, 1.0]
+    assert [value.item() for value in scores.compute().values()] == [1.0, 1.0, 1.0]
 
 
 def test_coral_is_rank_consistent_with_shared_weights() -> None:

@@ -38,7 +38,7 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
     def __init__(self, num_labels: int) -> None:
         super().__init__(num_labels, average="none", ignore_index=-1)
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor:  # type: ignore[override]  # as in torchmetrics
         """Return the mean over all samples added so far."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No positive samples found in target")

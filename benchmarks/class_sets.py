@@ -41,7 +41,8 @@ DOGS = ("dogs", "test")
 BREEDS = 6
 #: Models to compare by form; a name without an entry in SETTINGS is a list of methods.
 MODELS: dict[str, tuple[str, ...]] = {
-    "partial": ("source_only", "dann", "mcc", "class_weights+dann", "class_weights+mcc"),
+    "partial": ("source_only", "dann", "mcc", "class_weights+dann", "class_weights+mcc",
+                "ba3us"),
     "open": ("source_only", "dann", "ovanet"),
     "proportions": ("source_only", "source_only, prior", "dann", "dann, prior",
                     "class_weights+dann", "balanced+dann"),
@@ -52,6 +53,7 @@ ADAPTED = "model=domain_adaptation"
 BALANCED = ("data.sampling=class_balanced", "data.target_sampling=pseudo_balanced")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "source_only": ("model=source_only",),
+    "ba3us": ("model=ba3us",),
     "source_only, prior": ("model=source_only", "label_shift=prior"),
     "dann, prior": (ADAPTED, "method=[dann]", "label_shift=prior"),
     "balanced+dann": (ADAPTED, "method=[dann]", *BALANCED),

@@ -71,8 +71,8 @@ def class_set_problems(run: RunConfig) -> Iterator[str]:
     if blind:
         yield (
             f"method=[{','.join(run.methods)}]: {blind[0]} compares the domains without the "
-            f"weights of {weighing[0]}; combine {weighing[0]} with dann, cdan, mmd, ovanet or a "
-            "method of the target alone (mcc, bnm, entropy)"
+            f"weights of {weighing[0]}; combine {weighing[0]} with dann, cdan, ba3us, mmd, ovanet "
+            "or a method of the target alone (mcc, bnm, entropy)"
         )
     loss = run.nodes["loss"]
     if not getattr(loss.cls, "takes_weights", False):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +31,13 @@ CLASSES: dict[str, type[Method]] = {
     name: find_class(node["_target_"], name)[0] for name, node in NODES.items()
 }
 TERMS = [name for name in METHODS if CLASSES[name].adds_loss]
+#: One method of each kind: a discriminator, moments, stages, a teacher, no source, no target.
+CORE = {"dann", "coral", "mcd", "self_training", "shot", "vrex"}
+
+
+def core_first(names: Iterable[str]) -> list[Any]:
+    """Return the names as parameters of a test that trains; those outside CORE are slow."""
+    return [pytest.param(one, marks=[] if one in CORE else pytest.mark.slow) for one in names]
 
 
 @pytest.fixture(scope="session")
@@ -121,8 +131,11 @@ def adapted(name: str) -> str:
     return "source" if required == {"source"} else "target"
 
 
-@pytest.mark.parametrize("name", TERMS)
-@pytest.mark.parametrize("forward", ["joint", "separate"])
+@pytest.mark.parametrize(
+    ("name", "forward"),
+    [pytest.param(one, "joint", marks=pytest.mark.slow) for one in TERMS]
+    + [(one, "separate") for one in TERMS],
+)
 def test_gradient_reaches_the_backbone_from_the_target(name, forward, trained) -> None:
     net = module(*arguments(name, trained), f"model.forward={forward}").train()
     torch.manual_seed(0)
@@ -214,7 +227,7 @@ def test_weight_zero_equals_training_without_the_method(name, trained, tmp_path,
     assert all(torch.equal(joint[key], a[key]) for key in joint)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_target_labels_are_not_used(name, trained, tmp_path, monkeypatch) -> None:
     """Changing target train, validation and test labels changes no weight and no selection."""
     rule = "source_val" if adapted(name) == "source" else "im"

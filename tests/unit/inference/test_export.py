@@ -91,6 +91,7 @@ def probabilities(predictor: Predictor, inputs: torch.Tensor) -> Any:
 
 
 # -- the file -----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_an_onnx_file_computes_what_the_checkpoint_does_in_any_batch(run, exported) -> None:
     predictor, model = Predictor.open(run), load_exported(exported)
     inputs = noise(predictor)

@@ -133,6 +133,7 @@ def test_ramp_ends_after_its_steps() -> None:
     assert strengths == [0.5 * sigmoid_ramp(1.0)] * 2
 
 
+@pytest.mark.slow
 def test_ramp_and_batch_norm_resume_exactly(tmp_path, monkeypatch) -> None:
     settings = ["method.dann.ramp_steps=20", "method.dann.norm=batch"]
     training.fit(config(*settings), tmp_path / "whole")
@@ -160,6 +161,7 @@ def test_lambda_zero_equals_joint_training_bit_for_bit(tmp_path) -> None:
     assert same(a, b, but="methods.")
 
 
+@pytest.mark.slow
 def test_positive_lambda_differs_from_joint_training(tmp_path) -> None:
     one = config("method.dann.max_lambda=1")
     joint = config("model=joint_bn")

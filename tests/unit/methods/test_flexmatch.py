@@ -56,6 +56,7 @@ def test_confident_predictions_are_counted_by_sample() -> None:
     assert flex.latest[[7, 2, 4]].tolist() == [0, -1, 1]  # an uncertain one keeps its last class
 
 
+@pytest.mark.slow
 def test_the_number_of_samples_is_taken_from_the_data(tmp_path) -> None:
     settings = ("model=flexmatch", "data.target=null", "data.labelled_per_class=2")
     training.fit(config(*settings, "method.flexmatch.threshold=0.15"), tmp_path)

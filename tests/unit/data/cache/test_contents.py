@@ -254,6 +254,7 @@ print(json.dumps([len(read), module.contents(paths).tolist(), len(read)]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_read_every_file_once(tmp_path, cache):
     paths = sorted(planted(tmp_path / "a", 1, 600))
     children = [

@@ -375,6 +375,7 @@ def stream_config(prepared, *more):
     return settings
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_run(prepared, tmp_path, monkeypatch):
     uninterrupted = training.fit(stream_config(prepared), tmp_path / "uninterrupted")
     original: Any = training.build

@@ -151,7 +151,7 @@ USES = {
     ),
     "stream": Use(
         [["tl-write-shards", "data=folder", "data.root=images", "data.target=null", "out=shards"],
-         ["tl-train", "model=source_only", "data=stream", "data.root=shards", "data.target=null",
+         ["tl-train", "model=source_only", "data=stream", "data.source.url=shards/images",
           "backbone=tiny_cnn", "trainer.max_epochs=1", "data.batch_size=4",
           "hydra.run.dir=stream"]],
         ["stream/report.html"],
@@ -289,7 +289,8 @@ def used(row: Row, env: Path, root: Path) -> dict[str, Any]:
         filled = [[word.replace("{run}", str(trained.parent)) for word in words]
                   for words in USES[extra].commands]  # fmt: skip
         tried(extra, filled, USES[extra].files)
-    open_ = [one for one in place.rglob("*") if stat.S_IMODE(one.lstat().st_mode) & 0o077]
+    written = [one for one in place.rglob("*") if not one.is_symlink()]
+    open_ = [one for one in written if stat.S_IMODE(one.stat().st_mode) & 0o077]
     if open_:
         found["problems"]["umask"] = f"others may read {open_[0]}"
     found["home"] = sorted(str(one.relative_to(home)) for one in home.rglob("*") if one.is_file())

@@ -77,6 +77,7 @@ def report_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_linear_relation_is_recovered_in_the_unit_of_the_labels(run: Path) -> None:
     report = report_of(run)
     assert report["selection"]["monitor"] == "source/val/loss"

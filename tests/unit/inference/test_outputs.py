@@ -95,6 +95,7 @@ def whole(given: list[str], tmp_path: Path, capsys) -> Iterator[dict[str, bytes]
     return {suffix: file.read_bytes() for suffix, file in files.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_killed_command_continues_without_a_lost_or_repeated_row(
     suffix: str, given: list[str], whole: dict[str, bytes], tmp_path: Path, capsys, monkeypatch

@@ -226,6 +226,7 @@ def test_a_resumed_run_keeps_the_map(tmp_path, trained, monkeypatch) -> None:
     assert torch.equal(before[key], after[key])
 
 
+@pytest.mark.slow
 def test_adds_no_loss_and_rejects_invalid_settings(trained, tmp_path) -> None:
     sizes = {"in_features": 4, "num_classes": 2}
     method = Align(kind="centre", strength=1.0, samples=8, **sizes)

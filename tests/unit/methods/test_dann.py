@@ -150,6 +150,7 @@ def test_sigmoid_ramp() -> None:
     assert sigmoid_ramp(0.5) == pytest.approx(2 / (1 + np.exp(-5)) - 1)
 
 
+@pytest.mark.slow
 def test_lambda_zero_equals_joint_training_bit_for_bit(tmp_path) -> None:
     """Even with dropout in the discriminator, whose random draws must not affect the rest."""
     extra = ["backbone.channel_dropout=0.2", "head.dropout=0.1"]

@@ -91,6 +91,7 @@ def parts(names: set[str]) -> set[str]:
     return {next((p for k, p in prefixes.items() if n.startswith(k)), "head") for n in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_a_phase_changes_only_its_layers(model, optimizer, tmp_path, monkeypatch) -> None:

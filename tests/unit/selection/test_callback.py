@@ -53,6 +53,7 @@ def test_logged_scores_with_and_without_target(tmp_path) -> None:
     assert names == {"validator/source_val", "validator/floor"}
 
 
+@pytest.mark.slow
 def test_target_labels_do_not_affect_scores(tmp_path, monkeypatch) -> None:
     track = config(*FAST, "track_target=true")
     report = training.fit(track, tmp_path / "true")

@@ -646,6 +646,7 @@ def test_predictions_depend_on_the_model_and_the_order_alone(
     assert [row.label for row in unchanged] == [row.label for row in plain]
 
 
+@pytest.mark.slow
 def test_samples_of_the_source_are_checked(trained: Path, photos: Path) -> None:
     def predict(fisher: Any) -> None:
         tl.predict(trained / "run", photos, adapt={"method": "eata", "fisher": fisher})

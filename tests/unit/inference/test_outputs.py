@@ -128,6 +128,7 @@ def test_the_expected_accuracy_is_that_of_all_samples(
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), [
     ("batch_size=5", "had another batch_size; starting again"),
     ("top=3", "had another top; starting again"),

@@ -91,6 +91,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_published_folder_predicts_the_same(kind: str, tmp_path: Path) -> None:
     training.fit(KINDS[kind](tmp_path), tmp_path / "run")

@@ -78,6 +78,7 @@ def test_weight_zero_equals_training_without_it_bit_for_bit(name, tmp_path) -> N
     assert f"train/{name}" in header
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_frozen_parameters_have_no_gradient(name, kind) -> None:

@@ -1,9 +1,10 @@
 """Release matrix: wheel and source archive installed into empty environments, and used there.
 
 ``python scripts/dev/matrix.py --results matrix.jsonl`` builds both, and for every row makes an
-environment, installs without constraints, trains in an empty folder with an empty home, a umask of
-077, and a space and an umlaut in the path, uses the row's extras, and deletes the environment. With
-extras, training is cut to a few steps. Rows that the file has already are skipped, so that an
+environment, installs without constraints, and works in an empty folder with an empty home, a umask
+of 077, and a space and an umlaut in the path: it creates a method, trains, uses the row's extras,
+and deletes the environment. With all extras, training is cut to a few steps; with a single one,
+there is only what it is used for. Rows that the file has already are skipped, so that an
 interrupted matrix continues. The table is printed at the end, and by ``--table`` alone.
 
 Only the standard library is imported: interpreters and ``uv`` are all it needs.
@@ -39,18 +40,18 @@ UV = shutil.which("uv", path=f"{sys.prefix}/bin") or "uv"
 PLACE = "My Prüfung"
 TRAIN = ["tl-train", "model=dann", "data=digits", "trainer.max_epochs=1"]
 SHORT = ["data=digits", "trainer.max_epochs=1", "data.steps_per_epoch=5", "model=source_only"]
-#: Printed by the installed interpreter; torch.__version__ says whether it is a build for CPUs.
-VERSIONS = """
+#: Prints the versions; that of torch says whether it is a build for CPUs.
+CREATE = """
 import json
 from importlib.metadata import distributions, version
 import torch
-found = {name: version(name) for name in ("lightning", "numpy", "hydra-core", "timm")}
-found["torch"] = torch.__version__
-print(json.dumps({"packages": len({d.name for d in distributions()}), **found}))
-"""
-CREATE = """
 import tl_lightning as tl
-print(type(tl.create("method", "dann", in_features=8, num_classes=3)).__name__)
+made = tl.create("method", "dann", in_features=8, num_classes=3)
+found = {name: version(name) for name in ("lightning", "numpy", "hydra-core", "timm")}
+print(json.dumps({
+    "packages": len({one.name for one in distributions()}), "torch": torch.__version__,
+    "created": type(made).__name__, **found,
+}))
 """
 IMAGES = """
 import numpy as np
@@ -271,24 +272,23 @@ def used(row: Row, env: Path, root: Path) -> dict[str, Any]:
             found["problems"][name] = f"not written: {missing}"
         return output
 
-    found |= json.loads(tried("versions", [_python(VERSIONS)]) or "{}")
-    begun = time.monotonic()
-    few = [] if row.extras == "none" else ["data.steps_per_epoch=5"]
-    tried("train", [[*TRAIN, *few]], ["outputs/*/*/report.html"])
-    found["train_s"] = time.monotonic() - begun
-    found["create"] = tried("create", [_python(CREATE)]).strip()
-    trained = next(place.glob("outputs/*/*/report.json"), None)
-    if trained is None:
-        return found
-    report = json.loads(trained.read_text())
-    if not few:
-        found["accuracy"] = report["metrics"]["target/test/acc"]
-    if row.uses():
+    found |= json.loads(tried("create", [_python(CREATE)]) or "{}")
+    uses = {extra: USES[extra] for extra in row.uses()}
+    trained = place / "run"
+    if row.extras in ("none", "all") or any("{run}" in str(use.commands) for use in uses.values()):
+        few = [] if row.extras == "none" else ["data.steps_per_epoch=5"]
+        begun = time.monotonic()
+        tried("train", [[*TRAIN, *few]], ["outputs/*/*/report.html"])
+        found["train_s"] = time.monotonic() - begun
+        trained = next((one.parent for one in place.glob("outputs/*/*/report.json")), trained)
+        if not few and trained.is_dir():
+            report = json.loads((trained / "report.json").read_text())
+            found["accuracy"] = report["metrics"]["target/test/acc"]
+    if uses:
         tried("images", [_python(IMAGES)])
-    for extra in row.uses():
-        filled = [[word.replace("{run}", str(trained.parent)) for word in words]
-                  for words in USES[extra].commands]  # fmt: skip
-        tried(extra, filled, USES[extra].files)
+    for extra, use in uses.items():
+        filled = [[word.replace("{run}", str(trained)) for word in words] for words in use.commands]
+        tried(extra, filled, use.files)
     written = [one for one in place.rglob("*") if not one.is_symlink()]
     open_ = [one for one in written if stat.S_IMODE(one.stat().st_mode) & 0o077]
     if open_:

@@ -16,6 +16,7 @@ from tl_lightning.config.paths import output_problem
     [
         ("modle=dann", "modle is not a setting; did you mean 'model'?"),
         ("optimizer.lrate=1", "optimizer.lrate is not a setting"),
+        ("data.root=/a", "data.root is not a setting; valid: _target_, "),
         ("data.batchsize=1", "data.batchsize is not a setting; did you mean 'batch_size'?"),
     ],
 )

@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMMA := ,
 STAMP := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+# A file is run by one process, so that its trained models are made once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: install demo docs notebooks test test-slow test-all test-long lint types check tables build clean
 
@@ -22,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python scripts/train.py -m model=source_only,dann data=digits
 
-# Minutes on two cores; CI runs test-all.
+# At most five minutes on two cores: tests marked slow are left out, which CI runs with test-all.
 test: install
 	$(PYTEST) -m 'not slow and not long'
 

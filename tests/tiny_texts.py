@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from helpers import config
-from tl_lightning.config.compose import compose
+from helpers import config, plain_config
 from tl_lightning.types import LayerGroup, TextSpec
 
 GOOD = ("good", "great", "fine", "lovely", "moving")
@@ -106,7 +104,7 @@ def text_config(folder: Path, *overrides: str) -> dict[str, Any]:
         "data.eval_batch_size=8", "data.steps_per_epoch=3", "data.bucket=2", "trainer.max_epochs=2",
         "optimizer.lr=0.01", "backbone.lr_factor=1.0", *overrides,
     ]  # fmt: skip
-    found: Any = OmegaConf.to_container(compose(arguments), resolve=True)
+    found = plain_config(*arguments)
     epochs = found["trainer"]["max_epochs"]
     for key in ("trainer", "channels_last", "callbacks", "report", "checkpointing"):
         found[key] = plain[key]

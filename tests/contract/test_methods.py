@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +31,13 @@ CLASSES: dict[str, type[Method]] = {
     name: find_class(node["_target_"], name)[0] for name, node in NODES.items()
 }
 TERMS = [name for name in METHODS if CLASSES[name].adds_loss]
+#: One method of each kind: a discriminator, moments, stages, a teacher, no source, no target.
+CORE = {"dann", "coral", "mcd", "self_training", "shot", "vrex"}
+
+
+def core_first(names: Iterable[str]) -> list[Any]:
+    """Return the names as parameters; those outside CORE are slow, as there are many."""
+    return [pytest.param(one, marks=[] if one in CORE else pytest.mark.slow) for one in names]
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +131,7 @@ def adapted(name: str) -> str:
     return "source" if required == {"source"} else "target"
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", core_first(TERMS))
 @pytest.mark.parametrize("forward", ["joint", "separate"])
 def test_gradient_reaches_the_backbone_from_the_target(name, forward, trained) -> None:
     net = module(*arguments(name, trained), f"model.forward={forward}").train()
@@ -137,7 +147,7 @@ def test_gradient_reaches_the_backbone_from_the_target(name, forward, trained) -
     assert torch.stack(reached).sum() > 0
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", core_first(TERMS))
 def test_the_gradient_from_the_target_follows_the_recovery_after_a_roll_back(name, trained) -> None:
     found = []
     for recovery in (0.0, 0.5, 1.0):
@@ -167,7 +177,7 @@ def test_terms_are_finite_in_bfloat16(name, trained) -> None:
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_target_views_have_no_labels(name, trained) -> None:
     net = module(*arguments(name, trained))
     views = net.views(batch(net))
@@ -175,7 +185,7 @@ def test_target_views_have_no_labels(name, trained) -> None:
         assert stream not in views or views[stream].labels is None
 
 
-@pytest.mark.parametrize("name", [name for name in TERMS if CLASSES[name].tasks == TASKS])
+@pytest.mark.parametrize("name", core_first(n for n in TERMS if CLASSES[n].tasks == TASKS))
 def test_methods_for_every_kind_of_task_use_only_features(name, trained) -> None:
     net = module(*arguments(name, trained)).train()
     views = net.views(batch(net))
@@ -186,7 +196,7 @@ def test_methods_for_every_kind_of_task_use_only_features(name, trained) -> None
             assert torch.isfinite(value), key
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_every_parameter_is_in_exactly_one_named_group(name, trained) -> None:
     net = module(*arguments(name, trained))
     grouped = [id(p) for ps, _ in net.parameter_groups().values() for p in ps]
@@ -214,7 +224,7 @@ def test_weight_zero_equals_training_without_the_method(name, trained, tmp_path,
     assert all(torch.equal(joint[key], a[key]) for key in joint)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_target_labels_are_not_used(name, trained, tmp_path, monkeypatch) -> None:
     """Changing target train, validation and test labels changes no weight and no selection."""
     rule = "source_val" if adapted(name) == "source" else "im"

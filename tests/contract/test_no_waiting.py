@@ -15,7 +15,16 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from contract.test_methods import CLASSES, TERMS, arguments, batch, module, terms_and_views, trained
+from contract.test_methods import (
+    CLASSES,
+    TERMS,
+    arguments,
+    batch,
+    core_first,
+    module,
+    terms_and_views,
+    trained,
+)
 from helpers import config
 from tl_lightning.training import fit as training
 
@@ -82,7 +91,7 @@ def readings(monkeypatch) -> Readings:
     return counter
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", core_first(TERMS))
 def test_a_step_of_a_method_reads_no_value(name, trained, readings) -> None:
     net = module(*arguments(name, trained)).train()
     terms_and_views(net)  # what is prepared before the first step or once per epoch

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from conftest import REPO
-from contract.test_methods import CLASSES, METHODS, arguments, trained
+from contract.test_methods import CLASSES, METHODS, arguments, core_first, trained
 from helpers import config
 from tl_lightning.errors import ConfigError, TrainingError
 from tl_lightning.models.base import TransferModule
@@ -46,11 +46,12 @@ def stopped_and_skipped(tmp_path, value: float, *overrides: str) -> None:
     assert any(note.startswith("1 batch(es) skipped") for note in report["notes"])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_methods(name, trained, broken, tmp_path) -> None:
     stopped_and_skipped(tmp_path, broken, *arguments(name, trained))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(path.stem for path in (REPO / "conf" / "regularizer").glob("*.yaml"))
 )
@@ -58,6 +59,7 @@ def test_regularizers(name, broken, tmp_path) -> None:
     stopped_and_skipped(tmp_path, broken, "model=source_only", f"regularizer=[{name}]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_smallest_batches_are_finite_or_refused(name, size, trained, tmp_path) -> None:

@@ -36,6 +36,7 @@ def test_settings_default_to_those_of_the_checkpoint(trained, tmp_path) -> None:
     assert loading.load(checkpoint).hparams["config"]["data"]["batch_size"] == 8
 
 
+@pytest.mark.slow
 def test_accuracy_before_adaptation_is_measured_and_changes_nothing(
     trained, tmp_path, monkeypatch, capsys
 ) -> None:

@@ -97,6 +97,7 @@ def quick(trained: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_advice_names_the_run_and_reads_no_target_label(tmp_path, trained, monkeypatch) -> None:
     cache = f"cache.dir={tmp_path / 'cache'}"
     first, title, line = cli.advice_of(quick(trained, cache), 150)
@@ -170,6 +171,7 @@ def test_invalid_arguments(arguments, message, tmp_path, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_of_small_images_are_compared_with_a_network_from_scratch(
     tmp_path, trained, monkeypatch
 ) -> None:
@@ -201,6 +203,7 @@ def test_files_of_small_images_are_compared_with_a_network_from_scratch(
     assert trained not in line
 
 
+@pytest.mark.slow
 def test_too_few_images_and_missing_weights(trained, tmp_path) -> None:
     with pytest.raises(DataError, match="the advice needs at least 10 images of each domain, but"):
         cli.advice_of(quick(trained), 5)
@@ -208,6 +211,7 @@ def test_too_few_images_and_missing_weights(trained, tmp_path) -> None:
         cli.advice_of(["data=digits", "backbone=timm", "backbone.weights=/nowhere.pth"], 20)
 
 
+@pytest.mark.slow
 def test_check_data_adds_the_advice(trained, tmp_path, monkeypatch, capsys) -> None:
     settings = ["data=digits", "trainer=cpu"]
     with pytest.raises(SystemExit) as end:

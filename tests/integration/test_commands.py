@@ -93,6 +93,7 @@ def test_missing_weights_without_network_are_reported(tmp_path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_adapted_model_can_be_tested_on_a_dataset_without_target(tmp_path) -> None:
     report = training.fit(config("model=dann", "selection=bnm", "baselines=[]"), tmp_path)
     last = tmp_path / report["selection"]["checkpoint"]

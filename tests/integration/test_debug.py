@@ -30,6 +30,7 @@ def test_default_runs_one_batch_of_everything(tmp_path) -> None:
     assert write_page(tmp_path / "run").is_file()
 
 
+@pytest.mark.slow
 def test_limit_bounds_the_batches_of_every_stage(tmp_path) -> None:
     settings = ["debug=limit", "data.steps_per_epoch=9", "data.eval_batch_size=2"]
     report = fit(config(*settings, "trainer.max_epochs=3"), tmp_path / "run")
@@ -37,6 +38,7 @@ def test_limit_bounds_the_batches_of_every_stage(tmp_path) -> None:
     assert write_page(tmp_path / "run").is_file()
 
 
+@pytest.mark.slow
 def test_overfit_repeats_the_same_batches(tmp_path) -> None:
     """The loss on three batches falls far below that of a run with new batches."""
     settings = ["model=source_only", "data.steps_per_epoch=9", "optimizer.lr=0.01"]
@@ -48,11 +50,13 @@ def test_overfit_repeats_the_same_batches(tmp_path) -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.slow
 def test_profiler_writes_the_time_of_hooks(tmp_path) -> None:
     fit(config("debug=profiler", "data.steps_per_epoch=1"), tmp_path / "run")
     assert "run_training_epoch" in (tmp_path / "run" / "fit-profile.txt").read_text()
 
 
+@pytest.mark.slow
 def test_no_callbacks_and_no_test(tmp_path) -> None:
     arguments = [*WITHOUT_CALLBACKS, "callbacks=none", "test=false", "tags=[first,second]"]
     report = fit(compose(arguments), tmp_path / "run")

@@ -105,6 +105,7 @@ def test_drafts_of_killed_extractions_are_removed(tmp_path) -> None:
     assert sorted(tmp_path.iterdir()) == [running, foreign]
 
 
+@pytest.mark.slow
 def test_killed_extraction_is_repeated(tmp_path, monkeypatch) -> None:
     arguments = [*TINY, f"cache.dir={tmp_path / 'cache'}", f"out={tmp_path / 'made' / 'features'}"]
     child = os.fork()

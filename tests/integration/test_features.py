@@ -67,6 +67,7 @@ def test_stored_features_train_the_same_head(tmp_path) -> None:
         assert (tmp_path / name / "predictions.npz").is_file()
 
 
+@pytest.mark.slow
 def test_bfloat16_features_train_nearly_the_same_head(tmp_path) -> None:
     """The head's weights agree to 2e-3 after three epochs at learning rate 1e-3."""
     for mode in ("off", "full"):
@@ -78,6 +79,7 @@ def test_bfloat16_features_train_nearly_the_same_head(tmp_path) -> None:
     assert all('"precision": "bf16-mixed"' in file.read_text() for file in files)
 
 
+@pytest.mark.slow
 def test_only_the_first_job_of_a_sweep_runs_the_network(tmp_path, monkeypatch) -> None:
     calls = []
     original = L.Trainer.predict
@@ -101,6 +103,7 @@ def sets(*overrides: str, settings: dict[str, Any] | None = None) -> dict[str, P
     return {str(key): each.folder for key, each in parts.features.sets.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "reused"),
     [
@@ -174,6 +177,7 @@ def test_stored_views_are_features_of_augmented_images(tmp_path) -> None:
     assert not torch.allclose(rows[1], rows[2], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [(), ("cache.views=2", "data.augment=light")])
 def test_resume_in_the_middle_of_an_epoch_on_features(views, tmp_path, monkeypatch) -> None:
     class Stop(Exception):
@@ -213,6 +217,7 @@ def test_resume_in_the_middle_of_an_epoch_on_features(views, tmp_path, monkeypat
     assert losses[0][-2:] == losses[1][-2:], "the interrupted epoch must have the same mean loss"
 
 
+@pytest.mark.slow
 def test_checkpoint_trained_on_features_is_tested_on_images(tmp_path) -> None:
     report = training.fit(frozen("cache.features=full"), tmp_path)
     found = evaluation.evaluate(tmp_path / LAST, None, None)
@@ -240,6 +245,7 @@ def first_block_frozen(monkeypatch) -> None:
 PREFIX = ("model=fine_tuning", "data.augment=none", "cache.features=prefix")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("first_block_frozen")
 def test_training_on_a_stored_prefix_gives_the_same_network(tmp_path) -> None:
     """To 1e-5, after two epochs through batch norm and convolutions."""
@@ -344,6 +350,7 @@ def test_settings_that_prevent_caching_are_refused(overrides, message, tmp_path)
     assert caught.value.problems == [message]
 
 
+@pytest.mark.slow
 def test_error_removes_drafts_and_releases_locks(tmp_path, monkeypatch) -> None:
     def broken(self, features) -> None:
         raise RuntimeError("no")

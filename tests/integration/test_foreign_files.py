@@ -110,6 +110,7 @@ def test_cache_of_tokens(tmp_path) -> None:
     assert survived(planted)
 
 
+@pytest.mark.slow
 def test_run_folder(tmp_path) -> None:
     run = tmp_path / "run"
     planted = plant(run, run / "checkpoints", run / ".hydra")
@@ -146,6 +147,7 @@ def test_sweep_folder(tmp_path) -> None:
     assert survived(planted)
 
 
+@pytest.mark.slow
 def test_a_stored_configuration_chooses_no_folder(tmp_path, trained, monkeypatch) -> None:
     """Neither where caches are written, nor whether data are downloaded to its ``data.root``."""
     victim = str(tmp_path / "victim")

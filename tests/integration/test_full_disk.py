@@ -57,6 +57,7 @@ def test_page(finished, monkeypatch, name):
     assert page.write_page(finished) == path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["write_json", "write_predictions", "np.savez_compressed"])
 def test_results(tmp_path, monkeypatch, name):
     message = (
@@ -74,6 +75,7 @@ def test_results(tmp_path, monkeypatch, name):
     page.write_page(tmp_path)
 
 
+@pytest.mark.slow
 def test_job_of_a_sweep_gets_its_page_later(finished, monkeypatch, capsys):
     """A job that was killed before its page, or whose disk was full, is not trained again."""
     path = page.write_page(finished)

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import REPO
 
-SHORT = ("dann", "head_first", "method_mcd", "method_self_training", "features", "vectors")
+SHORT = ("head_first", "method_mcd", "method_self_training", "features", "vectors")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,9 @@ def golden() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name", ["dann", *(pytest.param(n, marks=pytest.mark.slow) for n in SHORT)]
+)
 def test_a_golden_run_gives_what_it_gave(golden, name, tmp_path, monkeypatch) -> None:
     """To the bit on the machine that stored the digests, else its figures to rounding."""
     monkeypatch.setenv("TL_CACHE", str(tmp_path / "cache"))
@@ -39,6 +41,7 @@ def test_a_golden_run_gives_what_it_gave(golden, name, tmp_path, monkeypatch) ->
     assert found["metrics"] == pytest.approx(stored["metrics"], abs=0.012)
 
 
+@pytest.mark.slow
 def test_digests_see_a_changed_weight(golden, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TL_CACHE", str(tmp_path / "cache"))
     settings = [*golden.runs()["dann"](tmp_path), "seed=1"]

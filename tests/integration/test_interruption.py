@@ -142,16 +142,19 @@ def test_additional_state_is_resumed(settings, where, tmp_path, monkeypatch, uni
     check(monkeypatch, tmp_path, uninterrupted, where, *EXTRA, *settings)
 
 
+@pytest.mark.slow
 def test_run_without_a_monitored_value_is_resumed(tmp_path, monkeypatch, uninterrupted) -> None:
     check(monkeypatch, tmp_path, uninterrupted, PLACES[1], *EXTRA, "selection=last")
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_not_lost(tmp_path, monkeypatch, uninterrupted) -> None:
     settings = (*EXTRA, "trainer.accumulate_grad_batches=2", "data.steps_per_epoch=5")
     check(monkeypatch, tmp_path, uninterrupted, ("on_train_batch_start", 1, 1), *settings)
     assert content(tmp_path)["global_step"] == 9
 
 
+@pytest.mark.slow
 def test_run_interrupted_twice_equals_uninterrupted(tmp_path, monkeypatch, uninterrupted) -> None:
     folder, report = uninterrupted(*EXTRA)
     interrupt(monkeypatch, tmp_path, ("on_train_batch_start", 0, 2), *EXTRA)
@@ -161,6 +164,7 @@ def test_run_interrupted_twice_equals_uninterrupted(tmp_path, monkeypatch, unint
     assert resumed["metrics"] == report["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGUSR1, 143), (signal.SIGTERM, 143), (signal.SIGINT, None)]
 )
@@ -186,6 +190,7 @@ def test_signal_before_training_exits_immediately(tmp_path, monkeypatch) -> None
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_lightning_installs_no_signal_handlers_and_sigusr2_is_not_handled(tmp_path) -> None:
     handlers = {}
 
@@ -219,6 +224,7 @@ class OnTestStart(L.Callback):
         self.function()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_during_testing(number, tmp_path) -> None:
     kill = OnTestStart(lambda: os.kill(os.getpid(), number))
@@ -228,6 +234,7 @@ def test_signal_during_testing(number, tmp_path) -> None:
     assert getattr(caught.value, "code", 143) == 143
 
 
+@pytest.mark.slow
 def test_killed_worker_during_testing_is_reported(tmp_path) -> None:
     def fail() -> None:
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
@@ -245,6 +252,7 @@ class Late(L.Callback):
         trainer.checkpoint_callback._demote()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_report_contains_events_after_the_best_epoch(tmp_path) -> None:
     """Testing loads the best checkpoint, whose callback states are those of its epoch."""
     chosen = config("trainer.max_epochs=1", "selection=bnm")

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
-from helpers import file_config
+from helpers import file_config, plain_config
 from layouts import BREEDS, class_folders, split_folders
 from tl_lightning.api.run import predict
-from tl_lightning.config.compose import compose
 from tl_lightning.data.io.folders import image_files
 from tl_lightning.evaluation.evaluate import evaluate
 from tl_lightning.training import fit as training
@@ -22,7 +20,7 @@ from tl_lightning.training import fit as training
 def settings(root: Path, *overrides: str) -> dict[str, Any]:
     given = file_config(root, "model=source_only", "trainer.max_epochs=1", *overrides)
     arguments = ["data=folder", f"data.root={root}", "data.batch_size=4", "data.num_workers=0"]
-    data: Any = OmegaConf.to_container(compose([*arguments, *overrides]), resolve=True)
+    data = plain_config(*arguments, *overrides)
     return {**given, "data": {**data["data"], "augment": "none", "steps_per_epoch": 2}}
 
 
@@ -54,6 +52,7 @@ def test_every_image_of_a_new_folder_is_tested(run, tmp_path) -> None:
         assert found["metrics"]["source/test/acc"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_data_of_the_run_keep_their_split(run, monkeypatch) -> None:
     root, report, checkpoint = run
     expected = report["metrics"]["source/test/acc"]
@@ -67,6 +66,7 @@ def test_the_data_of_the_run_keep_their_split(run, monkeypatch) -> None:
     assert whole["counts"] == {"source": 30}
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_data_of_the_run_keeps_its_split(run, tmp_path) -> None:
     """Otherwise the model would be tested on its training images."""
     root, report, checkpoint = run
@@ -77,6 +77,7 @@ def test_a_copy_of_the_data_of_the_run_keeps_its_split(run, tmp_path) -> None:
     assert found["metrics"]["source/test/acc"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_only_the_changed_domain_is_tested_as_a_whole(run, tmp_path) -> None:
     root, _, checkpoint = run
     class_folders(tmp_path / "target", 5, seed=900)
@@ -84,6 +85,7 @@ def test_only_the_changed_domain_is_tested_as_a_whole(run, tmp_path) -> None:
     assert evaluate(checkpoint, data)["counts"] == {"source": 6, "target": 15}
 
 
+@pytest.mark.slow
 def test_a_split_of_a_new_folder_is_respected(run, tmp_path) -> None:
     _, _, checkpoint = run
     split_folders(tmp_path / "three", 4, 3, 2)
@@ -96,12 +98,14 @@ def test_a_split_of_a_new_folder_is_respected(run, tmp_path) -> None:
     assert evaluate(checkpoint, chosen)["counts"] == {"source": 3}
 
 
+@pytest.mark.slow
 def test_training_on_train_and_val_keeps_all_of_train(tmp_path) -> None:
     root = split_folders(tmp_path / "two", 6, 0, 3)
     counts = training.fit(settings(root), tmp_path / "run")["dataset"]["counts"]
     assert list(counts.values()) == [18, 9, 9]
 
 
+@pytest.mark.slow
 def test_a_limit_that_leaves_out_test_samples_is_told(run, tmp_path) -> None:
     _, report, checkpoint = run
     assert not [note for note in report["notes"] if "limit_test_batches" in note]

@@ -12,11 +12,10 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 import tl_lightning as tl
-from helpers import config, evaluated, same, stopped_at, weights
+from helpers import config, evaluated, plain_config, same, stopped_at, weights
 from tiny_texts import BAD, GOOD, sentence, text_config, tiny_bert
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
@@ -53,7 +52,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def settings(arguments: list[str], *more: str) -> dict[str, Any]:
     """Return the configuration of a short run on the CPU."""
-    found: Any = OmegaConf.to_container(compose([*arguments, *more]), resolve=True)
+    found = plain_config(*arguments, *more)
     plain = config()
     for key in ("callbacks", "report", "checkpointing"):
         found[key] = plain[key]
@@ -78,6 +77,7 @@ def report_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_linear_relation_is_recovered_in_the_unit_of_the_labels(run: Path) -> None:
     report = report_of(run)
     assert report["selection"]["monitor"] == "source/val/loss"
@@ -91,6 +91,7 @@ def test_linear_relation_is_recovered_in_the_unit_of_the_labels(run: Path) -> No
     assert float(rows[0]["y2"]) == pytest.approx(float(rows[0]["label y2"]), abs=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [
     "dann,coral,mmd,afn,bsp,rsd,dare_gram", "adda", "wdgrl",
 ])  # fmt: skip
@@ -102,6 +103,7 @@ def test_methods_that_use_only_features_adapt_numbers(vectors, methods: str, tmp
     assert all(f"train/{name}" in curves for name in methods.split(","))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["iwcv", "dev", "distance"])
 def test_rules_that_compare_the_domains_select_an_epoch(vectors, rule: str, tmp_path: Path) -> None:
     given = ["model=domain_adaptation", "method=[coral]", f"selection={rule}"]
@@ -128,6 +130,7 @@ def test_predictor_returns_numbers(run: Path) -> None:
         tl.predict(run, np.eye(4, dtype=np.float32), top=3)
 
 
+@pytest.mark.slow
 def test_evaluation_reproduces_the_metrics(run: Path, tmp_path: Path) -> None:
     report = report_of(run)
     found = evaluation.evaluate(run / report["selection"]["checkpoint"], out=tmp_path / "out")
@@ -145,6 +148,7 @@ def test_evaluation_reproduces_the_metrics(run: Path, tmp_path: Path) -> None:
         evaluation.evaluate(run / report["selection"]["checkpoint"], corruptions=True)
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_run(
     vectors: list[str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +160,7 @@ def test_resumed_run_equals_uninterrupted_run(
     assert same(weights(run / last), weights(tmp_path / last))
 
 
+@pytest.mark.slow
 def test_page_and_verdict(run: Path) -> None:
     report = report_of(run)
     page = write_page(run).read_text()
@@ -174,6 +179,7 @@ def test_page_and_verdict(run: Path) -> None:
     assert "| 1 | " in table
 
 
+@pytest.mark.slow
 def test_commands_for_classes_refuse_numbers(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tl-export is for models that predict classes, but .*"
                        "task=regression; use tl-predict"):  # fmt: skip
@@ -215,6 +221,7 @@ def test_settings_that_only_classes_have(vectors: list[str], more: list[str], wo
         validation.check(compose([*kept, *model, *more]))
 
 
+@pytest.mark.slow
 def test_ordered_levels_need_a_head_whose_last_layer_is_known() -> None:
     run = validation.check(config("task=ordinal", "model=source_only"))
     head = replace(run.nodes["head"], cls=torch.nn.Identity)
@@ -249,6 +256,7 @@ def table(folder: Path, **changes: str) -> list[str]:
 BRIGHTNESS = ("task=regression", "data.columns.label=brightness")
 
 
+@pytest.mark.slow
 def test_images_of_a_table_with_several_labels(tmp_path: Path) -> None:
     arguments = table(tmp_path)
     several = ["task=multi_label", "data.columns.label=tags", "model=joint_bn"]
@@ -262,6 +270,7 @@ def test_images_of_a_table_with_several_labels(tmp_path: Path) -> None:
     write_page(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_images_of_a_table_with_ordered_levels(tmp_path: Path) -> None:
     arguments = table(tmp_path)
     levels = ["task=ordinal", "data.columns.label=grade", "task.levels=[low,middle,high]"]
@@ -275,6 +284,7 @@ def test_images_of_a_table_with_ordered_levels(tmp_path: Path) -> None:
     assert evaluation.evaluate(checkpoint)["metrics"] == evaluated(report)
 
 
+@pytest.mark.slow
 def test_target_without_numbers_is_predicted(tmp_path: Path) -> None:
     changes = {f"night{number}.png": ",;,low" for number in range(24)}
     arguments = table(tmp_path, **changes)
@@ -292,6 +302,7 @@ def test_target_without_numbers_is_predicted(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_texts_of_a_table(tmp_path: Path) -> None:
     rows = [f"{sentence((GOOD, BAD)[k % 2], k)},{5 - 4 * (k % 2) + k / 100}" for k in range(24)]
     (tmp_path / "list.csv").write_text("\n".join(["text,stars", *rows]))
@@ -306,6 +317,7 @@ def test_texts_of_a_table(tmp_path: Path) -> None:
     assert 0 < report["metrics"]["source/test/mae"] < 5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Lightning; a run ignores them
 def test_model_for_a_trainer_of_your_own(vectors: list[str], tmp_path: Path) -> None:
     file = next(one.partition("=")[2] for one in vectors if "source.train" in one)

@@ -727,6 +727,7 @@ DRILL = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kind", "use", "entry"), DRILL)
 def test_nothing_planted_is_executed(

@@ -125,6 +125,7 @@ def ranked(folder, *more: str) -> list[str]:
     return ["data=folder", f"data.root={folder}", "backbones=[tiny_cnn]", "trainer=cpu", *more]
 
 
+@pytest.mark.slow
 def test_data_without_images_or_with_one_class(tmp_path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"a folder of class folders .* not found"):

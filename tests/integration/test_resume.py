@@ -24,6 +24,7 @@ def test_resumed_run_equals_uninterrupted_run(place, tmp_path, monkeypatch) -> N
     assert resumed["metrics"] == uninterrupted["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["2", "0.67"])
 def test_resume_with_limited_train_batches(limit, tmp_path, monkeypatch) -> None:
     """The data have three batches per epoch, of which the trainer uses two."""
@@ -67,6 +68,7 @@ def test_reruns_are_identical(tmp_path) -> None:
     assert same(weights(tmp_path / "a" / last), weights(tmp_path / "b" / last))
 
 
+@pytest.mark.slow
 def test_seed_zero_differs_from_seed_one(tmp_path) -> None:
     for seed in (0, 1):
         training.fit(config(f"seed={seed}"), tmp_path / str(seed))
@@ -74,6 +76,7 @@ def test_seed_zero_differs_from_seed_one(tmp_path) -> None:
     assert not same(weights(tmp_path / "0" / last), weights(tmp_path / "1" / last))
 
 
+@pytest.mark.slow
 def test_failed_start_leaves_the_checkpoint_unchanged(tmp_path, monkeypatch) -> None:
     training.fit(config(), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"

@@ -67,6 +67,7 @@ def test_weight_zero_equals_training_without_the_task(tmp_path) -> None:
         assert zero["metrics"][name] == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_weighting", TASK_WEIGHTINGS)
 def test_resume_equals_uninterrupted_run(task_weighting, tmp_path, monkeypatch) -> None:
     settings = tasks(
@@ -80,6 +81,7 @@ def test_resume_equals_uninterrupted_run(task_weighting, tmp_path, monkeypatch) 
     assert resumed["metrics"] == whole["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_weighting", TASK_WEIGHTINGS)
 def test_all_tasks_are_learned(task_weighting, tmp_path) -> None:
     """Digit, parity and value are all better than chance on the source."""
@@ -97,6 +99,7 @@ def test_all_tasks_are_learned(task_weighting, tmp_path) -> None:
     assert ("weight/main" in names) == (task_weighting == "uncertainty")
 
 
+@pytest.mark.slow
 def test_cached_features_train_the_same_heads(tmp_path) -> None:
     """Cached features of a frozen backbone are equivalent to its images."""
     settings = tasks(tmp_path, "model=feature_extraction", "data.augment=none")
@@ -108,6 +111,7 @@ def test_cached_features_train_the_same_heads(tmp_path) -> None:
     assert any(name.startswith("multitask.tasks.size") for name in one)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_loaded_and_evaluated_without_the_tables(tmp_path) -> None:
     settings = tasks(tmp_path, "task_weighting=uncertainty", "model=source_only")
     report = training.fit(config(*settings), tmp_path / "run")
@@ -118,6 +122,7 @@ def test_a_checkpoint_is_loaded_and_evaluated_without_the_tables(tmp_path) -> No
     assert same(model.state_dict(), weights(tmp_path / "run" / LAST))
 
 
+@pytest.mark.slow
 def test_label_columns_are_not_used_on_the_target(tmp_path, monkeypatch) -> None:
     records = []
     original = base.TransferModule.training_step
@@ -148,6 +153,7 @@ def test_auxiliary_target_labels_do_not_change_the_weights(tmp_path) -> None:
     assert same(*(weights(tmp_path / f"run_{name}" / LAST) for name in ("a", "b")))
 
 
+@pytest.mark.slow
 def test_few_shot_target_samples_train_auxiliary_tasks(tmp_path) -> None:
     few_shot = "data.target.labelled_per_class=2"
     training.fit(table_config(tmp_path, lambda k: k, "model=dann", few_shot), tmp_path / "run")
@@ -155,6 +161,7 @@ def test_few_shot_target_samples_train_auxiliary_tasks(tmp_path) -> None:
     assert {"train/task/age", "train/task_labelled/age"} <= names
 
 
+@pytest.mark.slow
 def test_a_phase_without_head_freezes_auxiliary_heads_and_loss_weights(tmp_path) -> None:
     steps = "phases.steps=[{from: 0, train: [backbone]}]"
     settings = tasks(tmp_path, "task_weighting=uncertainty", "model=source_only", steps)
@@ -166,6 +173,7 @@ def test_a_phase_without_head_freezes_auxiliary_heads_and_loss_weights(tmp_path)
     assert same(before, after)
 
 
+@pytest.mark.slow
 def test_pcgrad_without_projection_equals_fixed_weighting(tmp_path, monkeypatch) -> None:
     settings = tasks(
         tmp_path, "model=source_only", "head.bottleneck=8", "optimizer=sgd", "trainer.max_epochs=1"
@@ -186,6 +194,7 @@ def test_pcgrad_without_projection_equals_fixed_weighting(tmp_path, monkeypatch)
     assert not same(one, third)
 
 
+@pytest.mark.slow
 def test_groups_with_a_folder_dataset(tmp_path) -> None:
     root = split_folders(tmp_path / "dogs", train=8, test=4)
     lines = [[path.name, path.name[-1]] for path in (root / "train").iterdir()]

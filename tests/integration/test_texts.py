@@ -80,6 +80,7 @@ def test_fine_tuning_learns_and_reports_example_texts(places, tmp_path) -> None:
     assert alone[0][2] == pytest.approx(predicted[1][2], abs=1e-5)  # independent of the batch
 
 
+@pytest.mark.slow
 def test_resume_within_an_epoch_equals_uninterrupted_run(places, tmp_path, monkeypatch) -> None:
     arguments = ("model=dann", "data.target.domain=null", "data.steps_per_epoch=6")
     fit(places, tmp_path / "whole", *arguments)
@@ -92,6 +93,7 @@ def test_resume_within_an_epoch_equals_uninterrupted_run(places, tmp_path, monke
     assert same(whole, interrupted)
 
 
+@pytest.mark.slow
 def test_checkpoint_does_not_need_the_encoder_folder(places, tmp_path, monkeypatch) -> None:
     shutil.copytree(places / "bert", tmp_path / "bert")
     plain = settings(places, "model=fine_tuning", "backbone.pooling=cls")
@@ -111,6 +113,7 @@ def test_checkpoint_does_not_need_the_encoder_folder(places, tmp_path, monkeypat
     assert same(loaded.backbone.state_dict(), loading.load(checkpoint).backbone.state_dict())
 
 
+@pytest.mark.slow
 def test_phases_train_only_their_layer_groups(places, tmp_path) -> None:
     steps = "phases.steps=[{from:0,train:[head]},{from:1,train:[head,layer1]}]"
     fit(places, tmp_path, "model=fine_tuning", steps)
@@ -125,6 +128,7 @@ def test_phases_train_only_their_layer_groups(places, tmp_path) -> None:
         fit(places, tmp_path / "no", "model=fine_tuning", "phases.steps=[{from:0,train:[layer7]}]")
 
 
+@pytest.mark.slow
 def test_lora_trains_only_its_layers_and_the_head(places, tmp_path) -> None:
     pytest.importorskip("peft")
     report = fit(places, tmp_path, "model=fine_tuning", "backbone.lora.rank=2")
@@ -139,6 +143,7 @@ def test_lora_trains_only_its_layers_and_the_head(places, tmp_path) -> None:
 
 
 # -- features ----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_cached_features_equal_those_of_the_network(places, tmp_path) -> None:
     reports = {
         mode: fit(places, tmp_path / mode, "model=feature_extraction", f"cache.features={mode}")
@@ -157,6 +162,7 @@ def test_cached_features_equal_those_of_the_network(places, tmp_path) -> None:
     assert "examples_source_text" in np.load(tmp_path / "full" / "predictions.npz").files
 
 
+@pytest.mark.slow
 def test_prefix_features_are_not_supported(places, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"groups form a chain, but those of TextBackbone do not"):
         fit(places, tmp_path, "model=fine_tuning", "cache.features=prefix",
@@ -195,6 +201,7 @@ def test_gradients_reach_the_backbone_for_domains_of_different_length(
     assert torch.stack(reached).sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
 def test_zero_weight_equals_training_without_the_method(places, name, joint, tmp_path) -> None:
     param = "weight" if name == "mmd" else "max_lambda"
@@ -203,6 +210,7 @@ def test_zero_weight_equals_training_without_the_method(places, name, joint, tmp
     assert all(torch.equal(zero[key], joint[key]) for key in joint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dann", "cdan", "mmd"])
 def test_target_labels_do_not_change_training(places, name, tmp_path, monkeypatch) -> None:
     arguments = (f"model={name}", "selection=im")

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from helpers import SMALL, config
+from helpers import SMALL, config, plain_config
 from layouts import class_folders, image
 from tiny_texts import reviews, text_config, tiny_bert
-from tl_lightning.config.compose import compose
 from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError
 from tl_lightning.reporting.console import print_run, report_folder
@@ -70,7 +69,7 @@ def settings(kind: str, root: Path) -> dict[str, Any]:
         arguments = ["data=folder", f"data.root={root}/photos", "model=dann", "backbone=tiny_cnn"]
         arguments += [*SMALL, f"data.target.root={root}/sketches", "data.eval_batch_size=2"]
         keys = ("callbacks", "report", "checkpointing", "trainer", "backbone", "channels_last")
-    found: Any = OmegaConf.to_container(compose([*arguments, "selection=last"]), resolve=True)
+    found = plain_config(*arguments, "selection=last")
     return {**found, **{key: small[key] for key in keys}}
 
 
@@ -124,6 +123,7 @@ def test_a_run_has_a_length(limits, message) -> None:
         check(plain)
 
 
+@pytest.mark.slow
 def test_a_run_cut_by_time_says_so_on_its_page(tmp_path, capsys) -> None:
     plain = shortened(shortened(config("test=false"), "max_epochs=5000"), "max_time=00:00:00:01")
     report = training.fit(plain, tmp_path)
@@ -135,12 +135,14 @@ def test_a_run_cut_by_time_says_so_on_its_page(tmp_path, capsys) -> None:
     assert "trainer.max_time ended the run" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["max_steps=6", "max_epochs=2"])
 def test_a_whole_run_is_not_called_cut(limit, tmp_path) -> None:
     report = training.fit(shortened(config("test=false"), limit), tmp_path)
     assert not [text for text in report["notes"] if "ended the run" in text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [("max_epochs=2",), ("max_epochs=-1", "max_steps=5")])
 def test_schedules_reach_their_end_with_the_run(limits, tmp_path, monkeypatch) -> None:
     from tl_lightning.models.adaptation import DomainAdaptation

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from helpers import SMALL, command, config, same, stopped_at, weights
+from helpers import SMALL, command, config, plain_config, same, stopped_at, weights
 from layouts import BREEDS, class_folders, image
 from tiny_texts import reviews, text_config, tiny_bert
-from tl_lightning.config.compose import compose
 from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation.evaluate import evaluate
 from tl_lightning.reporting.run.page import write_page
@@ -39,7 +38,7 @@ def settings(root: Path, *overrides: str, test: bool = False) -> dict[str, Any]:
     given = ["data=folder", f"data.root={root}/photos", f"data.target.root={root}/sketches"]
     given += [f"data.target.test={root}/test"] if test else []
     arguments = [*given, "model=dann", "backbone=tiny_cnn", "selection=bnm", *SMALL, *overrides]
-    found: Any = OmegaConf.to_container(compose(arguments), resolve=True)
+    found = plain_config(*arguments)
     for key in ("trainer", "backbone", "channels_last", "callbacks", "report", "checkpointing"):
         found[key] = plain[key]
     return {**found, "baselines": found["baselines"] if "baselines" in str(overrides) else []}
@@ -91,6 +90,7 @@ def test_predictions_of_every_image(finished, folders) -> None:
         assert len(arrays["examples_target"]) == len(arrays["examples_target_confidence"])
 
 
+@pytest.mark.slow
 def test_entropy_of_the_test_is_that_of_its_predictions(finished) -> None:
     import torch
 
@@ -105,6 +105,7 @@ def test_entropy_of_the_test_is_that_of_its_predictions(finished) -> None:
     )
 
 
+@pytest.mark.slow
 def test_labelled_test_set_is_scored_and_never_trained_on(folders, finished, tmp_path) -> None:
     report = training.fit(settings(folders, test=True), tmp_path)
     assert report["dataset"]["unlabelled"] == ["target/train", "target/val"]
@@ -119,6 +120,7 @@ def test_labelled_test_set_is_scored_and_never_trained_on(folders, finished, tmp
     assert same(weights(one), weights(other))
 
 
+@pytest.mark.slow
 def test_evaluation_reproduces_the_scores_and_takes_a_test_set(finished, folders) -> None:
     report, folder = finished
     checkpoint = folder / report["selection"]["checkpoint"]
@@ -129,6 +131,7 @@ def test_evaluation_reproduces_the_scores_and_takes_a_test_set(finished, folders
     assert 0 <= evaluate(checkpoint, data)["metrics"]["target/test/acc"] <= 1
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_one(folders, finished, tmp_path, monkeypatch) -> None:
     with stopped_at(monkeypatch, 1, 0):
         training.fit(settings(folders), tmp_path)
@@ -174,6 +177,7 @@ def test_baselines_true_leaves_out_the_oracle(folders, tmp_path, capsys) -> None
     assert job["baselines"] == ["source_only", "joint_bn"]
 
 
+@pytest.mark.slow
 def test_source_free_adaptation(folders, finished, tmp_path) -> None:
     changed = settings(
         folders, "model=source_free", "method=[shot]", f"init={finished[1]}", "selection=last"
@@ -182,6 +186,7 @@ def test_source_free_adaptation(folders, finished, tmp_path) -> None:
     assert report["predicted"]["target"]["samples"] == len(rows(tmp_path)) == 25
 
 
+@pytest.mark.slow
 def test_texts_without_labels(tmp_path) -> None:
     tiny_bert(tmp_path / "bert")
     reviews(tmp_path / "mails", 14, most=6)
@@ -202,6 +207,7 @@ def test_texts_without_labels(tmp_path) -> None:
     assert not any("identical to training texts" in note for note in report["notes"])
 
 
+@pytest.mark.slow
 def test_vectors_without_labels(tmp_path) -> None:
     rng = np.random.default_rng(0)
     y = np.arange(60) % 2
@@ -209,7 +215,7 @@ def test_vectors_without_labels(tmp_path) -> None:
     np.savez(tmp_path / "b.npz", x=rng.normal(size=(40, 4)) + y[:40, None])
     data = ["data=vectors", "data.batch_size=16", "model=dann"]
     data += [f"data.source.train={tmp_path}/a.npz", f"data.target.train={tmp_path}/b.npz"]
-    plain: Any = OmegaConf.to_container(compose(data), resolve=True)
+    plain = plain_config(*data)
     plain |= {key: config()[key] for key in ("callbacks", "report", "checkpointing", "trainer")}
     report = training.fit({**plain, "baselines": []}, tmp_path / "run")
     assert report["selection"]["rule"] == "bnm"

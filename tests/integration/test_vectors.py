@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
-from helpers import command, config, same, stopped_at, weights
-from tl_lightning.config.compose import compose
+from helpers import command, config, plain_config, same, stopped_at, weights
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.evaluation import evaluate as evaluation
@@ -34,7 +32,7 @@ def pair(tmp_path: Path) -> list[str]:
 
 def settings(arguments: list[str], *more: str) -> dict[str, Any]:
     """Return the configuration of a short run on vectors."""
-    found: Any = OmegaConf.to_container(compose([*arguments, *more]), resolve=True)
+    found = plain_config(*arguments, *more)
     plain = config()
     for key in ("callbacks", "report", "checkpointing", "selection"):
         found[key] = plain[key]
@@ -43,6 +41,7 @@ def settings(arguments: list[str], *more: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dann", "mmd", "source_only"])
 def test_evaluated_checkpoint_reproduces_the_metrics(
     tmp_path: Path, pair: list[str], model: str
@@ -56,6 +55,7 @@ def test_evaluated_checkpoint_reproduces_the_metrics(
         assert report["metrics"][name] == value, name
 
 
+@pytest.mark.slow
 def test_resume_within_an_epoch_equals_uninterrupted_run(
     tmp_path: Path, pair: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +68,7 @@ def test_resume_within_an_epoch_equals_uninterrupted_run(
     assert same(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["none", "standard", "l2"])
 def test_other_data_use_the_preprocessing_of_the_checkpoint(
     tmp_path: Path, pair: list[str], scale: str

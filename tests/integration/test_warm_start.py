@@ -18,6 +18,7 @@ from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 
 
+@pytest.mark.slow
 def test_a_backbone_is_reused_for_other_classes(tmp_path) -> None:
     first = split_folders(tmp_path / "first", classes=("ant", "bee", "cat"))
     second = split_folders(tmp_path / "second", classes=("dog", "elk"))
@@ -70,6 +71,7 @@ def test_error_messages_for_unsuitable_checkpoints(tmp_path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_resume_of_a_warm_started_run_equals_uninterrupted_run(tmp_path) -> None:
     training.fit(config("model=source_only", "trainer.max_epochs=1"), tmp_path / "a")
     for run, epochs in (("whole", [2]), ("resumed", [1, 2])):
@@ -133,6 +135,7 @@ def test_error_for_a_checkpoint_that_is_not_a_path() -> None:
         validation.check(settings)
 
 
+@pytest.mark.slow
 def test_compiling_keeps_names_and_results(tmp_path) -> None:
     training.fit(config("model=source_only"), tmp_path / "plain")
     training.fit(config("model=source_only", "compile=eager"), tmp_path / "compiled")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import re
 import tomllib
 from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +17,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import licences
+import matrix
 from conftest import REPO
+from matrix import Row
 from tl_lightning import __version__
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
@@ -96,3 +102,45 @@ def test_the_workflow_calls_the_check_on_every_supported_python() -> None:
 ])  # fmt: skip
 def test_no_server_is_named(name: str) -> None:
     assert HOSTS.findall((REPO / name).read_text()) == []
+
+
+def test_the_matrix_has_every_python_installer_and_extra() -> None:
+    rows = matrix.rows()
+    assert len(set(rows)) == len(rows)
+    plain = {(row.python, row.by) for row in rows if row.extras == "none"}
+    assert plain == set(itertools.product(matrix.PYTHONS, ("uv", "pip")))
+    lowest = {(row.python, row.extras) for row in rows if row.versions == "lowest"}
+    assert lowest == set(itertools.product(matrix.PYTHONS, ("none", "all")))
+    assert {row.extras for row in rows} - {"none", "all"} == set(matrix.EXTRAS)
+    assert {row.archive for row in rows} == {"wheel", "sdist"}
+    assert set(matrix.USES) == set(matrix.EXTRAS)
+    assert Row("3.11", "uv", "wheel", "all", "newest").uses() == matrix.EXTRAS
+    assert Row("3.11", "uv", "wheel", "none", "newest").uses() == []
+
+
+def test_rows_of_the_matrix_that_have_results_are_not_repeated(tmp_path, capsys, monkeypatch):
+    def result(row: Row, archives: dict[str, Path]) -> dict[str, Any]:
+        problems = {"install": "no network"} if row.by == "pip" else {}
+        return dataclasses.asdict(row) | {"install_s": 12.3, "problems": problems}
+
+    monkeypatch.setattr(matrix, "build", lambda folder: {})
+    monkeypatch.setattr(matrix, "measured", result)
+    arguments = ["--results", str(tmp_path / "results.jsonl"), "--only"]
+    with pytest.raises(SystemExit, match="False"):
+        matrix.main([*arguments, "3.11 uv wheel none newest"])
+    with pytest.raises(SystemExit, match="True"):
+        matrix.main([*arguments, "3.11 (uv|pip) wheel none newest"])
+    done = capsys.readouterr().out
+    assert done.count("3.11 uv wheel none newest\n") == 1
+    assert done.rstrip().endswith(
+        "| 3.11 | pip | wheel | none | newest |  |  | 12 |  |  | no: install |"
+    )
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_row_of_the_matrix_without_an_interpreter_has_not_passed(monkeypatch) -> None:
+    monkeypatch.setattr(matrix, "interpreter", lambda version: None)
+    found = matrix.measured(Row("3.99", "uv", "wheel", "none", "newest"), {})
+    assert found["problems"] == {"python": "no such interpreter on this machine"}
+    assert "passed" in matrix.table([found])
+    assert "| no: python |" in matrix.table([found])

@@ -106,6 +106,13 @@ def hint(name: str, known: Iterable[str], section: str = "") -> str:
     "did you mean 'seed'?"
     >>> hint("image_size", ["root"], "data.")
     'use backbone.size=<pixels>'
+
+    A dataset without the setting that others have:
+
+    >>> hint("root", ["source", "target"], "data.")
+    'valid: source, target'
     """
     found = elsewhere(name) if section in ("", *_SECTIONS) else ""
+    if found.partition("=")[0] == f"{section}{name}":
+        found = ""
     return f"use {found}" if found else nearest(name, known)

@@ -141,6 +141,7 @@ def test_missing_target_loader_is_one_sentence() -> None:
         trainer().fit(model, {"source": loader(), "targe": loader()})
 
 
+@pytest.mark.slow
 def test_batch_of_another_form() -> None:
     model = tl.create("model", "source_only", classes=2, backbone=network())
     three = DataLoader(TensorDataset(torch.zeros(8, 2), torch.zeros(8), torch.zeros(8)))
@@ -169,6 +170,7 @@ def test_a_backbone_without_out_features() -> None:
         tl.create("model", "dann", classes=2, backbone=nn.ReLU())
 
 
+@pytest.mark.slow
 def test_load_from_checkpoint(tmp_path) -> None:
     data = tl.create("data", "digits", steps_per_epoch=1, target_copies=1)
     model = tl.create("model", "dann", data=data, backbone="tiny_cnn")
@@ -191,6 +193,7 @@ def digits() -> tl.TransferDataModule:
     return tl.create("data", "digits", steps_per_epoch=1, target_copies=1)
 
 
+@pytest.mark.slow
 def test_a_data_module_is_prepared_for_each_model_in_turn() -> None:
     """Input size, domains and labels are those that the trained model asks for."""
     data = digits()

@@ -64,6 +64,7 @@ def test_every_parameter_and_buffer_is_in_exactly_one_group(kind: str, name: str
     assert len({group.name for group in groups}) == len(groups) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), cases(CHAINS))
 def test_the_chain_of_groups_equals_the_network(kind: str, name: str) -> None:
     net = MAKE[kind](name).eval()
@@ -186,6 +187,7 @@ def test_a_transformer_uses_the_checkpointing_of_timm() -> None:
     assert less < 0.3 * whole
 
 
+@pytest.mark.slow
 def test_error_for_a_network_that_is_not_a_chain() -> None:
     message = (
         r"grad_checkpointing=true is not supported with vit_b_16, which is not a chain of layers; "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import config, evaluated, same, weights
+from helpers import config, evaluated, plain_config, same, weights
 from tl_lightning.backbones.lora import LoRA
 from tl_lightning.config.validation import check as validation
 from tl_lightning.errors import ConfigError
@@ -26,13 +26,9 @@ VIT = (
 
 def vit(*overrides: str) -> dict[str, Any]:
     """Return the configuration of a tiny run with a transformer."""
-    from omegaconf import OmegaConf
-
-    from tl_lightning.config.compose import compose
-
     plain = config()
     small = ("data.batch_size=4", "data.steps_per_epoch=2", "data.eval_batch_size=64")
-    result: Any = OmegaConf.to_container(compose([*VIT, *small, *overrides]), resolve=True)
+    result = plain_config(*VIT, *small, *overrides)
     result["trainer"] = {**plain["trainer"], "max_epochs": result["trainer"]["max_epochs"]}
     for key in ("channels_last", "report", "checkpointing"):
         result[key] = plain[key]
@@ -83,6 +79,7 @@ def test_formula() -> None:
     assert torch.allclose(layer(x), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_trains_only_lora_and_head_and_its_checkpoint_loads(tmp_path) -> None:
     pytest.importorskip("peft")
     settings = vit("backbone.lora.rank=2", "regularizer=[l2_sp,l1]")

@@ -64,6 +64,7 @@ def test_gradient_norms_of_weights() -> None:
     assert {name: float(norm) for name, norm in weight_gradients(net).items()} == {"0": 5.0}
 
 
+@pytest.mark.slow
 def test_weights_are_unaffected_and_all_layers_are_logged(tmp_path) -> None:
     params = ("head=mlp", "head.bottleneck=4", "method.dann.activation=tanh")
     training.fit(config(*params), tmp_path / "without")
@@ -85,6 +86,7 @@ def test_weights_are_unaffected_and_all_layers_are_logged(tmp_path) -> None:
         assert (values >= 0).all(), name
 
 
+@pytest.mark.slow
 def test_logged_gradient_is_the_mean_over_steps(tmp_path, monkeypatch) -> None:
     seen: list[float] = []
     original = base.TransferModule.on_before_optimizer_step
@@ -99,6 +101,7 @@ def test_logged_gradient_is_the_mean_over_steps(tmp_path, monkeypatch) -> None:
     assert logged == pytest.approx([sum(seen[:3]) / 3, sum(seen[3:]) / 3], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_saturation_is_measured_on_validation_images(tmp_path, monkeypatch) -> None:
     """Compare the last epoch with a computation from the stored weights, without hooks."""
     monkeypatch.setattr(callbacks, "_MARGIN", 0.3)  # nothing saturates in six steps

@@ -73,6 +73,7 @@ def run(tmp_path, *overrides):
     return training.fit(config(patience, *overrides), tmp_path)
 
 
+@pytest.mark.slow
 def test_dead_discriminator_causes_a_warning_in_the_report(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(DANN, "domain_logits", dead)
     with warnings.catch_warnings():
@@ -89,12 +90,14 @@ def test_stop_raises_an_error(tmp_path, monkeypatch) -> None:
         run(tmp_path, "callbacks.adversary_monitor.stop=true")
 
 
+@pytest.mark.slow
 def test_no_warning_while_lambda_is_zero(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(DANN, "domain_logits", dead)
     report = run(tmp_path, "method.dann.max_lambda=0", "callbacks.adversary_monitor.stop=true")
     assert not report["warnings"]
 
 
+@pytest.mark.slow
 def test_lambda_is_that_of_the_last_step_also_after_resuming(tmp_path, monkeypatch) -> None:
     """The position in the run is part of the checkpoint: a ramp may count steps."""
     seen = []
@@ -113,6 +116,7 @@ def test_lambda_is_that_of_the_last_step_also_after_resuming(tmp_path, monkeypat
     assert (module.progress, module.batches) == seen[-1]
 
 
+@pytest.mark.slow
 def test_logged_metrics(tmp_path) -> None:
     run(tmp_path, "callbacks.adversary_monitor.patience=100", "trainer.log_every_n_steps=1")
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")

@@ -15,6 +15,7 @@ from helpers import config
 from tl_lightning.training import fit as training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [False, True])
 def test_every_epoch_has_its_loss_and_accuracy(
     terminal: bool, tmp_path: Path, capsys, monkeypatch

@@ -76,6 +76,7 @@ def test_images_maps_and_neighbours_are_those_of_the_samples(tmp_path) -> None:
     assert report["timing"]["explanations_s"] > 0
 
 
+@pytest.mark.slow
 def test_nothing_is_stored_if_the_settings_are_0(tmp_path) -> None:
     off = ("report.thumbnails=0", "report.explained=0", "report.samples=10")
     training.fit(config("baselines=[]", "model=source_only", *off), tmp_path)

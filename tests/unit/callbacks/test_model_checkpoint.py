@@ -104,6 +104,7 @@ def test_last_epoch_is_saved_in_addition_to_best(tmp_path, monkeypatch) -> None:
     assert stored["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_moved_run_folder_keeps_best_model(tmp_path, monkeypatch) -> None:
     """Otherwise a resumed run would only choose among the epochs after the move."""
     make_first_epoch_best(monkeypatch)
@@ -116,6 +117,7 @@ def test_moved_run_folder_keeps_best_model(tmp_path, monkeypatch) -> None:
     assert report["selection"]["value"] == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 def test_checkpoint_contains_progress_and_plain_values_only(tmp_path) -> None:
     training.fit(config(), tmp_path)
     stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
@@ -125,6 +127,7 @@ def test_checkpoint_contains_progress_and_plain_values_only(tmp_path) -> None:
     assert names == ["backbone", "head", "dann"]
 
 
+@pytest.mark.slow
 def test_nan_loss_stops_run_before_checkpoint_is_overwritten(tmp_path, monkeypatch) -> None:
     original = FineTuning.losses
 
@@ -154,6 +157,7 @@ def test_load_errors(tmp_path) -> None:
         loading.load(foreign)
 
 
+@pytest.mark.slow
 def test_tampered_config_is_rejected(tmp_path) -> None:
     from tl_lightning.errors import ConfigError
 
@@ -166,6 +170,7 @@ def test_tampered_config_is_rejected(tmp_path) -> None:
         loading.load(path)
 
 
+@pytest.mark.slow
 def test_resume_errors(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing to resume at resume=.*set resume=auto"):
         training.fit(config(f"resume={tmp_path}/nowhere"), tmp_path)
@@ -174,6 +179,7 @@ def test_resume_errors(tmp_path) -> None:
         training.fit(config("resume=auto", "trainer.max_epochs=1"), tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "written"), [("last", [0, 3, 4]), ("source_val", [0, 1, 2, 3, 4])]
 )
@@ -240,6 +246,7 @@ def test_data_paths_devices_and_number_of_epochs_do_not_change_run_identity() ->
     assert other_settings(old, new) == ["data.table=/a/list.csv, now /a/other.csv"]
 
 
+@pytest.mark.slow
 def test_speed_of_resumed_run_counts_its_own_steps_only(tmp_path) -> None:
     """Otherwise a run resumed just before its end would be reported as much too fast."""
     first = training.fit(config("trainer.max_epochs=2"), tmp_path)["timing"]

@@ -77,6 +77,7 @@ def test_first_bad_batch_is_reported_even_if_checked_later(broken, tmp_path) -> 
     assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_written_within_an_epoch_after_nan_loss(broken, tmp_path) -> None:
     broken((0, 1))
     often = ("checkpointing.every_n_steps=1", "callbacks.nan_guard.every_n_steps=100")
@@ -89,6 +90,7 @@ def test_no_checkpoint_is_written_within_an_epoch_after_nan_loss(broken, tmp_pat
         assert all(torch.isfinite(v).all() for v in state if v.is_floating_point())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_skipped_batch_changes_nothing(value, broken, tmp_path) -> None:
     """An epoch whose last batch is skipped ends with the weights before that batch."""
@@ -108,6 +110,7 @@ def test_skipped_batch_changes_nothing(value, broken, tmp_path) -> None:
     assert "nan" not in rows
 
 
+@pytest.mark.slow
 def test_too_many_skipped_batches_stop_run(broken, tmp_path) -> None:
     broken(*((epoch, batch) for epoch in (0, 1) for batch in range(4)))
     with pytest.raises(TrainingError, match=r"after callbacks.nan_guard.max_skipped=3 skipped"):
@@ -115,6 +118,7 @@ def test_too_many_skipped_batches_stop_run(broken, tmp_path) -> None:
     assert (tmp_path / "nan_report.json").is_file()
 
 
+@pytest.mark.slow
 def test_skip_mode_does_not_change_a_run_with_finite_losses(tmp_path) -> None:
     plain = training.fit(config(*SOURCE), tmp_path / "stop")
     skip = training.fit(config(*SOURCE, *SKIP), tmp_path / "skip")
@@ -124,6 +128,7 @@ def test_skip_mode_does_not_change_a_run_with_finite_losses(tmp_path) -> None:
     assert not any("skipped" in note for note in skip["notes"])
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_skipped_together(broken, tmp_path) -> None:
     broken((0, 2))
     more = ("trainer.accumulate_grad_batches=2", "trainer.max_epochs=1")
@@ -134,6 +139,7 @@ def test_accumulated_batches_are_skipped_together(broken, tmp_path) -> None:
     assert len(stored["skipped"][0]["files"]["source"]) == 32  # both batches of the step
 
 
+@pytest.mark.slow
 def test_batch_with_several_optimizer_steps_is_skipped_once(tmp_path, monkeypatch) -> None:
     from tl_lightning.models.adaptation import DomainAdaptation
 

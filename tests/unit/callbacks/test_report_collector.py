@@ -22,6 +22,7 @@ from tl_lightning.training import fit as training
 KEYS = ("health/a_distance_before", "health/a_distance_after")
 
 
+@pytest.mark.slow
 def test_distances_are_those_of_untrained_and_chosen_model(tmp_path) -> None:
     """Compare with a probe on features extracted here from both models.
 
@@ -49,6 +50,7 @@ def test_distances_are_those_of_untrained_and_chosen_model(tmp_path) -> None:
     assert report["metrics"][KEYS[0]] != report["metrics"][KEYS[1]]
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_results_of_untrained_model(tmp_path) -> None:
     def run(name: str, *more: str) -> tuple[dict[str, float], np.ndarray]:
         settings = config("baselines=[]", "model=source_only", "scheduler=constant", *more)
@@ -63,6 +65,7 @@ def test_resumed_run_keeps_results_of_untrained_model(tmp_path) -> None:
     assert np.array_equal(whole[1], resumed[1])
 
 
+@pytest.mark.slow
 def test_no_distance_for_one_domain_or_few_images(tmp_path) -> None:
     few = training.fit(config("baselines=[]", "report.samples=10"), tmp_path / "few")
     one = config("model=source_only", "data.target=null", "baselines=[]")

@@ -110,6 +110,7 @@ def test_a_collapsed_model_is_rolled_back_to_the_last_good_validation(
     assert printed[0].endswith("continuing from epoch 2")
 
 
+@pytest.mark.slow
 def test_the_methods_regain_their_strength_and_the_rates_continue(tmp_path, monkeypatch) -> None:
     used: list[float] = []
     original = MCC.strength
@@ -129,6 +130,7 @@ def test_the_methods_regain_their_strength_and_the_rates_continue(tmp_path, monk
     assert watch.rates == plain.rates
 
 
+@pytest.mark.slow
 def test_a_run_without_a_collapse_is_the_same_without_the_callback(tmp_path, monkeypatch) -> None:
     _, with_it = run(monkeypatch, tmp_path / "with")
     _, without = run(monkeypatch, tmp_path / "without", "callbacks.rollback=null")
@@ -137,6 +139,7 @@ def test_a_run_without_a_collapse_is_the_same_without_the_callback(tmp_path, mon
     assert with_it["notes"] == without["notes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [(1, 0), (2, 1), (3, 0), (3, 1)])
 def test_a_run_resumed_around_a_roll_back_equals_an_uninterrupted_one(
     stop, tmp_path, monkeypatch
@@ -150,6 +153,7 @@ def test_a_run_resumed_around_a_roll_back_equals_an_uninterrupted_one(
     assert any("rolled back" in note for note in cut["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_a_run_extended_at_the_end_of_an_epoch_equals_a_longer_one(
     epochs, tmp_path, monkeypatch
@@ -166,6 +170,7 @@ def test_a_run_extended_at_the_end_of_an_epoch_equals_a_longer_one(
     assert same(weights(tmp_path / "whole" / LAST), weights(tmp_path / "cut" / LAST))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [(2,), (3,)])
 @pytest.mark.parametrize("rule", ["bnm", "source_val", "last"])
 def test_the_selected_model_is_the_one_that_was_scored(epochs, rule, tmp_path, monkeypatch) -> None:
@@ -180,6 +185,7 @@ def test_the_selected_model_is_the_one_that_was_scored(epochs, rule, tmp_path, m
         assert same(stored, {k: watch.before[chosen["epoch"]][k] for k in stored})
 
 
+@pytest.mark.slow
 def test_a_restored_model_is_selected_with_its_own_score(tmp_path, monkeypatch) -> None:
     """Only the second epoch is saved, so the restored model is new to the selection."""
     watch, report = run(
@@ -195,6 +201,7 @@ def test_a_restored_model_is_selected_with_its_own_score(tmp_path, monkeypatch) 
     assert report["selection"]["value"] == pytest.approx(values[0])
 
 
+@pytest.mark.slow
 def test_a_bad_model_is_not_selected_for_a_high_score(tmp_path, monkeypatch) -> None:
     original = Validators.score
     values = iter([(1.0, 1.0), (1.0, 2.0), (0.1, 9.0), (1.0, 1.5)])
@@ -211,6 +218,7 @@ def test_a_bad_model_is_not_selected_for_a_high_score(tmp_path, monkeypatch) -> 
     assert same(stored, {k: watch.before[1][k] for k in stored})
 
 
+@pytest.mark.slow
 def test_roll_backs_end_after_max_times(tmp_path, monkeypatch) -> None:
     epochs = (1, 2, 3)
     watch, report = run(monkeypatch, tmp_path, "callbacks.rollback.max_times=2", epochs=epochs)
@@ -222,6 +230,7 @@ def test_roll_backs_end_after_max_times(tmp_path, monkeypatch) -> None:
                          "after epoch 3 to epoch 1")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_restored_too(tmp_path, monkeypatch) -> None:
     averages: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -239,6 +248,7 @@ def test_the_average_of_the_weights_is_restored_too(tmp_path, monkeypatch) -> No
     assert not same(averages[2], averages[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("predicted", "epochs"), [
     ([0.7, 1.0, 0.61, 0.8], []), ([0.7, 1.0, 0.59, 0.8], [2]), ([0.5, 0.9, 0.6, 0.53], [3]),
     ([0.0, 0.9, 0.8, 0.9], []),
@@ -258,6 +268,7 @@ def test_a_drop_is_measured_from_the_most_classes_of_a_good_model(
     assert notes == [f"after epoch {k + 1} to epoch {k}" for k in epochs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "counts"),
     [
@@ -291,6 +302,7 @@ def test_a_low_source_accuracy_is_a_collapse_while_the_source_is_learned(
     assert notes == (["after epoch 3 to epoch 2"] if counts else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [
     ["model=source_only"], ["model=joint_bn"], ["model=domain_adaptation", "method=[adabn]"],
 ])  # fmt: skip
@@ -299,6 +311,7 @@ def test_nothing_is_copied_without_a_method_that_adds_a_loss(model, tmp_path, mo
     training.fit(config(*RUN[1:], *model), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_model_before_training_can_be_restored(trained, tmp_path, monkeypatch, capsys) -> None:
     start = (f"backbone.checkpoint={trained}", "head_init=probe", "selection=bnm")
     watch, report = run(monkeypatch, tmp_path, *start, epochs=(0,))

@@ -72,6 +72,7 @@ KINDS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_they_are_those_of_the_selected_checkpoint(kind, tmp_path, trained) -> None:
     plain = settings(kind, tmp_path, trained)
@@ -101,6 +102,7 @@ def test_they_are_those_of_the_selected_checkpoint(kind, tmp_path, trained) -> N
     assert record["temperature"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_large_splits_keep_rows_spread_evenly(tmp_path, monkeypatch) -> None:
     plain = config("model=dann", "baselines=[]")
     training.fit(plain, tmp_path / "all")
@@ -131,6 +133,7 @@ def test_features_are_kept_of_the_stored_samples_only() -> None:
     assert sum(part[1].untyped_storage().size() for part in parts) == 2 * 9 * 2  # float16
 
 
+@pytest.mark.slow
 def test_run_killed_before_its_report_is_the_same_when_resumed(tmp_path) -> None:
     """The outputs are in the checkpoint before the report is written."""
     first = training.fit(config("model=dann", "baselines=[]"), tmp_path)
@@ -167,12 +170,14 @@ def test_model_that_starts_from_an_adapted_one_counts_as_adapted(tmp_path) -> No
         assert read_model(path).reliability["adapted"] is adapted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["trainer.limit_val_batches=0", "test=false"])
 def test_without_validation_or_test_nothing_is_stored(setting, tmp_path) -> None:
     report = training.fit(config("model=source_only", "baselines=[]", setting), tmp_path)
     assert not read_model(tmp_path / report["selection"]["checkpoint"]).reliability
 
 
+@pytest.mark.slow
 def test_limit_of_validation_batches_holds(tmp_path) -> None:
     small = ("model=source_only", "data.eval_batch_size=16", "baselines=[]")
     report = training.fit(config(*small, "trainer.limit_val_batches=2"), tmp_path)
@@ -180,6 +185,7 @@ def test_limit_of_validation_batches_holds(tmp_path) -> None:
     assert len(record["logits"]) == 32
 
 
+@pytest.mark.slow
 def test_finished_run_that_is_resumed_stores_the_same(tmp_path) -> None:
     first = training.fit(config("model=dann", "baselines=[]"), tmp_path)
     path = tmp_path / first["selection"]["checkpoint"]

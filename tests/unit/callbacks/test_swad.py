@@ -79,6 +79,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_tests_the_mean_over_the_window(tmp_path, monkeypatch) -> None:
     """With a window that never ends, the mean over all steps from its beginning."""
     pushes = []

@@ -82,6 +82,7 @@ def close(actual: dict[str, torch.Tensor], target: dict[str, np.ndarray]) -> boo
     return all(np.allclose(v.numpy(), target[n], rtol=1e-5, atol=1e-6) for n, v in floats.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_average_equals_reference_in_validation_checkpoint_and_after_loading(
     kind, tmp_path, monkeypatch
@@ -117,6 +118,7 @@ def test_run_tests_the_average(tmp_path, monkeypatch) -> None:
     assert same(tested[0], weights(tmp_path / report["selection"]["checkpoint"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_average_is_the_model_before_start_epoch(kind, tmp_path, monkeypatch) -> None:
     settings = (*SHORT, *RUNS[kind], "callbacks.weight_averaging.start_epoch=2")
@@ -144,6 +146,7 @@ def test_resumed_equals_uninterrupted(kind, stop, tmp_path, monkeypatch) -> None
     assert resumed["metrics"] == whole["metrics"]
 
 
+@pytest.mark.slow
 def test_interruption_during_validation_saves_both_sets_of_weights(tmp_path, monkeypatch) -> None:
     whole, _ = run(monkeypatch, tmp_path / "whole", *SHORT, *EMA_RUN, "trainer.max_epochs=1")
     original = base.TransferModule.validation_step
@@ -163,6 +166,7 @@ def test_interruption_during_validation_saves_both_sets_of_weights(tmp_path, mon
         assert same(stored["current_model_state"], whole.steps[-1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNS)
 def test_frozen_weights_stay_bit_identical(kind, tmp_path) -> None:
     settings = (*SHORT, *RUNS[kind], "model=feature_extraction", "regularizer=[l2_sp]")
@@ -174,6 +178,7 @@ def test_frozen_weights_stay_bit_identical(kind, tmp_path) -> None:
     assert "task.head.classifier.0.weight" in after
 
 
+@pytest.mark.slow
 def test_learning_rates_are_unaffected_by_averaging(tmp_path) -> None:
     states = []
     for name, more in (("plain", ()), ("swa", SWA_RUN)):

@@ -138,6 +138,7 @@ def test_run_resumed_from_previous_checkpoint_equals_uninterrupted_run(damage, t
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_checkpoint_intervals_within_an_epoch(tmp_path, monkeypatch) -> None:
     from tl_lightning.callbacks.model_checkpoint import SelectionCheckpoint
 
@@ -176,6 +177,7 @@ def test_invalid_settings_are_reported() -> None:
     assert "checkpointing.every_n_steps=x is not an integer" in message
 
 
+@pytest.mark.slow
 def test_draft_of_a_killed_write_is_removed(tmp_path) -> None:
     (tmp_path / "checkpoints").mkdir()
     draft = tmp_path / "checkpoints" / ".last.ckpt.123.tmp"
@@ -199,6 +201,7 @@ def small_disk(folder, kilobytes: int):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs is available on Linux only")
 def test_full_disk_is_reported_and_earlier_checkpoints_stay_valid(tmp_path) -> None:
     disk = tmp_path / "disk"

@@ -95,6 +95,7 @@ def same_size(images: Path) -> None:
     assert file.stat().st_size == before.st_size
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:the data have changed:UserWarning")
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -131,6 +132,7 @@ def test_fewer_epochs_than_begun_are_refused(begun, tmp_path) -> None:
         training.fit(one, tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_run_of_a_number_of_steps_is_resumed(tmp_path) -> None:
     steps = ["trainer.max_epochs=-1", "trainer.max_steps=2", "scheduler=constant", "resume=auto"]
     for number in ("2", "3"):
@@ -139,6 +141,7 @@ def test_a_run_of_a_number_of_steps_is_resumed(tmp_path) -> None:
     assert (report["timing"]["from_step"], report["timing"]["steps"]) == (2, 3)
 
 
+@pytest.mark.slow
 def test_unchanged_data_are_not_mentioned(copy) -> None:
     assert not [text for text in resumed(copy)["warnings"] if "data have changed" in text]
 
@@ -168,6 +171,7 @@ def test_another_model_is_one_error(plain, tmp_path, changed) -> None:
         training.fit(settings, tmp_path)
 
 
+@pytest.mark.slow
 def test_resume_of_a_folder_that_is_no_run(tmp_path) -> None:
     with pytest.raises((CheckpointError, ConfigError), match="nothing to resume at resume="):
         training.fit(config(f"resume={tmp_path}"), tmp_path / "run")

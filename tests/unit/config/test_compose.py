@@ -1,9 +1,12 @@
-"""Error messages for unknown keys and unusable output folders."""
+"""Composition, error messages for unknown keys, and unusable output folders."""
 
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
+from conftest import TINY
+from helpers import config, plain_config
 from tl_lightning.config.compose import compose, unknown_key
 from tl_lightning.config.paths import output_problem
 
@@ -13,6 +16,7 @@ from tl_lightning.config.paths import output_problem
     [
         ("modle=dann", "modle is not a setting; did you mean 'model'?"),
         ("optimizer.lrate=1", "optimizer.lrate is not a setting"),
+        ("data.root=/a", "data.root is not a setting; valid: _target_, "),
         ("data.batchsize=1", "data.batchsize is not a setting; did you mean 'batch_size'?"),
     ],
 )
@@ -44,3 +48,25 @@ def test_output_folder_that_cannot_be_created(tmp_path, monkeypatch) -> None:
         assert output_problem(valid) == ""
     monkeypatch.setattr("os.access", lambda *_: False)
     assert f"hydra.run.dir=outputs: {tmp_path} is not writable" in output_problem([])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("model=dann", "optimizer.lr=0.5", "seed=3"),
+        ("optimizer.lr=0.5", "model=source_only", "data.target=null", "tags=[a,b]"),
+        ("trainer.max_epochs=7", "scheduler=cosine", "+trainer.limit_test_batches=2"),
+        ("model=domain_adaptation", "method=[mmd,mcc]", "method.mmd.weight=0.25"),
+        ("~callbacks.nan_guard", "hydra.run.dir=runs/a", "data.size=24"),
+    ],
+)
+def test_configurations_of_tests_are_those_of_hydra(overrides, monkeypatch) -> None:
+    """Tests set values in a copy of what Hydra composed (``tests/helpers.py``)."""
+    monkeypatch.setenv("TL_RUN_ID", "same")
+    whole = OmegaConf.to_container(compose([*TINY, *overrides]), resolve=True)
+    assert config(*overrides) == whole
+    assert config(*overrides) is not config(*overrides)
+    own = [one for one in overrides if not one.startswith("data.size")]
+    assert plain_config(*own) == OmegaConf.to_container(compose(own), resolve=True)

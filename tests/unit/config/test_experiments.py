@@ -26,6 +26,7 @@ def checked(name: str, *overrides: str) -> RunConfig:
     return validation.check(compose([f"experiment={name}", "trainer=cpu", *overrides]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_settings(name: str) -> None:
     run = checked(name)
@@ -57,6 +58,7 @@ def test_learning_rate_is_that_schedule_by_step(name: str) -> None:
         assert schedule(step / total) == pytest.approx((1 + 0.001 * step) ** -0.75)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 @pytest.mark.parametrize(("method", "cls"), [("dann", DANN), ("cdan", CDAN)])
 def test_adversary(name: str, method: str, cls: type[DANN | CDAN]) -> None:

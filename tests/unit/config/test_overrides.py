@@ -30,12 +30,14 @@ NASTY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", NASTY)
 def test_a_text_reaches_the_configuration_unchanged(text: str) -> None:
     cfg = composed(["data=folder", f"data.root={text}", f"init={text}", f"data.name={text}"], ())
     assert [cfg.data.root, cfg.init, cfg.data.name] == [text] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [one for one in NASTY if "]" not in one and '"' not in one])
 def test_names_in_a_list_reach_the_configuration_unchanged(text: str) -> None:
     cfg = composed(["data=domains", f"data.classes=[x,{text}]", f"data.source.domain=[{text}]",
@@ -173,6 +175,7 @@ def test_every_declared_text_and_list_of_names_is_known() -> None:
         assert key in (TEXTS if found[key] == "text" else NAMES), key
 
 
+@pytest.mark.slow
 def test_every_text_and_list_of_names_exists() -> None:
     cfgs = [
         compose([f"data={data}", f"backbone={backbone}", f"model={model}"])

@@ -22,6 +22,7 @@ from tl_lightning.errors import ConfigError
 COMBINED = ("experiment", "recipe", "recipe_for", "debug", "study", "tune")
 
 
+@pytest.mark.slow
 def test_the_generated_files_are_up_to_date(tmp_path: Path) -> None:
     hints, page = tmp_path / "hints.json", tmp_path / "settings.md"
     generator.main(hints, page)

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from config_values import _REQUIRES
 from conftest import REPO
-from helpers import config
+from helpers import config, plain_config
 from tl_lightning.config.compose import compose
 from tl_lightning.config.hints import describe, fits
 from tl_lightning.config.instantiate import ALLOWED, find_class, nodes_of
@@ -259,6 +259,7 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (REPO / "conf" / group).glob("[!_]*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [
@@ -281,8 +282,6 @@ def choices(group: str) -> list[str]:
     + ["trainer=cpu", "trainer=ddp", "logger=csv", "logger=tensorboard"],
 )
 def test_every_choice_in_conf_passes_the_check(override: str) -> None:
-    from omegaconf import OmegaConf
-
     # Adaptation models refuse datasets whose default has no target.
     more = ["model=source_only"] if override.startswith("data=") else []
     more += ["init=run"] if override == "model=source_free" else []
@@ -297,7 +296,7 @@ def test_every_choice_in_conf_passes_the_check(override: str) -> None:
         more += [
             text for key, texts in _REQUIRES.items() if re.match(key, override) for text in texts
         ]
-    plain = OmegaConf.to_container(compose([override, *more]), resolve=True)
+    plain = plain_config(override, *more)
     validation.check(plain)
 
 
@@ -310,6 +309,7 @@ def test_auto_is_resolved() -> None:
     assert checked.channels_last in (True, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "fused"),
     [
@@ -333,6 +333,7 @@ def test_optimizer_is_not_fused_with_loss_scaling() -> None:
     assert validation.check(settings).optimizer.params["fused"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_passes_the_check(name: str) -> None:
     # There is no default path for vectors.

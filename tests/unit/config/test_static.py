@@ -270,6 +270,7 @@ def imported_by(code: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_refusing_a_typo_imports_no_slow_library() -> None:
     code = """
 from tl_lightning.config.compose import compose
@@ -287,6 +288,7 @@ for override in ("+head.dropuot=1", "+modle=dann", "+lr=0.1", "optimizer.lr=abc"
     assert imported_by(code) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["modle=dann", "+head.dropuot=1", "lr=0.1"])
 def test_command_with_a_typo_imports_no_slow_library(override: str, tmp_path: Path) -> None:
     code = f"""

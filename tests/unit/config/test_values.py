@@ -27,6 +27,7 @@ def wrong(found: list[Any]) -> dict[tuple[str, str], str]:
     return bad
 
 
+@pytest.mark.slow
 def test_some_values_of_the_default_configuration() -> None:
     plain = config("model=source_only")
     picked = random.Random(0).sample(list(cases([("default", plain)])), 400)

@@ -138,6 +138,7 @@ def test_target_batches_have_no_labels_in_training_and_validation(tmp_path) -> N
     assert "labels" not in next(iter(target))
 
 
+@pytest.mark.slow
 def test_batches_are_not_larger_than_a_domain(tmp_path) -> None:
     report = training.fit(config("data.batch_size=5000", "data.steps_per_epoch=1"), tmp_path)
     least = min(report["dataset"]["counts"][f"{name}/train"] for name in ("source", "target"))

@@ -155,6 +155,7 @@ def test_others_in_a_table(tmp_path) -> None:
     assert data.found["source"].domains == ("art_painting", "photo")
 
 
+@pytest.mark.slow
 def test_the_report_has_the_accuracy_by_domain(root, tmp_path) -> None:
     report = training.fit(compose(config_of(root)), tmp_path / "run")
     predictions = np.load(tmp_path / "run" / "predictions.npz")

@@ -99,6 +99,7 @@ def test_threads_use_no_global_generator(tmp_path, outside, name, settings) -> N
     assert outside == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", ["randaugment", "trivialaugment"])
 def test_policies_on_decoded_images_give_equal_weights_twice_and_resumed(
     tmp_path, monkeypatch, augment

@@ -89,6 +89,7 @@ def test_split_depends_on_the_names_only(source, tmp_path) -> None:
     assert len(set(one.val.names) - set(more.val.names)) <= 1
 
 
+@pytest.mark.slow
 def test_batches_of_the_target_have_no_labels(source, tmp_path) -> None:
     data = module(source, flat(tmp_path / "sketches"))
     data.prepare(ModelNeeds(InputSpec(24, (0.5,) * 3, (0.5,) * 3, "bilinear")))

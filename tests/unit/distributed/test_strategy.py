@@ -135,6 +135,7 @@ def test_learning_rates_of_phases_scale_equally() -> None:
     assert checked.steps[1]["lr"] == 0.002  # the configuration is not modified
 
 
+@pytest.mark.slow
 def test_report_contains_batch_size_and_learning_rate(tmp_path) -> None:
     settings = config("model=source_only", "trainer.max_epochs=1", "reference_batch_size=8",
                    "optimizer.lr=0.001", "trainer.accumulate_grad_batches=2")  # fmt: skip

@@ -86,6 +86,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_on_the_same_samples(trained, other, tmp_path, capsys) -> None:
     commands._evaluate([f"checkpoint={trained}", f"compare={other}", f"out={tmp_path}"])
     text = capsys.readouterr().out
@@ -112,6 +113,7 @@ def test_a_model_of_other_classes_is_not_compared(trained, tmp_path) -> None:
         tl.evaluate(trained, compare=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_groups_of_a_table_and_a_second_split_are_told(tmp_path, capsys) -> None:
     root = class_folders(tmp_path / "photos", 20, ("cat", "dog"))
     lines: list[list[Any]] = [["path", "label", "camera"]]

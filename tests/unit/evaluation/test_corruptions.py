@@ -61,6 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_batches_workers_and_limits_change_no_corrupted_image(run) -> None:
     first = tl.evaluate(run, corruptions=True)
     expected = first["corruptions"]["source"]
@@ -87,6 +88,7 @@ def test_batches_workers_and_limits_change_no_corrupted_image(run) -> None:
             assert accuracy == own.mean()
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_the_accuracies(trained, tmp_path, capsys) -> None:
     arguments = ["corruptions=true", f"out={tmp_path}", "trainer.limit_test_batches=1"]
     commands._evaluate([f"checkpoint={trained}", *arguments, "data.eval_batch_size=20"])
@@ -101,6 +103,7 @@ def test_the_command_prints_and_writes_the_accuracies(trained, tmp_path, capsys)
     assert float(rows[-1]["accuracy"]) == summary["target"]["accuracy"]["jpeg"][-1]
 
 
+@pytest.mark.slow
 def test_only_images_are_corrupted(trained, tmp_path) -> None:
     with pytest.raises(ConfigError, match="corruptions=yes is not true or false; set"):
         commands._evaluate([f"checkpoint={trained}", "corruptions=yes"])

@@ -30,6 +30,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_tested_samples(found, trained) -> None:
     report = json.loads((Path(trained) / "report.json").read_text())
     assert found["domains"].keys() == {"source", "target"}
@@ -83,6 +84,7 @@ def test_names_in_tables_are_not_formulas(tmp_path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {file.name for file in files}
 
 
+@pytest.mark.slow
 def test_the_command_prints_scores_classes_and_confusions(trained, tmp_path, capsys) -> None:
     commands._evaluate([f"checkpoint={trained}", f"out={tmp_path}"])
     text = capsys.readouterr().out
@@ -95,6 +97,7 @@ def test_the_command_prints_scores_classes_and_confusions(trained, tmp_path, cap
         assert part in text
 
 
+@pytest.mark.slow
 def test_an_unlabelled_target_has_predictions_but_no_scores(trained, tmp_path, monkeypatch) -> None:
     from tl_lightning.data.datamodules.digits import DigitsDataModule
     from tl_lightning.data.domain import Domain
@@ -114,6 +117,7 @@ def test_an_unlabelled_target_has_predictions_but_no_scores(trained, tmp_path, m
     assert labels == {("source", False), ("target", True)}
 
 
+@pytest.mark.slow
 def test_outputs_that_are_not_finite_are_reported(trained, tmp_path) -> None:
     report = json.loads((Path(trained) / "report.json").read_text())
     state = torch.load(Path(trained) / report["selection"]["checkpoint"], weights_only=True)

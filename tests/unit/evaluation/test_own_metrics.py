@@ -58,6 +58,7 @@ def tensors(outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(outputs.logits), torch.from_numpy(outputs.labels)
 
 
+@pytest.mark.slow
 def test_classes_and_functions_from_the_command_line(trained, own, capsys) -> None:
     arguments = [
         f"checkpoint={trained}", "allow=[own_metrics_of_mine,torch.nn.functional.cross_entropy]",
@@ -86,6 +87,7 @@ def test_classes_and_functions_from_the_command_line(trained, own, capsys) -> No
             assert f"{part['scores'][name]['value']:.4g}" in text
 
 
+@pytest.mark.slow
 def test_objects_are_metrics_in_python(trained) -> None:
     metrics = {"ece": MulticlassCalibrationError(10), "n": lambda logits, labels: len(labels)}
     found = tl.evaluate(trained, metrics=metrics)

@@ -91,6 +91,7 @@ def probabilities(predictor: Predictor, inputs: torch.Tensor) -> Any:
 
 
 # -- the file -----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_an_onnx_file_computes_what_the_checkpoint_does_in_any_batch(run, exported) -> None:
     predictor, model = Predictor.open(run), load_exported(exported)
     inputs = noise(predictor)
@@ -121,6 +122,7 @@ def test_a_description_is_in_the_file_and_beside_it(run, exported) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_in_any_file(run, exported, pt2) -> None:
     paths = [str(REPO), str(run.parent), str(Path.home()) + "/", ".venv"]
     for file in (*exported.iterdir(), pt2):
@@ -128,6 +130,7 @@ def test_no_path_of_this_machine_is_in_any_file(run, exported, pt2) -> None:
         assert not [path for path in paths if path.encode() in content], file
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_discriminator_teacher_and_the_norms_of_the_source_are_left_out(adapted, tmp_path) -> None:
     import onnx
@@ -201,6 +204,7 @@ def test_a_network_that_resizes_agrees_bit_for_bit(run, pt2, tmp_path) -> None:
         assert torch.equal(found["logits"], own["logits"])
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_int8_is_calibrated_and_measured(run, tmp_path) -> None:
     settings = Settings(tmp_path / "model", precision="int8", count=6, max_loss=1.0)
@@ -239,6 +243,7 @@ def test_given_samples_in_class_folders_have_labels(run, tmp_path) -> None:
 
 
 # -- nothing is kept of a file that differs -----------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["safetensors", pytest.param("onnx", marks=needs_onnx)])
 def test_a_wrong_temperature_leaves_no_file(run, tmp_path, monkeypatch, format) -> None:
     def broken(*arguments: Any) -> Any:

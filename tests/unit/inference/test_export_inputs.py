@@ -154,6 +154,7 @@ def test_a_given_value_of_white_is_used(tmp_path: Path) -> None:
     assert (open_image(file, shorter_side(spec), 4095.0) == 128).all()
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_program_beside_the_file_prints_the_prediction(tmp_path, capsys, monkeypatch) -> None:
     run = tmp_path / "run"
@@ -175,6 +176,7 @@ def test_the_program_beside_the_file_prints_the_prediction(tmp_path, capsys, mon
 
 
 # -- texts --------------------------------------------------------------------------------------
+@pytest.mark.slow
 @needs_onnx
 def test_texts_have_their_tokenizer_beside_the_file(tmp_path: Path) -> None:
     bert = tiny_bert(tmp_path / "bert", weights=True)
@@ -208,6 +210,7 @@ def test_texts_have_their_tokenizer_beside_the_file(tmp_path: Path) -> None:
 
 
 # -- vectors ------------------------------------------------------------------------------------
+@pytest.mark.slow
 @needs_onnx
 def test_vectors_are_taken_as_they_are_in_a_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

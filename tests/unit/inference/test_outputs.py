@@ -95,6 +95,7 @@ def whole(given: list[str], tmp_path: Path, capsys) -> Iterator[dict[str, bytes]
     return {suffix: file.read_bytes() for suffix, file in files.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_killed_command_continues_without_a_lost_or_repeated_row(
     suffix: str, given: list[str], whole: dict[str, bytes], tmp_path: Path, capsys, monkeypatch
@@ -127,6 +128,7 @@ def test_the_expected_accuracy_is_that_of_all_samples(
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), [
     ("batch_size=5", "had another batch_size; starting again"),
     ("top=3", "had another top; starting again"),

@@ -326,6 +326,7 @@ def test_a_file_that_cannot_be_examined_is_a_row_with_an_error(trained: Path, tm
     assert set(rows.values()) == {""}
 
 
+@pytest.mark.slow
 def test_the_standard_output_contains_the_predictions_alone(trained: Path, tmp_path) -> None:
     folder = folder_of(tmp_path / "photos", 3)
     command = f"{sys.executable} {REPO}/scripts/predict.py checkpoint={trained}/run input={folder}"

@@ -91,6 +91,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_published_folder_predicts_the_same(kind: str, tmp_path: Path) -> None:
     training.fit(KINDS[kind](tmp_path), tmp_path / "run")
@@ -111,6 +112,7 @@ def test_a_published_folder_predicts_the_same(kind: str, tmp_path: Path) -> None
         assert any(key.startswith("teacher.") for key in before.stored.state_dict)
 
 
+@pytest.mark.slow
 def test_only_weights_that_predictions_need_are_published(run: Path, folder: Path) -> None:
     state = torch.load(checkpoint_of(run), weights_only=True)["state_dict"]
     assert any(key.startswith("methods.dann.") for key in state)

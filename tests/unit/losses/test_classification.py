@@ -124,6 +124,7 @@ def test_problems_are_reported_by_the_validation() -> None:
         validation.check(config("loss.class_weights=even"))
 
 
+@pytest.mark.slow
 def test_balanced_weights_are_loaded_from_the_checkpoint(tmp_path, monkeypatch) -> None:
     """They are computed from the source; loading the checkpoint does not need the data."""
     original = DigitsDataModule.domains
@@ -148,6 +149,7 @@ def test_balanced_weights_are_loaded_from_the_checkpoint(tmp_path, monkeypatch) 
     assert np.allclose(loaded.task.loss_fn.weights, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
 def test_a_run_with_mixup(name, tmp_path) -> None:
     settings = ("model=source_only", "data.mixup_alpha=0.4", f"loss={name}", "baselines=[]")
@@ -160,6 +162,7 @@ def test_a_run_with_mixup(name, tmp_path) -> None:
     assert 0.5 < result[0] < 5
 
 
+@pytest.mark.slow
 def test_the_settings_of_the_loss_are_loaded_from_the_checkpoint(tmp_path) -> None:
     settings = ("loss.label_smoothing=0.1", "trainer.max_epochs=1", "baselines=[]")
     report = training.fit(config(*settings), tmp_path)

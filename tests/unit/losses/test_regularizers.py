@@ -78,6 +78,7 @@ def test_weight_zero_equals_training_without_it_bit_for_bit(name, tmp_path) -> N
     assert f"train/{name}" in header
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_frozen_parameters_have_no_gradient(name, kind) -> None:
@@ -180,6 +181,7 @@ def test_bss_gradient_is_finite_for_identical_samples() -> None:
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.slow
 def test_resume_equals_uninterrupted_run_bit_for_bit(tmp_path) -> None:
     """L2-SP uses the same initial weights after a resume."""
     settings = ("baselines=[]", "regularizer=[l1,l2,l2_sp,bss]", "regularizer.l2_sp.alpha=5")

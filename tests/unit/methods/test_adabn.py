@@ -86,6 +86,7 @@ def test_only_adabn_shares_scale_and_shift(name, shared) -> None:
             assert (getattr(norm.source, key) is getattr(norm.target, key)) is shared
 
 
+@pytest.mark.slow
 def test_evaluation_uses_the_statistics_of_the_domain(tmp_path) -> None:
     training.fit(config("model=domain_adaptation", "method=[adabn]"), tmp_path)
     net = loading.load(tmp_path / "checkpoints" / "last.ckpt")
@@ -96,6 +97,7 @@ def test_evaluation_uses_the_statistics_of_the_domain(tmp_path) -> None:
     assert torch.equal(net(images), target)  # forward() assumes target images
 
 
+@pytest.mark.slow
 def test_source_training_equals_source_only_bit_for_bit(tmp_path) -> None:
     """Target batches only update the target statistics."""
     training.fit(config("model=source_only"), tmp_path / "plain")
@@ -124,6 +126,7 @@ def test_error_messages() -> None:
         building.build_module(validation.check(both), ("a", "b"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_source_free_updates_only_target_statistics(tmp_path, optimizer) -> None:
     """Weight decay does not change any weight."""

@@ -60,6 +60,7 @@ def test_pretraining_uses_only_the_source() -> None:
     assert never.task_weight(1.0) == 1.0
 
 
+@pytest.mark.slow
 def test_source_loss_stops_after_pretraining(tmp_path, monkeypatch) -> None:
     records = []
     original = DomainAdaptation.terms
@@ -80,6 +81,7 @@ def test_source_loss_stops_after_pretraining(tmp_path, monkeypatch) -> None:
     assert len(records) == 6
 
 
+@pytest.mark.slow
 def test_the_frozen_copy_is_the_pretrained_model(tmp_path, monkeypatch) -> None:
     copied = {}
     original = DomainAdaptation.on_train_batch_start
@@ -97,6 +99,7 @@ def test_the_frozen_copy_is_the_pretrained_model(tmp_path, monkeypatch) -> None:
     assert any((state[f"backbone.{k}"] != v).any() for k, v in copied.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_classifier_is_fixed_after_pretraining(tmp_path, monkeypatch, optimizer) -> None:
     """With zero gradients, momentum and weight decay would change it; the encoder is trained."""

@@ -158,6 +158,7 @@ def candidates(report) -> dict[str, dict[str, float]]:
     return {one["name"]: one["metrics"] for one in report["start"]["candidates"]}
 
 
+@pytest.mark.slow
 def test_a_run_without_stored_features_fits_the_same_map(tmp_path, trained) -> None:
     """The probe needs stored features; otherwise the model passes the images itself."""
     found = []
@@ -174,6 +175,7 @@ def test_a_run_without_stored_features_fits_the_same_map(tmp_path, trained) -> N
         torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_strength_0_is_the_frozen_probe(tmp_path, trained) -> None:
     report = training.fit(
         settings(trained, "head_init=probe", "method.align.strength=0", "model.relative_bn=false"),
@@ -184,6 +186,7 @@ def test_strength_0_is_the_frozen_probe(tmp_path, trained) -> None:
     assert found["probe, align"] == found["frozen probe"]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_a_run_maps_the_target(tmp_path, trained) -> None:
     report = training.fit(
         settings(trained, "head_init=probe", "optimizer.lr=0", "method=[relative_bn,align]",
@@ -197,6 +200,7 @@ def test_the_checkpoint_of_a_run_maps_the_target(tmp_path, trained) -> None:
         assert report["metrics"][name] == pytest.approx(value, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_teacher_gets_the_map(tmp_path, trained) -> None:
     run = validation.check(
         settings(trained, "method=[align,self_training]", "head_init=random", "cache.features=off")
@@ -207,6 +211,7 @@ def test_a_teacher_gets_the_map(tmp_path, trained) -> None:
     assert same(parts.module.task.state_dict(), parts.module.teacher.task.state_dict())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_map(tmp_path, trained, monkeypatch) -> None:
     overrides = ("head_init=random", "cache.features=off", "selection=last")
     training.fit(settings(trained, *overrides), tmp_path)
@@ -221,6 +226,7 @@ def test_a_resumed_run_keeps_the_map(tmp_path, trained, monkeypatch) -> None:
     assert torch.equal(before[key], after[key])
 
 
+@pytest.mark.slow
 def test_adds_no_loss_and_rejects_invalid_settings(trained, tmp_path) -> None:
     sizes = {"in_features": 4, "num_classes": 2}
     method = Align(kind="centre", strength=1.0, samples=8, **sizes)
@@ -241,6 +247,7 @@ def test_adds_no_loss_and_rejects_invalid_settings(trained, tmp_path) -> None:
         method.modify_network(nn.Linear(1, 1), task)
 
 
+@pytest.mark.slow
 def test_needs_the_head_of_this_project(trained) -> None:
     from dataclasses import replace
 

@@ -133,6 +133,7 @@ def test_ramp_ends_after_its_steps() -> None:
     assert strengths == [0.5 * sigmoid_ramp(1.0)] * 2
 
 
+@pytest.mark.slow
 def test_ramp_and_batch_norm_resume_exactly(tmp_path, monkeypatch) -> None:
     settings = ["method.dann.ramp_steps=20", "method.dann.norm=batch"]
     training.fit(config(*settings), tmp_path / "whole")
@@ -149,6 +150,7 @@ def test_sigmoid_ramp() -> None:
     assert sigmoid_ramp(0.5) == pytest.approx(2 / (1 + np.exp(-5)) - 1)
 
 
+@pytest.mark.slow
 def test_lambda_zero_equals_joint_training_bit_for_bit(tmp_path) -> None:
     """Even with dropout in the discriminator, whose random draws must not affect the rest."""
     extra = ["backbone.channel_dropout=0.2", "head.dropout=0.1"]
@@ -160,6 +162,7 @@ def test_lambda_zero_equals_joint_training_bit_for_bit(tmp_path) -> None:
     assert same(a, b, but="methods.")
 
 
+@pytest.mark.slow
 def test_positive_lambda_differs_from_joint_training(tmp_path) -> None:
     one = config("method.dann.max_lambda=1")
     joint = config("model=joint_bn")

@@ -41,6 +41,7 @@ def test_both_domains_start_from_the_pretrained_layer() -> None:
     assert norm.target.weight is not norm.source.weight
 
 
+@pytest.mark.slow
 def test_domains_diverge_when_combined_with_another_method(tmp_path) -> None:
     arguments = ["model=domain_adaptation", "method=[dsbn,self_training]"]
     training.fit(config(*arguments, "method.self_training.threshold=0"), tmp_path)

@@ -80,6 +80,7 @@ def test_without_target_and_few_labels_there_is_nothing_to_adapt_to() -> None:
         validation.check(config("model=fixmatch", "data.target=null"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fixmatch", "flexmatch", "self_training"])
 def test_labels_of_the_other_samples_never_reach_a_loss(method, tmp_path, monkeypatch) -> None:
     seen = []

@@ -67,6 +67,7 @@ def test_samples_of_all_ranks_are_counted(monkeypatch) -> None:
     assert flex.latest.tolist() == [2, -1, -1, -1, -1, -1, -1, 0, -1, -1]
 
 
+@pytest.mark.slow
 def test_the_number_of_samples_is_taken_from_the_data(tmp_path) -> None:
     settings = ("model=flexmatch", "data.target=null", "data.labelled_per_class=2")
     training.fit(config(*settings, "method.flexmatch.threshold=0.15"), tmp_path)

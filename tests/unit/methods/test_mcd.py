@@ -125,12 +125,14 @@ def rates(overrides, folder, monkeypatch) -> list[float]:
     return result
 
 
+@pytest.mark.slow
 def test_learning_rates_equal_those_of_a_method_without_stages(tmp_path, monkeypatch) -> None:
     alternating = rates(["method=[mcd]"], tmp_path / "mcd", monkeypatch)
     assert alternating == rates(["method=[dann]"], tmp_path / "dann", monkeypatch)
     assert len(set(alternating)) == 6
 
 
+@pytest.mark.slow
 def test_other_methods_only_take_part_in_the_first_stage(tmp_path, monkeypatch) -> None:
     result: dict[str, set[str]] = {}
     original = DomainAdaptation.terms

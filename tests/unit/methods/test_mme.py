@@ -31,6 +31,7 @@ def test_value_and_signs_of_the_gradients() -> None:
     assert torch.allclose(of_weight, -0.5 * plain[1], atol=1e-6)  # descent increases it
 
 
+@pytest.mark.slow
 def test_few_shot_target_samples_have_a_task_loss(tmp_path, monkeypatch) -> None:
     records = []
     original = DomainAdaptation.terms

@@ -128,6 +128,7 @@ def test_state_of_a_domain_has_the_names_of_the_plain_network() -> None:
     assert not torch.equal(target["one.running_mean"], plain["one.running_mean"])
 
 
+@pytest.mark.slow
 def test_a_run_measures_once_and_keeps_the_source(tmp_path, trained) -> None:
     training.fit(settings(trained), tmp_path / "run")
     net = loading.load(tmp_path / "run" / "checkpoints" / "last.ckpt")
@@ -141,6 +142,7 @@ def test_a_run_measures_once_and_keeps_the_source(tmp_path, trained) -> None:
             assert not torch.equal(norm.target.running_mean, norm.source.running_mean)
 
 
+@pytest.mark.slow
 def test_stored_statistics_are_used_again(tmp_path, trained, monkeypatch) -> None:
     training.fit(settings(trained), tmp_path / "a")
     monkeypatch.setattr(

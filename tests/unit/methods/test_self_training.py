@@ -46,6 +46,7 @@ def test_only_the_strong_view_has_a_gradient() -> None:
     assert (of_student[[0, 1, 3]].abs().sum(1) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_teacher_is_a_moving_average(tmp_path, monkeypatch) -> None:
     """Including batch norm statistics; it is in evaluation mode and is never trained."""
     from tl_lightning.models.adaptation import DomainAdaptation
@@ -98,6 +99,7 @@ def test_teacher_logits_depend_only_on_the_teacher_and_the_weak_view() -> None:
     assert not torch.allclose(given["target"].logits, teacher, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_updated_right_after_the_optimizer_step(tmp_path, monkeypatch) -> None:
     """With gradient accumulation, three batches take two steps."""
     from tl_lightning.models.adaptation import DomainAdaptation

@@ -122,6 +122,7 @@ def test_the_classifier_of_the_initial_run_is_frozen(trained, tmp_path) -> None:
     assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("backbone"))
 
 
+@pytest.mark.slow
 def test_the_target_bank_is_in_evaluation_mode_and_in_order(trained, tmp_path, monkeypatch):
     from tl_lightning.models.adaptation import SourceFree
 

@@ -28,6 +28,7 @@ def test_value() -> None:
     assert torch.special.entr(updated.softmax(1)).sum(1).mean() < terms["tent"]
 
 
+@pytest.mark.slow
 def test_only_scales_and_shifts_change(tmp_path) -> None:
     training.fit(config("model=source_only"), tmp_path / "first")
     settings = config("model=source_free", "method=[tent]", f"init={tmp_path / 'first'}")

@@ -96,6 +96,7 @@ def test_feature_step_trains_only_the_features() -> None:
     assert result[2:] == [None] * len(result[2:])
 
 
+@pytest.mark.slow
 def test_critic_steps_precede_the_feature_step(tmp_path, monkeypatch) -> None:
     order, passes = [], []
     original, views_of = DomainAdaptation.terms, DomainAdaptation.views

@@ -56,6 +56,7 @@ def test_the_images_of_the_target_change_neither_weights_nor_selection(tmp_path,
     assert "source/val/worst_domain_acc" in log
 
 
+@pytest.mark.slow
 def test_all_samples_of_the_target_are_tested_then_and_later(tmp_path) -> None:
     root = domain_folders(tmp_path / "set", number=10)
     given = [
@@ -82,6 +83,7 @@ def leave_one_out(tmp_path, *overrides):
     ])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_leaving_out_one_of_two_domains(tmp_path) -> None:
     report = training.fit(leave_one_out(tmp_path, "model=erm"), tmp_path / "run")
     metrics = report["metrics"]
@@ -96,6 +98,7 @@ def test_one_domain_is_too_few_for_methods_that_compare_them(tmp_path) -> None:
         training.fit(leave_one_out(tmp_path, "model=vrex"), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_groups_within_one_domain(tmp_path) -> None:
     """The column of the groups is named as that of the domains, and there is no target."""
     colours, rows = {"red": (255, 0, 0), "blue": (0, 0, 255)}, ["path,label,device"]
@@ -123,6 +126,7 @@ def test_groups_within_one_domain(tmp_path) -> None:
     assert stored["methods.group_dro.q"][1] > 0.6
 
 
+@pytest.mark.slow
 def test_validation_samples_are_trained_on_if_asked_for(tmp_path) -> None:
     reports = [
         training.fit(config(*GIVEN, f"model.full_data={value}"), tmp_path / value)
@@ -154,6 +158,7 @@ def test_selecting_by_samples_that_are_trained_on_is_refused() -> None:
         validation.check(config(*given))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("override", "message"), [
     ("selection=worst_domain", r"selection=worst_domain compares the domains of the source, but"),
     ("method=[vrex]", r"method=\[vrex\] compares the domains of the source, but the source"),
@@ -163,6 +168,7 @@ def test_one_source_has_no_domains_to_compare(override, message, tmp_path) -> No
         training.fit(config("model=domain_generalization", override), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["mean_domain", "worst_domain"])
 def test_the_epoch_is_selected_by_the_domains(rule, tmp_path) -> None:
     given = [*GIVEN, f"selection={rule}", "trainer.max_epochs=4", "optimizer.lr=0.01"]
@@ -200,6 +206,7 @@ def test_looks_share_the_digits() -> None:
     assert 0.2 < other.mean() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", ["true", "false"])
 def test_a_finished_run_is_recognised_when_a_sweep_is_continued(full, tmp_path) -> None:
     settings = config(*GIVEN, f"model.full_data={full}", "trainer.max_epochs=1")

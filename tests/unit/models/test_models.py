@@ -89,6 +89,7 @@ def test_discriminator_size_does_not_change_other_initial_weights() -> None:
     assert same(keep(a), keep(b))
 
 
+@pytest.mark.slow
 def test_target_validation_labels_are_used_only_for_oracle_selection(tmp_path) -> None:
     training.fit(config("selection=oracle", "trainer.max_epochs=1"), tmp_path / "o")
     training.fit(config("selection=im", "trainer.max_epochs=1"), tmp_path / "i")
@@ -97,6 +98,7 @@ def test_target_validation_labels_are_used_only_for_oracle_selection(tmp_path) -
     assert "target/val/acc" not in header[1]
 
 
+@pytest.mark.slow
 def test_progress_is_the_completed_fraction_of_the_run(tmp_path) -> None:
     progress = []
     original = base.TransferModule.on_train_batch_start
@@ -134,6 +136,7 @@ def test_batches_of_a_run_limited_by_steps(epochs, steps, accumulate, batches) -
     assert total_batches(model) == batches
 
 
+@pytest.mark.slow
 def test_progress_of_a_run_limited_by_steps(tmp_path, monkeypatch) -> None:
     progress = []
     original = base.TransferModule.on_train_batch_start

@@ -91,6 +91,7 @@ def parts(names: set[str]) -> set[str]:
     return {next((p for k, p in prefixes.items() if n.startswith(k)), "head") for n in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_a_phase_changes_only_its_layers(model, optimizer, tmp_path, monkeypatch) -> None:
@@ -112,6 +113,7 @@ def test_a_phase_changes_only_its_layers(model, optimizer, tmp_path, monkeypatch
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_separate_forward_passes_keep_frozen_buffers(tmp_path, monkeypatch) -> None:
     watch = fitted(monkeypatch, tmp_path, THREE, "model.forward=separate", "trainer.max_epochs=3")
     assert parts(watch.changed(0)) == {"head"}
@@ -147,6 +149,7 @@ def test_parameters_outside_the_optimizer_stay_frozen() -> None:
         assert not fixed.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["phase", "run"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_learning_rates_in_phases(schedule, accumulate, tmp_path, monkeypatch) -> None:
@@ -195,6 +198,7 @@ def test_every_parameter_is_in_exactly_one_group(override: str) -> None:
     assert {id(p) for p in grouped} == {id(p) for p in module.parameters()}
 
 
+@pytest.mark.slow
 def test_one_phase_with_all_layers_equals_no_phases(tmp_path, monkeypatch) -> None:
     """Bit for bit; only the names of the parameter groups differ."""
     one = fitted(monkeypatch, tmp_path / "one", "phases.steps=[{from:0,train:[head,backbone]}]")
@@ -243,6 +247,7 @@ def test_presets_fit_any_number_of_epochs(preset: str, epochs: int) -> None:
         assert starts == {"head_first": [0, 3], "gradual": [0, 1, 2, 3, 4]}[preset]
 
 
+@pytest.mark.slow
 def test_each_phase_is_printed_once(tmp_path, capsys) -> None:
     training.fit(config("model=source_only", THREE, "trainer.max_epochs=4"), tmp_path)
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("phase ")]
@@ -254,6 +259,7 @@ def test_each_phase_is_printed_once(tmp_path, capsys) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_run_with_phases_is_loaded_and_evaluated(tmp_path) -> None:
     report = training.fit(config(THREE, "trainer.max_epochs=3"), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -264,6 +270,7 @@ def test_a_checkpoint_of_a_run_with_phases_is_loaded_and_evaluated(tmp_path) -> 
     assert result["metrics"]["target/test/acc"] == report["metrics"]["target/test/acc"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_later_setting_of_training_is_evaluated(tmp_path) -> None:
     report = training.fit(config("trainer.max_epochs=1"), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -274,6 +281,7 @@ def test_a_checkpoint_without_a_later_setting_of_training_is_evaluated(tmp_path)
     assert result["metrics"]["target/test/acc"] == report["metrics"]["target/test/acc"]
 
 
+@pytest.mark.slow
 def test_error_for_a_checkpoint_of_another_version(tmp_path) -> None:
     training.fit(config("trainer.max_epochs=1"), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"

@@ -192,6 +192,7 @@ def test_two_datasets_are_too_few(tmp_path, make_run) -> None:
         write_accuracy([tmp_path])
 
 
+@pytest.mark.slow
 def test_the_report_has_every_pair_and_combination(study, capsys) -> None:
     _accuracy_study([str(study)])
     text = (study / "accuracy.md").read_text()

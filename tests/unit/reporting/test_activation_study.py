@@ -154,6 +154,7 @@ def test_read_study_sorts_runs_and_reads_their_values(study: Path) -> None:
     assert is_study(collect(study))
 
 
+@pytest.mark.slow
 def test_write_study_writes_a_self_contained_page_and_tables(study: Path) -> None:
     page = write_study(study).read_text()
     assert "http:" not in page

@@ -238,6 +238,7 @@ def test_a_glob_without_runs_is_an_error(tmp_path: Path) -> None:
 ROWS = "[...document.querySelectorAll('#compared tbody tr')].map(r => r.cells[0].innerText.trim())"
 
 
+@pytest.mark.slow
 def test_the_page_is_sorted_with_mouse_and_keyboard(sweep: Path, tmp_path: Path) -> None:
     file = compare_runs([str(sweep)], out=str(tmp_path / "c.html"))[2]
     assert file is not None

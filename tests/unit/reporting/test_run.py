@@ -38,6 +38,7 @@ class Sources(HTMLParser):
         assert tag not in ("script", "link", "iframe")
 
 
+@pytest.mark.slow
 def test_page_is_self_contained(make_run: Any) -> None:
     run = make_run(full=True)
     page = write_page(run)
@@ -54,6 +55,7 @@ def test_page_is_self_contained(make_run: Any) -> None:
     assert all(path.read_bytes().startswith(PNG) for path in (run / "figures").iterdir())
 
 
+@pytest.mark.slow
 def test_names_are_escaped(make_run: Any) -> None:
     text = write_page(make_run(full=True, classes=("<b>", "$x_{", "a&b"), name="<i>")).read_text()
     assert "<i>" not in re.sub(r'<i class="\w+" style="[^"]*">', "", text)
@@ -147,6 +149,7 @@ def test_interval_contains_the_true_difference_in_95_of_100_cases() -> None:
         assert 0.93 < covered < 0.995
 
 
+@pytest.mark.slow
 def test_page_shows_the_change_of_each_class_from_source_only(make_run: Any) -> None:
     run = make_run(full=True)
     assert "Effect of adaptation" not in write_page(run).read_text()
@@ -218,6 +221,7 @@ def test_loss_fractions_sum_to_one_and_need_two_terms() -> None:
     assert "balance" not in drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projection", ["tsne", "umap"])
 def test_page_names_the_projection(make_run: Any, projection: str) -> None:
     text = write_page(make_run(full=True, projection=projection)).read_text()
@@ -305,6 +309,7 @@ def test_page_without_a_target(make_run: Any) -> None:
     assert "Confusion matrix of the target" not in text
 
 
+@pytest.mark.slow
 def test_headline_interval_needs_predictions_that_match_the_accuracy(make_run: Any) -> None:
     run = make_run(full=True)
     with np.load(run / "predictions.npz") as archive:

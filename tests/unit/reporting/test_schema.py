@@ -122,6 +122,7 @@ def test_confusion_matches_a_loop_and_ignores_unlabelled_samples(tmp_path: Path)
     np.testing.assert_array_equal(counts, expected)
 
 
+@pytest.mark.slow
 def test_report_modules_import_no_heavy_packages() -> None:
     heavy = "{'torch', 'lightning', 'torchvision', 'torchmetrics', 'matplotlib'}"
     code = (

@@ -35,6 +35,7 @@ def logged(folder: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows if row[name]] for name in names}
 
 
+@pytest.mark.slow
 def test_logged_scores_with_and_without_target(tmp_path) -> None:
     training.fit(config(*FAST), tmp_path / "with")
     columns = logged(tmp_path / "with")
@@ -52,6 +53,7 @@ def test_logged_scores_with_and_without_target(tmp_path) -> None:
     assert names == {"validator/source_val", "validator/floor"}
 
 
+@pytest.mark.slow
 def test_target_labels_do_not_affect_scores(tmp_path, monkeypatch) -> None:
     track = config(*FAST, "track_target=true")
     report = training.fit(track, tmp_path / "true")
@@ -72,6 +74,7 @@ def test_target_labels_do_not_affect_scores(tmp_path, monkeypatch) -> None:
         assert name.startswith("target/val/") or true[name] == other[name], name
 
 
+@pytest.mark.slow
 def test_scored_samples_do_not_depend_on_batch_size(tmp_path, monkeypatch) -> None:
     scored: list[dict[str, Outputs]] = []
     original = Validators.score
@@ -126,6 +129,7 @@ def test_run_keeps_model_chosen_by_rule(epochs, tmp_path, monkeypatch) -> None:
     assert any("collapsed" in note for note in report["notes"]) is (epochs == 5)
 
 
+@pytest.mark.slow
 def test_best_source_accuracy_is_kept_and_reported_if_all_epochs_have_collapsed(
     tmp_path, monkeypatch
 ) -> None:
@@ -152,6 +156,7 @@ class StopAt(L.Callback):
             raise Stop
 
 
+@pytest.mark.slow
 def test_resumed_run_restores_best_accuracy_and_best_model(tmp_path, monkeypatch) -> None:
     use_script(monkeypatch)
     settings = ("selection=im", "trainer.max_epochs=4", "data.steps_per_epoch=2")

@@ -49,6 +49,7 @@ def test_the_model_with_the_best_score_is_kept(finished) -> None:
     assert len(rows) == 5
 
 
+@pytest.mark.slow
 def test_without_candidates_only_probes_are_compared(trained, tmp_path) -> None:
     report = training.fit(
         config("model=align", f"backbone.checkpoint={trained}", "head_init=probe",
@@ -63,6 +64,7 @@ def test_without_candidates_only_probes_are_compared(trained, tmp_path) -> None:
     assert stored.alignment.kind == "centre"
 
 
+@pytest.mark.slow
 def test_its_checkpoint_is_that_of_the_candidate(finished) -> None:
     folder, report = finished
     net = loading.load(folder / report["selection"]["checkpoint"])
@@ -72,6 +74,7 @@ def test_its_checkpoint_is_that_of_the_candidate(finished) -> None:
     assert (folder / "predictions.npz").is_file()
 
 
+@pytest.mark.slow
 def test_finished_candidates_are_not_trained_again(finished, trained, monkeypatch) -> None:
     folder, report = finished
     (folder / "report.json").unlink()

@@ -36,6 +36,7 @@ def run_with(monkeypatch, tmp_path, error: BaseException, *overrides: str) -> st
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU)]
 )
@@ -86,6 +87,7 @@ def test_rank_that_does_not_respond() -> None:
     assert "set resume=auto to continue, or trainer.timeout_s=<seconds>" in message
 
 
+@pytest.mark.slow
 def test_other_errors_keep_their_traceback(monkeypatch, tmp_path) -> None:
     cfg = validation.check(config())
     for error in (RuntimeError("shape"), OSError(errno.ENOENT, "no"), ValueError("out of memory")):

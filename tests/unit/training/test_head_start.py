@@ -31,6 +31,7 @@ def candidates(report) -> dict[str, dict[str, float]]:
     return {one["name"]: one["metrics"] for one in report["start"]["candidates"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [[], *HIDDEN])
 def test_without_learning_the_run_equals_its_start(head, tmp_path, trained) -> None:
     report = training.fit(probed(trained, *ALIGNED, *head, "optimizer.lr=0"), tmp_path)
@@ -42,6 +43,7 @@ def test_without_learning_the_run_equals_its_start(head, tmp_path, trained) -> N
     assert report["selection"]["epoch"] == -1  # no later epoch is better
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [[], ["head.bottleneck=8"]])
 def test_the_start_is_kept_if_training_hurts(head, tmp_path, trained) -> None:
     report = training.fit(probed(trained, *ALIGNED, *head, "optimizer.lr=30"), tmp_path)
@@ -51,6 +53,7 @@ def test_the_start_is_kept_if_training_hurts(head, tmp_path, trained) -> None:
     assert report["metrics"]["target/test/acc"] == pytest.approx(start["target/test/acc"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [[], ["head.bottleneck=8"]])
 def test_alignment_changes_only_the_target(head, tmp_path, trained) -> None:
     found = {}
@@ -64,6 +67,7 @@ def test_alignment_changes_only_the_target(head, tmp_path, trained) -> None:
     assert found[0.0]["probe, relative_bn"] == found[0.0]["frozen probe"] == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [[], ["head.bottleneck=8"]])
 def test_source_only_has_the_same_frozen_probe(head, tmp_path, trained) -> None:
     one = training.fit(probed(trained, "model=source_only", *head), tmp_path / "a")
@@ -71,6 +75,7 @@ def test_source_only_has_the_same_frozen_probe(head, tmp_path, trained) -> None:
     assert candidates(one) == {"frozen probe": candidates(other)["frozen probe"]}
 
 
+@pytest.mark.slow
 def test_the_fit_starts_from_the_weights_of_the_model(tmp_path, trained, monkeypatch) -> None:
     """With a learning rate of 0, only the scale of the features is in the first layer."""
     run = validation.check(probed(trained, "model=source_only", "head.bottleneck=8"))
@@ -90,6 +95,7 @@ def test_the_fit_starts_from_the_weights_of_the_model(tmp_path, trained, monkeyp
     assert same({k: before[k] for k in rest}, {k: after[k] for k in rest})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [[], ["head.bottleneck=8", "head.dropout=0.5"]])
 def test_a_resumed_run_equals_an_uninterrupted_one(head, tmp_path, trained, monkeypatch) -> None:
     training.fit(probed(trained, *ALIGNED, *head), tmp_path / "whole")
@@ -155,6 +161,7 @@ def test_another_head_is_an_obstacle(trained) -> None:
     assert message in " ".join(head_init_problems(run, sharded=False))
 
 
+@pytest.mark.slow
 def test_learning_rates_are_lower_after_a_probe(trained) -> None:
     for overrides, expected in (
         ([], 1e-4),
@@ -182,6 +189,7 @@ def test_learning_rates_are_lower_after_a_probe(trained) -> None:
         validation.check(probed(trained, "probe_lr_factor=0"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of Lightning; a run ignores it
 @pytest.mark.parametrize(
     ("methods", "head"),
@@ -215,6 +223,7 @@ def texts(tmp_path, *overrides: str):
     return {**plain, "allow": ["tiny_texts"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [[], ["head.bottleneck=8", "head.bottleneck_norm=layer"]])
 def test_texts_can_start_with_a_probe(head, tmp_path) -> None:
     settings = texts(tmp_path, "head_init=probe", "optimizer.lr=0", *head)
@@ -228,6 +237,7 @@ def test_auto_is_random_for_texts(tmp_path) -> None:
     assert validation.check(texts(tmp_path)).head_init == "random"
 
 
+@pytest.mark.slow
 def test_alignment_can_be_fitted_to_fewer_samples_than_there_are(tmp_path, trained) -> None:
     """Their features were once computed for the whole split, and could not be read back."""
     settings = ["model=domain_adaptation", "method=[align,mcc]", "method.align.samples=50"]

@@ -84,6 +84,7 @@ def test_the_best_of_start_selected_and_interpolated_is_tested(settings, trained
     assert again["metrics"] == evaluated(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "alpha"),
     [
@@ -125,6 +126,7 @@ def test_the_chosen_model_has_the_highest_score(
     ) in report["notes"]
 
 
+@pytest.mark.slow
 def test_a_selected_model_that_counts_as_collapsed_by_now_is_not_kept(
     trained, tmp_path, monkeypatch
 ) -> None:
@@ -136,6 +138,7 @@ def test_a_selected_model_that_counts_as_collapsed_by_now_is_not_kept(
     assert report["start"]["interpolated"][2]["score"] == pytest.approx(WORST + 0.3)
 
 
+@pytest.mark.slow
 def test_without_learning_all_models_have_the_score_of_the_start(trained, tmp_path) -> None:
     report = training.fit(probed(trained, *ADAPTED, ALPHAS, "optimizer.lr=0"), tmp_path)
     value = report["selection"]["value"]
@@ -145,6 +148,7 @@ def test_without_learning_all_models_have_the_score_of_the_start(trained, tmp_pa
     assert report["selection"]["epoch"] == -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["source_val", "last"])
 def test_a_single_number_is_used_without_a_comparison(rule, trained, tmp_path) -> None:
     """Training hurts here; without a better epoch, the last one is the other end."""
@@ -160,6 +164,7 @@ def test_a_single_number_is_used_without_a_comparison(rule, trained, tmp_path) -
     assert [row["name"] for row in rows if row["chosen"]] == ["interpolated, alpha 0.3"]
 
 
+@pytest.mark.slow
 def test_the_run_itself_does_not_change(trained, tmp_path) -> None:
     training.fit(probed(trained, *ADAPTED), tmp_path / "without")
     training.fit(probed(trained, *ADAPTED, ALPHAS), tmp_path / "with")
@@ -175,6 +180,7 @@ def test_the_run_itself_does_not_change(trained, tmp_path) -> None:
         }
 
 
+@pytest.mark.slow
 def test_a_resumed_run_chooses_as_an_uninterrupted_one(trained, tmp_path, monkeypatch) -> None:
     settings = (*TUNED, SMALL_STEPS, "trainer.max_epochs=3")
     whole = training.fit(probed(trained, *settings, "interpolation=0.5"), tmp_path / "whole")
@@ -190,6 +196,7 @@ def test_a_resumed_run_chooses_as_an_uninterrupted_one(trained, tmp_path, monkey
     assert same(weights(tmp_path / "whole" / file), weights(tmp_path / "cut" / file))
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_compared_again(trained, tmp_path) -> None:
     """The selected model, the start and the last epoch are unchanged, so only alpha matters."""
     settings = (*TUNED, SMALL_STEPS)
@@ -216,6 +223,7 @@ def test_without_the_model_before_training_there_is_an_error(trained, tmp_path) 
         training.fit(probed(trained, *settings, "interpolation=0.5", "resume=auto"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # of Lightning; a run ignores it
 def test_a_run_resumed_in_another_folder_finds_its_start(trained, tmp_path, monkeypatch) -> None:
     settings = (*TUNED, SMALL_STEPS, "interpolation=0.5")
@@ -260,6 +268,7 @@ def test_only_a_comparison_keeps_a_start_that_was_surpassed(keeps, tmp_path) -> 
     assert [Path(path).name for path in checkpoint.stale] == names[keeps:]
 
 
+@pytest.mark.slow
 def test_mixture_has_no_outputs_of_the_selected_model(trained, tmp_path, monkeypatch) -> None:
     """A run whose selected model was tested is resumed, and killed before the mixture is tested."""
     settings = (*TUNED, "interpolation=[0.5]", SMALL_STEPS)

@@ -24,6 +24,7 @@ def quiet() -> None:
     process.quiet()
 
 
+@pytest.mark.slow
 def test_training_equals_a_run_configured_with_the_suggested_rate(tmp_path) -> None:
     report = training.fit(config("lr_find=true"), tmp_path / "a")
     found = json.loads((tmp_path / "a" / "lr_find.json").read_text())
@@ -80,6 +81,7 @@ def test_only_the_first_phase_is_tested(tmp_path, monkeypatch) -> None:
     assert max(progress) < 0.05
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_its_learning_rate(tmp_path, monkeypatch) -> None:
     first = training.fit(config("lr_find=true", "trainer.max_epochs=1"), tmp_path)
     monkeypatch.setattr(lr_finder, "_tested", lambda *_: pytest.fail("tested again"))
@@ -87,6 +89,7 @@ def test_resumed_run_keeps_its_learning_rate(tmp_path, monkeypatch) -> None:
     assert second["config"]["optimizer"]["lr"] == first["config"]["optimizer"]["lr"] != 1e-3
 
 
+@pytest.mark.slow
 def test_seeds_with_different_suggested_rates_are_one_group(tmp_path) -> None:
     found = [training.fit(config("lr_find=true", f"seed={k}"), tmp_path / str(k)) for k in (0, 1)]
     assert found[0]["config"]["optimizer"]["lr"] != found[1]["config"]["optimizer"]["lr"]

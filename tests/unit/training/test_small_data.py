@@ -6,11 +6,9 @@ import csv
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
-from helpers import config
+from helpers import config, plain_config
 from layouts import class_folders, image
-from tl_lightning.config.compose import compose
 from tl_lightning.config.validation.check import check
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.run.page import write_page
@@ -23,7 +21,7 @@ from tl_lightning.training.small_data import LEAST_STEPS, fit_to_size
 def settings(root, *overrides: str) -> dict[str, Any]:
     """Return a configuration with the default settings of batches and epochs."""
     arguments = ["data=folder", f"data.root={root}", "model=source_only", *overrides]
-    plain: Any = OmegaConf.to_container(compose([*arguments, "trainer=cpu"]), resolve=True)
+    plain = plain_config(*arguments, "trainer=cpu")
     return dict(plain)
 
 
@@ -86,6 +84,7 @@ def test_a_falling_loss_is_told(tmp_path, losses, told) -> None:
         assert notes[0].endswith("trainer.max_epochs=6")
 
 
+@pytest.mark.slow
 def test_the_page_tells_a_falling_loss(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(limits, "_FALL", 0.001)
     fast = ("optimizer.lr=0.003", "scheduler=constant", "data.steps_per_epoch=15")
@@ -94,6 +93,7 @@ def test_the_page_tells_a_falling_loss(tmp_path, monkeypatch) -> None:
     assert note.split(";")[0] in write_page(tmp_path).read_text()
 
 
+@pytest.mark.slow
 def test_a_longer_run_keeps_the_batches_of_its_checkpoint(tmp_path) -> None:
     root = class_folders(tmp_path / "photos", 14, size=(8, 8))
     small = config()

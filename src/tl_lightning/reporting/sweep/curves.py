@@ -69,6 +69,6 @@ def _draw(title: str, lines: Sequence[tuple[str, Array]], scale: float) -> bytes
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
         if scale == 100:
             axes.yaxis.set_major_formatter("{x:g} %")
-        figure.legend(loc="outside lower left", ncols=2)
+        figure.legend(loc="outside lower left", ncols=3)
 
     return figure_png(4.6, 3.2 + 0.1 * len(lines), draw)

@@ -132,8 +132,10 @@ def write_sweep(folder: str | Path) -> Path:
         write_text(root / "leave_one_out.csv", held_out_csv(tables))
     plots = {data: inline(dot_plot(rows)) for data, rows in _by_data(summary).items() if rows}
     heads = columns(summary.rows)
+    names = dict.fromkeys(row.data for row in summary.rows)
     values = {
-        "title": f"Sweep {root.resolve().name}",
+        "title": f"Sweep on {', '.join(names)}" if names else "Sweep",
+        "folder": root.resolve().name,
         "summary": summary,
         "held_out_note": HELD_OUT,
         "held_out": [(table.data, *held_out_cells(table)) for table in tables],

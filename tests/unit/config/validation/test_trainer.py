@@ -56,6 +56,7 @@ def test_supported_argument(override: str) -> None:
     validation.check(config(override))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "batches"), [("true", 1), ("2", 2)])
 def test_dry_run_saves_and_tests_a_checkpoint(value, batches, tmp_path) -> None:
     """The argument of Lightning saves no checkpoint to test, so limits are set in its place."""
@@ -73,6 +74,7 @@ def test_dry_run_saves_and_tests_a_checkpoint(value, batches, tmp_path) -> None:
     assert [note for note in report["notes"] if "trainer.fast_dev_run: a dry run" in note]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overfit", [0, 2])
 def test_every_epoch_repeats_the_batches_to_overfit(overfit, tmp_path) -> None:
     """The argument of Lightning would replace the samplers of the data module."""

@@ -139,6 +139,7 @@ def test_a_replaced_file_of_the_same_size_and_time_is_read_again(tmp_path, cache
     assert reads == [paths[2].name]
 
 
+@pytest.mark.slow
 def test_any_sequence_of_changes_is_followed(tmp_path, cache):
     """Write, replace, move, copy with times, restore times, and remove files at random."""
     rng = np.random.default_rng(0)
@@ -254,6 +255,7 @@ print(json.dumps([len(read), module.contents(paths).tolist(), len(read)]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_read_every_file_once(tmp_path, cache):
     paths = sorted(planted(tmp_path / "a", 1, 600))
     children = [

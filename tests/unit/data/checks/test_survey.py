@@ -213,6 +213,7 @@ def test_many_classes_are_summarized_by_the_extremes(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("good", "may_start"), [(50, False), (150, True)])
 def test_on_error_skip_allows_one_percent_of_unreadable_files(tmp_path, good, may_start):
     class_folders(tmp_path / "train", good, BREEDS[:2])

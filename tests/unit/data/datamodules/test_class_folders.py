@@ -173,6 +173,7 @@ def test_domain_setting_is_an_error(tmp_path):
         found(tmp_path, source={"domain": "photo"})
 
 
+@pytest.mark.slow
 def test_target_without_values_means_no_target(tmp_path):
     run = validation.check(compose(["data=folder", "model=fine_tuning", "data.root=/x"]))
     assert run.target is run.plain["data"]["target"] is None

@@ -266,6 +266,7 @@ def test_office31_configuration(tmp_path):
     assert (both["source"].name, both["target"].name) == ("dslr", "amazon")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["Real World", "RealWorld", "real_world"])
 def test_office_home_configuration(tmp_path, folder):
     domain_folders(tmp_path / "OfficeHome", ("Art", "Clipart", "Product", folder))
@@ -287,6 +288,7 @@ def test_visda_has_a_domain_and_a_class_named_train(tmp_path):
     assert both["source"].name == "train"
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_pacs_is_read_completely():
     real_data("pacs")

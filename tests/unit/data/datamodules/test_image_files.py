@@ -30,6 +30,7 @@ def broken(path):
     return path
 
 
+@pytest.mark.slow
 def test_skipped_images_are_removed_and_listed_in_the_report(root, tmp_path) -> None:
     bad = broken(root / "train" / BREEDS[0] / "n02085620_3.jpg")
     with pytest.raises(DataError, match=r"cannot read image .*n02085620_3\.jpg.*on_error=skip"):
@@ -100,6 +101,7 @@ def test_few_shot_batches_contain_labels(root, tmp_path) -> None:
     assert {"task", "task_labelled"} <= set(parts.module.losses(batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dann", "source_only"])
 def test_few_shot_samples_change_the_trained_weights(root, tmp_path, model) -> None:
     for count in (0, 2):
@@ -211,6 +213,7 @@ def test_removing_an_unreadable_image_keeps_the_rest_of_the_split(root) -> None:
     assert kept.test is domain.test
 
 
+@pytest.mark.slow
 def test_report_contains_the_number_of_cached_images(root, tmp_path) -> None:
     training.fit(dogs(root, "cache.images=decoded"), tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())

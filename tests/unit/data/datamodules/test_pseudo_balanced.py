@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import config, file_config, same, stopped_at, weights
+from helpers import config, file_config, plain_config, same, stopped_at, weights
 from layouts import split_folders
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.samplers.domain import DomainSampler
@@ -96,6 +96,7 @@ def recorded(monkeypatch) -> list[tuple[int, torch.Tensor]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_predicts_once_per_epoch_with_its_current_weights(tmp_path, monkeypatch) -> None:
     predicted = recorded(monkeypatch)
     training.fit(config(BALANCED, "selection=last"), tmp_path)
@@ -108,6 +109,7 @@ def test_a_run_predicts_once_per_epoch_with_its_current_weights(tmp_path, monkey
     assert not torch.equal(predicted[0][1], predicted[1][1])
 
 
+@pytest.mark.slow
 def test_batches_of_a_run_are_even(tmp_path, monkeypatch) -> None:
     seen, predicted = [], recorded(monkeypatch)
     original = DomainAdaptation.training_step
@@ -134,6 +136,7 @@ def test_uniform_is_what_it_was(tmp_path) -> None:
     assert not hasattr(loader.sampler, "classes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 0)])
 def test_run_is_resumed_exactly(place, tmp_path, monkeypatch) -> None:
     settings = [BALANCED, "data.augment=light", "method.dann.max_lambda=0.3"]
@@ -154,6 +157,7 @@ def test_run_is_resumed_exactly(place, tmp_path, monkeypatch) -> None:
     assert not same(a, c)
 
 
+@pytest.mark.slow
 def test_workers_draw_by_the_predictions_as_well(tmp_path, monkeypatch) -> None:
     """Loader processes get the first samples of a run before its first epoch begins."""
     root = split_folders(tmp_path / "dogs", train=20, test=8)
@@ -190,12 +194,8 @@ def test_other_modules_are_refused(tmp_path) -> None:
 
 
 def test_streams_are_refused() -> None:
-    from omegaconf import OmegaConf
-
-    from tl_lightning.config.compose import compose
-
     overrides = ["model=dann", "data=stream", "data.source.url=/a", "data.target.url=/b", BALANCED]
-    plain = OmegaConf.to_container(compose(overrides), resolve=True)
+    plain = plain_config(*overrides)
     message = r"data\.target_sampling=pseudo_balanced draws single samples by their predicted cla"
     with pytest.raises(ConfigError, match=message):
         validation.check(plain)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import config, same, stopped_at, weights
+from helpers import config, plain_config, same, stopped_at, weights
 from layouts import file_settings
 from tl_lightning.config.validation import check as validation
 from tl_lightning.data.datamodules.stream import StreamDataModule
@@ -77,6 +77,7 @@ def test_texts_are_balanced_instead_of_sorted(tmp_path, monkeypatch) -> None:
     assert counts == {0: 12, 1: 12}
 
 
+@pytest.mark.slow
 def test_run_is_resumed_exactly(tmp_path, monkeypatch) -> None:
     settings = ["data.sampling=class_balanced", "data.augment=light"]
     training.fit(config(*settings), tmp_path / "whole")
@@ -109,11 +110,7 @@ def test_stream_is_refused(tmp_path) -> None:
 
 def config_without_digits(*overrides: str) -> dict:
     """Return a configuration of other data than the tiny run's."""
-    from omegaconf import OmegaConf
-
-    from tl_lightning.config.compose import compose
-
-    plain = OmegaConf.to_container(compose(["model=source_only", *overrides]), resolve=True)
+    plain = plain_config("model=source_only", *overrides)
     assert isinstance(plain, dict)
     return plain
 

@@ -271,6 +271,7 @@ def test_configuration_builds_the_data_module(tmp_path):
     assert data.found["target"].note.startswith("synthetic shift: blur 0.4% of")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_dogs_counts_and_disjoint_splits():
     real_data("dogs")

@@ -91,6 +91,7 @@ def test_large_images_are_reduced(tmp_path, monkeypatch, suffix, mode):
     assert examine(path).size == (160, 120)
 
 
+@pytest.mark.slow
 def test_files_and_images_above_the_limits_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.new("RGB", (40, 40)).save(path)

@@ -375,6 +375,7 @@ def stream_config(prepared, *more):
     return settings
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_run(prepared, tmp_path, monkeypatch):
     uninterrupted = training.fit(stream_config(prepared), tmp_path / "uninterrupted")
     original: Any = training.build
@@ -401,6 +402,7 @@ def test_resumed_run_equals_uninterrupted_run(prepared, tmp_path, monkeypatch):
 
 
 # -- addresses -----------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("local_copy", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_of_an_address_equal_those_of_the_folder(

@@ -46,6 +46,7 @@ def test_mixing_depends_only_on_the_seed_and_keeps_the_global_generator(alphas) 
     assert any(not torch.equal(first[1], other) for other in others)
 
 
+@pytest.mark.slow
 def test_training_with_mixup_is_reproducible(tmp_path) -> None:
     for name, mix in (("plain", []), ("mixed", MIXUP), ("again", MIXUP)):
         training.fit(config("model=source_only", *mix), tmp_path / name)

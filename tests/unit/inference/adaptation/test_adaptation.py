@@ -620,6 +620,7 @@ def test_defaults_and_options_are_documented() -> None:
     assert all(f"{one.__module__}.{one.__name__}\n" in listed for one in (Options, AdaptOptions))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bn", "eata"])
 def test_predictions_depend_on_the_model_and_the_order_alone(
     method: str, trained: Path, photos: Path
@@ -645,6 +646,7 @@ def test_predictions_depend_on_the_model_and_the_order_alone(
     assert [row.label for row in unchanged] == [row.label for row in plain]
 
 
+@pytest.mark.slow
 def test_samples_of_the_source_are_checked(trained: Path, photos: Path) -> None:
     def predict(fisher: Any) -> None:
         tl.predict(trained / "run", photos, adapt={"method": "eata", "fisher": fisher})
@@ -690,6 +692,7 @@ def test_the_column_of_a_table_of_the_source(trained: Path, photos: Path, tmp_pa
         _predict([*given, f"input={photos}", f"adapt.fisher={photos}", "adapt.column=a"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_command_writes_the_same_file(
     method: str, trained: Path, photos: Path, tmp_path: Path, capsys, monkeypatch

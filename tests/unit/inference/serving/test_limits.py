@@ -93,6 +93,7 @@ def test_all_bodies_together_are_bounded() -> None:
 
 
 # -- time --------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_slow_body_is_given_up() -> None:
     with served(small("vectors"), upload_s=0.5) as client:
         started = time.monotonic()
@@ -103,6 +104,7 @@ def test_a_slow_body_is_given_up() -> None:
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_slow_head_is_given_up_also_in_a_kept_connection() -> None:
     with served(small("vectors"), upload_s=0.5) as client:
         assert answered(client, *[b"G", b"E", b"T"] * 3, pause=0.1)[0] == 408
@@ -114,6 +116,7 @@ def test_a_slow_head_is_given_up_also_in_a_kept_connection() -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_slow_model_is_reported_and_not_ready_while_it_hangs() -> None:
     model = small("vectors")
     slowly(model, 2.0)
@@ -141,6 +144,7 @@ def test_requests_are_predicted_in_batches_and_keep_their_answers() -> None:
     assert [body["predictions"][0]["label"] for _, body in found] == labels
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_at_once_and_recovers() -> None:
     model = small("vectors")
     entered = threading.Event()
@@ -158,6 +162,7 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         assert client.json(VECTOR)[0] == 200
 
 
+@pytest.mark.slow
 def test_samples_of_clients_that_have_gone_are_not_predicted() -> None:
     model = small("vectors")
     entered = threading.Event()

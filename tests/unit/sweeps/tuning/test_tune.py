@@ -96,6 +96,7 @@ def test_every_file_in_conf_tune_is_valid(name) -> None:
     assert plan(f"tune={name}", *arguments).space
 
 
+@pytest.mark.slow
 def test_command_line_overrides_the_file() -> None:
     merged = plan("tune=adaptation", "optimizer.lr=0.1", "data.batch_size=choice(8,16)",
                   "model=choice(dann,cdan,mmd,mcc)", "tune.trials=3")  # fmt: skip
@@ -123,6 +124,7 @@ def test_invalid_plans_are_reported(arguments, message) -> None:
         plan(*arguments)
 
 
+@pytest.mark.slow
 def test_default_metric_uses_no_target_labels() -> None:
     assert "selection=source_val" not in with_rule(plan(RATE)).fixed  # dann: bnm
     assert "selection=source_val" in with_rule(plan(RATE, "model=fine_tuning")).fixed
@@ -130,6 +132,7 @@ def test_default_metric_uses_no_target_labels() -> None:
     with_rule(plan(RATE, "selection=oracle", "tune.metric=target/val/acc"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "metric", "mode"), [
     ("regression", "mae", "min"), ("multi_label", "f1", "max"),
 ])  # fmt: skip
@@ -144,6 +147,7 @@ def test_trials_are_not_compared_by_a_loss_that_they_may_change(task, metric, mo
         with_rule(read_plan([*task, "tune.metric=target/val/loss", "tune.mode=min"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), [
     (["tune.metric=source/val/loss"], r"is better if it is lower, but .* set tune.mode=min"),
     (["tune.metric=target/val/acc"], r"uses target labels.* set selection=oracle"),
@@ -228,12 +232,14 @@ def test_bad_trials_are_pruned(fake_fit, tmp_path, capsys) -> None:
     assert record["error"].startswith("stopped after epoch 1: source/val/acc was ")
 
 
+@pytest.mark.slow
 def test_pruning_can_be_disabled(fake_fit, tmp_path) -> None:
     settings = ("tune.trials=8", "tune.random_trials=2", "tune.prune_after=0", "tune.prune=none")
     work(study(tmp_path, *settings))
     assert len(fake_fit.epochs) == 8 * 3
 
 
+@pytest.mark.slow
 def test_failed_trials_are_replaced_until_three_fail_in_a_row(fake_fit, tmp_path) -> None:
     fake_fit.broken = (1,)
     work(study(tmp_path, "tune.trials=2"))
@@ -244,12 +250,14 @@ def test_failed_trials_are_replaced_until_three_fail_in_a_row(fake_fit, tmp_path
     assert len(fake_fit.rates) == 6
 
 
+@pytest.mark.slow
 def test_folder_of_a_different_study_is_rejected(fake_fit, tmp_path) -> None:
     work(study(tmp_path, "tune.trials=1"))
     with pytest.raises(ConfigError, match=r"study with different settings.*another tune\.dir"):
         work(study(tmp_path, "tune.trials=2", "data.batch_size=8"))
 
 
+@pytest.mark.slow
 def test_a_study_is_not_continued_on_other_data(fake_fit, tmp_path, monkeypatch) -> None:
     work(study(tmp_path, "tune.trials=1"))
     monkeypatch.setattr("tl_lightning.sweeps.tuning.study.current_fingerprint", lambda _: "other")
@@ -257,6 +265,7 @@ def test_a_study_is_not_continued_on_other_data(fake_fit, tmp_path, monkeypatch)
         work(study(tmp_path, "tune.trials=2"))
 
 
+@pytest.mark.slow
 def test_custom_metric_uses_best_epoch(fake_fit, tmp_path, capsys) -> None:
     metric = ("tune.metric=train/loss", "tune.mode=min", "tune.trials=4", "tune.prune=none")
     work(study(tmp_path, *metric))
@@ -265,12 +274,14 @@ def test_custom_metric_uses_best_epoch(fake_fit, tmp_path, capsys) -> None:
     assert f"optimizer.lr={min(fake_fit.rates):g}" in out.split("best: ")[1]
 
 
+@pytest.mark.slow
 def test_metric_that_is_never_logged_is_reported(fake_fit, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tuning, "pruning_rule", lambda trial: lambda value, epoch: False)
     with pytest.raises(ConfigError, match=r"tune\.metric=train/los was never logged after"):
         work(study(tmp_path, "tune.metric=train/los", "tune.trials=1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "code"), [(KeyboardInterrupt, 130), (Interrupted, 143)])
 def test_interrupted_study_prints_how_to_resume(end, code, fake_fit, tmp_path, monkeypatch, capsys):
     def interrupt(*_: Any, **__: Any) -> None:
@@ -283,6 +294,7 @@ def test_interrupted_study_prints_how_to_resume(end, code, fake_fit, tmp_path, m
     assert f"interrupted; resume with tune.dir={tmp_path / 'study'}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_trial_of_running_process_is_not_taken_over(
     fake_fit, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -318,6 +330,7 @@ def planted(tmp_path: Path, values: dict[str, Any], *overrides: str) -> None:
         trial.set_user_attr(name, stored_value)
 
 
+@pytest.mark.slow
 def test_overrides_in_a_study_file_are_not_used(fake_fit, tmp_path, monkeypatch, capsys) -> None:
     """Only the values of the plan's own settings are read from a study, and no folder."""
     configs = []
@@ -338,6 +351,7 @@ def test_overrides_in_a_study_file_are_not_used(fake_fit, tmp_path, monkeypatch,
     assert not (tmp_path / "f").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [1e-9, 1.0])
 def test_value_outside_of_the_search_space_is_rejected(value, fake_fit, tmp_path) -> None:
     work(study(tmp_path, "tune.trials=1"))
@@ -346,6 +360,7 @@ def test_value_outside_of_the_search_space_is_rejected(value, fake_fit, tmp_path
         work(study(tmp_path, "tune.trials=2"))
 
 
+@pytest.mark.slow
 def test_queued_value_outside_of_the_search_space_is_rejected(fake_fit, tmp_path) -> None:
     optuna = pytest.importorskip("optuna")
     work(study(tmp_path, "tune.trials=1"))
@@ -420,6 +435,7 @@ def test_trials_on_a_frozen_backbone_share_cached_features(tmp_path, monkeypatch
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["_folder", "_added"])
 def test_process_that_dies_while_sampling_leaves_no_trial(
     where, fake_fit, tmp_path, monkeypatch
@@ -445,6 +461,7 @@ def test_process_that_dies_while_sampling_leaves_no_trial(
     ]
 
 
+@pytest.mark.slow
 def test_damaged_study_is_an_error(fake_fit, tmp_path) -> None:
     pytest.importorskip("optuna")
     (tmp_path / "study").mkdir()

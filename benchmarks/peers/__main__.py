@@ -1,13 +1,14 @@
 """Measure ours beside other libraries and write the page.
 
     python -m benchmarks.peers environments=/envs data=/data/dogs
-    python -m benchmarks.peers environments=/envs data=/data/dogs rows=dann,full   # a part
+    python -m benchmarks.peers environments=/envs data=/data/dogs rows=dann,full
 
-environments  folder for one environment per library, made once (names and versions in requirements/)
+environments  folder for one environment per library, made once; names and versions are in
+              requirements/
 data          folder with train/<class>/*.jpg and test/<class>/*.jpg; without it, three parts are
               left out
-rows          dann, full, quick, start, pipeline, frozen, heads: parts to measure; results of other
-              parts of the same day are kept, so that the page can be made in several calls
+rows          dann, full, quick, start, resume, pipeline, frozen, heads: parts to measure; results
+              of other parts of the same day are kept, so that the page can be made in several calls
 rounds        repetitions of each (5)
 threads       compute threads of each process (all cores)
 out           folder of the results (benchmarks/results)
@@ -28,7 +29,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import yaml
-
 from benchmarks.peers.chart import draw
 from benchmarks.peers.environments import PEERS, make, pinned
 from benchmarks.peers.measure import ROWS, Setting

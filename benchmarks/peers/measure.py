@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,6 +26,9 @@ CONTESTANTS = {
     "skada": "skada_net",
 }  # fmt: skip
 NO_ADAPTATION = "has no domain adaptation"
+NO_PROGRAM = "its train.py is not in its distribution"
+#: Classes of photographs of the studies.
+CLASSES = 24
 
 
 @dataclass
@@ -95,14 +99,14 @@ def memory(key: str, title: str, found: Mapping[str, Measured]) -> Row:
 
 def dann(setting: Setting) -> list[Row]:
     peers = ("torch", "lightning", "pytorch_adapt", "pykale", "skada")
-    steps = 2 if setting.tiny else 20
+    steps = 2 if setting.tiny else 10
     found = compete(setting, "dann", peers, steps)
     row = Row("dann", "DANN: a training step", "ms", "less", asked=2.0)
     row.how = (
-        f"Batches of 64 + 64 random images of 28 x 28 pixels in memory, three blocks of convolution, "
-        f"batch norm and pooling (32, 64, 128), a discriminator with two layers of 512, Adam; "
-        f"turns of {steps} steps. The same initial weights; losses agree where the definition is "
-        f"the same (`benchmarks/peer_losses.py` compares gradients)."
+        "Batches of 64 + 64 random images of 28 x 28 pixels in memory, three blocks of convolution, "
+        "batch norm and pooling (32, 64, 128), a discriminator with two layers of 512, Adam; turns "
+        f"of {steps} steps, the same initial weights (`benchmarks/peer_losses.py` compares losses "
+        "and gradients)."
     )
     notes = {
         "pytorch-adapt": "each domain in a pass of its own",
@@ -118,13 +122,13 @@ def dann(setting: Setting) -> list[Row]:
 
 def full(setting: Setting) -> list[Row]:
     peers = ("torch", "lightning", "timm", "fastai")
-    steps = 1 if setting.tiny else 2
+    steps = 1
     found = compete(setting, "full", peers, steps)
     row = Row("full", "Full fine-tuning: a step", "images/s", "more", asked=3.0)
     row.how = (
         "resnet18 from the same random weights, batches of 32 random images of 224 x 224 pixels in "
-        f"memory, with scaling and normalisation; turns of {steps} steps; optimizers are the "
-        "defaults of each."
+        "memory, with scaling and normalisation; a turn is a step; optimizers are the defaults of "
+        "each."
     )
     row.absent = setting.absent(peers)
     filled(row, found, 1.0, {})
@@ -133,42 +137,56 @@ def full(setting: Setting) -> list[Row]:
     return [row, memory("full_memory", "Full fine-tuning: peak memory", found)]
 
 
+@contextlib.contextmanager
+def part_of(data: Path, classes: int) -> Iterator[Path]:
+    """Give a folder with links to the first classes of a dataset."""
+    with tempfile.TemporaryDirectory() as name:
+        for part in ("train", "test"):
+            (Path(name) / part).mkdir()
+            for folder in sorted((data / part).iterdir())[:classes]:
+                (Path(name) / part / folder.name).symlink_to(folder)
+        yield Path(name)
+
+
+def counted(data: Path) -> list[int]:
+    """Return the number of training and test images."""
+    parts = (data / "train", data / "test")
+    return [sum(len(list(one.iterdir())) for one in part.iterdir()) for part in parts]
+
+
 def frozen(setting: Setting) -> list[Row]:
     """Compare a study of 50 epochs; the epochs of the peers are calculated from some batches."""
     if setting.data is None:
         return []
     peers = ("torch", "timm", "fastai")
-    steps, epochs = (1, 2) if setting.tiny else (3, 50)
-    found = compete(setting, "frozen", peers, steps, str(setting.data / "train"))
-    counts = [sum(1 for _ in (setting.data / part).rglob("*.jpg")) for part in ("train", "test")]
-    own = []
-    with tempfile.TemporaryDirectory() as folder:
+    epochs, own = 2 if setting.tiny else 50, []
+    with part_of(setting.data, CLASSES) as data, tempfile.TemporaryDirectory() as folder:
+        images, tested = counted(data)
+        found = compete(setting, "frozen", peers, 1, str(data / "train"))
         for seed in range(1 if setting.tiny else 3):
             overrides = [f"seed={seed}", f"trainer.max_epochs={epochs}"]
-            own.append(
-                commands.study(setting.data, Path(folder) / str(seed), setting.threads, overrides)
-            )
+            place = Path(folder) / str(seed)
+            own.append(commands.study(data, place, setting.threads, overrides))
+    accuracy = median(run["accuracy"] for run in own)
     rows = []
-    for key, title, asked in (
-        ("inside", "Frozen network, 50 epochs: training", 100.0),
-        ("command", "Frozen network, 50 epochs: whole command", 40.0),
+    for key, title, asked, passes in (
+        ("inside", "Frozen network: training", 100.0, images * epochs),
+        ("command", "Frozen network: whole command", 40.0, images * epochs + tested),
     ):
         row = Row(f"frozen_{key}", title, "s", "less", asked)
         row.how = (
-            f"{counts[0]:,} training and {counts[1]:,} test images, MobileNetV2 with ImageNet "
-            f"weights, {epochs} epochs of a linear head, no augmentation. Peers pass every image "
-            f"through the network in every epoch; {epochs} epochs are calculated from turns of "
-            f"{steps} batches of 32. Images are read by the process that trains, also by ours."
+            f"{images:,} training and {tested:,} test images, MobileNetV2 with ImageNet weights, "
+            f"{epochs} epochs of a linear head, no augmentation. Peers pass every image through "
+            f"the network in every epoch; {epochs} epochs are calculated from turns of one batch "
+            "of 32. Images are read by the process that trains."
         )
         if key == "command":
             row.how += " The peers' test is calculated from the same turns, without start-up."
-        images = counts[0] * epochs + (counts[1] if key == "command" else 0)
         for name, one in found.items():
             if one.problem:
                 row.absent[name] = one.problem
             else:
-                row.values[name] = value(one.seconds, images / (steps * 32), "calculated")
-        accuracy = median(run["accuracy"] for run in own)
+                row.values[name] = value(one.seconds, passes / 32, "calculated")
         row.values[OURS] = value([run[key] for run in own], note=f"test accuracy {accuracy:.3f}")
         row.absent.update(setting.absent(peers))
         rows.append(row)
@@ -182,17 +200,19 @@ def heads(setting: Setting) -> list[Row]:
     epochs = f"trainer.max_epochs={2 if setting.tiny else 50}"
     common = ["data.batch_size=128", "head=mlp", epochs]
     grid = ["-m", "head.activation=tanh,relu,sigmoid,gelu", "head.width=128,256"]
-    with tempfile.TemporaryDirectory() as folder:
+    with part_of(setting.data, CLASSES) as data, tempfile.TemporaryDirectory() as folder:
+        images, tested = counted(data)
         for k in range(1 if setting.tiny else 2):
             for found, more in ((one, []), (eight, grid)):
                 place = Path(folder) / f"{k}-{len(more)}"
-                run = commands.study(setting.data, place, setting.threads, [*more, *common])
+                run = commands.study(data, place, setting.threads, [*more, *common])
                 found.append(run["command"])
     row = Row("heads", "Eight heads in one sweep, in times of one", "times", "less", 1.5)
     row.absolute = True
     row.how = (
-        f"The whole commands on the same data, {epochs.split('=')[1]} epochs in batches of 128: one "
-        f"head {median(one):.1f} s, eight {median(eight):.1f} s."
+        f"The whole commands on {images:,} training and {tested:,} test images, "
+        f"{epochs.split('=')[1]} epochs in batches of 128: one head {median(one):.1f} s, eight "
+        f"{median(eight):.1f} s."
     )
     ratios = [b / a for a, b in zip(one, eight, strict=True)]
     row.values = {OURS: value(ratios), "one command each": Value(8.0, 0.0, 0, "by definition")}
@@ -206,50 +226,60 @@ def start(setting: Setting) -> list[Row]:
         "Two domains of 600 digits as PNG files, DANN (fastai without adaptation), batches of 64 + "
         "64. The programs are in `benchmarks/peers/programs/`."
     )
-    resume = Row("resume", "Killed in the third epoch, the same command repeated", "epochs kept",
-                 "more")  # fmt: skip
-    resume.how = (
-        "SIGKILL after the third of four epochs; epochs that the repeated command did not train "
-        "again. Programs use what the library offers for this; plain torch and the hooks of "
-        "pytorch-adapt offer nothing."
-    )
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        root = commands.domains(place / "digits", 100 if setting.tiny else 600)
-        found: dict[str, list[float]] = {}
-        usable = setting.usable(list(commands.PROGRAMS))
-        for k in range(1 if setting.tiny else setting.rounds):
-            for peer in (*usable, OURS):
-                folder = place / f"{peer}-{k}"
-                folder.mkdir()
-                title = PEERS[peer].title if peer in PEERS else OURS
-                command = _command(setting, peer, root, folder)
+    found: dict[str, list[float]] = {}
+    with trainings(setting) as (root, place, usable):
+        for k in range(1 if setting.tiny else 3):
+            for peer, title in usable.items():
                 if title in row.absent:
                     continue
+                folder = place / f"{peer}-{k}"
+                folder.mkdir()
+                command = command_of(setting, peer, root, folder)
                 try:
                     seconds = commands.first_step(command, folder, setting.threads)
                 except RuntimeError as problem:
                     row.absent[title] = str(problem)
                     continue
                 found.setdefault(title, []).append(seconds)
-        row.values = {name: value(seconds) for name, seconds in found.items()}
-        for peer in (*usable, OURS):
-            title = PEERS[peer].title if peer in PEERS else OURS
-            folder = place / f"{peer}-resume"
+    row.values = {name: value(seconds) for name, seconds in found.items()}
+    row.absent.update(setting.absent(list(commands.PROGRAMS)), timm=NO_PROGRAM)
+    return [row, digits(setting), lines()]
+
+
+def resume(setting: Setting) -> list[Row]:
+    """Kill a training, and see where the same command goes on."""
+    row = Row("resume", "Killed after three of four epochs, repeated", "epochs kept", "more")
+    row.how = (
+        "SIGKILL when the third of four epochs has ended; epochs that the repeated command did not "
+        "train again. Programs use what the library offers for this; plain torch and the hooks of "
+        "pytorch-adapt offer nothing."
+    )
+    with trainings(setting) as (root, place, usable):
+        for peer, title in usable.items():
+            folder = place / peer
             folder.mkdir()
-            command = _command(setting, peer, root, folder)
+            command = command_of(setting, peer, root, folder)
             kept = commands.try_resume(command, folder, setting.threads)
             if kept < 0:
-                resume.absent[title] = "the program failed"
+                row.absent[title] = "the program failed"
             else:
-                resume.values[title] = Value(kept)
-    missing = {**setting.absent(list(commands.PROGRAMS)), "timm": "its train.py is not in its wheel"}
-    for one in (row, resume):
-        one.absent = {**missing, **one.absent}
-    return [row, resume, digits(setting), lines(setting)]
+                row.values[title] = Value(kept)
+    row.absent.update(setting.absent(list(commands.PROGRAMS)), timm=NO_PROGRAM)
+    return [row]
 
 
-def _command(setting: Setting, peer: str, root: Path, folder: Path) -> list[str]:
+@contextlib.contextmanager
+def trainings(setting: Setting) -> Iterator[tuple[Path, Path, dict[str, str]]]:
+    """Give a folder of two domains, a folder to work in, and the titles of the libraries."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        root = commands.domains(place / "digits", 200 if setting.tiny else 600)
+        titles = {peer: PEERS[peer].title for peer in setting.usable(list(commands.PROGRAMS))}
+        yield root, place, {**titles, OURS: OURS}
+
+
+def command_of(setting: Setting, peer: str, root: Path, folder: Path) -> list[str]:
+    """Return the command of a training with one of the libraries."""
     if peer == OURS:
         return commands.own_command(root, folder / "run")
     return commands.program(peer, setting.environments[peer].python, root, folder)
@@ -272,7 +302,8 @@ def digits(setting: Setting) -> Row:
     return row
 
 
-def lines(setting: Setting) -> Row:
+def lines() -> Row:
+    """Count the lines of the programs."""
     row = Row("lines", "Lines that a user writes for DANN on own folders", "lines", "less")
     row.how = (
         "Of the programs in `benchmarks/peers/programs/`, without blank lines, comments and the "
@@ -312,8 +343,8 @@ def quick(setting: Setting) -> list[Row]:
         for _ in range(1 if setting.tiny else setting.rounds + 1):
             for name, command in every.items():
                 found[name].append(_ended(command, Path(folder), setting.threads))
-    counted = {name: seconds[1:] or seconds for name, seconds in found.items()}
-    for name, seconds in counted.items():
+    for name, durations in found.items():
+        seconds = durations[1:] or durations
         row = next((one for one in rows if one.key == name), imports)
         row.values[name if row is imports else OURS] = value(seconds)
     return rows
@@ -351,6 +382,6 @@ def pipeline(setting: Setting) -> list[Row]:
 TITLES = {"cached": OURS, "tv": "ImageFolder, torchvision's decoder", "pil": "ImageFolder, Pillow"}
 
 ROWS: dict[str, Callable[[Setting], list[Row]]] = {
-    "dann": dann, "full": full, "quick": quick, "start": start, "pipeline": pipeline,
-    "frozen": frozen, "heads": heads,
+    "dann": dann, "full": full, "quick": quick, "start": start, "resume": resume,
+    "pipeline": pipeline, "frozen": frozen, "heads": heads,
 }  # fmt: skip

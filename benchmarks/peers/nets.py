@@ -66,20 +66,20 @@ def normal(x: Tensor) -> Tensor:
     return (x.float() / 255 - mean) / std
 
 
-def cycled(batches: list, steps: int, start: int) -> Iterator:
-    """Return ``steps`` batches from position ``start`` on."""
-    return (batches[k % len(batches)] for k in range(start, start + steps))
+def cycled(batches: list, steps: int) -> Iterator:
+    """Return ``steps`` batches from the first one on, as an epoch of Lightning does."""
+    return (batches[k % len(batches)] for k in range(steps))
 
 
 class Reverse(torch.autograd.Function):
     """Gradient reversal, as users of plain torch write it."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # noqa: ANN001
+    def forward(ctx, x: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # noqa: ANN001
+    def backward(ctx, gradient: Tensor) -> Tensor:
         return -LAMBDA * gradient
 
 

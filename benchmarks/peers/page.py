@@ -24,9 +24,9 @@ def _lines(rows: Sequence[Row], about: Mapping[str, str], chart: str) -> Iterato
     yield f"# Beside other libraries, {about.get('date', '')}"
     yield ""
     yield (
-        "Medians, with half of the range between the quartiles in percent. Each library runs in its "
-        "own environment; worker processes take turns, so that changes of the machine affect all "
-        "alike. *Ratio*: how many times better ours is than the best peer; below 1 it is worse."
+        "Medians, with half of the range between the quartiles in percent. Each library runs in "
+        "its own environment; worker processes take turns, so that changes of the machine affect "
+        "all alike. *Ratio*: how many times better ours is than the best peer; below 1 it is worse."
     )
     yield ""
     yield from (f"- {key}: {value}" for key, value in about.items() if key != "date")

@@ -1,4 +1,4 @@
-"""Turns of several worker processes, interleaved so that changes of the machine affect all alike."""
+"""Turns of worker processes, interleaved so that changes of the machine affect all alike."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Worker:
     """A process that answers each line on its standard input."""
 
     def __init__(self, command: Sequence[str], threads: int) -> None:
-        self.errors: IO[str] = tempfile.TemporaryFile("w+")  # closed with the process
+        self.errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPO)}
         self.process = subprocess.Popen(
             command, cwd=REPO, env=environment, text=True,
@@ -79,6 +79,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         self.errors.close()
 
 

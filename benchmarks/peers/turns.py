@@ -20,7 +20,6 @@ class Turns:
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.number = 0
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self._started = 0.0
@@ -36,6 +35,5 @@ class Turns:
         """Answer with the duration of the turn, the peak memory so far and the last loss."""
         seconds = time.perf_counter() - self._started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
-        self.number += 1
         answer = {"seconds": seconds, "peak_mb": peak, "loss": loss}
         print(json.dumps(answer), file=self._answers, flush=True)

@@ -21,7 +21,7 @@ def dann(turns: Turns) -> None:
     truth = {"src_domain": torch.ones(half), "target_domain": torch.zeros(half)}
     while True:
         turns.wait()
-        for inputs, labels in nets.cycled(batches, turns.steps, turns.number * turns.steps):
+        for inputs, labels in nets.cycled(batches, turns.steps):
             scaled = nets.normal(inputs)
             batch = {
                 "src_imgs": scaled[:half], "target_imgs": scaled[half:],

@@ -8,22 +8,17 @@ from typing import Any
 import torch
 from benchmarks.peers import nets
 from benchmarks.peers.turns import Turns
-from fastai.callback.core import Callback, CancelValidException
+from fastai.callback.core import Callback, CancelTrainException, CancelValidException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.vision.all import (
-    CropPad,
     ImageDataLoaders,
     Normalize,
     Resize,
-    ResizeMethod,
-    cnn_learner,
     imagenet_stats,
+    vision_learner,
 )
 from torch import nn
-
-__all__ = ["frozen", "full"]
-_ = (CropPad, ResizeMethod)
 
 
 class Clock(Callback):
@@ -42,9 +37,6 @@ class Clock(Callback):
     def after_batch(self) -> None:
         if self.learn.training and self.learn.iter + 1 == self.turns.steps:
             self.turns.done(float(self.learn.loss))
-            self.turns.steps += 0
-            from fastai.callback.core import CancelTrainException
-
             raise CancelTrainException
 
     def before_validate(self) -> None:
@@ -81,7 +73,8 @@ def frozen(turns: Turns, folder: str) -> None:
         Path(folder), valid_pct=0.125, seed=0, item_tfms=Resize(224), bs=32, num_workers=0,
         batch_tfms=[Normalize.from_stats(*imagenet_stats)], device="cpu",
     )  # fmt: skip
-    learner = cnn_learner(data, mobilenet_v2, cbs=[Clock(turns, False)])
+    # Its speed does not depend on the weights, of which it would download others.
+    learner = vision_learner(data, mobilenet_v2, pretrained=False, cbs=[Clock(turns, False)])
     learner.freeze()
     repeat(learner)
 

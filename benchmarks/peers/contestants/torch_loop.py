@@ -17,7 +17,7 @@ def dann(turns: Turns) -> None:
     optimizer = torch.optim.Adam(weights, lr=nets.RATE)
     while True:
         turns.wait()
-        for inputs, labels in nets.cycled(batches, turns.steps, turns.number * turns.steps):
+        for inputs, labels in nets.cycled(batches, turns.steps):
             optimizer.zero_grad()
             loss = nets.dann_loss(parts, inputs, labels)
             loss.backward()
@@ -35,7 +35,7 @@ def train(turns: Turns, net: nn.Module, optimizer: torch.optim.Optimizer) -> Non
     net.train()
     while True:
         turns.wait()
-        for inputs, labels in nets.cycled(batches, turns.steps, turns.number * turns.steps):
+        for inputs, labels in nets.cycled(batches, turns.steps):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(net(nets.normal(inputs)), labels)
             loss.backward()
@@ -59,7 +59,7 @@ def frozen(turns: Turns, folder: str) -> None:
     head_only(turns, net, nn.Linear(1280, len(data.classes)), loader)
 
 
-def head_only(turns: Turns, net: nn.Module, head: nn.Module, loader) -> None:  # noqa: ANN001
+def head_only(turns: Turns, net: nn.Module, head: nn.Module, loader) -> None:
     """Train a head on a frozen network that every image passes in every epoch."""
     net.eval().requires_grad_(False)
     optimizer = torch.optim.Adam(head.parameters(), lr=nets.RATE)

@@ -1,15 +1,14 @@
-"""DANN with pytorch-adapt's hook: images in class folders of two domains, accuracy on the target."""
+"""DANN with pytorch-adapt's hook: class folders of two domains, accuracy on the target."""
 
 import sys
 
 import torch
+from benchmarks.peers.nets import LAMBDA, dann_parts
 from pytorch_adapt.hooks import DANNHook
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-
-from benchmarks.peers.nets import LAMBDA, dann_parts
 
 root, epochs = sys.argv[1], int(sys.argv[3])
 view = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from benchmarks.peers.nets import dann_parts
 from fastai.vision.all import (
     Callback,
     CrossEntropyLossFlat,
@@ -12,8 +13,6 @@ from fastai.vision.all import (
     accuracy,
 )
 from torch import nn
-
-from benchmarks.peers.nets import dann_parts
 
 root, folder, epochs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 

@@ -3,13 +3,12 @@
 import sys
 
 import pytorch_lightning as pl
+from benchmarks.peers.nets import LAMBDA, dann_parts
 from kale.loaddata.multi_domain import MultiDomainAdapDataset, MultiDomainImageFolder
 from kale.pipeline.domain_adapter import DANNTrainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torchvision import transforms
-
-from benchmarks.peers.nets import LAMBDA, dann_parts
 
 root, folder, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 

@@ -4,14 +4,13 @@ import sys
 
 import lightning as L
 import torch
+from benchmarks.peers.nets import Reverse, dann_parts
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-
-from benchmarks.peers.nets import Reverse, dann_parts
 
 root, folder, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 

@@ -4,13 +4,12 @@ import sys
 
 import numpy as np
 import torch
+from benchmarks.peers.nets import LAMBDA, dann_parts
 from skada.deep import DANN
 from skorch.callbacks import Callback, Checkpoint, LoadInitState
 from torch import nn
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-
-from benchmarks.peers.nets import LAMBDA, dann_parts
 
 root, folder, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -41,7 +40,8 @@ domains = np.repeat([1, -2], [len(part) for part in parts])
 *_, critic = dann_parts()
 saved = Checkpoint(dirname=folder, monitor=None)
 net = DANN(
-    Net(), layer_name="features", reg=LAMBDA, domain_classifier=nn.Sequential(critic, nn.Sigmoid(), nn.Flatten(0)),
+    Net(), layer_name="features", reg=LAMBDA,
+    domain_classifier=nn.Sequential(critic, nn.Sigmoid(), nn.Flatten(0)),
     batch_size=64, optimizer=torch.optim.Adam, lr=1e-3, max_epochs=epochs, train_split=None,
     verbose=0, callbacks=[("load", LoadInitState(saved)), ("save", saved), ("shown", Shown())],
 )  # fmt: skip

@@ -3,12 +3,11 @@
 import sys
 
 import torch
+from benchmarks.peers.nets import LAMBDA, Reverse, dann_parts
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-
-from benchmarks.peers.nets import LAMBDA, Reverse, dann_parts
 
 root, epochs = sys.argv[1], int(sys.argv[3])
 view = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])

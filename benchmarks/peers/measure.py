@@ -103,10 +103,10 @@ def dann(setting: Setting) -> list[Row]:
     found = compete(setting, "dann", peers, steps)
     row = Row("dann", "DANN: a training step", "ms", "less", asked=2.0)
     row.how = (
-        "Batches of 64 + 64 random images of 28 x 28 pixels in memory, three blocks of convolution, "
-        "batch norm and pooling (32, 64, 128), a discriminator with two layers of 512, Adam; turns "
-        f"of {steps} steps, the same initial weights (`benchmarks/peer_losses.py` compares losses "
-        "and gradients)."
+        "Batches of 64 + 64 random images of 28 x 28 pixels in memory, three blocks of "
+        "convolution, batch norm and pooling (32, 64, 128), a discriminator with two layers of "
+        f"512, Adam; turns of {steps} steps, the same initial weights "
+        "(`benchmarks/peer_losses.py` compares losses and gradients)."
     )
     notes = {
         "pytorch-adapt": "each domain in a pass of its own",

@@ -104,7 +104,7 @@ def asked(code: str, arguments: Sequence[str], cache: Path) -> tuple[float, floa
     return seconds, memory
 
 
-def pictures(folder: Path, count: int, seed: int = 0) -> None:
+def write_images(folder: Path, count: int, seed: int = 0) -> None:
     """Write ``count`` images of 8 x 8 pixels in ten class folders."""
     from PIL import Image
 
@@ -119,7 +119,7 @@ def pictures(folder: Path, count: int, seed: int = 0) -> None:
 
 def images(count: int, folder: Path) -> tuple[float, float]:
     """Train on class folders with ``count`` images."""
-    pictures(folder / "data", count)
+    write_images(folder / "data", count)
     settings = [
         "model=fine_tuning", "data=folder", f"data.root={folder / 'data'}", "data.target=null",
         *SMALL, *COMMON,
@@ -144,7 +144,7 @@ def domains(count: int, folder: Path) -> tuple[float, float]:
     """Train with ``count`` source domains by name: MDAN, or DANN on a single one."""
     names = [f"source{k}" for k in range(count)]
     for seed, name in enumerate([*names, "target"]):
-        pictures(folder / "data" / name, 400, seed)
+        write_images(folder / "data" / name, 400, seed)
     settings = [
         "model=domain_adaptation", f"method=[{'mdan' if count > 1 else 'dann'}]", "data=domains",
         f"data.root={folder / 'data'}", f"data.source.domain=[{','.join(names)}]",

@@ -94,7 +94,7 @@ def processor() -> str:
 
 def publish(file: Path) -> None:
     """Write the page and the chart of the stored results."""
-    rows, facts = read(file)
+    rows, machine = read(file)
     reasons = yaml.safe_load((Path(__file__).parent / "reasons.yaml").read_text())
     ordered = sorted(rows, key=order)
     for row in ordered:
@@ -102,12 +102,12 @@ def publish(file: Path) -> None:
             row.reason, row.next_step = reasons[row.key]["reason"], reasons[row.key]["next"]
     chart = file.with_suffix(".svg")
     draw(ordered, chart)
-    file.with_suffix(".md").write_text(page(ordered, facts, chart.name))
+    file.with_suffix(".md").write_text(page(ordered, machine, chart.name))
 
 
 ORDER = (
     "dann", "dann_memory", "full", "full_memory", "frozen_inside", "frozen_command", "heads",
-    "cache", "first_step", "digits", "import", "help", "typo", "faulty", "lines", "resume",
+    "cache", "first_step", "digits", "import", "help", "typo", "conflict", "lines", "resume",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The chart of the page: the ratio of ours to the best peer, row by row."""
+"""The chart of the page: how many times better tl_lightning is than the best peer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.plot([row.asked] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.5)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.set_xlim(low / 1.4, high * 1.4)  # room for the figures beside the bars
+    axes.set_xlim(low / 1.4, high * 1.4)  # space for the figures beside the bars
     ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low < t < high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

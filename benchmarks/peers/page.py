@@ -14,7 +14,7 @@ def page(rows: Sequence[Row], about: Mapping[str, str], chart: str = "") -> str:
 
     Args:
         rows: What was measured.
-        about: Facts about the machine and the versions, in their order.
+        about: What is said of the machine and the versions, in their order.
         chart: File of the chart beside the page.
     """
     return "\n".join(_lines(rows, about, chart)) + "\n"
@@ -26,15 +26,15 @@ def _lines(rows: Sequence[Row], about: Mapping[str, str], chart: str) -> Iterato
     yield (
         "Medians, with half of the range between the quartiles in percent. Each library runs in "
         "its own environment; worker processes take turns, so that changes of the machine affect "
-        "all alike. *Ratio*: how many times better ours is than the best peer; below 1 it is worse."
+        "all alike. *Ratio*: how many times better tl_lightning is than the best peer; below 1 it is worse."
     )
     yield ""
     yield from (f"- {key}: {value}" for key, value in about.items() if key != "date")
     yield ""
     if chart:
-        yield f"![Ratio of ours to the best peer in each row]({chart})"
+        yield f"![Ratio to the best peer in each row]({chart})"
         yield ""
-    yield "| | ours | best peer | ratio | asked | |"
+    yield "| | tl_lightning | best peer | ratio | asked | |"
     yield "|---|---:|---:|---:|---:|---|"
     yield from (_summary(row) for row in rows)
     for row in rows:

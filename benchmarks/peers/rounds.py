@@ -25,7 +25,7 @@ class Measured:
         seconds: Duration of each turn, without the first one.
         peak_mb: Largest resident memory of the process, in MiB.
         first_loss: Loss at the end of the first turn.
-        problem: Why there is no result.
+        problem: Why it has no result.
     """
 
     seconds: list[float] = field(default_factory=list)

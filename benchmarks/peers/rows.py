@@ -39,12 +39,12 @@ class Row:
         title: What is measured.
         unit: Unit of the figures.
         better: Whether less or more of it is better.
-        asked: Smallest ratio of ours to the best peer that is asked for, or with ``absolute`` the
-            largest figure of ours; None if there is no such target.
+        asked: Smallest ratio to the best peer that is asked for, or with ``absolute`` the largest
+            figure; None if there is no such target.
         values: Figures by library.
         absent: Why a library has no figure, by library.
         how: How it was measured.
-        absolute: Whether the target is a figure of ours.
+        absolute: Whether the target is a figure of tl_lightning alone.
         reason: Why the target was missed.
         next_step: What could be done about it.
     """

@@ -7,10 +7,13 @@ environments  folder for one environment per library, made once; names and versi
               requirements/
 data          folder with train/<class>/*.jpg and test/<class>/*.jpg; without it, three parts are
               left out
-rows          dann, full, quick, start, resume, pipeline, frozen, heads: parts to measure; results
-              of other parts of the same day are kept, so that the page can be made in several calls
+rows          dann, full, commands, imports, start, resume, pipeline, frozen, heads: parts to
+              measure; results of other parts of the same day are kept, so that the page can be made
+              in several calls
 rounds        repetitions of each (5)
 threads       compute threads of each process (all cores)
+limit         seconds after which a part begins no other repetition (150); the page says how many
+              repetitions there were
 out           folder of the results (benchmarks/results)
 tiny          true: everything once and small, to try the script
 
@@ -31,12 +34,13 @@ from pathlib import Path
 import yaml
 from benchmarks.peers.chart import draw
 from benchmarks.peers.environments import PEERS, make, pinned
-from benchmarks.peers.measure import ROWS, Setting
+from benchmarks.peers.measure import ROWS
 from benchmarks.peers.page import page
 from benchmarks.peers.rounds import REPO
 from benchmarks.peers.rows import Row, read, write
+from benchmarks.peers.setting import Setting
 
-OPTIONS = ("environments", "data", "rows", "rounds", "threads", "out", "tiny")
+OPTIONS = ("environments", "data", "rows", "rounds", "threads", "limit", "out", "tiny")
 
 
 def main(arguments: list[str]) -> None:
@@ -55,6 +59,7 @@ def main(arguments: list[str]) -> None:
         1 if tiny else int(given.get("rounds", 5)),
         int(given.get("threads") or os.cpu_count() or 1),
         tiny,
+        float(given.get("limit", 150)),
     )
     out = Path(given.get("out", REPO / "benchmarks" / "results"))
     out.mkdir(parents=True, exist_ok=True)

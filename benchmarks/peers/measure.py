@@ -1,4 +1,4 @@
-"""Measures the rows of the page, one function each."""
+"""Measures the rows of the page that train, one function each; all rows by name."""
 
 from __future__ import annotations
 
@@ -7,61 +7,26 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from benchmarks.peers import commands
-from benchmarks.peers.environments import PEERS, Environment
-from benchmarks.peers.rounds import REPO, Measured, interleaved, spread
+from benchmarks.peers.environments import PEERS
+from benchmarks.peers.rounds import REPO, Measured, interleaved
 from benchmarks.peers.rows import OURS, Row, Value
+from benchmarks.peers.setting import NO_ADAPTATION, Setting, value
+from benchmarks.peers.startup import imports, own_commands, resume, start
 
-__all__ = ["ROWS", "Setting"]
+__all__ = ["ROWS"]
 
 CONTESTANTS = {
     "torch": "torch_loop", "lightning": "lightning_loop", "timm": "timm_step",
     "fastai": "fastai_learner", "pytorch_adapt": "adapt_hooks", "pykale": "kale_trainer",
     "skada": "skada_net",
 }  # fmt: skip
-NO_ADAPTATION = "has no domain adaptation"
-NO_PROGRAM = "its train.py is not in its distribution"
 #: Classes of photographs of the studies.
 CLASSES = 24
-
-
-@dataclass
-class Setting:
-    """What all rows have in common.
-
-    Attributes:
-        environments: Environment of each peer.
-        data: Folder of photographs with train/<class> and test/<class>, or None.
-        rounds: Number of repetitions.
-        threads: Compute threads.
-        tiny: Whether to only try everything once.
-    """
-
-    environments: Mapping[str, Environment]
-    data: Path | None
-    rounds: int
-    threads: int
-    tiny: bool = False
-
-    def usable(self, names: Sequence[str]) -> dict[str, Environment]:
-        """Return the environments of these peers that were made."""
-        return {n: self.environments[n] for n in names if not self.environments[n].problem}
-
-    def absent(self, names: Sequence[str]) -> dict[str, str]:
-        """Return why the others of these peers are missing."""
-        found = {n: self.environments[n].problem for n in names}
-        return {PEERS[n].title: f"not installed: {why}" for n, why in found.items() if why}
-
-
-def value(seconds: Sequence[float], scale: float = 1.0, note: str = "") -> Value:
-    """Return the figure of some repetitions."""
-    return Value(scale * median(seconds), spread(seconds), len(seconds), note)
 
 
 def compete(
@@ -74,7 +39,8 @@ def compete(
     common = [row, str(steps), str(setting.threads), *more]
     worker = ["-m", "benchmarks.peers.worker"]
     found = {name: [str(p), *worker, module, *common] for name, (p, module) in pythons.items()}
-    return interleaved(found, setting.rounds, setting.threads)
+    turns = range(2) if setting.tiny else setting.repetitions(setting.rounds + 1)
+    return interleaved(found, turns, setting.threads)
 
 
 def filled(row: Row, found: Mapping[str, Measured], scale: float, notes: Mapping[str, str]) -> Row:
@@ -163,7 +129,7 @@ def frozen(setting: Setting) -> list[Row]:
     with part_of(setting.data, CLASSES) as data, tempfile.TemporaryDirectory() as folder:
         images, tested = counted(data)
         found = compete(setting, "frozen", peers, 1, str(data / "train"))
-        for seed in range(1 if setting.tiny else 3):
+        for seed in setting.repetitions():
             overrides = [f"seed={seed}", f"trainer.max_epochs={epochs}"]
             place = Path(folder) / str(seed)
             own.append(commands.study(data, place, setting.threads, overrides))
@@ -202,7 +168,7 @@ def heads(setting: Setting) -> list[Row]:
     grid = ["-m", "head.activation=tanh,relu,sigmoid,gelu", "head.width=128,256"]
     with part_of(setting.data, CLASSES) as data, tempfile.TemporaryDirectory() as folder:
         images, tested = counted(data)
-        for k in range(1 if setting.tiny else 2):
+        for k in setting.repetitions(2):
             for found, more in ((one, []), (eight, grid)):
                 place = Path(folder) / f"{k}-{len(more)}"
                 run = commands.study(data, place, setting.threads, [*more, *common])
@@ -217,149 +183,6 @@ def heads(setting: Setting) -> list[Row]:
     ratios = [b / a for a, b in zip(one, eight, strict=True)]
     row.values = {OURS: value(ratios), "one command each": Value(8.0, 0.0, 0, "by definition")}
     return [row]
-
-
-def start(setting: Setting) -> list[Row]:
-    """Time to the first step, of programs that do the same."""
-    row = Row("first_step", "Command to the end of the first step", "s", "less")
-    row.how = (
-        "Two domains of 600 digits as PNG files, DANN (fastai without adaptation), batches of 64 + "
-        "64. The programs are in `benchmarks/peers/programs/`."
-    )
-    found: dict[str, list[float]] = {}
-    with trainings(setting) as (root, place, usable):
-        for k in range(1 if setting.tiny else 3):
-            for peer, title in usable.items():
-                if title in row.absent:
-                    continue
-                folder = place / f"{peer}-{k}"
-                folder.mkdir()
-                command = command_of(setting, peer, root, folder)
-                try:
-                    seconds = commands.first_step(command, folder, setting.threads)
-                except RuntimeError as problem:
-                    row.absent[title] = str(problem)
-                    continue
-                found.setdefault(title, []).append(seconds)
-    row.values = {name: value(seconds) for name, seconds in found.items()}
-    row.absent.update(setting.absent(list(commands.PROGRAMS)), timm=NO_PROGRAM)
-    return [row, digits(setting), lines()]
-
-
-def resume(setting: Setting) -> list[Row]:
-    """Kill a training, and see at which epoch the same command continues."""
-    row = Row("resume", "Killed after three of four epochs, repeated", "epochs kept", "more")
-    row.how = (
-        "SIGKILL when the third of four epochs has ended; epochs that the repeated command did not "
-        "train again. Programs use what the library offers for this; plain torch and the hooks of "
-        "pytorch-adapt offer nothing."
-    )
-    with trainings(setting) as (root, place, usable):
-        for peer, title in usable.items():
-            folder = place / peer
-            folder.mkdir()
-            command = command_of(setting, peer, root, folder)
-            kept = commands.try_resume(command, folder, setting.threads)
-            if kept < 0:
-                row.absent[title] = "the program failed"
-            else:
-                row.values[title] = Value(kept)
-    row.absent.update(setting.absent(list(commands.PROGRAMS)), timm=NO_PROGRAM)
-    return [row]
-
-
-@contextlib.contextmanager
-def trainings(setting: Setting) -> Iterator[tuple[Path, Path, dict[str, str]]]:
-    """Give a folder of two domains, a folder to work in, and the titles of the libraries."""
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        root = commands.domains(place / "digits", 200 if setting.tiny else 600)
-        titles = {peer: PEERS[peer].title for peer in setting.usable(list(commands.PROGRAMS))}
-        yield root, place, {**titles, OURS: OURS}
-
-
-def command_of(setting: Setting, peer: str, root: Path, folder: Path) -> list[str]:
-    """Return the command of a training with one of the libraries."""
-    if peer == OURS:
-        return commands.own_command(root, folder / "run")
-    return commands.program(peer, setting.environments[peer].python, root, folder)
-
-
-def digits(setting: Setting) -> Row:
-    """Time from the default command to its first step."""
-    row = Row("digits", "tl-train on digits: first step", "s", "less", 10.0, absolute=True)
-    row.how = "`tl-train` without settings, to the end of the first step."
-    seconds = []
-    for _ in range(1 if setting.tiny else setting.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            command = [
-                sys.executable, str(REPO / "scripts" / "train.py"), f"hydra.run.dir={folder}/run",
-                "+callbacks.shown._target_=benchmarks.peers.programs.own_steps.Shown",
-                "allow=[benchmarks]",
-            ]  # fmt: skip
-            seconds.append(commands.first_step(command, Path(folder), setting.threads))
-    row.values = {OURS: value(seconds)}
-    return row
-
-
-def lines() -> Row:
-    """Count the lines of the programs."""
-    row = Row("lines", "Lines that a user writes for DANN on own folders", "lines", "less")
-    row.how = (
-        "Of the programs in `benchmarks/peers/programs/`, without blank lines, comments and the "
-        "network; ours is one command with four settings."
-    )
-    here = Path(__file__).parent / "programs"
-    for peer, name in commands.PROGRAMS.items():
-        text = (here / f"{name}.py").read_text()
-        note = NO_ADAPTATION if peer == "fastai" else ""
-        row.values[PEERS[peer].title] = Value(commands.lines_of(text), 0, 0, note)
-    row.values[OURS] = Value(1, 0, 0, "also a report, calibration, selection without labels")
-    return row
-
-
-def quick(setting: Setting) -> list[Row]:
-    """Import, help, and the refusal of an invalid configuration."""
-    script = str(REPO / "scripts" / "train.py")
-    imports = Row("import", "Import", "s", "less", 0.2, absolute=True)
-    imports.how = "Interpreter start and import of what a program needs first; ours is lazy."
-    ours = [sys.executable, "-c", "import tl_lightning"]
-    every = {OURS: ours}
-    for name, environment in setting.usable(list(PEERS)).items():
-        every[PEERS[name].title] = [str(environment.python), "-c", f"import {PEERS[name].module}"]
-    titles = {peer.title for peer in PEERS.values()}
-    imports.absent = setting.absent(list(PEERS))
-    rows = [imports]
-    alone = {
-        "help": ("tl-train --help", 1.2, ["--help"]),
-        "typo": ("tl-train with an unknown setting", 2.0, ["modle=dann"]),
-        "conflict": ("tl-train with settings that contradict", 2.0, ["data.target=null"]),
-    }
-    for key, (title, asked, arguments) in alone.items():
-        row = Row(key, title, "s", "less", asked, absolute=True)
-        every[key] = [sys.executable, script, *arguments]
-        rows.append(row)
-    found: dict[str, list[float]] = {name: [] for name in every}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(1 if setting.tiny else setting.rounds + 1):
-            for name, command in every.items():
-                # Imports of peers take up to half a minute: three counted repetitions of them.
-                if name in titles and number > 3:
-                    continue
-                found[name].append(_ended(command, Path(folder), setting.threads))
-    for name, durations in found.items():
-        seconds = durations[1:] or durations
-        row = next((one for one in rows if one.key == name), imports)
-        row.values[name if row is imports else OURS] = value(seconds)
-    return rows
-
-
-def _ended(command: Sequence[str], cwd: Path, threads: int) -> float:
-    """Return the duration of a command that may end with an error."""
-    started = time.perf_counter()
-    environment = commands.environment(threads)
-    subprocess.run(command, cwd=cwd, env=environment, capture_output=True, check=False)
-    return time.perf_counter() - started
 
 
 def pipeline(setting: Setting) -> list[Row]:
@@ -386,6 +209,6 @@ def pipeline(setting: Setting) -> list[Row]:
 TITLES = {"cached": OURS, "tv": "ImageFolder, torchvision's decoder", "pil": "ImageFolder, Pillow"}
 
 ROWS: dict[str, Callable[[Setting], list[Row]]] = {
-    "dann": dann, "full": full, "quick": quick, "start": start, "resume": resume,
-    "pipeline": pipeline, "frozen": frozen, "heads": heads,
+    "dann": dann, "full": full, "commands": own_commands, "imports": imports, "start": start,
+    "resume": resume, "pipeline": pipeline, "frozen": frozen, "heads": heads,
 }  # fmt: skip

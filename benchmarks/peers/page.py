@@ -26,7 +26,8 @@ def _lines(rows: Sequence[Row], about: Mapping[str, str], chart: str) -> Iterato
     yield (
         "Medians, with half of the range between the quartiles in percent. Each library runs in "
         "its own environment; worker processes take turns, so that changes of the machine affect "
-        "all alike. *Ratio*: how many times better tl_lightning is than the best peer; below 1 it is worse."
+        "all alike. *Ratio*: how many times better tl_lightning is than the best peer; below 1 it "
+        "is worse."
     )
     yield ""
     yield from (f"- {key}: {value}" for key, value in about.items() if key != "date")

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -85,19 +85,19 @@ class Worker:
 
 
 def interleaved(
-    commands: Mapping[str, Sequence[str]], rounds: int, threads: int
+    commands: Mapping[str, Sequence[str]], rounds: Iterable[int], threads: int
 ) -> dict[str, Measured]:
-    """Give every worker ``rounds`` turns after a first one that is not counted, in turn.
+    """Give the workers their turns, of which the first is not counted.
 
     Args:
         commands: Command of each worker by its name.
-        rounds: Number of counted turns.
+        rounds: Numbers of the turns, from 0 on.
         threads: Compute threads of each worker.
     """
     found = {name: Measured() for name in commands}
     workers = {name: Worker(command, threads) for name, command in commands.items()}
     try:
-        for number in range(rounds + 1):
+        for number in rounds:
             order = list(workers)
             for name in order if number % 2 else reversed(order):
                 answer = workers[name].turn()

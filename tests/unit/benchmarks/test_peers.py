@@ -106,7 +106,7 @@ for line in sys.stdin:
 def test_turns_alternate_and_the_first_is_not_counted(part, tmp_path: Path) -> None:
     order = tmp_path / "order"
     commands = {n: [sys.executable, "-c", WORKER, n, str(order)] for n in ("a", "bad", "c")}
-    found = part("rounds").interleaved(commands, 3, 1)
+    found = part("rounds").interleaved(commands, range(4), 1)
     assert found["a"].seconds == [2, 3, 4]
     assert (found["a"].peak_mb, found["a"].first_loss) == (40, 0.5)
     assert (found["bad"].seconds, found["bad"].problem) == ([], "out of order")

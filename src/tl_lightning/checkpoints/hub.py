@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from tl_lightning.backbones.hub import hub_access
 from tl_lightning.checkpoints.published import FILES, is_published
 from tl_lightning.errors import CheckpointError
 
-__all__ = ["NAME", "downloaded", "hub_name"]
-
-#: ``owner/name``, as the hub allows it.
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-#: Endings of files, which are misspelt paths rather than names on the hub.
-_FILES = (".ckpt", ".pt", ".pth", ".safetensors", ".json", ".bin")
-
-
-def hub_name(path: Path) -> str | None:
-    """Return a path that is a name on the hub, ``owner/name`` or ``owner/name@revision``, as text.
-
-    None for others: paths of files, and paths whose first folder exists, which are misspelt.
-
-    >>> hub_name(Path("owner/dogs@v1"))
-    'owner/dogs@v1'
-    >>> [hub_name(Path(name)) for name in ("outputs/dann/run", "owner/last.ckpt", "dogs")]
-    [None, None, None]
-    """
-    text = path.as_posix()
-    name, _, revision = text.partition("@")
-    valid = NAME.fullmatch(name) and re.fullmatch(r"[\w./-]*", revision)
-    if not valid or name.endswith(_FILES) or Path(name).parent.is_dir():
-        return None
-    return text
+__all__ = ["downloaded"]
 
 
 def downloaded(name: str, key: str) -> Path:

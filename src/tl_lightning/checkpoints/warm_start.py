@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from tl_lightning.checkpoints.hub import downloaded, hub_name
+from tl_lightning.checkpoints.hub import downloaded
 from tl_lightning.checkpoints.io import read_model
+from tl_lightning.checkpoints.places import hub_name, no_checkpoint
 from tl_lightning.checkpoints.published import WEIGHTS, is_published
 from tl_lightning.errors import CheckpointError
 from tl_lightning.utils.files import read_json
@@ -61,10 +62,7 @@ def checkpoint_of(path: Path, key: str = "backbone.checkpoint") -> Path:
     if isinstance(selected, Mapping) and isinstance(selected.get("checkpoint"), str):
         chosen = path / selected["checkpoint"]
     if not chosen.is_file():
-        raise CheckpointError(
-            f"{key}={path} is neither a checkpoint nor the folder of a run with a checkpoint; set "
-            f"{key}=<.ckpt file, run folder or published folder>"
-        )
+        raise CheckpointError(no_checkpoint(path, key))
     return chosen
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tl_lightning.checkpoints.places import check_place
 from tl_lightning.cli.common import plain_command, say_interrupted
 from tl_lightning.cli.usage import CHECKPOINT, TRAINS, Usage
 from tl_lightning.config.compose import as_dict, composed, with_values
@@ -82,6 +83,7 @@ def _adapt(arguments: list[str]) -> None:
         *known,
     ]
     config = composed(own, ("checkpoint",))
+    check_place(path)  # the next imports take seconds
     from tl_lightning.checkpoints.io import read_model
     from tl_lightning.checkpoints.warm_start import checkpoint_of
     from tl_lightning.config.validation.check import check

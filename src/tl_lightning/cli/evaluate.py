@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tl_lightning.checkpoints.places import check_place
 from tl_lightning.cli.common import flag, plain_command
 from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.errors import ConfigError, nearest
@@ -50,6 +51,7 @@ def _evaluate(arguments: list[str]) -> None:
             raise ConfigError(f"{argument} has no value; set {argument}=<value>")
     if "checkpoint" not in given:
         raise ConfigError("checkpoint is missing; set checkpoint=<run folder>")
+    check_place(given["checkpoint"])  # the next imports take seconds
     from tl_lightning.checkpoints.warm_start import checkpoint_of
     from tl_lightning.evaluation.evaluate import evaluate as run_evaluation
     from tl_lightning.evaluation.nodes import allowed_classes, metric_nodes, stored_node

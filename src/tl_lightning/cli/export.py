@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tl_lightning.checkpoints.places import check_place
 from tl_lightning.cli.common import options_of, plain_command
 from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.errors import ConfigError
@@ -73,6 +74,7 @@ def _export(arguments: list[str]) -> None:
         **chosen,
     )  # fmt: skip
     require_packages(settings.format)
+    check_place(given["checkpoint"])  # the next import takes seconds
     from tl_lightning.inference.export.write import export_model
 
     for line in report(export_model(given["checkpoint"], settings)):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tl_lightning.checkpoints.places import check_place
 from tl_lightning.cli.common import flag, options_of, plain_command
 from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.errors import ConfigError, DataError
@@ -102,6 +103,7 @@ def _predict(arguments: list[str]) -> None:
     given = _checked(arguments)
     out = _out(given)
     options = _options(given)
+    check_place(given["checkpoint"])  # the next imports take seconds
     from tl_lightning.utils.deferred import import_lightning
 
     import_lightning()  # before the modules that import it as usual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tl_lightning.checkpoints.places import check_place
 from tl_lightning.cli.common import flag, options_of, plain_command
 from tl_lightning.cli.usage import CHECKPOINT, Usage
 from tl_lightning.errors import ConfigError
@@ -51,6 +52,9 @@ def _publish(arguments: list[str]) -> None:
     if not given.get("checkpoint"):
         raise ConfigError("checkpoint is missing; set checkpoint=<run folder or file.ckpt>")
     push, private, outputs = (flag(key, given[key]) for key in _DEFAULTS)
+    if not push and not given.get("out"):
+        raise ConfigError("out is missing; set out=<new folder>")
+    check_place(given["checkpoint"])  # the next imports take seconds
     from tl_lightning.checkpoints.published import is_published
     from tl_lightning.inference.publish import check_push, publish, push_folder
 

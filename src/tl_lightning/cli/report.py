@@ -50,17 +50,18 @@ def _report(arguments: list[str]) -> None:
     if given.keys() & set(_OF_COMPARISON):
         _compare(given, arguments)
         return
-    from tl_lightning.reporting.console import report_folder
-
     key, _, folder = arguments[0].rpartition("=")
     if len(arguments) > 1:
         raise ConfigError(
             f"expected one folder, got {' '.join(arguments)}; run report.py sweep=<folder>"
         )
-    if key in ("run", "sweep"):
-        report_folder(Path(folder), as_sweep=key == "sweep")
-    elif key and "/" not in key and not Path(arguments[0]).exists():
+    named = key in ("run", "sweep")
+    if key and not named and "/" not in key and not Path(arguments[0]).exists():
         raise ConfigError(f"{key} is not an option; {nearest(key, _KEYS)}")
+    from tl_lightning.reporting.console import report_folder
+
+    if named:
+        report_folder(Path(folder), as_sweep=key == "sweep")
     else:
         report_folder(Path(arguments[0]))
 
@@ -71,10 +72,6 @@ def _is_option(argument: str) -> bool:
 
 def _compare(given: dict[str, str], arguments: list[str]) -> None:
     """Compare the runs of ``runs=``, or of ``sweep=``."""
-    from rich.console import Console
-
-    from tl_lightning.reporting.comparison.page import compare_runs
-
     for argument in arguments:
         if not _is_option(argument):
             raise ConfigError(
@@ -87,6 +84,10 @@ def _compare(given: dict[str, str], arguments: list[str]) -> None:
             f"exactly one of runs and sweep is required, got {' and '.join(names) or 'none'}; set "
             "runs=[<folder>,...]"
         )
+    from rich.console import Console
+
+    from tl_lightning.reporting.comparison.page import compare_runs
+
     runs = [one.strip() for one in given[names[0]].strip("[]").split(",") if one.strip()]
     table, text, file = compare_runs(
         runs, given.get("format") or None, given.get("out") or None, given.get("baseline") or None

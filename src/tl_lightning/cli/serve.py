@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tl_lightning.checkpoints.places import check_place
 from tl_lightning.cli.common import options_of, plain_command
 from tl_lightning.cli.usage import CHECKPOINT, SERVES, Usage
 from tl_lightning.config.reference import choice_of
@@ -63,6 +64,7 @@ def start(arguments: list[str], demo: bool) -> None:
     given.pop("allow", None)
     settings = ServeSettings.of(given)
     _check_packages("demo.py" if demo else "serve.py")
+    check_place(checkpoint)  # the next imports take seconds
     from tl_lightning.evaluation.nodes import allowed_classes
     from tl_lightning.inference.serving.start import run_server
 

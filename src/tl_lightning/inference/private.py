@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tl_lightning.checkpoints.hub import NAME
+from tl_lightning.checkpoints.places import NAME
 from tl_lightning.checkpoints.stored import StoredModel
 from tl_lightning.config.compose import default_node
 from tl_lightning.errors import DataError

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tl_lightning.checkpoints.hub import NAME
+from tl_lightning.checkpoints.places import NAME
 from tl_lightning.checkpoints.published import CARD, FILES, is_published, write_published
 from tl_lightning.checkpoints.stored import StoredModel
 from tl_lightning.checkpoints.warm_start import checkpoint_of

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from numpy.typing import NDArray
-from scipy.special import entr, log_softmax, rel_entr, softmax
 
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.selection.importance import dev_risk, ratios, weighted_risk
@@ -107,7 +107,7 @@ def entropy(logits: Array) -> float:
     >>> round(entropy(np.zeros((3, 2))), 3)  # minus log 2
     -0.693
     """
-    return -float(entr(_probabilities(logits)).sum(axis=1).mean())
+    return -float(scipy.special.entr(_probabilities(logits)).sum(axis=1).mean())
 
 
 def im(logits: Array) -> float:
@@ -119,7 +119,7 @@ def im(logits: Array) -> float:
     >>> round(im(np.array([[50.0, 0.0], [0.0, 50.0]])), 3)  # log 2
     0.693
     """
-    return float(entr(_probabilities(logits).mean(axis=0)).sum()) + entropy(logits)
+    return float(scipy.special.entr(_probabilities(logits).mean(axis=0)).sum()) + entropy(logits)
 
 
 def bnm(logits: Array) -> float:
@@ -184,8 +184,8 @@ def prior_im(source: Outputs, target_logits: Array, mix: Array | None = None) ->
 
 def _prior_im(calibrated: Array, mix: Array | None) -> float:
     p = _probabilities(calibrated)
-    other = 0.0 if mix is None else rel_entr(p.mean(axis=0), mix).sum()
-    return -float(other + entr(p).sum(axis=1).mean())
+    other = 0.0 if mix is None else scipy.special.rel_entr(p.mean(axis=0), mix).sum()
+    return -float(other + scipy.special.entr(p).sum(axis=1).mean())
 
 
 def mix_of(source: Outputs, target_logits: Array) -> Array:
@@ -275,7 +275,7 @@ def balance(logits: Array) -> tuple[float, float]:
     """
     rows, classes = logits.shape
     mean = _probabilities(logits).mean(axis=0)
-    evenness = float(entr(mean).sum() / np.log(classes)) if classes > 1 else 1.0
+    evenness = float(scipy.special.entr(mean).sum() / np.log(classes)) if classes > 1 else 1.0
     return evenness, len(np.unique(np.argmax(logits, axis=1))) / min(rows, classes)
 
 
@@ -348,13 +348,13 @@ def _calibrated(source: Outputs, target_logits: Array) -> Array:
 
 
 def _probabilities(logits: Array) -> Array:
-    p: Array = softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    p: Array = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
     return p
 
 
 def _weighted(source: Outputs, target_features: Array) -> tuple[Array, Array]:
     """Return the importance weight and the cross-entropy of every source row."""
     assert source.labels is not None
-    logp = log_softmax(np.asarray(source.logits, dtype=np.float64), axis=1)
+    logp = scipy.special.log_softmax(np.asarray(source.logits, dtype=np.float64), axis=1)
     losses = -logp[np.arange(len(logp)), source.labels]
     return ratios(source.features, target_features), losses

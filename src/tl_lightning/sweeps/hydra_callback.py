@@ -9,7 +9,6 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tl_lightning.reporting.console import report_folder
 from tl_lightning.sweeps.jobs import swept_models
 
 __all__ = ["SweepCallback"]
@@ -26,4 +25,7 @@ class SweepCallback(Callback):
         """Write and print the table, in the main process and only if the launcher has waited."""
         is_job = "TL_PART_OF_SWEEP" in os.environ  # a process started by a launcher
         if not is_job and config.hydra.launcher.get("wait", True):
+            # Only now: Hydra makes this callback before it composes, and so before every error.
+            from tl_lightning.reporting.console import report_folder
+
             report_folder(Path(config.hydra.sweep.dir))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 __all__ = ["likely_frequencies", "temperature"]
 
@@ -36,13 +35,15 @@ def temperature(logits: Array, labels: Array) -> float:
     wrong = 1 / (len(labels) + 2)
 
     def loss(log_temperature: float) -> float:
-        scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
+        scaled = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)
         right, all_classes = scaled[rows, labels], scaled.sum(axis=1)
         others = (all_classes - right) / max(1, logits.shape[1] - 1)
         return -float(((1 - wrong) * right + wrong * others).mean())
 
     bound = np.log(50.0)
-    return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
+    return float(
+        np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x)
+    )
 
 
 def likely_frequencies(counts: Array, probabilities: Array) -> Array:

@@ -1,7 +1,7 @@
 """Comparison of single steps of adaptation methods with pytorch-adapt and PyKale.
 
     pip install --no-deps --target /tmp/peers pytorch-adapt pykale pytorch-metric-learning
-    PYTHONPATH=/tmp/peers python benchmarks/peers.py
+    PYTHONPATH=/tmp/peers python benchmarks/peer_losses.py
 
 Written for pytorch-adapt 0.0.83 and PyKale 0.2.1. All libraries use the same features, the same
 classifier and copies of the same discriminator; the peers' own hooks, trainers and losses are

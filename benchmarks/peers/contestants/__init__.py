@@ -1,0 +1,1 @@
+"""One module per library; each has a function per row that it takes part in."""

@@ -1,0 +1,63 @@
+"""tl_lightning with its defaults on this machine: the Trainer, precision, optimizer of ``auto``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from benchmarks.peers import nets
+from benchmarks.peers.contestants.lightning_loop import EpochTurns, Memory
+from benchmarks.peers.turns import Turns
+from torch import nn
+
+from tl_lightning.config.compose import compose
+from tl_lightning.config.validation.check import check
+from tl_lightning.training.build import build_module
+from tl_lightning.training.trainer import make_trainer
+from tl_lightning.utils.process import keep_memory, quiet
+
+
+def dann(turns: Turns) -> None:
+    half = nets.DANN["batch"]
+    index = torch.arange(half)
+    batches = [
+        {
+            "source": {"inputs": x[:half], "labels": y[:half], "index": index},
+            "target": {"inputs": x[half:], "labels": y[half:], "index": index},
+        }
+        for x, y in nets.images(nets.DANN, domains=2)
+    ]
+    settings = ["model=dann", "data=mnist_mnistm", "data.root=.", "backbone=small_cnn"]
+    fit(turns, settings, batches, nets.DANN["classes"], nn.ModuleList(nets.dann_parts()))
+
+
+def full(turns: Turns) -> None:
+    index = torch.arange(nets.FULL["batch"])
+    batches = [
+        {"source": {"inputs": x, "labels": y, "index": index}} for x, y in nets.images(nets.FULL)
+    ]
+    settings = ["model=fine_tuning", "data=dogs", "backbone=resnet18", "backbone.pretrained=false"]
+    fit(turns, settings, batches, nets.FULL["classes"], nets.resnet18())
+
+
+def fit(turns: Turns, settings: list[str], batches: list, classes: int, weights: Any) -> None:
+    quiet()
+    keep_memory()
+    run = check(compose([*settings, "trainer=cpu", "head_init=random", "scheduler=constant",
+                         f"optimizer.lr={nets.RATE}"]))  # fmt: skip
+    module = build_module(run, tuple(map(str, range(classes))))
+    copy_weights(weights, module)
+    trainer = make_trainer(
+        run.trainer, max_epochs=100_000, logger=False, enable_checkpointing=False,
+        callbacks=[EpochTurns(turns)],
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(Memory(batches, turns.steps), batch_size=None)
+    trainer.fit(module, train_dataloaders=loader)
+
+
+def copy_weights(origin: nn.Module, module: nn.Module) -> None:
+    """Copy parameters in their order, which is the same in both: backbone, head, discriminator."""
+    pairs = list(zip(origin.parameters(), module.parameters(), strict=True))
+    with torch.no_grad():
+        for old, new in pairs:
+            new.copy_(old)

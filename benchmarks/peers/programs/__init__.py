@@ -1,0 +1,1 @@
+"""Whole programs: what a user writes for one DANN training with each library."""

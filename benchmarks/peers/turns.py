@@ -1,0 +1,39 @@
+"""The side of a worker: wait for a turn, report how long it took."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+
+
+class Turns:
+    """One turn is one line on the standard input, and is answered by one line of JSON.
+
+    What libraries print goes to the standard error, so that it does not mix with the answers.
+
+    Args:
+        steps: Number of steps in a turn.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self._started = 0.0
+
+    def wait(self) -> None:
+        """Wait for the next turn and start its clock; without one, the worker ends."""
+        if not sys.stdin.readline():
+            sys.stdout.flush()
+            os._exit(0)
+        self._started = time.perf_counter()
+
+    def done(self, loss: float) -> None:
+        """Answer with the duration of the turn, the peak memory so far and the last loss."""
+        seconds = time.perf_counter() - self._started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
+        answer = {"seconds": seconds, "peak_mb": peak, "loss": loss}
+        print(json.dumps(answer), file=self._answers, flush=True)

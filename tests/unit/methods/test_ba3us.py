@@ -85,6 +85,7 @@ def test_a_share_above_one_is_refused() -> None:
         validation.check(config("model=ba3us", "method.ba3us.share=2.0"))
 
 
-def test_the_preset_trains_on_a_subset(tmp_path) -> None:
+@pytest.mark.slow
+def test_the_preset_trains(tmp_path) -> None:
     report = training.fit(config("model=ba3us", "trainer.max_epochs=1"), tmp_path)
     assert report["config"]["model"]["name"] == "ba3us"

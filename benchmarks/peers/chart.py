@@ -26,8 +26,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         colour = {True: REACHED, False: MISSED, None: NO_TARGET}[row.reached()]
         axes.barh(place, ratio - 1, left=1, height=0.6, color=colour)
         beyond = ratio >= 1
+        line = row.asked if row.asked is not None and not row.absolute else 0.0
+        place_of_figure = line if beyond and ratio < line < 1.5 * ratio else ratio
         axes.annotate(
-            f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}", (ratio, place),
+            f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}", (place_of_figure, place),
             xytext=(4 if beyond else -4, 0), textcoords="offset points", va="center",
             ha="left" if beyond else "right", fontsize=9,
         )  # fmt: skip

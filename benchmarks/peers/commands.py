@@ -117,12 +117,12 @@ def first_step(command: Sequence[str], cwd: Path, threads: int) -> float:
     """Return the seconds from the start of a command to the end of its first step.
 
     Raises:
-        RuntimeError: If it ends without a step.
+        RuntimeError: If it ends without a step, as the command alone will show.
     """
     started = time.perf_counter()
     with running(command, cwd, threads) as process:
         if not until(process, lambda line: line.startswith("step")):
-            raise RuntimeError(f"{command[:6]} ended without a step")
+            raise RuntimeError("the program ended without a step")
         return time.perf_counter() - started
 
 

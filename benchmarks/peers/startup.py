@@ -109,7 +109,7 @@ def lines() -> Row:
     row = Row("lines", "Lines that a user writes for DANN on own folders", "lines", "less")
     row.how = (
         "Of the programs in `benchmarks/peers/programs/`, without blank lines, comments and the "
-        "network; ours is one command with four settings."
+        "network; that of tl_lightning is one command with four settings."
     )
     here = Path(__file__).parent / "programs"
     for peer, name in commands.PROGRAMS.items():

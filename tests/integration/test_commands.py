@@ -45,6 +45,18 @@ def test_help_and_misspelt_options_are_fast_and_do_not_import_torch(tmp_path) ->
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_run_is_the_same_if_imports_are_put_off(tmp_path) -> None:
+    """The other tests run in processes that have imported everything already."""
+    argv = [sys.executable, str(REPO / "scripts" / "train.py"), *TINY, "hydra.run.dir=a"]
+    subprocess.run(argv, cwd=tmp_path, capture_output=True, timeout=200, check=True)
+    report = training.fit(config(), tmp_path / "b")
+    stored = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert stored["metrics"] == report["metrics"]
+    last = [weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("a", "b")]
+    assert same(*last)
+
+
 CASES = {
     "typo": (
         ["model=dan"],

@@ -1,8 +1,13 @@
 """tl_lightning with its defaults on this machine: the Trainer, precision, optimizer of ``auto``."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 from typing import Any
+
+from tl_lightning.utils.deferred import import_lightning
+
+import_lightning()  # before Lightning is imported as usual; tl-train does the same
 
 import torch
 from benchmarks.peers import nets

@@ -4,7 +4,7 @@ import sys
 
 import pytorch_lightning as pl
 from benchmarks.peers.nets import LAMBDA, dann_parts
-from kale.loaddata.multi_domain import MultiDomainAdapDataset, MultiDomainImageFolder
+from kale.loaddata.multi_domain import MultiDomainDataset, MultiDomainImageFolder
 from kale.pipeline.domain_adapter import DANNTrainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
@@ -22,8 +22,8 @@ class Shown(pl.Callback):
 
 
 view = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
-access = MultiDomainImageFolder(root, transform=view)
-data = MultiDomainAdapDataset(access, random_state=0)
+access = MultiDomainImageFolder(root, transform=view, return_domain_label=True)
+data = MultiDomainDataset(access, random_state=0)
 features, classify, critic = dann_parts()
 critic[-1] = nn.Linear(512, 2)
 model = DANNTrainer(

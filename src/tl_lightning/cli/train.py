@@ -129,7 +129,10 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
             return done["selection"]["value"] or 0.0
     from tl_lightning.config.validation.check import check_keys
 
-    check_keys(cfg)  # the next import takes seconds
+    check_keys(cfg)  # the next imports take seconds
+    from tl_lightning.utils.deferred import import_lightning
+
+    import_lightning()  # before the modules that import it as usual
     from tl_lightning.sweeps.baselines import fit_with_baselines
 
     report = fit_with_baselines(cfg, folder, sweeping)

@@ -37,6 +37,9 @@ COMMANDS = sorted(path.stem for path in (REPO / "scripts").glob("*.py"))
 #: Messages of problems are printed by rich; the names of selection rules are a table beside
 #: functions of numpy.
 SAID, RULES = {"rich"}, {"rich", "numpy"}
+#: Without what Lightning imports for metrics that nobody uses here, and torch's compiler.
+LEARNING = {*RULES, "torch", "lightning", "torchmetrics", "torchvision", "PIL", "scipy.special",
+            "scipy.optimize", "scipy.stats", "jinja2"}  # fmt: skip
 CASES = {
     "version": ("train", ["--version"], 0, set()),
     "help of a group": ("train", ["--help", "optimizer"], 0, set()),
@@ -57,6 +60,7 @@ CASES = {
     "adapt, no checkpoint": ("adapt", ["checkpoint=/nowhere/a"], 2, RULES),
     "publish, no out": ("publish", ["checkpoint=/nowhere/a"], 2, SAID),
     "publish, no checkpoint": ("publish", ["checkpoint=/nowhere/a", "out=b"], 2, SAID),
+    "settings that contradict": ("train", ["data.target=null"], 2, LEARNING),
     "serve, unknown option": ("serve", ["nosuch=1"], 2, SAID),
     "write_shards, no out": ("write_shards", [], 2, SAID),
 }  # fmt: skip

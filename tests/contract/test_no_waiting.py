@@ -109,6 +109,7 @@ def test_methods_that_wait_exist() -> None:
     assert WAITS.keys() <= CLASSES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["fine_tuning", "dann"])
 def test_the_loop_reads_no_value_in_a_step(model, tmp_path, readings) -> None:
     """An epoch of six steps reads as often as one of three."""

@@ -43,6 +43,7 @@ def test_all_planted_problems_are_named_and_training_would_stop(tmp_path):
     assert not list(cwd.iterdir())
 
 
+@pytest.mark.slow
 def test_json_output_is_one_object_with_all_problems(tmp_path):
     planted = planted_problems(tmp_path)
     done = check(tmp_path, *roots(tmp_path), "format=json")
@@ -58,6 +59,7 @@ def test_json_output_is_one_object_with_all_problems(tmp_path):
     assert found["seconds"] < 60
 
 
+@pytest.mark.slow
 def test_valid_data_may_start_with_and_without_a_target(tmp_path):
     two_domains(tmp_path)
     done = check(tmp_path, *roots(tmp_path))
@@ -83,6 +85,7 @@ def test_missing_target_is_an_error_only_for_an_explicit_adaptation_model(
         check_data._check_data([*arguments, "model=dann"])
 
 
+@pytest.mark.slow
 def test_images_in_memory(tmp_path):
     done = check(tmp_path, "data=digits", "format=json")
     assert done.returncode == 0, done.stderr
@@ -111,6 +114,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_invalid_command_line(case, tmp_path):
     arguments, message = CASES[case]
@@ -130,6 +134,7 @@ def test_missing_folder_is_reported_as_a_data_problem(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_help(tmp_path):
     done = check(tmp_path, "--help")
     assert done.returncode == 0
@@ -171,6 +176,7 @@ def test_interrupt_ends_the_check_immediately(tmp_path):
         assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_contact_sheet_is_written_to_the_working_directory(tmp_path):
     from PIL import Image
 

@@ -32,6 +32,7 @@ def step(net) -> None:
     optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torchvision", "timm"])
 @pytest.mark.parametrize("freeze_bn", [False, True, "all"])
 def test_what_a_step_changes(kind, freeze_bn) -> None:
@@ -60,6 +61,7 @@ def test_output_does_not_depend_on_the_batch() -> None:
                                 for x in (images, images[:2])), atol=1e-3)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -51,6 +51,7 @@ def cases(table):
     return [(kind, name) for kind, names in table.items() for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [*cases(CHAINS), *cases(OTHERS)])
 def test_every_parameter_and_buffer_is_in_exactly_one_group(kind: str, name: str) -> None:
     net = MAKE[kind](name, None if name == "vit_b_16" else 64)

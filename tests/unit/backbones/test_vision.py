@@ -41,6 +41,7 @@ def timm(name: str = "resnet18", **changes) -> TimmBackbone:
     return TimmBackbone(name=name, **{**plain, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The default weight initialization of inception_v3")
 @pytest.mark.parametrize(
     "name",

@@ -206,6 +206,7 @@ def test_configuration_given_is_not_changed() -> None:
 
 
 # -- settings of other frameworks --------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "here"),
     [

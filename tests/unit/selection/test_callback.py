@@ -117,6 +117,7 @@ def use_script(monkeypatch) -> None:
     monkeypatch.setattr(Validators, "on_validation_epoch_end", end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 2, 4, 5, 6])
 def test_run_keeps_model_chosen_by_rule(epochs, tmp_path, monkeypatch) -> None:
     use_script(monkeypatch)

@@ -109,7 +109,9 @@ def _write_domain(domain: Domain, folder: Path, group_bytes: int, overlap: str) 
             about = {"note": domain.note, "overlap": overlap}
             for name, split in splits.items():
                 _write_split(domain, split, temporary / name, group_bytes, about, advance)
-        temporary.chmod(0o755)  # mkdtemp folders are only accessible to their owner
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)  # mkdtemp folders are only accessible to their owner
         os.replace(temporary, folder)
     except OSError as error:
         raise DataError(

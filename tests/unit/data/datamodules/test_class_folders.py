@@ -22,6 +22,7 @@ def sizes(domain):
     return len(domain.train), len(domain.val), len(domain.test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(p.stem for p in (REPO / "conf" / "data").glob("[!_]*.yaml"))
 )

@@ -867,6 +867,16 @@ def test_errors_of_the_command(engine, monkeypatch, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o700), (0o022, 0o755)])
+def test_folders_follow_the_umask(prepared, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        (folder, *_) = write_streams(files(prepared / "files"), tmp_path, GROUP)
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == mode
+
+
 def test_writing_is_deterministic(prepared, tmp_path):
     write_streams(files(prepared / "files"), tmp_path, GROUP)
     for path in (prepared / "shards").rglob("*"):

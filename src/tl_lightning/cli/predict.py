@@ -103,17 +103,18 @@ def _predict(arguments: list[str]) -> None:
     given = _checked(arguments)
     out = _out(given)
     options = _options(given)
+    from tl_lightning.inference.formats import format_of
+
+    form = None if out is None else format_of(out, options.top, options.embeddings)
+    if form is None and options.embeddings:
+        raise ConfigError("embeddings=true requires a file; set out=<file.jsonl or .parquet>")
     check_place(given["checkpoint"])  # the next imports take seconds
     from tl_lightning.utils.deferred import import_lightning
 
     import_lightning()  # before the modules that import it as usual
     from tl_lightning.evaluation.nodes import allowed_classes
-    from tl_lightning.inference.formats import format_of
     from tl_lightning.inference.predict import opened, to_file
 
-    form = None if out is None else format_of(out, options.top, options.embeddings)
-    if form is None and options.embeddings:
-        raise ConfigError("embeddings=true requires a file; set out=<file.jsonl or .parquet>")
     started = time.monotonic()
     work = opened(given["checkpoint"], options, allowed_classes(arguments))
     source = _source(

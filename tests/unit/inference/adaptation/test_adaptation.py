@@ -130,9 +130,10 @@ def test_options_that_are_not_valid(given, message) -> None:
     (["adapt=bn", "precision=0.9"], "precision=0.9 cannot be combined with adapt=bn: it holds"),
     (["adapt=bn", "devices=[cpu,cpu]"], "samples in their order, got 2 devices; set devices=cpu"),
 ])  # fmt: skip
-def test_options_of_the_command(arguments, message) -> None:
+def test_options_of_the_command(arguments, message, tmp_path) -> None:
+    (tmp_path / "a.ckpt").touch()  # it is not read
     with pytest.raises(ConfigError, match=re.escape(message)):
-        _predict(["checkpoint=a", "input=b", *arguments])
+        _predict([f"checkpoint={tmp_path / 'a.ckpt'}", "input=b", *arguments])
 
 
 def test_the_learning_rate_is_lower_for_small_batches() -> None:

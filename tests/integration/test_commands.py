@@ -83,6 +83,7 @@ def test_errors_are_messages_without_traceback_or_run_folder(case, tmp_path) -> 
     assert not list((tmp_path / "outputs").glob("*"))
 
 
+@pytest.mark.slow
 def test_missing_gpu_is_reported(tmp_path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -91,6 +92,7 @@ def test_missing_gpu_is_reported(tmp_path) -> None:
     assert "trainer.devices=7, but this machine has no GPU" in done.stderr
 
 
+@pytest.mark.slow
 def test_missing_weights_without_network_are_reported(tmp_path) -> None:
     """The network is disabled by a closed proxy."""
     closed = "http://127.0.0.1:9"

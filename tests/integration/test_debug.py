@@ -22,6 +22,7 @@ from tl_lightning.training.fit import fit
 WITHOUT_CALLBACKS = [item for item in TINY if not item.startswith("callbacks.")]
 
 
+@pytest.mark.slow
 def test_default_runs_one_batch_of_everything(tmp_path) -> None:
     report = fit(config("debug=default", "trainer.max_epochs=5"), tmp_path / "run")
     assert report["timing"]["steps"] == 1

@@ -31,6 +31,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["write_text", "write_bytes"])
 def test_page(finished, monkeypatch, name):
     path = page.write_page(finished)

@@ -35,6 +35,7 @@ def write_images(folder, classes=("cat", "dog"), count=8) -> None:
             Image.fromarray(pixels).save(folder / label / f"{number}.png")
 
 
+@pytest.mark.slow
 def test_table_files_and_a_backbone_that_cannot_be_used(tmp_path) -> None:
     arguments = [
         *QUICK, f"backbones=[{','.join(NETS)}]", "samples=100", "test=true", "out=made",
@@ -176,6 +177,7 @@ def timm_net(name: str, weights: str | None):
     return net, params
 
 
+@pytest.mark.slow
 def test_the_classifier_of_the_weights_gives_the_logits_of_the_whole_network(tmp_path) -> None:
     import timm
 

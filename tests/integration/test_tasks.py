@@ -55,6 +55,7 @@ def read_metrics(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_weight_zero_equals_training_without_the_task(tmp_path) -> None:
     common = ("model=dann", "head.bottleneck=8")
     without = training.fit(config(*common), tmp_path / "without")
@@ -144,6 +145,7 @@ def test_label_columns_are_not_used_on_the_target(tmp_path, monkeypatch) -> None
     assert evaluation_report["metrics"] == evaluated(report)
 
 
+@pytest.mark.slow
 def test_auxiliary_target_labels_do_not_change_the_weights(tmp_path) -> None:
     """Bit for bit, with different labels on the target."""
     for name, factor in (("a", 1.0), ("b", -7.0)):

@@ -56,6 +56,7 @@ def fit(places, folder, *overrides: str):
 
 
 # -- runs --------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_fine_tuning_learns_and_reports_example_texts(places, tmp_path) -> None:
     report = fit(
         places, tmp_path / "run", "model=fine_tuning", "data.steps_per_epoch=30",

@@ -162,6 +162,7 @@ def test_oracle_is_refused(folders, tmp_path) -> None:
         training.fit(changed, tmp_path)
 
 
+@pytest.mark.slow
 def test_baselines_true_leaves_out_the_oracle(folders, tmp_path, capsys) -> None:
     plain = settings(folders, "baselines=true")
     baselines.fit_with_baselines(OmegaConf.create(plain), tmp_path, sweeping=False)

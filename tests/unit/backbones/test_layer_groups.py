@@ -95,6 +95,7 @@ def test_the_small_network_is_a_chain(features: int | None) -> None:
     assert torch.equal(x, expected)
 
 
+@pytest.mark.slow
 def test_a_network_with_functional_dropout_is_not_a_chain() -> None:
     """Ghostnet equals its sequence of modules in evaluation mode, but not in training mode."""
     net = timm("ghostnet_100")

@@ -47,6 +47,7 @@ def test_choices_leave_out_shared_files() -> None:
     assert choices("nothing") == []
 
 
+@pytest.mark.slow
 def test_a_removed_group_is_one_sentence_on_the_command_line(tmp_path) -> None:
     run = command("train", ["~model"], tmp_path)
     assert run.returncode == 2

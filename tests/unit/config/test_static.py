@@ -308,6 +308,7 @@ else:
     assert imported_by(code) == []
 
 
+@pytest.mark.slow
 def test_message_of_the_command(tmp_path: Path) -> None:
     def refused(arguments: Sequence[str]) -> str:
         done = command("train", arguments, tmp_path)

@@ -125,6 +125,7 @@ def test_a_domain_without_training_samples_cannot_be_balanced(tmp_path) -> None:
         validation.check(compose([*given, "model=source_only"])).data.build().discover()
 
 
+@pytest.mark.slow
 def test_others_are_all_domains_except_the_target(root) -> None:
     data = data_of(root, "data.source.domain=others", "data.target.domain=photo")
     assert data.found["source"].domains == ("art_painting", "sketch")

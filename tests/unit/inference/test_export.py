@@ -189,6 +189,7 @@ def test_other_formats_agree(run, tmp_path, format, precision) -> None:
     assert description["precision"] == precision
 
 
+@pytest.mark.slow
 def test_a_network_that_resizes_agrees_bit_for_bit(run, pt2, tmp_path) -> None:
     assert [item.name for item in pt2.parent.iterdir()] == ["m.pt2"]
     extra = {"tl_lightning.json": ""}

@@ -277,6 +277,7 @@ def test_needs_a_head_with_the_usual_order_of_layers(trained) -> None:
     assert "fits a tl_lightning.tasks.head.Head" in next(head_init_problems(run, sharded=False))
 
 
+@pytest.mark.slow
 def test_a_run_cannot_start_from_layers_for_two_domains_without_them(trained, tmp_path) -> None:
     training.fit(settings(trained, "head_init=random", "selection=last"), tmp_path / "a")
     message = "has layers for two domains in its head and this run has not"

@@ -173,6 +173,7 @@ def test_adds_no_loss_and_rejects_invalid_settings(trained) -> None:
         method.modify_network(bare, nn.Identity())
 
 
+@pytest.mark.slow
 def test_needs_a_datamodule_to_measure(trained) -> None:
     net = building.build_module(validation.check(settings(trained)), tuple("ab"), pretrained=False)
     with pytest.raises(DataError, match="measures both domains before training; pass a datamodule"):

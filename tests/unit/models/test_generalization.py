@@ -21,6 +21,7 @@ SOURCES = "data.source.domain=[plain,inverted,tilted]"
 GIVEN = ["model=domain_generalization", SOURCES, "selection=auto"]
 
 
+@pytest.mark.slow
 def test_the_images_of_the_target_change_neither_weights_nor_selection(tmp_path, monkeypatch):
     settings = config(*GIVEN, "method=[group_dro]")
     plain = training.fit(settings, tmp_path / "plain")

@@ -30,6 +30,7 @@ def on_files(folder: Path, *overrides: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_oracle_equals_source_only_trained_on_the_target(tmp_path, monkeypatch) -> None:
     """Bit for bit: only the training domain differs."""
     result = training.fit(config(*ORACLE), tmp_path / "oracle")

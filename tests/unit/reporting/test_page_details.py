@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from helpers import config
 from tl_lightning.reporting.run.page import write_page
@@ -44,6 +45,7 @@ def test_a_run_without_a_target_has_no_figures_of_domains(make_run: Any) -> None
     assert "by domain" not in text
 
 
+@pytest.mark.slow
 def test_examples_are_the_most_wrong_with_their_names(tmp_path: Path) -> None:
     training.fit(config("baselines=[]", "trainer.max_epochs=1"), tmp_path)
     with np.load(tmp_path / "predictions.npz") as archive:

@@ -32,6 +32,7 @@ def labelled(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_labelled_target_has_the_estimate_beside_the_truth(labelled) -> None:
     report = read_report(labelled)
     page = write_page(labelled).read_text()

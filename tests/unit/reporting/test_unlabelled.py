@@ -60,6 +60,7 @@ def visible(page: Path) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_page_shows_predictions_and_no_accuracy_of_the_target(unlabelled: MakeRun) -> None:
     run = unlabelled([0, 0, 0, 0, 2, 2])
     (run / "predictions.csv").touch()
@@ -99,6 +100,7 @@ def test_sheet_spans_the_confidence_of_frequent_classes() -> None:
     assert sheet_of({}) == []
 
 
+@pytest.mark.slow
 def test_page_counts_changes_from_source_only(unlabelled: MakeRun) -> None:
     run = unlabelled([0, 0, 2, 2])
     unlabelled([0, 1, 2, 2], folder="run/baselines/source_only", name="source_only")
@@ -153,6 +155,7 @@ def test_sweep_has_dashes_instead_of_accuracies(make_report) -> None:
     assert ",0.0," not in line.partition("0.9")[0]
 
 
+@pytest.mark.slow
 def test_old_reports_have_no_predictions_without_labels(make_run: MakeRun) -> None:
     assert "without labels" not in visible(write_page(make_run(full=True)))
 

@@ -33,6 +33,7 @@ def evidence(features, target) -> float:
     return -best.fun / len(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(40, 5), (12, 30)])
 def test_log_me_is_the_maximum_of_the_marginal_likelihood(shape) -> None:
     features, labels = data(*shape)

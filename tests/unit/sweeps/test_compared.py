@@ -45,6 +45,7 @@ def change(folder: Path, **values: object) -> None:
     np.savez(folder / "predictions.npz", **{**arrays(folder), **values})
 
 
+@pytest.mark.slow
 def test_the_estimate_is_that_with_the_logits_of_the_other_models(finished) -> None:
     report, folder = finished
     given = report["estimated_accuracy"]
@@ -67,6 +68,7 @@ def test_the_estimate_is_that_with_the_logits_of_the_other_models(finished) -> N
     assert read_report(folder)["estimated_accuracy"]["value"] == given["value"]
 
 
+@pytest.mark.slow
 def test_page_names_the_other_models(finished) -> None:
     page = write_page(finished[1]).read_text()
     names = "joint_bn (baselines/joint_bn) and source_only (baselines/source_only)"
@@ -100,6 +102,7 @@ def test_labels_of_the_target_change_nothing(copied) -> None:
     assert compare_models(copied)["estimated_accuracy"] == before
 
 
+@pytest.mark.slow
 def test_baseline_on_other_samples_is_refused(copied) -> None:
     folder = copied / "baselines" / "joint_bn"
     change(folder, target_name=arrays(folder)["target_name"][::-1])

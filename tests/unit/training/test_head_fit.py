@@ -46,6 +46,7 @@ def test_learns_what_no_linear_classifier_can(changes) -> None:
     assert np.mean(logits.argmax(1) == test_y) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"bottleneck": None, "width": 16}])
 def test_features_of_another_scale_give_the_same_predictions(changes) -> None:
     test = crossed(500, seed=2)[0]
@@ -53,6 +54,7 @@ def test_features_of_another_scale_give_the_same_predictions(changes) -> None:
     np.testing.assert_allclose(one.outputs(test)[1], other.outputs(64 * test)[1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_depends_only_on_the_arguments_and_leaves_random_numbers_alone() -> None:
     test = crossed(500, seed=2)[0]
     torch.manual_seed(3)
@@ -85,6 +87,7 @@ def test_the_model_with_the_best_validation_accuracy_is_kept(monkeypatch) -> Non
     assert np.mean(kept.outputs(val)[1].argmax(1) == val_y) == pytest.approx(kept.accuracy)
 
 
+@pytest.mark.slow
 def test_more_steps_do_not_raise_the_validation_accuracy(monkeypatch) -> None:
     accuracy = fitted(head()).accuracy
     monkeypatch.setattr(head_fit, "STEPS", 4 * head_fit.STEPS)

@@ -69,6 +69,7 @@ def test_equal_hashes_with_different_pixels_are_not_duplicates():
     assert alike(np.zeros(2, np.uint64), thumbnails) == []
 
 
+@pytest.mark.slow
 def test_twenty_thousand_hashes_take_seconds():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 20_000, dtype=np.uint64)

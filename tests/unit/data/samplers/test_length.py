@@ -27,6 +27,7 @@ def test_pass_yields_every_sample_once(world: int) -> None:
     assert order != sampler(world=world).order(12)
 
 
+@pytest.mark.slow
 def test_several_passes_per_epoch_yield_every_sample_equally_often() -> None:
     """203 samples are not a multiple of the batch size, so passes end in the middle of a batch."""
     bucketed = sampler(num_batches=203)  # 8 passes

@@ -19,7 +19,7 @@ proportions. ``dogs`` is Stanford Dogs: the source has the training images of al
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,14 @@ def _darken(source: Path, folder: Path, names: list[str]) -> None:
 def _numbers(sizes: list[int], ratio: float) -> list[int]:
     """Return how many images of each class to take: all, or falling geometrically by ``ratio``."""
     sizes = [min(size, LARGEST) for size in sizes]
-    if ratio == 1:
-        return sizes
+    return sizes if ratio == 1 else falling(sizes, ratio, least=5)
+
+
+def falling(sizes: Sequence[int], ratio: float, least: int) -> list[int]:
+    """Return as many samples of each class as there are, in numbers that fall from 1 to 1/ratio."""
     shares = ratio ** -np.linspace(0, 1, len(sizes))
     largest = min(size / share for size, share in zip(sizes, shares, strict=True))
-    return [max(5, int(largest * share)) for share in shares]
+    return [max(least, int(largest * share)) for share in shares]
 
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:

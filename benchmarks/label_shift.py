@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from class_sets import falling
 from numpy.typing import NDArray
 from scipy.special import softmax
 
@@ -48,11 +49,9 @@ def corrections(source: Array, labels: Array, target: Array) -> dict[str, Array]
 def drawn(true: Array, ratio: float, rng: np.random.Generator) -> Array:
     """Return the indices of samples in proportions from ``ratio`` to 1."""
     classes = rng.permutation(np.unique(true))
-    shares = ratio ** -np.linspace(0, 1, len(classes))
     rows = [rng.permutation(np.flatnonzero(true == one)) for one in classes]
-    largest = min(len(one) / share for one, share in zip(rows, shares, strict=True))
-    return np.concatenate([one[: max(3, int(largest * share))]
-                           for one, share in zip(rows, shares, strict=True)])  # fmt: skip
+    numbers = falling([len(one) for one in rows], ratio, least=3)
+    return np.concatenate([one[:number] for one, number in zip(rows, numbers, strict=True)])
 
 
 def main(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from typing import Any
 
 
 class Turns:
@@ -37,3 +38,26 @@ class Turns:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
         answer = {"seconds": seconds, "peak_mb": peak, "loss": loss}
         print(json.dumps(answer), file=self._answers, flush=True)
+
+
+class EpochTurns:
+    """Each epoch is a turn; for a callback of Lightning, which has two names of its package.
+
+    Args:
+        turns: The turns.
+    """
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Wait for the turn."""
+        self.turns.wait()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+        """Keep the loss."""
+        self.loss = outputs["loss"].detach()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Answer."""
+        self.turns.done(float(self.loss))

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from benchmarks.peers import nets
-from benchmarks.peers.turns import Turns
+from benchmarks.peers.turns import EpochTurns, Turns
 from kale.pipeline.domain_adapter import DANNTrainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -39,18 +39,7 @@ class Domains:
         return DataLoader(Memory(self.steps), batch_size=None)
 
 
-class Timed(lightning.Callback):
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        self.turns.wait()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
-        self.loss = outputs["loss"].detach()
-
-    def on_train_epoch_end(self, *_: Any) -> None:
-        self.turns.done(float(self.loss))
+class Timed(EpochTurns, lightning.Callback): ...
 
 
 def dann(turns: Turns) -> None:

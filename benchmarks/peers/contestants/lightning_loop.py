@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 import torch
 from benchmarks.peers import nets
-from benchmarks.peers.turns import Turns
+from benchmarks.peers.turns import EpochTurns, Turns
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,20 +25,7 @@ class Memory(Dataset):
         return self.batches[step % len(self.batches)]
 
 
-class EpochTurns(lightning.Callback):
-    """Each epoch is a turn."""
-
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        self.turns.wait()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
-        self.loss = outputs["loss"].detach()
-
-    def on_train_epoch_end(self, *_: Any) -> None:
-        self.turns.done(float(self.loss))
+class Timed(EpochTurns, lightning.Callback): ...
 
 
 class Dann(lightning.LightningModule):
@@ -73,7 +60,7 @@ class Classifier(lightning.LightningModule):
 def fit(turns: Turns, module: lightning.LightningModule, batches: list) -> None:
     trainer = lightning.Trainer(
         max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[EpochTurns(turns)],
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[Timed(turns)],
     )  # fmt: skip
     trainer.fit(module, DataLoader(Memory(batches, turns.steps), batch_size=None))
 

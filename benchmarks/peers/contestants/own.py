@@ -11,7 +11,7 @@ import_lightning()  # before Lightning is imported as usual; tl-train does the s
 
 import torch
 from benchmarks.peers import nets
-from benchmarks.peers.contestants.lightning_loop import EpochTurns, Memory
+from benchmarks.peers.contestants.lightning_loop import Memory, Timed
 from benchmarks.peers.turns import Turns
 from torch import nn
 
@@ -54,7 +54,7 @@ def fit(turns: Turns, settings: list[str], batches: list, classes: int, weights:
     copy_weights(weights, module)
     trainer = make_trainer(
         run.trainer, max_epochs=100_000, logger=False, enable_checkpointing=False,
-        callbacks=[EpochTurns(turns)],
+        callbacks=[Timed(turns)],
     )  # fmt: skip
     loader = torch.utils.data.DataLoader(Memory(batches, turns.steps), batch_size=None)
     trainer.fit(module, train_dataloaders=loader)

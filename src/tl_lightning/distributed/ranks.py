@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["gathered", "rank", "rank_mean", "same_buffers"]
+__all__ = ["gathered", "rank", "rank_mean", "same_buffers", "with_mean_one"]
 
 
 def rank() -> int:
@@ -45,6 +45,11 @@ def rank_mean(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def with_mean_one(weights: Tensor) -> Tensor:
+    """Return weights ``(B,)`` scaled to a mean of 1 over the batches of all ranks."""
+    return weights / rank_mean(weights.mean()).clamp_min(1e-12)
 
 
 def same_buffers(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_lightning.distributed.ranks import rank_mean
+from tl_lightning.distributed.ranks import with_mean_one
 from tl_lightning.methods.base import TargetBank
 from tl_lightning.methods.components.class_sets import WeighsClasses
 from tl_lightning.types import Context, Terms, Views
@@ -80,8 +80,7 @@ class ClassWeights(WeighsClasses):
 
     def source_weights(self, labels: Tensor) -> Tensor:
         """Return the weights ``(B,)`` of the samples, with mean 1 over the batch of all ranks."""
-        found = self.of_classes[labels]
-        return found / rank_mean(found.mean()).clamp_min(1e-12)
+        return with_mean_one(self.of_classes[labels])
 
     def forward(self, views: Views, ctx: Context) -> Terms:
         """Return no term."""

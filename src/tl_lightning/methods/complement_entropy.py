@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from tl_lightning.distributed.ranks import rank_mean
+from tl_lightning.distributed.ranks import with_mean_one
 from tl_lightning.methods.base import Penalty
 from tl_lightning.methods.entropy import entropies
 from tl_lightning.types import Context, Views
@@ -55,5 +55,4 @@ class ComplementEntropy(Penalty):
         weights = 1 - source.logits.detach().softmax(1).gather(1, labels[:, None]).squeeze(1)
         if source.weights is not None:
             weights = weights * source.weights
-        values = complement_entropy(source.logits, labels)
-        return -(weights * values).mean() / rank_mean(weights.mean()).clamp_min(1e-12)
+        return -(with_mean_one(weights) * complement_entropy(source.logits, labels)).mean()

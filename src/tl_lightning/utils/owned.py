@@ -21,6 +21,7 @@ from tl_lightning.utils.files import run_lock
 __all__ = [
     "MARK",
     "draft_folder",
+    "follow_umask",
     "is_owned",
     "new_folder",
     "own",
@@ -63,10 +64,15 @@ def draft_folder(folder: Path, suffix: str = ".tmp") -> Path:
     """Return a new marked folder beside ``folder``, named ``<folder>.<random><suffix>``."""
     draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=suffix, dir=folder.parent))
     (draft / MARK).write_text(_TEXT)
+    follow_umask(draft)
+    return draft
+
+
+def follow_umask(folder: Path) -> None:
+    """Give a folder of ``tempfile.mkdtemp``, which only its owner may read, the usual mode."""
     umask = os.umask(0)
     os.umask(umask)
-    draft.chmod(0o777 & ~umask)  # mkdtemp folders are only accessible to their owner
-    return draft
+    folder.chmod(0o777 & ~umask)
 
 
 def publish(draft: Path, folder: Path, last: str) -> None:
@@ -137,9 +143,7 @@ def new_folder(folder: Path, keep: bool = True) -> Iterator[Path]:
                 return
             (draft / MARK).unlink()
         (draft / ".lock").unlink(missing_ok=True)
-        umask = os.umask(0)
-        os.umask(umask)
-        draft.chmod(0o777 & ~umask)  # mkdtemp folders are only accessible to their owner
+        follow_umask(draft)
         if folder.exists():
             folder.rmdir()
         os.replace(draft, folder)

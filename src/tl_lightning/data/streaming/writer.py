@@ -21,6 +21,7 @@ from tl_lightning.data.streaming.parquet_files import MODULUS, OWN_KEY
 from tl_lightning.data.streaming.row_groups import parquet
 from tl_lightning.errors import DataError
 from tl_lightning.types import SPLITS
+from tl_lightning.utils.owned import follow_umask
 from tl_lightning.utils.progress import advancing
 from tl_lightning.utils.seeding import mix_text
 
@@ -109,9 +110,7 @@ def _write_domain(domain: Domain, folder: Path, group_bytes: int, overlap: str) 
             about = {"note": domain.note, "overlap": overlap}
             for name, split in splits.items():
                 _write_split(domain, split, temporary / name, group_bytes, about, advance)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp folders are only accessible to their owner
+        follow_umask(temporary)
         os.replace(temporary, folder)
     except OSError as error:
         raise DataError(

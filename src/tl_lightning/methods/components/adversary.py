@@ -16,12 +16,14 @@ from tl_lightning.methods.components.gradient_reversal import reverse_gradient
 from tl_lightning.schedules import ramp_progress, sigmoid_ramp
 from tl_lightning.types import Context, Terms, View, Views
 
-__all__ = ["Adversary", "domain_loss"]
+__all__ = ["Adversary", "Weights", "domain_loss"]
 
 
-def domain_loss(
-    source: Tensor, target: Tensor, weights: tuple[Tensor | None, Tensor | None] = (None, None)
-) -> Tensor:
+#: Weights of the samples of source and target, each None for 1.
+Weights = tuple[Tensor | None, Tensor | None]
+
+
+def domain_loss(source: Tensor, target: Tensor, weights: Weights = (None, None)) -> Tensor:
     """Return the domain loss: binary cross-entropy of the logits with source as 1 and target as 0.
 
     Both domains have the same total weight, regardless of their number of samples.
@@ -99,6 +101,17 @@ class Adversary(Method):
         """Return sample weights ``(B,)`` for one domain, or None for 1."""
         return None
 
+    def compared(self, source: Tensor, target: Tensor, weights: Weights, ctx: Context) -> Tensor:
+        """Return the loss of the discriminator.
+
+        Args:
+            source: ``(B_s,)`` logits of source samples.
+            target: ``(B_t,)`` logits of target samples.
+            weights: Those of :meth:`weights`, times the source's.
+            ctx: The step.
+        """
+        return domain_loss(source, target, weights)
+
     def domain_logits(self, features: Tensor, logits: Tensor) -> Tensor:
         """Return the discriminator's logits ``(B,)``; positive means source."""
         out: Tensor = self.discriminator(self.seen(features, logits))
@@ -118,7 +131,7 @@ class Adversary(Method):
         ctx.log("lambda", scale)
         ctx.log("domain_acc", accuracy)
         weights = _product(self.weights(source), source.weights), self.weights(target)
-        return {self.name: domain_loss(source_out, target_out, weights)}
+        return {self.name: self.compared(source_out, target_out, weights, ctx)}
 
 
 def _product(own: Tensor | None, given: Tensor | None) -> Tensor | None:

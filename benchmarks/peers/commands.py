@@ -51,7 +51,7 @@ def domains(folder: Path, count: int = 600) -> Path:
 def environment(threads: int, **more: str) -> dict[str, str]:
     """Return the environment of a command, with a number of compute threads."""
     return {
-        **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPO),
+        **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": f"{REPO}:{REPO / 'src'}",
         "HYDRA_FULL_ERROR": "1", **more,
     }  # fmt: skip
 

@@ -46,7 +46,8 @@ class Worker:
 
     def __init__(self, command: Sequence[str], threads: int) -> None:
         self.errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPO)}
+        path = f"{REPO}:{REPO / 'src'}"  # not another clone's, where ours is installed from
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
         self.process = subprocess.Popen(
             command, cwd=REPO, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,

@@ -153,7 +153,9 @@ def test_interrupt_ends_the_check_immediately(tmp_path):
         "from tl_lightning.cli import check_data\n"
         "from tl_lightning.data.checks import survey\n"
         "def slow(path, white):\n"
-        "    print('started', file=sys.__stdout__, flush=True)\n"
+        # One write: two threads print at the same time.
+        "    sys.__stdout__.write('started\\n')\n"
+        "    sys.__stdout__.flush()\n"
         "    time.sleep(60)\n"
         "survey.examine = slow\n"
         f"sys.argv = ['check_data.py', *{roots(tmp_path)!r}]\n"

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,9 +130,10 @@ def first_step(command: Sequence[str], cwd: Path, threads: int) -> float:
 def try_resume(command: Sequence[str], cwd: Path, threads: int) -> int:
     """Kill a training after two of its epochs, repeat the command, return its first epoch."""
     with running(command, cwd, threads) as process:
-        until(process, lambda line: line.startswith("epoch 2"))
+        until(process, lambda line: line.strip() == "epoch 2")
     with running(command, cwd, threads) as process:
-        line = until(process, lambda one: one.startswith("epoch"))
+        # Not what a library prints of its own, such as "epoch 2/4".
+        line = until(process, lambda one: re.fullmatch(r"epoch \d+", one.strip()) is not None)
     return int(line.split()[1]) if line else -1
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tl_lightning.cli.common import plain_command
 from tl_lightning.cli.usage import SETTINGS, Usage
 from tl_lightning.config.compose import as_dict, composed, default_node, with_values
+from tl_lightning.data.target import target_setting
 from tl_lightning.errors import ConfigError
 from tl_lightning.utils.console import typed
 
@@ -141,5 +142,5 @@ def _check_data(plain: dict[str, Any], target: bool) -> None:
     if not target:
         raise ConfigError(
             f"data={name} has no target to compare the source with; set "
-            f"data.target.{cls.target_hint()}, or compare backbones with rank_backbones.py"
+            f"data.target.{target_setting(cls)}, or compare backbones with rank_backbones.py"
         )

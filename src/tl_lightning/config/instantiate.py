@@ -19,7 +19,7 @@ from tl_lightning.config.signatures import (
 )
 from tl_lightning.errors import nearest
 
-__all__ = ["ALLOWED", "Node", "find_class", "find_nodes", "nodes_of"]
+__all__ = ["ALLOWED", "Node", "find_class", "find_nodes", "node_of", "nodes_of"]
 
 #: Packages whose classes a configuration from the command line may build. One read from a
 #: checkpoint is restricted further, see ``config/allowlist.py``.
@@ -139,12 +139,21 @@ def nodes_of(
             continue
         replaced = not cls.__module__.startswith("tl_lightning.")
         problems += node_problems(path, node, signature_of(cls), replaced)
-        found[path] = _node(path, cls, node, found)
+        found[path] = node_of(path, cls, node, found)
     order = [path for path, _ in find_nodes(config) if path in found]
     return {path: found[path] for path in order}, problems[::-1]
 
 
-def _node(path: str, cls: Any, node: Mapping[str, Any], found: Mapping[str, Node]) -> Node:
+def node_of(path: str, cls: Any, node: Mapping[str, Any], found: Mapping[str, Node]) -> Node:
+    """Return a node with the nodes below it.
+
+    Args:
+        path: Where it is set.
+        cls: Its class.
+        node: Its plain keys.
+        found: The nodes below it by path.
+    """
+
     def convert(value: Any, place: str) -> Any:
         if place in found:
             return found[place]

@@ -1,8 +1,9 @@
-"""Constructor signatures of the package's own classes, read from source without importing them.
+"""Signatures and attributes of the package's own classes, read from source without importing them.
 
 Importing a model, a data module or a callback loads torch and Lightning, which takes seconds. A
-misspelled key or a string where a number is expected is found without that: ``__init__`` is parsed,
-not run. ``tests/unit/config/test_static.py`` compares the result with the real signatures.
+misspelled key, a string where a number is expected, or a model that needs a target where there is
+none, is found without that: the source is parsed, not run. ``tests/unit/config/test_static.py``
+compares the result with the real classes.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from typing import Any
 from tl_lightning.config import hints
 from tl_lightning.config.signatures import Parameter, Signature
 
-__all__ = ["static_bases", "static_signature"]
+__all__ = ["NotStatic", "StaticClass", "is_kind", "static_bases", "static_signature"]
 
 _PACKAGE = "tl_lightning"
 _ROOT = Path(__file__).resolve().parents[1]
+#: What the value of an attribute may consist of; anything else would run code.
+_EVALUABLE = (
+    ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Name, ast.Attribute, ast.BinOp,
+    ast.BitOr, ast.BitAnd, ast.Sub, ast.Call, ast.Starred, ast.expr_context, ast.UnaryOp, ast.USub,
+)  # fmt: skip
 #: Modules whose names in annotations are looked up; everything else is ``Any``.
 _EVALUATED = {
     "typing": typing, "collections.abc": collections.abc, "tl_lightning.config.hints": hints,
@@ -60,13 +66,107 @@ def static_bases(target: str) -> set[str]:
     >>> sorted(static_bases("tl_lightning.methods.dann.DANN"))
     ['Adversary', 'DANN', 'Method']
     """
-    module, _, name = target.rpartition(".")
-    found = _class(module, name)
-    if found is None:
-        return set()
-    module, node = found
-    bases = [f"{module}.{base.id}" for base in node.bases if isinstance(base, ast.Name)]
-    return {node.name}.union(*map(static_bases, bases))
+    return {name.rpartition(".")[2] for name in StaticClass(target).bases}
+
+
+class NotStatic(Exception):
+    """Raised for an attribute that only the imported class can tell."""
+
+
+class StaticClass:
+    """Stands for a class whose attributes are read from source.
+
+    >>> StaticClass("tl_lightning.models.DomainAdaptation").train_on
+    ('source', 'target')
+
+    Args:
+        target: Full name of the class. One of another package has no attributes that can be read.
+
+    Raises:
+        NotStatic: If an attribute is read that is a method or computed from other code.
+        AttributeError: If neither the class nor a base class in this package has the attribute.
+    """
+
+    def __init__(self, target: str) -> None:
+        module, _, name = target.rpartition(".")
+        found = _class(module, name)
+        self.__module__ = found[0] if found else module
+        self.__name__ = self.__qualname__ = name
+        self._order = _order(*found) if found else []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        for module, node in self._order:
+            for line in node.body:
+                if isinstance(line, ast.FunctionDef) and line.name == name:
+                    raise NotStatic(f"{node.name}.{name}")
+                if name in _assigned(line):
+                    assert isinstance(line, ast.Assign | ast.AnnAssign)
+                    return _value(module, node, line.value)
+        if not self._order:
+            raise NotStatic(f"{self.__module__}.{self.__name__}.{name}")
+        raise AttributeError(f"{self.__name__} has no attribute {name}")
+
+    @property
+    def bases(self) -> list[str]:
+        """Full names of the class and its base classes in this package, in order."""
+        return [f"{module}.{node.name}" for module, node in self._order]
+
+
+def is_kind(cls: Any, name: str) -> bool:
+    """Return whether a class, or a :class:`StaticClass`, is another one or derived from it.
+
+    Args:
+        cls: The class.
+        name: Full name of the other class, in the module that defines it.
+
+    Raises:
+        NotStatic: If the class is of another package and not imported.
+    """
+    if not isinstance(cls, StaticClass):
+        return any(f"{one.__module__}.{one.__qualname__}" == name for one in cls.__mro__)
+    if not cls.bases:
+        raise NotStatic(f"{cls.__module__}.{cls.__name__}")
+    return name in cls.bases
+
+
+def _order(module: str, node: ast.ClassDef) -> list[tuple[str, ast.ClassDef]]:
+    """Return a class and its base classes in this package, those of several classes last."""
+    found = [(module, node)]
+    for base in node.bases:
+        one = _class(module, base.id) if isinstance(base, ast.Name) else None
+        found += _order(*one) if one else []
+    return [one for number, one in enumerate(found) if one not in found[number + 1 :]]
+
+
+def _assigned(line: ast.stmt) -> list[str]:
+    """Return the names that a statement of a class gives a value."""
+    targets = line.targets if isinstance(line, ast.Assign) else []
+    if isinstance(line, ast.AnnAssign) and line.value is not None:
+        targets = [line.target]
+    return [one.id for one in targets if isinstance(one, ast.Name)]
+
+
+def _value(module: str, owner: ast.ClassDef, node: ast.expr | None) -> Any:
+    """Evaluate the value of an attribute; other classes and constants are read from source too."""
+    names = {part.id for part in ast.walk(node or ast.Constant(None)) if isinstance(part, ast.Name)}
+    known: dict[str, Any] = {}
+    for name in names:
+        own = next((line for line in owner.body if name in _assigned(line)), None)
+        origin, original = _imports(module).get(name, (module, name))
+        constant = next((x for x in _tree(origin).body if original in _assigned(x)), None)
+        if isinstance(own, ast.Assign | ast.AnnAssign):
+            known[name] = _value(module, owner, own.value)
+        elif _class(module, name):
+            known[name] = StaticClass(f"{module}.{name}")
+        elif isinstance(constant, ast.Assign | ast.AnnAssign):
+            known[name] = _value(origin, ast.ClassDef(name, [], [], [], []), constant.value)
+        elif name not in ("frozenset", "set", "tuple", "dict"):
+            raise NotStatic(f"{owner.name}: {name}")
+    if node is None or not all(isinstance(part, _EVALUABLE) for part in ast.walk(node)):
+        raise NotStatic(f"{owner.name}: {ast.unparse(node) if node else ''}")
+    return eval(compile(ast.Expression(node), module, "eval"), {}, known)
 
 
 @cache

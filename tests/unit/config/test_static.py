@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -16,11 +17,17 @@ import pytest
 
 from conftest import REPO
 from helpers import command, config
-from tl_lightning.config import elsewhere
+from tl_lightning.config import elsewhere, static
 from tl_lightning.config.compose import compose, unknown_key, unknown_overrides
 from tl_lightning.config.schema import known_keys
 from tl_lightning.config.signatures import Parameter, Signature, signature_of
-from tl_lightning.config.static import static_bases, static_signature
+from tl_lightning.config.static import (
+    NotStatic,
+    StaticClass,
+    is_kind,
+    static_bases,
+    static_signature,
+)
 from tl_lightning.config.validation import structure
 from tl_lightning.config.validation.check import check_keys
 from tl_lightning.errors import ConfigError
@@ -77,6 +84,48 @@ def test_signature_read_from_source_equals_that_of_the_class(target: str) -> Non
 def test_base_classes_read_from_source_equal_those_of_the_class(target: str) -> None:
     mro = [base for base in real(target).__mro__ if base.__module__.startswith("tl_lightning.")]
     assert static_bases(target) == {base.__name__ for base in mro}
+
+
+#: Attributes that the checks before any import read.
+DECLARED = (
+    "train_on", "learn_from", "unseen", "target_optional", "target_keys", "target_requires",
+    "target_place", "has_domains", "has_cells", "has_strong", "gives", "takes", "tasks",
+    "extra_views", "required_domains", "teacher", "teacher_views", "alternating", "source_free",
+    "adds_loss",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_attributes_read_from_source_equal_those_of_the_class(target: str) -> None:
+    found, cls = StaticClass(target), real(target)
+    for name in DECLARED:
+        assert getattr(found, name, "absent") == getattr(cls, name, "absent"), name
+    mro = [base for base in cls.__mro__ if base.__module__.startswith("tl_lightning.")]
+    assert found.bases == [f"{base.__module__}.{base.__qualname__}" for base in mro]
+    for base in mro:
+        name = f"{base.__module__}.{base.__qualname__}"
+        assert is_kind(found, name)
+        assert is_kind(cls, name)
+    assert not is_kind(found, "tl_lightning.methods.dann.Nope")
+
+
+def test_attributes_that_only_the_class_can_tell_are_refused() -> None:
+    with pytest.raises(NotStatic, match=r"^DANN\.step$|^Method\.|^Adversary\."):
+        _ = StaticClass("tl_lightning.methods.dann.DANN").begin_epoch
+    with pytest.raises(NotStatic, match=r"^my\.data\.Module\.gives$"):
+        _ = StaticClass("my.data.Module").gives
+    with pytest.raises(NotStatic, match=r"^my\.data\.Module$"):
+        is_kind(StaticClass("my.data.Module"), "tl_lightning.models.base.TransferModule")
+    with pytest.raises(AttributeError, match=r"^DANN has no attribute nope$"):
+        _ = StaticClass("tl_lightning.methods.dann.DANN").nope
+
+
+@pytest.mark.parametrize("code", ["open('x')", "print()", "[x for x in (1,)]", "len('a')"])
+def test_values_that_run_code_are_not_evaluated(code: str, monkeypatch) -> None:
+    tree = ast.parse(f"class A:\n    value = {code}\n")
+    monkeypatch.setattr(static, "_tree", lambda module: tree)
+    with pytest.raises(NotStatic):
+        _ = StaticClass("tl_lightning.made_up.A").value
 
 
 @pytest.mark.parametrize("target", [
@@ -183,6 +232,40 @@ def test_optional_package_that_is_not_installed(override: str, message: str, mon
     assert ", or set " in problem
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.target=null"], "model=dann adapts to a target, but data.target=null; set data.ta"),
+        (["data=folder", "data.root=/x"], "model=dann adapts to a target, but data.target=null"),
+        (["data=vectors", "backbone=vector_net", "data.source.train=a.csv"],
+         "but data.target=null; set data.target.train=<file>, or set model=source_only"),
+        (["data=stream", "data.source.url=/x"], "set data.target.url=<folder or address>"),
+        (["model=source_only", "track_target=true", "data.target=null"],
+         "track_target=true logs accuracy on the target, but data.target=null"),
+        (["model=source_only", "method=[dann]"], "model=source_only does not support adaptation"),
+        (["model=source_free"], "model=source_free adapts a trained model, but init=null"),
+        (["backbone=minilm"], "data=digits provides images, but backbone=tl_lightning.backbones."),
+        (["task=regression"], "task=regression needs numbers, but data=digits has one class per"),
+        (["method=[mcc,fixmatch]", "cache.features=full", "data.augment=none"],
+         "method=[fixmatch] augments target images in every step, but cache.features=full rep"),
+        (["model=domain_generalization", "method=[dann]"], "method=[dann] adapts to the target"),
+    ],
+)  # fmt: skip
+def test_what_classes_declare_is_checked_without_importing_them(
+    overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_keys(compose(overrides))
+    assert message in caught.value.problems[0]
+
+
+def test_classes_of_other_packages_are_left_to_the_later_checks() -> None:
+    given = config("data.target=null")
+    given["model"]["_target_"] = "my.models.Model"
+    given["data"]["_target_"] = "my.data.Module"
+    assert check_keys(given) == given
+
+
 def test_all_problems_are_reported_at_once() -> None:
     overrides = [
         "optimizer.lr=abc",
@@ -279,7 +362,8 @@ from tl_lightning.config.validation.check import check
 from tl_lightning.errors import ConfigError
 
 for override in ("+head.dropuot=1", "+modle=dann", "+lr=0.1", "optimizer.lr=abc", "seed=x",
-                 "selection=sorce_val", "data.batch_size=0", "+method.dann.max_lamda=1"):
+                 "selection=sorce_val", "data.batch_size=0", "+method.dann.max_lamda=1",
+                 "data.target=null", "backbone=minilm", "task=regression", "model=source_free"):
     try:
         check(compose([override]))
     except ConfigError:
@@ -290,7 +374,9 @@ for override in ("+head.dropuot=1", "+modle=dann", "+lr=0.1", "optimizer.lr=abc"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("override", ["modle=dann", "+head.dropuot=1", "lr=0.1"])
+@pytest.mark.parametrize(
+    "override", ["modle=dann", "+head.dropuot=1", "lr=0.1", "data.target=null"]
+)
 def test_command_with_a_typo_imports_no_slow_library(override: str, tmp_path: Path) -> None:
     code = f"""
 import os, sys

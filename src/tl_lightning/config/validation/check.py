@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from tl_lightning.config.compose import as_dict
 from tl_lightning.config.schema import RunConfig, section_problems
+from tl_lightning.config.validation.declared import early_problems
 from tl_lightning.config.validation.structure import signature_problems, structure_problems
 from tl_lightning.errors import ConfigError
 
@@ -19,9 +20,10 @@ __all__ = ["check", "check_keys"]
 def check(cfg: DictConfig | Mapping[str, Any] | RunConfig) -> RunConfig:
     """Return the typed configuration, with every ``auto`` resolved.
 
-    Neither data nor a network is touched. The checks run in three stages, so that a mistake in the
-    command line is reported before torch is imported: unknown keys and wrong types; settings that
-    a class refuses; combinations of settings. Each stage reports all its problems.
+    Neither data nor a network is touched. The checks run in four stages, so that a mistake in the
+    command line is reported before torch is imported: unknown keys and wrong types; what classes
+    declare of themselves, such as a model that needs a target; settings that a class refuses;
+    combinations of settings. Each stage reports all its problems.
 
     Args:
         cfg: A composed configuration, or one that has been checked already.
@@ -46,17 +48,19 @@ def check(cfg: DictConfig | Mapping[str, Any] | RunConfig) -> RunConfig:
 
 
 def check_keys(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the plain configuration after the first stage of :func:`check`.
+    """Return a copy of the plain configuration after the first two stages of :func:`check`.
 
     It imports neither torch nor Lightning.
 
     Raises:
-        ConfigError: If there are unknown keys or values of a wrong type.
+        ConfigError: If there are unknown keys, values of a wrong type, or parts that do not fit
+            each other by what they declare.
     """
     plain = as_dict(cfg) if isinstance(cfg, DictConfig) else cfg
     config: dict[str, Any] = copy.deepcopy(dict(plain))
     _raise(structure_problems(config))
     _raise([*section_problems(config), *signature_problems(config)])
+    _raise(early_problems(config))
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
+from tl_lightning.data.target import target_setting
 from tl_lightning.distributed.strategy import is_sharded
 from tl_lightning.methods.components.class_sets import (
     RecognisesUnknown,
@@ -24,7 +25,7 @@ def class_set_problems(run: RunConfig) -> Iterator[str]:
         if wanted and run.target is None:
             yield (
                 f"{setting} is fitted to a target, but data.target=null; set {name}=none, or "
-                f"data.target.{run.data.cls.target_hint()}"
+                f"data.target.{target_setting(run.data.cls)}"
             )
         if wanted and is_sharded(run.trainer):
             yield (

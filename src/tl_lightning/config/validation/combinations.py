@@ -6,65 +6,43 @@ from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.class_sets import class_set_problems
-from tl_lightning.config.validation.data import data_problems, mixing_keys
+from tl_lightning.config.validation.data import mixing_keys
+from tl_lightning.config.validation.declared import DECLARED
 from tl_lightning.config.validation.distributed import strategy_problems
-from tl_lightning.config.validation.kinds import kind_problems
 from tl_lightning.config.validation.methods import method_problems
 from tl_lightning.config.validation.start import head_init_problems, interpolation_problems
 from tl_lightning.config.validation.tasks import task_problems
 from tl_lightning.config.validation.trainer import trainer_problems
-from tl_lightning.config.validation.unseen import unseen_problems
 from tl_lightning.distributed.strategy import is_sharded
 from tl_lightning.selection.rules import rule_of
+from tl_lightning.tasks.head import Head
 
 __all__ = ["combination_problems"]
 
 
 def combination_problems(run: RunConfig) -> Iterator[str]:
     """Yield an error message for every conflict between settings."""
-    yield from kind_problems(run)
-    yield from _target_problems(run)
+    for problems in DECLARED:
+        yield from problems(run)
     yield from _selection_problems(run)
-    yield from data_problems(run)
     yield from method_problems(run)
-    yield from unseen_problems(run)
     yield from task_problems(run)
     yield from trainer_problems(run)
     yield from strategy_problems(run)
     yield from _lr_find_problems(run)
     yield from head_init_problems(run, is_sharded(run.trainer))
     yield from interpolation_problems(run)
+    if run.task.kind == "ordinal" and not Head.is_kind(run.nodes["head"].cls):
+        yield (
+            "task=ordinal replaces the last layer of a tl_lightning.tasks.head.Head, but the head "
+            f"is {run.nodes['head'].target}; set head=linear"
+        )
     yield from class_set_problems(run)
     epochs, every = run.trainer.max_epochs, run.checkpointing.every_n_epochs
     if epochs is not None and every > epochs > 0:
         yield (
             f"checkpointing.every_n_epochs={every} saves no model within trainer.max_epochs="
             f"{epochs}; set checkpointing.every_n_epochs={epochs} or less"
-        )
-
-
-def _target_problems(run: RunConfig) -> Iterator[str]:
-    model, data = run.model.cls, run.data.cls
-    if model.learn_from == "target" and run.data.params.get("transductive"):
-        yield (
-            f"model={run.name} would be tested on the target images that it was trained on, "
-            "because data.transductive=true; set data.transductive=false, or remove it from "
-            "baselines"
-        )
-    if run.target is not None:
-        return
-    if "target" in {*model.train_on, model.learn_from}:
-        ways = [f"set data.target.{data.target_hint()}"]
-        if not data.target_optional:
-            ways.append("keep the dataset's default data.target")
-        if "source" in model.train_on:
-            ways.append("set model=source_only")
-        verb = "adapts to" if model.learn_from == "source" else "learns from"
-        yield (f"model={run.name} {verb} a target, but data.target=null; {', or '.join(ways)}")
-    if run.track_target:
-        yield (
-            "track_target=true logs accuracy on the target, but data.target=null; set "
-            "track_target=false"
         )
 
 

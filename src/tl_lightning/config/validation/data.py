@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tl_lightning.config.schema import RunConfig
-from tl_lightning.data.datamodules.image import ImageDataModule
-from tl_lightning.models.adaptation import DomainAdaptation
+from tl_lightning.config.static import is_kind
 
-__all__ = ["data_problems", "mixing_keys"]
+__all__ = ["ADAPTATION", "data_problems", "mixing_keys"]
+
+#: Base class of the models with adaptation methods.
+ADAPTATION = "tl_lightning.models.adaptation.DomainAdaptation"
+_IMAGES = "tl_lightning.data.datamodules.image.ImageDataModule"
 
 #: Suggested backbone for each kind of input.
 _BACKBONES = {"images": "resnet18", "texts": "minilm", "vectors": "vector_net"}
@@ -18,7 +21,7 @@ def data_problems(run: RunConfig) -> Iterator[str]:
     """Yield why the data cannot be used as configured."""
     gives, takes = run.data.cls.gives, getattr(run.backbone.cls, "takes", "images")
     # The base class stands for loaders of the user, or for a class that is still missing.
-    if gives != takes and run.data.cls is not ImageDataModule:
+    if gives != takes and run.data.target != _IMAGES:
         yield (
             f"data={run.data_name} provides {gives}, but backbone={run.backbone.target} expects "
             f"{takes}; set backbone={_BACKBONES[gives]}"
@@ -35,8 +38,8 @@ def data_problems(run: RunConfig) -> Iterator[str]:
             "data.sampling=class_balanced and loss.class_weights=balanced correct the class "
             "frequencies twice; set loss.class_weights=null, or data.sampling=uniform"
         )
-    adapts = issubclass(run.model.cls, DomainAdaptation) and "source" in run.model.cls.train_on
-    if run.data.params.get("target_sampling") == "pseudo_balanced" and not adapts:
+    balanced = run.data.params.get("target_sampling") == "pseudo_balanced"
+    if balanced and not (is_kind(run.model.cls, ADAPTATION) and "source" in run.model.cls.train_on):
         yield (
             "data.target_sampling=pseudo_balanced draws target samples by their predicted classes, "
             f"but model={run.name} does not adapt from a source to a target; set "

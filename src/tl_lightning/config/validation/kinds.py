@@ -7,10 +7,10 @@ from typing import Any
 
 from tl_lightning.config.paths import choices
 from tl_lightning.config.schema import WITHOUT_CLASSES, RunConfig
+from tl_lightning.config.static import StaticClass
 from tl_lightning.config.validation.data import mixing_keys
 from tl_lightning.errors import ConfigError
 from tl_lightning.selection.rules import rules_of
-from tl_lightning.tasks.head import Head
 
 __all__ = ["kind_problems"]
 
@@ -36,7 +36,7 @@ def kind_problems(run: RunConfig) -> Iterator[str]:
         )
     yield from _method_problems(run)
     rules = rules_of(kind)
-    if run.selection not in rules:
+    if run.selection not in (*rules, "auto"):
         what = "classes" if kind in WITHOUT_CLASSES else "labels that are not classes"
         yield (
             f"selection={run.selection} is a rule for {what}, but task={kind}; set selection to "
@@ -60,11 +60,6 @@ def kind_problems(run: RunConfig) -> Iterator[str]:
         yield (
             f"data.target.classes={sets} allows unknown classes, which have no place in the order "
             "of task=ordinal; set data.target.classes=same or subset"
-        )
-    if kind == "ordinal" and not Head.is_kind(run.nodes["head"].cls):
-        yield (
-            "task=ordinal replaces the last layer of a tl_lightning.tasks.head.Head, but the head "
-            f"is {run.nodes['head'].target}; set head=linear"
         )
     if kind in WITHOUT_CLASSES:
         yield from _label_problems(run)
@@ -109,12 +104,11 @@ def _method_problems(run: RunConfig) -> Iterator[str]:
 def _suitable(run: RunConfig) -> list[str]:
     """Return the methods of ``conf/`` that support the kind of task."""
     from tl_lightning.config.compose import default_node
-    from tl_lightning.config.instantiate import find_class
 
     found = []
     for name in choices("method"):
-        cls, problem = find_class(str(default_node("method", name)["_target_"]), "method")
-        if not problem and run.task.kind in getattr(cls, "tasks", _CLASSES) and cls.adds_loss:
+        cls = StaticClass(str(default_node("method", name)["_target_"]))
+        if run.task.kind in getattr(cls, "tasks", _CLASSES) and cls.adds_loss:
             found.append(name)
     return found
 
@@ -131,7 +125,7 @@ def _label_problems(run: RunConfig) -> Iterator[str]:
         return
     for key, without in _OF_CLASSES.items():
         value = _value(run.plain, key)
-        if value is not _ABSENT and value not in without:
+        if value is not _ABSENT and value not in (*without, "auto"):
             off = "null" if without[0] is None else without[0]
             yield f"{key}={value} is for classes, but task={kind}; set {key}={off}"
     for name in run.group("metrics"):

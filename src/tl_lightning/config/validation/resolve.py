@@ -14,6 +14,7 @@ from tl_lightning.config.instantiate import ALLOWED, Node, find_class, nodes_of
 from tl_lightning.config.schema import WITHOUT_CLASSES, RunConfig, starts_trained
 from tl_lightning.config.validation.start import head_init
 from tl_lightning.data.named_domains import OTHERS
+from tl_lightning.data.target import no_target
 from tl_lightning.distributed.fsdp import Sharded
 from tl_lightning.distributed.strategy import STRATEGIES, is_sharded
 from tl_lightning.methods.components.class_sets import RecognisesUnknown, WeighsClasses
@@ -175,7 +176,7 @@ def _rejection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
 
 def _no_target(cls: Any, target: Any) -> bool:
     """Return whether the dataset takes these settings of ``data.target`` as no target."""
-    return isinstance(target, Mapping) and hasattr(cls, "no_target") and bool(cls.no_target(target))
+    return isinstance(target, Mapping) and hasattr(cls, "target_keys") and no_target(cls, target)
 
 
 def allowed_packages(config: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from tl_lightning.errors import nearest
 from tl_lightning.selection.rules import SELECTIONS, rules_of
 from tl_lightning.utils.text import printable
 
-__all__ = ["signature_problems", "structure_problems"]
+__all__ = ["of_another_kind", "signature_problems", "structure_problems"]
 
 #: Sections without a class to build, whose keys must be known.
 _SECTIONS = {
@@ -125,10 +125,9 @@ def signature_problems(config: Mapping[str, Any]) -> list[str]:
     """Return the settings that the package's own classes do not take, without importing them."""
     problems = []
     for path, node in find_nodes(config):
-        target, kind = str(node["_target_"]), for_path(_KINDS, path)
-        signature = static_signature(target)
+        signature = static_signature(str(node["_target_"]))
         # A class of another kind is reported as such once it is imported, not by its keys.
-        if signature is not None and (kind is None or kind in static_bases(target)):
+        if signature is not None and not of_another_kind(path, node):
             problems += node_problems(path, node, signature)
     for name, kind, valid in (
         (
@@ -155,6 +154,12 @@ def signature_problems(config: Mapping[str, Any]) -> list[str]:
         if key in optimizer and not fits(optimizer[key], _RATE)
     ]
     return problems
+
+
+def of_another_kind(path: str, node: Mapping[str, Any]) -> bool:
+    """Return whether a node names a class of this package that does not belong in its place."""
+    kind, bases = for_path(_KINDS, path), static_bases(str(node["_target_"]))
+    return kind is not None and bool(bases) and kind not in bases
 
 
 def _entry_problems(config: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ def unseen_problems(run: RunConfig) -> Iterator[str]:
     """Yield settings that would use the target, or select by samples that are trained on."""
     if "target" not in run.model.cls.unseen:
         return
-    rule = rule_of(run.selection, run.task.kind)
+    rule = rule_of("last" if run.selection == "auto" else run.selection, run.task.kind)
     if rule.needs_target:
         yield (
             f"selection={run.selection} scores the target, which model={run.name} must not see "
@@ -40,7 +40,7 @@ def unseen_problems(run: RunConfig) -> Iterator[str]:
             f"label_shift=prior is fitted to target samples, which model={run.name} must not see "
             "before the test; set label_shift=none"
         )
-    if run.rejection != "none" and run.rejection_threshold == "otsu":
+    if run.rejection not in ("none", "auto") and run.rejection_threshold == "otsu":
         yield (
             f"rejection_threshold=otsu is found on target samples, which model={run.name} must not "
             "see before the test; set rejection_threshold=source, or rejection=none"

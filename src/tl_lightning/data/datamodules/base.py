@@ -86,6 +86,10 @@ class TransferDataModule(L.LightningDataModule):
     target_optional: ClassVar[bool] = False
     #: Keys allowed in ``target``.
     target_keys: ClassVar[frozenset[str]] = frozenset()
+    #: Key of ``target`` without which there is no target; empty: any of ``target_keys``.
+    target_requires: ClassVar[str] = ""
+    #: Setting that gives the place of a target that is not one of several domains.
+    target_place: ClassVar[str] = "root=<folder>"
     #: Augmentation and mixing of training samples; data modules of images override these.
     augment: Augment | Mapping[str, Any] = "none"
     transform: Callable[[Tensor], Tensor] | None = None
@@ -153,19 +157,6 @@ class TransferDataModule(L.LightningDataModule):
             f"data._target_={type(self).__module__}.{type(self).__qualname__} does not implement "
             "domains; see docs/bring_your_own.md#lightningdatamodule"
         )
-
-    @classmethod
-    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
-        """Return whether these settings of ``target`` mean no target."""
-        if target is None:
-            return True
-        keys = cls.target_keys - {"labels", "classes"}  # which say nothing of where the target is
-        return cls.target_optional and not any(target.get(key) for key in keys)
-
-    @classmethod
-    def target_hint(cls) -> str:
-        """Return what to set below ``data.target`` for a target, for error messages."""
-        return "domain=<name>" if cls.has_domains else "root=<folder>"
 
     # -- implemented by kinds of input -----------------------------------------------------
     def dataset(self, domain: str, split: Split, train: bool) -> Any:

@@ -14,6 +14,7 @@ from tl_lightning.data.io.folders import OnProblem, raise_problem
 from tl_lightning.data.io.labels import class_name
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.splits import with_labelled
+from tl_lightning.data.target import no_target
 from tl_lightning.data.unlabelled import OTHER_CLASSES, FolderReader, same_samples
 from tl_lightning.errors import DataError, nearest
 from tl_lightning.utils.text import shorten
@@ -33,6 +34,8 @@ class DomainReader(Protocol):
         name: Name of the dataset.
         has_domains: Whether it has several domains, which ``domain`` selects.
         target_keys: Keys allowed in ``target``.
+        target_optional: Whether a ``target`` with only empty values means no target.
+        target_requires: Key of ``target`` without which there is no target; empty: any of them.
         other_data: The ``data`` option with domains, suggested in errors.
         gives: What the samples are, for messages: ``images`` or ``texts``.
         in_folders: Whether the samples are files in folders, not rows of a table.
@@ -42,14 +45,12 @@ class DomainReader(Protocol):
     name: str | None
     has_domains: ClassVar[bool]
     target_keys: ClassVar[frozenset[str]]
+    target_optional: ClassVar[bool]
+    target_requires: ClassVar[str]
     other_data: ClassVar[str]
     gives: ClassVar[str]
     in_folders: ClassVar[bool]
     only_tested: frozenset[str]
-
-    @classmethod
-    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
-        """Return whether these settings of ``target`` mean no target."""
 
     def read(self, domain: str, node: Mapping[str, Any]) -> tuple[str, Layout]:
         """Return the name and the layout of one domain without opening its samples.
@@ -147,7 +148,7 @@ class SourceTarget:
         self.transductive = transductive
         self.labelled_per_class = labelled_per_class
         self.source = source
-        self.target = None if data.no_target(target) else target
+        self.target = None if no_target(data, target) else target
         #: Whether the labels of the target's training samples are ignored.
         self.ignores_labels = (target or {}).get("labels") == "none"
         #: All classes of the source, before ``classes`` selects some of them.

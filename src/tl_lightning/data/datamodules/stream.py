@@ -43,6 +43,7 @@ class StreamDataModule(ImageDataModule):
 
     target_optional: ClassVar[bool] = True
     target_keys: ClassVar[frozenset[str]] = frozenset({"url"})
+    target_place: ClassVar[str] = "url=<folder or address>"
     #: Labels are read with the images, so features cannot be cached by index.
     storable: ClassVar[bool] = False
 
@@ -84,11 +85,6 @@ class StreamDataModule(ImageDataModule):
                 "classes, but a stream is read row group by row group; set "
                 f"{where}.target_sampling=uniform, or use files"
             )
-
-    @classmethod
-    def target_hint(cls) -> str:
-        """Return what to set below ``data.target`` for a target, for error messages."""
-        return "url=<folder or address>"
 
     def domains(self) -> Mapping[str, Domain]:
         """Return the domains; reads the footers of the files, but no images."""

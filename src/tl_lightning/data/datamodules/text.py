@@ -22,6 +22,7 @@ from tl_lightning.data.layout import Layout
 from tl_lightning.data.needs import ModelNeeds
 from tl_lightning.data.samplers.domain import DomainSampler
 from tl_lightning.data.samplers.length import BucketSampler, SortedSampler
+from tl_lightning.data.target import target_setting
 from tl_lightning.errors import DataError
 from tl_lightning.types import SPLITS, Spec, SplitKey, Stream, TextSpec
 from tl_lightning.utils.text import shorten
@@ -125,7 +126,7 @@ class TextDataModule(TransferDataModule):
         """Raise DataError for a target without a root or a domain."""
         raise DataError(
             "data.target.labelled_per_class is set, but no target; set "
-            f"data.target.{self.target_hint()}, or data.target.labelled_per_class=0"
+            f"data.target.{target_setting(type(self))}, or data.target.labelled_per_class=0"
         )
 
     def check_apart(self, source: Layout, target: Layout) -> None:

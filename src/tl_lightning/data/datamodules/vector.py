@@ -23,6 +23,7 @@ from tl_lightning.data.io.vector_labels import label_names, with_cells
 from tl_lightning.data.io.vectors import Table, read_vectors
 from tl_lightning.data.layout import Layout
 from tl_lightning.data.needs import ModelNeeds
+from tl_lightning.data.target import no_target
 from tl_lightning.data.transforms.vectors import dense, from_first, scaled, selected
 from tl_lightning.errors import DataError
 from tl_lightning.types import Spec, SplitKey, VectorSpec
@@ -81,6 +82,8 @@ class VectorDataModule(TransferDataModule):
     has_cells: ClassVar[bool] = True
     target_optional: ClassVar[bool] = True
     target_keys: ClassVar[frozenset[str]] = frozenset({*KEYS, "labels", "classes"})
+    target_requires: ClassVar[str] = "train"
+    target_place: ClassVar[str] = "train=<file>"
 
     def __init__(
         self,
@@ -99,23 +102,13 @@ class VectorDataModule(TransferDataModule):
         check_labels(target or {})
         self.sets = ClassSets(target or {})
         self.source = source
-        self.target = None if self.no_target(target) else target
+        self.target = None if no_target(type(self), target) else target
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.max_features = max_features
         self.scale = scale
         #: Names of the columns of labels that are not classes.
         self.label_names: list[str] = []
-
-    @classmethod
-    def no_target(cls, target: Mapping[str, Any] | None) -> bool:
-        """Return whether these settings of ``target`` mean no target."""
-        return target is None or target.get("train") is None
-
-    @classmethod
-    def target_hint(cls) -> str:
-        """Return what to set below ``data.target`` for a target, for error messages."""
-        return "train=<file>"
 
     def label_source(self) -> tuple[list[str], str]:
         """Return the names of the columns with the labels, and what to call them in errors."""

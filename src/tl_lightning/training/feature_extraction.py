@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from tl_lightning.backbones.fusion import fused
 from tl_lightning.data.cache.features import FILES, FeatureSet, ShardWriter, ViewSampler
 from tl_lightning.data.datamodules.base import TransferDataModule
 from tl_lightning.data.datamodules.image import ImageDataModule
@@ -48,8 +49,10 @@ def fill(
         bar: Any = trainer.progress_bar_callback
         if bar is not None:
             bar.disable()  # the extraction shows its own
+        # The groups of a prefix may hold single layers of the network, which must not change.
+        fast = contextlib.nullcontext() if chosen.groups else fused(module.backbone)
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(), fast:
                 trainer.predict(runner, return_predictions=False)
         finally:
             runner.release()

@@ -37,8 +37,8 @@ test-long: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 lint: install
-	$(BIN)/ruff check src tests scripts
-	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/ruff format --check src tests scripts benchmarks
 
 types: install
 	$(BIN)/mypy

@@ -51,9 +51,9 @@ def seconds(folder: Path, cache: Path, what: str, at_once: int, cold: bool) -> l
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3")
     command = [sys.executable, "-c", RUN, str(folder), what]
+    environment = {**os.environ, "TL_CACHE": str(cache)}
     children = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "TL_CACHE": str(cache)})
-        for _ in range(at_once)
+        subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(at_once)
     ]
     return [round(json.loads(child.communicate()[0]), 2) for child in children]
 
@@ -65,7 +65,8 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=5_000)
     parser.add_argument("--cold", action="store_true")
     args = parser.parse_args()
-    for name, sizes in (("small", (args.small, 2000, 2000)), ("large", (args.large, 200_000, 10**6))):
+    files = {"small": (args.small, 2000, 2000), "large": (args.large, 200_000, 10**6)}
+    for name, sizes in files.items():
         folder, cache = args.out / name, args.out / "cache"
         total = write(folder, *sizes)
         time.sleep(3)  # younger files are not remembered
@@ -75,8 +76,8 @@ def main() -> None:
                 shutil.rmtree(cache, ignore_errors=True)
             took = seconds(folder, cache, what, at_once, args.cold)
             index = sum(path.stat().st_size for path in cache.rglob("*.npz"))
-            print(f"{name}: {sizes[0]:,} files, {total / 1e9:.2f} GB, {what} x {at_once}: {took} s, "
-                  f"index {index / 1e6:.1f} MB", flush=True)  # fmt: skip
+            about = f"{name}: {sizes[0]:,} files, {total / 1e9:.2f} GB, {what} x {at_once}"
+            print(f"{about}: {took} s, index {index / 1e6:.1f} MB", flush=True)
         shutil.rmtree(folder)
     shutil.rmtree(args.out / "cache")
 

@@ -17,6 +17,7 @@ The test suite checks losses and metrics of a few runs with a tolerance.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import json
@@ -182,10 +183,8 @@ def fitted(name: str, overrides: list[str], folder: Path) -> Path:
         return OmegaConf.to_container(compose([*overrides, *more]), resolve=True)
 
     if name == "resumed":
-        try:
+        with contextlib.suppress(Stop):
             training.fit(settings(), run, callbacks=[StopAt(1, 1)])
-        except Stop:
-            pass
         training.fit(settings("resume=auto"), run)
     else:
         training.fit(settings(), run)

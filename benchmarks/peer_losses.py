@@ -100,7 +100,10 @@ def adapt_cdan() -> Iterator[Row]:
     cdan_hooks = import_module("pytorch_adapt.hooks.cdan")
     normalizers = import_module("pytorch_adapt.layers.normalizers")
     cdan, given = method(CDAN, entropy=False, largest=RANDOM, **ADVERSARY), batch()
-    weight = {"gradient_reversal_weight": cdan.strength(Context(PROGRESS)), "c_hook": hooks.EmptyHook()}
+    weight = {
+        "gradient_reversal_weight": cdan.strength(Context(PROGRESS)),
+        "c_hook": hooks.EmptyHook(),
+    }
     product = layers.RandomizedDotProduct([D, K], RANDOM)
     product.rand_mat0, product.rand_mat1 = cdan.of_features, cdan.of_shares
 

@@ -1,4 +1,4 @@
-"""Single steps with tl_lightning, pytorch-adapt and PyKale, for the comparison in `peer_losses.py`."""
+"""Single steps with tl_lightning, pytorch-adapt and PyKale, compared by `peer_losses.py`."""
 
 from __future__ import annotations
 

@@ -5,13 +5,14 @@
                                     [any setting of tl-serve]
 
 Starts the server as its own process. The load sends one image file per request over kept
-connections; every answer must name a class of the model and be the same for the same file. Then come
-requests that a server must survive. After each, ``/health`` must answer and the resident memory of
-the server (its peak, reset before each case where Linux allows it) is read. Needs Linux for memory.
+connections; every answer must name a class of the model and be the same for the same file. Then
+come requests that a server must survive. After each, ``/health`` must answer and the resident memory
+of the server (its peak, reset before each case where Linux allows it) is read. Needs Linux for memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -94,10 +95,8 @@ def ask(
     headers: dict[str, str] | None = None, raw: bool = False,
 ) -> tuple[int, Any]:  # fmt: skip
     """Return status and body of a response; also where the server answers before the body ends."""
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the answer is read anyway
         connection.request(method, path, body, headers or {}, encode_chunked=True)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the answer is read all the same
     if connection.sock is None:
         return 0, None
     response = http.client.HTTPResponse(connection.sock, method=method)
@@ -156,10 +155,10 @@ def load(server: Server, files: list[bytes], requests: int, clients: int) -> Non
     batches = int(after["tl_batches_total"]) - int(before["tl_batches_total"])
     differing = sum(len(found) > 1 for found in labels.values())
     print(
-        f"{requests} requests, {clients} at a time: {wall:.1f} s, {requests / wall:.0f} per second; "
-        f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, largest {1000 * ordered[-1]:.0f} ms\n"
-        f"answers by status: {dict(statuses)}; lost: {requests - sum(statuses.values())}; files with "
-        f"different classes: {differing} of {len(labels)}; samples per batch "
+        f"{requests} requests, {clients} at a time: {wall:.1f} s, "
+        f"{requests / wall:.0f} per second; p50 {p50:.0f} ms, p99 {p99:.0f} ms, largest {1000 * ordered[-1]:.0f} ms\n"
+        f"answers by status: {dict(statuses)}; lost: {requests - sum(statuses.values())}; "
+        f"files with different classes: {differing} of {len(labels)}; samples per batch "
         f"{requests / max(1, batches):.1f}; peak memory {server.peak_mb()} MB; load average "
         f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
@@ -288,7 +287,8 @@ def attacks(server: Server, files: list[bytes]) -> None:
         ("50 clients killed while they wait", lambda: gone(server, files[0], True)),
     ]  # fmt: skip
     print(
-        "\n| request | status | seconds | peak memory in MB | alive after it |\n|---|---|---:|---:|---|"
+        "\n| request | status | seconds | peak memory in MB | alive after it |\n"
+        "|---|---|---:|---:|---|"
     )
     for name, case in cases:
         server.reset_peak()

@@ -15,8 +15,9 @@ from fastai.vision.all import (
     ImageDataLoaders,
     Normalize,
     Resize,
+    create_vision_model,
+    default_split,
     imagenet_stats,
-    vision_learner,
 )
 from torch import nn
 
@@ -74,7 +75,10 @@ def frozen(turns: Turns, folder: str) -> None:
         batch_tfms=[Normalize.from_stats(*imagenet_stats)], device="cpu",
     )  # fmt: skip
     # Its speed does not depend on the weights, of which it would download others.
-    learner = vision_learner(data, mobilenet_v2, pretrained=False, cbs=[Clock(turns, False)])
+    # What vision_learner does, which does not pass on cut (2.8.12): by default it looks for a layer
+    # of pooling, of which this network has none.
+    net = create_vision_model(mobilenet_v2, data.c, pretrained=False, cut=-1)
+    learner = Learner(data, net, splitter=default_split, cbs=[Clock(turns, False)])
     learner.freeze()
     repeat(learner)
 

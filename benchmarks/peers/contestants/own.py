@@ -1,6 +1,5 @@
 """tl_lightning with its defaults on this machine: the Trainer, precision, optimizer of ``auto``."""
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 from typing import Any

@@ -6,8 +6,9 @@
 
 Starts the server as its own process. The load sends one image file per request over kept
 connections; every answer must name a class of the model and be the same for the same file. Then
-come requests that a server must survive. After each, ``/health`` must answer and the resident memory
-of the server (its peak, reset before each case where Linux allows it) is read. Needs Linux for memory.
+come requests that a server must survive. After each, ``/health`` must answer and the resident
+memory of the server (its peak, reset before each case where Linux allows it) is read. Needs Linux
+for memory.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def load(server: Server, files: list[bytes], requests: int, clients: int) -> Non
     differing = sum(len(found) > 1 for found in labels.values())
     print(
         f"{requests} requests, {clients} at a time: {wall:.1f} s, "
-        f"{requests / wall:.0f} per second; p50 {p50:.0f} ms, p99 {p99:.0f} ms, largest {1000 * ordered[-1]:.0f} ms\n"
+        f"{requests / wall:.0f} per second; "
+        f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, largest {1000 * ordered[-1]:.0f} ms\n"
         f"answers by status: {dict(statuses)}; lost: {requests - sum(statuses.values())}; "
         f"files with different classes: {differing} of {len(labels)}; samples per batch "
         f"{requests / max(1, batches):.1f}; peak memory {server.peak_mb()} MB; load average "

@@ -86,7 +86,7 @@ class TransferDataModule(L.LightningDataModule):
     target_optional: ClassVar[bool] = False
     #: Keys allowed in ``target``.
     target_keys: ClassVar[frozenset[str]] = frozenset()
-    #: Key of ``target`` without which there is no target; empty: any of ``target_keys``.
+    #: Key of ``target`` that a target must set; empty: any of ``target_keys``.
     target_requires: ClassVar[str] = ""
     #: Setting that gives the place of a target that is not one of several domains.
     target_place: ClassVar[str] = "root=<folder>"

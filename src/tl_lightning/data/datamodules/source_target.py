@@ -35,7 +35,7 @@ class DomainReader(Protocol):
         has_domains: Whether it has several domains, which ``domain`` selects.
         target_keys: Keys allowed in ``target``.
         target_optional: Whether a ``target`` with only empty values means no target.
-        target_requires: Key of ``target`` without which there is no target; empty: any of them.
+        target_requires: Key of ``target`` that a target must set; empty: any of them.
         other_data: The ``data`` option with domains, suggested in errors.
         gives: What the samples are, for messages: ``images`` or ``texts``.
         in_folders: Whether the samples are files in folders, not rows of a table.

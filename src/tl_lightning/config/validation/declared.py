@@ -37,10 +37,11 @@ def early_problems(config: Mapping[str, Any]) -> list[str]:
     if any(of_another_kind(path, node) for path, node in find_nodes(plain)):
         return []
     classes = {path: StaticClass(str(node["_target_"])) for path, node in find_nodes(plain)}
+    target = plain["data"].get("target")
     try:
-        if no_target(classes["data"], plain["data"].get("target")):
+        if isinstance(target, Mapping) and no_target(classes["data"], target):
             plain["data"]["target"] = None
-    except (NotStatic, AttributeError):  # a data module of the user
+    except NotStatic:  # a data module of the user
         return []
     nodes = {path: node_of(path, classes[path], node, {}) for path, node in find_nodes(plain)}
     run = RunConfig.of(plain, nodes)

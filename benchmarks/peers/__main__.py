@@ -103,7 +103,7 @@ def publish(file: Path) -> None:
     reasons = yaml.safe_load((Path(__file__).parent / "reasons.yaml").read_text())
     ordered = sorted(rows, key=order)
     for row in ordered:
-        if row.reached() is False and row.key in reasons:
+        if (row.reached() is False or row.behind()) and row.key in reasons:
             row.reason, row.next_step = reasons[row.key]["reason"], reasons[row.key]["next"]
     chart = file.with_suffix(".svg")
     draw(ordered, chart)

@@ -45,9 +45,10 @@ def _lines(rows: Sequence[Row], about: Mapping[str, str], chart: str) -> Iterato
         yield f"| | {row.unit} | spread | repetitions | |"
         yield "|---|---:|---:|---:|---|"
         yield from _figures(row)
-        if row.reached() is False:
+        if row.reached() is False or row.behind():
             yield ""
-            yield f"**Missed.** {row.reason or 'The reason is not known.'}"
+            word = "Missed" if row.reached() is False else "Behind"
+            yield f"**{word}.** {row.reason or 'The reason is not known.'}"
             yield f"Next step: {row.next_step or 'a profile'}."
 
 

@@ -86,6 +86,11 @@ class Row:
         ratio = self.ratio()
         return None if ratio is None else ratio >= self.asked
 
+    def behind(self) -> bool:
+        """Return whether a peer is better."""
+        ratio = self.ratio()
+        return ratio is not None and ratio < 1
+
 
 def write(path: Path, rows: Iterable[Row], about: dict[str, str]) -> None:
     """Store rows, so that a later call can measure the others only."""

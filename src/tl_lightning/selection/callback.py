@@ -18,10 +18,10 @@ from tl_lightning.selection.scores import SCORES, Outputs, mix_of, prior_im, raw
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.spread import spread
 
-__all__ = ["MIN_PREDICTED", "Rows", "Validators", "columns_of"]
+__all__ = ["MIN_PREDICTED", "MIN_SOURCE", "Rows", "Validators", "columns_of"]
 
-#: ``min_predicted_classes`` for a target that has all classes of the source.
-MIN_PREDICTED = 0.5
+#: ``min_predicted_classes`` and ``min_source_ratio`` for a target that has all classes.
+MIN_PREDICTED, MIN_SOURCE = 0.5, 0.9
 
 Rows = dict[int, tuple[NDArray[Any], ...]]
 
@@ -39,7 +39,8 @@ class Validators(L.Callback):
     Args:
         samples: Number of validation samples per domain.
         min_source_ratio: A model counts as collapsed if its source accuracy is below this fraction
-            of the best seen in the run; in [0, 1].
+            of the best seen in the run; in [0, 1]. ``auto`` is replaced by the checks of a
+            configuration.
         min_predicted_classes: A model counts as collapsed if it predicts less than this fraction
             of the classes on the target; in [0, 1]. ``auto`` is replaced by the checks of a
             configuration.
@@ -52,7 +53,7 @@ class Validators(L.Callback):
         self,
         *,
         samples: int,
-        min_source_ratio: float,
+        min_source_ratio: float | Literal["auto"],
         min_predicted_classes: float | Literal["auto"],
     ) -> None:
         params = {
@@ -64,7 +65,7 @@ class Validators(L.Callback):
         if problems:
             raise ConfigError(problems)
         self.samples = samples
-        self.min_source_ratio = min_source_ratio
+        self.min_source_ratio = MIN_SOURCE if min_source_ratio == "auto" else min_source_ratio
         self.min_predicted_classes = (
             MIN_PREDICTED if min_predicted_classes == "auto" else min_predicted_classes
         )
@@ -84,7 +85,8 @@ class Validators(L.Callback):
             problems.append(
                 f"{where}.samples={params['samples']} must be at least 2; set {where}.samples=1000"
             )
-        for key, default in (("min_source_ratio", 0.9), ("min_predicted_classes", MIN_PREDICTED)):
+        defaults = {"min_source_ratio": MIN_SOURCE, "min_predicted_classes": MIN_PREDICTED}
+        for key, default in defaults.items():
             if params[key] != "auto" and not 0 <= params[key] <= 1:
                 problems.append(
                     f"{where}.{key}={params[key]} is not in [0, 1]; set {where}.{key}={default}"

@@ -78,6 +78,9 @@ def test_page_states_misses_with_reason_and_libraries_without_a_figure(part) -> 
     reached = part("page").page([row(part, "less", 2.0, ours=10.0, b=20.0)], {})
     assert "| 2x | reached |" in reached
     assert "Missed" not in reached
+    behind = part("page").page([row(part, "less", 0.5, ours=10.0, b=8.0)], {})
+    assert "| 0.5x | reached |" in behind
+    assert "**Behind.** The reason is not known." in behind
 
 
 def test_chart_has_a_bar_for_every_row_with_a_peer(part, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_collapse_filter_uses_restored_best_accuracy() -> None:
 
 
 def test_class_frequencies_are_those_of_the_first_model_and_restored() -> None:
-    callback = Validators(samples=10, min_source_ratio=0.9, min_predicted_classes="auto")
+    callback = Validators(samples=10, min_source_ratio="auto", min_predicted_classes="auto")
     labels = np.arange(40) % 2
     source = Outputs(np.zeros((40, 1)), 6 * np.eye(2)[labels], labels)
     first, second = (
@@ -214,24 +214,29 @@ def test_class_frequencies_are_those_of_the_first_model_and_restored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "rule", "least", "drop"),
+    ("overrides", "rule", "least", "drop", "ratio"),
     [
-        ((), "bnm", 0.5, 0.4),
-        (("+data.target.classes=subset",), "prior_im", 0.0, 1.0),
-        (("+data.target.classes=universal",), "prior_im", 0.0, 1.0),
-        (("+data.target.classes=open",), "prior_im", 0.5, 0.4),
-        (("label_shift=prior",), "prior_im", 0.5, 0.4),
-        (("data.target_sampling=pseudo_balanced",), "prior_im", 0.5, 0.4),
-        (("model=domain_adaptation", "method=[class_weights,dann]"), "prior_im", 0.5, 0.4),
-        (("+data.target.classes=subset", "selection=bnm"), "bnm", 0.0, 1.0),
+        ((), "bnm", 0.5, 0.4, 0.9),
+        (("+data.target.classes=subset",), "prior_im", 0.0, 1.0, 0.0),
+        (("+data.target.classes=universal",), "prior_im", 0.0, 1.0, 0.0),
+        (("+data.target.classes=open",), "prior_im", 0.5, 0.4, 0.9),
+        (("label_shift=prior",), "prior_im", 0.5, 0.4, 0.9),
+        (("data.target_sampling=pseudo_balanced",), "prior_im", 0.5, 0.4, 0.9),
+        (("model=domain_adaptation", "method=[class_weights,dann]"), "prior_im", 0.5, 0.4, 0.0),
+        (("+data.target.classes=subset", "selection=bnm"), "bnm", 0.0, 1.0, 0.0),
     ],
 )
-def test_selection_where_class_frequencies_differ(overrides, rule, least, drop) -> None:
-    extra = "callbacks.rollback.max_drop=auto", "callbacks.validators.min_predicted_classes=auto"
+def test_selection_where_class_frequencies_differ(overrides, rule, least, drop, ratio) -> None:
+    auto = (
+        "callbacks.rollback.max_drop", "callbacks.validators.min_predicted_classes",
+        "callbacks.validators.min_source_ratio",
+    )  # fmt: skip
+    extra = [f"{key}=auto" for key in auto]
     run = validation.check(config("selection=auto", *overrides, *extra))
     assert run.selection == rule
     callbacks = run.plain["callbacks"]
     assert callbacks["validators"]["min_predicted_classes"] == least
+    assert callbacks["validators"]["min_source_ratio"] == ratio
     assert callbacks["rollback"]["max_drop"] == drop
 
 

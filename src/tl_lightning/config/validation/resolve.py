@@ -21,7 +21,7 @@ from tl_lightning.methods.components.class_sets import RecognisesUnknown, Weighs
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.models.generalization import DomainGeneralization
 from tl_lightning.models.phases import resolved_steps
-from tl_lightning.selection.callback import MIN_PREDICTED
+from tl_lightning.selection.callback import MIN_PREDICTED, MIN_SOURCE
 from tl_lightning.utils.process import auto_precision
 
 __all__ = ["allowed_packages", "has_target", "resolve", "resolve_run"]
@@ -72,7 +72,7 @@ def resolve(
     strategy = nodes.get("trainer.strategy")
     sharded = strategy is not None and issubclass(strategy.cls, Sharded)
     _resolve_start(config, nodes, sharded)
-    _resolve_class_filters(config)
+    _resolve_class_filters(config, nodes)
     if config["task"]["kind"] in WITHOUT_CLASSES:
         config["callbacks"] = _callbacks_without_classes(config["callbacks"] or {})
     if config["selection"] == "auto":
@@ -108,7 +108,7 @@ def _keeps_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> b
     """
     if not starts_trained(config):
         return False
-    methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
+    methods = _methods(nodes)
     if not methods:
         return "target" not in nodes["model"].cls.train_on
     return not any(cls.batch_statistics for cls in methods)
@@ -119,7 +119,7 @@ def _moves_statistics(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> b
 
     It does for pretrained networks of images whose batch norm is not trained.
     """
-    methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
+    methods = _methods(nodes)
     return bool(
         methods
         and starts_trained(config)
@@ -142,22 +142,33 @@ def _callbacks_without_classes(callbacks: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _resolve_class_filters(config: dict[str, Any]) -> None:
-    """Resolve how many classes a model must predict; a target without some of them has fewer."""
+def _resolve_class_filters(config: dict[str, Any], nodes: Mapping[str, Node]) -> None:
+    """Resolve when a model counts as collapsed.
+
+    A target without some of the classes has fewer to predict, and class weights give up accuracy on
+    the classes of the source that seem to be absent.
+    """
     missing = (config["data"].get("target") or {}).get("classes") in ("subset", "universal")
-    for name, key, present, absent in (
-        ("validators", "min_predicted_classes", MIN_PREDICTED, 0.0),
-        ("rollback", "max_drop", MAX_DROP, 1.0),
+    weighted = any(issubclass(cls, WeighsClasses) for cls in _methods(nodes))
+    for name, key, usual, other, applies in (
+        ("validators", "min_source_ratio", MIN_SOURCE, 0.0, missing or weighted),
+        ("validators", "min_predicted_classes", MIN_PREDICTED, 0.0, missing),
+        ("rollback", "max_drop", MAX_DROP, 1.0, missing),
     ):
         node = (config["callbacks"] or {}).get(name)
         if node and node.get(key) == "auto":
-            node[key] = absent if missing else present
+            node[key] = other if applies else usual
+
+
+def _methods(nodes: Mapping[str, Node]) -> list[Any]:
+    """Return the classes of the methods."""
+    return [node.cls for path, node in nodes.items() if path.startswith("method.")]
 
 
 def _other_frequencies(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> bool:
     """Return whether the settings say that classes are not as frequent in the target."""
     kind = (config["data"].get("target") or {}).get("classes") or "same"
-    methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
+    methods = _methods(nodes)
     return bool(
         kind != "same"
         or config["label_shift"] != "none"
@@ -170,7 +181,7 @@ def _rejection(config: Mapping[str, Any], nodes: Mapping[str, Node]) -> str:
     """Return how samples of no class are recognised: not at all if the target has none."""
     if (config["data"].get("target") or {}).get("classes") not in ("open", "universal"):
         return "none"
-    methods = [node.cls for path, node in nodes.items() if path.startswith("method.")]
+    methods = _methods(nodes)
     return "method" if any(issubclass(cls, RecognisesUnknown) for cls in methods) else "entropy"
 
 

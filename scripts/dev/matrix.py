@@ -229,6 +229,18 @@ def interpreter(version: str) -> str | None:
     return done.stdout.strip() or None
 
 
+def lowest(row: Row) -> list[str]:
+    """Return the options and requirements for the lowest direct versions.
+
+    For uv, only what the command names is direct: the project, but not what the project requires.
+    """
+    if row.versions != "lowest":
+        return []
+    optional = PROJECT["optional-dependencies"]
+    extras = [one for extra in row.uses() for one in optional[extra]]
+    return ["--resolution", "lowest-direct", *PROJECT["dependencies"], *extras]
+
+
 def install(row: Row, python: str, archive: Path, env: Path) -> tuple[float, str]:
     """Make an environment, install into it, and return the seconds and an error."""
     extras = "" if row.extras == "none" else f"[{row.extras}]"
@@ -237,10 +249,9 @@ def install(row: Row, python: str, archive: Path, env: Path) -> tuple[float, str
     if row.by == "pip":
         steps = [[python, "-m", "venv", str(env)], [own, "-m", "pip", "install", "-q", wanted]]
     else:
-        resolution = ["--resolution", "lowest-direct"] if row.versions == "lowest" else []
         steps = [
             [UV, "venv", "--quiet", "--python", python, str(env)],
-            [UV, "pip", "install", "--quiet", "--python", own, *resolution, wanted],
+            [UV, "pip", "install", "--quiet", "--python", own, *lowest(row), wanted],
         ]
     begun = time.monotonic()
     for step in steps:

@@ -104,6 +104,17 @@ def test_no_server_is_named(name: str) -> None:
     assert HOSTS.findall((REPO / name).read_text()) == []
 
 
+def test_lowest_versions_name_the_requirements_of_the_project() -> None:
+    """Else uv would take the lowest version of the project alone, and the newest of the others."""
+    words = matrix.lowest(Row("3.11", "uv", "wheel", "all", "lowest"))
+    assert words[:2] == ["--resolution", "lowest-direct"]
+    assert set(matrix.PROJECT["dependencies"]) < set(words)
+    assert "optuna>=4" in words
+    assert matrix.lowest(Row("3.11", "uv", "wheel", "all", "newest")) == []
+    plain = matrix.lowest(Row("3.11", "uv", "wheel", "none", "lowest"))
+    assert "optuna>=4" not in plain
+
+
 def test_the_matrix_has_every_python_installer_and_extra() -> None:
     rows = matrix.rows()
     assert len(set(rows)) == len(rows)

@@ -7,11 +7,13 @@ per layer: 40 % of the time of MobileNetV2 in bfloat16.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -28,43 +30,62 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def fused(net: nn.Module) -> Iterator[int]:
+def fused(net: nn.Module, example: Tensor) -> Iterator[int]:
     """Within the context, let the convolutions of a network contain the batch norm after them.
 
     The network computes the same up to rounding, in evaluation mode only, and must not be trained,
-    saved or compared within the context. Afterwards its modules are those of before.
+    saved or compared within the context. Afterwards its modules are those of before, which the
+    context does not touch. A network that cannot be traced, or whose output for the example would
+    change by more than rounding, is left as it is.
 
     Args:
-        net: The network; one that cannot be traced is not changed.
+        net: The network.
+        example: An input of the network, on its device.
 
     Yields:
         Number of layers of batch norm that are part of a convolution.
     """
     replaced: dict[str, nn.Module] = {}
     try:
-        for conv_name, norm_name in list(_pairs(net)):
-            conv, norm = net.get_submodule(conv_name), net.get_submodule(norm_name)
-            assert isinstance(conv, nn.Conv2d)
-            assert isinstance(norm, nn.BatchNorm2d)
-            replaced |= {conv_name: conv, norm_name: norm}
-            _replace(net, conv_name, fuse_conv_bn_eval(conv.eval(), norm.eval()))
-            _replace(net, norm_name, nn.Identity())
+        for conv_name, norm_name in _safe_pairs(net, example):
+            replaced |= {name: net.get_submodule(name) for name in (conv_name, norm_name)}
+            _fuse(net, conv_name, norm_name)
         yield len(replaced) // 2
     finally:
         for name, module in replaced.items():
             _replace(net, name, module)
 
 
+def _safe_pairs(net: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+    """Return the pairs whose fusion has been tried on a copy of the network."""
+    if not any(type(module) is nn.BatchNorm2d for module in net.modules()):
+        return []
+    trial = copy.deepcopy(net).eval()
+    try:
+        pairs = list(_pairs(trial))
+        with torch.inference_mode():
+            expected = trial(example)
+            for pair in pairs:
+                _fuse(trial, *pair)
+            found = trial(example)
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * float(expected.std()))
+    except Exception:  # code of the user, which may depend on values or read the layers' weights
+        return []
+    return pairs
+
+
+def _fuse(net: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv, norm = (copy.deepcopy(net.get_submodule(name)) for name in (conv_name, norm_name))
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    _replace(net, conv_name, fuse_conv_bn_eval(conv.eval(), norm.eval()))
+    _replace(net, norm_name, nn.Identity())
+
+
 def _pairs(net: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the names of each convolution and of the batch norm that alone takes its output."""
     modules = dict(net.named_modules())
-    if not any(type(module) is nn.BatchNorm2d for module in modules.values()):
-        return
-    try:
-        graph = _Tracer().trace(net)
-    except Exception:  # control flow that depends on values; the network stays as it is
-        return
-    calls = [node for node in graph.nodes if node.op == "call_module"]
+    calls = [node for node in _Tracer().trace(net).nodes if node.op == "call_module"]
     number = Counter(str(node.target) for node in calls)
     for norm in calls:
         conv = norm.args[0] if norm.args else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -46,7 +46,7 @@ class LossValidators(Validators):
         ConfigError: If an argument is out of range.
     """
 
-    def __init__(self, *, samples: int, min_source_ratio: float) -> None:
+    def __init__(self, *, samples: int, min_source_ratio: float | Literal["auto"]) -> None:
         params = {"samples": samples, "min_source_ratio": min_source_ratio}
         problems = self.check_config("callbacks.validators", params)
         if problems:

@@ -13,9 +13,12 @@ import lightning as L
 
 from tl_lightning.config.compose import default_node, with_values
 from tl_lightning.config.identity import other_settings
+from tl_lightning.config.instantiate import find_class
 from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
+from tl_lightning.config.validation.resolve import allowed_packages
 from tl_lightning.errors import ConfigError
+from tl_lightning.methods.components.class_sets import WeighsClasses
 from tl_lightning.reporting.schema import read_report
 from tl_lightning.selection.collapse import WORST
 from tl_lightning.training.data_version import check_version
@@ -68,8 +71,7 @@ def fit_auto(
         print(f"candidate {name}", flush=True)
         report = _stored(folder, checked[name]) or _trained(folder, config, train, callbacks)
         found += _candidates(name, folder, report)
-    ratio = run.plain["callbacks"]["validators"]["min_source_ratio"]
-    chosen = _best(found, ratio)
+    chosen = _best(found)
     report = _report(run, run_dir, chosen, found)
     report["timing"]["total_s"] = time.monotonic() - begin
     write_json(run_dir / "report.json", report)
@@ -97,6 +99,11 @@ class _Candidate:
     source: float
     metrics: Mapping[str, float]
     kept: bool
+
+    @property
+    def ratio(self) -> float:
+        """``callbacks.validators.min_source_ratio`` of its run."""
+        return float(self.report["config"]["callbacks"]["validators"]["min_source_ratio"])
 
 
 def _stored(folder: Path, run: RunConfig) -> dict[str, Any] | None:
@@ -140,11 +147,13 @@ def _candidates(name: str, folder: Path, report: dict[str, Any]) -> list[_Candid
     ]  # fmt: skip
 
 
-def _best(found: list[_Candidate], ratio: float) -> _Candidate:
+def _best(found: list[_Candidate]) -> _Candidate:
     """Return the candidate with the best score that has not collapsed on the source."""
-    lowest = ratio * max(one.source for one in found)
+    most = max(one.source for one in found)
     kept = [one for one in found if one.kept]
-    return max(kept, key=lambda one: one.score if one.source >= lowest else WORST + one.source)
+    return max(
+        kept, key=lambda one: one.score if one.source >= one.ratio * most else WORST + one.source
+    )
 
 
 def _report(
@@ -215,7 +224,14 @@ def _on_features(
     shared = {f"data.{key}": value for key, value in data.items() if key in plain["data"]}
     shared |= {"data.steps_per_epoch": steps, "cache.features": "full", "cache.views": None}
     shared |= {"trainer.max_steps": -1}
+    if any(_weighs_classes(run, node) for node in parts["method"].values()):
+        shared["callbacks.validators.min_source_ratio"] = "auto"  # other than that of the run
     return dict(with_values({**plain, **parts}, {**shared, **values}))
+
+
+def _weighs_classes(run: RunConfig, node: Mapping[str, Any]) -> bool:
+    cls, _ = find_class(str(node["_target_"]), "method", allowed_packages(run.plain))
+    return cls is not None and issubclass(cls, WeighsClasses)
 
 
 def _method(run: RunConfig, name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tl_lightning.data.datamodules.image import ImageDataModule
 from tl_lightning.data.domain import Split
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.feature_plan import Plan, through
-from tl_lightning.types import SplitKey, Stream
+from tl_lightning.types import InputSpec, SplitKey, Stream
 from tl_lightning.utils.files import locked
 from tl_lightning.utils.owned import remove_owned
 from tl_lightning.utils.progress import advancing
@@ -49,8 +49,7 @@ def fill(
         bar: Any = trainer.progress_bar_callback
         if bar is not None:
             bar.disable()  # the extraction shows its own
-        # The groups of a prefix may hold single layers of the network, which must not change.
-        fast = contextlib.nullcontext() if chosen.groups else fused(module.backbone)
+        fast = _fused(chosen, module, trainer)
         try:
             with torch.random.fork_rng(), fast:
                 trainer.predict(runner, return_predictions=False)
@@ -72,6 +71,20 @@ def fill(
             "seconds": runner.seconds.get(key, 0.0),
         }
     return report
+
+
+def _fused(chosen: Plan, module: TransferModule, trainer: L.Trainer) -> Any:
+    """Return the context in which features are computed.
+
+    Not for a prefix, whose groups may hold single layers of the network, nor if the trainer stores
+    the weights in 16 bits: it would not convert the layers that are put back.
+    """
+    spec = module.input_spec
+    if chosen.groups or "16-true" in str(trainer.precision) or not isinstance(spec, InputSpec):
+        return contextlib.nullcontext()
+    weight = next(module.backbone.parameters(), torch.zeros(1))
+    example = torch.rand(2, 3, spec.size, spec.size).to(weight)
+    return fused(module.backbone, example.contiguous(memory_format=module.layout))
 
 
 def batch_of(data: TransferDataModule, key: SplitKey, split: Split) -> dict[str, Any]:

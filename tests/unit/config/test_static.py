@@ -259,8 +259,10 @@ def test_what_classes_declare_is_checked_without_importing_them(
     assert message in caught.value.problems[0]
 
 
-def test_classes_of_other_packages_are_left_to_the_later_checks() -> None:
+@pytest.mark.parametrize("target", [None, "usps", {}])
+def test_classes_of_other_packages_are_left_to_the_later_checks(target: Any) -> None:
     given = config("data.target=null")
+    given["data"]["target"] = target
     given["model"]["_target_"] = "my.models.Model"
     given["data"]["_target_"] = "my.data.Module"
     assert check_keys(given) == given

@@ -96,16 +96,31 @@ def test_candidates_on_other_data_are_not_compared(finished, trained, monkeypatc
         training.fit(settings(trained, "resume=auto"), finished[0])
 
 
-def candidate(name: str, score: float, source: float, kept: bool = True):
-    return SimpleNamespace(name=name, score=score, source=source, kept=kept)
+def candidate(name: str, score: float, source: float, kept: bool = True, ratio: float = 0.9):
+    return SimpleNamespace(name=name, score=score, source=source, kept=kept, ratio=ratio)
 
 
 def test_a_candidate_that_fails_on_the_source_is_not_chosen() -> None:
     found = [candidate("a", 0.5, 0.9), candidate("b", 0.9, 0.7), candidate("c", 0.6, 0.85)]
-    assert auto._best(found, ratio=0.9).name == "c"
-    assert auto._best(found, ratio=0.5).name == "b"
+    assert auto._best(found).name == "c"
+    found[1].ratio = 0.5
+    assert auto._best(found).name == "b"
+    found[1].ratio = 0.9
     found.append(candidate("the other probe", 0.99, 0.9, kept=False))
-    assert auto._best(found, ratio=0.9).name == "c"
+    assert auto._best(found).name == "c"
+
+
+def test_a_candidate_with_class_weights_may_give_up_source_accuracy(trained) -> None:
+    """Whatever the run itself, which has no class weights, resolves to."""
+    plain = settings(trained, "callbacks.validators.min_source_ratio=auto")
+    run = validation.check(plain)
+    ratios = {
+        name: validation.check(auto._head(run, name)).plain["callbacks"]["validators"][
+            "min_source_ratio"
+        ]
+        for name in ("mcc", "class_weights+dann")
+    }
+    assert ratios == {"mcc": 0.9, "class_weights+dann": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,10 @@ def early_problems(config: Mapping[str, Any]) -> list[str]:
         return []
     classes = {path: StaticClass(str(node["_target_"])) for path, node in find_nodes(plain)}
     target = plain["data"].get("target")
+    if target is not None and not isinstance(target, Mapping):  # whose class says what is wrong
+        return []
     try:
-        if isinstance(target, Mapping) and no_target(classes["data"], target):
+        if target is not None and no_target(classes["data"], target):
             plain["data"]["target"] = None
     except NotStatic:  # a data module of the user
         return []

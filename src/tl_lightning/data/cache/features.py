@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 #: Increase when the same settings yield different features, to invalidate older ones.
-FORMAT = 2
+FORMAT = 3
 #: Files of a set.
 FILES = ("manifest.json", "*.safetensors")
 #: Maximum size of a file in bytes; this much is buffered in memory before it is written.

@@ -36,8 +36,6 @@ COUNTS = torch.tensor([10, 20, 10])
 def method() -> ClassWeights:
     found = built(ClassWeights)
     found.class_counts = COUNTS
-    found.begin_epoch(TargetBank(torch.zeros(3, 6), LOGITS, trained=False))
-    assert found.of_classes.tolist() == [1.0] * K  # of a random head
     found.begin_epoch(TargetBank(torch.zeros(3, 6), LOGITS))
     return found
 
@@ -45,6 +43,13 @@ def method() -> ClassWeights:
 def weighted(given, method):
     weights = method.source_weights(given["source"].labels)
     return {**given, "source": dataclasses.replace(given["source"], weights=weights)}
+
+
+def test_predictions_of_a_random_head_give_no_weights() -> None:
+    found = built(ClassWeights)
+    found.class_counts = COUNTS
+    found.begin_epoch(TargetBank(torch.zeros(3, 6), LOGITS, trained=False))
+    assert found.of_classes.tolist() == [1.0] * K
 
 
 def test_weights_are_the_ratio_of_the_most_likely_class_frequencies(method) -> None:

@@ -301,7 +301,9 @@ def used(row: Row, env: Path, root: Path) -> dict[str, Any]:
         filled = [[word.replace("{run}", str(trained)) for word in words] for words in use.commands]
         tried(extra, filled, use.files)
     written = [one for one in place.rglob("*") if not one.is_symlink()]
-    open_ = [one for one in written if stat.S_IMODE(one.stat().st_mode) & 0o077]
+    # An empty file is a lock, which early versions of filelock make readable.
+    open_ = [one for one in written
+             if one.stat().st_size and stat.S_IMODE(one.stat().st_mode) & 0o077]  # fmt: skip
     if open_:
         found["problems"]["umask"] = f"others may read {open_[0]}"
     found["home"] = sorted(str(one.relative_to(home)) for one in home.rglob("*") if one.is_file())

@@ -19,7 +19,7 @@ from helpers import config, evaluated, plain_config, same, stopped_at, weights
 from tiny_texts import BAD, GOOD, sentence, text_config, tiny_bert
 from tl_lightning.config.compose import compose
 from tl_lightning.config.validation import check as validation
-from tl_lightning.config.validation.kinds import kind_problems
+from tl_lightning.config.validation.combinations import combination_problems
 from tl_lightning.errors import ConfigError, DataError, TransferError
 from tl_lightning.evaluation import evaluate as evaluation
 from tl_lightning.inference.export.settings import Settings
@@ -211,7 +211,7 @@ def test_commands_for_classes_refuse_numbers(run: Path, tmp_path: Path) -> None:
     (["task=ordinal", "task.levels=[a,a]"], r"must be at least two distinct levels; set task.lev"),
     (["task=ordinal", "data.target.classes=open"],
      r"data.target.classes=open allows unknown classes, .* set data.target.classes=same or subset"),
-    (["head_init=probe"], r"head_init=probe fits a classifier, but task=regression"),
+    (["head_init=probe"], r"head_init=probe is for classes, but task=regression; set head_init=ra"),
 ])  # fmt: skip
 def test_settings_that_only_classes_have(vectors: list[str], more: list[str], words: str) -> None:
     kept = [one for one in vectors if "digits" not in str(more) or not one.startswith("data")]
@@ -225,8 +225,8 @@ def test_settings_that_only_classes_have(vectors: list[str], more: list[str], wo
 def test_ordered_levels_need_a_head_whose_last_layer_is_known() -> None:
     run = validation.check(config("task=ordinal", "model=source_only"))
     head = replace(run.nodes["head"], cls=torch.nn.Identity)
-    found = list(kind_problems(replace(run, nodes={**run.nodes, "head": head})))
-    assert found[0].startswith("task=ordinal replaces the last layer of a tl_lightning.tasks.head")
+    found = list(combination_problems(replace(run, nodes={**run.nodes, "head": head})))
+    assert found[-1].startswith("task=ordinal replaces the last layer of a tl_lightning.tasks.head")
 
 
 # -- tables ----------------------------------------------------------------------------------

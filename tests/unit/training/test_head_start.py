@@ -14,6 +14,7 @@ from tl_lightning.config.instantiate import Node
 from tl_lightning.config.validation import check as validation
 from tl_lightning.config.validation.start import head_init_problems
 from tl_lightning.errors import ConfigError
+from tl_lightning.models.adaptation import SourceFree
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 from tl_lightning.training.head_start import prepare_start
@@ -112,10 +113,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(head, tmp_path, trained, monk
     [
         (["init=<run>"], "head_init=probe would replace the head of init=.*; set head_init=random"),
         (
-            ["model=source_free", "method=[mcc]", "init=null"],
-            "needs labelled source samples, but model=mcc has none; set head_init=random",
-        ),
-        (
             ["backbone.checkpoint=null"],
             "needs features of a trained network, but the backbone has random weights; set head_",
         ),
@@ -128,6 +125,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(head, tmp_path, trained, monk
 def test_obstacles_are_reported(trained, overrides, message) -> None:
     with pytest.raises(ConfigError, match=message):
         validation.check(probed(trained, *(one.replace("<run>", trained) for one in overrides)))
+
+
+def test_a_model_without_source_samples_is_an_obstacle(trained) -> None:
+    """As a class of the user may be; ours have init set, which is another obstacle."""
+    run = validation.check(probed(trained))
+    nodes = {**run.nodes, "model": replace(run.model, cls=SourceFree)}
+    (problem,) = head_init_problems(replace(run, nodes=nodes), sharded=False)
+    assert "needs labelled source samples, but model=" in problem
+    assert problem.endswith("has none; set head_init=random")
 
 
 def test_needs_stored_features(trained, tmp_path) -> None:

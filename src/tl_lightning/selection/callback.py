@@ -18,10 +18,12 @@ from tl_lightning.selection.scores import SCORES, Outputs, mix_of, prior_im, raw
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.spread import spread
 
-__all__ = ["MIN_PREDICTED", "MIN_SOURCE", "Rows", "Validators", "columns_of"]
+__all__ = ["MIN_PREDICTED", "MIN_SOURCE", "MIN_WEIGHTED", "Rows", "Validators", "columns_of"]
 
 #: ``min_predicted_classes`` and ``min_source_ratio`` for a target that has all classes.
 MIN_PREDICTED, MIN_SOURCE = 0.5, 0.9
+#: ``min_source_ratio`` with class weights, which give up accuracy on absent classes.
+MIN_WEIGHTED = 0.5
 
 Rows = dict[int, tuple[NDArray[Any], ...]]
 

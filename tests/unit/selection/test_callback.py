@@ -217,13 +217,13 @@ def test_class_frequencies_are_those_of_the_first_model_and_restored() -> None:
     ("overrides", "rule", "least", "drop", "ratio"),
     [
         ((), "bnm", 0.5, 0.4, 0.9),
-        (("+data.target.classes=subset",), "prior_im", 0.0, 1.0, 0.0),
-        (("+data.target.classes=universal",), "prior_im", 0.0, 1.0, 0.0),
+        (("+data.target.classes=subset",), "prior_im", 0.0, 1.0, 0.9),
+        (("+data.target.classes=universal",), "prior_im", 0.0, 1.0, 0.9),
         (("+data.target.classes=open",), "prior_im", 0.5, 0.4, 0.9),
         (("label_shift=prior",), "prior_im", 0.5, 0.4, 0.9),
         (("data.target_sampling=pseudo_balanced",), "prior_im", 0.5, 0.4, 0.9),
-        (("model=domain_adaptation", "method=[class_weights,dann]"), "prior_im", 0.5, 0.4, 0.0),
-        (("+data.target.classes=subset", "selection=bnm"), "bnm", 0.0, 1.0, 0.0),
+        (("model=domain_adaptation", "method=[class_weights,dann]"), "prior_im", 0.5, 0.4, 0.5),
+        (("+data.target.classes=subset", "selection=bnm"), "bnm", 0.0, 1.0, 0.9),
     ],
 )
 def test_selection_where_class_frequencies_differ(overrides, rule, least, drop, ratio) -> None:

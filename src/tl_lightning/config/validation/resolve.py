@@ -21,7 +21,7 @@ from tl_lightning.methods.components.class_sets import RecognisesUnknown, Weighs
 from tl_lightning.models.adaptation import DomainAdaptation
 from tl_lightning.models.generalization import DomainGeneralization
 from tl_lightning.models.phases import resolved_steps
-from tl_lightning.selection.callback import MIN_PREDICTED, MIN_SOURCE
+from tl_lightning.selection.callback import MIN_PREDICTED, MIN_SOURCE, MIN_WEIGHTED
 from tl_lightning.utils.process import auto_precision
 
 __all__ = ["allowed_packages", "has_target", "resolve", "resolve_run"]
@@ -151,7 +151,7 @@ def _resolve_class_filters(config: dict[str, Any], nodes: Mapping[str, Node]) ->
     missing = (config["data"].get("target") or {}).get("classes") in ("subset", "universal")
     weighted = any(issubclass(cls, WeighsClasses) for cls in _methods(nodes))
     for name, key, usual, other, applies in (
-        ("validators", "min_source_ratio", MIN_SOURCE, 0.0, missing or weighted),
+        ("validators", "min_source_ratio", MIN_SOURCE, MIN_WEIGHTED, weighted),
         ("validators", "min_predicted_classes", MIN_PREDICTED, 0.0, missing),
         ("rollback", "max_drop", MAX_DROP, 1.0, missing),
     ):

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,7 +247,8 @@ def test_digits_of_a_number_and_depth_of_a_text_body_are_bounded(texts: Client) 
     assert refusal(texts.json(b'{"texts": ["a"], "top": ' + b"9" * 5000 + b"}"))[0] == 400
     deep = b'{"texts": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"
     # Python 3.13 reads as deep as this, and the answer is then that a text must be a string.
-    assert refusal(texts.json(deep)) in ((400, "invalid_json"), (422, "invalid_text"))
+    old = sys.version_info < (3, 13)
+    assert refusal(texts.json(deep)) == ((400, "invalid_json") if old else (422, "invalid_text"))
     assert refusal(texts.json(b" " * 50_000)) == (413, "body_too_large")
 
 

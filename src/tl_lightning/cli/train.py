@@ -20,8 +20,9 @@ from tl_lightning.cli.help import help_text
 from tl_lightning.config.compose import as_dict, unknown_overrides
 from tl_lightning.config.overrides import override_problems, readable
 from tl_lightning.config.paths import CONF, file_problems, group_problems, output_problem
-from tl_lightning.errors import ConfigError, DataError, TransferError
+from tl_lightning.errors import ConfigError, TransferError
 from tl_lightning.sweeps.jobs import failures, note_failure, wholly_finished
+from tl_lightning.sweeps.page_writer import page_writer
 from tl_lightning.utils.console import on_problem, sentence
 from tl_lightning.utils.signals import Interrupted, end_interrupted
 
@@ -52,6 +53,7 @@ def train() -> None:
         sys.exit(ConfigError.exit_code)
     try:
         _train()
+        page_writer.wait()
     except (KeyboardInterrupt, SystemExit) as end:
         if not isinstance(end.__context__, HydraException):
             end_interrupted(end)
@@ -105,18 +107,8 @@ def _train(cfg: DictConfig) -> float | None:
         sys.exit(known.exit_code)
 
 
-def _page_of_job(folder: Path) -> Path:
-    """Write the page of a finished job of a sweep; a full disk does not make it a failed one."""
-    from tl_lightning.reporting.run.page import write_page
-
-    try:
-        return write_page(folder)
-    except DataError as error:
-        on_problem(error)
-    return folder / "report.html"
-
-
 def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
+    overrides = list(HydraConfig.get().overrides.task)
     if sweeping:
         done = wholly_finished(folder, as_dict(cfg))
         if done:
@@ -125,7 +117,7 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
                 from tl_lightning.training.reliability import compare_models
 
                 done |= compare_models(folder)
-                _page_of_job(folder)
+                page_writer.add(folder, overrides)
             return done["selection"]["value"] or 0.0
     from tl_lightning.config.validation.check import check_keys
 
@@ -139,8 +131,12 @@ def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
     if not report:  # not rank 0
         return None
     from tl_lightning.reporting.console import print_run
-    from tl_lightning.reporting.run.page import write_page
 
-    page = _page_of_job(folder) if sweeping else write_page(folder)
-    print_run(report, page, alone=not sweeping)
+    if sweeping:
+        page_writer.add(folder, overrides)
+    else:
+        from tl_lightning.reporting.run.page import write_page
+
+        write_page(folder)
+    print_run(report, folder / "report.html", alone=not sweeping)
     return report["selection"]["value"] or 0.0

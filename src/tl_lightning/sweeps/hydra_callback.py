@@ -10,6 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from tl_lightning.sweeps.jobs import swept_models
+from tl_lightning.sweeps.page_writer import page_writer
 
 __all__ = ["SweepCallback"]
 
@@ -23,6 +24,7 @@ class SweepCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and print the table, in the main process and only if the launcher has waited."""
+        page_writer.wait()
         is_job = "TL_PART_OF_SWEEP" in os.environ  # a process started by a launcher
         if not is_job and config.hydra.launcher.get("wait", True):
             # Only now: Hydra makes this callback before it composes, and so before every error.

@@ -82,7 +82,9 @@ def figure_png(
             figsize=(width, height), dpi=DPI, layout="constrained" if constrained else None
         )
         draw(figure)
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        # Half the time of the default level, for a few percent of the size.
+        small = {"compress_level": 3}
+        figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs=small)
     return buffer.getvalue()
 
 

@@ -87,7 +87,7 @@ def write_page(run_dir: Path) -> Path:
         "images": {name: inline(png) for name, png in images.items()},
         "changed": changed_sentence(predictions, base) if predicted else None,
         "sheets": {
-            domain: contact_sheet(predictions, domain, found, lambda px: inline(_thumbnail(px)))
+            domain: contact_sheet(predictions, domain, found, _thumbnail)
             for domain, found in predicted.items()
         },
         "has_csv": (run_dir / "predictions.csv").is_file(),
@@ -185,7 +185,7 @@ def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:
     names: Any = arrays.get(f"examples_{domain}_name", ())
     return [
         {
-            "image": None if images is None else inline(_thumbnail(images[index])),
+            "image": None if images is None else _thumbnail(images[index]),
             "text": None if texts is None else str(texts[index]),
             "true": predictions.name(int(true[index])),
             "pred": predictions.name(int(pred[index])),
@@ -197,12 +197,17 @@ def _examples(predictions: Predictions, domain: str) -> list[dict[str, Any]]:
     ]
 
 
-def _thumbnail(pixels: Array) -> bytes:
-    """Return the PNG of an image (h, w, 3), downscaled if it is large."""
+def _thumbnail(pixels: Array) -> str:
+    """Return an image (h, w, 3) as a data URL, downscaled if it is large.
+
+    Small images are stored without loss, as the page enlarges them. A PNG of a photograph takes
+    fifty times as long as a JPEG, and several times the space.
+    """
     from PIL import Image
 
     image = Image.fromarray(pixels)
     image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
     buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return buffer.getvalue()
+    kind, quality = ("png", {}) if max(pixels.shape) < THUMBNAIL else ("jpeg", {"quality": 85})
+    image.save(buffer, format=kind, **quality)
+    return inline(buffer.getvalue(), kind)

@@ -50,8 +50,13 @@ class FeatureExtraction(FineTuning):
 
     def train(self, mode: bool = True) -> FeatureExtraction:
         """Set the mode of the head; the backbone stays in evaluation mode."""
-        super().train(mode)
-        self.backbone.eval()
+        self.training = mode
+        for name, child in self.named_children():
+            # Setting the mode of a large network takes as long as a step on its stored features.
+            if name != "backbone":
+                child.train(mode)
+            elif child.training:
+                child.eval()
         return self
 
     def frozen_depth(self) -> int:

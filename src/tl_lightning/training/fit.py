@@ -28,7 +28,7 @@ from tl_lightning.training.lr_finder import with_found_rate
 from tl_lightning.training.outputs import fit_outputs
 from tl_lightning.training.results import Result, initial_metrics, selection_state, write_run
 from tl_lightning.training.trainer import start_loggers
-from tl_lightning.utils.process import collected_warnings, keep_memory, quiet
+from tl_lightning.utils.process import collected_warnings, keep_memory, quiet, skip_gpu_checks
 from tl_lightning.utils.signals import signals
 
 __all__ = ["extract", "fit"]
@@ -60,6 +60,7 @@ def fit(
     clock = Clock()
     quiet()
     keep_memory()
+    skip_gpu_checks()
     caught: list[str] = []
     with collected_warnings(caught), single_job_argv(run.resume), signals.watched():
         begin = resume_point(run, run_dir)

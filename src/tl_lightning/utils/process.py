@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["auto_precision", "collected_warnings", "keep_memory", "quiet", "versions"]
+__all__ = [
+    "auto_precision",
+    "collected_warnings",
+    "keep_memory",
+    "quiet",
+    "skip_gpu_checks",
+    "versions",
+]
 
 _PACKAGES = ("tl_lightning", "torch", "torchvision", "lightning", "torchmetrics", "timm",
              "hydra-core", "scikit-learn", "numpy")  # fmt: skip
@@ -69,6 +76,16 @@ def keep_memory() -> bool:
         return False
     mmap_threshold, trim_threshold = -3, -1  # from malloc.h
     return bool(mallopt(mmap_threshold, 1 << 30) and mallopt(trim_threshold, (1 << 31) - 1))
+
+
+def skip_gpu_checks() -> None:
+    """Let torch find at once that there is no GPU, which its optimizers ask in every step.
+
+    Lightning makes torch look for the driver's library instead, 0.15 ms each time, as the usual
+    check prevents forked processes from using a GPU. Without one, that does not matter.
+    """
+    if not torch.cuda.is_available():
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def quiet() -> None:

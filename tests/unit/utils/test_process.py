@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -60,3 +61,11 @@ def test_other_c_libraries_are_left_unchanged(monkeypatch) -> None:
     monkeypatch.setattr(process.sys, "platform", "linux")
     monkeypatch.setattr(process.ctypes, "CDLL", lambda name: object())
     assert not process.keep_memory()
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_drivers_library_is_not_looked_for_in_every_step_without_a_gpu(monkeypatch, gpu):
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    monkeypatch.setattr(process.torch.cuda, "is_available", lambda: gpu)
+    process.skip_gpu_checks()
+    assert ("PYTORCH_NVML_BASED_CUDA_CHECK" in os.environ) is gpu

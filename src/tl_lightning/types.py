@@ -25,6 +25,7 @@ __all__ = [
     "DomainAwareNorm",
     "InputSpec",
     "LayerGroup",
+    "Part",
     "Spec",
     "SplitKey",
     "Stream",
@@ -156,7 +157,7 @@ class Batch(TypedDict):
     only pads the last batch of a rank. ``strong`` are strongly augmented versions of the same
     images, present if a method requests them. ``aux_labels`` are the labels of the auxiliary tasks
     by name, missing under the same condition as ``labels``. ``domain`` are the indices ``(B,)`` of
-    the samples' domains, present if a stream draws from several.
+    the samples' domains, present if there are several with names.
     """
 
     inputs: Tensor
@@ -258,14 +259,31 @@ class LayerGroup:
     run: Callable[[Tensor], Tensor] | None = None
 
 
+class Part(NamedTuple):
+    """A slice of a batch whose samples are all from the source, or all from the target.
+
+    Attributes:
+        domain: ``source`` or ``target``.
+        size: Number of samples.
+        rows: For each of several named domains of the source, by its index, the rows of its samples
+            in the slice; domains without samples are missing. None if it is not known or not used.
+    """
+
+    domain: str
+    size: int
+    rows: Mapping[int, Tensor] | None = None
+
+
 class DomainAwareNorm(nn.Module):
     """A normalisation layer that handles each domain's part of a batch separately.
 
     Attributes:
-        parts: (domain, number of samples) in batch order; must be set before every forward pass.
+        parts: The slices in batch order; must be set before every forward pass.
+        by_source: Whether it needs :attr:`Part.rows`.
     """
 
-    parts: Sequence[tuple[str, int]]
+    parts: Sequence[Part]
+    by_source: bool = False
 
 
 class Backbone(Protocol):

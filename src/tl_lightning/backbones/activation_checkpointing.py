@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tl_lightning.types import DomainAwareNorm, LayerGroup
+from tl_lightning.types import DomainAwareNorm, LayerGroup, Part
 
 __all__ = ["recomputed"]
 
@@ -49,7 +49,7 @@ def _contexts(
 @contextlib.contextmanager
 def _recomputing(
     modules: Sequence[nn.Module],
-    domains: Sequence[tuple[DomainAwareNorm, Sequence[tuple[str, int]]]],
+    domains: Sequence[tuple[DomainAwareNorm, Sequence[Part]]],
 ) -> Iterator[None]:
     """Reproduce the state of the original forward pass."""
     current = [layer.parts for layer, _ in domains]

@@ -115,7 +115,8 @@ class Explanations(L.Callback):
         self.found["explained_domain"] = np.array(DOMAINS.index(domain))
         self.found["explained_row"] = np.searchsorted(known, chosen)
         self.found["explained_image"] = _shrunk(inputs)
-        reason, features, maps = self._maps(trainer, module, Stream(domain), inputs)
+        named = None if split.domains is None else torch.from_numpy(split.domains)
+        reason, features, maps = self._maps(trainer, module, Stream(domain), inputs, named)
         if maps is None:
             self.found["explained_text"] = np.array([reason])
         else:
@@ -125,15 +126,17 @@ class Explanations(L.Callback):
             self.found["explained_near"] = self._nearest(features.float().cpu(), own)
 
     def _maps(
-        self, trainer: L.Trainer, module: TransferModule, stream: Stream, inputs: Tensor
-    ) -> tuple[str, Tensor | None, Tensor | None]:
+        self, trainer: L.Trainer, module: TransferModule, stream: Stream, inputs: Tensor,
+        named: Tensor | None,
+    ) -> tuple[str, Tensor | None, Tensor | None]:  # fmt: skip
         """Return why maps are missing, the features and the maps."""
         if trainer.world_size > 1:
             return "maps are computed on a single device only", None, None
 
         def forward(part: Tensor) -> tuple[Tensor, Tensor]:
             with trainer.precision_plugin.forward_context():
-                return module._single_domain(stream, part)
+                own = None if named is None else named[: len(part)]
+                return module._single_domain(stream, part, own)
 
         with torch.inference_mode(False):
             batch = inputs.to(module.device)

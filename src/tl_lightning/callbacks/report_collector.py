@@ -15,9 +15,10 @@ from torch import Tensor
 from tl_lightning.callbacks.contact_sheet import sheet_of
 from tl_lightning.distributed.ranks import gathered
 from tl_lightning.models.base import TransferModule
+from tl_lightning.models.whole_outputs import passed
 from tl_lightning.selection.domain_distance import probe_accuracy, proxy_a_distance
 from tl_lightning.tasks.label_task import LabelTask
-from tl_lightning.types import DOMAINS
+from tl_lightning.types import DOMAINS, Stream
 
 __all__ = ["PROJECTIONS", "Projection", "ReportCollector", "plane"]
 
@@ -74,19 +75,12 @@ class ReportCollector(L.Callback):
             return
         assert isinstance(pl_module, TransferModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        training = pl_module.training
-        pl_module.eval()
-        precision = trainer.precision_plugin.forward_context()
         features: dict[str, Tensor] = {}
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), precision:
+        with torch.random.fork_rng(devices=[]):
             for domain in data.domain_names:
                 loader, indices = data.sample_loader(domain, self.samples)
-                batches = [
-                    pl_module.task(pl_module.extract(batch["inputs"].to(pl_module.device)))[0]
-                    for batch in loader
-                ]
+                batches = passed(pl_module, Stream(domain), loader, lambda first, _: first)
                 features[domain] = torch.cat(batches).float().cpu()[np.argsort(indices)]
-        pl_module.train(training)
         if trainer.is_global_zero:
             self.before = self._summary(features)
 

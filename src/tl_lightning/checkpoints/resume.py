@@ -222,6 +222,12 @@ def _check_data(before: Mapping[str, Any], now: Mapping[str, Any], path: str) ->
     ]
     changes = ", ".join(counts) or "equal numbers, but other names, contents or labels of samples"
     message = f"the data have changed since {path} was written: {changes}"
+    if before.get("sources") != now.get("sources"):
+        names = [", ".join(data.get("sources") or ()) for data in (before, now)]
+        raise CheckpointError(
+            f"{message}; its layers are those of the source domains {names[0]}, now {names[1]}; "
+            "restore the domains, or train a new run in another hydra.run.dir"
+        )
     if before["batches"] != now["batches"]:
         raise CheckpointError(
             f"{message}; an epoch had {before['batches']} batches and has {now['batches']} now, so "

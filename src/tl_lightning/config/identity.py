@@ -36,6 +36,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _IGNORED}
     if kept.get("task") == {"kind": "classification"}:  # which earlier versions did not state
         del kept["task"]
+    if methods := kept.get("method"):
+        kept["method"] = {name: _as_stated(node) for name, node in methods.items()}
     kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("seed", "num_workers")}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "timeout_s"}
     kept["cache"] = {k: v for k, v in kept["cache"].items() if k in _CACHE_KEYS}
@@ -44,6 +46,13 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["lr_find"]:  # each seed finds its own learning rate
         kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "lr"}
     return kept
+
+
+def _as_stated(method: Any) -> Any:
+    """Return the settings of a method without those that earlier versions did not state."""
+    if not isinstance(method, Mapping) or method.get("per_source") is not False:
+        return method
+    return {k: v for k, v in method.items() if k not in ("per_source", "num_sources")}
 
 
 def job_key(config: Mapping[str, Any]) -> str:

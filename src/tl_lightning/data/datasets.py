@@ -147,10 +147,18 @@ class ArrayDataset(Dataset[dict[str, Any]]):
 
 
 class EvalDataset(Dataset[dict[str, Any]]):
-    """Wrapper that marks the padding samples of a rank's last batch with ``index`` -1."""
+    """Wrapper that marks the padding samples of a rank's last batch with ``index`` -1.
 
-    def __init__(self, dataset: ImageDataset | ArrayDataset) -> None:
+    Args:
+        dataset: Dataset of a split.
+        domains: ``(N,)`` index of each sample's domain, or None if there is only one.
+    """
+
+    def __init__(
+        self, dataset: ImageDataset | ArrayDataset, domains: NDArray[np.int64] | None = None
+    ) -> None:
         self.dataset = dataset
+        self.domains = None if domains is None else torch.from_numpy(domains.copy())
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -159,6 +167,8 @@ class EvalDataset(Dataset[dict[str, Any]]):
         """Return one batch for the given ``(index, valid)`` pairs."""
         batch = self.dataset.__getitems__([(index, 0) for index, _ in keys])
         valid = torch.tensor([bool(v) for _, v in keys])
+        if self.domains is not None:
+            batch["domain"] = self.domains[batch["index"]]
         batch["index"] = torch.where(valid, batch["index"], -1)
         return batch
 

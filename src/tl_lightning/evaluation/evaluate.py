@@ -23,7 +23,7 @@ from tl_lightning.evaluation.corruptions import under_corruptions
 from tl_lightning.evaluation.expected import expected_lines
 from tl_lightning.evaluation.files import folder_for, write_evaluation
 from tl_lightning.evaluation.labels import kind_of, of_labels, write_labels
-from tl_lightning.evaluation.load import rebuilt
+from tl_lightning.evaluation.load import completed, rebuilt
 from tl_lightning.evaluation.metrics import Score, assess, plain_values
 from tl_lightning.evaluation.nodes import stored_section
 from tl_lightning.evaluation.outputs import OutputCollector, Outputs
@@ -35,6 +35,7 @@ from tl_lightning.tasks.encoding import data_of
 from tl_lightning.tasks.label_task import LabelTask
 from tl_lightning.training.build import aux_label_info
 from tl_lightning.training.limits import tested_samples, untested
+from tl_lightning.training.source_domains import check_sources
 from tl_lightning.training.trainer import make_trainer
 from tl_lightning.types import DOMAINS
 from tl_lightning.utils.process import keep_memory, quiet
@@ -182,7 +183,7 @@ def _test(
     if problems := stored_problems(kept, allow):
         raise ConfigError([f"checkpoint {checkpoint}: {problem}" for problem in problems])
     # Its own ``allow`` is ignored.
-    run = check(_testing({**stored.config, **kept, **given, "allow": list(allow)}))
+    run = check(_testing({**completed(stored.config), **kept, **given, "allow": list(allow)}))
     found = data_of(run)
     if images and found.gives != "images":
         raise ConfigError(
@@ -199,6 +200,7 @@ def _test(
             f"checkpoint={checkpoint} was trained on the classes {shorten(stored.classes)}, but "
             f"data={found.name} has {shorten(classes)}; use data with the same classes"
         )
+    check_sources(stored.data, found.found["source"], checkpoint)
     if not isinstance(module.task, LabelTask):
         module.task.class_sets = ((run.target or {}).get("classes") or "same") != "same"
     aux_label_info(run, found, stored.aux_tasks)

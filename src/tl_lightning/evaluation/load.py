@@ -15,7 +15,7 @@ from tl_lightning.errors import CheckpointError, ConfigError
 from tl_lightning.models.base import TransferModule
 from tl_lightning.training.build import build_module
 
-__all__ = ["load", "needed", "rebuilt"]
+__all__ = ["completed", "load", "needed", "rebuilt"]
 
 #: Nodes of a stored configuration that a model does not need.
 _NOT_BUILT = ("data", "trainer", "callbacks", "logger")
@@ -24,6 +24,10 @@ _ADDED = {
     "interpolation": None, "label_shift": "none", "rejection": "none",
     "rejection_threshold": "otsu", "task": {"kind": "classification"},
 }  # fmt: skip
+
+
+#: Settings of methods that earlier versions did not have, and what they did.
+_ADDED_TO = {name: {"per_source": False, "num_sources": None} for name in ("adabn", "dsbn")}
 
 
 def load(
@@ -55,7 +59,8 @@ def rebuilt(
     own: Mapping[str, Any] | None = None,
 ) -> TransferModule:
     """Rebuild a model that has been read from a checkpoint, see :func:`load`."""
-    config = {**_ADDED, **stored.config, "allow": list(allow)}  # its own ``allow`` is ignored
+    # Its own ``allow`` is ignored.
+    config = {**_ADDED, **completed(stored.config), "allow": list(allow)}
     if missing := [name for name in known_keys() if name not in config]:
         raise CheckpointError(
             f"checkpoint={checkpoint} has no setting of {', '.join(missing)}, since it was written "
@@ -88,6 +93,19 @@ def rebuilt(
             "of your own that the model was created with, as in load(checkpoint, backbone=...)"
         ) from error
     return module.eval()
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with the settings of methods that were added later.
+
+    >>> completed({"seed": 0, "method": {"adabn": {}}})["method"]
+    {'adabn': {'per_source': False, 'num_sources': None}}
+    """
+    methods = (config.get("method") or {}).items()
+    added = {
+        name: {**_ADDED_TO.get(name, {}), **node} for name, node in methods if node is not None
+    }
+    return {**config, "method": added} if added else dict(config)
 
 
 def needed(module: TransferModule) -> tuple[str, ...]:

@@ -17,9 +17,11 @@ class DSBN(AdaBN):
     The target's scale and shift are trained only by loss terms on the target, so combine it with a
     method that adds such terms (``method=[dsbn,self_training]``, ``[dsbn,dann]``).
 
+    With ``per_source``, each named domain of the source has layers of its own, as in the paper's
+    experiments with several sources.
+
     Args:
-        in_features: Not used by this method.
-        num_classes: Not used by this method.
+        kwargs: As in :class:`.AdaBN`.
     """
 
     own_affine = True

@@ -111,14 +111,15 @@ class DomainAdaptation(TransferModule):
         if self.teacher is not None and self.teacher.taken:
             for stream in self.teacher_views:
                 view = views[stream]
-                outputs = self._teacher_outputs(Stream(stream), batch[stream]["inputs"])
+                outputs = self._teacher_outputs(Stream(stream), batch[stream])
                 view.teacher_features, view.teacher_logits = outputs
         return views
 
     @torch.no_grad()
-    def _teacher_outputs(self, stream: Stream, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _teacher_outputs(self, stream: Stream, batch: Batch) -> tuple[Tensor, Tensor]:
         assert self.teacher is not None
-        self.set_batch_domains({stream: len(inputs)})
+        inputs = batch["inputs"]
+        self.set_batch_domains({stream: len(inputs)}, {stream: batch.get("domain")})
         # Inputs that are not raw are cached features of a frozen backbone.
         raw = self.untouched(inputs)
         features = self.teacher.backbone(self.normalise(inputs)) if raw else inputs
@@ -260,7 +261,7 @@ class DomainAdaptation(TransferModule):
         training, found = self.training, []
         self.train(False)
         for batch in data.whole_loader(domain.domain, count):
-            self.set_batch_domains({domain: len(batch["inputs"])})
+            self.set_batch_domains({domain: len(batch["inputs"])}, {domain: batch.get("domain")})
             found.append(self.backbone(self.normalise(batch["inputs"].to(self.device))))
         self.train(training)
         return torch.cat(found)

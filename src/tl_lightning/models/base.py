@@ -261,14 +261,15 @@ class TransferModule(L.LightningModule):
         """Return features, logits and labels (if any) of each domain used for training."""
         inputs = self.network_inputs(batch)
         sizes = {stream: len(part) for stream, part in inputs.items()}
+        parts: dict[Stream, Any] = {stream: batch.get(stream, {}) for stream in inputs}
+        named = {stream: part.get("domain") for stream, part in parts.items()}
         if self.forward_mode == "joint" and len(inputs) > 1:
-            self.set_batch_domains(sizes)
+            self.set_batch_domains(sizes, named)
             features, logits = self.task(self.extract(joined([*inputs.values()])))
             counts = list(sizes.values())
             outputs = list(zip(features.split(counts), logits.split(counts), strict=True))
         else:
-            outputs = [self._single_domain(stream, part) for stream, part in inputs.items()]
-        parts: dict[Stream, Any] = {stream: batch.get(stream, {}) for stream in inputs}
+            outputs = [self._single_domain(one, part, named[one]) for one, part in inputs.items()]
         self.aux_labels = {
             stream: part["aux_labels"] for stream, part in parts.items() if "aux_labels" in part
         }
@@ -278,18 +279,25 @@ class TransferModule(L.LightningModule):
             for stream, (features, logits) in zip(inputs, outputs, strict=True)
         }
 
-    def _single_domain(self, stream: Stream, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        self.set_batch_domains({stream: len(inputs)})
+    def _single_domain(
+        self, stream: Stream, inputs: Tensor, named: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        self.set_batch_domains({stream: len(inputs)}, {stream: named})
         out: tuple[Tensor, Tensor] = self.task(self.extract(inputs))
         return out
 
-    def set_batch_domains(self, sizes: Mapping[Stream, int]) -> None:
+    def set_batch_domains(
+        self, sizes: Mapping[Stream, int], named: Mapping[Stream, Tensor | None] | None = None
+    ) -> None:
         """Tell domain-specific layers which slice of the next batch belongs to which domain.
 
         Args:
             sizes: Number of samples by stream, in batch order.
+            named: The entry ``domain`` of a batch by stream, see :class:`.Batch`.
         """
-        assign_domains(self, [(stream.domain, size) for stream, size in sizes.items()])
+        domains = [(named or {}).get(stream) for stream in sizes]
+        on_device = [None if one is None else one.to(self.device) for one in domains]
+        assign_domains(self, [(stream.domain, size) for stream, size in sizes.items()], on_device)
 
     def task_terms(self, views: dict[str, View]) -> Terms:
         """Return the task's loss on every labelled view, and the regularization terms."""
@@ -421,7 +429,8 @@ class TransferModule(L.LightningModule):
 
     def _evaluate(self, batch: Any, key: SplitKey) -> dict[str, Tensor]:
         batch = self._eval_batch(batch, key)
-        features, logits = self._single_domain(Stream(key.domain), batch["inputs"])
+        named = batch.get("domain")
+        features, logits = self._single_domain(Stream(key.domain), batch["inputs"], named)
         real = batch["index"] >= 0
         shared, features, logits = features[real], features[real].float(), logits[real].float()
         out = {"features": features, "logits": logits, "index": batch["index"][real]}

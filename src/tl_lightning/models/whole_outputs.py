@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,22 +41,22 @@ def of_each_batch(
     same_buffers(module)
     # The loaders of other data modules have no splits.
     chosen = {} if split == "train" else {"split": split}
-    batches = (batch["inputs"] for batch in data.whole_loader(domain.domain, **chosen))
-    return passed(module, domain, batches, kept)
+    return passed(module, domain, data.whole_loader(domain.domain, **chosen), kept)
 
 
 def passed(
     module: Any,
     domain: Stream,
-    batches: Iterable[Tensor],
+    batches: Iterable[Mapping[str, Tensor]],
     kept: Callable[[Tensor, Tensor], Any],
 ) -> list[Any]:
-    """Return what is kept of each of some batches of network inputs, see :func:`of_each_batch`."""
+    """Return what is kept of each of some batches, see :func:`of_each_batch`."""
     training, outputs = module.training, []
     module.eval()
     with torch.no_grad(), module.trainer.precision_plugin.forward_context():
-        for inputs in batches:
-            module.set_batch_domains({domain: len(inputs)})
+        for batch in batches:
+            inputs = batch["inputs"]
+            module.set_batch_domains({domain: len(inputs)}, {domain: batch.get("domain")})
             outputs.append(kept(*module.task(module.extract(inputs.to(module.device)))))
     module.train(training)
     return outputs

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tl_lightning.types import DomainAwareNorm
+from tl_lightning.types import DomainAwareNorm, Part
 
 __all__ = ["PriorCorrection", "Rejection", "Score", "unfamiliarity"]
 
@@ -60,13 +60,13 @@ class PriorCorrection(DomainAwareNorm):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.parts = [("target", 0)]
+        self.parts = [Part("target", 0)]
         self.register_buffer("shift", torch.zeros(num_classes))
         self.explained: float | None = None
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return the logits ``(B, K)``; those of the source, and of training, unchanged."""
-        if self.training or {domain for domain, _ in self.parts} != {"target"}:
+        if self.training or {part.domain for part in self.parts} != {"target"}:
             return logits
         return logits + self.shift.to(logits.dtype)
 

@@ -34,6 +34,7 @@ from tl_lightning.tasks.main_task import MainTask, main_task
 from tl_lightning.training.feature_plan import Plan, plan
 from tl_lightning.training.sizes import with_sizes
 from tl_lightning.training.small_data import check_batches, check_spans, fit_to_size
+from tl_lightning.training.source_domains import named_sources
 from tl_lightning.training.target_labels import discovered
 from tl_lightning.training.trainer import make_loggers, make_trainer, run_callbacks
 from tl_lightning.utils.seeding import mix
@@ -93,7 +94,7 @@ def build(
     module = build_module(
         run, info.classes, True, info.class_counts, aux_info, input_state=info.input_state
     )
-    module.data_state = data_state(data)
+    module.data_state = data_state(data) | named_sources(run, data.found["source"])
     peeks = run.selection == "oracle" or run.track_target or module.learn_from == "target"
     needs = replace(module.needs(), val_labels=("source", "target") if peeks else ("source",))
     needs = replace(needs, train_on=tuple(data.domain_names)) if all_domains else needs

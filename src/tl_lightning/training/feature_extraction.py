@@ -156,7 +156,7 @@ class Extraction(L.LightningModule):
 
     def _loader(self, key: SplitKey) -> Any:
         each = (self.plan.sets or {})[key]
-        split = (self.plan.splits or self.data.stored_splits())[key]
+        split = self._split(key)
         ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
         sampler = ViewSampler(names=split.names, views=each.views, **ranks)
         augmented = self.plan.views is not None and key.split in ("train", "labelled")
@@ -166,6 +166,9 @@ class Extraction(L.LightningModule):
         return self.data.image_loader(
             key, split.without_labels(), BATCH, sampler, augmented, 0 if in_process else workers
         )
+
+    def _split(self, key: SplitKey) -> Split:
+        return (self.plan.splits or self.data.stored_splits())[key]
 
     def on_predict_start(self) -> None:
         """Show a progress bar on rank 0."""
@@ -186,7 +189,8 @@ class Extraction(L.LightningModule):
         """Store the features of one batch; return their number."""
         images = batch["inputs"]
         key = list(self.drafts)[dataloader_idx]
-        self.module.set_batch_domains({Stream(key.domain): len(images)})
+        stream = Stream(key.domain)
+        self.module.set_batch_domains({stream: len(images)}, {stream: self._named(key, batch)})
         if "seeds" in batch:  # only batches of images have seeds
             assert isinstance(self.data, ImageDataModule)
             images = self.data.augmentation.finish(images, batch["seeds"])
@@ -200,6 +204,11 @@ class Extraction(L.LightningModule):
         self.seconds[key] += now - self.last
         self.last = now
         return torch.tensor(len(found))
+
+    def _named(self, key: SplitKey, batch: Any) -> Tensor | None:
+        """Return the index of each sample's named domain ``(B,)``, if there are several."""
+        domains = self._split(key).domains
+        return None if domains is None else torch.from_numpy(domains[batch["index"].cpu().numpy()])
 
     def on_predict_end(self) -> None:
         """Rename the finished features into place once every rank has written its part."""

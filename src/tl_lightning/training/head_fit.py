@@ -53,11 +53,11 @@ class FittedHead:
 
     @torch.no_grad()
     def write(self, head: Head) -> None:
-        """Copy the weights and statistics to a head, for both domains if it keeps them apart."""
+        """Copy the weights and statistics to a head, for all domains if it keeps them apart."""
+        fitted = self.head.state_dict()
         for domain in DOMAINS:
-            own = dict(state_of_domain(head, domain))
-            for name, value in self.head.state_dict().items():
-                own[name].copy_(value)
+            for name, own in state_of_domain(head, domain):
+                own.copy_(fitted[name])
 
 
 def fit_head(

@@ -149,7 +149,7 @@ def _finite(rows: Array) -> Array:
 def _outputs(parts: Parts, domain: str, split: str) -> tuple[Array, Array]:
     """Return the features and the logits ``(N, K)`` of a split in evaluation mode, float64."""
     module = parts.module.to(parts.trainer.strategy.root_device)
-    batches = _inputs(parts, SplitKey(domain, split))
+    batches = _batches(parts, SplitKey(domain, split))
     found = passed(
         module, Stream(domain), batches, lambda *both: [one.float().cpu() for one in both]
     )
@@ -157,13 +157,16 @@ def _outputs(parts: Parts, domain: str, split: str) -> tuple[Array, Array]:
     return features, logits
 
 
-def _inputs(parts: Parts, key: SplitKey) -> Any:
-    """Yield batches of network inputs, or of stored features if the whole network is frozen."""
+def _batches(parts: Parts, key: SplitKey) -> Any:
+    """Yield batches of a split, of stored features if the whole network is frozen."""
     data = parts.data
     if parts.features.mode == "full":
         split = getattr(data.found[key.domain], key.split)
         rows = frozen_features(parts, {key: split})[0][key]
-        yield from torch.split(torch.from_numpy(rows), data.eval_batch_size)
+        found = {"inputs": torch.from_numpy(rows)}
+        if split.domains is not None:
+            found["domain"] = torch.from_numpy(split.domains)
+        parts_of = [torch.split(part, data.eval_batch_size) for part in found.values()]
+        yield from (dict(zip(found, batch, strict=True)) for batch in zip(*parts_of, strict=True))
         return
-    for batch in data.whole_loader(key.domain, split=key.split):
-        yield batch["inputs"]
+    yield from data.whole_loader(key.domain, split=key.split)

@@ -11,7 +11,8 @@ __all__ = ["with_sizes"]
 def with_sizes(run: RunConfig, info: DataInfo) -> RunConfig:
     """Return the configuration with what the data determine, which checkpoints store."""
     for name, node in run.methods.items():
-        if node.params.get("num_sources", 0) is None:
+        pooled = node.params.get("per_source") is False
+        if node.params.get("num_sources", 0) is None and not pooled:
             run = run.changed(f"method.{name}.num_sources", info.sources)
         if node.params.get("num_samples", 0) is None:
             run = run.changed(f"method.{name}.num_samples", info.unlabelled)

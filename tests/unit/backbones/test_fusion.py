@@ -18,6 +18,7 @@ from tl_lightning.config.compose import as_dict, compose
 from tl_lightning.methods.components.domain_norm import DomainBatchNorm
 from tl_lightning.training import feature_extraction
 from tl_lightning.training import fit as training
+from tl_lightning.types import Part
 
 IMAGES = torch.rand(2, 3, 64, 64)
 
@@ -161,7 +162,7 @@ def test_batch_norm_of_each_domain_is_left_alone() -> None:
     """Its path for one domain would otherwise become that of both."""
     net = nn.Sequential(nn.Conv2d(3, 3, 1), DomainBatchNorm(nn.BatchNorm2d(3), own_affine=True))
     layer: Any = net.eval()[1]
-    assert layer.parts == [("target", 0)]
+    assert layer.parts == [Part("target", 0)]
     with fused(net, IMAGES) as number:
         assert number == 0
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from helpers import config, weights
+from helpers import config, same, weights
 from methods import norms_of
 from tl_lightning.backbones.vision import TorchvisionBackbone
 from tl_lightning.config.validation import check as validation
-from tl_lightning.errors import ConfigError
+from tl_lightning.errors import ConfigError, DataError
 from tl_lightning.evaluation import load as loading
 from tl_lightning.methods.components.domain_norm import (
     DomainBatchNorm,
+    assign_domains,
     replace_norms,
     set_batch_domains,
 )
@@ -145,3 +148,224 @@ def test_source_free_updates_only_target_statistics(tmp_path, optimizer) -> None
             if new_key in after:
                 changed = not torch.equal(value, after[new_key])
                 assert changed is (is_statistic and ".target." in new_key), new_key
+
+
+#: The source domain of each sample of the source, in no order, and the size of the target's part.
+NAMED, TARGETS = torch.tensor([2, 0, 2, 1, 0, 1, 2, 2]), 3
+SOURCES = "data.source.domain=[plain,inverted,tilted]"
+
+
+def several(own_affine: bool = False, sources: int = 3) -> DomainBatchNorm:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3)
+    nn.init.uniform_(norm.weight)
+    return DomainBatchNorm(norm, own_affine, sources)
+
+
+def given(norm: DomainBatchNorm, named: torch.Tensor, targets: int = TARGETS) -> None:
+    """Tell the layer that samples of these source domains come first, then those of the target."""
+    parts = [("source", len(named)), ("target", targets)][: 2 if targets else 1]
+    assign_domains(norm, parts, [named, None][: len(parts)])
+
+
+def samples(count: int, seed: int = 0) -> torch.Tensor:
+    return 1 + 2 * torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_each_source_has_the_statistics_of_its_own_samples() -> None:
+    """As batch norms that see nothing else; the outputs stay in the order of the samples."""
+    norm = several().train()
+    plain = [copy.deepcopy(norm.source[0]).train() for _ in range(4)]
+    for step in range(3):
+        x = samples(len(NAMED) + TARGETS, seed=step)
+        given(norm, NAMED)
+        out = norm(x)
+        for number in range(3):
+            rows = (number == NAMED).nonzero().squeeze(1)
+            torch.testing.assert_close(out[rows], plain[number](x[rows]))
+        torch.testing.assert_close(out[len(NAMED) :], plain[3](x[len(NAMED) :]))
+    for own, expected in zip([*norm.source, norm.target], plain, strict=True):
+        for key, value in own.named_buffers():
+            torch.testing.assert_close(value, expected.get_buffer(key), msg=key)
+    means = [layer.running_mean for layer in norm.source]
+    assert not torch.equal(means[0], means[1])
+
+
+def test_gradients_are_those_of_separate_batch_norms() -> None:
+    norm, x = several().train(), samples(len(NAMED))
+    found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
+    given(norm, NAMED, targets=0)
+    norm(found).pow(3).sum().backward()
+    plain = [copy.deepcopy(norm.source[0]) for _ in range(3)]
+    for number in range(3):
+        plain[number](expected[number == NAMED]).pow(3).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [7, 2, 5, 0, 3, 6, 1, 4], [3, 5]])
+def test_in_evaluation_each_sample_passes_its_own_layer_in_any_order(order) -> None:
+    norm = several().eval()
+    for number, own in enumerate(norm.source):
+        own.running_mean.fill_(float(number))
+    x, named = samples(len(NAMED))[order], NAMED[order]
+    given(norm, named, targets=0)
+    for row, (one, number) in enumerate(zip(x, named, strict=True)):
+        torch.testing.assert_close(norm(x)[row], norm.source[number](one[None])[0])
+
+
+def test_output_of_the_target_does_not_depend_on_the_sources() -> None:
+    """Nor does a sample of one source depend on the other sources."""
+    outs = []
+    for factor in (1.0, 5.0):
+        norm, x = several().train(), samples(len(NAMED) + TARGETS)
+        x[: len(NAMED)][NAMED > 0] *= factor
+        given(norm, NAMED)
+        outs.append(norm(x))
+    assert torch.equal(outs[0][len(NAMED) :], outs[1][len(NAMED) :])
+    assert torch.equal(outs[0][: len(NAMED)][NAMED == 0], outs[1][: len(NAMED)][NAMED == 0])
+    assert not torch.equal(outs[0], outs[1])
+
+
+def test_a_source_that_is_absent_from_the_batch_is_unchanged() -> None:
+    norm = several().train()
+    before = copy.deepcopy(norm.source[1].state_dict())
+    named = torch.tensor([2, 0, 0, 2])
+    given(norm, named, targets=0)
+    norm(samples(4))
+    assert all(torch.equal(value, before[key]) for key, value in norm.source[1].named_buffers())
+    assert int(norm.source[0].num_batches_tracked) == 1
+
+
+def test_a_source_with_one_value_per_channel_uses_its_running_statistics() -> None:
+    """Batch norm refuses to normalise one value; the step before and the one after count."""
+    norm = DomainBatchNorm(nn.BatchNorm1d(3), False, 2).train()
+    x, named = torch.randn(5, 3), torch.tensor([0, 1, 0, 0, 1])
+    given(norm, named, targets=0)
+    norm(x)
+    known = copy.deepcopy(norm.source[1])
+    named = torch.tensor([0, 0, 1, 0, 0])
+    given(norm, named, targets=0)
+    out = norm(x)
+    torch.testing.assert_close(out[2:3], known.eval()(x[2:3]))
+    assert torch.equal(norm.source[1].running_mean, known.running_mean)
+    assert int(norm.source[1].num_batches_tracked) == 1
+    assert int(norm.source[0].num_batches_tracked) == 2
+    given(norm, torch.tensor([1, 1, 1, 0, 0]), targets=0)
+    norm(x)
+    assert int(norm.source[1].num_batches_tracked) == 2
+
+
+def test_one_image_of_a_source_has_statistics_over_its_pixels() -> None:
+    norm = several(sources=2).train()
+    given(norm, torch.tensor([0, 1, 0]), targets=0)
+    norm(samples(3))
+    assert int(norm.source[1].num_batches_tracked) == 1
+
+
+def test_statistics_of_frozen_layers_do_not_change() -> None:
+    norm = several().eval()
+    before = copy.deepcopy(norm.state_dict())
+    given(norm, NAMED)
+    norm(samples(len(NAMED) + TARGETS))
+    assert same(before, norm.state_dict())
+
+
+def test_names_of_the_weights_with_one_source_are_those_without_the_setting() -> None:
+    names = {name.partition(".")[0] for name in layer().state_dict()}
+    assert names == {"source", "target"}
+    assert set(layer().state_dict()) == set(several(sources=1).state_dict())
+    assert "source.2.running_mean" in several().state_dict()
+
+
+@pytest.mark.parametrize("own_affine", [False, True])
+def test_all_sources_start_from_the_layer_that_is_replaced(own_affine) -> None:
+    norm = several(own_affine)
+    for own in norm.source:
+        for key, value in norm.target.state_dict().items():
+            assert torch.equal(value, own.state_dict()[key])
+        assert (own.weight is norm.target.weight) is not own_affine
+    assert len(list(norm.parameters())) == (8 if own_affine else 2)
+
+
+@pytest.mark.parametrize("forward", ["joint", "separate"])
+def test_training_passes_each_source_to_its_own_layer(forward) -> None:
+    """A source whose images change leaves the statistics of the others as they are."""
+    found = []
+    for inverted in (False, True):
+        net, batch = per_source("adabn", f"model.forward={forward}")
+        if inverted:
+            own = batch["source"]["domain"] == 1
+            batch["source"]["inputs"][own] = 255 - batch["source"]["inputs"][own]
+        net.train().views(batch)
+        found.append(norms_of(net)[0])
+    for number, unchanged in enumerate((True, False, True)):
+        first, second = (norm.source[number].running_mean for norm in found)
+        assert first.any()
+        assert torch.equal(first, second) is unchanged
+    assert torch.equal(found[0].target.running_mean, found[1].target.running_mean)
+
+
+def test_joint_and_separate_batches_are_equal_in_evaluation() -> None:
+    views = []
+    for forward in ("joint", "separate"):
+        net, batch = per_source("adabn", f"model.forward={forward}")
+        views.append(net.eval().views(batch))
+    for domain in DOMAINS:
+        torch.testing.assert_close(views[0][domain].logits, views[1][domain].logits)
+
+
+def test_evaluation_of_the_source_uses_the_layers_of_its_domains() -> None:
+    net, batch = per_source("adabn")
+    net.eval()
+    images = batch["source"]["inputs"]
+    whole = {"inputs": images, "index": torch.arange(6), "domain": batch["source"]["domain"]}
+    found = net._evaluate(whole, SplitKey("source", "val"))["logits"]
+    for domain in range(3):
+        for norm in norms_of(net):
+            for other in norm.source:
+                other.load_state_dict(norm.source[domain].state_dict())
+        own = batch["source"]["domain"] == domain
+        changed = net._evaluate(whole, SplitKey("source", "val"))["logits"]
+        torch.testing.assert_close(found[own], changed[own])
+        net, _ = per_source("adabn")
+        net.eval()
+
+
+def per_source(name: str, *overrides: str):
+    """Return a model with layers for three sources that differ, and a batch for it."""
+    settings = config(
+        "model=domain_adaptation", f"method=[{name}]", f"method.{name}.per_source=true",
+        f"method.{name}.num_sources=3", SOURCES, *overrides,
+    )  # fmt: skip
+    net = building.build_module(validation.check(settings), tuple(map(str, range(10))))
+    for norm in norms_of(net):
+        for number, own in enumerate(norm.source):
+            own.running_var.fill_(1.0 + number)
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 6, 3, 16, 16), generator=g, dtype=torch.uint8)
+    named, index = torch.tensor([2, 0, 1, 1, 0, 2]), torch.arange(6)
+    source = {"inputs": images[0], "labels": index, "index": index, "domain": named}
+    return net, {"source": source, "target": {"inputs": images[1], "index": index}}
+
+
+def test_samples_of_the_source_need_their_domain_and_those_of_the_target_do_not() -> None:
+    net, batch = per_source("adabn")
+    assert net(batch["target"]["inputs"]).shape == (6, 10)
+    del batch["source"]["domain"]
+    message = r"per_source=true .*has 3 source domains, but a batch of the source does not say .*"
+    with pytest.raises(DataError, match=message + r'pass it as \{"inputs": ..., "domain": <ind'):
+        net.views(batch)
+
+
+def test_words_of_wrong_domains() -> None:
+    norm = several()
+    given(norm, torch.tensor([0, 3, 1]), targets=0)
+    with pytest.raises(
+        DataError, match=r"has the domain indices \[0, 1, 3\]; pass indices from 0 "
+    ):
+        norm(samples(3))
+    given(norm, torch.tensor([0, 1]), targets=0)
+    with pytest.raises(
+        DataError, match=r"given for 2 samples, but a batch norm got 3 rows; pass an"
+    ):
+        norm(samples(3))

@@ -8,6 +8,7 @@ import torch
 
 from tl_lightning.tasks.class_set_metrics import ClassSetScores
 from tl_lightning.tasks.target_outputs import PriorCorrection, Rejection, unfamiliarity
+from tl_lightning.types import Part
 
 
 def test_entropy_and_energy() -> None:
@@ -35,7 +36,7 @@ def test_the_correction_applies_to_the_target_in_evaluation() -> None:
     assert torch.equal(layer.train()(logits), logits)
     layer.eval()
     assert torch.equal(layer(logits), torch.tensor([[1.0, -1.0]] * 3))
-    layer.parts = [("source", 3)]
+    layer.parts = [Part("source", 3)]
     assert torch.equal(layer(logits), logits)
 
 

@@ -11,6 +11,7 @@ from tl_lightning.tasks.head import Head
 from tl_lightning.training import head_fit
 from tl_lightning.training.head_fit import fit_head
 from tl_lightning.training.linear_probe import fit_probe
+from tl_lightning.types import Part
 
 
 def head(seed: int = 0, **changes) -> Head:
@@ -102,15 +103,17 @@ def test_passes_over_many_samples_take_more_steps(monkeypatch) -> None:
     assert fitted(head()).step == head_fit.PASSES * 300 // 30
 
 
-def test_is_written_to_both_domains_of_separate_batch_norms() -> None:
+@pytest.mark.parametrize("sources", [1, 2])
+def test_is_written_to_all_domains_of_separate_batch_norms(sources) -> None:
     kept, other = fitted(head()), head(seed=1)
-    assert replace_norms(other, lambda norm: DomainBatchNorm(norm, own_affine=True)) == 1
+    assert replace_norms(other, lambda norm: DomainBatchNorm(norm, True, sources)) == 1
     kept.write(other)
     test = crossed(500, seed=2)[0]
     features, logits = kept.outputs(test)
     norm = next(part for part in other.modules() if isinstance(part, DomainBatchNorm))
+    halves = dict(enumerate(torch.arange(len(test)).chunk(sources)))
     for domain in ("source", "target"):
-        norm.parts = [(domain, len(test))]
+        norm.parts = [Part(domain, len(test), halves)]
         found = other.eval()(torch.from_numpy(test))
         np.testing.assert_allclose(found[0].detach(), features, atol=1e-6)
         np.testing.assert_allclose(found[1].detach(), logits, atol=1e-6)

@@ -9,6 +9,7 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.static import is_kind
 from tl_lightning.config.validation.declared import ADAPTATION
 from tl_lightning.distributed.strategy import num_processes
+from tl_lightning.types import DOMAINS
 
 __all__ = ["method_problems"]
 
@@ -19,6 +20,7 @@ def method_problems(run: RunConfig) -> Iterator[str]:
         return
     listed = f"method=[{','.join(run.methods)}]"
     yield from _statistics_problems(run)
+    yield from _per_source_problems(run)
     yield from _batch_problems(run)
     precision = str(run.trainer.precision)
     if run.methods and precision in ("bf16-true", "16-true"):
@@ -36,6 +38,24 @@ def _statistics_problems(run: RunConfig) -> Iterator[str]:
             yield (
                 f"method=[{name}] adapts the statistics of batch norm, which backbone.freeze_bn="
                 f"{json.dumps(frozen)} freezes; set backbone.freeze_bn=false"
+            )
+
+
+def _per_source_problems(run: RunConfig) -> Iterator[str]:
+    train_on = run.model.cls.train_on
+    for name in [name for name, node in run.methods.items() if node.params.get("per_source")]:
+        if missing := [domain for domain in DOMAINS if domain not in train_on]:
+            yield (
+                f"method.{name}.per_source=true trains batch norm of each source domain and of the "
+                f"target, but model={run.name} does not train on the {missing[0]}; set "
+                f"model=domain_adaptation, or method.{name}.per_source=false"
+            )
+        # Ranks would wait for each other: not all of them have samples of every source domain.
+        if run.trainer.sync_batchnorm:
+            yield (
+                f"method.{name}.per_source=true is not supported with trainer.sync_batchnorm=true, "
+                "which needs samples of every source domain on every rank in every step; set "
+                f"trainer.sync_batchnorm=false, or method.{name}.per_source=false"
             )
 
 

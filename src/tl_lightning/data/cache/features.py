@@ -146,6 +146,7 @@ class FeatureLoader:
         batch_size: Samples per batch.
         sampler: Sampler; a sample's seed modulo the number of views selects its view.
         aux_labels: Labels of auxiliary tasks by name.
+        domains: ``(N,)`` index of each sample's domain, in evaluation; None if there is only one.
     """
 
     #: Lightning inspects this attribute to detect shuffling in evaluation.
@@ -158,8 +159,10 @@ class FeatureLoader:
         batch_size: int,
         sampler: DomainSampler | EvalSampler,
         aux_labels: Mapping[str, NDArray[Any]] | None = None,
+        domains: NDArray[np.int64] | None = None,
     ) -> None:
         self.features = features
+        self.domains = None if domains is None else torch.from_numpy(domains.copy())
         self.aux_labels = tensors(aux_labels)
         self.labels = None if labels is None else torch.from_numpy(labels.copy())
         self.batch_size = batch_size
@@ -181,6 +184,8 @@ class FeatureLoader:
             batch = {"inputs": self.features.rows(rows[window]), "index": indices}
             if self.labels is not None:
                 batch["labels"] = self.labels[indices]
+            if self.domains is not None:
+                batch["domain"] = self.domains[indices]
             if valid is not None:
                 batch["index"] = torch.where(valid[window], indices, -1)
             yield batch | aux_batch(self.aux_labels, indices)

@@ -422,8 +422,9 @@ class TransferDataModule(L.LightningDataModule):
             sampler = EvalSampler(size=len(split), rank=rank, world=world)
             # The head takes about as long for many flat features as for a few.
             size = max(EVAL_FEATURES if features.flat else 0, self.eval_batch_size)
-            return FeatureLoader(features, split.labels, size, sampler, split.aux_labels)
-        dataset = EvalDataset(self.dataset(key.domain, split, train=False))
+            given = split.labels, size, sampler, split.aux_labels, split.domains
+            return FeatureLoader(features, *given)
+        dataset = EvalDataset(self.dataset(key.domain, split, train=False), split.domains)
         sampler = self.eval_sampler(key, split, rank, world)
         return self._loader(dataset, self.eval_batch_size, sampler)
 
@@ -450,9 +451,12 @@ class TransferDataModule(L.LightningDataModule):
         features = self.features.get(SplitKey(domain, "test"))
         if features is not None and not images:
             index = torch.tensor(indices)
-            return [{"inputs": features.rows(index), "index": index}], indices
+            batch = {"inputs": features.rows(index), "index": index}
+            if (domains := self.found[domain].test.domains) is not None:
+                batch["domain"] = torch.from_numpy(domains)[index]
+            return [batch], indices
         split = self.found[domain].test.without_labels().subset(indices)
-        dataset = EvalDataset(self.dataset(domain, split, train=False))
+        dataset = EvalDataset(self.dataset(domain, split, train=False), split.domains)
         return self._loader(dataset, self.eval_batch_size, EvalSampler(size=len(split))), indices
 
     def sample_indices(self, domain: str, count: int) -> list[int]:
@@ -469,8 +473,9 @@ class TransferDataModule(L.LightningDataModule):
             part, features = part.subset(shuffled(spread(len(part), count))), None
         sampler = EvalSampler(size=len(part))
         if features is not None:
-            return FeatureLoader(features, None, self.eval_batch_size, sampler)
-        dataset = EvalDataset(self.dataset(domain, part, train=False))
+            given = None, self.eval_batch_size, sampler, None, part.domains
+            return FeatureLoader(features, *given)
+        dataset = EvalDataset(self.dataset(domain, part, train=False), part.domains)
         return self._loader(dataset, self.eval_batch_size, sampler)
 
     def image_loader(

@@ -59,6 +59,7 @@ class RelativeBatchNorm(DomainBatchNorm):
         samples: Number of samples per domain to measure.
     """
 
+    source: _BatchNorm
     measured: Tensor
 
     def __init__(self, norm: _BatchNorm, strength: float, samples: int) -> None:

@@ -1,12 +1,16 @@
-"""Activation functions by name and multilayer perceptrons, for backbones, heads and methods."""
+"""Layers of backbones, heads and methods: activations, perceptrons, layers aware of domains."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "MONOTONE", "Activation", "activation", "hidden_layer", "perceptron"]
+__all__ = [
+    "ACTIVATIONS", "MONOTONE", "Activation", "DomainAwareNorm", "Part", "activation",
+    "hidden_layer", "perceptron",
+]  # fmt: skip
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu", "elu", "identity"]
 
@@ -59,3 +63,30 @@ def perceptron(
         layers += [*hidden_layer(d, width, norm, act), nn.Dropout(dropout)]
         d = width
     return nn.Sequential(*layers, nn.Linear(d, out))
+
+
+class Part(NamedTuple):
+    """A slice of a batch whose samples are all from the source, or all from the target.
+
+    Attributes:
+        domain: ``source`` or ``target``.
+        size: Number of samples.
+        rows: For each of several named domains of the source, by its index, the rows of its samples
+            in the slice; domains without samples are missing. None if it is not known or not used.
+    """
+
+    domain: str
+    size: int
+    rows: Mapping[int, Tensor] | None = None
+
+
+class DomainAwareNorm(nn.Module):
+    """A normalisation layer that handles each domain's part of a batch separately.
+
+    Attributes:
+        parts: The slices in batch order; must be set before every forward pass.
+        by_source: Whether it needs :attr:`Part.rows`.
+    """
+
+    parts: Sequence[Part]
+    by_source: bool = False

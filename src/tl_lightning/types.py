@@ -22,10 +22,8 @@ __all__ = [
     "Backbone",
     "Batch",
     "Context",
-    "DomainAwareNorm",
     "InputSpec",
     "LayerGroup",
-    "Part",
     "Spec",
     "SplitKey",
     "Stream",
@@ -257,33 +255,6 @@ class LayerGroup:
     modules: tuple[nn.Module, ...]
     parameters: tuple[nn.Parameter, ...]
     run: Callable[[Tensor], Tensor] | None = None
-
-
-class Part(NamedTuple):
-    """A slice of a batch whose samples are all from the source, or all from the target.
-
-    Attributes:
-        domain: ``source`` or ``target``.
-        size: Number of samples.
-        rows: For each of several named domains of the source, by its index, the rows of its samples
-            in the slice; domains without samples are missing. None if it is not known or not used.
-    """
-
-    domain: str
-    size: int
-    rows: Mapping[int, Tensor] | None = None
-
-
-class DomainAwareNorm(nn.Module):
-    """A normalisation layer that handles each domain's part of a batch separately.
-
-    Attributes:
-        parts: The slices in batch order; must be set before every forward pass.
-        by_source: Whether it needs :attr:`Part.rows`.
-    """
-
-    parts: Sequence[Part]
-    by_source: bool = False
 
 
 class Backbone(Protocol):

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tl_lightning.types import DomainAwareNorm, LayerGroup, Part
+from tl_lightning.layers import DomainAwareNorm, Part
+from tl_lightning.types import LayerGroup
 
 __all__ = ["recomputed"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tl_lightning.types import DomainAwareNorm
+from tl_lightning.layers import DomainAwareNorm
 
 __all__ = ["fused"]
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tl_lightning.types import DomainAwareNorm, LayerGroup
+from tl_lightning.layers import DomainAwareNorm
+from tl_lightning.types import LayerGroup
 
 __all__ = ["as_it_was", "chain_of", "groups_of"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tl_lightning.types import DomainAwareNorm, Part
+from tl_lightning.layers import DomainAwareNorm, Part
 
 __all__ = ["PriorCorrection", "Rejection", "Score", "unfamiliarity"]
 

@@ -15,10 +15,10 @@ from torch import nn
 
 from tl_lightning.backbones.fusion import fused
 from tl_lightning.config.compose import as_dict, compose
+from tl_lightning.layers import Part
 from tl_lightning.methods.components.domain_norm import DomainBatchNorm
 from tl_lightning.training import feature_extraction
 from tl_lightning.training import fit as training
-from tl_lightning.types import Part
 
 IMAGES = torch.rand(2, 3, 64, 64)
 

@@ -13,6 +13,7 @@ from methods import norms_of
 from tl_lightning.backbones.activation_checkpointing import recomputed
 from tl_lightning.config.validation import check as validation
 from tl_lightning.evaluation import load as loading
+from tl_lightning.layers import Part
 from tl_lightning.methods.components.domain_norm import (
     DomainBatchNorm,
     assign_domains,
@@ -22,7 +23,7 @@ from tl_lightning.methods.components.domain_norm import (
 from tl_lightning.training import build as building
 from tl_lightning.training import fit as training
 from tl_lightning.training.feature_plan import weights_digest
-from tl_lightning.types import DOMAINS, LayerGroup, Part
+from tl_lightning.types import DOMAINS, LayerGroup
 
 
 def test_each_domain_learns_its_own_scale() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tl_lightning.layers import Part
 from tl_lightning.tasks.class_set_metrics import ClassSetScores
 from tl_lightning.tasks.target_outputs import PriorCorrection, Rejection, unfamiliarity
-from tl_lightning.types import Part
 
 
 def test_entropy_and_energy() -> None:

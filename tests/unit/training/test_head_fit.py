@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from tl_lightning.layers import Part
 from tl_lightning.methods.components.domain_norm import DomainBatchNorm, replace_norms
 from tl_lightning.tasks.head import Head
 from tl_lightning.training import head_fit
 from tl_lightning.training.head_fit import fit_head
 from tl_lightning.training.linear_probe import fit_probe
-from tl_lightning.types import Part
 
 
 def head(seed: int = 0, **changes) -> Head:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl_lightning.errors import ConfigError, DataError
-from tl_lightning.types import DomainAwareNorm, Part
+from tl_lightning.layers import DomainAwareNorm, Part
 
 __all__ = [
     "DomainBatchNorm",

@@ -30,6 +30,12 @@ NODES = {name: OmegaConf.load(REPO / "conf" / "method" / f"{name}.yaml") for nam
 CLASSES: dict[str, type[Method]] = {
     name: find_class(node["_target_"], name)[0] for name, node in NODES.items()
 }
+#: Methods with a setting that changes the network, and that setting.
+VARIANTS = {
+    f"{name}+per_source": [f"method.{name}.per_source=true", "data.source.domain=[plain,inverted]"]
+    for name in ("adabn", "dsbn")
+}
+CLASSES |= {name: CLASSES[name.partition("+")[0]] for name in VARIANTS}
 TERMS = [name for name in METHODS if CLASSES[name].adds_loss]
 #: One method of each kind: a discriminator, moments, stages, a teacher, no source, no target.
 CORE = {"dann", "coral", "mcd", "self_training", "shot", "vrex"}
@@ -49,8 +55,9 @@ def trained(tmp_path_factory) -> str:
 
 
 def arguments(name: str, trained: str) -> list[str]:
-    """Return the overrides for a run with this method only."""
-    cls = CLASSES[name]
+    """Return the overrides for a run with this method, or variant of one, only."""
+    cls, variant = CLASSES[name], VARIANTS.get(name, [])
+    name = name.partition("+")[0]
     overrides = ["model=domain_adaptation", f"method=[{name}]"]
     if cls.source_free:
         overrides = ["model=source_free", f"method=[{name}]", f"init={trained}"]
@@ -68,7 +75,7 @@ def arguments(name: str, trained: str) -> list[str]:
         overrides.append(f"init={trained}")
     if "target_labelled" in cls.extra_views:
         overrides.append("data.target.labelled_per_class=2")
-    return overrides
+    return overrides + variant
 
 
 def module(*overrides: str, classes: int = 10) -> base.TransferModule:
@@ -196,7 +203,7 @@ def test_methods_for_every_kind_of_task_use_only_features(name, trained) -> None
             assert torch.isfinite(value), key
 
 
-@pytest.mark.parametrize("name", core_first(METHODS))
+@pytest.mark.parametrize("name", core_first([*METHODS, *VARIANTS]))
 def test_every_parameter_is_in_exactly_one_named_group(name, trained) -> None:
     net = module(*arguments(name, trained))
     grouped = [id(p) for ps, _ in net.parameter_groups().values() for p in ps]
@@ -224,7 +231,7 @@ def test_weight_zero_equals_training_without_the_method(name, trained, tmp_path,
     assert all(torch.equal(joint[key], a[key]) for key in joint)
 
 
-@pytest.mark.parametrize("name", core_first(METHODS))
+@pytest.mark.parametrize("name", core_first([*METHODS, *VARIANTS]))
 def test_target_labels_are_not_used(name, trained, tmp_path, monkeypatch) -> None:
     """Changing target train, validation and test labels changes no weight and no selection."""
     rule = "source_val" if adapted(name) == "source" else "im"
@@ -249,18 +256,18 @@ def test_target_labels_are_not_used(name, trained, tmp_path, monkeypatch) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *VARIANTS])
 def test_loaded_checkpoint_reproduces_the_metrics(name, trained, tmp_path) -> None:
     settings = config(*arguments(name, trained), "trainer.max_epochs=1")
     report = training.fit(settings, tmp_path)
     loaded = loading.load(tmp_path / report["selection"]["checkpoint"])
     result = evaluation.evaluate(tmp_path / report["selection"]["checkpoint"], None, None)
     assert result["metrics"] == evaluated(report)
-    assert list(loaded.methods) == [name]
+    assert list(loaded.methods) == [name.partition("+")[0]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *VARIANTS])
 def test_resume_equals_uninterrupted_run(name, trained, tmp_path, monkeypatch) -> None:
     """Resumed in the middle of an epoch: teachers, target pseudo-labels, alternating stages."""
     overrides = arguments(name, trained)

@@ -2,14 +2,17 @@
 
     python -m benchmarks.peers environments=/envs data=/data/dogs
     python -m benchmarks.peers environments=/envs data=/data/dogs rows=dann,full
+    python -m benchmarks.peers environments=/envs texts=/data/aclImdb rows=texts
 
 environments  folder for one environment per library, made once; names and versions are in
               requirements/
-data          folder with train/<class>/*.jpg and test/<class>/*.jpg; without it, three parts are
+data          folder with train/<class>/*.jpg and test/<class>/*.jpg; without it, four parts are
               left out
-rows          dann, full, commands, imports, start, resume, pipeline, frozen, heads: parts to
-              measure; results of other parts of the same day are kept, so that the page can be made
-              in several calls
+texts         folder with train/<class>/*.txt and test/<class>/*.txt, such as aclImdb; without it,
+              the part on texts is left out
+rows          dann, full, commands, imports, start, resume, pipeline, frozen, heads, texts, aligned:
+              parts to measure; results of other parts of the same day are kept, so that the page
+              can be made in several calls
 rounds        repetitions of each (5)
 threads       compute threads of each process (all cores)
 limit         seconds after which a part begins no other repetition (150); the page says how many
@@ -17,8 +20,8 @@ limit         seconds after which a part begins no other repetition (150); the p
 out           folder of the results (benchmarks/results)
 tiny          true: everything once and small, to try the script
 
-Run it from the root of the repository, with nothing else on the machine. All parts take about
-twenty minutes on two cores.
+Run it from the root of the repository, with nothing else on the machine. The parts before texts
+take about twenty minutes on two cores.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ from benchmarks.peers.rounds import REPO
 from benchmarks.peers.rows import Row, read, write
 from benchmarks.peers.setting import Setting
 
-OPTIONS = ("environments", "data", "rows", "rounds", "threads", "limit", "out", "tiny")
+OPTIONS = (
+    "environments", "data", "texts", "rows", "rounds", "threads", "limit", "out", "tiny",
+)  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
@@ -55,11 +60,12 @@ def main(arguments: list[str]) -> None:
     folder = Path(given["environments"]).expanduser().resolve()
     setting = Setting(
         {name: make(name, folder) for name in PEERS},
-        Path(given["data"]).expanduser().resolve() if given.get("data") else None,
+        folder_of(given, "data"),
         1 if tiny else int(given.get("rounds", 5)),
         int(given.get("threads") or os.cpu_count() or 1),
         tiny,
         float(given.get("limit", 150)),
+        folder_of(given, "texts"),
     )
     out = Path(given.get("out", REPO / "benchmarks" / "results"))
     out.mkdir(parents=True, exist_ok=True)
@@ -72,6 +78,11 @@ def main(arguments: list[str]) -> None:
         write(file, [*(row for row in rows if row.key not in keys), *found], about(setting))
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
         publish(file)
+
+
+def folder_of(given: dict[str, str], key: str) -> Path | None:
+    """Return a folder that may be given."""
+    return Path(given[key]).expanduser().resolve() if given.get(key) else None
 
 
 def about(setting: Setting) -> dict[str, str]:
@@ -111,8 +122,9 @@ def publish(file: Path) -> None:
 
 
 ORDER = (
-    "dann", "dann_memory", "full", "full_memory", "frozen_inside", "frozen_command", "heads",
-    "cache", "first_step", "digits", "import", "help", "typo", "conflict", "lines", "resume",
+    "dann", "dann_memory", "full", "full_memory", "frozen_inside", "frozen_command",
+    "aligned_inside", "aligned_command", "heads", "text", "text_padded", "cache", "first_step",
+    "digits", "import", "help", "typo", "conflict", "lines", "resume",
 )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ PEERS = {
         "torch as pinned here in place of the version that it asks for",
     ),
     "skada": Peer("skada", "skada", "skada.deep"),
+    "transformers": Peer("transformers", "transformers", "transformers"),
 }  # fmt: skip
 
 

@@ -7,60 +7,20 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
 from benchmarks.peers import commands
-from benchmarks.peers.environments import PEERS
-from benchmarks.peers.rounds import REPO, Measured, interleaved
+from benchmarks.peers.contest import compete, filled, memory
+from benchmarks.peers.probe import CLASSES, aligned
+from benchmarks.peers.rounds import REPO
 from benchmarks.peers.rows import OURS, Row, Value
 from benchmarks.peers.setting import NO_ADAPTATION, Setting, value
 from benchmarks.peers.startup import imports, own_commands, resume, start
+from benchmarks.peers.texts import fine_tuning
 
 __all__ = ["ROWS"]
-
-CONTESTANTS = {
-    "torch": "torch_loop", "lightning": "lightning_loop", "timm": "timm_step",
-    "fastai": "fastai_learner", "pytorch_adapt": "adapt_hooks", "pykale": "kale_trainer",
-    "skada": "skada_net",
-}  # fmt: skip
-#: Classes of photographs of the studies.
-CLASSES = 24
-
-
-def compete(
-    setting: Setting, row: str, peers: Sequence[str], steps: int, *more: str
-) -> dict[str, Measured]:
-    """Measure the worker processes of tl_lightning and of the peers in turns."""
-    pythons = {PEERS[n].title: (e.python, CONTESTANTS[n]) for n, e in setting.usable(peers).items()}
-    if not more:
-        pythons[OURS] = (Path(sys.executable), "own")
-    common = [row, str(steps), str(setting.threads), *more]
-    worker = ["-m", "benchmarks.peers.worker"]
-    found = {name: [str(p), *worker, module, *common] for name, (p, module) in pythons.items()}
-    turns = range(2) if setting.tiny else setting.repetitions(setting.rounds + 1)
-    return interleaved(found, turns, setting.threads)
-
-
-def filled(row: Row, found: Mapping[str, Measured], scale: float, notes: Mapping[str, str]) -> Row:
-    """Enter the medians of worker processes in a row."""
-    for name, one in found.items():
-        if one.problem:
-            row.absent[name] = one.problem
-        else:
-            note = notes.get(name, "")
-            loss = f"loss after the first turn {one.first_loss:.4f}"
-            row.values[name] = value(one.seconds, scale, f"{note}; {loss}" if note else loss)
-    return row
-
-
-def memory(key: str, title: str, found: Mapping[str, Measured]) -> Row:
-    """Return the row of the peak memory of the same worker processes."""
-    row = Row(key, title, "MiB", "less", asked=1 / 1.1)
-    row.how = "Largest resident memory of the worker process, with the imports (`ru_maxrss`)."
-    row.values = {n: Value(one.peak_mb) for n, one in found.items() if not one.problem}
-    return row
 
 
 def dann(setting: Setting) -> list[Row]:
@@ -211,4 +171,5 @@ TITLES = {"cached": OURS, "tv": "ImageFolder, torchvision's decoder", "pil": "Im
 ROWS: dict[str, Callable[[Setting], list[Row]]] = {
     "dann": dann, "full": full, "commands": own_commands, "imports": imports, "start": start,
     "resume": resume, "pipeline": pipeline, "frozen": frozen, "heads": heads,
+    "texts": fine_tuning, "aligned": aligned,
 }  # fmt: skip

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 DANN = {"batch": 64, "size": 28, "classes": 10, "batches": 8}
 #: The step of full fine-tuning.
 FULL = {"batch": 32, "size": 224, "classes": 120, "batches": 4}
+#: The pass of text fine-tuning; the network is of the size of BERT-mini (Turc et al. 2019).
+TEXT = {
+    "batch": 16, "batches": 4, "length": 512, "words": 8000, "layers": 4, "width": 256, "heads": 4,
+}  # fmt: skip
 LAMBDA, WIDTH, RATE = 0.3, 512, 1e-3
 MEAN = {28: (0.5, 0.5, 0.5), 224: (0.485, 0.456, 0.406)}
 STD = {28: (0.5, 0.5, 0.5), 224: (0.229, 0.224, 0.225)}

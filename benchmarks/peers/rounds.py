@@ -23,12 +23,14 @@ class Measured:
 
     Attributes:
         seconds: Duration of each turn, without the first one.
+        processor: Processor time of each turn, without the first one, in seconds.
         peak_mb: Largest resident memory of the process, in MiB.
         first_loss: Loss at the end of the first turn.
         problem: Why it has no result.
     """
 
     seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     peak_mb: float = 0.0
     first_loss: float = 0.0
     problem: str = ""
@@ -109,6 +111,7 @@ def interleaved(
                 found[name].peak_mb = answer["peak_mb"]
                 if number:
                     found[name].seconds.append(answer["seconds"])
+                    found[name].processor.append(answer["processor"])
                 else:
                     found[name].first_loss = answer["loss"]
     finally:

@@ -62,8 +62,9 @@ class Row:
     next_step: str = ""
 
     def best_peer(self) -> str | None:
-        """Return the peer with the best figure, if there is one."""
-        peers = {name: one.median for name, one in self.values.items() if name != OURS}
+        """Return the peer with the best figure; ours with other settings is not a peer."""
+        values = self.values.items()
+        peers = {name: one.median for name, one in values if not name.startswith(OURS)}
         if not peers:
             return None
         return (min if self.better == "less" else max)(peers, key=lambda name: peers[name])

@@ -28,6 +28,7 @@ class Setting:
         threads: Compute threads.
         tiny: Whether to only try everything once.
         limit: Seconds after which a part begins no other repetition.
+        texts: Folder of texts with train/<class> and test/<class>, or None.
     """
 
     environments: Mapping[str, Environment]
@@ -36,12 +37,18 @@ class Setting:
     threads: int
     tiny: bool = False
     limit: float = 150.0
+    texts: Path | None = None
 
-    def repetitions(self, count: int | None = None) -> Iterator[int]:
-        """Yield the numbers of repetitions; one at tiny size, and fewer if the time is over."""
+    def repetitions(self, count: int | None = None, least: int = 1) -> Iterator[int]:
+        """Yield the numbers of repetitions; one at tiny size, and fewer if the time is over.
+
+        Args:
+            count: Their number; None for that of all rows.
+            least: Number of repetitions that are made in any case.
+        """
         started = time.perf_counter()
         for number in range(1 if self.tiny else count or self.rounds):
-            if number and time.perf_counter() - started > self.limit:
+            if number >= least and time.perf_counter() - started > self.limit:
                 return
             yield number
 

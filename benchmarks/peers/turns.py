@@ -23,20 +23,25 @@ class Turns:
         self.steps = steps
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
-        self._started = 0.0
+        self._started = self._used = 0.0
 
     def wait(self) -> None:
         """Wait for the next turn and start its clock; without one, the worker ends."""
         if not sys.stdin.readline():
             sys.stdout.flush()
             os._exit(0)
-        self._started = time.perf_counter()
+        self._used, self._started = time.process_time(), time.perf_counter()
 
     def done(self, loss: float) -> None:
-        """Answer with the duration of the turn, the peak memory so far and the last loss."""
+        """Answer with the duration of the turn, the peak memory so far and the last loss.
+
+        The processor time is that of all threads of the process; on an idle machine, that of a
+        single thread is the duration.
+        """
         seconds = time.perf_counter() - self._started
+        processor = time.process_time() - self._used
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
-        answer = {"seconds": seconds, "peak_mb": peak, "loss": loss}
+        answer = {"seconds": seconds, "processor": processor, "peak_mb": peak, "loss": loss}
         print(json.dumps(answer), file=self._answers, flush=True)
 
 

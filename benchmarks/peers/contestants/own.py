@@ -15,6 +15,7 @@ from benchmarks.peers.turns import Turns
 from torch import nn
 
 from tl_lightning.config.compose import compose
+from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.validation.check import check
 from tl_lightning.training.build import build_module
 from tl_lightning.training.trainer import make_trainer
@@ -44,19 +45,41 @@ def full(turns: Turns) -> None:
     fit(turns, settings, batches, nets.FULL["classes"], nets.resnet18())
 
 
+def text(turns: Turns, folder: str) -> None:
+    """Train on the files themselves, as batches of similar length are a part of the speed."""
+    settings = ["model=fine_tuning", "data=text_folder", f"data.root={folder}/texts",
+                "data.target=null", f"data.batch_size={nets.TEXT['batch']}", "backbone=hf",
+                f"backbone.name={folder}/network", f"cache.dir={folder}/cache"]  # fmt: skip
+    run = checked(settings)
+    data = run.data.build()
+    data.discover()
+    module = build_module(run, data.classes)
+    data.prepare(module.needs())
+    data.cache_images(run.cache, 1)  # tokenises, as the peers do before their first turn
+    trainer_of(run, turns, limit_val_batches=0).fit(module, datamodule=data)
+
+
 def fit(turns: Turns, settings: list[str], batches: list, classes: int, weights: Any) -> None:
-    quiet()
-    keep_memory()
-    run = check(compose([*settings, "trainer=cpu", "head_init=random", "scheduler=constant",
-                         f"optimizer.lr={nets.RATE}"]))  # fmt: skip
+    run = checked([*settings, f"optimizer.lr={nets.RATE}"])
     module = build_module(run, tuple(map(str, range(classes))))
     copy_weights(weights, module)
-    trainer = make_trainer(
-        run.trainer, max_epochs=100_000, logger=False, enable_checkpointing=False,
-        callbacks=[Timed(turns)],
-    )  # fmt: skip
     loader = torch.utils.data.DataLoader(Memory(batches, turns.steps), batch_size=None)
-    trainer.fit(module, train_dataloaders=loader)
+    trainer_of(run, turns).fit(module, train_dataloaders=loader)
+
+
+def checked(settings: list[str]) -> RunConfig:
+    """Return the configuration of a training without an end, on the processor."""
+    quiet()
+    keep_memory()
+    return check(compose([*settings, "trainer=cpu", "head_init=random", "scheduler=constant"]))
+
+
+def trainer_of(run: RunConfig, turns: Turns, **more: Any) -> Any:
+    """Return the trainer, each epoch of which is a turn."""
+    return make_trainer(
+        run.trainer, max_epochs=100_000, logger=False, enable_checkpointing=False,
+        callbacks=[Timed(turns)], **more,
+    )  # fmt: skip
 
 
 def copy_weights(origin: nn.Module, module: nn.Module) -> None:

@@ -57,6 +57,12 @@ def test_ratio_to_the_best_peer(
     assert (found.best_peer(), found.ratio(), found.reached()) == (peer, ratio, reached)
 
 
+def test_ours_with_other_settings_is_not_a_peer(part) -> None:
+    found = row(part, "less", None, ours=10, b=30)
+    found.values["tl_lightning, method=[align]"] = part("rows").Value(5)
+    assert (found.best_peer(), found.ratio()) == ("b", 3.0)
+
+
 def test_rows_are_stored_and_read(part, tmp_path: Path) -> None:
     rows, file = part("rows"), tmp_path / "a.json"
     assert rows.read(file) == ([], {})
@@ -102,7 +108,8 @@ for line in sys.stdin:
         sys.exit("out of order")
     with open(sys.argv[2], "a") as file:
         file.write(name[0])
-    print(json.dumps({"seconds": number, "peak_mb": 10 * number, "loss": 0.5}), flush=True)
+    answer = {"seconds": number, "processor": number / 2, "peak_mb": 10 * number, "loss": 0.5}
+    print(json.dumps(answer), flush=True)
 """
 
 
@@ -111,6 +118,7 @@ def test_turns_alternate_and_the_first_is_not_counted(part, tmp_path: Path) -> N
     commands = {n: [sys.executable, "-c", WORKER, n, str(order)] for n in ("a", "bad", "c")}
     found = part("rounds").interleaved(commands, range(4), 1)
     assert found["a"].seconds == [2, 3, 4]
+    assert found["a"].processor == [1.0, 1.5, 2.0]
     assert (found["a"].peak_mb, found["a"].first_loss) == (40, 0.5)
     assert (found["bad"].seconds, found["bad"].problem) == ([], "out of order")
     assert order.read_text() == "cba" + "ac" + "ca" + "ac"
@@ -202,6 +210,12 @@ def test_domains_are_class_folders_of_different_images(part, tmp_path: Path) -> 
         assert len(list((root / name).rglob("*.png"))) == 30
         with Image.open(next((root / name).rglob("*.png"))) as image:
             assert (image.size, image.mode) == ((28, 28), "RGB")
+
+
+def test_a_counted_turn_is_made_though_the_time_is_over(part) -> None:
+    setting = part("setting").Setting({}, None, 5, 1, limit=-1.0)
+    assert list(setting.repetitions()) == [0]
+    assert list(setting.repetitions(6, least=2)) == [0, 1]
 
 
 def test_options_are_checked(part, monkeypatch) -> None:

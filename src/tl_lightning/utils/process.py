@@ -79,7 +79,7 @@ def keep_memory() -> bool:
 
 
 def skip_gpu_checks() -> None:
-    """Let torch find at once that there is no GPU, which its optimizers ask in every step.
+    """Let torch answer quickly whether there is a GPU, which its optimizers ask in every step.
 
     Lightning makes torch look for the driver's library instead, 0.15 ms each time, as the usual
     check prevents forked processes from using a GPU. Without one, that does not matter.

@@ -45,7 +45,7 @@ class AdaBN(Method):
     """
 
     tasks = TASKS
-    required_domains = frozenset()
+    required_domains = frozenset({"target"})
     adds_loss = False
     batch_statistics = True
     own_affine: ClassVar[bool] = False

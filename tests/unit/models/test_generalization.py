@@ -147,6 +147,7 @@ def test_validation_samples_are_trained_on_if_asked_for(tmp_path) -> None:
     ("label_shift=prior", "label_shift=prior is fitted to target samples, which model=erm must"),
     ("rejection=entropy", "rejection_threshold=otsu is found on target samples, which model=erm"),
     ("method=[mcc]", r"method=\[mcc\] adapts to the target, which model=mcc must not see before"),
+    ("method=[adabn]", r"method=\[adabn\] adapts to the target, which model=adabn must not see"),
 ])  # fmt: skip
 def test_settings_that_would_use_the_target(override, message) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -65,6 +65,9 @@ def test_rows_have_times_and_accuracies(probe) -> None:
     assert inside.values["tl_lightning"].note == "accuracy on the target 0.800"
     assert inside.values["tl_lightning, method=[align]"].count == 3
     assert "without alignment has 0.400" in inside.how
+    runs[0]["tl_lightning, method=[align]"]["mapped"] = 0.55
+    note = probe.rows_of(runs[:1], (288, 360), {})[0].values["tl_lightning, method=[align]"].note
+    assert note == "accuracy on the target 0.500 of the probe kept, 0.550 with the map"
     assert inside.absent == {"scikit-learn": "no wheel"}
     assert inside.reached() is None
 

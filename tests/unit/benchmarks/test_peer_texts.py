@@ -41,6 +41,7 @@ def test_texts_of_both_classes_are_written_once(texts, reviews: Path, tmp_path: 
     assert all(file.read_text().startswith("test") for file in found["test"])
 
 
+@pytest.mark.slow
 def test_our_network_has_the_weights_that_the_peers_load(
     texts, reviews: Path, tmp_path: Path, monkeypatch
 ) -> None:

@@ -138,9 +138,10 @@ def test_error_for_a_network_with_fixed_size() -> None:
         torchvision("vit_b_16", 96)
 
 
-@pytest.mark.parametrize(
-    "net", [("torchvision", "alexnet"), ("timm", "vit_tiny_patch16_224"), ("timm", "vgg11")]
-)
+@pytest.mark.parametrize("net", [
+    ("torchvision", "alexnet"), ("timm", "vit_tiny_patch16_224"),
+    pytest.param(("timm", "vgg11"), marks=pytest.mark.slow),
+])  # fmt: skip
 def test_error_for_an_unsupported_size(net: tuple[str, str]) -> None:
     message = rf"backbone.size=10 is not supported with {net[1]} \(.*\); set backbone.size=null"
     with pytest.raises(ConfigError, match=message):

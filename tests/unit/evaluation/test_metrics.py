@@ -213,6 +213,7 @@ def test_five_samples_without_an_error_have_no_bootstrap_interval() -> None:
         assert found[name] == (1.0, None, None)
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_take_a_few_seconds() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 1000, 4000)

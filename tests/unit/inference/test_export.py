@@ -106,6 +106,7 @@ def test_an_onnx_file_computes_what_the_checkpoint_does_in_any_batch(run, export
         assert np.abs(found["features"] - expected.features[:count]).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_description_is_in_the_file_and_beside_it(run, exported) -> None:
     model = ExportedModel.open(exported / "model.onnx")
     beside = json.loads((exported / "model.json").read_text())
@@ -362,6 +363,7 @@ def test_samples_that_cannot_be_used_are_named(run, tmp_path) -> None:
             export_model(run, Settings(tmp_path / "m", "safetensors", samples=place))
 
 
+@pytest.mark.slow
 def test_other_files_are_not_read_as_exported_models(run, exported, tmp_path, monkeypatch) -> None:
     (tmp_path / "other.txt").touch()
     with pytest.raises(CheckpointError, match=r"other\.txt is not a model exported by tl-export"):

@@ -55,6 +55,7 @@ def test_intervals_are_those_of_a_percentile_bootstrap() -> None:
         assert found[name][2] == pytest.approx(expected.high, abs=0.12 * width), name
 
 
+@pytest.mark.slow
 def test_intervals_contain_the_error_of_the_population_as_often_as_they_say() -> None:
     """The expected absolute error of a normal deviation of 0.5 is 0.399."""
     hits = 0
@@ -105,6 +106,7 @@ def test_what_is_not_defined_is_none(name) -> None:
         assert found["mae"][1] < found["mae"][0] < found["mae"][2]
 
 
+@pytest.mark.slow
 def test_large_test_sets_have_fewer_resampled_ones() -> None:
     true, predicted = pair(30_000)
     _, low, high = number_metrics(true[:, :1], predicted[:, :1], ["a"])["a"]["rmse"]

@@ -9,7 +9,6 @@ from tl_lightning.config.schema import RunConfig
 from tl_lightning.config.static import is_kind
 from tl_lightning.config.validation.declared import ADAPTATION
 from tl_lightning.distributed.strategy import num_processes
-from tl_lightning.types import DOMAINS
 
 __all__ = ["method_problems"]
 
@@ -42,13 +41,12 @@ def _statistics_problems(run: RunConfig) -> Iterator[str]:
 
 
 def _per_source_problems(run: RunConfig) -> Iterator[str]:
-    train_on = run.model.cls.train_on
     for name in [name for name, node in run.methods.items() if node.params.get("per_source")]:
-        if missing := [domain for domain in DOMAINS if domain not in train_on]:
+        if "source" not in run.model.cls.train_on:
             yield (
-                f"method.{name}.per_source=true trains batch norm of each source domain and of the "
-                f"target, but model={run.name} does not train on the {missing[0]}; set "
-                f"model=domain_adaptation, or method.{name}.per_source=false"
+                f"method.{name}.per_source=true trains batch norm of each source domain, but "
+                f"model={run.name} does not train on the source; set model=domain_adaptation, or "
+                f"method.{name}.per_source=false"
             )
         # Ranks would wait for each other: not all of them have samples of every source domain.
         if run.trainer.sync_batchnorm:

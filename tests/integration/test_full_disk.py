@@ -12,6 +12,7 @@ from helpers import config
 from tl_lightning.cli import train as command
 from tl_lightning.errors import DataError
 from tl_lightning.reporting.run import page
+from tl_lightning.sweeps.page_writer import PageWriter
 from tl_lightning.training import fit as training
 from tl_lightning.training import results
 
@@ -81,15 +82,16 @@ def test_job_of_a_sweep_gets_its_page_later(finished, monkeypatch, capsys):
     """A job that was killed before its page, or whose disk was full, is not trained again."""
     path = page.write_page(finished)
     path.unlink()
+    monkeypatch.setattr(command, "page_writer", PageWriter(background=False))
     monkeypatch.setattr(command, "wholly_finished", lambda folder, cfg: json.loads(
         (finished / "report.json").read_text()))  # fmt: skip
     cfg = OmegaConf.create(config("model=source_only"))
     with monkeypatch.context() as patched:
         patched.setattr(page, "write_text", full)
-        command._job(cfg, finished, True)
+        command._job(cfg, finished, True, [])
     assert "so its page was not written" in capsys.readouterr().err
     assert not path.exists()
-    command._job(cfg, finished, True)
+    command._job(cfg, finished, True, [])
     written = path.stat().st_mtime_ns
-    command._job(cfg, finished, True)
+    command._job(cfg, finished, True, [])
     assert path.stat().st_mtime_ns == written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,12 +83,13 @@ def _train(cfg: DictConfig) -> float | None:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     sweeping = settings.mode == RunMode.MULTIRUN
+    overrides = list(settings.overrides.task)
     hide_secrets(folder)
     try:
         if not sweeping and not settings.launcher["_target_"].endswith(".BasicLauncher"):
             chosen = settings.runtime.choices["hydra/launcher"]
             raise ConfigError(f"hydra/launcher={chosen} requires a sweep; add -m to the command")
-        return _job(cfg, folder, sweeping)
+        return _job(cfg, folder, sweeping, overrides)
     except (KeyboardInterrupt, Interrupted) as end:
         say_interrupted(folder, sweeping)
         sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
@@ -101,14 +103,13 @@ def _train(cfg: DictConfig) -> float | None:
             raise
         if known is None or sweeping:
             message = f"{type(error).__name__}: {error}" if known is None else sentence(error)
-            note_failure(folder, message, list(settings.overrides.task))
+            note_failure(folder, message, overrides)
             return None
         remove_untouched(folder)
         sys.exit(known.exit_code)
 
 
-def _job(cfg: DictConfig, folder: Path, sweeping: bool) -> float | None:
-    overrides = list(HydraConfig.get().overrides.task)
+def _job(cfg: DictConfig, folder: Path, sweeping: bool, overrides: Sequence[str]) -> float | None:
     if sweeping:
         done = wholly_finished(folder, as_dict(cfg))
         if done:

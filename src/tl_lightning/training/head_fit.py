@@ -53,11 +53,15 @@ class FittedHead:
 
     @torch.no_grad()
     def write(self, head: Head) -> None:
-        """Copy the weights and statistics to a head, for all domains if it keeps them apart."""
+        """Copy the weights and statistics to a head, for all domains if it keeps them apart.
+
+        What the head has besides, such as a map of the target's features, is left as it is.
+        """
         fitted = self.head.state_dict()
         for domain in DOMAINS:
             for name, own in state_of_domain(head, domain):
-                own.copy_(fitted[name])
+                if name in fitted:
+                    own.copy_(fitted[name])
 
 
 def fit_head(

@@ -158,7 +158,8 @@ def test_job_of_a_sweep_killed_before_the_comparison_is_completed(tmp_path, monk
         patched.setattr(baselines, "compare_models", lambda folder: {})
         report = fit_with_baselines(cfg, tmp_path, sweeping=True)
     assert "compared_with" not in read_report(tmp_path)["estimated_accuracy"]
-    train._job(cfg, tmp_path, sweeping=True)
+    train._job(cfg, tmp_path, True, [])
+    train.page_writer.wait()
     found = read_report(tmp_path)
     (model,) = found["estimated_accuracy"]["compared_with"]["models"]
     assert model["name"] == "source_only"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tl_lightning.layers import Part
 from tl_lightning.methods.components.domain_norm import DomainBatchNorm, replace_norms
@@ -117,3 +118,14 @@ def test_is_written_to_all_domains_of_separate_batch_norms(sources) -> None:
         found = other.eval()(torch.from_numpy(test))
         np.testing.assert_allclose(found[0].detach(), features, atol=1e-6)
         np.testing.assert_allclose(found[1].detach(), logits, atol=1e-6)
+
+
+def test_other_parts_of_a_head_are_left_as_they_are() -> None:
+    """A map of the target's features stands before the layers that are fitted."""
+    kept, other = fitted(head()), head(seed=1)
+    other.alignment = nn.Linear(2, 2)
+    before = other.alignment.weight.clone()
+    kept.write(other)
+    assert torch.equal(other.alignment.weight, before)
+    for name, value in kept.head.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -97,10 +98,15 @@ def jpeg(pixels: Any, quality: int = 80) -> bytes:
     return buffer.getvalue()
 
 
-def short(name: str, length: int = 16) -> str:
-    """Return ``name`` truncated to ``length`` characters.
+#: WordNet ids in front of ImageNet's class names.
+_WORDNET = re.compile(r"^n\d{8}[-_](?=.)")
 
-    >>> short("n02085620-Chihuahua", 12)
-    'n02085620-C…'
+
+def short(name: str, length: int = 16) -> str:
+    """Return ``name`` for a figure: without a WordNet id, and cut to ``length`` characters.
+
+    >>> short("n02085620-Chihuahua"), short("n02085620-Chihuahua", 6)
+    ('Chihuahua', 'Chihu…')
     """
+    name = _WORDNET.sub("", name)
     return name if len(name) <= length else name[: length - 1] + "…"

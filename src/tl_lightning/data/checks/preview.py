@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ __all__ = ["augmentation_sheet"]
 
 Pixels = NDArray[np.uint8]
 ROWS, DRAWN = 4, 6
-_WORDNET = re.compile(r"^n\d{8}[-_]")  # WordNet ids in ImageNet class names
 
 
 def augmentation_sheet(data: TransferDataModule, spec: InputSpec) -> bytes:
@@ -62,7 +60,7 @@ def augmentation_sheet(data: TransferDataModule, spec: InputSpec) -> bytes:
                 for side in axes.spines.values():
                     side.set_visible(False)
             known = "no label" if label is None else classes[label]
-            name = short(_WORDNET.sub("", known), 14)
+            name = short(known, 14)
             line[0].set_ylabel(f"{domain}\n{name}", color=colour, fontsize=7.5)
             height, width = images[0].shape[:2]
             line[0].set_xlabel(f"{width} x {height}", color=MUTED, fontsize=6.5)

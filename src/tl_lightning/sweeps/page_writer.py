@@ -13,7 +13,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 from tl_lightning.errors import DataError
@@ -43,8 +42,8 @@ class PageWriter:
     def __init__(self, background: bool) -> None:
         self.background = background
         self._process: subprocess.Popen[str] | None = None
-        #: Folders and overrides of the jobs whose pages the process has not answered for.
-        self._open: list[tuple[Path, Sequence[str]]] = []
+        #: Folders and overrides of the jobs that the process was given.
+        self._given: list[tuple[Path, Sequence[str]]] = []
 
     def add(self, folder: Path, overrides: Sequence[str]) -> None:
         """Write the page of a job, or let the other process write it.
@@ -53,32 +52,49 @@ class PageWriter:
             folder: Run folder of the job.
             overrides: Its overrides, for the record if the page cannot be written.
         """
-        if not self.background:
+        if self.background and self._process is None:
+            self._process = _start()
+        if self._process is None:
             write_job_page(folder)
             return
-        self._open.append((folder, overrides))
+        self._given.append((folder, overrides))
+        assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # the process has ended, so wait() writes the page
-            process = self._process = self._process or _start()
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(str(folder.resolve())) + "\n")
-            process.stdin.flush()
+            self._process.stdin.write(json.dumps(str(folder.resolve())) + "\n")
+            self._process.stdin.flush()
 
     def wait(self) -> None:
         """Wait for all pages, and write those for which the other process gave no answer."""
         process, self._process = self._process, None
+        given, self._given = self._given, []
         if process is None:
             return
         try:
-            answers = process.communicate()[0].splitlines()
+            # Not the end of the file: loader workers may have inherited the other end of the pipe.
+            answers = _answers(process.communicate(f"{_END}\n")[0])
         except BaseException:  # interrupted; the next start of the sweep writes missing pages
             process.kill()
             process.wait()
             raise
-        jobs, self._open = self._open, []
-        for (folder, overrides), answer in zip_longest(jobs, answers[: len(jobs)]):
-            problem = _written(folder) if answer is None else json.loads(answer)
+        for folder, overrides in given:
+            problem = answers.get(str(folder.resolve()))
+            problem = _written(folder) if problem is None else problem
             if problem:
                 note_failure(folder, problem, overrides)
+
+
+#: Line after the last folder.
+_END = "null"
+
+
+def _answers(text: str) -> dict[str, str]:
+    """Return the problem, or an empty string, by folder."""
+    found = {}
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):  # cut off, as the process was killed
+            folder, problem = json.loads(line)
+            found[folder] = problem
+    return found
 
 
 def _written(folder: Path) -> str:
@@ -91,11 +107,18 @@ def _written(folder: Path) -> str:
     return ""
 
 
-def _start() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tl_lightning.sweeps.page_writer", sys.argv[0]],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def _start() -> subprocess.Popen[str] | None:
+    """Start the other process; return None if that is not possible, for lack of memory for example.
+
+    It is not in the group that Ctrl-C is sent to, and finishes its pages if this process ends.
+    """
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "tl_lightning.sweeps.page_writer", sys.argv[0]],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+    except OSError:
+        return None
 
 
 def _cores() -> int:
@@ -109,13 +132,19 @@ page_writer = PageWriter("TL_PART_OF_SWEEP" not in os.environ and _cores() > 1)
 
 
 def _main() -> None:
-    """Write the page of every folder that is read, and print the problem or an empty string."""
+    """Write the page of every folder that is read, and answer with the folder and the problem."""
     sys.argv[:] = sys.argv[1:]  # messages name the command that started this process
     if hasattr(os, "nice"):
         os.nice(10)  # training comes first
-    with contextlib.suppress(KeyboardInterrupt):
-        for line in sys.stdin:
-            print(json.dumps(_written(Path(json.loads(line)))), flush=True)
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
+    for line in sys.stdin:
+        if line.strip() == _END:
+            break
+        folder = json.loads(line)
+        answer = json.dumps([folder, _written(Path(folder))]) + "\n"
+        with contextlib.suppress(BrokenPipeError):  # the sweep was stopped; its pages are written
+            os.write(answers, answer.encode())
 
 
 if __name__ == "__main__":

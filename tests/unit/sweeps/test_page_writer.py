@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,12 @@ def replaced_process(monkeypatch, program: str) -> None:
     )  # fmt: skip
 
 
-ANSWERS = "import sys\nfor line in sys.stdin: print('{}', flush=True)"
+ANSWERS = """
+import json
+for _ in range({count}):
+    print(json.dumps([json.loads(input()), {problem!r}]), flush=True)
+print('["cut of', flush=True)
+"""
 
 
 @pytest.mark.slow
@@ -58,6 +65,53 @@ def test_another_process_writes_the_pages(trained, own_pages) -> None:
     os.unlink(page)
     assert own_pages == []
     assert jobs.failures == []
+
+
+@pytest.mark.slow
+def test_processes_that_inherit_the_pipe_are_not_waited_for(tmp_path, own_pages, capfd) -> None:
+    """Such as the workers of a data loader, which are forked while the pipe is open."""
+    writer = PageWriter(background=True)
+    writer.add(tmp_path, [])
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(100,))
+    worker.start()
+    began = time.monotonic()
+    writer.wait()
+    assert time.monotonic() - began < 60
+    assert worker.is_alive()
+    worker.kill()
+    worker.join()
+    assert "error: " in capfd.readouterr().err
+
+
+def test_without_a_second_process_pages_are_written_at_once(tmp_path, own_pages, monkeypatch):
+    def none(*args, **kwargs):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(page_writer.subprocess, "Popen", none)
+    writer = PageWriter(background=True)
+    writer.add(tmp_path, [])
+    assert own_pages == [tmp_path]
+    writer.wait()
+    assert own_pages == [tmp_path]
+
+
+PRINTS = """
+import os, sys
+from tl_lightning.sweeps import page_writer
+page_writer.write_job_page = lambda folder: (print('""'), os.system("echo 0"))
+page_writer._main()
+"""
+
+
+def test_what_libraries_print_is_not_an_answer(tmp_path, own_pages, monkeypatch, capfd) -> None:
+    replaced_process(monkeypatch, PRINTS)
+    writer = PageWriter(background=True)
+    for folder in folders(tmp_path):
+        writer.add(folder, [])
+    writer.wait()
+    assert own_pages == []
+    assert jobs.failures == []
+    assert capfd.readouterr().err.count('""') == 3
 
 
 @pytest.mark.slow
@@ -84,7 +138,7 @@ def test_pages_without_an_answer_are_written_by_this_process(
     tmp_path, own_pages, monkeypatch, answered
 ) -> None:
     """The other process was killed, for example because memory ran out."""
-    replaced_process(monkeypatch, "input(); print('\"\"')" if answered else "")
+    replaced_process(monkeypatch, ANSWERS.format(count=answered, problem=""))
     writer, jobs_ = PageWriter(background=True), folders(tmp_path)
     for folder in jobs_:
         writer.add(folder, [])
@@ -93,7 +147,7 @@ def test_pages_without_an_answer_are_written_by_this_process(
 
 
 def test_unexpected_errors_are_failures_of_their_jobs(tmp_path, own_pages, monkeypatch) -> None:
-    replaced_process(monkeypatch, ANSWERS.format('"ValueError: broken"'))
+    replaced_process(monkeypatch, ANSWERS.format(count=2, problem="ValueError: broken"))
     writer, (first, second, _) = PageWriter(background=True), folders(tmp_path)
     writer.add(first, ["seed=1"])
     writer.add(second, ["seed=2"])

@@ -32,11 +32,17 @@ def test_compiled_once_for_each_version_of_the_file(source, tmp_path, monkeypatc
     assert compiled(source, folder) is None
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+@with_compiler
+def test_a_compiler_may_have_arguments(source, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CC", "env LANG=C cc")
+    assert compiled(source, tmp_path / "folder").changed(21) == 42
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "cc '"])
 def test_no_library_without_a_working_compiler(source, tmp_path, monkeypatch, compiler) -> None:
     monkeypatch.setenv("CC", compiler)
     assert compiled(source, tmp_path / "folder") is None
-    assert list((tmp_path / "folder").iterdir()) == []
+    assert list(tmp_path.glob("folder/*")) == []
 
 
 @with_compiler

@@ -118,11 +118,13 @@ def _supported(crop: _Crop) -> bool:
 
 def _by_kernel(kernel: Kernel, crops: Sequence[_Crop], mode: str) -> None:
     size, rows = len(crops[0].out), []
+    # Kept until the kernel returns: other threads may remove tables from the caches meanwhile.
+    axes: list[_Axis] = []
     for image, (top, left, height, width), flip, out in crops:
         stride = image.stride(1)
         source = image.data_ptr() + top * stride + 3 * left
-        across = _row_axis(width, size, mode, flip).address
-        down = _column_axis(height, size, mode).address
+        axes += [_row_axis(width, size, mode, flip), _column_axis(height, size, mode)]
+        across, down = (axis.address for axis in axes[-2:])
         rows.append((source, stride, height, across, down, out.data_ptr()))
     table = np.array(rows, dtype=np.int64)
     highest = 4 * -(-int(table[:, 2].max()) // 4)

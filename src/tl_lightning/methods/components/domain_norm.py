@@ -84,6 +84,8 @@ class DomainBatchNorm(PerDomain):
         if part.domain == "target" or not isinstance(self.source, nn.ModuleList):
             return super().of_part(part, x)
         rows = _checked(part.rows, len(self.source), len(x))
+        if not rows:
+            return x
         if len(rows) == 1:
             return _normalised(self.source[next(iter(rows))], x)
         outs = [_normalised(self.source[number], x[own]) for number, own in rows.items()]
@@ -110,7 +112,7 @@ def _checked(rows: Mapping[int, Tensor] | None, known: int, size: int) -> Mappin
             f"{what}, but a batch of the source does not say which of them each sample is from; "
             'pass it as {"inputs": ..., "domain": <indices (B,)>}, or train with per_source=false'
         )
-    if not 0 <= min(rows) <= max(rows) < known:
+    if not all(0 <= number < known for number in rows):
         raise DataError(
             f"{what}, but a batch of the source has the domain indices {sorted(rows)}; pass "
             f"indices from 0 to {known - 1}, in the order of data.source.domain in training"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -54,6 +55,16 @@ def check(images, boxes, flips, size, mode) -> None:
     resize_crops(images, boxes, flips, out, mode)
     for found, *given in zip(out, images, boxes, flips, strict=True):
         assert torch.equal(found, by_torch(*given, size, mode)), given[1:]
+
+
+def test_tables_are_kept_until_the_kernel_returns(kernel, monkeypatch) -> None:
+    """With more widths and heights than the caches hold, or other threads that fill them."""
+    for name in ("_row_axis", "_column_axis"):
+        monkeypatch.setattr(crops, name, lru_cache(maxsize=1)(getattr(crops, name).__wrapped__))
+    monkeypatch.setattr(crops, "_by_torch", lambda *_: pytest.fail("not by the kernel"))
+    one = image(300, 90)
+    boxes = [[0, 0, 300 - k, 90 - k // 4] for k in range(280)]
+    check([one] * 280, boxes, [False] * 280, 32, "bilinear")
 
 
 def random_box(height: int, width: int, least: int, most: int) -> list[int]:
